@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+CTRBENCH := $(BIN)/ctrbench
+
+.PHONY: install demo test lint types bench clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(CTRBENCH) prepare movielens-1m
+	$(CTRBENCH) run --dataset movielens-1m --methods plain,maml,star,apg,adasparse --backbone dnn,dcnv2 --seeds 1 --results demo/results
+	$(CTRBENCH) report --dataset movielens-1m --bins 5 --results demo/results --out demo/report
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest -n 2
+
+bench: install
+	$(BIN)/pytest tests/bench --benchmark-only -p no:xdist
+
+clean:
+	rm -rf .venv demo

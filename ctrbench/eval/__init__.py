@@ -1,0 +1,1 @@
+"""Metrics, long-tail bins and significance; no torch."""

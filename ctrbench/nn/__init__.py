@@ -1,0 +1,1 @@
+"""Plans, stages and the one model that they build."""

@@ -1,0 +1,1 @@
+"""One file a raw format: raw files to a polars LazyFrame."""

@@ -1,0 +1,1 @@
+"""Tables, plots, page and leaderboard; no torch."""

@@ -1,0 +1,1 @@
+"""Keys, records, the grid of runs and where they go."""

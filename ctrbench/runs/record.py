@@ -1,0 +1,181 @@
+"""What a run was and what came of it: the key that names it and the record that is kept.
+
+A `RunKey` holds everything that may move a number; its digest names the run. A `RunRecord` holds the result. What is
+measured rather than computed (seconds, memory, machine) stands apart in `measured`, so that two records of the same
+run can be compared bit for bit without it. No torch here: records are read by people who only make tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Model(BaseModel):
+    """A frozen description that refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(Model):
+    """A backbone or a method by name, with the value of every setting, defaults included."""
+
+    name: str
+    settings: dict[str, Any] = {}
+    source: str | None = None
+    """sha256 of the file of a plug-in from outside; ours are covered by the version."""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of name, settings and source."""
+        return _digest(self.model_dump(mode="json"))
+
+
+class RunKey(Model):
+    """Everything that may move a number of a run."""
+
+    dataset: str
+    data_digest: str
+    """Content digest of the prepared data."""
+    domain_set: str
+    domain_features: tuple[str, ...]
+    indicator: str
+    """What methods with per-domain parameters are indexed by: a feature, or `all` domain features together."""
+    backbone: Choice
+    method: Choice
+    train: dict[str, Any]
+    """Every value of the training configuration."""
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the key; two runs with equal digests are the same run."""
+        return _digest(self.model_dump(mode="json"))
+
+    @property
+    def run(self) -> str:
+        """Short name of the run, for file names: dataset-free, readable, unique."""
+        return f"{self.method.name}-{self.backbone.name}-s{self.seed}-{self.digest[:12]}"
+
+
+class Parameters(Model):
+    """Numbers of trainable parameters."""
+
+    embedding: int
+    dense: int
+    """Shared by all domains, embeddings apart."""
+    per_domain: int
+
+
+class Code(Model):
+    """Which code ran."""
+
+    version: str
+    commit: str | None = None
+    method_sha256: str
+    backbone_sha256: str
+
+
+class Measured(Model):
+    """What differs from one repetition to the next: machine, time and memory."""
+
+    started: str
+    """UTC, ISO 8601."""
+    seconds: dict[str, float] = {}
+    """By phase: load, train, dev, test."""
+    rows_per_second: float | None = None
+    """Training rows per second of training time."""
+    peak_memory_bytes: int = 0
+    machine: dict[str, str | int] = {}
+    resumed: int = 0
+    """How often the run was taken up again from a checkpoint."""
+
+
+class Epoch(Model):
+    """One line of the history."""
+
+    epoch: int
+    step: int
+    loss: float
+    """Mean training loss of the epoch, regularisers left out."""
+    dev: dict[str, float | None] = {}
+    logs: dict[str, float] = {}
+    """What the method reports of itself, such as sparsity."""
+
+
+class DomainMetrics(Model):
+    """Metrics of the test rows of each domain, as columns of equal length; None = undefined."""
+
+    domain: tuple[int, ...]
+    rows_train: tuple[int, ...]
+    rows: tuple[int, ...]
+    positives: tuple[int, ...]
+    auc: tuple[float | None, ...]
+    logloss: tuple[float | None, ...]
+    pcoc: tuple[float | None, ...]
+
+
+class BinMetrics(Model):
+    """Metrics of the test rows of one bin of domains, BIN1 holding the largest; METHODS 8.6."""
+
+    bin: int
+    domains: int
+    rows_train: int
+    rows: int
+    positives: int
+    auc: float | None
+    gauc: float | None
+    gauc_coverage: float
+
+
+class Result(Model):
+    """What a finished run computed; bit-identical when the run is repeated on the same machine."""
+
+    parameters: Parameters
+    best_epoch: int
+    steps: int
+    rows_seen: int
+    dev: dict[str, float | None]
+    test: dict[str, float | None]
+    variants: dict[str, dict[str, float | None]] = {}
+    """Test metrics of further scores of the same run, such as MAML without adaptation."""
+    oracle: dict[str, float | None] = {}
+    """Test metrics of the true click probability, where it is known."""
+    domains: DomainMetrics
+    bins: tuple[BinMetrics, ...]
+    """Five bins; other numbers are computed from the predictions."""
+    history: tuple[Epoch, ...]
+    notes: dict[str, float | int | str] = {}
+    """What the method chose on dev, such as MAML's number of adaptation steps."""
+    predictions_sha256: str
+
+
+class RunRecord(Model):
+    """The record of one run, finished or failed."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION)
+    run: str
+    digest: str
+    key: RunKey
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    code: Code
+    measured: Measured
+    result: Result | None = None
+
+    def reproducible(self) -> str:
+        """Return the canonical JSON of all that a repetition must reproduce bit for bit."""
+        return _canonical(self.model_dump(mode="json", exclude={"measured", "code"}))
+
+
+def _canonical(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
