@@ -1,0 +1,19 @@
+"""DNN: embeddings, a tower of dense layers, one logit.
+
+Paper: the DNN of AdaSparse, Yang et al., CIKM 2022
+Year: 2022
+
+METHODS 0.3: h^{l+1} = φ(h^l W^l + b^l) with φ = tanh in the paper-faithful default; linear output.
+"""
+
+from __future__ import annotations
+
+from ctrbench.extend import Backbone, Plan
+
+
+class Dnn(Backbone):
+    """The tower alone."""
+
+    def plan(self) -> Plan:
+        """Return tower and head."""
+        return Plan(tower=self.tower(), head=self.output())

@@ -1,0 +1,229 @@
+"""A split in memory as contiguous arrays, and the batches cut from them.
+
+Ids lie in one int32 block; a batch is a gather of its rows, never a loop over them. The order in which an epoch visits
+the rows is a value (`Order`), a pure function of seed and epoch, so a position in the data is two numbers. This is the
+only part of `data` that knows torch.
+
+Shapes in names: B rows, F one-id fields, K plain numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ctrbench.names import Column, Split
+
+if TYPE_CHECKING:
+    from ctrbench.data.shards import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows, ready for a model; see `nn.embed.Inputs` for what the tensors hold."""
+
+    ids_BF: torch.Tensor
+    bags: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    numeric_BK: torch.Tensor
+    domain_B: torch.Tensor
+    indicator_B: torch.Tensor
+    label_B: torch.Tensor
+    weight: float = 1.0
+    """Factor of the batch's mean loss; below 1 for the remainder blocks of domain-pure batching."""
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The rows of an epoch in the order of visit, cut into batches at `starts`."""
+
+    rows: np.ndarray
+    """int64 row numbers."""
+    starts: np.ndarray
+    """int64, first place of each batch, and the end of the last."""
+    nominal: int | None = None
+    """Rows of a full batch, where smaller ones weigh less."""
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the epoch."""
+        return len(self.starts) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitData:
+    """All rows of a split, in time order."""
+
+    ids_BF: torch.Tensor
+    bags: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    numeric_BK: torch.Tensor
+    domain_B: torch.Tensor
+    indicator_B: torch.Tensor
+    label_B: torch.Tensor
+    row: np.ndarray
+    user: np.ndarray | None
+    probability: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+    def to(self, device: torch.device) -> SplitData:
+        """Return the split with its tensors on the device."""
+        if device.type == "cpu":
+            return self
+        return SplitData(
+            ids_BF=self.ids_BF.to(device),
+            bags=tuple((values.to(device), offsets.to(device)) for values, offsets in self.bags),
+            numeric_BK=self.numeric_BK.to(device),
+            domain_B=self.domain_B.to(device),
+            indicator_B=self.indicator_B.to(device),
+            label_B=self.label_B.to(device),
+            row=self.row,
+            user=self.user,
+            probability=self.probability,
+        )
+
+    def take(self, rows: torch.Tensor, *, weight: float = 1.0) -> Batch:
+        """Return a batch of the rows with these numbers."""
+        return Batch(
+            ids_BF=self.ids_BF.index_select(0, rows),
+            bags=tuple(_take_bag(values, offsets, rows) for values, offsets in self.bags),
+            numeric_BK=self.numeric_BK.index_select(0, rows),
+            domain_B=self.domain_B.index_select(0, rows),
+            indicator_B=self.indicator_B.index_select(0, rows),
+            label_B=self.label_B.index_select(0, rows),
+            weight=weight,
+        )
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Return rows start..stop-1 as a batch, without copying."""
+        part = slice(start, stop)
+        return Batch(
+            ids_BF=self.ids_BF[part],
+            bags=tuple(_slice_bag(values, offsets, start, stop) for values, offsets in self.bags),
+            numeric_BK=self.numeric_BK[part],
+            domain_B=self.domain_B[part],
+            indicator_B=self.indicator_B[part],
+            label_B=self.label_B[part],
+        )
+
+    def batches(self, order: Order, *, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an order from number `first` on."""
+        rows = torch.from_numpy(order.rows).to(self.ids_BF.device)
+        for place in range(first, order.num_batches):
+            start, stop = int(order.starts[place]), int(order.starts[place + 1])
+            weight = 1.0 if order.nominal is None else min(1.0, (stop - start) / order.nominal)
+            yield self.take(rows[start:stop], weight=weight)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all rows as they lie, in slices."""
+        for start in range(0, len(self), batch_size):
+            yield self.slice(start, min(start + batch_size, len(self)))
+
+
+def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: str) -> SplitData:
+    """Read a split of prepared data whole.
+
+    `indicator` names the feature that per-domain parameters are indexed by, or `all` for the composite domain.
+    """
+    manifest = prepared.manifest
+    table = prepared.read(split)
+    single = [
+        field.name for field in manifest.fields if field.size and field.kind in ("categorical", "numeric")
+    ]
+    bags = [field.name for field in manifest.fields if field.kind in ("multi_valued", "sequence")]
+    numeric = [field.name for field in manifest.fields if not field.size]
+    domain = prepared.domain_ids(table, domain_set)
+    user = manifest.card.user
+    return SplitData(
+        ids_BF=torch.from_numpy(_block(table, single, np.int32)),
+        bags=tuple(_bag(table.column(name)) for name in bags),
+        numeric_BK=torch.from_numpy(_block(table, numeric, np.float32)),
+        domain_B=torch.from_numpy(domain),
+        indicator_B=torch.from_numpy(
+            domain if indicator == "all" else _array(table, indicator).astype(np.int32)
+        ),
+        label_B=torch.from_numpy(_array(table, Column.LABEL).astype(np.float32)),
+        row=_array(table, Column.ROW),
+        user=_array(table, user).astype(np.int32) if user else None,
+        probability=_array(table, Column.PROBABILITY) if manifest.has_probability else None,
+    )
+
+
+def mixed_order(num_rows: int, batch_size: int, generator: np.random.Generator) -> Order:
+    """Shuffle all rows and cut them into batches; the last one may be smaller."""
+    rows = generator.permutation(num_rows)
+    return Order(rows=rows, starts=_cuts(num_rows, batch_size))
+
+
+def domain_order(
+    group_B: np.ndarray, batch_size: int, generator: np.random.Generator, *, smallest: int = 32
+) -> Order:
+    """Cut each domain's shuffled rows into blocks and shuffle the blocks over domains (METHODS 2.3).
+
+    Remainder blocks below `smallest` rows are merged with one another into mixed blocks. Every row is visited once.
+    """
+    shuffled = generator.permutation(len(group_B))
+    rows = shuffled[np.argsort(group_B[shuffled], kind="stable")]
+    counts = np.unique(group_B, return_counts=True)[1]
+    blocks: list[np.ndarray] = []
+    crumbs: list[np.ndarray] = []
+    for part in np.split(rows, np.cumsum(counts)[:-1]):
+        for block in np.split(part, range(batch_size, len(part), batch_size)):
+            (blocks if len(block) >= smallest else crumbs).append(block)
+    if crumbs:
+        mixed = generator.permutation(np.concatenate(crumbs))
+        blocks += np.split(mixed, range(batch_size, len(mixed), batch_size))
+    blocks = [blocks[place] for place in generator.permutation(len(blocks))]
+    starts = np.concatenate([[0], np.cumsum([len(block) for block in blocks])])
+    return Order(rows=np.concatenate(blocks), starts=starts, nominal=batch_size)
+
+
+def _cuts(num_rows: int, batch_size: int) -> np.ndarray:
+    return np.append(np.arange(0, num_rows, batch_size), num_rows)
+
+
+def _array(table: pa.Table, name: str) -> np.ndarray:
+    array: np.ndarray = table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+    return array
+
+
+def _block(table: pa.Table, names: Sequence[str], dtype: type) -> np.ndarray:
+    block = np.empty((table.num_rows, len(names)), dtype=dtype)
+    for place, name in enumerate(names):
+        block[:, place] = _array(table, name)
+    return block
+
+
+def _bag(column: pa.ChunkedArray) -> tuple[torch.Tensor, torch.Tensor]:
+    lists = column.combine_chunks()
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = np.array(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int32)
+    return torch.from_numpy(values), torch.from_numpy(offsets)
+
+
+def _slice_bag(
+    values: torch.Tensor, offsets: torch.Tensor, start: int, stop: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    own = offsets[start : stop + 1]
+    return values[int(own[0]) : int(own[-1])], own - own[0]
+
+
+def _take_bag(
+    values: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    start_B = offsets.index_select(0, rows)
+    length_B = offsets.index_select(0, rows + 1) - start_B
+    ends = torch.cumsum(length_B, 0)
+    own = torch.cat([ends.new_zeros(1), ends])
+    shift = torch.repeat_interleave(start_B - own[:-1], length_B)
+    places = shift + torch.arange(len(shift), device=shift.device)
+    return values.index_select(0, places), own

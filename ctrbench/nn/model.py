@@ -1,0 +1,178 @@
+"""From a plan to a model: the one builder, and the one model class that there is.
+
+`CTRModel` = embeddings + `Network`, the plan's stages in order. What several stages share about a batch (domain ids,
+e_d, the grouping of rows) and what they report (penalties, figures for the log) travels in a `Context` that lives
+for one forward pass, so no module keeps anything of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, read_rows
+from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
+from ctrbench.nn.routing import Routing
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What the stages of one forward pass share about the batch."""
+
+    schema: Schema
+    z_BN: torch.Tensor
+    """The input vector as the embeddings made it."""
+    domain_B: torch.Tensor
+    """Composite domain ids, 0 = unseen."""
+    indicator_B: torch.Tensor
+    """Ids of the indicator p that per-domain parameters are indexed by, 0 = unseen."""
+    reader: Reader | None = None
+    penalties: list[torch.Tensor] = field(default_factory=list)
+    """Scalars that stages add to the loss, such as AdaSparse's sparsity term."""
+    logs: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Scalars that stages report, such as the share of pruned neurons."""
+
+    @cached_property
+    def domain_BE(self) -> torch.Tensor:
+        """e_d: the embeddings of the domain-aware features, concatenated."""
+        places = [self.schema.slices[name] for name in self.schema.domain_features]
+        return torch.cat([self.z_BN[:, place] for place in places], dim=1)
+
+    @cached_property
+    def routing(self) -> Routing:
+        """The rows grouped by the indicator p."""
+        return Routing(self.indicator_B)
+
+    def read(self, table: RowTable) -> torch.Tensor:
+        """Return a per-domain table's rows of the indicators present, in the order of `routing.present_G`."""
+        return read_rows(self.reader, table, self.routing.present_G)
+
+    def part(self, rows: slice) -> Context:
+        """Return the context of some rows of the batch, with penalties and logs of its own."""
+        return replace(
+            self,
+            z_BN=self.z_BN[rows],
+            domain_B=self.domain_B[rows],
+            indicator_B=self.indicator_B[rows],
+            penalties=[],
+            logs={},
+        )
+
+    def detached(self) -> Context:
+        """Return the same context cut off from the gradient of the embeddings."""
+        return replace(self, z_BN=self.z_BN.detach(), penalties=[], logs={})
+
+
+class Chain(nn.ModuleList):
+    """Stage modules one after the other."""
+
+    def __init__(self, stages: tuple[Stage, ...], num_inputs: int, build: Build) -> None:
+        super().__init__()
+        for stage in stages:
+            module = stage.build(num_inputs, build)
+            num_inputs = module.num_outputs
+            self.append(module)
+        self.num_outputs = num_inputs
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """Run the rows through all stages."""
+        for module in self:
+            x_BN = module(x_BN, context)
+        return x_BN
+
+
+class Network(nn.Module):
+    """All of a plan behind the embeddings; from a `Context` to logits of shape (B,)."""
+
+    def __init__(self, plan: Plan, build: Build) -> None:
+        super().__init__()
+        width = build.schema.num_inputs
+        self.is_parallel = plan.join == "parallel"
+        self.at_input = Chain(plan.at_input, width, build)
+        self.interactions = nn.ModuleList(
+            stage.build(self.at_input.num_outputs, build) for stage in plan.interactions
+        )
+        crossed = sum(_width(module) for module in self.interactions)
+        is_fed = self.is_parallel or not crossed
+        self.tower = Chain(plan.tower, self.at_input.num_outputs if is_fed else crossed, build)
+        deep = self.tower.num_outputs
+        self.head = Chain(plan.head, deep + crossed if self.is_parallel else deep, build)
+        self.logits = nn.ModuleList(stage.build(width, build) for stage in plan.logits)
+        if any(_width(module) != 1 for module in (self.head, *self.logits)):
+            raise ValueError("the head and every further logit of a plan end in width 1")
+
+    def forward(self, context: Context) -> torch.Tensor:
+        """Return logits of shape (B,)."""
+        x_BN = self.at_input(context.z_BN, context)
+        crossed = [module(x_BN, context) for module in self.interactions]
+        if self.is_parallel:
+            joined = torch.cat([*crossed, self.tower(x_BN, context)], dim=1)
+        else:
+            joined = self.tower(torch.cat(crossed, dim=1) if crossed else x_BN, context)
+        logit_B1: torch.Tensor = self.head(joined, context)
+        for module in self.logits:
+            logit_B1 = logit_B1 + module(context.z_BN, context)
+        return logit_B1[:, 0]
+
+
+class CTRModel(nn.Module):
+    """The model that a plan describes."""
+
+    def __init__(self, plan: Plan, schema: Schema, *, seed: int) -> None:
+        super().__init__()
+        build = Build(schema=schema, seed=seed)
+        self.schema = schema
+        self.embedding = FieldEmbedding(schema, build)
+        self.net = Network(plan, build)
+        self._start_at_base_rate()
+
+    def _start_at_base_rate(self) -> None:
+        # Saves the first few thousand steps where positives are rare (METHODS 0.3).
+        bias = getattr(self.net.head[-1], "bias", None) if len(self.net.head) else None
+        if isinstance(bias, nn.Parameter):
+            rate = self.schema.base_rate
+            nn.init.constant_(bias, math.log(rate / (1.0 - rate)))
+
+    def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
+        """Embed a batch; the network can then be run on it, or on parts of it."""
+        return Context(
+            schema=self.schema,
+            z_BN=self.embedding(inputs, reader),
+            domain_B=inputs.domain_B,
+            indicator_B=inputs.indicator_B,
+            reader=reader,
+        )
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        """Return logits of shape (B,)."""
+        logits: torch.Tensor = self.net(self.context(inputs))
+        return logits
+
+    def advance(self, progress: float) -> None:
+        """Tell every stage that an optimiser step was made."""
+        for module in self._annealed:
+            module.advance(progress)
+
+    @cached_property
+    def _annealed(self) -> tuple[StageModule, ...]:
+        stages = (module for module in self.modules() if isinstance(module, StageModule))
+        return tuple(stage for stage in stages if type(stage).advance is not StageModule.advance)
+
+    def num_parameters(self) -> dict[str, int]:
+        """Count trainable parameters: embedding, dense (shared) and per_domain."""
+        counts = {"embedding": 0, "dense": 0, "per_domain": 0}
+        tables = {id(m.weight): m.rule for m in self.modules() if isinstance(m, RowTable)}
+        kinds = {"embedding": "embedding", "domain": "per_domain"}
+        for parameter in self.parameters():
+            counts[kinds.get(tables.get(id(parameter), ""), "dense")] += parameter.numel()
+        return counts
+
+
+def _width(module: nn.Module) -> int:
+    width = module.num_outputs
+    assert isinstance(width, int)
+    return width

@@ -1,0 +1,203 @@
+"""Finding methods and backbones: by file name, without importing any before it is chosen.
+
+Built-in plug-ins are the files of `ctrbench/methods` and `ctrbench/backbones`; others are a path to a `.py` file or an
+entry point in the groups `ctrbench.methods` and `ctrbench.backbones`. What the listings show is read from the syntax
+tree, so `ctrbench list` does not wait for torch.
+
+A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from ctrbench.errors import ContractError, SettingError, did_you_mean
+
+if TYPE_CHECKING:
+    from ctrbench.extend import Backbone, Method
+
+PlugKind = Literal["methods", "backbones"]
+_SELECTOR = re.compile(r"^(?P<name>[^\[\]]+?)(?:\[(?P<settings>.*)\])?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """One plug-in file, not imported yet."""
+
+    name: str
+    kind: PlugKind
+    file: Path
+    is_builtin: bool
+
+    @cached_property
+    def docstring(self) -> str:
+        """The file's docstring."""
+        try:
+            return ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
+        except SyntaxError as error:
+            message = f"{self.file}, line {error.lineno}: {error.msg}"
+            raise ContractError("a plug-in is a Python file", value=message) from None
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first line."""
+        return self.docstring.partition("\n")[0]
+
+    def tag(self, name: str) -> str:
+        """Return the text of a docstring line `Name: text`, or nothing."""
+        found = re.search(rf"^{name}: *(.+)$", self.docstring, flags=re.MULTILINE)
+        return found[1] if found else ""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def load(self) -> type[Method] | type[Backbone]:
+        """Import the file and return its one plug-in class."""
+        from ctrbench import extend
+
+        base = extend.Method if self.kind == "methods" else extend.Backbone
+        module = self._module()
+        own = [
+            thing
+            for thing in vars(module).values()
+            if isinstance(thing, type) and issubclass(thing, base) and thing.__module__ == module.__name__
+        ]
+        leaves = [one for one in own if not any(other is not one and issubclass(other, one) for other in own)]
+        if len(leaves) != 1:
+            names = [one.__name__ for one in leaves]
+            raise ContractError(
+                f"a plug-in file defines exactly one subclass of {base.__name__}",
+                value=f"{self.file} defines {names or 'none'}",
+            )
+        found: type[Method] | type[Backbone] = leaves[0]
+        return found
+
+    def _module(self) -> ModuleType:
+        if self.is_builtin:
+            return importlib.import_module(f"ctrbench.{self.kind}.{self.name}")
+        name = f"ctrbench_plugin_{self.name}_{self.sha256[:12]}"
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, self.file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # whatever a stranger's file raises, the user hears which file and why
+            del sys.modules[name]
+            problem = f"{self.file}: {type(error).__name__}: {error}"
+            raise ContractError("a plug-in must import", value=problem) from error
+        return module
+
+
+def plugins(kind: PlugKind) -> dict[str, Plugin]:
+    """Return all plug-ins of a kind that can be named, built-in ones first."""
+    found = {plugin.name: plugin for plugin in _builtin(kind)}
+    for point in entry_points(group=f"ctrbench.{kind}"):
+        spec = importlib.util.find_spec(point.module)
+        if spec is not None and spec.origin is not None and point.name not in found:
+            found[point.name] = Plugin(name=point.name, kind=kind, file=Path(spec.origin), is_builtin=False)
+    return found
+
+
+def _builtin(kind: PlugKind) -> Iterator[Plugin]:
+    folder = Path(__file__).parent / kind
+    for file in sorted(folder.glob("*.py")):
+        if not file.stem.startswith("_"):
+            yield Plugin(name=file.stem, kind=kind, file=file, is_builtin=True)
+
+
+def find(kind: PlugKind, name: str) -> Plugin:
+    """Return the plug-in of that name, or of that path when it ends in `.py`."""
+    if name.endswith(".py"):
+        file = Path(name)
+        if not file.is_file():
+            raise SettingError("no such file", value=name, remedy="give the path of a plug-in, my_method.py")
+        return Plugin(name=file.stem, kind=kind, file=file.resolve(), is_builtin=False)
+    known = plugins(kind)
+    if name not in known:
+        raise SettingError(f"no such {kind.removesuffix('s')}", value=name, remedy=did_you_mean(name, known))
+    return known[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """A plug-in with its settings."""
+
+    plugin: Plugin
+    settings: dict[str, Any]
+
+    @cached_property
+    def value(self) -> Method | Backbone:
+        """The plug-in's object, settings checked."""
+        return _instantiate(self.plugin, self.settings)
+
+
+def select(kind: PlugKind, selector: str) -> Selected:
+    """Parse a selector; settings are checked when `value` is asked for."""
+    match = _SELECTOR.match(selector.strip())
+    if match is None:
+        raise SettingError("a selector is name or name[setting=value,…]", value=selector)
+    return Selected(plugin=find(kind, match["name"].strip()), settings=_settings(match["settings"], selector))
+
+
+def split_selectors(text: str) -> list[str]:
+    """Split a list of selectors at the commas that stand outside brackets."""
+    parts = re.split(r",(?![^\[]*\])", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _settings(text: str | None, selector: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, sign, value = part.partition("=")
+        if not sign or not name.strip():
+            raise SettingError("settings are written name=value", value=selector)
+        settings[name.strip()] = _parse(value.strip())
+    return settings
+
+
+def _parse(value: str) -> str | tuple[str, ...] | None:
+    """`128-64` is a tuple, `none` is None; all else is text that the setting's own type reads."""
+    if value.lower() == "none":
+        return None
+    return tuple(value.split("-")) if re.fullmatch(r"\d+(-\d+)+", value) else value
+
+
+def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
+    kind = plugin.load()
+    fields = kind.model_fields
+    for name, value in settings.items():
+        if name not in fields:
+            remedy = did_you_mean(name, fields) if fields else "it has no settings"
+            raise SettingError(f"{plugin.name} has no such setting", value=name, remedy=remedy)
+        if isinstance(value, str) and "tuple" in str(fields[name].annotation):
+            settings = {**settings, name: (value,)}
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"][:1])
+        shown = settings.get(where, problem["input"])
+        text = problem["msg"].removeprefix("Value error, ")
+        raise SettingError(f"{plugin.name}: setting {where!r}", value=shown, remedy=text) from None
