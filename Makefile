@@ -29,7 +29,7 @@ test: lint types
 	$(BIN)/pytest -n 2
 
 bench: install
-	$(BIN)/pytest tests/bench --benchmark-only -p no:xdist
+	$(BIN)/pytest tests/bench --override-ini addopts=--import-mode=importlib --benchmark-only -p no:xdist
 
 clean:
 	rm -rf .venv demo

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.data.batches import Batch, Order, SplitData
+from ctrbench.errors import SettingError
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import Chain, Context, CTRModel
 from ctrbench.nn.optim import Optimizer
@@ -27,7 +28,7 @@ from ctrbench.nn.plan import (
     start_weight,
 )
 from ctrbench.nn.routing import Routing
-from ctrbench.nn.stages import Cross, domain_table
+from ctrbench.nn.stages import Cross, CrossModule, PartitionedNorm, domain_table
 from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, score_rows, total_loss
 
 __all__ = [
@@ -40,16 +41,19 @@ __all__ = [
     "Chain",
     "Context",
     "Cross",
+    "CrossModule",
     "Dense",
     "Field",
     "Learner",
     "Method",
     "Optimizer",
     "Order",
+    "PartitionedNorm",
     "Plan",
     "Routing",
     "RowTable",
     "Schema",
+    "SettingError",
     "SplitData",
     "Stage",
     "StageModule",
@@ -57,6 +61,7 @@ __all__ = [
     "activate",
     "bce",
     "domain_table",
+    "model_validator",
     "score_rows",
     "start_weight",
     "total_loss",

@@ -140,7 +140,7 @@ def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: 
     ]
     bags = [field.name for field in manifest.fields if field.kind in ("multi_valued", "sequence")]
     numeric = [field.name for field in manifest.fields if not field.size]
-    domain = prepared.domain_ids(table, domain_set)
+    domain = prepared.domain_ids(table, domain_set).astype(np.int64)
     user = manifest.card.user
     return SplitData(
         ids_BF=torch.from_numpy(_block(table, single, np.int32)),
@@ -148,7 +148,7 @@ def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: 
         numeric_BK=torch.from_numpy(_block(table, numeric, np.float32)),
         domain_B=torch.from_numpy(domain),
         indicator_B=torch.from_numpy(
-            domain if indicator == "all" else _array(table, indicator).astype(np.int32)
+            domain if indicator == "all" else _array(table, indicator).astype(np.int64)
         ),
         label_B=torch.from_numpy(_array(table, Column.LABEL).astype(np.float32)),
         row=_array(table, Column.ROW),

@@ -14,13 +14,29 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ctrbench.errors import CardError, SettingError, did_you_mean
+from ctrbench.names import Column, DomainColumn, Split
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Kind = Literal["categorical", "multi_valued", "sequence", "numeric"]
 Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
+
+RESERVED = frozenset(
+    {Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.DOMAIN, DomainColumn.KEY}
+    | {name.format(split=split) for name in (DomainColumn.ROWS, DomainColumn.POSITIVES) for split in Split}
+)
+"""Names of our own columns beside the fields, in shards and in domain tables."""
 
 
 class Model(BaseModel):
@@ -67,6 +83,15 @@ class FieldCard(Model):
     """Numeric only: quantile buckets of the training rows, which make the field categorical."""
     min_count: int = Field(default=1, ge=1)
     """Values with fewer training rows count as unseen."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_ours(cls, name: str) -> str:
+        if name in RESERVED:
+            raise ValueError(
+                f"{name!r} is a name of ours; name the field otherwise and give it column = {name!r}"
+            )
+        return name
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
@@ -130,7 +155,7 @@ class DatasetCard(Model):
     """Column with an integer or datetime; without one, rows are split by a hash."""
     split: SplitCard
     fields: tuple[FieldCard, ...] = Field(min_length=1)
-    domain_sets: dict[str, tuple[Name, ...]] = Field(min_length=1)
+    domain_sets: dict[Name, tuple[Name, ...]] = Field(min_length=1)
     """Named domain feature sets; `default` must be one of them."""
     representative: Name
     """The one domain feature for methods with per-domain parameters."""
@@ -138,6 +163,7 @@ class DatasetCard(Model):
     """Field whose ids group rows by user in metrics."""
     probability: str | None = None
     """Column with the true click probability, where data are synthetic."""
+    _origin: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -186,16 +212,23 @@ class DatasetCard(Model):
                 )
 
     @property
+    def origin(self) -> Path | None:
+        """The file that the card was read from, so that messages can name it."""
+        return self._origin
+
+    @property
     def digest(self) -> str:
-        """The sha256 of the card's content, whatever its layout in the file."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """The sha256 of the card's content, wherever the card and its data lie."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"path"}), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def bundled_cards() -> dict[str, Path]:
     """Return the cards that come with ctrbench, by name; nothing is parsed."""
     folders = (Path(str(files("ctrbench"))) / "datasets", Path(__file__).parents[2] / "datasets")
-    return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.toml"))}
+    return {
+        path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.toml"))
+    }
 
 
 def load_card(name_or_path: str) -> DatasetCard:
@@ -228,6 +261,7 @@ def read_card(path: Path) -> DatasetCard:
         raise CardError("invalid card", value=f"{path}: {error}") from None
     if card.path is not None and not Path(card.path).is_absolute():
         card = card.model_copy(update={"path": str((path.parent / card.path).resolve())})
+    card._origin = path
     return card
 
 

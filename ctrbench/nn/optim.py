@@ -11,6 +11,7 @@ A table's weights and both moments lie side by side, so one gather and one scatt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -46,18 +47,8 @@ class MissedSteps:
         self.config = config
         self.rho1 = config.beta1 / config.beta2**0.5
         self.rho2 = config.beta1 / config.beta2
-        self.table1 = self._tabulate(self.rho1, 0.5)
-        self.table2 = self._tabulate(self.rho2, 1.0)
-
-    def _tabulate(self, rho: float, power: float) -> torch.Tensor:
-        step = torch.arange(_HORIZON + 1, dtype=torch.float64)
-        one = (1.0 - self.config.beta2**step) ** power / (1.0 - self.config.beta1**step).clamp_min(1e-300)
-        sums = torch.empty(_HORIZON + 1, dtype=torch.float64)
-        total = rho / (1.0 - rho)
-        for place in range(_HORIZON, -1, -1):
-            sums[place] = total
-            total = rho * (float(one[place]) + total)
-        return sums
+        self.table1 = _tabulate(config.beta1, config.beta2, self.rho1, 0.5)
+        self.table2 = _tabulate(config.beta1, config.beta2, self.rho2, 1.0)
 
     def sums(self, last_U: torch.Tensor, missed_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return g1 and g2 of METHODS 12 for rows last touched at step `last` that missed `missed` steps."""
@@ -71,6 +62,17 @@ class MissedSteps:
         table = table.to(last_U.device)
         end_U = (last_U + missed_U).clamp_max(_HORIZON)
         return table[last_U.clamp_max(_HORIZON)] - rho ** missed_U.double() * table[end_U]
+
+
+@lru_cache(maxsize=8)
+def _tabulate(beta1: float, beta2: float, rho: float, power: float) -> torch.Tensor:
+    step = torch.arange(_HORIZON + 1, dtype=torch.float64)
+    factor = (1.0 - beta2**step) ** power / (1.0 - beta1**step)
+    total, sums = rho / (1.0 - rho), []
+    for one in reversed(factor.tolist()):
+        sums.append(total)
+        total = rho * (one + total)
+    return torch.tensor(sums[::-1], dtype=torch.float64)
 
 
 class RowAdam:

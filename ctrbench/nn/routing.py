@@ -31,8 +31,9 @@ class Routing:
     """Which rows of a batch belong to which group."""
 
     def __init__(self, group_B: torch.Tensor) -> None:
+        # Ids are kept as int32; what indexes rows in place must be int64.
         self.present_G, self.index_B, self.counts_G = torch.unique(
-            group_B, return_inverse=True, return_counts=True
+            group_B.long(), return_inverse=True, return_counts=True
         )
 
     @property

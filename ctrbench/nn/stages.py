@@ -1,6 +1,8 @@
 """Stages and parts that backbones and several methods share; the dense layer itself stands with the plan.
 
 What a single method needs stands in that method's file.
+
+Shapes in names: B rows, N inputs, G groups present in the batch.
 """
 
 from __future__ import annotations
@@ -13,9 +15,15 @@ from torch import nn
 
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.plan import Build, Stage, StageModule
+from ctrbench.nn.routing import Routing
 
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context
+
+Moments = tuple[torch.Tensor, torch.Tensor]
+"""Mean and variance."""
+CONSTANT = 1e-3
+"""Share of ε below which a domain's variance is rounding: the column is constant within the domain."""
 
 
 def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
@@ -71,3 +79,129 @@ class CrossModule(StageModule):
                 projected = projected @ weight
             x_BN = torch.addcmul(x_BN, x0_BN, projected + bias)
         return x_BN
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionedNorm(Stage):
+    """Batch normalisation with moments and affine parameters of each domain's own.
+
+    Sheng et al., STAR, CIKM 2021, equations 3-4 (METHODS 2.2-2.3):
+
+        z' = (γ ⊙ γ_p) ⊙ (z - μ) / √(s² + ε) + (β + β_p)
+
+    In training μ and s² are the moments of the domain's rows in the batch. Domains with fewer than `smallest` rows
+    there, and all domains in eval mode, take running moments, shrunk towards those of all rows as if `shrinkage` rows
+    of the whole had been seen beside the domain's own. The unseen domain has seen none, so it takes the global ones.
+
+    A running moment moves by max(η, n / (n_p + n)), n rows of the batch and n_p seen before: 1/(k+1) at the k-th full
+    batch, η later. A domain below `smallest` moves by max(η n/B, n / (n_p + n)): a plain η n/B would leave what is
+    nearly the made-up start, variance one, for the whole training. For variances, read n - 1 for n.
+
+    A column that is constant within a domain, such as the domain's own embedding, is zero after normalisation in
+    training. Its running mean lags behind a weight that still moves, divided by next to nothing, so running moments
+    would make noise of it; there it is zero as well.
+    """
+
+    momentum: float = 0.01
+    eps: float = 1e-5
+    shrinkage: float = 1000.0
+    smallest: int = 32
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; γ = γ_p = 1, β = β_p = 0, E_p = 0, Var_p = 1."""
+        return PartitionedNormModule(self, num_inputs, build)
+
+
+class PartitionedNormModule(StageModule):
+    """Computes `PartitionedNorm`; moments are buffers, updated in training mode only."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    seen: torch.Tensor
+    """Rows seen of each domain, and the degrees of freedom of its variance: rows less batches."""
+    global_mean: torch.Tensor
+    global_variance: torch.Tensor
+
+    def __init__(self, stage: PartitionedNorm, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.num_outputs, self.stage = num_inputs, stage
+        num_indicators = build.schema.num_indicators
+        one, zero = torch.ones(num_inputs), torch.zeros(num_inputs)
+        self.scale, self.shift = nn.Parameter(one.clone()), nn.Parameter(zero.clone())
+        self.domain_affine = domain_table(num_indicators, torch.stack([one, zero]))
+        self.register_buffer("mean", torch.zeros(num_indicators + 1, num_inputs))
+        self.register_buffer("variance", torch.ones(num_indicators + 1, num_inputs))
+        self.register_buffer("seen", torch.zeros(num_indicators + 1, 2, dtype=torch.int64))
+        self.register_buffer("global_mean", zero)
+        self.register_buffer("global_variance", one)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N)."""
+        routing = context.routing
+        moments = self._of_batch(x_BN, routing) if self.training else self.running(routing.present_G)
+        mean_GN, variance_GN = moments
+        scale_p, shift_p = context.read(self.domain_affine).unbind(1)
+        scale_GN = self.scale * scale_p * torch.rsqrt(variance_GN + self.stage.eps)
+        shift_GN = self.shift + shift_p - mean_GN * scale_GN
+        return torch.addcmul(_spread(shift_GN, routing), x_BN, _spread(scale_GN, routing))
+
+    def running(self, present_G: torch.Tensor) -> Moments:
+        """Return the shrunk running moments (G, N) of some domains; infinite variance where a column is constant."""
+        seen_G2 = self.seen[present_G].to(self.mean.dtype)
+        weight_G1, weight_of_variance_G1 = (seen_G2 / (seen_G2 + self.stage.shrinkage)).split(1, dim=1)
+        own_mean, own_variance = self.mean[present_G], self.variance[present_G]
+        between = weight_G1 * (1.0 - weight_G1) * (own_mean - self.global_mean).square()
+        variance_GN = torch.lerp(self.global_variance, own_variance, weight_of_variance_G1) + between
+        is_constant = (own_variance < CONSTANT * self.stage.eps) & (weight_of_variance_G1 >= 0.5)
+        mean_GN = torch.lerp(self.global_mean, own_mean, weight_G1)
+        return mean_GN, variance_GN.masked_fill(is_constant, float("inf"))
+
+    def _of_batch(self, x_BN: torch.Tensor, routing: Routing) -> Moments:
+        rows_G1 = routing.counts_G[:, None]
+        mean_GN = _sum(x_BN, routing) / rows_G1
+        # The sum of squares does not change with the mean to first order, so its gradient need not pass there.
+        squares_GN = _sum((x_BN - _spread(mean_GN.detach(), routing)).square(), routing)
+        self._update(mean_GN.detach(), squares_GN.detach(), routing.counts_G, routing.present_G)
+        is_full = rows_G1 >= self.stage.smallest
+        if bool(is_full.all()):
+            return mean_GN, squares_GN / rows_G1
+        # Read after the update: before the first one, nothing but a made-up start is known.
+        running = self.running(routing.present_G)
+        return torch.where(is_full, mean_GN, running[0]), torch.where(
+            is_full, squares_GN / rows_G1, running[1]
+        )
+
+    @torch.no_grad()
+    def _update(
+        self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, rows_G: torch.Tensor, present_G: torch.Tensor
+    ) -> None:
+        self._update_global(mean_GN, squares_GN, rows_G[:, None].to(mean_GN.dtype))
+        # Rows inform the mean, rows less one the variance, which is taken around each batch's own mean.
+        new_G2 = torch.stack([rows_G, rows_G - 1], dim=1)
+        seen_G2 = self.seen[present_G] + new_G2
+        share_G = torch.where(rows_G < self.stage.smallest, rows_G / rows_G.sum(), 1.0)
+        weight_G2 = (new_G2 / seen_G2.clamp_min(1)).maximum(self.stage.momentum * share_G[:, None])
+        weight_G1, weight_of_variance_G1 = (weight_G2 * (new_G2 > 0)).split(1, dim=1)
+        variance_GN = squares_GN / new_G2[:, 1:].clamp_min(1)
+        self.mean[present_G] = torch.lerp(self.mean[present_G], mean_GN, weight_G1)
+        self.variance[present_G] = torch.lerp(self.variance[present_G], variance_GN, weight_of_variance_G1)
+        self.seen[present_G] = seen_G2
+
+    def _update_global(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, rows_G1: torch.Tensor) -> None:
+        rows = rows_G1.sum()
+        mean = (rows_G1 * mean_GN).sum(0) / rows
+        variance = (squares_GN + rows_G1 * (mean_GN - mean).square()).sum(0) / rows
+        weight = (rows / (self.seen[:, 0].sum() + rows)).clamp_min(self.stage.momentum)
+        between = weight * (1.0 - weight) * (mean - self.global_mean).square()
+        self.global_mean.lerp_(mean, weight)
+        self.global_variance.lerp_(variance, weight).add_(between)
+
+
+def _spread(values_GN: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """Give each row its group's values: (G, N) to (B, N), or to what broadcasts to it."""
+    return values_GN if routing.num_groups == 1 else values_GN.index_select(0, routing.index_B)
+
+
+def _sum(x_BN: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """Sum the rows of each group, without an index where there is one group."""
+    return x_BN.sum(0, keepdim=True) if routing.num_groups == 1 else routing.sum(x_BN)

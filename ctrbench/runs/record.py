@@ -162,8 +162,9 @@ class RunRecord(Model):
     run: str
     digest: str
     key: RunKey
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "unsupported"]
     error: str | None = None
+    """Why the run failed, or why the method does not support the backbone."""
     code: Code
     measured: Measured
     result: Result | None = None

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
+
+if TYPE_CHECKING:
+    from ctrbench.runs.grid import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,11 @@ class RunStore:
         part.write_text(record.model_dump_json(indent=None) + "\n", encoding="utf-8")
         part.replace(file)
         return file
+
+    def unfinished(self, runs: Iterable[Run]) -> list[Run]:
+        """Return the runs without a finished record; other records are checked to be readable."""
+        known = ((run, self.find(run.key)) for run in runs)
+        return [run for run, record in known if record is None or record.status != "finished"]
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (of one dataset), in order of file name."""

@@ -50,7 +50,7 @@ class Learner:
         optimizer.begin()
         context = model.context(batch, optimizer)
         loss = bce(model.net(context), batch.label_B)
-        total_loss(loss * batch.weight, context).backward()
+        torch.autograd.backward(total_loss(loss * batch.weight, context))
         optimizer.step()
         return StepOutput(loss=loss.detach(), rows=len(batch), logs=context.logs)
 

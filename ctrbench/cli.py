@@ -1,0 +1,276 @@
+"""The command line: one short function a command, whatever is heavy imported inside.
+
+A `CtrbenchError` becomes one clear message and exit code 2. Progress is a live display on a terminal and plain lines
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
+
+if TYPE_CHECKING:
+    from ctrbench.data.shards import Prepared
+
+app = typer.Typer(
+    name="ctrbench",
+    help="The benchmark for multi-domain click-through-rate models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+synth_app = typer.Typer(
+    help="Make synthetic raw data with a known true click probability.", no_args_is_help=True
+)
+app.add_typer(synth_app, name="synth")
+
+Domains = Annotated[str | None, typer.Option(help="A named domain set, or features: a,b,c.")]
+Results = Annotated[Path, typer.Option(help="Folder of the run records.")]
+
+
+def main() -> None:
+    """Run the command line; user errors end with exit code 2."""
+    try:
+        app()
+    except CtrbenchError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Turn Ctrl-C into one line and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.secho("stopped; the same command goes on where it was", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="A dataset's name, or the path of a card, my.toml.")],
+    source: Annotated[
+        list[Path] | None, typer.Option(help="Raw file, archive or folder; may be repeated.")
+    ] = None,
+    domains: Domains = None,
+    force: Annotated[bool, typer.Option(help="Prepare again even if nothing changed.")] = False,
+) -> None:
+    """Turn raw data into verified shards, split, encoded and partitioned into domains."""
+    from ctrbench import display
+    from ctrbench.data.card import load_card
+    from ctrbench.data.prepare import prepare as prepare_data
+
+    card = load_card(dataset)
+    with _resumable(), display.phases() as report:
+        prepared = prepare_data(card, sources=source or (), force=force, report=report)
+    prepared, domain_set = _domain_set(prepared, domains)
+    display.show_prepared(prepared, domain_set)
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    domains: Domains = None,
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("report"),
+    top: Annotated[int, typer.Option(min=1, help="Rows of the table shown.")] = 20,
+) -> None:
+    """Print the domain table and draw size and CTR by domain."""
+    from ctrbench import display
+    from ctrbench.data.shards import open_prepared
+    from ctrbench.report.plots import domain_chart, save_chart
+
+    prepared, domain_set = _domain_set(open_prepared(dataset), domains)
+    table = prepared.domain_table(domain_set)
+    display.show_domains(prepared, domain_set, table, top)
+    files = save_chart(domain_chart(table), out / f"domains-{prepared.manifest.name}-{domain_set}")
+    typer.echo(f"picture: {', '.join(str(file) for file in files)}")
+
+
+@app.command()
+def card(
+    data: Annotated[Path, typer.Argument(help="A CSV (.gz too) or parquet file.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the card; printed when not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="The dataset's name; the file's when not given.")] = None,
+) -> None:
+    """Draft a card for your own data by looking at it."""
+    from ctrbench.data.draft import draft_card
+
+    text = draft_card(data, name=name)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    if out.exists():
+        raise SettingError("a card is never overwritten", value=out, remedy="give another --out")
+    out.write_text(text, encoding="utf-8")
+    typer.echo(f"{out}: read it through, then: ctrbench prepare {out}")
+
+
+@app.command()
+def run(
+    methods: Annotated[
+        str, typer.Option(help="Methods: name, name[setting=value] or path/to/file.py.")
+    ] = "plain",
+    backbone: Annotated[str, typer.Option(help="Backbones, separated by commas.")] = "dnn",
+    dataset: Annotated[str | None, typer.Option(help="A prepared dataset; the one prepared last.")] = None,
+    domains: Domains = None,
+    seeds: Annotated[str, typer.Option(help="A count (5), a list (1,2,7) or a range (3-8).")] = "1",
+    indicator: Annotated[
+        str | None, typer.Option(help="Feature that per-domain parameters go by, or all.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training rows at most.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    embedding_size: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better dev AUC.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam or lazy_adam, for embedding rows.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
+    ] = None,
+    results: Results = Path("results"),
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
+) -> None:
+    """Train methods on backbones and record what comes of it; finished runs are not repeated."""
+    from ctrbench import display
+    from ctrbench.data.shards import home_folder, open_prepared
+    from ctrbench.registry import split_selectors
+    from ctrbench.runs.engine import LocalEngine, default_jobs
+    from ctrbench.runs.grid import make_config, make_grid, parse_seeds
+    from ctrbench.runs.store import RunStore
+
+    seed_list = parse_seeds(seeds)
+    config = make_config(
+        epochs=epochs, batch_size=batch_size, embedding_size=embedding_size, lr=lr, patience=patience,
+        optimizer=optimizer, device=device, threads=threads,
+    )  # fmt: skip
+    prepared, domain_set = _domain_set(open_prepared(dataset or _latest()), domains)
+    grid = make_grid(
+        prepared,
+        methods=split_selectors(methods),
+        backbones=split_selectors(backbone),
+        seeds=seed_list,
+        domain_set=domain_set,
+        indicator=indicator,
+        config=config,
+    )
+    store = RunStore(results=results, home=home_folder())
+    waiting = store.unfinished(grid)
+    engine = LocalEngine(jobs or default_jobs(config), checkpoint_seconds=checkpoint_seconds)
+    with _resumable(), display.training(prepared, grid, waiting) as watcher:
+        records = engine.run(waiting, store, watcher)
+    failed = [record for record in records if record.status == "failed"]
+    display.show_runs(grid, store)
+    if failed:
+        raise typer.Exit(1)
+    typer.echo(f"next: ctrbench report --dataset {prepared.manifest.name} --bins 5 --results {results}")
+
+
+@app.command()
+def report(
+    dataset: Annotated[
+        str | None, typer.Option(help="A dataset with records; the one prepared last.")
+    ] = None,
+    domains: Annotated[str | None, typer.Option(help="Only records of this domain set.")] = None,
+    bins: Annotated[int, typer.Option(min=1, help="Bins of domains by equal share of rows.")] = 5,
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path("report"),
+    benchmarks: Annotated[
+        Path | None, typer.Option(help="File whose leaderboard block is rewritten.")
+    ] = None,
+) -> None:
+    """Write tables, pictures and the leaderboard from run records."""
+    from ctrbench import display
+    from ctrbench.data.shards import home_folder
+    from ctrbench.report.write import report as write_report
+    from ctrbench.runs.store import RunStore
+
+    store = RunStore(results=results, home=home_folder())
+    files = write_report(
+        store, dataset=dataset or _latest(), domain_set=domains, bins=bins, out=out, benchmarks=benchmarks
+    )
+    display.show_report(files)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="datasets, methods or backbones.")],
+) -> None:
+    """List datasets, methods or backbones."""
+    from ctrbench import display
+
+    kinds = {
+        "datasets": display.show_datasets,
+        "methods": display.show_plugins,
+        "backbones": display.show_plugins,
+    }
+    if what not in kinds:
+        raise SettingError("nothing of that kind to list", value=what, remedy=did_you_mean(what, kinds))
+    kinds[what](what)
+
+
+@app.command()
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name, a Python identifier.")],
+    folder: Annotated[Path, typer.Option(help="Where to write the file.")] = Path(),
+) -> None:
+    """Write a small working method to start from."""
+    from ctrbench.scaffold import new_method as write
+
+    file = write(name, folder)
+    typer.echo(f"{file}: now try\n  ctrbench check {file}\n  ctrbench run --methods plain,{file}")
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="A method's file or selector.")],
+) -> None:
+    """Run the contract that every method must keep, on every backbone."""
+    from ctrbench import display
+    from ctrbench.check import check as run_check
+
+    if not display.show_findings(run_check(method)):
+        raise typer.Exit(1)
+
+
+@synth_app.command(name="iaac")
+def synth_iaac(
+    out: Annotated[Path, typer.Option(help="Folder for the raw files.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows of both files together.")] = 500_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Make the twin of IAAC: raw files of exactly the real form, the truth kept beside them."""
+    from ctrbench import display
+    from ctrbench.synthetic.iaac import make_twin
+
+    with _resumable(), display.phases() as report:
+        make_twin(rows, out, seed=seed, report=report)
+    typer.echo(f"{out}: now try\n  ctrbench prepare iaac --source {out}")
+
+
+def _latest() -> str:
+    from ctrbench.data.shards import latest_prepared
+
+    name = latest_prepared()
+    typer.echo(f"dataset: {name}, the one prepared last", err=True)
+    return name
+
+
+def _domain_set(prepared: Prepared, domains: str | None) -> tuple[Prepared, str]:
+    """Return the named set, or the set of these features, which is computed when it is new."""
+    if domains is None:
+        return prepared, "default"
+    if domains in prepared.manifest.domain_sets:
+        return prepared, domains
+    features = tuple(part.strip() for part in domains.split(",") if part.strip())
+    return prepared.ensure_domains(features)

@@ -1,0 +1,279 @@
+"""Staged columns to ids and standardised numbers, by what the training rows say.
+
+Vocabularies, bucket edges, means and deviations come from training rows only; ids go 1, 2, … by training rows,
+descending, ties by the text, so they depend on no order of rows in a file. Each field becomes a column that gives any
+range of rows in the order of the shards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ctrbench.data.card import FieldCard
+from ctrbench.data.stage import FlatColumn, Staged, Texts, field_column, without_empty, write_flat
+from ctrbench.errors import DataError
+from ctrbench.names import UNSEEN
+
+VALUE, ROWS, ID = "value", "rows", "id"
+"""Columns of a vocabulary file."""
+BLOCK = 1 << 20
+"""List elements, or distinct texts, handled at a time."""
+
+
+class Encoded(Protocol):
+    """A column of the shards that gives any range of rows."""
+
+    def take(self, start: int, stop: int) -> pa.Array:
+        """Return the rows from start to stop, in the order of the shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """One number a row."""
+
+    flat: FlatColumn
+
+    def take(self, start: int, stop: int) -> pa.Array:
+        """Return the rows from start to stop, in the order of the shards."""
+        return pa.array(self.flat.read(start, stop))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """A list of ids a row, as the place of the row's list among the lists."""
+
+    places: FlatColumn
+    lists: pa.LargeListArray
+
+    def take(self, start: int, stop: int) -> pa.Array:
+        """Return the rows from start to stop, in the order of the shards."""
+        return self.lists.take(pa.array(self.places.read(start, stop))).cast(pa.list_(pa.int32()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedField:
+    """A field's column, and what was learned about it from the training rows."""
+
+    column: Encoded
+    size: int
+    vocabulary: pl.DataFrame | None = None
+    mean: float | None = None
+    std: float | None = None
+    edges: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows in the order of the shards: their places in the raw data; the first `num_train` are training."""
+
+    order: NDArray[np.int64]
+    num_train: int
+
+    def arrange(self, flat: FlatColumn) -> NDArray[Any]:
+        """Return a staged column in the order of the shards."""
+        return np.take(flat.read(), self.order)
+
+
+def encode_field(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
+    """Encode one field; its numbers are written to `folder`."""
+    name = field_column(card.name)
+    if card.kind == "numeric":
+        values = rows.arrange(staged.columns[name])
+        return (_standardised if card.buckets is None else _bucketed)(card, values, rows.num_train, folder)
+    if card.kind == "categorical":
+        return _categorical(card, staged, rows, folder)
+    return (_sequence if name in staged.lengths else _multi_valued)(card, staged, rows, folder)
+
+
+def make_vocabulary(texts: pl.Series, counts: NDArray[np.integer[Any]], min_count: int = 1) -> pl.DataFrame:
+    """Return id, value and training rows of the values with enough of them; `code` is the place in `texts`.
+
+    >>> make_vocabulary(pl.Series(["b", "a", "c"]), np.array([2, 2, 0]))["value"].to_list()
+    ['a', 'b']
+    """
+    frame = pl.DataFrame({VALUE: texts, ROWS: counts.astype(np.int64)}).with_row_index("code")
+    kept = frame.filter(pl.col(ROWS) >= min_count).sort([ROWS, VALUE], descending=[True, False])
+    return kept.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias(ID), VALUE, ROWS, "code")
+
+
+def _ids_by_code(vocabulary: pl.DataFrame, num_codes: int) -> NDArray[np.int32]:
+    ids = np.full(num_codes, UNSEEN, dtype=np.int32)
+    ids[vocabulary["code"].to_numpy()] = vocabulary[ID].to_numpy()
+    return ids
+
+
+def _categorical(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
+    texts = staged.texts[field_column(card.name)]
+    codes = rows.arrange(staged.columns[field_column(card.name)])
+    counts = np.bincount(codes[: rows.num_train], minlength=len(texts))
+    vocabulary = make_vocabulary(texts, counts, card.min_count)
+    ids = np.take(_ids_by_code(vocabulary, len(texts)), codes)
+    column = Plain(flat=write_flat(folder / f"{card.name}.ids", ids))
+    return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
+
+
+def moments(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return mean and standard deviation of the values that are there, to nine digits.
+
+    The last digits are dropped, so that no machine's order of additions shows.
+    """
+    there = values[~np.isnan(values)]
+    mean = _mean(there, lambda block: block)
+    deviation = math.sqrt(_mean(there, lambda block: (block - mean) ** 2))
+    return float(f"{mean:.9g}"), float(f"{deviation:.9g}")
+
+
+def _mean(
+    values: NDArray[np.float64], function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> float:
+    blocks = (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
+    return math.fsum(float(np.sum(function(block))) for block in blocks) / len(values)
+
+
+def _standardised(card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path) -> EncodedField:
+    mean, std = moments(_present(card, values[:num_train]))
+    scaled = np.nan_to_num((values - mean) / (std or 1.0), copy=False, nan=0.0).astype(np.float32)
+    column = Plain(flat=write_flat(folder / f"{card.name}.values", scaled))
+    return EncodedField(column=column, size=0, mean=mean, std=std)
+
+
+def _present(card: FieldCard, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    there = values[~np.isnan(values)]
+    if not len(there):
+        raise DataError(
+            "a numeric field needs a value in at least one training row",
+            value=card.name,
+            remedy="remove the field from the card",
+        )
+    return there
+
+
+def bucket_edges(values: NDArray[np.float64], buckets: int) -> tuple[float, ...]:
+    """Return the inner edges of quantile buckets: values of the data, ascending, each once.
+
+    A value equal to an edge is above it, so an edge at the minimum would leave a bucket empty and is left out.
+    """
+    ranks = [len(values) * part // buckets for part in range(1, buckets)]
+    parted = np.partition(values, ranks)
+    edges = np.unique(parted[ranks])
+    return tuple(float(edge) for edge in edges[edges > values.min()])
+
+
+def _bucketed(card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path) -> EncodedField:
+    edges = bucket_edges(_present(card, values[:num_train]), card.buckets or 2)
+    missing = np.isnan(values)
+    ids = np.searchsorted(np.array(edges), values, side="right").astype(np.int32) + 1
+    # A missing value is a bucket of its own if training has any, else it is unseen.
+    any_missing = bool(missing[:num_train].any())
+    ids[missing] = len(edges) + 2 if any_missing else UNSEEN
+    size = len(edges) + 2 + any_missing
+    bounds = ["-inf", *(f"{edge:.12g}" for edge in edges), "inf"]
+    names = [f"[{low}, {high})" for low, high in pairwise(bounds)]
+    vocabulary = pl.DataFrame(
+        {
+            ID: np.arange(1, size, dtype=np.int32),
+            VALUE: names + [""] * any_missing,
+            ROWS: np.bincount(ids[:num_train], minlength=size)[1:],
+        }
+    )
+    column = Plain(flat=write_flat(folder / f"{card.name}.ids", ids))
+    return EncodedField(column=column, size=size, vocabulary=vocabulary, edges=edges)
+
+
+def _multi_valued(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
+    """Split each distinct text once; a row is the place of its text."""
+    name = field_column(card.name)
+    places = rows.arrange(staged.columns[name])
+    weights = np.bincount(places[: rows.num_train], minlength=len(staged.texts[name]))
+    lengths, codes, texts = _split_texts(staged.texts[name], staged.separators[name], card.max_length)
+    flat = write_flat(folder / f"{card.name}.places", places)
+    return _lists(card, _Elements(lengths=lengths, codes=codes, texts=texts, weights=weights), flat)
+
+
+def _sequence(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
+    name = field_column(card.name)
+    weights = np.zeros(staged.rows, dtype=np.int64)
+    weights[rows.order[: rows.num_train]] = 1
+    elements = _Elements(
+        lengths=staged.lengths[name].read(),
+        codes=staged.columns[name].map(),
+        texts=staged.texts[name],
+        weights=weights,
+    )
+    return _lists(card, elements, write_flat(folder / f"{card.name}.places", rows.order))
+
+
+def _split_texts(
+    texts: pl.Series, separator: str, max_length: int | None
+) -> tuple[NDArray[np.int32], NDArray[np.uint32], pl.Series]:
+    """Return the number of elements of each text, the codes of all elements, and the elements by code."""
+    known = Texts()
+    elements = without_empty(pl.col(VALUE).str.split(separator))
+    kept = elements if max_length is None else elements.list.head(max_length)
+    lengths, codes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.uint32)]
+    for start in range(0, len(texts), BLOCK // 16):
+        frame = texts.slice(start, BLOCK // 16).alias(VALUE).to_frame()
+        lists = frame.select(kept.cast(pl.List(known.dtype)).to_physical()).to_series()
+        lengths.append(lists.list.len().to_numpy().astype(np.int32))
+        codes.append(lists.explode(empty_as_null=False).to_numpy().astype(np.uint32))
+    return np.concatenate(lengths), np.concatenate(codes), known.values()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Elements:
+    """Lists of codes; each list counts `weights` training rows."""
+
+    lengths: NDArray[np.int32]
+    codes: NDArray[np.uint32]
+    texts: pl.Series
+    weights: NDArray[np.int64]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    def counts(self) -> NDArray[np.int64]:
+        """Training rows that hold each code; a code twice in one list is one row."""
+        offsets, radix = self.offsets, max(1, len(self.texts))
+        counts = np.zeros(len(self.texts), dtype=np.int64)
+        for start, stop in _blocks(offsets):
+            owners = np.repeat(np.arange(start, stop), self.lengths[start:stop])
+            pairs = np.unique(owners * radix + self.codes[offsets[start] : offsets[stop]])
+            rows = np.bincount(pairs % radix, self.weights[pairs // radix], minlength=len(counts))
+            counts += rows.astype(np.int64)
+        return counts
+
+
+def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges of lists with about a block of elements each, or with one longer list."""
+    bounds = np.unique(np.searchsorted(offsets, np.arange(0, offsets[-1], BLOCK)))
+    ends = [*bounds.tolist(), len(offsets) - 1]
+    return ((start, stop) for start, stop in pairwise(ends) if stop > start)
+
+
+def _lists(card: FieldCard, elements: _Elements, places: FlatColumn) -> EncodedField:
+    vocabulary = make_vocabulary(elements.texts, elements.counts(), card.min_count)
+    ids = write_blocks(
+        places.path.with_suffix(".ids"), _ids_by_code(vocabulary, len(elements.texts)), elements.codes
+    )
+    lists = pa.LargeListArray.from_arrays(pa.array(elements.offsets), pa.array(ids.map()))
+    column = Lists(places=places, lists=lists)
+    return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
+
+
+def write_blocks(path: Path, table: NDArray[np.int32], codes: NDArray[np.uint32]) -> FlatColumn:
+    """Write `table[codes]` block by block."""
+    with path.open("wb") as file:
+        for start in range(0, len(codes), BLOCK):
+            file.write(np.take(table, codes[start : start + BLOCK]).data.cast("B"))
+    return FlatColumn(path=path, dtype=table.dtype)

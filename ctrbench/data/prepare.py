@@ -1,0 +1,478 @@
+"""Raw files to a prepared dataset, in one piece or not at all.
+
+Everything is made in a scratch folder beside the result and renamed into place when the manifest is written, so that a
+crash, Ctrl-C or a full disk leaves what was there before. What is known to be unchanged is not made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctrbench.data.card import DatasetCard, FieldCard, bundled_cards
+from ctrbench.data.encode import Encoded, EncodedField, Plain, Rows, encode_field
+from ctrbench.data.fetch import fetch, sha256_of
+from ctrbench.data.shards import (
+    ContentDigest,
+    FieldInfo,
+    Manifest,
+    Prepared,
+    ShardInfo,
+    SourceInfo,
+    SplitInfo,
+    dataset_folder,
+    home_folder,
+    open_prepared,
+    prepared_names,
+    vocabulary_file,
+    write_domain_set,
+    write_manifest,
+    write_shards,
+    write_table,
+)
+from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
+from ctrbench.data.stage import KEY, Staged, stage, write_flat
+from ctrbench.errors import CardError, CtrbenchError, DataError
+from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.readers.raw import RawData
+
+Report = Callable[[str, float], None]
+"""Called with the phase and the fraction of it that is done."""
+
+INPUTS = "inputs.json"
+"""Beside the manifest: sizes and times of the raw files, which spare reading them again."""
+ENCODERS = 2
+"""Fields encoded at a time; each holds a few columns of numbers in memory."""
+SETTLED_NS = 2_000_000_000
+"""A file changed so shortly before it was recorded may change again without its time showing it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a table about a prepared dataset says; domains are counted in training rows."""
+
+    name: str
+    title: str
+    rows: dict[Split, int]
+    positives: dict[Split, int]
+    num_fields: int
+    num_ids: int
+    domain_set: str
+    domain_features: tuple[str, ...]
+    num_domains: int
+    largest: int
+    median: float
+    smallest: int
+    unseen_share: dict[Split, float]
+    """Share of a split's rows whose domain training never had."""
+
+
+def prepare(
+    card: DatasetCard,
+    *,
+    home: Path | None = None,
+    sources: Sequence[Path] = (),
+    domains: tuple[str, ...] = (),
+    force: bool = False,
+    report: Report | None = None,
+) -> Prepared:
+    """Return the card's dataset, prepared now unless it already is from the same card and files.
+
+    `sources` are raw files or folders, which take the place of the card's own; `domains` is a feature set to
+    partition by beside the card's. Raises a `CtrbenchError` for whatever is wrong with card or data, also for a
+    prepared file that was damaged since; `force` makes everything again.
+    """
+    if domains:
+        card.check_domain_features(domains)
+    home = home or home_folder()
+    with _plain_disk_errors(home):
+        known = None if force else _known(card, home, sources)
+        if known is not None:
+            known.verify()
+        prepared = known or _make(card, home, sources, force=force, report=report or _silent)
+        return prepared.ensure_domains(domains)[0] if domains else prepared
+
+
+def summary(prepared: Prepared, set_name: str = "default") -> Summary:
+    """Return what the closing table of `prepare` shows."""
+    manifest, table = prepared.manifest, prepared.domain_table(set_name)
+    sizes = table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_numpy()[1:]
+    info = prepared.domain_set(set_name)
+    return Summary(
+        name=manifest.name,
+        title=manifest.title,
+        rows={split: part.rows for split, part in manifest.splits.items()},
+        positives={split: part.positives for split, part in manifest.splits.items()},
+        num_fields=len(manifest.fields),
+        num_ids=sum(field.size for field in manifest.fields),
+        domain_set=set_name,
+        domain_features=info.features,
+        num_domains=info.num_domains,
+        largest=int(sizes.max(initial=0)),
+        median=float(np.median(sizes)) if len(sizes) else 0.0,
+        smallest=int(sizes.min()) if len(sizes) else 0,
+        unseen_share={split: info.rows_unseen[split] / part.rows for split, part in manifest.splits.items()},
+    )
+
+
+def _silent(_phase: str, _fraction: float) -> None:
+    pass
+
+
+@contextmanager
+def _plain_disk_errors(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC or "os error 28" in str(error):
+            rule, remedy = (
+                "no space left on the disk",
+                "make room, or set CTRBENCH_HOME to a folder elsewhere",
+            )
+            raise DataError(rule, value=home, remedy=remedy) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EDQUOT):
+            remedy = "set CTRBENCH_HOME to a folder that you may write to"
+            raise DataError("a file cannot be read or written", value=error, remedy=remedy) from None
+        raise
+
+
+# What is there already ------------------------------------------------------------------------------------------
+
+
+def _known(card: DatasetCard, home: Path, sources: Sequence[Path]) -> Prepared | None:
+    """Return the dataset that was prepared from this card and these files, told by their sizes and times alone."""
+    given = _given(card, sources)
+    if not given:
+        # Nothing to compare with: fetched files have the card's own checksums.
+        return _matching(card.name, card, home)
+    for name in prepared_names(home):
+        prepared = _matching(name, card, home)
+        if prepared is not None and _recorded_inputs(prepared) == _inputs(given):
+            return prepared
+    return None
+
+
+def _matching(name: str, card: DatasetCard, home: Path) -> Prepared | None:
+    """The prepared dataset of that name, if it can be read and is of this card."""
+    try:
+        prepared = open_prepared(name, home)
+    except DataError:
+        return None
+    return prepared if prepared.manifest.card_digest == card.digest else None
+
+
+def _given(card: DatasetCard, sources: Sequence[Path]) -> tuple[Path, ...]:
+    """The raw files and folders that the user names; none when the card's sources are to be fetched."""
+    return tuple(sources) or ((Path(card.path),) if card.path is not None else ())
+
+
+def _inputs(paths: Sequence[Path]) -> dict[str, list[int]] | None:
+    """Sizes and times of the files; None if one changed so recently that they prove nothing."""
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    try:
+        stats = {str(file.resolve()): file.stat() for file in files if not file.is_dir()}
+    except OSError:
+        return None
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _recorded_inputs(prepared: Prepared) -> dict[str, list[int]] | str:
+    try:
+        recorded: dict[str, Any] = json.loads((prepared.folder / INPUTS).read_text(encoding="utf-8"))
+        files: dict[str, list[int]] = recorded["files"]
+        unsettled = any(changed > recorded["at"] - SETTLED_NS for _, changed in files.values())
+    except (OSError, ValueError, KeyError, TypeError):
+        return "not recorded"
+    return "too recent to tell" if unsettled else files
+
+
+def _record_inputs(folder: Path, paths: Sequence[Path]) -> None:
+    files = _inputs(paths)
+    if files is not None:
+        part = folder / f".{INPUTS}.{os.getpid()}.part"
+        part.write_text(json.dumps({"at": time.time_ns(), "files": files}), encoding="utf-8")
+        part.replace(folder / INPUTS)
+
+
+# Making it ------------------------------------------------------------------------------------------------------
+
+
+def _make(card: DatasetCard, home: Path, sources: Sequence[Path], *, force: bool, report: Report) -> Prepared:
+    given = _given(card, sources)
+    paths = given or _fetched(card, home, report)
+    with _scratch(home, card.name) as scratch, ThreadPoolExecutor(1) as pool:
+        raw = _read(card, paths, scratch / "raw")
+        name = card.name + raw.suffix
+        unchanged = None if force else _same_content(name, card, home, raw)
+        if unchanged is not None:
+            _record_inputs(unchanged.folder, given)
+            unchanged.verify()
+            return unchanged
+        digests = pool.submit(_sources, raw.files)
+        try:
+            prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, report)
+        except pl.exceptions.PolarsError as error:
+            raise _unreadable(raw, error) from None
+        _record_inputs(prepared.folder, given)
+        return _in_place(prepared, dataset_folder(name, home))
+
+
+@dataclass(frozen=True)
+class _Naming:
+    name: str
+    command: str
+
+
+def _command(card: DatasetCard, sources: Sequence[Path]) -> str:
+    """The command that makes the dataset again."""
+    named = card.name if card.name in bundled_cards() else str(card.origin or f"{card.name}.toml")
+    return " ".join(["ctrbench prepare", named, *(f"--source {source}" for source in sources)])
+
+
+def _fetched(card: DatasetCard, home: Path, report: Report) -> tuple[Path, ...]:
+    if not card.sources:
+        remedy = 'give the card a path = "DATA.csv", or --source PATH'
+        raise CardError("the card names no data", value=card.name, remedy=remedy)
+    return fetch(
+        card.sources,
+        folder=home / "downloads",
+        report=lambda name, done, total: report(f"fetch {name}", done / total if total else 0.0),
+    )
+
+
+def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path) -> RawData:
+    scratch.mkdir()
+    reader = importlib.import_module(f"ctrbench.readers.{card.reader}")
+    # Of a folder, files with these names are the dataset; cards without such sources leave it to the reader.
+    names = [name for source in card.sources for name in source.local]
+    options = {"names": names} if names else {}
+    raw: RawData = reader.read(paths, separator=card.separator, scratch=scratch, **options)
+    return raw
+
+
+def _unreadable(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:
+    explained = raw.explain() if raw.explain is not None else None
+    files = ", ".join(file.name for file in raw.files)
+    value = explained or f"{files}: {str(error).strip().splitlines()[0]}"
+    return DataError("the raw data cannot be read", value=value)
+
+
+def _same_content(name: str, card: DatasetCard, home: Path, raw: RawData) -> Prepared | None:
+    prepared = _matching(name, card, home) if name in prepared_names(home) else None
+    if prepared is None:
+        return None
+    known = sorted(source.size for source in prepared.manifest.sources)
+    if known != sorted(file.stat().st_size for file in raw.files):
+        return None
+    known_digests = sorted(source.sha256 for source in prepared.manifest.sources)
+    return prepared if known_digests == sorted(source.sha256 for source in _sources(raw.files)) else None
+
+
+def _sources(files: Sequence[Path]) -> tuple[SourceInfo, ...]:
+    return tuple(
+        SourceInfo(name=file.name, size=file.stat().st_size, sha256=sha256_of(file)) for file in files
+    )
+
+
+@contextmanager
+def _scratch(home: Path, name: str) -> Iterator[Path]:
+    """A folder that is gone afterwards, whatever happens; those of processes that were killed go too."""
+    folder = home / "datasets"
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.part"):
+        if not _is_running(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = folder / f".{name}.{os.getpid()}.part"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):
+        return True
+    return True
+
+
+def _in_place(prepared: Prepared, target: Path) -> Prepared:
+    """Rename the finished folder to its place; the old one, if any, is removed after."""
+    old = prepared.folder.with_name("old")
+    if target.exists():
+        target.rename(old)
+    prepared.folder.rename(target)
+    return Prepared(target, prepared.manifest)
+
+
+def _build(
+    card: DatasetCard,
+    raw: RawData,
+    scratch: Path,
+    naming: _Naming,
+    digests: Future[tuple[SourceInfo, ...]],
+    report: Report,
+) -> Prepared:
+    folder = scratch / "data"
+    folder.mkdir()
+    expected = _expected_rows(raw.files, scratch / "raw")
+    staged = stage(
+        raw.frame,
+        card,
+        folder=scratch / "staged",
+        report=lambda done: report("read", min(1.0, done / expected) if expected else 0.0),
+    )
+    report("read", 1.0)
+    rows, counts = _ordered(card, staged)
+    flats = scratch / "encoded"
+    flats.mkdir()
+    encoded = _encode(card, staged, rows, flats, report)
+    fields = tuple(_info(field, encoded[field.name]) for field in card.fields)
+    columns = _own_columns(staged, rows, flats) | {name: field.column for name, field in encoded.items()}
+    splits, content = _write(folder, columns, counts, fields, report)
+    manifest = Manifest(
+        name=naming.name,
+        title=card.title,
+        card=card,
+        card_digest=card.digest,
+        sources=digests.result(),
+        fields=fields,
+        splits=splits,
+        domain_sets={},
+        vocabularies=_write_vocabularies(folder, encoded),
+        has_time=Column.TIME in columns,
+        has_probability=Column.PROBABILITY in columns,
+        content_digest=content,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        note=raw.note,
+        command=naming.command,
+    )
+    return _with_domain_sets(Prepared(folder, manifest))
+
+
+def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
+    """About how many rows there are, for a progress bar; None where that would cost a pass over the data."""
+    if all(file.suffix == ".parquet" for file in files):
+        return sum(int(pq.read_metadata(file).num_rows) for file in files)
+    texts = [
+        file for file in (*files, *unpacked.rglob("*")) if file.suffix in (".csv", ".txt", ".tsv", ".dat")
+    ]
+    size = sum(file.stat().st_size for file in texts)
+    if not size:
+        return None
+    with texts[0].open("rb") as text:
+        start = text.read(1 << 20)
+    return max(1, round(size * start.count(b"\n") / len(start)))
+
+
+def _ordered(card: DatasetCard, staged: Staged) -> tuple[Rows, dict[Split, int]]:
+    times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
+    order, counts = time_order(_split(card, staged), times)
+    return Rows(order=order, num_train=counts[Split.TRAIN]), counts
+
+
+def _split(card: DatasetCard, staged: Staged) -> Codes:
+    if card.split.by == "time":
+        return split_by_time(staged.columns[Column.TIME].read(), card.split.parts)
+    if card.split.key is None:
+        return split_by_hash(hash_rows(staged.rows), card.split.parts)
+    hashes = hash_texts(staged.texts[KEY])
+    return split_by_hash(hashes[staged.columns[KEY].read()], card.split.parts)
+
+
+def _encode(
+    card: DatasetCard, staged: Staged, rows: Rows, folder: Path, report: Report
+) -> dict[str, EncodedField]:
+    encoded = {}
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        results = pool.map(lambda field: encode_field(field, staged, rows, folder), card.fields)
+        for place, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
+            encoded[field.name] = result
+            report("encode", place / len(card.fields))
+    return encoded
+
+
+def _own_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]:
+    columns: dict[str, Encoded] = {Column.ROW: Plain(flat=write_flat(folder / Column.ROW, rows.order))}
+    for name in (Column.LABEL, Column.TIME, Column.PROBABILITY):
+        if name in staged.columns:
+            columns[name] = Plain(flat=write_flat(folder / name, rows.arrange(staged.columns[name])))
+    return columns
+
+
+def _info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
+    return FieldInfo(
+        name=card.name,
+        kind=card.kind,
+        role=card.role,
+        size=encoded.size,
+        mean=encoded.mean,
+        std=encoded.std,
+        edges=encoded.edges,
+    )
+
+
+def _write(
+    folder: Path,
+    columns: dict[str, Encoded],
+    counts: dict[Split, int],
+    fields: Sequence[FieldInfo],
+    report: Report,
+) -> tuple[dict[Split, SplitInfo], str]:
+    digest = ContentDigest()
+    shards: dict[Split, list[Future[ShardInfo]]] = {split: [] for split in Split}
+    positives = dict.fromkeys(Split, 0)
+    done = 0
+    for split, table, shard in write_shards(folder, columns, counts):
+        digest.update(table)
+        positives[split] += int(np.asarray(table[Column.LABEL]).sum())
+        shards[split].append(shard)
+        done += table.num_rows
+        report("write", done / sum(counts.values()))
+    splits = {
+        split: SplitInfo(
+            rows=count,
+            positives=positives[split],
+            shards=tuple(shard.result() for shard in shards[split]),
+        )
+        for split, count in counts.items()
+    }
+    return splits, digest.hexdigest(counts, fields)
+
+
+def _write_vocabularies(folder: Path, encoded: dict[str, EncodedField]) -> tuple[ShardInfo, ...]:
+    tables: dict[str, pa.Table] = {
+        name: field.vocabulary.to_arrow() for name, field in encoded.items() if field.vocabulary is not None
+    }
+    return tuple(write_table(folder, vocabulary_file(name), table) for name, table in tables.items())
+
+
+def _with_domain_sets(prepared: Prepared) -> Prepared:
+    """Make the card's domain sets and write the manifest, the last of all files."""
+    sets = {
+        name: write_domain_set(prepared, name, features)
+        for name, features in prepared.manifest.card.domain_sets.items()
+    }
+    manifest = prepared.manifest.model_copy(update={"domain_sets": sets})
+    write_manifest(prepared.folder, manifest)
+    return Prepared(prepared.folder, manifest)

@@ -1,0 +1,302 @@
+"""What the command line shows: tables, and progress that is live on a terminal and plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ctrbench.names import Column, DomainColumn, Split
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ctrbench.check import Finding
+    from ctrbench.data.shards import Prepared
+    from ctrbench.report.write import ReportFiles
+    from ctrbench.runs.grid import Run
+    from ctrbench.runs.record import RunRecord
+    from ctrbench.runs.store import RunStore
+    from ctrbench.train.loop import Tick
+
+PLAIN_SECONDS = 10.0
+"""Seconds between lines about the same run, where there is no terminal."""
+
+console = Console()
+progress_console = Console(stderr=True)
+
+
+class PhaseReport(Protocol):
+    """Hears which phase is under way and which share of it is done."""
+
+    def __call__(self, phase: str, done: float) -> None:
+        """`done` is in [0, 1]."""
+
+
+@contextmanager
+def phases() -> Iterator[PhaseReport]:
+    """Show the phases of a preparation, one bar each; a line each where there is no terminal."""
+    if not progress_console.is_terminal:
+        yield _PlainPhases()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=progress_console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: float) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(phase, total=1.0)
+            progress.update(tasks[phase], completed=done)
+
+        yield report
+
+
+class _PlainPhases:
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def __call__(self, phase: str, done: float) -> None:
+        if phase not in self.seen:
+            self.seen.add(phase)
+            progress_console.print(phase, highlight=False)
+
+
+@contextmanager
+def training(prepared: Prepared, grid: Sequence[Run], waiting: Sequence[Run]) -> Iterator[TrainingView]:
+    """Show the runs under way."""
+    known = len(grid) - len(waiting)
+    manifest = prepared.manifest
+    progress_console.print(
+        f"{manifest.name}: {len(grid)} runs, {known} finished before, {len(waiting)} to make", highlight=False
+    )
+    if not progress_console.is_terminal:
+        yield TrainingView(len(waiting), None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=progress_console) as progress:
+        yield TrainingView(len(waiting), progress)
+
+
+class TrainingView:
+    """One line for all runs and one for each that is under way."""
+
+    def __init__(self, num_runs: int, progress: Progress | None) -> None:
+        self.num_runs, self.num_started, self.progress = num_runs, 0, progress
+        self.tasks: dict[str, TaskID] = {}
+        self.told: dict[str, float] = {}
+        self.all = progress.add_task("all runs", total=num_runs, figures="") if progress else None
+
+    def started(self, run: Run) -> None:
+        """A run has begun."""
+        self.num_started += 1
+        title = f"[{self.num_started}/{self.num_runs}] {run.label}"
+        self.told[run.key.digest] = time.monotonic()
+        if self.progress is None:
+            progress_console.print(f"{title}: started", highlight=False, markup=False)
+        else:
+            escaped = title.replace("[", r"\[")
+            self.tasks[run.key.digest] = self.progress.add_task(escaped, total=None, figures="")
+
+    def ticked(self, run: Run, tick: Tick) -> None:
+        """A run has gone on."""
+        dev = "" if tick.dev_auc is None else f" · dev AUC {tick.dev_auc:.4f}"
+        figures = f"epoch {tick.epoch}/{tick.epochs} · loss {tick.loss:.4f} · {tick.rows_per_second:,.0f} rows/s{dev}"
+        if self.progress is not None:
+            task = self.tasks[run.key.digest]
+            self.progress.update(task, completed=tick.step, total=tick.steps, figures=figures)
+        elif time.monotonic() - self.told[run.key.digest] > PLAIN_SECONDS:
+            self.told[run.key.digest] = time.monotonic()
+            line = f"{run.label}: step {tick.step}/{tick.steps} · {figures}"
+            progress_console.print(line, highlight=False, markup=False)
+
+    def finished(self, run: Run, record: RunRecord) -> None:
+        """A run has ended, well or not."""
+        if self.progress is not None:
+            self.progress.remove_task(self.tasks.pop(run.key.digest))
+            self.progress.advance(self.all or TaskID(0))
+        line = f"{run.label}: {_outcome(record)}"
+        (self.progress.console if self.progress else progress_console).print(
+            line, highlight=False, markup=False
+        )
+
+
+def _outcome(record: RunRecord) -> str:
+    if record.result is None:
+        return f"{record.status}: {record.error}"
+    test, seconds = record.result.test, sum(record.measured.seconds.values())
+    return (
+        f"AUC {_number(test.get('auc'), 4)} · GAUC {_number(test.get('gauc'), 4)}"
+        f" · log-loss {_number(test.get('logloss'), 5)} · {seconds:.0f} s"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def show_prepared(prepared: Prepared, domain_set: str) -> None:
+    """Print what `prepare` made."""
+    from ctrbench.data.prepare import summary
+
+    facts = summary(prepared, domain_set)
+    manifest = prepared.manifest
+    table = Table(title=f"{manifest.title} ({manifest.name})", title_justify="left")
+    for heading in ("split", "rows", "positives", "CTR", "rows of unseen domains"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for split in Split:
+        info = manifest.splits[split]
+        unseen = manifest.domain_sets[domain_set].rows_unseen.get(split, 0)
+        share = f"{info.positives / info.rows:.2%}"
+        table.add_row(
+            split, f"{info.rows:,}", f"{info.positives:,}", share, f"{unseen:,} ({unseen / info.rows:.2%})"
+        )
+    console.print(table)
+    features = ", ".join(manifest.domain_sets[domain_set].features)
+    console.print(
+        f"{len(manifest.fields)} features · {facts.num_domains} domains by {features}: training rows "
+        f"{facts.largest:,} (largest), {facts.median:,.0f} (median), {facts.smallest:,} (smallest)",
+        highlight=False,
+    )
+    others = [name for name in manifest.domain_sets if name != domain_set]
+    if others:
+        console.print(f"other domain sets: {', '.join(others)}", highlight=False)
+    console.print(f"in {prepared.folder}", highlight=False, soft_wrap=True)
+
+
+def show_domains(prepared: Prepared, domain_set: str, domains: pl.DataFrame, top: int) -> None:
+    """Print the largest domains of a set."""
+    features = " · ".join(prepared.manifest.domain_sets[domain_set].features)
+    table = Table(title=f"{prepared.manifest.name}: domains by {features}", title_justify="left")
+    for heading in ("domain", "key", *(f"rows {split}" for split in Split), "CTR train", "CTR test"):
+        table.add_column(heading, justify="left" if heading == "key" else "right")
+    for row in domains.head(top + 1).iter_rows(named=True):
+        counts = [row[DomainColumn.ROWS.format(split=split)] for split in Split]
+        positives = [row[DomainColumn.POSITIVES.format(split=split)] for split in Split]
+        rates = [_share(positives[place], counts[place]) for place in (0, 2)]
+        key = row[DomainColumn.KEY] if row[Column.DOMAIN] else "(unseen in training)"
+        table.add_row(str(row[Column.DOMAIN]), key, *(f"{count:,}" for count in counts), *rates)
+    console.print(table)
+    if len(domains) > top + 1:
+        console.print(f"… and {len(domains) - top - 1:,} more (--top N shows more)", highlight=False)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.2%}" if whole else "–"
+
+
+def show_runs(grid: Sequence[Run], store: RunStore) -> None:
+    """Print a line a run, whenever it was made."""
+    table = Table(title_justify="left")
+    for heading in (
+        "method",
+        "backbone",
+        "seed",
+        "AUC",
+        "GAUC",
+        "log-loss",
+        "best epoch",
+        "train s",
+        "state",
+    ):
+        table.add_column(heading, justify="left" if heading in ("method", "backbone", "state") else "right")
+    for run in grid:
+        record = store.find(run.key)
+        if record is None:
+            continue
+        head = (run.key.method.name, run.key.backbone.name, str(run.key.seed))
+        if record.result is None:
+            table.add_row(*head, "–", "–", "–", "–", "–", f"{record.status}: {record.error}")
+            continue
+        test = record.result.test
+        table.add_row(
+            *head,
+            _number(test.get("auc"), 4),
+            _number(test.get("gauc"), 4),
+            _number(test.get("logloss"), 5),
+            str(record.result.best_epoch),
+            f"{record.measured.seconds.get('train', 0.0):.1f}",
+            record.status,
+        )
+    console.print(table)
+
+
+def show_report(files: ReportFiles) -> None:
+    """Print the tables of a report and where everything was written."""
+    for table in files.terminal:
+        console.print(table)
+    for file in files.paths:
+        console.print(str(file), highlight=False, soft_wrap=True)
+
+
+def show_datasets(what: str) -> None:
+    """List bundled cards and what is prepared."""
+    import tomllib
+
+    from ctrbench.data.card import bundled_cards
+    from ctrbench.data.shards import prepared_names
+
+    prepared = prepared_names()
+    cards = bundled_cards()
+    table = Table(title=what, title_justify="left")
+    for heading in ("name", "what it is", "prepared"):
+        table.add_column(heading)
+    for name, file in cards.items():
+        title = tomllib.loads(file.read_text(encoding="utf-8")).get("title", "")
+        table.add_row(name, title, "yes" if name in prepared else "")
+    for name in prepared:
+        if name not in cards:
+            table.add_row(name, "", "yes")
+    console.print(table)
+
+
+def show_plugins(what: str) -> None:
+    """List methods or backbones, read from their files."""
+    from ctrbench.registry import plugins
+
+    table = Table(title=what, title_justify="left")
+    for heading in ("name", "what it is", "paper", "year"):
+        table.add_column(heading)
+    for plugin in plugins("methods" if what == "methods" else "backbones").values():
+        summary = plugin.summary.partition(": ")[2] or plugin.summary
+        table.add_row(plugin.name, summary, plugin.tag("Paper"), plugin.tag("Year"))
+    console.print(table)
+
+
+def show_findings(findings: Iterable[Finding]) -> bool:
+    """Print what the contract found, failures explained; return whether all is well."""
+    findings = tuple(findings)
+    table = Table(title="the contract", title_justify="left")
+    backbones = list(dict.fromkeys(finding.backbone for finding in findings))
+    for heading in ("rule", *backbones):
+        table.add_column(heading)
+    for rule in dict.fromkeys(finding.rule for finding in findings):
+        states = {finding.backbone: finding for finding in findings if finding.rule == rule}
+        cells = ("" if one not in states else "ok" if states[one].ok else "FAILED" for one in backbones)
+        table.add_row(rule, *cells)
+    console.print(table)
+    failures = [finding for finding in findings if not finding.ok]
+    for finding in failures:
+        line = f"{finding.backbone}: {finding.rule}: {finding.sentence}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(findings) - len(failures)} passed, {len(failures)} failed", highlight=False)
+    return not failures

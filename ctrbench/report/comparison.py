@@ -1,0 +1,355 @@
+"""Run records as comparisons: what may stand in one table, and how it is called there.
+
+Two records stand in one table only when everything but backbone, method and seed is the same: data, domain set,
+training configuration. Everything that a report shows is computed from a `Comparison`, so that tables, pictures, page
+and leaderboard can't disagree about what was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ctrbench.errors import StoreError, did_you_mean
+from ctrbench.eval.metrics import GroupMetrics, average
+from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, standings
+from ctrbench.names import Metric
+from ctrbench.runs.record import Choice, DomainMetrics, Parameters, Result, RunKey, RunRecord
+from ctrbench.runs.store import RunStore
+
+PLAIN = "plain"
+PAPER_ORDER = ("dnn", "dcnv2", PLAIN, "maml", "star", "apg", "adasparse")
+"""Backbones and methods in the order of the AdaSparse paper; others follow by name."""
+LOWER_IS_BETTER = frozenset({Metric.LOGLOSS, Metric.NE, Metric.PCOC_ERROR, Metric.EXPECTED_LOGLOSS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Mean and sample standard deviation over seeds; no deviation for a single seed."""
+
+    mean: float
+    std: float | None
+    num: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """All runs of one method on one backbone, by seed."""
+
+    backbone: str
+    method: str
+    finished: tuple[RunRecord, ...]
+    unfinished: tuple[RunRecord, ...]
+    """Failed, or not supported by the method."""
+
+    @property
+    def key(self) -> RunKey:
+        """The key of the first run; those of the others differ in the seed alone."""
+        return (self.finished or self.unfinished)[0].key
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the backbone itself."""
+        return self.key.method.name == PLAIN
+
+    @property
+    def results(self) -> dict[int, Result]:
+        """The results by seed."""
+        return {record.key.seed: record.result for record in self.finished if record.result is not None}
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """Numbers of parameters; the seed does not move them."""
+        return next((result.parameters for result in self.results.values()), None)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of further scores of the same runs."""
+        return tuple(sorted({name for result in self.results.values() for name in result.variants}))
+
+    def values(self, metric: str, *, variant: str | None = None) -> dict[int, float]:
+        """Test metric by seed; a seed with an undefined value is left out."""
+        found = {
+            seed: (result.test if variant is None else result.variants.get(variant, {})).get(metric)
+            for seed, result in self.results.items()
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def estimate(self, metric: str, *, variant: str | None = None) -> Estimate | None:
+        """Mean and deviation of a test metric over seeds; None where it is undefined for all."""
+        return estimate(self.values(metric, variant=variant).values())
+
+    def seconds(self, phase: str = "train") -> Estimate | None:
+        """Mean and deviation of the seconds of a phase."""
+        return estimate(
+            record.measured.seconds[phase] for record in self.finished if phase in record.measured.seconds
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why there is no result, in a sentence; empty when there is one."""
+        return "" if self.finished else sentence(self.unfinished[0].error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows that may be compared with one another: the same data, domains and training configuration."""
+
+    rows: tuple[Row, ...]
+    apart: str = ""
+    """What sets it apart from the other comparisons of the same report; empty when it is the only one."""
+
+    @property
+    def key(self) -> RunKey:
+        """The key of the first run: data, domain set and training configuration hold for all."""
+        return self.rows[0].key
+
+    @property
+    def title(self) -> str:
+        """Dataset and what the domains are made of, and what sets this comparison apart."""
+        parts = [self.key.dataset, f"domains {' × '.join(self.key.domain_features)}", self.apart]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """Labels of the backbones, in order."""
+        return tuple(dict.fromkeys(row.backbone for row in self.rows))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Labels of the methods, in order."""
+        return tuple(dict.fromkeys(row.method for row in self.rows))
+
+    def of_backbone(self, backbone: str) -> tuple[Row, ...]:
+        """The rows of one backbone."""
+        return tuple(row for row in self.rows if row.backbone == backbone)
+
+    def plain(self, backbone: str) -> Row | None:
+        """The row of the backbone itself, which gains are measured from."""
+        return next((row for row in self.of_backbone(backbone) if row.is_plain and row.finished), None)
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """Every finished record."""
+        return tuple(record for row in self.rows for record in row.finished)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Say in a sentence for each error which runs failed of it, in rows that have other runs."""
+        seeds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        for row in (row for row in self.rows if row.finished):
+            for record in row.unfinished:
+                if record.status == "failed":
+                    seeds[row.method, row.backbone, sentence(record.error)].append(record.key.seed)
+        return tuple(
+            f"Failed: {method} on {backbone}, seed {', '.join(map(str, found))}: {error}"
+            for (method, backbone, error), found in seeds.items()
+        )
+
+    @property
+    def num_seeds(self) -> int:
+        """The largest number of seeds that a row has."""
+        return max(len(row.finished) for row in self.rows)
+
+    @cached_property
+    def oracle(self) -> Mapping[str, float | None]:
+        """Test metrics of the true click probability; the same for every run, empty where it is unknown."""
+        return next((r.result.oracle for r in self.records if r.result and r.result.oracle), {})
+
+
+def collect(store: RunStore, *, dataset: str, domain_set: str | None = None) -> tuple[Comparison, ...]:
+    """Return the comparisons of a dataset (and domain set); raises `StoreError` when it has no records."""
+    records = [record for record in store.records(dataset) if record.key.dataset == dataset]
+    if not records:
+        raise _no_records(store, dataset)
+    chosen = [record for record in records if domain_set in (None, record.key.domain_set)]
+    if not chosen:
+        known = {record.key.domain_set for record in records}
+        raise StoreError(
+            f"no records of {dataset} for this domain set",
+            value=domain_set,
+            remedy=did_you_mean(str(domain_set), known),
+        )
+    return compare(chosen)
+
+
+def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
+    """Part records into comparisons, never mixing what must not be compared; the order is fixed."""
+    ordered = sorted(records, key=lambda record: (record.key.seed, record.digest))
+    names = {
+        "backbone": labels(record.key.backbone for record in ordered),
+        "method": labels(record.key.method for record in ordered),
+    }
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in ordered:
+        groups[_text(conditions(record.key))].append(record)
+    apart = _apart([conditions(group[0].key) for group in groups.values()])
+    made = [
+        Comparison(rows=_rows(group, names["backbone"], names["method"]), apart=text)
+        for group, text in zip(groups.values(), apart, strict=True)
+    ]
+    return tuple(sorted(made, key=_comparison_order))
+
+
+def conditions(key: RunKey) -> dict[str, object]:
+    """Everything in a key that must be equal within one table, flat, by readable name."""
+    train = {name: value for name, value in key.train.items() if name != "seed"}
+    return {
+        "dataset": key.dataset,
+        "data": key.data_digest[:12],
+        "domain set": key.domain_set,
+        "domain features": list(key.domain_features),
+        "indicator": key.indicator,
+        **train,
+    }
+
+
+def labels(choices: Iterable[Choice]) -> dict[str, str]:
+    """Name each choice by digest: its name, with the settings in which choices of that name differ."""
+    by_name: dict[str, dict[str, Choice]] = defaultdict(dict)
+    for choice in choices:
+        by_name[choice.name][choice.digest] = choice
+    return {
+        digest: selector(choice, only=_differing([_settings(other) for other in group.values()]))
+        for group in by_name.values()
+        for digest, choice in group.items()
+    }
+
+
+def selector(choice: Choice, *, only: Iterable[str] | None = None) -> str:
+    """Write a choice as it is selected on the command line: `adasparse[form=fusion,r_min=0.15]`."""
+    settings = _settings(choice)
+    shown = sorted(settings) if only is None else [name for name in sorted(only) if name in settings]
+    inside = ",".join(f"{name}={show_value(settings[name])}" for name in shown)
+    return f"{choice.name}[{inside}]" if inside else choice.name
+
+
+def show_value(value: object) -> str:
+    """Write a setting as a selector takes it: bare text, `128-64` for a list, `none` for none."""
+    if isinstance(value, (list, tuple)):
+        return "-".join(show_value(part) for part in value)
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Mean and sample standard deviation; None for no values."""
+    found = list(values)
+    if not found:
+        return None
+    std = statistics.stdev(found) if len(found) > 1 else None
+    return Estimate(mean=statistics.fmean(found), std=std, num=len(found))
+
+
+def gain(row: Row, plain: Row, metric: str) -> dict[int, float]:
+    """Metric of a row minus that of the plain backbone, by seed, over the seeds that both have."""
+    base = plain.values(metric)
+    return {seed: value - base[seed] for seed, value in row.values(metric).items() if seed in base}
+
+
+def domain_gain(row: Row, plain: Row) -> Interval | None:
+    """Return the gain in GAUC over the plain backbone with an interval over resampled domains, means over seeds."""
+    seeds = sorted(row.results.keys() & plain.results.keys())
+    if not seeds:
+        return None
+    ours, theirs = (average([_groups(one.results[seed].domains) for seed in seeds]) for one in (row, plain))
+    return bootstrap_domains(ours, theirs)
+
+
+def stand(rows: Sequence[Row], metric: str) -> dict[tuple[str, str], Standing]:
+    """Where each row stands by a metric, by (backbone, method); rows without a value are left out."""
+    names = {f"{row.backbone}/{row.method}": (row.backbone, row.method) for row in rows}
+    values = {f"{row.backbone}/{row.method}": row.values(metric) for row in rows}
+    known = {name: found for name, found in values.items() if found}
+    if not known:
+        return {}
+    found = standings(known, higher_is_better=metric not in LOWER_IS_BETTER)
+    return {names[standing.name]: standing for standing in found}
+
+
+def sentence(error: str | None) -> str:
+    """Make one sentence of an error: its first line, not overlong, with a full stop."""
+    line = (error or "no reason recorded").strip().splitlines()[0].strip()
+    short = line if len(line) <= 240 else f"{line[:239].rstrip()}…"
+    return short if short.endswith((".", "…", "!", "?")) else f"{short}."
+
+
+def _groups(domains: DomainMetrics) -> GroupMetrics:
+    measured = ("auc", "logloss", "pcoc")
+    return GroupMetrics(
+        group=np.asarray(domains.domain, dtype=np.int64),
+        rows=np.asarray(domains.rows, dtype=np.int64),
+        positives=np.asarray(domains.positives, dtype=np.int64),
+        **{name: np.asarray(getattr(domains, name), dtype=np.float64) for name in measured},
+    )
+
+
+def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str, str]) -> tuple[Row, ...]:
+    groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        key = record.key
+        groups[backbones[key.backbone.digest], methods[key.method.digest]].append(record)
+    rows = [
+        Row(
+            backbone=backbone,
+            method=method,
+            finished=tuple(record for record in group if record.status == "finished"),
+            unfinished=tuple(record for record in group if record.status != "finished"),
+        )
+        for (backbone, method), group in groups.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (_order(row.backbone), _order(row.method))))
+
+
+def _order(label: str) -> tuple[int, str]:
+    name = label.split("[")[0]
+    place = PAPER_ORDER.index(name) if name in PAPER_ORDER else len(PAPER_ORDER)
+    return place, label
+
+
+def _comparison_order(comparison: Comparison) -> tuple[str, bool, str, str]:
+    key = comparison.key
+    return key.dataset, key.domain_set != "default", key.domain_set, _text(conditions(key))
+
+
+def _apart(all_conditions: Sequence[dict[str, object]]) -> list[str]:
+    """Say of each what sets it apart from others of the same dataset, in the order of the conditions."""
+    return [
+        ", ".join(
+            f"{name} {show_value(found[name])}"
+            for name in found
+            if name in _differing([other for other in all_conditions if other["dataset"] == found["dataset"]])
+        )
+        for found in all_conditions
+    ]
+
+
+def _differing(mappings: Sequence[Mapping[str, object]]) -> set[str]:
+    names = {name for mapping in mappings for name in mapping}
+    return {name for name in names if len({_text(mapping.get(name, "<absent>")) for mapping in mappings}) > 1}
+
+
+def _settings(choice: Choice) -> dict[str, object]:
+    source = {"source": choice.source[:8]} if choice.source else {}
+    return {**choice.settings, **source}
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _no_records(store: RunStore, dataset: str) -> StoreError:
+    known = sorted({file.parent.name for file in store.results.glob("*/*.json")})
+    there = f" (records there: {', '.join(known)})" if known else ""
+    return StoreError(
+        f"no records of {dataset} in {store.results}{there}",
+        remedy=f"make some with: ctrbench run --dataset {dataset} --methods plain,adasparse "
+        f"--backbone dnn --results {store.results}",
+    )

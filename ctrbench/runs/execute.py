@@ -1,0 +1,374 @@
+"""One run from its key to its record: load, build, train, read the test split once, measure, write.
+
+Every arrow is a file or a frozen value: shards in, checkpoints on the way, predictions and a record out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import torch
+
+import ctrbench
+from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.shards import Prepared, open_prepared
+from ctrbench.errors import SettingError
+from ctrbench.eval.longtail import bin_metrics
+from ctrbench.eval.metrics import group_metrics, oracle, overall
+from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.runs.grid import Run
+from ctrbench.runs.record import (
+    BinMetrics,
+    Code,
+    DomainMetrics,
+    Epoch,
+    Measured,
+    Parameters,
+    Result,
+    RunKey,
+    RunRecord,
+)
+from ctrbench.runs.store import RunStore
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.loop import CHECKPOINT_SECONDS, Fit, Tick, Trainer
+
+if TYPE_CHECKING:
+    from ctrbench.extend import Backbone, Method
+
+NUM_BINS = 5
+
+
+def execute(
+    run: Run,
+    store: RunStore,
+    *,
+    report: Callable[[Tick], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> RunRecord:
+    """Make one run and write its record; a failure of the run is a record too."""
+    clock = _Clock()
+    result, error, resumed = None, None, 0
+    try:
+        if run.unsupported is None:
+            result, resumed = _run(run, store, clock, report, checkpoint_seconds)
+    except Exception as problem:  # noqa: BLE001  # whatever a plug-in raises ends this run, not the others
+        error = f"{type(problem).__name__}: {problem}"
+        _keep_traceback(store.folder(run.key))
+    record = RunRecord(
+        run=run.key.run,
+        digest=run.key.digest,
+        key=run.key,
+        status="finished" if result else "failed" if error else "unsupported",
+        error=error or run.unsupported,
+        code=_code(run),
+        measured=clock.measured(run.key, resumed),
+        result=result,
+    )
+    store.write(record)
+    if result is not None:
+        (store.folder(run.key) / "checkpoint.pt").unlink(missing_ok=True)
+    return record
+
+
+def _keep_traceback(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+def failed_record(run: Run, error: str) -> RunRecord:
+    """Return the record of a run that could not say itself why it failed."""
+    return RunRecord(
+        run=run.key.run,
+        digest=run.key.digest,
+        key=run.key,
+        status="failed",
+        error=error,
+        code=_code(run),
+        measured=_Clock().measured(run.key, 0),
+    )
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.rows_per_second: float | None = None
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def take(self, fit: Fit) -> None:
+        """Take over training's own account, which survives an interruption."""
+        self.seconds |= fit.history.seconds
+        if self.seconds["train"] > 0:
+            self.rows_per_second = round(fit.history.rows / self.seconds["train"], 1)
+        self._last = time.perf_counter()
+
+    def measured(self, key: RunKey, resumed: int) -> Measured:
+        """Return what was measured so far."""
+        return Measured(
+            started=self.started,
+            seconds={name: round(value, 3) for name, value in self.seconds.items()},
+            rows_per_second=self.rows_per_second,
+            peak_memory_bytes=peak_memory(),
+            machine=machine(key.train["threads"], key.train["device"]),
+            resumed=resumed,
+        )
+
+
+def _run(
+    run: Run,
+    store: RunStore,
+    clock: _Clock,
+    report: Callable[[Tick], None] | None,
+    checkpoint_seconds: float,
+) -> tuple[Result, int]:
+    reset_peak_memory()
+    key, config = run.key, TrainConfig.model_validate(run.key.train)
+    device = _device(config)
+    torch.set_num_threads(config.threads)
+    prepared = _open(key, store.home)
+    train, dev = (load(prepared, split, key).to(device) for split in (Split.TRAIN, Split.DEV))
+    method, backbone = _plugins(run)
+    schema = make_schema(prepared, train, key, config.embedding_size)
+    model = CTRModel(method.rewrite(backbone.plan()), schema, seed=key.seed).to(device)
+    torch.manual_seed(key.seed)
+    clock.lap("load")
+    learner = method.learner()
+    trainer = Trainer(model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed)
+    fit = trainer.fit(
+        checkpoint=store.folder(key) / "checkpoint.pt", report=report, checkpoint_seconds=checkpoint_seconds
+    )
+    clock.take(fit)
+    test = load(prepared, Split.TEST, key).to(device)
+    predictions = predictions_frame(test, learner.score(model, test))
+    sha256 = write_predictions(predictions, store.predictions_file(key))
+    result = make_result(predictions, prepared, key, fit, Parameters(**model.num_parameters()), sha256)
+    clock.lap("test")
+    return result, fit.resumed
+
+
+def _plugins(run: Run) -> tuple[Method, Backbone]:
+    method: Method = run.method.load().model_validate(run.key.method.settings)  # type: ignore[assignment]
+    backbone: Backbone = run.backbone.load().model_validate(run.key.backbone.settings)  # type: ignore[assignment]
+    return method, backbone
+
+
+def _open(key: RunKey, home: Path) -> Prepared:
+    prepared = open_prepared(key.dataset, home)
+    if prepared.manifest.content_digest != key.data_digest:
+        raise SettingError("the prepared data changed since the run was planned", value=key.dataset)
+    return prepared
+
+
+@lru_cache(maxsize=3)
+def _load(folder: Path, digest: str, split: Split, domain_set: str, indicator: str) -> SplitData:
+    prepared = open_prepared(folder.name, folder.parent.parent)
+    return load_split(prepared, split, domain_set=domain_set, indicator=indicator)
+
+
+def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
+    """Load a split for a run; a process that makes several runs on the same data reads it once."""
+    digest = prepared.manifest.content_digest
+    return _load(prepared.folder, digest, split, key.domain_set, key.indicator)
+
+
+def make_schema(prepared: Prepared, train: SplitData, key: RunKey, embedding_size: int) -> Schema:
+    """Describe the data to a model; counts come from the training rows."""
+    manifest = prepared.manifest
+    fields = tuple(
+        FieldShape(name=field.name, kind=field.kind, role=field.role, size=field.size)
+        for field in manifest.fields
+    )
+    num_domains = manifest.domain_sets[key.domain_set].num_domains
+    num_indicators = num_domains if key.indicator == "all" else manifest.field(key.indicator).size - 1
+    rows = np.bincount(train.indicator_B.cpu().numpy(), minlength=num_indicators + 1)
+    rate = float(train.label_B.double().mean())
+    return Schema(
+        fields=fields,
+        embedding_size=embedding_size,
+        domain_features=key.domain_features,
+        num_domains=num_domains,
+        indicator_rows=tuple(rows.tolist()),
+        base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
+    )
+
+
+def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.DataFrame:
+    """Return the predictions of a split: row, domain, label, scores, and user and true probability where known."""
+    columns: dict[str, np.ndarray] = {
+        Column.ROW: data.row,
+        Column.DOMAIN: data.domain_B.cpu().numpy().astype(np.int32),
+        Column.LABEL: data.label_B.cpu().numpy().astype(np.int8),
+        **scores,
+    }
+    if data.user is not None:
+        columns[Column.USER] = data.user
+    if data.probability is not None:
+        columns[Column.PROBABILITY] = data.probability
+    return pl.DataFrame(columns)
+
+
+def write_predictions(predictions: pl.DataFrame, file: Path) -> str:
+    """Write predictions in one move and return the file's sha256."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    predictions.write_parquet(part, compression="zstd")
+    sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
+    part.replace(file)
+    return sha256
+
+
+def make_result(
+    predictions: pl.DataFrame,
+    prepared: Prepared,
+    key: RunKey,
+    fit: Fit,
+    parameters: Parameters,
+    sha256: str,
+) -> Result:
+    """Compute everything that a record says about the predictions."""
+    table = prepared.domain_table(key.domain_set)
+    domain = table[Column.DOMAIN].to_numpy()
+    rows_train = table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_numpy()
+    known = {Column.ROW, Column.DOMAIN, Column.LABEL, Column.SCORE, Column.USER, Column.PROBABILITY}
+    bins = bin_metrics(predictions, domain=domain, rows_train=rows_train, num_bins=NUM_BINS)
+    best = fit.history.epochs[fit.history.best_epoch - 1]
+    return Result(
+        parameters=parameters,
+        best_epoch=fit.history.best_epoch,
+        steps=fit.steps,
+        rows_seen=fit.history.rows,
+        dev=best["dev"],
+        test=overall(predictions),
+        variants={
+            name: overall(predictions, score=name) for name in predictions.columns if name not in known
+        },
+        oracle=oracle(predictions) if Column.PROBABILITY in predictions.columns else {},
+        domains=_domain_metrics(predictions, dict(zip(domain.tolist(), rows_train.tolist(), strict=True))),
+        bins=tuple(BinMetrics(**asdict(one)) for one in bins),
+        history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
+        notes=fit.notes,
+        predictions_sha256=sha256,
+    )
+
+
+def _domain_metrics(predictions: pl.DataFrame, rows_train: dict[int, int]) -> DomainMetrics:
+    groups = group_metrics(
+        predictions[Column.DOMAIN].to_numpy(),
+        predictions[Column.LABEL].to_numpy(),
+        predictions[Column.SCORE].to_numpy(),
+    )
+    ids = groups.group.tolist()
+    return DomainMetrics(
+        domain=tuple(ids),
+        rows_train=tuple(rows_train.get(one, 0) for one in ids),
+        rows=tuple(groups.rows.tolist()),
+        positives=tuple(groups.positives.tolist()),
+        auc=_optional(groups.auc),
+        logloss=_optional(groups.logloss),
+        pcoc=_optional(groups.pcoc),
+    )
+
+
+def _optional(values: np.ndarray) -> tuple[float | None, ...]:
+    """Undefined is None; eight digits say more than a domain's rows can."""
+    return tuple(None if np.isnan(value) else float(f"{value:.8g}") for value in values.tolist())
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("no CUDA device here", value="--device cuda", remedy="use --device cpu")
+    return torch.device(config.device)
+
+
+def _code(run: Run) -> Code:
+    return Code(
+        version=ctrbench.__version__,
+        commit=commit(),
+        method_sha256=run.method.sha256,
+        backbone_sha256=run.backbone.sha256,
+    )
+
+
+@lru_cache(maxsize=1)
+def commit() -> str | None:
+    """Return the commit of the checkout that the package runs from, `+` appended when it has changes."""
+    folder = Path(ctrbench.__file__).parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(folder)]
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", str(folder)],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}+" if changes.strip() else head
+
+
+def machine(threads: int, device: str) -> dict[str, str | int]:
+    """Describe the machine as far as it moves speed or the last bits."""
+    info: dict[str, str | int] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.system(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 0,
+        "threads": threads,
+        "device": device,
+    }
+    if device == "cuda" and torch.cuda.is_available():
+        info["gpu"] = torch.cuda.get_device_name()
+    return info
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def reset_peak_memory() -> None:
+    """Start the count of this process's peak memory anew, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

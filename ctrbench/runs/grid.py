@@ -1,0 +1,129 @@
+"""The grid of runs that a command asks for: methods × backbones × seeds, as keys.
+
+A pair that makes no sense is no run: it comes with the reason, which tables show.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from ctrbench.errors import SettingError
+from ctrbench.registry import Plugin, Selected, select
+from ctrbench.runs.record import Choice, RunKey
+from ctrbench.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ctrbench.data.shards import Prepared
+    from ctrbench.extend import Backbone, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run to be made: its key, and the files of its plug-ins."""
+
+    key: RunKey
+    method: Plugin
+    backbone: Plugin
+    unsupported: str | None = None
+    """Why the method does not support the backbone."""
+
+    @property
+    def label(self) -> str:
+        """How the run is called on the screen."""
+        return f"{self.key.method.name} × {self.key.backbone.name}, seed {self.key.seed}"
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read `5` (seeds 1 to 5), `1,2,7` or `3-8`."""
+    rule = "seeds are a count (5), a list (1,2,7) or a range (3-8)"
+    if re.fullmatch(r"\d+", text):
+        seeds = tuple(range(1, int(text) + 1))
+    elif re.fullmatch(r"\d+-\d+", text):
+        low, high = map(int, text.split("-"))
+        seeds = tuple(range(low, high + 1))
+    elif re.fullmatch(r"\d+(,\d+)+,?|\d+,", text):
+        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",") if part))
+    else:
+        raise SettingError(rule, value=text)
+    if not seeds:
+        raise SettingError(rule, value=text, remedy="ask for at least one")
+    return seeds
+
+
+def make_config(**settings: object) -> TrainConfig:
+    """Return the training configuration with those settings that are not None."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        return TrainConfig.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = f"--{problem['loc'][0]}".replace("_", "-")
+        raise SettingError(
+            f"option {option}", value=given[str(problem["loc"][0])], remedy=problem["msg"]
+        ) from None
+
+
+def make_grid(
+    prepared: Prepared,
+    *,
+    methods: Sequence[str],
+    backbones: Sequence[str],
+    seeds: Sequence[int],
+    domain_set: str,
+    indicator: str | None,
+    config: TrainConfig,
+) -> tuple[Run, ...]:
+    """Return every run of the product, seed by seed, so that each table row fills up evenly."""
+    chosen = [select("methods", selector) for selector in methods]
+    bases = [select("backbones", selector) for selector in backbones]
+    for choice in (*chosen, *bases):
+        _ = choice.value
+    indexed_by = _indicator(prepared, domain_set, indicator)
+
+    def runs() -> Iterator[Run]:
+        for seed in seeds:
+            for backbone in bases:
+                for method in chosen:
+                    key = RunKey(
+                        dataset=prepared.manifest.name,
+                        data_digest=prepared.manifest.content_digest,
+                        domain_set=domain_set,
+                        domain_features=prepared.manifest.domain_sets[domain_set].features,
+                        indicator=indexed_by,
+                        backbone=_choice(backbone),
+                        method=_choice(method),
+                        train=config.model_dump(mode="json"),
+                        seed=seed,
+                    )
+                    reason = _unsupported(method, backbone)
+                    yield Run(key=key, method=method.plugin, backbone=backbone.plugin, unsupported=reason)
+
+    unique = {run.key.digest: run for run in runs()}
+    return tuple(unique.values())
+
+
+def _choice(selected: Selected) -> Choice:
+    source = None if selected.plugin.is_builtin else selected.plugin.sha256
+    return Choice(name=selected.plugin.name, settings=selected.value.model_dump(mode="json"), source=source)
+
+
+def _unsupported(method: Selected, backbone: Selected) -> str | None:
+    rewriter: Method = method.value  # type: ignore[assignment]
+    base: Backbone = backbone.value  # type: ignore[assignment]
+    return rewriter.supports(base.plan())
+
+
+def _indicator(prepared: Prepared, domain_set: str, indicator: str | None) -> str:
+    if indicator == "all":
+        return indicator
+    features = prepared.manifest.domain_sets[domain_set].features
+    if indicator is not None:
+        prepared.manifest.card.check_domain_features((indicator,))
+        return indicator
+    representative = prepared.manifest.card.representative
+    return representative if representative in features else features[0]

@@ -1,0 +1,36 @@
+"""Everything about training that the user may set, and that the run's key holds.
+
+The defaults are the AdaSparse study's for its public data (METHODS 0.3), and the same for every method of a table.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ctrbench.nn.optim import AdamConfig
+
+
+class TrainConfig(BaseModel):
+    """Settings of a run that belong to no method and no backbone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the training rows at most; schedules are planned for all of them."""
+    patience: int = Field(default=1, ge=1)
+    """Epochs without a better dev AUC after which training stops."""
+    lr: float = Field(default=1e-3, gt=0)
+    optimizer: Literal["adam", "lazy_adam"] = "adam"
+    """What happens to embedding rows that a batch does not touch (METHODS 12)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(default=1, ge=1)
+    """Threads of one run; more runs side by side use cores better than more threads do."""
+
+    @property
+    def adam(self) -> AdamConfig:
+        """The optimiser's settings."""
+        return AdamConfig(lr=self.lr, embedding_rule=self.optimizer)

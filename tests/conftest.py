@@ -1,0 +1,90 @@
+"""Made-up data that several tests share: small, seeded, with every kind of field and the odd rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.data.batches import SplitData
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.registry import select
+
+CITY_ROWS = (150, 80, 40, 20, 9, 1)
+AGES = 3
+USERS, TAGS = 40, 10
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """At these sizes more threads only wait for one another."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def schema() -> Schema:
+    """One-id fields, a bag and a number; domains are city x age, the indicator is the city."""
+    return Schema(
+        fields=(
+            FieldShape(name="city", kind="categorical", role="context", size=len(CITY_ROWS) + 1),
+            FieldShape(name="price", kind="numeric", role="item", size=0),
+            FieldShape(name="tags", kind="multi_valued", role="item", size=TAGS + 1),
+            FieldShape(name="age", kind="categorical", role="user", size=AGES + 1),
+            FieldShape(name="user", kind="categorical", role="user", size=USERS + 1),
+        ),
+        embedding_size=4,
+        domain_features=("city", "age"),
+        num_domains=len(CITY_ROWS) * AGES,
+        indicator_rows=(0, *CITY_ROWS),
+        base_rate=0.3,
+    )
+
+
+def _made_up(city: np.ndarray, generator: np.random.Generator) -> SplitData:
+    rows = len(city)
+    age, user = generator.integers(1, AGES + 1, rows), generator.integers(1, USERS + 1, rows)
+    offsets = np.concatenate([[0], np.cumsum(generator.integers(0, 4, rows))])
+    domain = np.where(city > 0, (city - 1) * AGES + age, 0)
+    return SplitData(
+        ids_BF=torch.from_numpy(np.stack([city, age, user], axis=1).astype(np.int32)),
+        bags=(
+            (
+                torch.from_numpy(generator.integers(1, TAGS + 1, offsets[-1]).astype(np.int32)),
+                torch.from_numpy(offsets),
+            ),
+        ),
+        numeric_BK=torch.from_numpy(generator.standard_normal((rows, 1)).astype(np.float32)),
+        domain_B=torch.from_numpy(domain.astype(np.int32)),
+        indicator_B=torch.from_numpy(city.astype(np.int32)),
+        label_B=torch.from_numpy((generator.random(rows) < 0.3).astype(np.float32)),
+        row=np.arange(rows),
+        user=user.astype(np.int32),
+        probability=None,
+    )
+
+
+@pytest.fixture
+def data() -> SplitData:
+    """300 training rows, shuffled; cities from 150 rows down to a single one."""
+    generator = np.random.default_rng(0)
+    return _made_up(generator.permutation(np.repeat(np.arange(1, len(CITY_ROWS) + 1), CITY_ROWS)), generator)
+
+
+@pytest.fixture
+def unseen_data() -> SplitData:
+    """30 rows over all cities and the unseen one, 0."""
+    return _made_up(np.arange(30) % (len(CITY_ROWS) + 1), np.random.default_rng(1))
+
+
+@pytest.fixture
+def build_model(schema: Schema) -> Callable[..., CTRModel]:
+    """Build a method on a backbone, by selectors."""
+
+    def build(method: str = "plain", backbone: str = "dnn[hidden=8-4]", seed: int = 1) -> CTRModel:
+        rewriter, base = select("methods", method).value, select("backbones", backbone).value
+        return CTRModel(rewriter.rewrite(base.plan()), schema, seed=seed)  # type: ignore[union-attr]
+
+    return build

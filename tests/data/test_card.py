@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctrbench.data.card import DatasetCard, bundled_cards, load_card, read_card
+from ctrbench.errors import CardError, SettingError
+
+CARD = """
+name = "shop"
+title = "A shop"
+path = "data/shop.csv"
+representative = "city"
+[label]
+column = "click"
+[domain_sets]
+default = ["city"]
+[[fields]]
+name = "city"
+role = "user"
+[[fields]]
+name = "tags"
+kind = "multi_valued"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "shop.toml"
+    path.write_text(text)
+    return path
+
+
+def fails(folder: Path, text: str, match: str) -> None:
+    with pytest.raises(CardError, match=match):
+        read_card(write(folder, text))
+
+
+def test_a_path_starts_at_the_cards_folder(tmp_path: Path) -> None:
+    card = read_card(write(tmp_path, CARD))
+    assert card.path == str(tmp_path / "data" / "shop.csv")
+    assert card.origin == tmp_path / "shop.toml"
+
+
+def test_without_timestamp_rows_are_split_by_a_hash(tmp_path: Path) -> None:
+    card = read_card(write(tmp_path, CARD))
+    assert (card.split.by, card.split.parts) == ("hash", (4, 1, 1))
+    timed = read_card(write(tmp_path, 'timestamp = "time"\n' + CARD))
+    assert timed.split.by == "time"
+
+
+def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    here, there = read_card(write(tmp_path, CARD)), read_card(write(tmp_path / "other", "# moved\n" + CARD))
+    assert here.path != there.path
+    assert here.digest == there.digest
+    changed = CARD.replace('"user"', '"item"')
+    assert read_card(write(tmp_path, changed)).digest != here.digest
+
+
+def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    fails(tmp_path, "timestmp = 'x'\n" + CARD, r"unknown key 'timestmp'; did you mean 'timestamp'")
+    fails(tmp_path, CARD + "rol = 'user'\n", r"unknown key 'fields.1.rol'; did you mean 'role'")
+
+
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace("multi_valued", "multivalued"), r"fields.1.kind: .*'multi_valued'")
+
+
+def test_a_domain_feature_must_be_a_field(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace('["city"]', '["citty"]'), r"no such field: citty.*did you mean 'city'")
+
+
+def test_a_domain_feature_holds_one_id(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace('["city"]', '["tags"]'), r"one id a row .*tags is multi_valued")
+
+
+def test_a_default_domain_set_is_needed(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace("default =", "other ="), "a set named 'default'")
+
+
+def test_a_domain_set_is_a_file_name(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace("default =", 'default = ["city"]\n"../x" ='), "domain_sets.*pattern")
+
+
+def test_a_field_named_twice(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace('"tags"', '"city"'), "named twice: city")
+
+
+@pytest.mark.parametrize("name", ["label", "row", "time", "probability", "domain", "key", "rows_dev"])
+def test_names_of_our_own_columns_are_refused(tmp_path: Path, name: str) -> None:
+    fails(tmp_path, CARD.replace('"tags"', f'"{name}"'), rf"a name of ours.*column = '{name}'")
+
+
+def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
+    fails(tmp_path, CARD + "buckets = 5\n", "only numeric fields have buckets")
+
+
+def test_a_split_by_time_needs_a_timestamp(tmp_path: Path) -> None:
+    fails(tmp_path, 'split = { by = "time" }\n' + CARD, "needs a timestamp")
+
+
+def test_a_source_has_one_place(tmp_path: Path) -> None:
+    source = '[[sources]]\nurl = "https://example.org/a.zip"\npypi = "a==1"\n'
+    fails(tmp_path, CARD + source, "exactly one of url, pypi and local")
+
+
+def test_what_is_no_toml(tmp_path: Path) -> None:
+    fails(tmp_path, "name: shop", "a card is a TOML file")
+
+
+def test_no_such_card(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"no such card: .*ctrbench card DATA.csv"):
+        read_card(tmp_path / "none.toml")
+
+
+def test_an_unknown_dataset_is_told_from_the_known() -> None:
+    with pytest.raises(SettingError, match=r"no such dataset: movielens-1.*did you mean 'movielens-1m'"):
+        load_card("movielens-1")
+
+
+def test_all_bundled_cards_load_under_their_own_names() -> None:
+    cards = {name: load_card(name) for name in bundled_cards()}
+    assert {"movielens-1m", "iaac", "iaac-round1"} <= set(cards)
+    assert all(card.name == name and isinstance(card, DatasetCard) for name, card in cards.items())

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+
+from ctrbench.data.domains import domain_ids, make_domain_table
+from ctrbench.names import Split
+
+Columns = dict[str, np.ndarray]
+
+
+def columns(**values: list[int]) -> Columns:
+    return {name: np.array(ids, dtype=np.int32) for name, ids in values.items()}
+
+
+def table_of(train: Columns, labels: list[int], values: dict[str, list[str]]) -> pl.DataFrame:
+    none = {name: np.zeros(0, np.int32) for name in train}
+    splits = {Split.TRAIN: train, Split.DEV: none, Split.TEST: none}
+    empty = np.zeros(0, np.int8)
+    all_labels = {Split.TRAIN: np.array(labels, np.int8), Split.DEV: empty, Split.TEST: empty}
+    return make_domain_table(splits, all_labels, {name: pl.Series(text) for name, text in values.items()})
+
+
+TRAIN = columns(a=[1, 2, 1, 1, 2, 0], b=[1, 1, 1, 2, 1, 1])
+VALUES = {"a": ["x", "y"], "b": ["p", "q"]}
+
+
+def test_domains_go_by_training_rows_then_by_ids() -> None:
+    table = table_of(TRAIN, [1, 0, 1, 0, 1, 1], VALUES)
+    assert table.select("domain", "key", "a", "b", "rows_train", "positives_train").rows() == [
+        (0, "unseen", 0, 0, 1, 1),
+        (1, "x · p", 1, 1, 2, 2),
+        (2, "y · p", 2, 1, 2, 1),
+        (3, "x · q", 1, 2, 1, 0),
+    ]
+
+
+def test_unseen_tuples_and_tuples_with_an_unseen_value_are_domain_zero() -> None:
+    table = table_of(TRAIN, [0] * 6, VALUES)
+    ids = domain_ids(columns(a=[2, 2, 0, 1, 0, 1], b=[1, 2, 1, 0, 0, 2]), table)
+    assert ids.tolist() == [2, 0, 0, 0, 0, 3]
+    assert ids.dtype == np.int32
+
+
+def test_ids_larger_than_any_of_the_table_are_unseen() -> None:
+    table = table_of(TRAIN, [0] * 6, VALUES)
+    assert domain_ids(columns(a=[1, 9_000_000, 1], b=[9_000_000, 1, 1]), table).tolist() == [0, 0, 1]
+
+
+def test_all_rows_unseen_leave_only_the_unseen_domain() -> None:
+    table = table_of(columns(a=[0, 0]), [1, 0], {"a": []})
+    assert table["rows_train"].to_list() == [2]
+    assert domain_ids(columns(a=[0, 1]), table).tolist() == [0, 0]
+
+
+def test_tables_agree_with_counting_tuples_one_by_one() -> None:
+    generator = np.random.default_rng(3)
+    train = {name: generator.integers(0, 6, 500).astype(np.int32) for name in "abc"}
+    other = {name: generator.integers(0, 7, 300).astype(np.int32) for name in "abc"}
+    table = table_of(train, [0] * 500, {name: list("12345") for name in "abc"})
+    tuples = [row for row in zip(*(ids.tolist() for ids in train.values()), strict=True) if 0 not in row]
+    expected = sorted(Counter(tuples).items(), key=lambda item: (-item[1], item[0]))
+    assert table.select("a", "b", "c").rows()[1:] == [key for key, _ in expected]
+    assert table["rows_train"].to_list()[1:] == [count for _, count in expected]
+    places = {key: place for place, (key, _) in enumerate(expected, start=1)}
+    rows = zip(*(ids.tolist() for ids in other.values()), strict=True)
+    assert domain_ids(other, table).tolist() == [places.get(row, 0) for row in rows]
+
+
+def test_many_features_with_huge_ids_do_not_overflow() -> None:
+    names = [f"f{place}" for place in range(6)]
+    generator = np.random.default_rng(4)
+    rows = generator.integers(1, 2_000_000_000, (50, 6)).astype(np.int32)
+    table = pl.DataFrame({"domain": np.arange(51, dtype=np.int32)}).with_columns(
+        pl.Series(name, np.concatenate([[0], rows[:, place]])) for place, name in enumerate(names)
+    )
+    ids = domain_ids({name: rows[::-1, place] for place, name in enumerate(names)}, table)
+    assert ids.tolist() == list(range(50, 0, -1))

@@ -1,0 +1,505 @@
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ctrbench.data import prepare as module
+from ctrbench.data import shards, stage
+from ctrbench.data.card import DatasetCard
+from ctrbench.data.prepare import prepare, summary
+from ctrbench.data.shards import Prepared, prepared_names
+from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
+from ctrbench.names import Split
+
+MakeCard = Callable[..., DatasetCard]
+
+
+def column(prepared: Prepared, split: Split, name: str) -> list[Any]:
+    return prepared.read(split, [name]).column(name).to_pylist()
+
+
+def nothing_left(home: Path) -> bool:
+    return list((home / "datasets").iterdir()) == []
+
+
+# --- what comes out; see conftest for the rows ---
+
+
+def test_shards_hold_rows_in_time_order(card: DatasetCard, home: Path) -> None:
+    prepared = prepare(card, home=home)
+    assert column(prepared, Split.TRAIN, "time") == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert column(prepared, Split.DEV, "time") == [9, 10]
+    assert column(prepared, Split.TEST, "time") == [11, 12]
+    assert column(prepared, Split.TEST, "row") == [9, 2]
+    assert column(prepared, Split.TRAIN, "label") == [1, 0, 0, 1, 0, 1, 0, 1]
+
+
+def test_ids_come_from_training_rows(card: DatasetCard, home: Path) -> None:
+    prepared = prepare(card, home=home)
+    assert prepared.vocabulary("city").rows() == [(1, "A", 5), (2, "B", 2), (3, "C", 1)]
+    assert column(prepared, Split.TRAIN, "city") == [1, 1, 2, 1, 2, 3, 1, 1]
+    # D, and no city at all, are not in training.
+    assert column(prepared, Split.DEV, "city") == [2, 0]
+    assert column(prepared, Split.TEST, "city") == [3, 0]
+
+
+def test_lists_keep_their_order_and_their_unseen_values(card: DatasetCard, home: Path) -> None:
+    prepared = prepare(card, home=home)
+    assert prepared.vocabulary("tags").rows() == [(1, "x", 4), (2, "y", 3), (3, "z", 2)]
+    assert column(prepared, Split.TRAIN, "tags") == [[1, 2], [1], [], [2], [1, 1], [3], [1, 3], [2]]
+    assert column(prepared, Split.DEV, "tags") == [[1, 0], [1]]
+
+
+def test_numbers_are_standardised(card: DatasetCard, home: Path) -> None:
+    prepared = prepare(card, home=home)
+    info = prepared.manifest.field("price")
+    assert (info.mean, info.std, info.size) == (4.0, 2.0, 0)
+    assert column(prepared, Split.TRAIN, "price") == [-1.5, -1.0, -0.5, 0.0, 0.0, 0.5, 1.0, 1.5]
+    assert column(prepared, Split.TEST, "price") == [3.0, 3.5]
+
+
+def test_domain_table(card: DatasetCard, home: Path) -> None:
+    table = prepare(card, home=home).domain_table("default")
+    # Columns: domain, key, city, device, rows and positives of train, dev and test.
+    assert table.rows() == [
+        (0, "unseen", 0, 0, 0, 0, 1, 1, 2, 1),
+        (1, "A · m", 1, 1, 3, 3, 0, 0, 0, 0),
+        (2, "A · w", 1, 2, 2, 0, 0, 0, 0, 0),
+        (3, "B · m", 2, 1, 1, 0, 1, 0, 0, 0),
+        (4, "B · w", 2, 2, 1, 0, 0, 0, 0, 0),
+        (5, "C · m", 3, 1, 1, 1, 0, 0, 0, 0),
+    ]
+
+
+def test_summary(card: DatasetCard, home: Path) -> None:
+    found = summary(prepare(card, home=home))
+    assert found.rows == {Split.TRAIN: 8, Split.DEV: 2, Split.TEST: 2}
+    assert found.positives == {Split.TRAIN: 4, Split.DEV: 1, Split.TEST: 1}
+    assert (found.num_domains, found.largest, found.median, found.smallest) == (5, 3, 1.0, 1)
+    assert found.unseen_share == {Split.TRAIN: 0.0, Split.DEV: 0.5, Split.TEST: 1.0}
+    assert (found.num_fields, found.num_ids) == (4, 4 + 3 + 4)
+
+
+def test_types_of_the_shards(card: DatasetCard, home: Path) -> None:
+    schema = prepare(card, home=home).read(Split.TRAIN).schema
+    assert {name: str(schema.field(name).type) for name in schema.names} == {
+        "row": "int64",
+        "label": "int8",
+        "time": "int64",
+        "city": "int32",
+        "device": "int32",
+        "tags": "list<element: int32>",
+        "price": "float",
+    }
+
+
+def test_a_missing_value_is_a_value(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    prepared = prepare(make_card(frame.with_columns(pl.col("city").replace("A", None))), home=home)
+    assert prepared.vocabulary("city").rows()[0] == (1, "", 5)
+    assert column(prepared, Split.TEST, "city") == [3, 1]
+
+
+def test_leading_zeros_stay(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    prepared = prepare(make_card(frame.with_columns(pl.col("city").replace("A", "007"))), home=home)
+    assert prepared.vocabulary("city")["value"][0] == "007"
+
+
+def test_a_field_may_have_another_name_than_its_column(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    fields = [{"name": "place", "column": "city"}, {"name": "again", "column": "city", "min_count": 2}]
+    changes = {"fields": fields, "domain_sets": {"default": ["place"]}, "representative": "place"}
+    prepared = prepare(make_card(frame, **changes), home=home)
+    assert column(prepared, Split.TRAIN, "place") == [1, 1, 2, 1, 2, 3, 1, 1]
+    assert column(prepared, Split.TRAIN, "again") == [1, 1, 2, 1, 2, 0, 1, 1]
+
+
+def test_graded_labels_have_a_threshold(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    card = make_card(frame, label={"column": "time", "positive_from": 4})
+    assert column(prepare(card, home=home), Split.TRAIN, "label") == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_true_and_false_are_labels(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    for file in ("data.csv", "data.parquet"):
+        card = make_card(frame.cast({"click": pl.Boolean}), file=file)
+        assert column(prepare(card, home=home), Split.TRAIN, "label") == [1, 0, 0, 1, 0, 1, 0, 1]
+
+
+def test_dates_order_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    dates = frame.with_columns(pl.lit("2024-02-0").add(pl.col("time").mod(9).cast(pl.String)).alias("time"))
+    start = pl.datetime(2024, 2, 1) + pl.duration(hours="time")
+    expected = [(1_706_745_600 + 3600 * hour) * 1_000_000 for hour in range(1, 9)]
+    for file in ("data.csv", "data.parquet"):
+        card = make_card(frame.with_columns(start.alias("time")), file=file)
+        assert column(prepare(card, home=home), Split.TRAIN, "time") == expected
+    with pytest.raises(DataError, match=r"a timestamp is.*'2024-02-00' in row 8"):
+        prepare(make_card(dates), home=home)
+
+
+def test_sequences_keep_their_last_elements_and_sets_their_first(make_card: MakeCard, home: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "time": range(12),
+            "click": [0, 1] * 6,
+            "city": ["A"] * 12,
+            "past": ["a|b|c", "", "b", "c|c|b"] * 3,
+            "tags": ["a|b|c", "", "b", "c|c|b"] * 3,
+        }
+    )
+    fields = [
+        {"name": "city"},
+        {"name": "past", "kind": "sequence", "max_length": 2},
+        {"name": "tags", "kind": "multi_valued", "max_length": 2},
+    ]
+    card = make_card(frame, fields=fields, domain_sets={"default": ["city"]})
+    prepared = prepare(card, home=home)
+    assert prepared.vocabulary("past").rows() == [(1, "b", 6), (2, "c", 4)]
+    assert column(prepared, Split.TRAIN, "past")[:4] == [[1, 2], [], [1], [2, 1]]
+    assert prepared.vocabulary("tags").rows() == [(1, "b", 4), (2, "a", 2), (3, "c", 2)]
+    assert column(prepared, Split.TRAIN, "tags")[:4] == [[2, 1], [], [1], [3, 3]]
+
+
+def test_lists_of_parquet_are_as_lists_in_text(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    kinds = [{"name": "city"}, {"name": "tags", "kind": "multi_valued"}]
+    sequences = [{"name": "city"}, {"name": "tags", "kind": "sequence"}]
+    for fields in (kinds, sequences):
+        changes = {"fields": fields, "domain_sets": {"default": ["city"]}}
+        text = prepare(make_card(frame, **changes), home=home)
+        lists = frame.with_columns(pl.col("tags").str.split("|"))
+        listed = prepare(make_card(lists, file="data.parquet", **changes), home=home)
+        assert listed.manifest.content_digest == text.manifest.content_digest
+
+
+def test_a_known_probability_is_kept(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    known = frame.with_columns((pl.col("time") / 100).alias("truth"))
+    prepared = prepare(make_card(known, probability="truth"), home=home)
+    assert prepared.manifest.has_probability
+    assert column(prepared, Split.TEST, "probability") == [0.11, 0.12]
+
+
+# --- splits ---
+
+
+def test_without_timestamp_rows_are_split_by_a_hash_and_keep_their_order(
+    make_card: MakeCard, home: Path
+) -> None:
+    frame = pl.DataFrame({"click": [0, 1] * 150, "city": ["A", "B", "C"] * 100})
+    changes = {"timestamp": None, "fields": [{"name": "city"}], "domain_sets": {"default": ["city"]}}
+    prepared = prepare(make_card(frame, **changes), home=home)
+    rows = [column(prepared, split, "row") for split in Split]
+    assert all(part == sorted(part) for part in rows)
+    assert sorted(rows[0] + rows[1] + rows[2]) == list(range(300))
+    assert 170 < len(rows[0]) < 230
+    assert not prepared.manifest.has_time
+
+
+def test_a_split_key_keeps_its_rows_together(make_card: MakeCard, home: Path) -> None:
+    frame = pl.DataFrame({"click": [0, 1] * 300, "who": [f"u{row // 6}" for row in range(600)]})
+    changes = {"timestamp": None, "fields": [{"name": "who"}], "domain_sets": {"default": ["who"]}}
+    split = {"by": "hash", "key": "who"}
+    prepared = prepare(make_card(frame, representative="who", split=split, **changes), home=home)
+    users = [{int(str(row)) // 6 for row in column(prepared, part, "row")} for part in Split]
+    assert sum(map(len, users)) == len(set.union(*users)) == 100
+
+
+# --- what the digest depends on ---
+
+
+def test_content_is_the_same_from_csv_gz_and_parquet(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    digests = set()
+    for file in ("data.csv", "data.csv.gz", "data.parquet"):
+        data = frame.write_csv() if file.endswith(".gz") else frame
+        card = make_card(data, file=file)
+        if file.endswith(".gz"):
+            path = Path(card.path or "")
+            path.write_bytes(gzip.compress(path.read_bytes()))
+        digests.add(prepare(card, home=home).manifest.content_digest)
+    assert len(digests) == 1
+
+
+def test_content_does_not_depend_on_batches_or_shards(
+    card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(card, home=home).manifest
+    monkeypatch.setattr(shards, "SHARD_ROWS", 3)
+    monkeypatch.setattr("ctrbench.data.stage.BATCH_ROWS", 5)
+    second = prepare(card, home=home, force=True).manifest
+    assert len(second.splits[Split.TRAIN].shards) == 3
+    assert second.content_digest == first.content_digest
+
+
+def test_content_depends_on_every_value(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    digest = prepare(make_card(frame), home=home).manifest.content_digest
+    changed = frame.with_columns(pl.when(time=10).then(1.5).otherwise("price").alias("price"))
+    assert prepare(make_card(changed), home=home).manifest.content_digest != digest
+
+
+def test_vocabularies_do_not_depend_on_the_order_of_rows(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    one = prepare(make_card(frame), home=home)
+    values = [one.vocabulary(field).rows() for field in ("city", "device", "tags")]
+    ids = column(one, Split.TRAIN, "city")
+    other = prepare(make_card(frame.reverse()), home=home)
+    assert [other.vocabulary(field).rows() for field in ("city", "device", "tags")] == values
+    assert column(other, Split.TRAIN, "city") == ids
+
+
+# --- doing it again ---
+
+
+def file_of(prepared: Prepared) -> int:
+    return (prepared.folder / "manifest.json").stat().st_ino
+
+
+def make_old(card: DatasetCard) -> None:
+    os.utime(card.path or "", ns=(1, 1))
+
+
+def test_the_second_time_nothing_is_read(
+    card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_old(card)
+    first = prepare(card, home=home)
+    before = file_of(first)
+    monkeypatch.setattr(module, "_read", None)
+    again = prepare(card, home=home)
+    assert again.manifest == first.manifest
+    assert file_of(again) == before
+
+
+def test_a_file_of_the_same_content_changes_nothing(card: DatasetCard, home: Path) -> None:
+    before = file_of(prepare(card, home=home))
+    make_old(card)
+    assert file_of(prepare(card, home=home)) == before
+
+
+def test_a_file_changed_just_now_is_looked_at_whatever_its_size_and_time(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    first = prepare(make_card(frame), home=home)
+    card = make_card(frame.with_columns(pl.col("city").replace("A", "Z")))
+    inputs = (first.folder / "inputs.json").read_text()
+    stat = Path(card.path or "").stat()
+    # As if the file had been written within the resolution of the clock.
+    (first.folder / "inputs.json").write_text(
+        inputs.replace(inputs.split("[")[1].split("]")[0], f"{stat.st_size}, {stat.st_mtime_ns}")
+    )
+    assert prepare(card, home=home).vocabulary("city")["value"][0] == "Z"
+
+
+def test_a_changed_card_is_prepared_anew(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    prepare(make_card(frame), home=home)
+    card = make_card(frame, domain_sets={"default": ["device"]})
+    assert prepare(card, home=home).domain_set("default").features == ("device",)
+
+
+def test_force_makes_it_again(card: DatasetCard, home: Path) -> None:
+    first = prepare(card, home=home)
+    before = file_of(first)
+    again = prepare(card, home=home, force=True)
+    assert file_of(again) != before
+    assert again.manifest.content_digest == first.manifest.content_digest
+
+
+@pytest.mark.parametrize(
+    "file", ["shards/dev-00000.parquet", "vocabulary/city.parquet", "domains/city.parquet"]
+)
+def test_a_damaged_file_is_found_and_named(card: DatasetCard, home: Path, file: str) -> None:
+    prepared = prepare(card, home=home)
+    path = prepared.folder / file
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=rf"damaged: .*{file}.*ctrbench prepare shop.toml --force"):
+        prepare(card, home=home)
+    prepare(card, home=home, force=True).verify()
+
+
+def test_a_missing_shard_is_found_and_named(card: DatasetCard, home: Path) -> None:
+    (prepare(card, home=home).folder / "shards/test-00000.parquet").unlink()
+    with pytest.raises(DataError, match=r"missing: .*shards/test-00000.parquet"):
+        prepare(card, home=home)
+
+
+def test_given_sources_take_the_place_of_the_cards(card: DatasetCard, home: Path, tmp_path: Path) -> None:
+    moved = Path(card.path or "").rename(tmp_path / "moved.csv")
+    prepared = prepare(card, home=home, sources=[moved])
+    assert [source.name for source in prepared.manifest.sources] == ["moved.csv"]
+    assert prepared.manifest.command == f"ctrbench prepare shop.toml --source {moved}"
+
+
+def test_domains_add_a_feature_set(card: DatasetCard, home: Path) -> None:
+    prepared = prepare(card, home=home, domains=("device",))
+    assert prepared.domain_table("device")["rows_train"].to_list() == [0, 5, 3]
+
+
+# --- what goes wrong ---
+
+
+def test_a_card_without_data_says_how_to_name_them(card: DatasetCard, home: Path) -> None:
+    with pytest.raises(CardError, match=r"names no data: shop.*--source PATH"):
+        prepare(card.model_copy(update={"path": None}), home=home)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"label": {"column": "clik"}}, r"label.column.*'clik'.*did you mean 'click'"),
+        ({"timestamp": "tme"}, r"timestamp.*'tme'.*did you mean 'time'"),
+        ({"fields": [{"name": "city"}, {"name": "device", "column": "devise"}]}, r"field 'device'.*'devise'"),
+        ({"split": {"by": "hash", "key": "who"}}, r"split.key.*'who'"),
+        ({"probability": "truth"}, r"probability.*'truth'"),
+    ],
+)
+def test_a_column_that_the_data_lack(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path, changes: dict[str, object], match: str
+) -> None:
+    with pytest.raises(CardError, match=f"the data lack a column that the card names .*{match}"):
+        prepare(make_card(frame, **changes), home=home)
+    assert nothing_left(home)
+
+
+def test_a_label_that_is_neither_0_nor_1(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    wrong = frame.with_columns(pl.when(time=10).then(2).otherwise("click").alias("click"))
+    with pytest.raises(DataError, match=r"a label is 0 or 1: column 'click' has '2' in row 5.*positive_from"):
+        prepare(make_card(wrong), home=home)
+    assert nothing_left(home)
+
+
+def test_a_missing_label(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    wrong = frame.with_columns(pl.when(time=7).then(None).otherwise("click").alias("click"))
+    with pytest.raises(DataError, match=r"'click' has no value in row 1"):
+        prepare(make_card(wrong), home=home)
+
+
+def test_the_row_of_an_error_counts_over_batches(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctrbench.data.stage.BATCH_ROWS", 4)
+    wrong = frame.with_columns(pl.when(time=8).then(None).otherwise("time").alias("time"))
+    with pytest.raises(DataError, match=r"a timestamp is .*'time' has no value in row 12"):
+        prepare(make_card(wrong), home=home)
+
+
+def test_a_numeric_field_with_text(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    wrong = frame.with_columns(pl.col("price").cast(pl.String).replace("9.0", "cheap"))
+    with pytest.raises(DataError, match=r"holds finite numbers: column 'price' has 'cheap' in row 5"):
+        prepare(make_card(wrong), home=home)
+
+
+def test_a_list_in_a_field_of_one_id(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    lists = frame.with_columns(pl.concat_list("city"))
+    with pytest.raises(CardError, match="kind multi_valued or sequence: 'city'"):
+        prepare(make_card(lists, file="data.parquet"), home=home)
+
+
+def test_an_empty_split(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    with pytest.raises(DataError, match=r"empty split.*train"):
+        prepare(make_card(frame.with_columns(pl.lit(3).alias("time"))), home=home)
+    assert nothing_left(home)
+
+
+def test_a_table_without_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+    with pytest.raises(DataError, match="hold no rows"):
+        prepare(make_card(frame.clear()), home=home)
+
+
+def test_an_unknown_domain_column_is_refused_before_anything_is_done(card: DatasetCard, home: Path) -> None:
+    with pytest.raises(SettingError, match=r"no such field: citty.*did you mean 'city'"):
+        prepare(card, home=home, domains=("citty",))
+    assert not home.exists()
+
+
+def test_text_that_is_no_utf8_is_named_with_its_line(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    card = make_card(frame)
+    path = Path(card.path or "")
+    path.write_bytes(path.read_bytes().replace(b"x|q", b"x\xff"))
+    with pytest.raises(DataError, match=r"data.csv: line 9 is not UTF-8"):
+        prepare(card, home=home)
+
+
+def test_a_missing_source(card: DatasetCard, home: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such data file"):
+        prepare(card, home=home, sources=[tmp_path / "none.csv"])
+    assert nothing_left(home)
+
+
+class FullDisk:
+    """Stands for a function that meets a full disk when it is called the n-th time."""
+
+    def __init__(self, function: Callable[..., object], fails_at: int) -> None:
+        self.function, self.left = function, fails_at
+
+    def __call__(self, *arguments: object, **named: object) -> object:
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.function(*arguments, **named)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(stage, "_append"), (shards.pq, "write_table")])
+@pytest.mark.parametrize("fails_at", [1, 4])
+def test_no_space_left(
+    card: DatasetCard,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    name: str,
+    fails_at: int,
+) -> None:
+    monkeypatch.setattr(owner, name, FullDisk(getattr(owner, name), fails_at))
+    with pytest.raises(DataError, match=r"no space left on the disk: .*home.*CTRBENCH_HOME"):
+        prepare(card, home=home)
+    assert nothing_left(home)
+
+
+@pytest.mark.parametrize("phase", ["read", "encode", "write"])
+def test_an_interrupt_leaves_what_was_there(
+    card: DatasetCard, make_card: MakeCard, frame: pl.DataFrame, home: Path, phase: str
+) -> None:
+    first = prepare(card, home=home)
+
+    def interrupt(now: str, _done: float) -> None:
+        if now == phase:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(make_card(frame.head(11)), home=home, report=interrupt)
+    assert [path.name for path in (home / "datasets").iterdir()] == ["shop"]
+    first.verify()
+
+
+def test_what_a_killed_process_left_is_removed(card: DatasetCard, home: Path) -> None:
+    left = home / "datasets" / f".shop.{2**22 + 1}.part"
+    ours = home / "datasets" / ".other.1.part"
+    for folder in (left, ours):
+        folder.mkdir(parents=True)
+    prepare(card, home=home)
+    assert not left.exists()
+    # Process 1 runs, so this is somebody's work.
+    assert ours.exists()
+    assert prepared_names(home) == ["shop"]
+
+
+def test_progress_goes_from_phase_to_phase_up_to_one(card: DatasetCard, home: Path) -> None:
+    heard: list[tuple[str, float]] = []
+    prepare(card, home=home, report=lambda phase, done: heard.append((phase, done)))
+    assert list(dict.fromkeys(phase for phase, _ in heard)) == ["read", "encode", "write"]
+    assert dict(heard) == {"read": 1.0, "encode": 1.0, "write": 1.0}
+    assert all(0 <= done <= 1 for _, done in heard)
+
+
+def test_every_error_is_ours(make_card: MakeCard, home: Path) -> None:
+    for text in ("", "click", "a,b\n1\n", "\x00\x01", "a,a\n1,2\n"):
+        with pytest.raises(CtrbenchError):
+            prepare(make_card(text), home=home)

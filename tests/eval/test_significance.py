@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ctrbench.errors import DataError
+from ctrbench.eval import significance
+from ctrbench.eval.metrics import GroupMetrics, auc
+from ctrbench.eval.significance import bootstrap_domains, bootstrap_users, delong, holm, paired, standings
+
+GAINS = np.array([0.4, 1.1, -0.2, 0.9, 0.7, 0.3])
+
+
+def groups(auc: list[float], rows: list[int]) -> GroupMetrics:
+    blank = np.full(len(rows), np.nan)
+    size = np.array(rows)
+    ids = np.arange(1, len(rows) + 1)
+    return GroupMetrics(
+        group=ids, rows=size, positives=size // 2, auc=np.array(auc), logloss=blank, pcoc=blank
+    )
+
+
+def two_models(num_rows: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Correlated scores with ties."""
+    rng = np.random.default_rng(11)
+    common = rng.normal(size=num_rows)
+    label = rng.random(num_rows) < 1 / (1 + np.exp(1 - common))
+    better, worse = (common + rng.normal(scale=noise, size=num_rows) for noise in (0.5, 0.9))
+    return label, better.round(1), worse.round(1)
+
+
+def test_paired_t_is_that_of_scipy() -> None:
+    found, expected = paired(GAINS), stats.ttest_1samp(GAINS, 0.0)
+    interval = expected.confidence_interval(0.95)
+    assert found.p_t == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert (found.mean, found.std) == pytest.approx((GAINS.mean(), GAINS.std(ddof=1)))
+
+
+@pytest.mark.parametrize("num_pairs", [2, 5, 6, 10, 16])
+def test_smallest_signflip_p(num_pairs: int) -> None:
+    assert paired(np.arange(1, num_pairs + 1) * 0.01).p_signflip == 2 / 2**num_pairs
+
+
+def test_signflip_by_hand() -> None:
+    # Sums reach 5 of 7 when what is flipped adds up to 1 at most: nothing, the first or the last; and mirrored.
+    assert paired([1.0, 2.0, 3.0, -1.0]).p_signflip == 6 / 16
+
+
+def test_signflip_does_not_depend_on_rounding() -> None:
+    # The sum is 0 but for rounding, so every flip reaches as far.
+    assert paired([0.1, 0.2, -0.3]).p_signflip == 1.0
+
+
+def test_signflip_is_sampled_for_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = np.random.default_rng(2).normal(0.3, 1.0, 17)
+    sampled = paired(gains).p_signflip
+    monkeypatch.setattr(significance, "MAX_EXACT_PAIRS", 17)
+    assert sampled == pytest.approx(paired(gains).p_signflip, abs=0.02)
+
+
+def test_one_pair_has_only_a_mean() -> None:
+    found = paired([0.2])
+    assert (found.num_pairs, found.mean) == (1, 0.2)
+    assert (found.std, found.low, found.high, found.p_t, found.p_signflip) == (None,) * 5
+
+
+def test_no_pairs_have_nothing() -> None:
+    assert (paired([]).num_pairs, paired([]).mean) == (0, None)
+
+
+def test_equal_methods_have_p_one() -> None:
+    found = paired([0.0, 0.0, 0.0])
+    assert (found.low, found.high, found.p_t, found.p_signflip) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_differences_without_noise_are_certain_to_the_t_test() -> None:
+    found = paired([0.5, 0.5, 0.5])
+    assert (found.p_t, found.p_signflip) == (0.0, 0.25)
+
+
+def test_differences_must_be_finite() -> None:
+    with pytest.raises(DataError, match=r"finite numbers: \[nan\]"):
+        paired([0.1, np.nan])
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: .005 x 4, .01 x 3, .03 x 2, .04 x 1; the last may not be below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_is_at_most_one() -> None:
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0]
+
+
+def test_holm_of_nothing_is_nothing() -> None:
+    assert holm([]).tolist() == []
+
+
+def test_delong_is_the_sum_over_all_pairs() -> None:
+    label, first, second = two_models()
+    kernels = []
+    for score in (first, second):
+        ups, downs = score[label][:, None], score[~label][None, :]
+        kernels.append((ups > downs) + 0.5 * (ups == downs))
+    s10, s01 = (np.cov([kernel.mean(axis=axis) for kernel in kernels]) for axis in (1, 0))
+    covariance = s10 / label.sum() + s01 / (~label).sum()
+    found = delong(label, first, second)
+    assert found.variance == pytest.approx(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    assert (found.auc_a, found.auc_b) == pytest.approx([kernel.mean() for kernel in kernels])
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.difference) / found.variance**0.5))
+    assert found.z == pytest.approx(found.difference / found.variance**0.5)
+
+
+def test_delong_agrees_with_a_bootstrap_of_rows() -> None:
+    label, first, second = two_models()
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, label.size, (1_000, label.size))
+    samples = [auc(label[pick], first[pick]) - auc(label[pick], second[pick]) for pick in picks]
+    assert np.std(samples) == pytest.approx(delong(label, first, second).variance ** 0.5, rel=0.1)
+
+
+def test_delong_of_equal_models_has_p_one() -> None:
+    label, first, _ = two_models()
+    found = delong(label, first, first)
+    assert (found.difference, found.variance, found.z, found.p) == (0.0, 0.0, None, 1.0)
+
+
+def test_delong_without_variance_is_undefined() -> None:
+    found = delong([0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0])
+    assert (found.difference, found.variance, found.z, found.p) == (1.0, 0.0, None, None)
+
+
+def test_delong_of_one_positive_has_no_variance() -> None:
+    found = delong([0, 0, 1], [0, 1, 2], [0, 2, 1])
+    assert (found.difference, found.variance, found.p) == (0.5, None, None)
+
+
+def test_delong_needs_both_classes() -> None:
+    with pytest.raises(DataError, match="2 positives, 0 negatives"):
+        delong([1, 1], [0.0, 1.0], [1.0, 0.0])
+
+
+def test_equal_gains_leave_no_interval_over_domains() -> None:
+    found = bootstrap_domains(groups([0.8, 0.7, 0.6], [5, 9, 2]), groups([0.7, 0.6, 0.5], [5, 9, 2]))
+    assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.excludes_zero
+
+
+def test_interval_over_two_domains_reaches_from_one_to_the_other() -> None:
+    found = bootstrap_domains(groups([0.6, 0.5], [30, 10]), groups([0.5, 0.6], [30, 10]))
+    assert (found.low, found.mean, found.high) == pytest.approx((-0.1, 0.05, 0.1))
+    assert not found.excludes_zero
+
+
+def test_interval_over_domains_has_the_width_of_theory() -> None:
+    gain = np.random.default_rng(4).normal(0.01, 0.02, 400)
+    rows = [10] * 400
+    found = bootstrap_domains(groups(list(0.6 + gain), rows), groups([0.6] * 400, rows))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * gain.std() / 20, rel=0.1)
+
+
+def test_single_class_domains_stay_out_of_the_bootstrap() -> None:
+    nan = float("nan")
+    found = bootstrap_domains(groups([0.6, nan, 0.7], [5, 99, 5]), groups([0.5, nan, 0.6], [5, 99, 5]))
+    assert found.mean == pytest.approx(0.1)
+
+
+def test_one_domain_has_no_interval() -> None:
+    found = bootstrap_domains(groups([0.6], [5]), groups([0.5], [5]))
+    assert (found.low, found.high, found.mean) == (None, None, pytest.approx(0.1))
+
+
+def test_bootstrap_over_domains_is_repeatable() -> None:
+    first, second = groups([0.6, 0.5, 0.9], [3, 1, 2]), groups([0.5, 0.6, 0.4], [3, 1, 2])
+    assert bootstrap_domains(first, second) == bootstrap_domains(first, second)
+
+
+def test_bootstrap_over_domains_needs_the_same_rows() -> None:
+    first = groups([0.6, 0.5], [3, 1])
+    with pytest.raises(DataError, match="same test rows"):
+        bootstrap_domains(first, replace(first, rows=np.array([3, 2])))
+
+
+def test_users_with_one_row_give_the_width_of_delong() -> None:
+    label, first, second = two_models()
+    found = bootstrap_users(np.arange(1, label.size + 1), label, first, second, replicates=600)
+    assert found.mean == pytest.approx(auc(label, first) - auc(label, second))
+    assert found.high - found.low == pytest.approx(
+        3.92 * delong(label, first, second).variance ** 0.5, rel=0.15
+    )
+
+
+def test_repeated_rows_of_a_user_make_nothing_surer() -> None:
+    label, first, second = two_models(80)
+    user = np.arange(1, 81)
+    once = bootstrap_users(user, label, first, second)
+    thrice = bootstrap_users(*(np.repeat(column, 3) for column in (user, label, first, second)))
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+
+
+def test_rows_of_the_unseen_user_are_not_one_cluster() -> None:
+    label, first, second = two_models(80)
+    apart = bootstrap_users(np.arange(1, 81), label, first, second)
+    unseen = bootstrap_users(np.zeros(80, dtype=int), label, first, second)
+    assert unseen.high - unseen.low == pytest.approx(apart.high - apart.low, rel=0.4)
+
+
+def test_standings_find_best_tied_and_worse() -> None:
+    values = {
+        "plain": {seed: 0.70 + 0.001 * seed for seed in range(6)},
+        "star": {seed: 0.72 + 0.001 * seed + (-1) ** seed * 0.002 for seed in range(6)},
+        "adasparse": {seed: 0.7205 + 0.001 * seed for seed in range(6)},
+    }
+    plain, star, best = standings(values, higher_is_better=True)
+    assert (best.name, best.is_best, best.is_tied, best.p_holm) == ("adasparse", True, False, None)
+    assert star.is_tied
+    assert not plain.is_tied
+
+
+def test_standings_use_holm_over_all_that_were_tested() -> None:
+    rng = np.random.default_rng(0)
+    values = {
+        name: (level + rng.normal(0, 1, 6)).tolist() for name, level in (("a", 3.0), ("b", 1.5), ("c", 1.0))
+    }
+    raw = [stats.ttest_rel(values[name], values["a"]).pvalue for name in ("b", "c")]
+    best, second, third = standings(values, higher_is_better=True)
+    assert best.is_best
+    assert [second.p_holm, third.p_holm] == pytest.approx(stats_holm(raw))
+
+
+def stats_holm(p: list[float]) -> list[float]:
+    """Holm for two p-values, written out."""
+    small = min(2 * min(p), 1.0)
+    large = max(small, max(p))
+    return [small, large] if p[0] < p[1] else [large, small]
+
+
+def test_lower_is_better_turns_the_order() -> None:
+    found = standings({"a": [0.5, 0.6], "b": [0.4, 0.5]}, higher_is_better=False)
+    assert [one.is_best for one in found] == [False, True]
+
+
+def test_pairs_are_made_of_common_seeds() -> None:
+    values = {"a": {1: 0.70, 2: 0.72, 3: 0.71}, "b": {2: 0.60, 3: 0.62, 4: 0.61}}
+    other = standings(values, higher_is_better=True)[1]
+    assert other.p_holm == pytest.approx(stats.ttest_rel([0.60, 0.62], [0.72, 0.71]).pvalue)
+
+
+def test_one_common_seed_distinguishes_nothing() -> None:
+    other = standings({"a": {1: 0.9, 2: 0.9}, "b": {2: 0.1, 3: 0.1}}, higher_is_better=True)[1]
+    assert (other.is_tied, other.p_holm) == (True, None)
+
+
+def test_single_runs_have_no_deviation() -> None:
+    best, other = standings({"a": [0.9], "b": [0.1]}, higher_is_better=True)
+    assert (best.is_best, best.std, other.is_tied) == (True, None, True)
+
+
+def test_undefined_metric_is_neither_best_nor_tied() -> None:
+    _, other = standings({"a": [0.9, 0.8], "b": [None, None]}, higher_is_better=True)
+    assert (other.mean, other.std, other.is_best, other.is_tied) == (None, None, False, False)
+
+
+def test_equal_methods_are_tied() -> None:
+    best, other = standings({"a": [0.9, 0.8], "b": [0.9, 0.8]}, higher_is_better=True)
+    assert (best.is_best, other.is_tied, other.p_holm) == (True, True, 1.0)
+
+
+def test_nothing_has_no_standings() -> None:
+    assert standings({}, higher_is_better=True) == ()
+
+
+def test_domains_give_a_second_interval() -> None:
+    domains = {"a": groups([0.8, 0.7], [5, 5]), "b": groups([0.7, 0.6], [5, 5])}
+    best, other = standings({"a": [0.9], "b": [0.8]}, higher_is_better=True, domains=domains)
+    assert best.domain_interval is None
+    assert other.domain_interval is not None
+    assert other.domain_interval.high == pytest.approx(-0.1)

@@ -1,0 +1,530 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from ctrbench.backbones.dcnv2 import Dcnv2
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.errors import SettingError
+from ctrbench.extend import Build, Context, CTRModel, Dense, Learner, Optimizer, Plan, Schema, SplitData
+from ctrbench.methods.adasparse import (
+    AdaSparse,
+    Gate,
+    GateModule,
+    band_penalty,
+    base_factors,
+    controlled_ratio,
+    exact_factors,
+    pruned_share,
+    training_factors,
+)
+from ctrbench.nn.optim import AdamConfig
+from ctrbench.nn.plan import FieldShape
+
+SIZES = {"item": 11, "place": 6, "shop": 11, "age": 5}
+DOMAIN_COLUMNS = [2, 3, 6, 7]
+LN3 = math.log(3.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Small products on several threads are slow where cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_schema(domain_features: tuple[str, ...] = ("place", "age"), embedding_size: int = 2) -> Schema:
+    fields = [
+        FieldShape(name=name, kind="categorical", role="other", size=size) for name, size in SIZES.items()
+    ]
+    return Schema(
+        fields=tuple(fields),
+        embedding_size=embedding_size,
+        domain_features=domain_features,
+        num_domains=5,
+        indicator_rows=(0,) + (1,) * 5,
+        base_rate=0.5,
+    )
+
+
+def make_data(num_rows: int) -> SplitData:
+    """Clicks depend on place x item, so that pruning by domain has something to find."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.stack(
+        [torch.randint(1, size, (num_rows,), generator=generator) for size in SIZES.values()], 1
+    )
+    taste = torch.randn(11, generator=generator)[ids[:, 0]]
+    logit = torch.where(ids[:, 1] % 2 == 0, taste, -taste) + 0.5 * (ids[:, 3] - 2)
+    place = ids[:, 1].int()
+    return SplitData(
+        ids_BF=ids.int(),
+        bags=(),
+        numeric_BK=torch.zeros(num_rows, 0),
+        domain_B=place,
+        indicator_B=place,
+        label_B=torch.bernoulli(torch.sigmoid(logit), generator=generator),
+        row=np.arange(num_rows),
+        user=None,
+        probability=None,
+    )
+
+
+def make_model(method: AdaSparse, plan: Plan | None = None, embedding_size: int = 2) -> CTRModel:
+    schema = make_schema(embedding_size=embedding_size)
+    return CTRModel(method.rewrite(plan or Dnn(hidden=(8, 4)).plan()), schema, seed=1)
+
+
+def gates(model: CTRModel) -> list[GateModule]:
+    return [module for module in model.modules() if isinstance(module, GateModule)]
+
+
+def make_gate(method: AdaSparse, num_inputs: int = 8) -> tuple[GateModule, Context, torch.Tensor]:
+    """A gate, a context and an input of 3 rows, all at random."""
+    torch.manual_seed(0)
+    module = Gate(name="gate", settings=method, num_sites=1).build(
+        num_inputs, Build(schema=make_schema(), seed=1)
+    )
+    context = Context(
+        schema=make_schema(),
+        z_BN=torch.randn(3, 8, requires_grad=True),
+        domain_B=torch.ones(3),
+        indicator_B=torch.ones(3),
+    )
+    return module, context, torch.randn(3, num_inputs, requires_grad=True)
+
+
+def factors_of(method: AdaSparse, v_in: list[float], alpha: float) -> list[float]:
+    return exact_factors(base_factors(torch.tensor(v_in), torch.tensor(alpha), method), method).tolist()
+
+
+def gradient_of(method: AdaSparse, v_in: list[float]) -> tuple[list[float], list[float]]:
+    """Return π in training at α = 1, and the gradient of their sum by v_in."""
+    start = torch.tensor(v_in, requires_grad=True)
+    v_out = base_factors(start * 1.0, torch.tensor(1.0), method)
+    factors = training_factors(v_out, exact_factors(v_out.detach(), method), method)
+    if not factors.requires_grad:
+        return factors.tolist(), [0.0] * len(v_in)
+    return factors.tolist(), torch.autograd.grad(factors.sum(), start)[0].tolist()
+
+
+# The three factor functions: σ(ln 3) = 3/4.
+
+
+def test_fusion_scales_by_the_sigmoid_of_alpha_times_v_in() -> None:
+    assert factors_of(AdaSparse(), [LN3 / 2, 0.0], alpha=2.0) == pytest.approx([1.5, 1.0])
+
+
+def test_scaling_knows_no_alpha_and_no_threshold() -> None:
+    assert factors_of(AdaSparse(form="scaling"), [LN3, -LN3, -20.0], alpha=5.0) == pytest.approx(
+        [1.5, 0.5, 4.1223072e-9]
+    )
+
+
+def test_binarization_is_zero_or_one() -> None:
+    assert factors_of(AdaSparse(form="binarization"), [LN3, -0.1, -LN3 - 0.001], alpha=1.0) == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
+def test_binarization_prunes_below_minus_ln_3_over_alpha(alpha: float) -> None:
+    pruned, kept = factors_of(AdaSparse(form="binarization"), [-1.0987 / alpha, -1.0985 / alpha], alpha)
+    assert (pruned, kept) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
+def test_fusion_prunes_below_minus_ln_7_over_alpha(alpha: float) -> None:
+    pruned, kept = factors_of(AdaSparse(), [-1.9460 / alpha, -1.9458 / alpha], alpha)
+    assert pruned == 0.0
+    assert kept == pytest.approx(0.25, abs=1e-4)
+
+
+def test_beta_and_epsilon_move_the_threshold() -> None:
+    # σ ≤ 1.5 / 4 = 0.375, v_in ≤ ln(0.6)
+    method = AdaSparse(beta=4.0, epsilon=1.5)
+    assert factors_of(method, [-0.511, -0.510], alpha=1.0) == pytest.approx([0.0, 1.5], abs=1e-3)
+
+
+# Gradients by hand at v_in = ln 3 (kept) and -ln 15 (pruned): σ = 3/4 and 1/16, σ' = 3/16 and 15/256.
+
+
+@pytest.mark.parametrize(
+    ("gradient", "factors", "slopes"),
+    [
+        ("ste", [1.5, 0.0], [0.375, 0.1171875]),
+        ("masked", [1.5, 0.0], [0.375, 0.0]),
+        ("soft", [1.5, 0.125], [0.375, 0.1171875]),
+        ("zero", [1.5, 0.0], [0.0, 0.0]),
+    ],
+)
+def test_gradient_modes_of_fusion(gradient: str, factors: list[float], slopes: list[float]) -> None:
+    found = gradient_of(AdaSparse(gradient=gradient), [LN3, -math.log(15)])
+    assert found == (pytest.approx(factors), pytest.approx(slopes))
+
+
+@pytest.mark.parametrize(
+    ("gradient", "factors", "slopes"),
+    [
+        ("ste", [1.0, 0.0], [0.1875, 0.05859375]),
+        ("masked", [1.0, 0.0], [0.1875, 0.0]),
+        ("soft", [0.75, 0.0625], [0.1875, 0.05859375]),
+        ("zero", [1.0, 0.0], [0.0, 0.0]),
+    ],
+)
+def test_gradient_modes_of_binarization(gradient: str, factors: list[float], slopes: list[float]) -> None:
+    found = gradient_of(AdaSparse(form="binarization", gradient=gradient), [LN3, -math.log(15)])
+    assert found == (pytest.approx(factors), pytest.approx(slopes))
+
+
+def test_scaling_is_fully_differentiable() -> None:
+    assert gradient_of(AdaSparse(form="scaling"), [LN3])[1] == pytest.approx([0.375])
+
+
+# The band: 2 x 4 factors, target 0.2.
+
+
+def penalty_of(
+    v_out: list[list[float]], method: AdaSparse, lambda_hat: float = 0.5
+) -> tuple[float, float, torch.Tensor]:
+    """Return r^l, λ^l |r^l - r| and the latter's gradient by v_out."""
+    v = torch.tensor(v_out, requires_grad=True)
+    exact = exact_factors(v.detach(), method)
+    factors = training_factors(v, exact, method)
+    ratio = controlled_ratio(v, pruned_share(exact), factors, method)
+    penalty = band_penalty(ratio, torch.tensor(lambda_hat), method)
+    slope = torch.autograd.grad(penalty, v)[0] if penalty.requires_grad else torch.zeros_like(v)
+    return float(ratio.detach()), float(penalty.detach()), slope
+
+
+def test_too_many_pruned_raises_every_v_out() -> None:
+    # r = 3/8, gap 0.175, λ = 0.0875; slope λ · (-1/8)
+    ratio, penalty, slope = penalty_of([[1.5, 0.1, 0.2, 1.0], [0.25, 0.3, 1.9, 1.0]], AdaSparse())
+    assert (ratio, penalty) == (0.375, pytest.approx(0.0153125))
+    assert slope.flatten().tolist() == pytest.approx([-0.0109375] * 8)
+
+
+def test_too_few_pruned_lowers_every_v_out() -> None:
+    ratio, penalty, slope = penalty_of([[1.5, 0.3, 0.3, 1.0], [1.0, 0.3, 1.9, 1.0]], AdaSparse())
+    assert (ratio, penalty) == (0.0, pytest.approx(0.02))
+    assert slope.flatten().tolist() == pytest.approx([0.0125] * 8)
+
+
+def test_no_penalty_at_the_edge_of_the_band() -> None:
+    ratio, penalty, slope = penalty_of([[1.5, 0.1, 0.2, 1.0], [1.0, 0.3, 1.9, 1.0]], AdaSparse())
+    assert (ratio, penalty) == (0.25, 0.0)
+    assert not slope.any()
+
+
+def test_the_band_treats_pruned_neurons_alike_in_masked_mode() -> None:
+    slope = penalty_of([[1.5, 0.1, 0.2, 1.0], [0.2, 0.3, 1.9, 1.0]], AdaSparse(gradient="masked"))[2]
+    assert slope.flatten().tolist() == pytest.approx([-0.0109375] * 8)
+
+
+def test_nothing_reaches_the_pruner_in_zero_mode() -> None:
+    penalty, slope = penalty_of([[0.1, 0.1, 1.0, 1.0]], AdaSparse(gradient="zero"))[1:]
+    assert penalty == pytest.approx(0.045)
+    assert not slope.any()
+
+
+def test_l1_ratio_is_one_minus_the_mean_factor() -> None:
+    # π = 1.5, 0, 0.5, 0.4: mean 0.6, r = 0.4, gap 0.2
+    method = AdaSparse(ratio_mode="l1", gradient="masked")
+    ratio, penalty, slope = penalty_of([[1.5, 0.2, 0.5, 0.4]], method)
+    assert (ratio, penalty) == (pytest.approx(0.4), pytest.approx(0.02))
+    assert slope.flatten().tolist() == pytest.approx([-0.025, 0.0, -0.025, -0.025])
+
+
+def run_training_pass(model: CTRModel) -> Context:
+    model.train()
+    context = model.context(make_data(8).slice(0, 8))
+    model.net(context)
+    return context
+
+
+def test_penalty_is_the_mean_over_sites_and_sparsity_is_logged() -> None:
+    model = make_model(AdaSparse(pruner_init="zero", lambda_start=0.5))
+    widths = [8, 8, 4]
+    for gate, width, closed in zip(gates(model), widths, (0, 4, 1), strict=True):
+        assert gate.bias.shape == (width,)
+        with torch.no_grad():
+            gate.bias[:closed] = -1000.0
+    context = run_training_pass(model)
+    # gaps 0.2, 0.3 and none
+    assert [float(one.detach()) for one in context.penalties] == pytest.approx([0.02 / 3, 0.045 / 3, 0.0])
+    logged = {name: float(value) for name, value in context.logs.items()}
+    assert logged == {"tower0.gate.pruned": 0.0, "tower1.gate.pruned": 0.5, "head.gate.pruned": 0.25}
+
+
+@pytest.mark.parametrize("method", [AdaSparse(regularise=False), AdaSparse(form="scaling")])
+def test_penalty_can_be_left_out(method: AdaSparse) -> None:
+    assert run_training_pass(make_model(method)).penalties == []
+
+
+def test_no_penalty_in_evaluation() -> None:
+    model = make_model(AdaSparse()).eval()
+    context = model.context(make_data(8).slice(0, 8))
+    model.net(context)
+    assert context.penalties == []
+
+
+# Schedules.
+
+
+@pytest.mark.parametrize(("progress", "alpha"), [(0.0, 0.1), (0.25, 2.55), (0.5, 5.0), (1.0, 5.0)])
+def test_alpha_grows_over_the_first_half(progress: float, alpha: float) -> None:
+    assert AdaSparse().alpha(progress) == pytest.approx(alpha)
+
+
+def test_alpha_settings() -> None:
+    method = AdaSparse(alpha_start=1.0, alpha_limit=3.0, alpha_rho=0.8)
+    assert [method.alpha(p) for p in (0.0, 0.4, 0.8)] == pytest.approx([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "values"), [("linear", [0.01, 0.505, 1.0]), ("exponential", [0.01, 0.1, 1.0])]
+)
+def test_lambda_hat_grows_to_the_end(shape: str, values: list[float]) -> None:
+    method = AdaSparse(lambda_shape=shape)
+    assert [method.lambda_hat(p) for p in (0.0, 0.5, 1.0)] == pytest.approx(values)
+
+
+def test_only_advance_moves_alpha_and_lambda() -> None:
+    model = make_model(AdaSparse())
+    for _ in range(3):
+        run_training_pass(model)
+    assert [round(float(gate.alpha), 6) for gate in gates(model)] == [0.1] * 3
+    model.advance(0.25)
+    assert [round(float(gate.alpha), 6) for gate in gates(model)] == [2.55] * 3
+    assert [round(float(gate.lambda_hat), 6) for gate in gates(model)] == [0.2575] * 3
+
+
+def test_alpha_and_lambda_travel_in_the_state() -> None:
+    old, new = make_model(AdaSparse()), make_model(AdaSparse())
+    old.advance(0.3)
+    new.load_state_dict(old.state_dict())
+    for one, other in zip(gates(old), gates(new), strict=True):
+        assert torch.equal(one.alpha, other.alpha)
+        assert torch.equal(one.lambda_hat, other.lambda_hat)
+        assert float(other.alpha) != pytest.approx(0.1)
+
+
+# Sites.
+
+
+@pytest.mark.parametrize(
+    ("method", "plan", "widths"),
+    [
+        (AdaSparse(), Dnn(hidden=(8, 4)).plan(), [8, 8, 4]),
+        (AdaSparse(prune_input=None), Dnn(hidden=(8, 4)).plan(), [8, 4]),
+        (AdaSparse(), Dcnv2(hidden=(6, 4)).plan(), [8, 6, 12]),
+        (AdaSparse(), Dcnv2(hidden=(6, 4), structure="stacked").plan(), [8, 6, 4]),
+        (AdaSparse(prune_cross=True), Dcnv2(hidden=(6, 4)).plan(), [8, 8, 8, 8, 6, 12]),
+        (AdaSparse(prune_cross=True, prune_input=None), Dcnv2(hidden=(6, 4)).plan(), [8, 8, 6, 12]),
+    ],
+)
+def test_sites_are_the_inputs_of_weight_matrices(method: AdaSparse, plan: Plan, widths: list[int]) -> None:
+    found = gates(make_model(method, plan))
+    assert [gate.num_outputs for gate in found] == widths
+    assert {gate.num_sites for gate in found} == {len(widths)}
+
+
+def test_the_embeddings_site_alone_is_skipped() -> None:
+    tower = AdaSparse(prune_input=None).rewrite(Dnn(hidden=(8, 4)).plan()).tower
+    assert [type(stage) for stage in tower] == [Dense, Gate, Dense]
+
+
+def test_agnostic_only_leaves_the_domain_embeddings() -> None:
+    first, *others = gates(make_model(AdaSparse(prune_input="agnostic_only")))
+    assert [len(gate.bias) for gate in (first, *others)] == [4, 8, 4]
+    torch.nn.init.constant_(first.bias, -1000.0)
+    context = make_gate(AdaSparse())[1]
+    gated = first.eval()(context.z_BN, context)
+    assert torch.equal(gated[:, DOMAIN_COLUMNS], context.z_BN[:, DOMAIN_COLUMNS])
+    assert not gated[:, [0, 1, 4, 5]].any()
+
+
+def test_agnostic_only_spares_the_first_cross_layer_too() -> None:
+    method = AdaSparse(prune_input="agnostic_only", prune_cross=True)
+    found = gates(make_model(method, Dcnv2(hidden=(6, 4)).plan()))
+    assert [len(gate.bias) for gate in found] == [4, 8, 8, 4, 6, 12]
+
+
+def test_agnostic_only_needs_an_agnostic_field() -> None:
+    plan = AdaSparse(prune_input="agnostic_only").rewrite(Dnn().plan())
+    with pytest.raises(SettingError, match="no domain feature"):
+        CTRModel(plan, make_schema(tuple(SIZES)), seed=1)
+
+
+def test_agnostic_only_needs_the_embeddings_width() -> None:
+    gate = Gate(name="gate", settings=AdaSparse(), num_sites=1, is_partial=True)
+    with pytest.raises(SettingError, match="5 inputs, not 8"):
+        gate.build(5, Build(schema=make_schema(), seed=1))
+
+
+@pytest.mark.parametrize(
+    ("method", "plan", "reason"),
+    [
+        (AdaSparse(prune_cross=True), Dnn().plan(), "this plan has none"),
+        (AdaSparse(prune_input="agnostic_only"), Dcnv2(structure="stacked").plan(), "enter a tower"),
+        (AdaSparse(), Plan(tower=(), head=()), "no weight matrix"),
+    ],
+)
+def test_plans_without_the_sites_asked_for(method: AdaSparse, plan: Plan, reason: str) -> None:
+    assert reason in (method.supports(plan) or "")
+
+
+def test_backbones_are_supported() -> None:
+    plans = [Dnn().plan(), Dcnv2().plan(), Dcnv2(structure="stacked").plan()]
+    assert [AdaSparse().supports(plan) for plan in plans] == [None] * 3
+
+
+# Whole gates, against a computation of their own.
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 1.0 / (1.0 + np.exp(-x))
+    return result
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_gate_computes_the_formula(is_training: bool) -> None:
+    module, context, h = make_gate(AdaSparse(pruner_init=1.0), num_inputs=6)
+    module.train(is_training).advance(1.0)
+    gated = module(h, context).detach().numpy()
+    z, h_NP = context.z_BN.detach().numpy(), h.detach().numpy()
+    v_in = np.concatenate([z[:, DOMAIN_COLUMNS], h_NP], 1) @ module.weight.detach().numpy()
+    v_out = 2.0 * sigmoid(5.0 * v_in)
+    expected = h_NP * np.where(v_out > 0.25, v_out, 0.0)
+    assert 0 < np.sum(expected == 0.0) < expected.size
+    np.testing.assert_allclose(gated, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_soft_differs_between_training_and_inference() -> None:
+    module, context, h = make_gate(AdaSparse(pruner_init="zero", gradient="soft"))
+    torch.nn.init.constant_(module.bias, -30.0)
+    assert module.train()(h, context).abs().min() > 0.0
+    assert not module.eval()(h, context).any()
+
+
+def test_pruners_of_the_domain_do_not_see_the_hidden_layer() -> None:
+    module, context, h = make_gate(AdaSparse(pruner_input="domain", pruner_init=1.0))
+    assert module.weight.shape == (4, 8)
+    assert torch.equal(module.factors(h, context), module.factors(h + 1.0, context))
+
+
+@pytest.mark.parametrize("is_detached", [True, False])
+def test_pruner_input_can_be_detached(is_detached: bool) -> None:
+    module, context, h = make_gate(AdaSparse(detach_pruner_input=is_detached, pruner_init=1.0))
+    grads = torch.autograd.grad(
+        training_sum(module, h.detach() if is_detached else h, context),
+        [module.weight, context.z_BN],
+        allow_unused=True,
+    )
+    assert grads[0].any()
+    assert (grads[1] is None) == is_detached
+
+
+def training_sum(module: GateModule, h: torch.Tensor, context: Context) -> torch.Tensor:
+    return module.train()(h, context).sum()
+
+
+def test_cross_matrices_are_gated_but_not_their_residual() -> None:
+    plan = AdaSparse(prune_cross=True, pruner_init=1.0).rewrite(Dcnv2(hidden=(4,), layers=2).plan())
+    cross = plan.interactions[0].build(8, Build(schema=make_schema(), seed=1)).eval()
+    context = make_gate(AdaSparse())[1]
+    x0 = x = context.z_BN.detach().numpy()
+    state = {name: value.numpy() for name, value in cross.state_dict().items()}
+    for layer in range(2):
+        v_in = np.concatenate([x0[:, DOMAIN_COLUMNS], x], 1) @ state[f"gates.{layer}.0.weight"]
+        x = x0 * ((2 * sigmoid(0.1 * v_in) * x) @ state[f"kernels.{layer}.0"]) + x
+    np.testing.assert_allclose(cross(context.z_BN, context).detach().numpy(), x, rtol=1e-4, atol=1e-5)
+
+
+# Starts and training.
+
+PLANS: list[Callable[[], Plan]] = [
+    Dnn(hidden=(8, 4)).plan,
+    Dcnv2(hidden=(8, 4)).plan,
+    Dcnv2(hidden=(8, 4), structure="stacked").plan,
+]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("form", ["fusion", "scaling", "binarization"])
+@pytest.mark.parametrize("init", [0.1, "zero"])
+def test_starts_as_the_backbone(plan: Callable[[], Plan], form: str, init: float | str) -> None:
+    method = AdaSparse(form=form, pruner_init=init)
+    batch = make_data(64).slice(0, 64)
+    plain = CTRModel(plan(), make_schema(), seed=1).eval()(batch)
+    difference = (make_model(method, plan()).eval()(batch) - plain).abs().max()
+    assert method.starts_as_backbone == (0.0 if init == "zero" else 1e-2)
+    assert difference <= method.starts_as_backbone
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        AdaSparse(beta=3.0),
+        AdaSparse(epsilon=1.0),
+        AdaSparse(form="binarization", epsilon=0.5),
+        AdaSparse(pruner_init=1.0),
+        AdaSparse(alpha_start=5.0),
+    ],
+)
+def test_no_claim_where_the_first_factors_are_not_one(method: AdaSparse) -> None:
+    assert method.starts_as_backbone is None
+
+
+@pytest.mark.parametrize(("gradient", "is_trained"), [("ste", True), ("masked", True), ("zero", False)])
+@pytest.mark.parametrize("form", ["fusion", "binarization"])
+def test_click_loss_reaches_the_pruners_at_the_first_step(form: str, gradient: str, is_trained: bool) -> None:
+    model = make_model(AdaSparse(form=form, gradient=gradient, regularise=False))
+    Learner().step(model, Optimizer(model, AdamConfig()), make_data(64).slice(0, 64))
+    for gate in gates(model):
+        assert (gate.weight.grad is not None and bool(gate.weight.grad.any())) == is_trained
+
+
+@pytest.mark.parametrize("form", ["fusion", "binarization"])
+def test_every_site_ends_within_the_band(form: str) -> None:
+    data, steps, done = make_data(5000), 700, 0
+    model = make_model(AdaSparse(form=form), Dnn(hidden=(32, 16)).plan(), embedding_size=8)
+    learner, optimizer, generator = Learner(), Optimizer(model, AdamConfig()), np.random.default_rng(0)
+    while done < steps:
+        for batch in data.batches(learner.order(data, batch_size=125, generator=generator)):
+            learner.step(model, optimizer, batch)
+            done += 1
+            model.advance(done / steps)
+    optimizer.flush()
+    context = model.context(data.slice(0, 5000))
+    model.net(context)
+    assert len(context.logs) == 3
+    for pruned in context.logs.values():
+        assert 0.15 - 0.02 <= float(pruned) <= 0.25 + 0.02
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"form": "scaling", "epsilon": 0.1}, "epsilon has no effect"),
+        ({"form": "scaling", "gradient": "masked"}, "gradient has no effect"),
+        ({"form": "scaling", "r_max": 0.5}, "r_max has no effect"),
+        ({"form": "binarization", "beta": 3.0}, "beta has no effect"),
+        ({"regularise": False, "lambda_max": 10.0}, "lambda_max has no effect"),
+        ({"r_min": 0.3}, "r_min must not exceed r_max"),
+        ({"alpha_start": 6.0}, "alpha_start must not exceed"),
+        ({"lambda_start": 2.0}, "lambda_start must not exceed"),
+        ({"epsilon": 2.0}, "or all is pruned"),
+        ({"pruner_init": "large"}, "pruner_init"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AdaSparse.model_validate(settings)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ctrbench.report.bins import bin_table
+from ctrbench.report.comparison import compare
+from ctrbench.report.formats import bins_csv, escape_latex, latex, markdown, overall_csv, terminal_tables
+from ctrbench.report.tables import Cell, Line, Mark, Table, bins_table, overall_table
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore
+
+
+def overall(records: list[RunRecord]) -> Table:
+    (comparison,) = compare(records)
+    return overall_table(comparison)
+
+
+def table_of(*lines: Line) -> Table:
+    return Table(name="t", title="a_b & c", columns=("x|y", "z"), lines=lines)
+
+
+def test_markdown_is_as_it_was(toy: list[RunRecord]) -> None:
+    assert markdown(overall(toy)) == Path(__file__).with_name("overall.md").read_text(encoding="utf-8")
+
+
+def test_markdown_escapes_names() -> None:
+    text = markdown(
+        table_of(Line(kind="method", label="my_m[a|b=*]", cells=(Cell(text="1"), Cell(text="2"))))
+    )
+    assert r"| my\_m\[a\|b=\*\] | 1 | 2 |" in text
+    assert r"|  | x\|y | z |" in text
+
+
+def test_markdown_says_below_the_table_why_a_line_is_empty() -> None:
+    lines = (Line(kind="backbone", label="pnn"), Line(kind="method", label="star", remark="No tower."))
+    text = markdown(table_of(*lines))
+    assert "| star | – | – |" in text
+    assert "- star on pnn: No tower." in text
+
+
+def test_latex_escapes_every_special_character() -> None:
+    assert escape_latex("a_b & 5 % #1 ${x}$ ~^\\ <|>") == (
+        r"a\_b \& 5 \% \#1 \$\{x\}\$ \textasciitilde{}\textasciicircum{}\textbackslash{} "
+        r"\textless{}\textbar{}\textgreater{}"
+    )
+
+
+def test_latex_marks_best_and_tied(toy: list[RunRecord]) -> None:
+    text = latex(overall(toy))
+    assert r"\textbf{0.7500}\,{\scriptsize$\pm$\,0.0283}" in text
+    assert r"0.7100\,{\scriptsize$\pm$\,0.0141}\rlap{$^{\dagger}$}" in text
+    assert text.count(" & ") == (1 + 2) * 11
+
+
+def test_latex_is_ascii(toy: list[RunRecord], record: Callable[..., RunRecord], store: RunStore) -> None:
+    (comparison,) = compare([*toy, record(oracle={"auc": 0.8})])
+    tables = [overall_table(comparison), bins_table(bin_table(comparison, num_bins=5, store=store), "gauc")]
+    assert all(latex(table).isascii() for table in tables)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+def test_latex_compiles(toy: list[RunRecord], tmp_path: Path) -> None:
+    body = latex(overall(toy)) + latex(table_of(Line(kind="method", label=r"\x_{$%", cells=(Cell(), Cell()))))
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "t.tex").write_text(head + body + r"\end{document}")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+def printed(tables: list[Table], width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    for table in terminal_tables(tables):
+        console.print(table)
+    return console.file.getvalue()
+
+
+def test_terminal_shows_quality_then_cost(toy: list[RunRecord]) -> None:
+    text = printed([overall(toy)], 100)
+    assert "•0.7500 ±.0283" in text
+    assert "†0.7100 ±.0141" in text
+    assert text.index("LogLoss") < text.index("embedding")
+
+
+def test_terminal_keeps_names_whole_at_80_columns(record: Callable[..., RunRecord]) -> None:
+    runs = [record("adasparse", settings={"form": form}) for form in ("binarization", "fusion")]
+    text = printed([overall(runs)], 80)
+    assert "adasparse[form=binarization]" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_clear_gain_has_a_star() -> None:
+    line = Line(kind="gain", label="gain", cells=(Cell(text="+0.1", mark=Mark.CLEAR), Cell(text="0.0")))
+    assert "| +0.1 &#42; | 0.0 |" in markdown(table_of(line))
+    assert "*+0.1" in printed([table_of(line)], 80)
+
+
+def test_csv_holds_unrounded_numbers_and_their_names(toy: list[RunRecord]) -> None:
+    rows = list(csv.DictReader(io.StringIO(overall_csv(compare(toy)))))
+    (found,) = [row for row in rows if row["method"] == "adasparse" and row["metric"] == "auc"]
+    assert (float(found["mean"]), found["seeds"], found["is_best"]) == (0.75, "2", "true")
+    assert float(found["std"]) == pytest.approx(0.04 / 2**0.5, rel=1e-12)
+    assert {row["metric"] for row in rows} >= {"pcoc", "parameters_embedding", "train_seconds"}
+
+
+def test_csv_names_no_best_of_what_has_no_better_end(toy: list[RunRecord]) -> None:
+    rows = csv.DictReader(io.StringIO(overall_csv(compare(toy))))
+    assert {row["is_best"] for row in rows if row["metric"] in ("pcoc", "gauc_coverage")} == {""}
+
+
+def test_bins_csv_holds_gains(toy: list[RunRecord], store: RunStore) -> None:
+    (comparison,) = compare(toy)
+    text = bins_csv([bin_table(comparison, num_bins=5, store=store)])
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["method"] == "adasparse"]
+    assert len(rows) == 5 * 2
+    assert {row["gain_seeds"] for row in rows} == {"2"}
+    assert all(float(row["gain_mean"]) == pytest.approx(0.04) for row in rows)

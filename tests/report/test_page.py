@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+
+from ctrbench.report.comparison import compare
+from ctrbench.report.page import Picture, Section, render_page
+from ctrbench.report.tables import overall_table
+from ctrbench.runs.record import RunRecord
+
+
+def page(records: list[RunRecord], title: str = "toy") -> tuple[list[Section], str]:
+    sections = [
+        Section(
+            comparison=one,
+            tables=(overall_table(one),),
+            pictures=(Picture(title="AUC", svg="<svg><text>hi</text></svg>"),),
+        )
+        for one in compare(records)
+    ]
+    return sections, render_page(title, sections)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_the_page_asks_for_nothing_outside_itself(toy: list[RunRecord]) -> None:
+    _, text = page(toy)
+    tags = Tags()
+    tags.feed(text)
+    links = [value for _, attrs in tags.seen for name, value in attrs.items() if name in ("href", "src")]
+    assert links == ["data:,"]
+    assert not {"script", "iframe", "img", "object"} & {tag for tag, _ in tags.seen}
+    assert not re.search(r"url\(|@import|https?:", text)
+
+
+def test_names_are_escaped_and_pictures_are_not(record: Callable[..., RunRecord]) -> None:
+    _, text = page([record("<b>&", auc=0.7)], title="<script>")
+    assert "&lt;b&gt;&amp;" in text
+    assert "<script>" not in text
+    assert "<svg><text>hi</text></svg>" in text
+
+
+def test_findings_name_the_best_and_the_tied(toy: list[RunRecord]) -> None:
+    ((section,), text) = page(toy)
+    assert section.findings[0] == (
+        "On dnn, adasparse has the best AUC, 0.7500 ± 0.0283; plain cannot be told apart from it with 2 seeds."
+    )
+    assert section.findings[0] in text
+
+
+def test_findings_of_one_seed_claim_nothing(record: Callable[..., RunRecord]) -> None:
+    ((section,), _) = page([record("plain", auc=0.7), record("apg", auc=0.8)])
+    assert section.findings[0] == "On dnn, apg has the best AUC, 0.8000; with one seed that may be noise."
+
+
+def test_a_clear_best_is_said_to_be_one(record: Callable[..., RunRecord]) -> None:
+    auc = {"plain": (0.70, 0.71, 0.69), "apg": (0.75, 0.7601, 0.74)}
+    ((section,), _) = page([record(n, seed, a) for n, found in auc.items() for seed, a in enumerate(found)])
+    assert section.findings[0].endswith("every other method is worse by more than the noise of 3 seeds.")
+
+
+def test_a_lone_method_is_no_winner(record: Callable[..., RunRecord]) -> None:
+    ((section,), _) = page([record("plain")])
+    assert section.findings == ()
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_the_reason_stands_in_the_row(
+    toy: list[RunRecord], record: Callable[..., RunRecord], status: str
+) -> None:
+    _, text = page([*toy, record("star", status=status, error="no tower")])
+    assert '<td class="remark" colspan="11">no tower.</td>' in text

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ctrbench.report.comparison import compare
+from ctrbench.report.paper import DOMAIN_FEATURES, paper_table
+from ctrbench.report.tables import Table
+from ctrbench.runs.record import RunRecord
+
+
+def table(
+    record: Callable[..., RunRecord], dataset: str, features: tuple[str, ...] = DOMAIN_FEATURES
+) -> Table | None:
+    (comparison,) = compare([
+        record("adasparse", auc=0.66, dataset=dataset, features=features),
+        record("mine", auc=0.67, dataset=dataset, features=features),
+    ])  # fmt: skip
+    return paper_table(comparison)
+
+
+def test_published_figures_stand_beside_ours(record: Callable[..., RunRecord]) -> None:
+    lines = table(record, "iaac").lines
+    assert [line.label for line in lines] == ["dnn", "adasparse"]
+    assert [cell.text for cell in lines[1].cells] == [
+        "0.09314", "0.50000", "0.6607", "0.6600", "0.6572", "0.5600",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ["iaac-twin", "iaac-round1", "movielens-1m"])
+def test_never_beside_other_data(record: Callable[..., RunRecord], dataset: str) -> None:
+    assert table(record, dataset) is None
+
+
+def test_never_beside_other_domains(record: Callable[..., RunRecord]) -> None:
+    assert table(record, "iaac", features=("user_gender_id",)) is None

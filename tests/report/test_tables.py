@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ctrbench.report.bins import bin_table
+from ctrbench.report.comparison import compare
+from ctrbench.report.tables import (
+    Line,
+    Mark,
+    bins_table,
+    count,
+    number,
+    overall_table,
+    quality_and_cost,
+    signed,
+)
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore
+
+
+def lines_of(records: list[RunRecord]) -> tuple[Line, ...]:
+    (comparison,) = compare(records)
+    return overall_table(comparison).lines
+
+
+def test_methods_stand_under_their_backbone(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+    lines = lines_of([*toy, record("plain", backbone="dcnv2")])
+    assert [(line.kind, line.label) for line in lines] == [
+        ("backbone", "dnn"), ("method", "plain"), ("method", "adasparse"), ("backbone", "dcnv2"), ("method", "plain"),
+    ]  # fmt: skip
+
+
+def test_cells_show_mean_and_deviation(toy: list[RunRecord]) -> None:
+    cells = lines_of(toy)[1].cells
+    assert (cells[1].text, cells[1].spread) == ("0.7100", "0.0141")
+    assert [cell.text for cell in cells[3:]] == ["1.250", "0.250", "2.5 M", "999", "0", "12", "87.5 %", "2"]
+
+
+def test_best_and_tied_are_marked(toy: list[RunRecord]) -> None:
+    lines = lines_of(toy)
+    # Gains 0.03 and 0.05: t = 4 on one degree of freedom, p = 0.16.
+    assert [line.cells[1].mark for line in lines[1:]] == [Mark.TIED, Mark.BEST]
+
+
+def test_a_clear_loser_has_no_mark(record: Callable[..., RunRecord]) -> None:
+    auc = {"plain": (0.70, 0.71, 0.69), "apg": (0.75, 0.7601, 0.74)}
+    lines = lines_of([record(name, seed, a) for name, found in auc.items() for seed, a in enumerate(found)])
+    assert [line.cells[1].mark for line in lines[1:]] == [Mark.NONE, Mark.BEST]
+
+
+def test_one_seed_is_never_called_a_tie(record: Callable[..., RunRecord]) -> None:
+    (comparison,) = compare([record("plain", auc=0.7), record("apg", auc=0.71)])
+    table = overall_table(comparison)
+    assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.BEST]
+    assert any(note.startswith("One seed: no deviation and no test") for note in table.notes)
+
+
+def test_the_best_is_found_within_each_backbone(record: Callable[..., RunRecord]) -> None:
+    lines = lines_of([record("plain", auc=0.6), record("plain", auc=0.9, backbone="dcnv2")])
+    assert [line.cells[1].mark for line in lines if line.cells] == [Mark.BEST, Mark.BEST]
+
+
+def test_a_method_that_does_not_fit_shows_why(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+    reason = "star multiplies dense stages, and this tower has none"
+    lines = lines_of([*toy, record("star", status="unsupported", error=reason)])
+    (line,) = [line for line in lines if line.label == "star"]
+    assert (line.cells, line.remark) == ((), f"{reason}.")
+
+
+def test_variants_are_further_lines_without_a_mark(record: Callable[..., RunRecord]) -> None:
+    lines = lines_of([record("maml", variants={"without adaptation": {"auc": 0.65, "logloss": 0.6}})])
+    assert (lines[2].kind, lines[2].label) == ("variant", "without adaptation")
+    assert [cell.text for cell in lines[2].cells[:4]] == ["0.60000", "0.6500", "–", "–"]
+    assert lines[2].cells[1].mark is Mark.NONE
+
+
+def test_the_oracle_has_the_last_line(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+    lines = lines_of([record(oracle={"auc": 0.8123, "gauc": None, "logloss": 0.4, "auc_expected": 0.81})])
+    assert lines[-1].kind == "oracle"
+    assert [cell.text for cell in lines[-1].cells[:3]] == ["0.40000", "0.8123", "–"]
+    assert lines_of(toy)[-1].kind == "method"
+
+
+def test_machines_are_told_apart(toy: list[RunRecord]) -> None:
+    other = toy[0].measured.model_copy(update={"machine": {"cores": 64}})
+    (comparison,) = compare([toy[0].model_copy(update={"measured": other}), *toy[1:]])
+    assert "Made on 2 different machines: seconds are not comparable." in overall_table(comparison).notes
+
+
+def test_quality_and_cost_have_all_columns_between_them(toy: list[RunRecord]) -> None:
+    (comparison,) = compare(toy)
+    table = overall_table(comparison)
+    quality, cost = quality_and_cost(table)
+    assert quality.columns + cost.columns == table.columns
+    assert cost.lines[1].cells == table.lines[1].cells[5:]
+
+
+def test_bins_show_what_they_hold_and_gains(toy: list[RunRecord], store: RunStore) -> None:
+    (comparison,) = compare(toy)
+    table = bins_table(bin_table(comparison, num_bins=5, store=store), "auc")
+    shown = {line.label: [cell.text for cell in line.cells] for line in table.lines if line.cells}
+    assert shown["domains"] == ["1", "2", "3", "4", "5"]
+    assert shown["share of training rows"] == ["20.0 %"] * 5
+    assert shown["plain"] == ["0.7200", "0.7300", "0.7400", "0.7500", "0.7600"]
+    assert shown["gain"] == ["+0.0400"] * 5
+
+
+def test_an_unknown_pooled_auc_is_a_dash_with_a_reason(
+    record: Callable[..., RunRecord], store: RunStore
+) -> None:
+    (comparison,) = compare([record()])
+    table = bins_table(bin_table(comparison, num_bins=3, store=store), "auc")
+    assert {cell.text for line in table.lines if line.label == "plain" for cell in line.cells} == {"–"}
+    assert any("needs the predictions" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (999, "999"), (1234, "1.23 k"), (999_600, "1 M"), (58_337, "58.3 k")]
+)
+def test_counts_are_short(value: int, text: str) -> None:
+    assert count(value) == text
+
+
+def test_numbers_have_true_minus_signs_and_dashes() -> None:
+    assert number(-0.5, 2) == "−0.50"
+    assert number(None, 2) == "–"
+    assert [signed(value, 2) for value in (0.5, -0.5, -0.001)] == ["+0.50", "−0.50", "0.00"]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ctrbench.errors import StoreError
+from ctrbench.report.write import report
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore
+
+
+@pytest.fixture
+def filled(store: RunStore, toy: list[RunRecord], record: Callable[..., RunRecord]) -> RunStore:
+    for made in (*toy, record("star", 1, status="failed", error="out of memory")):
+        store.write(made)
+    return store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
+
+
+def test_a_report_is_a_folder_of_tables_pictures_and_a_page(filled: RunStore, tmp_path: Path) -> None:
+    files = report(filled, dataset="toy", out=tmp_path / "out")
+    assert {file.name for file in files.paths} == set(contents(tmp_path / "out"))
+    assert {file.name for file in files.pictures} == {
+        f"{stem}.{kind}" for stem in ("auc", "gauc", "gain-auc", "gain-gauc") for kind in ("svg", "png")
+    }
+    assert {file.name for file in files.tables} == {
+        f"{s}.{k}" for s in ("overall", "bins") for k in ("md", "tex", "csv")
+    }
+    assert "star on dnn: out of memory." in (tmp_path / "out/overall.md").read_text()
+    assert len(files.terminal) == 4
+
+
+def test_the_same_records_give_the_same_bytes(filled: RunStore, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        report(filled, dataset="toy", out=tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_comparisons_have_pictures_of_their_own(
+    store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    for size in (256, 512):
+        store.write(record(train={"batch_size": size, "lr": 0.001}))
+    files = report(store, dataset="toy", out=tmp_path / "out")
+    assert {file.stem for file in files.pictures} == {"auc-1", "auc-2", "gauc-1", "gauc-2"}
+    text = (tmp_path / "out/overall.md").read_text()
+    assert text.count("### Test results · toy · domains a × b · batch\\_size") == 2
+
+
+def test_only_failures_still_make_a_report(
+    store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    store.write(record("star", status="failed", error="out of memory"))
+    files = report(store, dataset="toy", out=tmp_path / "out")
+    assert files.pictures == ()
+    assert "out of memory" in files.page.read_text()
+
+
+def test_a_board_without_markers_stops_the_report_before_it_writes(filled: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "B.md").write_text("nothing here")
+    with pytest.raises(StoreError, match="two markers"):
+        report(filled, dataset="toy", out=tmp_path / "out", benchmarks=tmp_path / "B.md")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,115 @@
+"""Killing runs: what is lost, what goes on, and that the end is the same to the last bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import read_record
+
+CARD = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+label = { column = "click" }
+domain_sets = { default = ["shop"] }
+fields = [{ name = "shop" }, { name = "item" }]
+"""
+COMMAND = (
+    "run", "--methods", "adasparse", "--epochs", "3", "--patience", "9", "--batch-size", "16",
+    "--backbone", "dnn[hidden=8-4]", "--checkpoint-seconds", "0.2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a small prepared dataset."""
+    folder = tmp_path_factory.mktemp("engine")
+    generator = np.random.default_rng(0)
+    rows = 36_000
+    frame = pl.DataFrame(
+        {
+            "time": np.arange(rows),
+            "shop": generator.integers(0, 5, rows),
+            "item": generator.integers(0, 300, rows),
+            "click": generator.integers(0, 2, rows),
+        }
+    )
+    frame.write_csv(folder / "tiny.csv")
+    (folder / "tiny.toml").write_text(CARD, encoding="utf-8")
+    subprocess.run(command(folder, "prepare", "tiny.toml"), cwd=folder, env=environment(folder), check=True)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "CTRBENCH_HOME": str(folder / "home")}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from ctrbench.cli import main; main()", *arguments]
+
+
+def only_record(results: Path) -> RunRecord:
+    (file,) = results.glob("tiny/*.json")
+    return read_record(file)
+
+
+def run_to_the_end(folder: Path, results: str) -> RunRecord:
+    whole = command(folder, *COMMAND, "--results", results)
+    subprocess.run(whole, cwd=folder, env=environment(folder), check=True, capture_output=True)
+    return only_record(folder / results)
+
+
+def wait_for(condition: object, seconds: float = 60.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < limit, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_kill_and_resume_gives_a_bit_identical_record(home: Path) -> None:
+    whole = run_to_the_end(home, "whole")
+    for place in (home / "home" / "runs").glob("*/*"):
+        place.unlink()
+    runs = home / "home" / "runs"
+    started = command(home, *COMMAND, "--results", "killed")
+    process = subprocess.Popen(
+        started, cwd=home, env=environment(home), start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: list(runs.glob("*/checkpoint.pt")))
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(home.glob("killed/tiny/*.json")), "killed too late to prove anything"
+    resumed = run_to_the_end(home, "killed")
+    assert resumed.measured.resumed == 1
+    assert resumed.reproducible() == whole.reproducible()
+    assert not list(runs.glob("*/checkpoint.pt"))
+
+
+def test_a_dead_worker_is_a_failed_run_that_goes_on_later(home: Path) -> None:
+    for place in (home / "home" / "runs").glob("*/*"):
+        place.unlink()
+    started = command(home, *COMMAND, "--results", "dead", "--jobs", "1")
+    process = subprocess.Popen(started, cwd=home, env=environment(home), stderr=subprocess.DEVNULL)
+    wait_for(lambda: list((home / "home" / "runs").glob("*/checkpoint.pt")))
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    assert process.wait(60) == 1
+    record = only_record(home / "dead")
+    assert record.status == "failed"
+    assert "signal 9" in (record.error or "")
+    assert run_to_the_end(home, "dead").measured.resumed == 1

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctrbench.errors import StoreError
+from ctrbench.runs.record import Choice, Code, Measured, RunKey, RunRecord
+from ctrbench.runs.store import RunStore, read_record
+
+
+def key(seed: int = 1) -> RunKey:
+    return RunKey(
+        dataset="tiny",
+        data_digest="d",
+        domain_set="default",
+        domain_features=("a",),
+        indicator="a",
+        backbone=Choice(name="dnn"),
+        method=Choice(name="plain"),
+        train={"lr": 1e-3},
+        seed=seed,
+    )
+
+
+def record(status: str, seed: int = 1, started: str = "now") -> RunRecord:
+    one = key(seed)
+    return RunRecord(
+        run=one.run,
+        digest=one.digest,
+        key=one,
+        status=status,  # type: ignore[arg-type]
+        code=Code(version="0", method_sha256="m", backbone_sha256="b"),
+        measured=Measured(started=started),
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
+
+
+def test_a_record_comes_back_as_it_was(store: RunStore) -> None:
+    store.write(record("failed"))
+    assert store.find(key()) == record("failed")
+    assert list(store.records()) == [record("failed")]
+
+
+def test_a_finished_record_is_never_overwritten(store: RunStore) -> None:
+    store.write(record("finished"))
+    with pytest.raises(StoreError, match="never overwritten"):
+        store.write(record("finished"))
+
+
+def test_a_failed_record_gives_way(store: RunStore) -> None:
+    store.write(record("failed"))
+    store.write(record("finished"))
+    found = store.find(key())
+    assert found is not None
+    assert found.status == "finished"
+
+
+def test_what_is_measured_does_not_count(store: RunStore) -> None:
+    assert record("finished", started="a").reproducible() == record("finished", started="b").reproducible()
+    assert record("finished", seed=1).reproducible() != record("finished", seed=2).reproducible()
+
+
+def test_every_part_of_the_key_moves_the_digest() -> None:
+    other = key().model_copy(update={"train": {"lr": 2e-3}})
+    assert len({key().digest, key(2).digest, other.digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"schema_version": 2}), "upgrade ctrbench"),
+        ("{", "not a run record"),
+        ("[]", "not a run record"),
+        (json.dumps({"schema_version": 1, "colour": "red"}), "not a run record"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(StoreError, match=message):
+        read_record(file)
+
+
+def test_a_half_written_record_is_not_seen(store: RunStore) -> None:
+    store.write(record("failed"))
+    (store.results / "tiny" / "x.123.part").write_text("{", encoding="utf-8")
+    assert len(list(store.records("tiny"))) == 1

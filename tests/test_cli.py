@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ctrbench.cli import main
+
+CARD = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+user = "user"
+label = {{ column = "click" }}
+{extra}
+
+[domain_sets]
+default = ["shop", "age"]
+shop = ["shop"]
+
+[[fields]]
+name = "user"
+role = "user"
+
+[[fields]]
+name = "shop"
+role = "shop"
+
+[[fields]]
+name = "age"
+role = "user"
+
+[[fields]]
+name = "tags"
+kind = "multi_valued"
+
+[[fields]]
+name = "price"
+kind = "numeric"
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a card and its data, and a home of its own."""
+    monkeypatch.setenv("CTRBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = 1800
+    shop = generator.choice(["s1", "s2", "s3"], rows, p=[0.6, 0.3, 0.1])
+    tags = [";".join(generator.choice(list("abcd"), size)) for size in generator.integers(0, 4, rows)]
+    frame = pl.DataFrame(
+        {
+            "time": np.arange(rows),
+            "user": generator.integers(0, 50, rows),
+            "shop": shop,
+            "age": generator.choice(["young", "old"], rows),
+            "tags": [tag.replace(";", "|") for tag in tags],
+            "price": generator.random(rows),
+            "click": (generator.random(rows) < np.where(shop == "s1", 0.7, 0.3)).astype(int),
+        }
+    )
+    frame.write_csv(tmp_path / "tiny.csv")
+    (tmp_path / "tiny.toml").write_text(CARD.format(extra=""), encoding="utf-8")
+    return tmp_path
+
+
+def ctrbench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line as a shell would, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["ctrbench", *arguments])
+    try:
+        main()
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+    return 0
+
+
+RUN = ("run", "--epochs", "1", "--batch-size", "64", "--embedding-size", "4", "--backbone", "dnn[hidden=8-4]")
+
+
+def test_from_a_csv_to_the_report(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert "1,200" in capsys.readouterr().out
+    assert ctrbench(monkeypatch, *RUN, "--methods", "plain,adasparse[form=scaling]", "--seeds", "2") == 0
+    records = sorted((place / "results" / "tiny").glob("*.json"))
+    assert len(records) == 4
+    before = [record.read_bytes() for record in records]
+    assert ctrbench(monkeypatch, *RUN, "--methods", "plain,adasparse[form=scaling]", "--seeds", "2") == 0
+    assert "4 finished before, 0 to make" in capsys.readouterr().err
+    assert [record.read_bytes() for record in records] == before
+    assert ctrbench(monkeypatch, "report", "--bins", "3") == 0
+    assert (place / "report").is_dir()
+    assert any((place / "report").glob("*.md"))
+    assert ctrbench(monkeypatch, "show", "tiny") == 0
+
+
+def test_domains_by_any_features(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml", "--domains", "age,user") == 0
+    assert ctrbench(monkeypatch, *RUN, "--domains", "age,user", "--methods", "plain") == 0
+    record = json.loads(next((place / "results" / "tiny").glob("*.json")).read_text(encoding="utf-8"))
+    assert record["key"]["domain_features"] == ["age", "user"]
+
+
+def test_a_failing_plugin_is_recorded_and_the_others_go_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    (place / "broken.py").write_text(
+        "from ctrbench.extend import Method, Plan\n\n\n"
+        "class Broken(Method):\n    def rewrite(self, plan: Plan) -> Plan:\n        raise KeyError('no such stage')\n",
+        encoding="utf-8",
+    )
+    assert ctrbench(monkeypatch, *RUN, "--methods", "broken.py,plain") == 1
+    records = [json.loads(file.read_text()) for file in (place / "results" / "tiny").glob("*.json")]
+    assert {record["key"]["method"]["name"]: record["status"] for record in records} == {
+        "broken": "failed",
+        "plain": "finished",
+    }
+    assert any("no such stage" in (record["error"] or "") for record in records)
+
+
+BAD = [
+    (("prepare", "movielens-1n"), "movielens-1m"),
+    (("prepare", "missing.toml"), "no such card"),
+    ((*RUN, "--methods", "adaspars"), "adasparse"),
+    (("run", "--methods", "plain", "--backbone", "dcnv3"), "dcnv2"),
+    ((*RUN, "--methods", "adasparse[r_mim=0.1]"), "r_min"),
+    ((*RUN, "--methods", "adasparse[form=fussion]"), "fusion"),
+    ((*RUN, "--methods", "plain", "--seeds", "x"), "seeds are"),
+    ((*RUN, "--methods", "plain", "--seeds", "0"), "at least one"),
+    ((*RUN, "--methods", "plain", "--domains", "shopp"), "shop"),
+    ((*RUN, "--methods", "plain", "--domains", "price"), "one id a row"),
+    ((*RUN, "--methods", "plain", "--dataset", "tinny"), "tiny"),
+    ((*RUN, "--methods", "plain", "--optimizer", "sgd"), "adam"),
+    ((*RUN, "--methods", "missing.py"), "no such file"),
+    (("prepare", "iaac"), "Tianchi"),
+    (("list", "method"), "methods"),
+    (("show", "tinny"), "tiny"),
+    (("report", "--dataset", "tiny"), "ctrbench run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(bad[0][-3:]) for bad in BAD])
+def test_bad_input_is_one_clear_error(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    capsys.readouterr()
+    assert ctrbench(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (place / "results").exists()
+
+
+BAD_CARDS = [
+    ('colour = "red"', "tiny.csv", "unknown key 'colour'"),
+    ("", "no_price.csv", "price"),
+    ("", "label.csv", "0"),
+    ("split = { by = 'time', parts = [4000, 1, 1] }", "tiny.csv", "empty"),
+]
+
+
+@pytest.mark.parametrize(("extra", "data", "message"), BAD_CARDS, ids=["key", "column", "label", "split"])
+def test_a_bad_card_is_one_clear_error(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    extra: str,
+    data: str,
+    message: str,
+) -> None:
+    frame = pl.read_csv(place / "tiny.csv")
+    frame.drop("price").write_csv(place / "no_price.csv")
+    frame.with_columns(pl.col("click") * 2).write_csv(place / "label.csv")
+    text = CARD.format(extra=extra).replace("tiny.csv", data)
+    (place / "bad.toml").write_text(text, encoding="utf-8")
+    assert ctrbench(monkeypatch, "prepare", "bad.toml") == 2
+    assert message in capsys.readouterr().err
+    assert not list((place / "home").glob("datasets/*"))
+    assert not list((place / "home").glob("datasets/.*"))
+
+
+def test_a_source_that_is_no_archive(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "round2_train.zip").write_bytes(b"this is no archive")
+    assert ctrbench(monkeypatch, "prepare", "iaac", "--source", "round2_train.zip") == 2
+    assert "round2_train.zip" in capsys.readouterr().err
+
+
+def test_results_of_a_newer_schema(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench(monkeypatch, *RUN, "--methods", "plain") == 0
+    record = next((place / "results" / "tiny").glob("*.json"))
+    content = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps({**content, "schema_version": 99}), encoding="utf-8")
+    for command in (("report",), (*RUN, "--methods", "plain")):
+        assert ctrbench(monkeypatch, *command) == 2
+        assert "upgrade ctrbench" in capsys.readouterr().err
+
+
+def test_a_new_method_passes_the_check_and_trains(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench(monkeypatch, "new-method", "my_gate") == 0
+    assert ctrbench(monkeypatch, "check", "my_gate.py") == 0
+    assert ctrbench(monkeypatch, *RUN, "--methods", "my_gate.py") == 0
+    assert ctrbench(monkeypatch, "new-method", "my_gate") == 2
+    assert "my_gate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["datasets", "methods", "backbones"])
+def test_listings(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    assert ctrbench(monkeypatch, "list", what) == 0
+    expected = {"datasets": "movielens-1m", "methods": "adasparse", "backbones": "dcnv2"}
+    assert expected[what] in capsys.readouterr().out

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.data.batches import SplitData
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.registry import select
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.loop import Tick, Trainer
+
+
+def made_up(num_rows: int, seed: int) -> SplitData:
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(1, 9, (num_rows, 3)).astype(np.int32)
+    label = (generator.random(num_rows) < np.where(ids[:, 0] > 4, 0.7, 0.2)).astype(np.float32)
+    return SplitData(
+        ids_BF=torch.from_numpy(ids),
+        bags=(),
+        numeric_BK=torch.zeros(num_rows, 0),
+        domain_B=torch.from_numpy(ids[:, 0].copy()),
+        indicator_B=torch.from_numpy(ids[:, 0].copy()),
+        label_B=torch.from_numpy(label),
+        row=np.arange(num_rows),
+        user=None,
+        probability=None,
+    )
+
+
+SCHEMA = Schema(
+    fields=tuple(FieldShape(name=name, kind="categorical", role="other", size=9) for name in "abc"),
+    embedding_size=4,
+    domain_features=("a",),
+    num_domains=8,
+    indicator_rows=(0, *[100] * 8),
+    base_rate=0.45,
+)
+
+
+def trainer(method: str = "plain", **settings: object) -> Trainer:
+    config = TrainConfig.model_validate({"embedding_size": 4, "batch_size": 32, "epochs": 2, **settings})
+    rewriter, backbone = select("methods", method).value, select("backbones", "dnn[hidden=8-4]").value
+    plan = rewriter.rewrite(backbone.plan())  # type: ignore[union-attr]
+    return Trainer(
+        model=CTRModel(plan, SCHEMA, seed=3),
+        learner=rewriter.learner(),  # type: ignore[union-attr]
+        train=made_up(800, 0),
+        dev=made_up(300, 1),
+        config=config,
+        seed=3,
+    )
+
+
+class Killed(Exception):
+    """Stands for a kill signal."""
+
+
+def kill_at(step: int) -> object:
+    def report(tick: Tick) -> None:
+        if tick.step >= step:
+            raise Killed
+
+    return report
+
+
+@pytest.mark.parametrize("method", ["plain", "adasparse", "star", "apg", "maml[tasks=2,support=16,query=16]"])
+@pytest.mark.parametrize("step", [7, 30])
+def test_killed_and_resumed_equals_uninterrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
+) -> None:
+    whole = trainer(method, patience=9)
+    fit = whole.fit()
+    monkeypatch.setattr("ctrbench.train.loop.REPORT_SECONDS", 0.0)
+    first = trainer(method, patience=9)
+    with pytest.raises(Killed):
+        first.fit(checkpoint=tmp_path / "c.pt", report=kill_at(step), checkpoint_seconds=0.0)  # type: ignore[arg-type]
+    second = trainer(method, patience=9)
+    again = second.fit(checkpoint=tmp_path / "c.pt", checkpoint_seconds=0.0)
+    assert again.resumed == 1
+    assert again.steps == fit.steps
+    assert again.history.epochs == fit.history.epochs
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.6, 0.8, 0.7, 0.75])
+    monkeypatch.setattr(
+        "ctrbench.train.loop.dev_metrics", lambda dev, score: {"auc": next(scores), "logloss": 0.5}
+    )
+    one = trainer(epochs=4, patience=2)
+    weights = []
+    original = one._keep_best
+    one._keep_best = lambda score: (weights.append(one.model.net.head[0].weight.clone()), original(score))  # type: ignore[assignment, func-returns-value, union-attr, operator]
+    fit = one.fit()
+    assert fit.history.best_epoch == 2
+    assert torch.equal(one.model.net.head[0].weight, weights[1])  # type: ignore[arg-type]
+    assert not torch.equal(weights[1], weights[3])
+
+
+def test_patience_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.8, 0.7, 0.6, 0.9])
+    monkeypatch.setattr(
+        "ctrbench.train.loop.dev_metrics", lambda dev, score: {"auc": next(scores), "logloss": 0.5}
+    )
+    fit = trainer(epochs=4, patience=1).fit()
+    assert (fit.history.epoch, fit.history.best_epoch) == (2, 1)
+
+
+def test_reported_loss_is_the_mean_over_rows() -> None:
+    one = trainer(epochs=1, lr=1e-12)
+    fit = one.fit()
+    with torch.no_grad():
+        logit = one.model(one.train.slice(0, len(one.train)))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logit, one.train.label_B)
+    assert fit.history.epochs[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_damaged_checkpoint_starts_over(tmp_path: Path) -> None:
+    (tmp_path / "c.pt").write_bytes(b"no checkpoint")
+    assert trainer().fit(checkpoint=tmp_path / "c.pt").resumed == 0
