@@ -65,7 +65,7 @@ def check(selector_or_file: str, *, backbones: Sequence[str] | None = None) -> t
     with _undisturbed():
         for name in backbones or tuple(_backbones()):
             backbone: Backbone = select("backbones", name).value  # type: ignore[assignment]
-            case = Case(backbone=name, method=method, base=backbone.plan(), file=selected.plugin.file)
+            case = Case(backbone=name, method=method, plan=backbone.plan, file=selected.plugin.file)
             findings.extend(_check(case))
     return tuple(findings)
 
@@ -110,7 +110,7 @@ _SKIPPED = "skipped: "
 
 
 def _unsupported(case: Case) -> str | None:
-    reason = case.method.supports(case.base)
+    reason = case.method.supports(case.plan())
     return None if reason is None else f"{_SKIPPED}{reason}"
 
 
@@ -202,16 +202,17 @@ def _some(data: SplitData, rows: Iterable[int] | np.ndarray) -> SplitData:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A method, the plan of a backbone to rewrite, and the data both are tried on."""
+    """A method, the backbone it rewrites, and the data both are tried on."""
 
     backbone: str
     method: Method
-    base: Plan
+    plan: Callable[[], Plan]
+    """Makes the backbone's plan anew, whatever was done to an earlier one."""
     file: Path
 
     def model(self, *, base_rate: float = 0.4) -> CTRModel:
         """Build the rewritten plan anew."""
-        return CTRModel(self.method.rewrite(self.base), _schema(base_rate), seed=SEED)
+        return CTRModel(self.method.rewrite(self.plan()), _schema(base_rate), seed=SEED)
 
     @cached_property
     def train(self) -> SplitData:
@@ -282,8 +283,12 @@ class Training:
     def save(self) -> BytesIO:
         """Return a checkpoint."""
         file = BytesIO()
-        parts = {"model": self.model, "optimizer": self.optimizer, "learner": self.learner}
-        torch.save({name: part.state_dict() for name, part in parts.items()}, file)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "learner": self.learner.state_dict(),
+        }
+        torch.save(state, file)
         file.seek(0)
         return file
 
@@ -353,10 +358,11 @@ def _shapes_watched(model: CTRModel) -> Iterator[list[str]]:
     wrong: list[str] = []
 
     def watch(module: torch.nn.Module, given: tuple[Any, ...], made: torch.Tensor) -> None:
-        expected = (len(given[0]), module.num_outputs)
-        if tuple(made.shape) != expected:
+        expected = [len(given[0]), module.num_outputs]
+        if list(made.shape) != expected:
             kind = type(module).__name__
-            wrong.append(f"expected {kind} to return {expected}, by its num_outputs, but got {tuple(made.shape)}")
+            seen = f"shape {list(made.shape)}, and its num_outputs says {expected}"
+            wrong.append(f"expected {kind} to return what it says, but it returned {seen}")
 
     stages = [module for module in model.modules() if isinstance(module, StageModule)]
     handles = [stage.register_forward_hook(watch) for stage in stages]
@@ -371,7 +377,9 @@ def _batch_of_one(case: Case) -> str | None:
     for row in range(len(SHOP_ROWS) + 1):
         shape = tuple(case.trained.logits(case.test.slice(row, row + 1)).shape)
         if shape != (1,):
-            return f"expected one row to give logits of shape (1,), but got {shape}; look for a bare squeeze()"
+            return (
+                f"expected one row to give logits of shape (1,), but got {shape}; look for a bare squeeze()"
+            )
     training = Training(case)
     training.run(islice(training.batches(case.train), 2))
     order = training.order(case.train)
@@ -612,13 +620,13 @@ def _unlike(data: SplitData, fresh: SplitData) -> list[str]:
 
 
 def _plans(case: Case) -> str | None:
-    settings, base = case.method.model_dump(), deepcopy(case.base)
-    plan = case.method.rewrite(case.base)
+    settings, base = case.method.model_dump(), case.plan()
+    plan = case.method.rewrite(base)
     kept = deepcopy(plan)
     model = CTRModel(plan, _schema(), seed=SEED)
     model(case.test.slice(0, len(case.test)))
     seen = {
-        "the plan given to rewrite()": case.base == base,
+        "the plan given to rewrite()": base == case.plan(),
         "the rewritten plan": plan == kept,
         "the method's settings": case.method.model_dump() == settings,
     }
@@ -633,6 +641,7 @@ def _state(case: Case) -> str | None:
     batches = list(first.batches(case.train))
     half = len(batches) // 2
     first.run(batches[:half])
+    first.settle(case.train, case.test)
     second.load(first.save())
     apart = _apart(second.score(case.test), first.score(case.test))
     if apart > 0.0:
@@ -688,7 +697,7 @@ def _starts(case: Case) -> str | None:
         return None
     batch = case.test.slice(0, len(case.test))
     with torch.no_grad():
-        plain = CTRModel(case.base, _schema(), seed=SEED).eval()(batch)
+        plain = CTRModel(case.plan(), _schema(), seed=SEED).eval()(batch)
         apart = float((case.model().eval()(batch) - plain).abs().max())
     if not apart <= claim:
         return (
@@ -720,7 +729,9 @@ def _orders(case: Case) -> str | None:
     if not is_valid or rows.min() < 0 or rows.max() >= num_rows:
         return f"expected learner.order to visit rows 0 to {num_rows - 1}, but it goes beyond, or visits none"
     if starts[0] != 0 or starts[-1] != len(rows) or (np.diff(starts) <= 0).any():
-        return f"expected the starts of batches to rise from 0 to {len(rows)}, the number of visits; they do not"
+        return (
+            f"expected the starts of batches to rise from 0 to {len(rows)}, the number of visits; they do not"
+        )
     if not np.array_equal(rows, again.rows) or not np.array_equal(starts, again.starts):
         return "expected the order of an epoch to follow from the generator it is given alone; it does not"
     return None

@@ -254,7 +254,7 @@ def synth_iaac(
     from ctrbench.synthetic.iaac import make_twin
 
     with _resumable(), display.phases() as report:
-        make_twin(rows, out, seed=seed, report=report)
+        make_twin(rows, out, seed=seed, report=lambda done, total: report("write", done / total))
     typer.echo(f"{out}: now try\n  ctrbench prepare iaac --source {out}")
 
 

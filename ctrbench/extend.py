@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
+from ctrbench.names import Column
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import Chain, Context, CTRModel
 from ctrbench.nn.optim import Optimizer
@@ -29,7 +30,7 @@ from ctrbench.nn.plan import (
 )
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.stages import Cross, CrossModule, PartitionedNorm, domain_table
-from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, score_rows, total_loss
+from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
 
 __all__ = [
     "EVAL_ROWS",
@@ -39,6 +40,7 @@ __all__ = [
     "Build",
     "CTRModel",
     "Chain",
+    "Column",
     "Context",
     "Cross",
     "CrossModule",
@@ -60,6 +62,7 @@ __all__ = [
     "StepOutput",
     "activate",
     "bce",
+    "dev_auc",
     "domain_table",
     "model_validator",
     "score_rows",

@@ -197,7 +197,11 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
         return kind.model_validate(settings)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"][:1])
-        shown = settings.get(where, problem["input"])
         text = problem["msg"].removeprefix("Value error, ")
-        raise SettingError(f"{plugin.name}: setting {where!r}", value=shown, remedy=text) from None
+        if not problem["loc"]:
+            shown = ", ".join(f"{name}={value}" for name, value in settings.items())
+            raise SettingError(f"{plugin.name}: settings", value=shown, remedy=text) from None
+        where = str(problem["loc"][0])
+        raise SettingError(
+            f"{plugin.name}: setting {where!r}", value=settings.get(where, problem["input"]), remedy=text
+        ) from None

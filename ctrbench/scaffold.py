@@ -89,7 +89,9 @@ def new_method(name: str, folder: Path) -> Path:
 
 def _check_name(name: str) -> None:
     if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
-        raise SettingError("a method's name is a Python identifier", value=name, remedy="for instance my_method")
+        raise SettingError(
+            "a method's name is a Python identifier", value=name, remedy="for instance my_method"
+        )
     if name in plugins("methods"):
         raise SettingError("there is a method of that name", value=name, remedy="give another name")
 

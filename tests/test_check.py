@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -13,7 +14,7 @@ from ctrbench.scaffold import new_method
 
 SMALL = "dnn[hidden=8-4]"
 
-FILE = '''
+FILE = """
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ class PartModule(StageModule):
 
 
 {more}
-'''
+"""
 BEHIND_LAYERS = 'plan.after_dense(lambda dense: Part(name=f"{dense.name}.part"))'
 
 
@@ -80,7 +81,11 @@ LEARNER = """
 TABLE = "self.table = domain_table(build.schema.num_indicators, torch.ones(num_inputs))"
 
 BROKEN = {
-    "nan": ("trains", "finite loss at every training step, but step 1", {"forward": "return x * float('nan')"}),
+    "nan": (
+        "trains",
+        "finite loss at every training step, but step 1",
+        {"forward": "return x * float('nan')"},
+    ),
     "exception": (
         "trains",
         r"tried.py, line 31, in forward raised RuntimeError: mat1",
@@ -90,7 +95,7 @@ BROKEN = {
     "no plan": ("trains", "raised AttributeError", {"edit": "None"}),
     "num_outputs lies": (
         "logits",
-        r"PartModule to return \(40, 1\)",
+        r"shape \[40, 21\], and its num_outputs says \[40, 1\]",
         {"edit": "plan.add_logit(Part(name='p'))", "init": "self.num_outputs = 1"},
     ),
     "logit of two columns, one row short": (
@@ -217,7 +222,7 @@ BROKEN = {
     "embeddings in place": (
         "inputs untouched",
         "z_BN",
-        {"forward": "with torch.no_grad():\n    context.z_BN.mul_(0.9)\nreturn x"},
+        {"edit": "plan.with_input(Part(name='p'))", "forward": "return x.add_(1.0)"},
     ),
     "ids in place": (
         "inputs untouched",
@@ -344,16 +349,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_each_rule_can_fail(tmp_path: Path, case: str) -> None:
+def test_each_rule_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     rule, sentence, parts = BROKEN[case]
+    monkeypatch.setattr("ctrbench.check.RULES", {name: RULES[name] for name in ("trains", rule)})
     found = findings(tmp_path, **parts)[rule]
     assert not found.ok
-    pytest.raises(ValueError, _tell, found.sentence).match(sentence)
+    assert re.search(sentence, found.sentence)
     assert "\n" not in found.sentence
-
-
-def _tell(sentence: str) -> None:
-    raise ValueError(sentence)
 
 
 def test_every_rule_has_been_made_to_fail() -> None:

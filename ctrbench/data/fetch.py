@@ -58,10 +58,13 @@ def fetch(sources: Sequence[Source], *, folder: Path, report: Report | None = No
         except (SourceError, OSError, http.client.HTTPException) as error:
             _raise_if_full(error, folder)
             reasons.append(f"{_place(source)}: {_reason(error)}")
+    if all(source.local for source in sources):
+        files = " and ".join(name for source in sources for name in source.local)
+        raise SourceError(
+            "these data have no public address", value=f"bring {files}", remedy=_remedy(sources)
+        )
     raise SourceError(
-        "no source of the dataset can be had" if sources else "the card names no source",
-        value="; ".join(reasons) or None,
-        remedy=_remedy(sources),
+        "no source of the dataset can be had", value="; ".join(reasons), remedy=_remedy(sources)
     )
 
 
@@ -112,44 +115,6 @@ def _pattern(source: Source) -> str:
 
 def _file_name(url: str) -> str:
     return Path(unquote(urlsplit(url).path)).name
-
-
-def _reason(error: Exception) -> str:
-    inner = getattr(error, "reason", None) or error
-    return f"{inner}" or type(inner).__name__
-
-
-def _raise_if_full(error: Exception, folder: Path) -> None:
-    inner = getattr(error, "reason", None) or error
-    if getattr(inner, "errno", None) == errno.ENOSPC:
-        raise SourceError("no space left on the disk", value=folder, remedy="make room or set CTRBENCH_HOME")
-
-
-def _remedy(sources: Sequence[Source]) -> str:
-    notes = [source.note for source in sources if source.local and source.note]
-    return "\n".join(notes) or "get the files yourself and name them with --source PATH"
-
-
-def _cached(source: Source, folder: Path) -> Path | None:
-    """The whole file of an earlier call; without a checksum its name alone vouches for it."""
-    for path in sorted(folder.glob(_pattern(source))) if not source.local else []:
-        if path.suffix != ".part" and (source.sha256 is None or sha256_of(path) == source.sha256):
-            return path
-    return None
-
-
-def _pattern(source: Source) -> str:
-    if source.pypi is not None:
-        name, _, version = source.pypi.partition("==")
-        return f"{name.replace('-', '[-_.]')}-{version}*.whl"
-    return _file_name(source.url or "").replace("[", "[[]")
-
-
-def _file_name(url: str) -> str:
-    name = Path(unquote(urlsplit(url).path)).name
-    if urlsplit(url).scheme not in ("http", "https") or not name:
-        raise SourceError("a source's url is http(s) and ends with a file name", value=url)
-    return name
 
 
 def _fetch_one(source: Source, folder: Path, report: Report) -> Path:

@@ -10,9 +10,10 @@ import errno
 import importlib
 import json
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,43 +23,27 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ctrbench.data.card import DatasetCard, FieldCard, bundled_cards
-from ctrbench.data.encode import Encoded, EncodedField, Plain, Rows, encode_field
+from ctrbench.data.build import Report, build
+from ctrbench.data.card import DatasetCard, bundled_cards
 from ctrbench.data.fetch import fetch, sha256_of
 from ctrbench.data.shards import (
-    ContentDigest,
-    FieldInfo,
     Manifest,
     Prepared,
-    ShardInfo,
     SourceInfo,
-    SplitInfo,
     dataset_folder,
     home_folder,
     open_prepared,
     prepared_names,
-    vocabulary_file,
     write_domain_set,
     write_manifest,
-    write_shards,
-    write_table,
 )
-from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
-from ctrbench.data.stage import KEY, Staged, stage, write_flat
 from ctrbench.errors import CardError, CtrbenchError, DataError
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.readers.raw import RawData
 
-Report = Callable[[str, float], None]
-"""Called with the phase and the fraction of it that is done."""
-
 INPUTS = "inputs.json"
 """Beside the manifest: sizes and times of the raw files, which spare reading them again."""
-ENCODERS = 2
-"""Fields encoded at a time; each holds a few columns of numbers in memory."""
 SETTLED_NS = 2_000_000_000
 """A file changed so shortly before it was recorded may change again without its time showing it."""
 
@@ -141,13 +126,10 @@ def _plain_disk_errors(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC or "os error 28" in str(error):
-            rule, remedy = (
-                "no space left on the disk",
-                "make room, or set CTRBENCH_HOME to a folder elsewhere",
-            )
-            raise DataError(rule, value=home, remedy=remedy) from None
+            remedy = "make room, or set CTRBENCH_HOME to a folder elsewhere"
+            raise DataError("no space left on the disk", value=home, remedy=remedy) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EDQUOT):
-            remedy = "set CTRBENCH_HOME to a folder that you may write to"
+            remedy = "correct its permissions, or set CTRBENCH_HOME to a folder that you may write to"
             raise DataError("a file cannot be read or written", value=error, remedy=remedy) from None
         raise
 
@@ -161,9 +143,11 @@ def _known(card: DatasetCard, home: Path, sources: Sequence[Path]) -> Prepared |
     if not given:
         # Nothing to compare with: fetched files have the card's own checksums.
         return _matching(card.name, card, home)
+    now = _inputs(given)
     for name in prepared_names(home):
         prepared = _matching(name, card, home)
-        if prepared is not None and _recorded_inputs(prepared) == _inputs(given):
+        recorded = None if prepared is None else _recorded_inputs(prepared)
+        if recorded is not None and recorded.are_settled and recorded.files == now.files:
             return prepared
     return None
 
@@ -182,32 +166,37 @@ def _given(card: DatasetCard, sources: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(sources) or ((Path(card.path),) if card.path is not None else ())
 
 
-def _inputs(paths: Sequence[Path]) -> dict[str, list[int]] | None:
-    """Sizes and times of the files; None if one changed so recently that they prove nothing."""
+@dataclass(frozen=True)
+class _Inputs:
+    """Sizes and times of the raw files, and when they were looked at."""
+
+    at: int
+    files: dict[str, list[int]]
+
+    @property
+    def are_settled(self) -> bool:
+        return all(changed <= self.at - SETTLED_NS for _, changed in self.files.values())
+
+
+def _inputs(paths: Sequence[Path]) -> _Inputs:
+    now = time.time_ns()
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    try:
-        stats = {str(file.resolve()): file.stat() for file in files if not file.is_dir()}
-    except OSError:
-        return None
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    stats = {str(file.resolve()): file.stat() for file in files if file.is_file()}
+    return _Inputs(now, {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
 
 
-def _recorded_inputs(prepared: Prepared) -> dict[str, list[int]] | str:
+def _recorded_inputs(prepared: Prepared) -> _Inputs | None:
     try:
         recorded: dict[str, Any] = json.loads((prepared.folder / INPUTS).read_text(encoding="utf-8"))
-        files: dict[str, list[int]] = recorded["files"]
-        unsettled = any(changed > recorded["at"] - SETTLED_NS for _, changed in files.values())
-    except (OSError, ValueError, KeyError, TypeError):
-        return "not recorded"
-    return "too recent to tell" if unsettled else files
+        return _Inputs(**recorded)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _record_inputs(folder: Path, paths: Sequence[Path]) -> None:
-    files = _inputs(paths)
-    if files is not None:
-        part = folder / f".{INPUTS}.{os.getpid()}.part"
-        part.write_text(json.dumps({"at": time.time_ns(), "files": files}), encoding="utf-8")
-        part.replace(folder / INPUTS)
+def _record_inputs(folder: Path, inputs: _Inputs) -> None:
+    part = folder / f".{INPUTS}.{os.getpid()}.part"
+    part.write_text(json.dumps({"at": inputs.at, "files": inputs.files}), encoding="utf-8")
+    part.replace(folder / INPUTS)
 
 
 # Making it ------------------------------------------------------------------------------------------------------
@@ -215,13 +204,15 @@ def _record_inputs(folder: Path, paths: Sequence[Path]) -> None:
 
 def _make(card: DatasetCard, home: Path, sources: Sequence[Path], *, force: bool, report: Report) -> Prepared:
     given = _given(card, sources)
+    inputs = _inputs(given)
     paths = given or _fetched(card, home, report)
     with _scratch(home, card.name) as scratch, ThreadPoolExecutor(1) as pool:
+        report("read", 0.0)
         raw = _read(card, paths, scratch / "raw")
         name = card.name + raw.suffix
         unchanged = None if force else _same_content(name, card, home, raw)
         if unchanged is not None:
-            _record_inputs(unchanged.folder, given)
+            _record_inputs(unchanged.folder, inputs)
             unchanged.verify()
             return unchanged
         digests = pool.submit(_sources, raw.files)
@@ -229,7 +220,12 @@ def _make(card: DatasetCard, home: Path, sources: Sequence[Path], *, force: bool
             prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, report)
         except pl.exceptions.PolarsError as error:
             raise _unreadable(raw, error) from None
-        _record_inputs(prepared.folder, given)
+        if _inputs(given).files != inputs.files:
+            rule = "a source changed while it was read"
+            raise DataError(
+                rule, value=", ".join(map(str, given)), remedy="prepare again when it is complete"
+            )
+        _record_inputs(prepared.folder, inputs)
         return _in_place(prepared, dataset_folder(name, home))
 
 
@@ -242,7 +238,8 @@ class _Naming:
 def _command(card: DatasetCard, sources: Sequence[Path]) -> str:
     """The command that makes the dataset again."""
     named = card.name if card.name in bundled_cards() else str(card.origin or f"{card.name}.toml")
-    return " ".join(["ctrbench prepare", named, *(f"--source {source}" for source in sources)])
+    options = [part for source in sources for part in ("--source", str(source))]
+    return shlex.join(["ctrbench", "prepare", named, *options])
 
 
 def _fetched(card: DatasetCard, home: Path, report: Report) -> tuple[Path, ...]:
@@ -335,136 +332,25 @@ def _build(
 ) -> Prepared:
     folder = scratch / "data"
     folder.mkdir()
-    expected = _expected_rows(raw.files, scratch / "raw")
-    staged = stage(
-        raw.frame,
-        card,
-        folder=scratch / "staged",
-        report=lambda done: report("read", min(1.0, done / expected) if expected else 0.0),
-    )
-    report("read", 1.0)
-    rows, counts = _ordered(card, staged)
-    flats = scratch / "encoded"
-    flats.mkdir()
-    encoded = _encode(card, staged, rows, flats, report)
-    fields = tuple(_info(field, encoded[field.name]) for field in card.fields)
-    columns = _own_columns(staged, rows, flats) | {name: field.column for name, field in encoded.items()}
-    splits, content = _write(folder, columns, counts, fields, report)
+    built = build(card, raw, scratch=scratch, folder=folder, report=report)
     manifest = Manifest(
         name=naming.name,
         title=card.title,
         card=card,
         card_digest=card.digest,
         sources=digests.result(),
-        fields=fields,
-        splits=splits,
+        fields=built.fields,
+        splits=built.splits,
         domain_sets={},
-        vocabularies=_write_vocabularies(folder, encoded),
-        has_time=Column.TIME in columns,
-        has_probability=Column.PROBABILITY in columns,
-        content_digest=content,
+        vocabularies=built.vocabularies,
+        has_time=Column.TIME in built.columns,
+        has_probability=Column.PROBABILITY in built.columns,
+        content_digest=built.content_digest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note=raw.note,
         command=naming.command,
     )
     return _with_domain_sets(Prepared(folder, manifest))
-
-
-def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
-    """About how many rows there are, for a progress bar; None where that would cost a pass over the data."""
-    if all(file.suffix == ".parquet" for file in files):
-        return sum(int(pq.read_metadata(file).num_rows) for file in files)
-    texts = [
-        file for file in (*files, *unpacked.rglob("*")) if file.suffix in (".csv", ".txt", ".tsv", ".dat")
-    ]
-    size = sum(file.stat().st_size for file in texts)
-    if not size:
-        return None
-    with texts[0].open("rb") as text:
-        start = text.read(1 << 20)
-    return max(1, round(size * start.count(b"\n") / len(start)))
-
-
-def _ordered(card: DatasetCard, staged: Staged) -> tuple[Rows, dict[Split, int]]:
-    times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
-    order, counts = time_order(_split(card, staged), times)
-    return Rows(order=order, num_train=counts[Split.TRAIN]), counts
-
-
-def _split(card: DatasetCard, staged: Staged) -> Codes:
-    if card.split.by == "time":
-        return split_by_time(staged.columns[Column.TIME].read(), card.split.parts)
-    if card.split.key is None:
-        return split_by_hash(hash_rows(staged.rows), card.split.parts)
-    hashes = hash_texts(staged.texts[KEY])
-    return split_by_hash(hashes[staged.columns[KEY].read()], card.split.parts)
-
-
-def _encode(
-    card: DatasetCard, staged: Staged, rows: Rows, folder: Path, report: Report
-) -> dict[str, EncodedField]:
-    encoded = {}
-    with ThreadPoolExecutor(ENCODERS) as pool:
-        results = pool.map(lambda field: encode_field(field, staged, rows, folder), card.fields)
-        for place, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
-            encoded[field.name] = result
-            report("encode", place / len(card.fields))
-    return encoded
-
-
-def _own_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]:
-    columns: dict[str, Encoded] = {Column.ROW: Plain(flat=write_flat(folder / Column.ROW, rows.order))}
-    for name in (Column.LABEL, Column.TIME, Column.PROBABILITY):
-        if name in staged.columns:
-            columns[name] = Plain(flat=write_flat(folder / name, rows.arrange(staged.columns[name])))
-    return columns
-
-
-def _info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
-    return FieldInfo(
-        name=card.name,
-        kind=card.kind,
-        role=card.role,
-        size=encoded.size,
-        mean=encoded.mean,
-        std=encoded.std,
-        edges=encoded.edges,
-    )
-
-
-def _write(
-    folder: Path,
-    columns: dict[str, Encoded],
-    counts: dict[Split, int],
-    fields: Sequence[FieldInfo],
-    report: Report,
-) -> tuple[dict[Split, SplitInfo], str]:
-    digest = ContentDigest()
-    shards: dict[Split, list[Future[ShardInfo]]] = {split: [] for split in Split}
-    positives = dict.fromkeys(Split, 0)
-    done = 0
-    for split, table, shard in write_shards(folder, columns, counts):
-        digest.update(table)
-        positives[split] += int(np.asarray(table[Column.LABEL]).sum())
-        shards[split].append(shard)
-        done += table.num_rows
-        report("write", done / sum(counts.values()))
-    splits = {
-        split: SplitInfo(
-            rows=count,
-            positives=positives[split],
-            shards=tuple(shard.result() for shard in shards[split]),
-        )
-        for split, count in counts.items()
-    }
-    return splits, digest.hexdigest(counts, fields)
-
-
-def _write_vocabularies(folder: Path, encoded: dict[str, EncodedField]) -> tuple[ShardInfo, ...]:
-    tables: dict[str, pa.Table] = {
-        name: field.vocabulary.to_arrow() for name, field in encoded.items() if field.vocabulary is not None
-    }
-    return tuple(write_table(folder, vocabulary_file(name), table) for name, table in tables.items())
 
 
 def _with_domain_sets(prepared: Prepared) -> Prepared:

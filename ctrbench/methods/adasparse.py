@@ -14,7 +14,9 @@ r^l is the pruned share of the batch's neurons and r the middle of the band. α 
 alone. Sites are the inputs of all dense stages, embeddings and head included; DCNv2's cross matrices by option.
 
 Readings: `sign` is a step, its gradient is straight-through (1.3), r^l counts zeros (1.4), v_in has a bias, and pruners
-start at 0.1 x Xavier (1.7). Departure: r^l of a site with ungated columns counts its gated columns only.
+start at 0.1 x Xavier (1.7). Where METHODS is silent: r^l of a site with ungated columns counts its gated columns only;
+`prune_input` also rules the first cross layer under `prune_cross`, and is refused where no embeddings enter a site, as
+in stacked DCNv2 without it; `gradient=zero` keeps R_s from the pruners too, as automatic differentiation would.
 """
 
 from __future__ import annotations
@@ -180,7 +182,7 @@ class AdaSparse(Method):
         if self.prune_cross and not has_cross:
             return "prune_cross gates the inputs of cross matrices, and this plan has none"
         if self.prune_input != "all" and _entry(plan) is None and not self.prune_cross:
-            return f"prune_input={self.prune_input} concerns embeddings that enter a tower; here none do"
+            return f"prune_input={self.prune_input or 'none'} concerns embeddings that enter a tower; here none do"
         if self._num_sites(plan) == 0:
             return "no weight matrix is left whose input could be gated"
         return None
@@ -217,7 +219,7 @@ def exact_factors(v_out: torch.Tensor, settings: AdaSparse) -> torch.Tensor:
     if settings.form == "scaling":
         return v_out
     if settings.form == "fusion":
-        return functional.threshold(v_out, settings.epsilon / settings.ceiling, 0.0)
+        return functional.threshold(v_out, settings.epsilon, 0.0)
     return (v_out > settings.epsilon).to(v_out.dtype)
 
 

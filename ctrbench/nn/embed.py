@@ -79,7 +79,8 @@ class FieldEmbedding(nn.Module):
         tables = (*schema.single_fields, *schema.bag_fields)
         sizes = [field.size for field in tables]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
-        self.register_buffer("offsets", torch.tensor(starts[: len(schema.single_fields)]), persistent=False)
+        offsets = torch.tensor(starts[: len(schema.single_fields)], dtype=torch.int64)
+        self.register_buffer("offsets", offsets, persistent=False)
         self.bag_starts = starts[len(schema.single_fields) :]
         self.table = RowTable(self._start(schema, build), "embedding")
 

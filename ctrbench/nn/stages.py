@@ -70,11 +70,15 @@ class CrossModule(StageModule):
             self.kernels.append(factors)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(num_inputs)) for _ in range(stage.layers))
 
+    def enter(self, layer: int, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return what enters the matrix of a layer; a method may gate it."""
+        return x_BN
+
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         x0_BN = x_BN
-        for factors, bias in zip(self.kernels, self.biases, strict=True):
-            projected = x_BN
+        for layer, (factors, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            projected = self.enter(layer, x_BN, context)
             for weight in factors:  # type: ignore[attr-defined]
                 projected = projected @ weight
             x_BN = torch.addcmul(x_BN, x0_BN, projected + bias)
@@ -148,7 +152,7 @@ class PartitionedNormModule(StageModule):
     def running(self, present_G: torch.Tensor) -> Moments:
         """Return the shrunk running moments (G, N) of some domains; infinite variance where a column is constant."""
         seen_G2 = self.seen[present_G].to(self.mean.dtype)
-        weight_G1, weight_of_variance_G1 = (seen_G2 / (seen_G2 + self.stage.shrinkage)).split(1, dim=1)
+        weight_G1, weight_of_variance_G1 = _columns(seen_G2 / (seen_G2 + self.stage.shrinkage))
         own_mean, own_variance = self.mean[present_G], self.variance[present_G]
         between = weight_G1 * (1.0 - weight_G1) * (own_mean - self.global_mean).square()
         variance_GN = torch.lerp(self.global_variance, own_variance, weight_of_variance_G1) + between
@@ -161,31 +165,34 @@ class PartitionedNormModule(StageModule):
         mean_GN = _sum(x_BN, routing) / rows_G1
         # The sum of squares does not change with the mean to first order, so its gradient need not pass there.
         squares_GN = _sum((x_BN - _spread(mean_GN.detach(), routing)).square(), routing)
+        variance_GN = squares_GN / rows_G1
         self._update(mean_GN.detach(), squares_GN.detach(), routing.counts_G, routing.present_G)
         is_full = rows_G1 >= self.stage.smallest
         if bool(is_full.all()):
-            return mean_GN, squares_GN / rows_G1
+            return mean_GN, variance_GN
         # Read after the update: before the first one, nothing but a made-up start is known.
         running = self.running(routing.present_G)
-        return torch.where(is_full, mean_GN, running[0]), torch.where(
-            is_full, squares_GN / rows_G1, running[1]
-        )
+        return torch.where(is_full, mean_GN, running[0]), torch.where(is_full, variance_GN, running[1])
 
     @torch.no_grad()
     def _update(
         self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, rows_G: torch.Tensor, present_G: torch.Tensor
     ) -> None:
-        self._update_global(mean_GN, squares_GN, rows_G[:, None].to(mean_GN.dtype))
         # Rows inform the mean, rows less one the variance, which is taken around each batch's own mean.
-        new_G2 = torch.stack([rows_G, rows_G - 1], dim=1)
-        seen_G2 = self.seen[present_G] + new_G2
-        share_G = torch.where(rows_G < self.stage.smallest, rows_G / rows_G.sum(), 1.0)
-        weight_G2 = (new_G2 / seen_G2.clamp_min(1)).maximum(self.stage.momentum * share_G[:, None])
-        weight_G1, weight_of_variance_G1 = (weight_G2 * (new_G2 > 0)).split(1, dim=1)
-        variance_GN = squares_GN / new_G2[:, 1:].clamp_min(1)
+        counts_G2 = torch.stack([rows_G, rows_G - 1], dim=1)
+        new_G2 = counts_G2.to(mean_GN.dtype)
+        self._update_global(mean_GN, squares_GN, new_G2[:, :1])
+        self.seen[present_G] += counts_G2
+        weight_G1, weight_of_variance_G1 = _columns(self._weights(new_G2, self.seen[present_G]))
+        variance_GN = squares_GN / new_G2[:, 1:].clamp_min(1.0)
         self.mean[present_G] = torch.lerp(self.mean[present_G], mean_GN, weight_G1)
         self.variance[present_G] = torch.lerp(self.variance[present_G], variance_GN, weight_of_variance_G1)
-        self.seen[present_G] = seen_G2
+
+    def _weights(self, new_G2: torch.Tensor, seen_G2: torch.Tensor) -> torch.Tensor:
+        """Weigh the batch's moments against the running ones; a single row says nothing of a variance."""
+        rows_G1 = new_G2[:, :1]
+        floor_G1 = torch.where(rows_G1 < self.stage.smallest, rows_G1 / rows_G1.sum(), 1.0)
+        return (new_G2 / seen_G2.clamp_min(1)).maximum(self.stage.momentum * floor_G1) * (new_G2 > 0)
 
     def _update_global(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, rows_G1: torch.Tensor) -> None:
         rows = rows_G1.sum()
@@ -195,6 +202,10 @@ class PartitionedNormModule(StageModule):
         between = weight * (1.0 - weight) * (mean - self.global_mean).square()
         self.global_mean.lerp_(mean, weight)
         self.global_variance.lerp_(variance, weight).add_(between)
+
+
+def _columns(pairs_G2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pairs_G2[:, :1], pairs_G2[:, 1:]
 
 
 def _spread(values_GN: torch.Tensor, routing: Routing) -> torch.Tensor:

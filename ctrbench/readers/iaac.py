@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import numpy as np
 import polars as pl
 
 from ctrbench.errors import DataError, SourceError, did_you_mean
@@ -129,7 +128,7 @@ def read(
     scratch.mkdir(parents=True, exist_ok=True)
     converted = [_convert(file, scratch / f"{place:02d}") for place, file in enumerate(files)]
     is_twin = _are_twins(converted)
-    frames = [pl.scan_parquet(part) for file in converted for part in file.parts]
+    frames = [pl.scan_parquet(list(file.parts)) for file in converted]
     if not all(file.has_truth for file in converted):
         frames = [frame.drop(Column.PROBABILITY, strict=False) for frame in frames]
     return RawData(
@@ -233,16 +232,13 @@ def _convert(file: TextFile, folder: Path) -> Converted:
             frame = _parse(file, header, block, first_line=rows + 2)
             marked += _count_marked(frame)
             parts.append(folder / f"{len(parts):05d}.parquet")
-            _shape(frame, None if truth is None else truth[rows : rows + frame.height]).write_parquet(
-                parts[-1]
-            )
+            _with_truth(_shape(frame), truth, rows).write_parquet(parts[-1])
             rows += frame.height
     if not rows:
         raise DataError("the file has a header but no rows", value=file)
     if truth is not None and len(truth) != rows:
-        raise DataError(
-            "the truth beside a twin has a row for each of its rows", value=f"{file}: {rows} rows"
-        )
+        value = f"{file}: {rows:,} rows, {len(truth):,} probabilities"
+        raise DataError("the truth beside a file has a row for each of its rows", value=value)
     return Converted(file=file, parts=tuple(parts), rows=rows, marked=marked, has_truth=truth is not None)
 
 
@@ -341,15 +337,14 @@ def _is_number(name: str, cell: str) -> bool:
 # --- columns -------------------------------------------------------------------------------------------------------
 
 
-def _shape(frame: pl.DataFrame, truth: np.ndarray | None) -> pl.DataFrame:
+def _shape(frame: pl.DataFrame) -> pl.DataFrame:
     """Drop what is no feature, derive what is one."""
     second_of_day = (pl.col(TIMESTAMP) + BEIJING_SECONDS) % 86_400
-    shaped = frame.join(_predicted(frame[PREDICTED]), on=PREDICTED, how="left", maintain_order="left").select(
+    return frame.join(_predicted(frame[PREDICTED]), on=PREDICTED, how="left", maintain_order="left").select(
         pl.exclude("instance_id", "context_id", PREDICTED, *NUMBERS),
         *(pl.when(pl.col(name) != -1).then(pl.col(name)).alias(name) for name in NUMBERS),
         (second_of_day // 3600).alias("hour"),
     )
-    return shaped if truth is None else shaped.with_columns(pl.Series(Column.PROBABILITY, truth))
 
 
 def _predicted(column: pl.Series) -> pl.DataFrame:
@@ -381,17 +376,26 @@ def _are_twins(converted: Sequence[Converted]) -> bool:
     return kinds.pop()
 
 
-def _truth(file: TextFile) -> np.ndarray | None:
+def _truth(file: TextFile) -> pl.Series | None:
     """The true probabilities beside a twin, 8 bytes a row."""
     path = file.path.with_name(file.name + TRUTH_SUFFIX)
     if not path.exists():
         return None
-    return pl.read_parquet(path, columns=[Column.PROBABILITY])[Column.PROBABILITY].to_numpy()
+    return pl.read_parquet(path, columns=[Column.PROBABILITY])[Column.PROBABILITY]
+
+
+def _with_truth(frame: pl.DataFrame, truth: pl.Series | None, start: int) -> pl.DataFrame:
+    """Add the probabilities from that row on; a truth that is too short leaves nulls and is refused later."""
+    if truth is None:
+        return frame
+    part = truth.slice(start, frame.height)
+    return frame.with_columns(part.extend_constant(None, frame.height - len(part)))
 
 
 def _note(converted: Sequence[Converted], names: Sequence[str], is_twin: bool) -> str:
     rows = ", ".join(f"{file.file.name}: {file.rows:,} rows" for file in converted)
-    absent = [name for name in names if name not in {file.file.name for file in converted}]
+    read = {file.file.name for file in converted}
+    absent = [name for name in names if name not in read and not read.isdisjoint(names)]
     parts = [
         "a synthetic twin, not the real data" if is_twin else "",
         rows,

@@ -287,8 +287,8 @@ def _metric_lines(comparison: Comparison, row: Row) -> Iterable[dict[str, object
         # Only what has a better and a worse end has a best row.
         standing = stand(rivals, metric).get((row.backbone, row.method)) if _has_best(metric) else None
         gained = _gain(comparison.plain(row.backbone), row, metric)
-        found = _estimate(row.estimate(metric))
-        yield {"metric": metric, **found, **_standing(standing), **gained, **settings}
+        found = row.estimate(metric)
+        yield {"metric": metric, **_estimate(found), **_standing(standing), **gained, **settings}
     for name, found in _costs(row).items():
         yield {"metric": name, **_estimate(found), **settings}
     for variant in row.variants:

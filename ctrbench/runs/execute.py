@@ -265,7 +265,7 @@ def make_result(
             name: overall(predictions, score=name) for name in predictions.columns if name not in known
         },
         oracle=oracle(predictions) if Column.PROBABILITY in predictions.columns else {},
-        domains=_domain_metrics(predictions, dict(zip(domain.tolist(), rows_train.tolist(), strict=True))),
+        domains=_domain_metrics(predictions, domain, rows_train),
         bins=tuple(BinMetrics(**asdict(one)) for one in bins),
         history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
         notes=fit.notes,
@@ -273,21 +273,28 @@ def make_result(
     )
 
 
-def _domain_metrics(predictions: pl.DataFrame, rows_train: dict[int, int]) -> DomainMetrics:
+def _domain_metrics(predictions: pl.DataFrame, domain: np.ndarray, rows_train: np.ndarray) -> DomainMetrics:
+    """Return a line for every domain of the table; those without test rows shape the bins all the same."""
     groups = group_metrics(
         predictions[Column.DOMAIN].to_numpy(),
         predictions[Column.LABEL].to_numpy(),
         predictions[Column.SCORE].to_numpy(),
     )
-    ids = groups.group.tolist()
+    place = np.searchsorted(domain, groups.group)
+
+    def spread(values: np.ndarray, missing: float) -> np.ndarray:
+        column = np.full(len(domain), missing, dtype=values.dtype)
+        column[place] = values
+        return column
+
     return DomainMetrics(
-        domain=tuple(ids),
-        rows_train=tuple(rows_train.get(one, 0) for one in ids),
-        rows=tuple(groups.rows.tolist()),
-        positives=tuple(groups.positives.tolist()),
-        auc=_optional(groups.auc),
-        logloss=_optional(groups.logloss),
-        pcoc=_optional(groups.pcoc),
+        domain=tuple(domain.tolist()),
+        rows_train=tuple(rows_train.tolist()),
+        rows=tuple(spread(groups.rows, 0).tolist()),
+        positives=tuple(spread(groups.positives, 0).tolist()),
+        auc=_optional(spread(groups.auc, np.nan)),
+        logloss=_optional(spread(groups.logloss, np.nan)),
+        pcoc=_optional(spread(groups.pcoc, np.nan)),
     )
 
 

@@ -109,7 +109,10 @@ class Epoch(Model):
 
 
 class DomainMetrics(Model):
-    """Metrics of the test rows of each domain, as columns of equal length; None = undefined."""
+    """Metrics of the test rows of each domain, as columns of equal length; None = undefined.
+
+    Every domain of training stands here, and the unseen domain 0, with test rows or without.
+    """
 
     domain: tuple[int, ...]
     rows_train: tuple[int, ...]

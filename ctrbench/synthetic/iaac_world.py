@@ -22,12 +22,12 @@ from ctrbench.synthetic.iaac_marginals import Floats, Levels
 Integers = NDArray[np.int64]
 
 VARIANCES = {
-    "item": 0.17,
+    "item": 0.22,
     "user": 0.03,
-    "context": 0.04,
-    "taste": 0.05,
-    "structured": 0.15,
-    "idiosyncratic": 0.04,
+    "context": 0.05,
+    "taste": 0.03,
+    "structured": 0.18,
+    "idiosyncratic": 0.03,
     "residual": 0.03,
 }
 """Of the logit's parts, under the law of the rows. Item, user, context and taste (user × item) are shared by all
@@ -68,7 +68,8 @@ def assigned(levels: Levels, score: Floats, weights: Floats) -> Integers:
     middle = np.empty_like(score)
     middle[order] = np.cumsum(weights[order]) - weights[order] / 2
     places = np.searchsorted(np.cumsum(facts.shares(levels)), middle / weights.sum(), side="right")
-    return np.array(list(levels), dtype=np.int64)[np.minimum(places, len(levels) - 1)]
+    values = np.array(list(levels), dtype=np.int64)
+    return np.asarray(values[np.minimum(places, len(levels) - 1)], dtype=np.int64)
 
 
 def ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> Integers:
@@ -80,7 +81,8 @@ def ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> In
 
 def chosen(uniform: Floats, cumulative: Floats) -> Integers:
     """Draw places by their cumulative shares."""
-    return np.minimum(np.searchsorted(cumulative, uniform, side="right"), len(cumulative) - 1)
+    places = np.searchsorted(cumulative, uniform, side="right")
+    return np.asarray(np.minimum(places, len(cumulative) - 1), dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,15 +331,14 @@ class _Effects:
         """Return latents of shape (items, size)."""
         rng = draw(self.seed, f"effects on {name}")
         number = len(self.category)
-        total = (
-            0.4 * rng.standard_normal((number, size)) + 0.9 * rng.standard_normal((14, size))[self.category]
-        )
-        total += 0.5 * rng.standard_normal((facts.BRANDS.ids + 1, size))[self.brand]
+        total = 0.25 * rng.standard_normal((number, size))
+        total += 0.9 * rng.standard_normal((len(facts.CATEGORIES), size))[self.category]
+        total += 0.3 * rng.standard_normal((facts.BRANDS.ids + 1, size))[self.brand]
         for level in self.levels.values():
             # Levels are ordered: a slope, and a small deviation of each level.
             slope, deviation = rng.standard_normal(size), rng.standard_normal((32, size))
-            total += 0.25 * np.outer(level - level.mean(), slope) / level.std() + 0.2 * deviation[level + 1]
-        return total + 0.5 * self._of_properties(rng, size)
+            total += 0.45 * np.outer(level - level.mean(), slope) / level.std() + 0.15 * deviation[level + 1]
+        return total + 0.25 * self._of_properties(rng, size)
 
     def _of_properties(self, rng: np.random.Generator, size: int) -> Floats:
         items, places = (self.properties[name].to_numpy() for name in ("item", "property"))

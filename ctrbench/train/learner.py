@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from ctrbench.data.batches import Batch, Order, SplitData, domain_order, mixed_order
+from ctrbench.eval.metrics import auc
 from ctrbench.names import Column
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import Optimizer
@@ -91,3 +92,8 @@ def score_rows(model: CTRModel, data: SplitData, *, batch_size: int = EVAL_ROWS)
     model.train(was_training)
     scores: np.ndarray = logits.float().cpu().numpy()
     return scores
+
+
+def dev_auc(data: SplitData, scores: np.ndarray) -> float | None:
+    """Return the AUC of scores, for learners that choose on dev; None if a class is missing."""
+    return auc(data.label_B.cpu().numpy(), scores)

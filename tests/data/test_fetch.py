@@ -161,9 +161,7 @@ def test_all_reasons_are_told_when_no_source_works(host: Host, tmp_path: Path) -
 
 def test_a_source_that_the_user_must_bring_says_how(tmp_path: Path) -> None:
     local = Source(local=("train.txt",), note="Get it from the page.\nThen: --source PATH")
-    with pytest.raises(
-        SourceError, match=r"train.txt: has no address, you must bring it. Get it .*\n.*--source PATH"
-    ):
+    with pytest.raises(SourceError, match=r"no public address: bring train.txt. Get it .*\n.*--source PATH"):
         fetch([local], folder=tmp_path)
 
 

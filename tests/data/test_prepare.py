@@ -297,6 +297,22 @@ def test_a_file_changed_just_now_is_looked_at_whatever_its_size_and_time(
     assert prepare(card, home=home).vocabulary("city")["value"][0] == "Z"
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    card = make_card(frame)
+    make_old(card)
+
+    def change(phase: str, _done: float) -> None:
+        if phase == "encode":
+            make_card(frame.with_columns(pl.col("city").replace("A", "Z")))
+            os.utime(card.path or "", ns=(2, 2))
+
+    with pytest.raises(DataError, match=r"changed while it was read: .*data.csv"):
+        prepare(card, home=home, report=change)
+    assert nothing_left(home)
+
+
 def test_a_changed_card_is_prepared_anew(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     prepare(make_card(frame), home=home)
     card = make_card(frame, domain_sets={"default": ["device"]})

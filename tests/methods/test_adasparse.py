@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,15 +29,6 @@ from ctrbench.nn.plan import FieldShape
 SIZES = {"item": 11, "place": 6, "shop": 11, "age": 5}
 DOMAIN_COLUMNS = [2, 3, 6, 7]
 LN3 = math.log(3.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small products on several threads are slow where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_schema(domain_features: tuple[str, ...] = ("place", "age"), embedding_size: int = 2) -> Schema:

@@ -1,0 +1,183 @@
+"""A raw frame to the files of a dataset: stage, split, encode, write.
+
+One direction, each step from files or a few columns of numbers to files, so memory stays flat however many rows there
+are. Where the raw data come from, and when all this is not necessary, is `prepare`'s business.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctrbench.data.card import DatasetCard, FieldCard
+from ctrbench.data.encode import Encoded, EncodedField, Plain, Rows, encode_field
+from ctrbench.data.shards import (
+    ContentDigest,
+    FieldInfo,
+    ShardInfo,
+    SplitInfo,
+    vocabulary_file,
+    write_shards,
+    write_table,
+)
+from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
+from ctrbench.data.stage import KEY, Staged, stage, write_flat
+from ctrbench.names import Column, Split
+from ctrbench.readers.raw import RawData
+
+Report = Callable[[str, float], None]
+"""Called with the phase and the fraction of it that is done."""
+
+ENCODERS = 2
+"""Fields encoded at a time; each holds a few columns of numbers in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What was written, as the manifest keeps it."""
+
+    fields: tuple[FieldInfo, ...]
+    splits: dict[Split, SplitInfo]
+    vocabularies: tuple[ShardInfo, ...]
+    columns: frozenset[str]
+    content_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """All columns of the shards, and the number of rows that each split has of them."""
+
+    own: dict[str, Encoded]
+    fields: dict[str, EncodedField]
+    counts: dict[Split, int]
+
+    @property
+    def all(self) -> dict[str, Encoded]:
+        return self.own | {name: field.column for name, field in self.fields.items()}
+
+
+def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, report: Report) -> Built:
+    """Write shards and vocabularies to `folder`; the reader's own files in `scratch/raw` are removed once read."""
+    staged = _stage(card, raw, scratch, report)
+    columns = _encode(card, staged, scratch / "encoded", report)
+    # The distinct texts are not needed any more, and may be many.
+    del staged
+    fields = tuple(_info(field, columns.fields[field.name]) for field in card.fields)
+    splits, digest = _write(folder, columns, report)
+    return Built(
+        fields=fields,
+        splits=splits,
+        vocabularies=_write_vocabularies(folder, columns.fields),
+        columns=frozenset(columns.all),
+        content_digest=digest.hexdigest(columns.counts, fields),
+    )
+
+
+def _stage(card: DatasetCard, raw: RawData, scratch: Path, report: Report) -> Staged:
+    expected = _expected_rows(raw.files, scratch / "raw")
+    staged = stage(
+        raw.frame,
+        card,
+        folder=scratch / "staged",
+        report=lambda done: report("read", min(1.0, done / expected) if expected else 0.0),
+    )
+    shutil.rmtree(scratch / "raw")
+    report("read", 1.0)
+    return staged
+
+
+def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
+    """About how many rows there are, for a progress bar; None where that would cost a pass over the data."""
+    for parts in (list(unpacked.rglob("*.parquet")), files):
+        if parts and all(file.suffix == ".parquet" for file in parts):
+            return sum(int(pq.read_metadata(file).num_rows) for file in parts)
+    texts = [file for file in (*files, *unpacked.rglob("*")) if file.suffix in (".csv", ".txt", ".tsv")]
+    size = sum(file.stat().st_size for file in texts)
+    if not size:
+        return None
+    with texts[0].open("rb") as text:
+        start = text.read(1 << 20)
+    return max(1, round(size * start.count(b"\n") / max(1, len(start))))
+
+
+def _encode(card: DatasetCard, staged: Staged, folder: Path, report: Report) -> _Columns:
+    folder.mkdir()
+    rows, counts = _ordered(card, staged)
+    fields = {}
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        results = pool.map(lambda field: encode_field(field, staged, rows, folder), card.fields)
+        for place, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
+            fields[field.name] = result
+            report("encode", place / len(card.fields))
+    return _Columns(own=_own_columns(staged, rows, folder), fields=fields, counts=counts)
+
+
+def _ordered(card: DatasetCard, staged: Staged) -> tuple[Rows, dict[Split, int]]:
+    times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
+    order, counts = time_order(_split(card, staged), times)
+    return Rows(order=order, num_train=counts[Split.TRAIN]), counts
+
+
+def _split(card: DatasetCard, staged: Staged) -> Codes:
+    if card.split.by == "time":
+        return split_by_time(staged.columns[Column.TIME].read(), card.split.parts)
+    if card.split.key is None:
+        return split_by_hash(hash_rows(staged.rows), card.split.parts)
+    hashes = hash_texts(staged.texts[KEY])
+    return split_by_hash(hashes[staged.columns[KEY].read()], card.split.parts)
+
+
+def _own_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]:
+    columns: dict[str, Encoded] = {Column.ROW: Plain(flat=write_flat(folder / Column.ROW, rows.order))}
+    for name in (Column.LABEL, Column.TIME, Column.PROBABILITY):
+        if name in staged.columns:
+            columns[name] = Plain(flat=write_flat(folder / name, rows.arrange(staged.columns[name])))
+    return columns
+
+
+def _info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
+    return FieldInfo(
+        name=card.name,
+        kind=card.kind,
+        role=card.role,
+        size=encoded.size,
+        mean=encoded.mean,
+        std=encoded.std,
+        edges=encoded.edges,
+    )
+
+
+def _write(folder: Path, columns: _Columns, report: Report) -> tuple[dict[Split, SplitInfo], ContentDigest]:
+    digest = ContentDigest()
+    shards: dict[Split, list[Future[ShardInfo]]] = {split: [] for split in Split}
+    positives = dict.fromkeys(Split, 0)
+    done = 0
+    for split, table, shard in write_shards(folder, columns.all, columns.counts):
+        digest.update(table)
+        positives[split] += int(np.asarray(table[Column.LABEL]).sum())
+        shards[split].append(shard)
+        done += table.num_rows
+        report("write", done / sum(columns.counts.values()))
+    splits = {
+        split: SplitInfo(
+            rows=count,
+            positives=positives[split],
+            shards=tuple(shard.result() for shard in shards[split]),
+        )
+        for split, count in columns.counts.items()
+    }
+    return splits, digest
+
+
+def _write_vocabularies(folder: Path, fields: Mapping[str, EncodedField]) -> tuple[ShardInfo, ...]:
+    tables: dict[str, pa.Table] = {
+        name: field.vocabulary.to_arrow() for name, field in fields.items() if field.vocabulary is not None
+    }
+    return tuple(write_table(folder, vocabulary_file(name), table) for name, table in tables.items())

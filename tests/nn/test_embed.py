@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ctrbench.data.batches import Batch, SplitData
+from ctrbench.nn.embed import EMBEDDING_STD, FieldEmbedding, RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Build, Schema
+from ctrbench.train.learner import Learner
+
+
+@pytest.fixture
+def embedding(schema: Schema) -> FieldEmbedding:
+    return FieldEmbedding(schema, Build(schema=schema, seed=5))
+
+
+@pytest.fixture
+def batch(data: SplitData) -> Batch:
+    return data.slice(0, 40)
+
+
+def rows_of(embedding: FieldEmbedding, field: str) -> torch.Tensor:
+    """The field's own part of the common table."""
+    schema, start = embedding.schema, 0
+    for one in (*schema.single_fields, *schema.bag_fields):
+        if one.name == field:
+            return embedding.table.weight[start : start + one.size]
+        start += one.size
+    raise KeyError(field)
+
+
+def test_layout_is_that_of_the_schema(schema: Schema) -> None:
+    assert schema.slices == {
+        "city": slice(0, 4),
+        "age": slice(4, 8),
+        "user": slice(8, 12),
+        "tags": slice(12, 16),
+        "price": slice(16, 17),
+    }
+    assert schema.num_inputs == 17
+
+
+@pytest.mark.parametrize(("field", "place"), [("city", 0), ("age", 1), ("user", 2)])
+def test_one_id_fields_stand_at_their_slice(
+    embedding: FieldEmbedding, batch: Batch, field: str, place: int
+) -> None:
+    z_BN = embedding(batch)
+    expected = rows_of(embedding, field)[batch.ids_BF[:, place].long()]
+    assert torch.equal(z_BN[:, embedding.schema.slices[field]], expected)
+
+
+def test_numbers_stand_last(embedding: FieldEmbedding, batch: Batch) -> None:
+    assert torch.equal(embedding(batch)[:, embedding.schema.slices["price"]], batch.numeric_BK)
+
+
+def test_bags_are_means_and_empty_ones_zero(embedding: FieldEmbedding, batch: Batch) -> None:
+    pooled = embedding(batch)[:, embedding.schema.slices["tags"]]
+    values, offsets = batch.bags[0]
+    lists = [values[offsets[row] : offsets[row + 1]].long() for row in range(len(batch))]
+    assert {len(one) for one in lists} == {0, 1, 2, 3}
+    table = rows_of(embedding, "tags")
+    expected = [table[one].mean(0) if len(one) else torch.zeros(4) for one in lists]
+    torch.testing.assert_close(pooled, torch.stack(expected))
+
+
+def test_starts_spread_as_said_and_differ_by_field(schema: Schema) -> None:
+    wide = replace(schema, embedding_size=256)
+    weight = FieldEmbedding(wide, Build(schema=wide, seed=1)).table.weight.detach()
+    assert float(weight[1:7].std()) == pytest.approx(EMBEDDING_STD, rel=0.05)
+    assert not torch.equal(weight[1:4], weight[8:11])
+
+
+def test_a_field_starts_alike_whatever_stands_beside_it(schema: Schema) -> None:
+    fewer = replace(schema, fields=schema.fields[3:])
+    alone = FieldEmbedding(fewer, Build(schema=fewer, seed=5))
+    beside = FieldEmbedding(schema, Build(schema=schema, seed=5))
+    assert torch.equal(rows_of(alone, "user"), rows_of(beside, "user"))
+
+
+def unseen_rows(model: CTRModel) -> torch.Tensor:
+    names = ("city", "age", "user", "tags")
+    return torch.stack([rows_of(model.embedding, name)[0] for name in names]).detach().clone()
+
+
+def test_rows_of_unseen_values_are_zero_and_stay(
+    data: SplitData, build_model: Callable[..., CTRModel]
+) -> None:
+    model = build_model()
+    optimizer, learner = Optimizer(model, AdamConfig(lr=0.05)), Learner()
+    assert not unseen_rows(model).any()
+    for batch in data.in_order(32):
+        learner.step(model, optimizer, batch)
+    optimizer.flush()
+    assert not unseen_rows(model).any()
+    assert rows_of(model.embedding, "city")[1:].detach().abs().min() > 0
+
+
+def test_unseen_values_embed_to_zero(embedding: FieldEmbedding, unseen_data: SplitData) -> None:
+    z_BN = embedding(unseen_data.slice(0, 1))
+    assert unseen_data.ids_BF[0, 0] == 0
+    assert not z_BN[:, embedding.schema.slices["city"]].any()
+
+
+def test_reading_through_the_optimizer_is_reading_directly(
+    data: SplitData, build_model: Callable[..., CTRModel]
+) -> None:
+    model = build_model()
+    batch, optimizer = data.slice(0, 50), Optimizer(model, AdamConfig())
+    direct = model.embedding(batch)
+    optimizer.begin()
+    assert torch.equal(model.embedding(batch, optimizer), direct)
+
+
+def test_gradients_through_the_optimizer_are_those_of_the_table(
+    data: SplitData, build_model: Callable[..., CTRModel]
+) -> None:
+    model = build_model()
+    batch, optimizer = data.slice(0, 50), Optimizer(model, AdamConfig())
+    torch.autograd.backward(model.embedding(batch).pow(2).sum())
+    expected = model.embedding.table.weight.grad
+    optimizer.begin()
+    torch.autograd.backward(model.embedding(batch, optimizer).pow(2).sum())
+    (read,) = optimizer._reads
+    full = torch.zeros_like(expected).index_copy_(0, read.rows_U, read.leaf.grad)  # type: ignore[arg-type]
+    torch.testing.assert_close(full, expected)
+
+
+def test_a_reader_is_asked_for_distinct_rows_of_the_batch_only(
+    embedding: FieldEmbedding, data: SplitData
+) -> None:
+    asked: list[torch.Tensor] = []
+
+    class Spy:
+        def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
+            asked.append(rows_U)
+            return table.weight[rows_U]
+
+    batch = data.slice(0, 3)
+    embedding(batch, Spy())
+    (rows,) = asked
+    ids = {
+        *(batch.ids_BF + embedding.offsets).flatten().tolist(),
+        *(batch.bags[0][0] + embedding.bag_starts[0]).tolist(),
+    }
+    assert rows.tolist() == sorted(ids)
+
+
+def test_a_schema_of_numbers_alone_has_no_table(schema: Schema, data: SplitData) -> None:
+    numbers = replace(schema, fields=(schema.fields[1],))
+    batch = replace(data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), bags=())
+    z_BN = FieldEmbedding(numbers, Build(schema=numbers, seed=1))(batch)
+    assert torch.equal(z_BN, batch.numeric_BK)

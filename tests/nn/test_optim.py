@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ctrbench.data.batches import SplitData
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, EmbeddingRule, MissedSteps, Optimizer
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner, bce
+
+
+class OneTable(nn.Module):
+    """A table and nothing else that learns but a bias."""
+
+    def __init__(self, start: torch.Tensor, rule: str) -> None:
+        super().__init__()
+        self.table = RowTable(start.clone(), rule)  # type: ignore[arg-type]
+        self.bias = nn.Parameter(torch.zeros(1))
+
+
+def targets(step: int) -> torch.Tensor:
+    """What the rows of a step are pulled to; another one each step, so that gradients change sign."""
+    return torch.randn(1, generator=torch.Generator().manual_seed(step))
+
+
+def pull(rows: torch.Tensor, bias: torch.Tensor, step: int) -> torch.Tensor:
+    return ((rows + bias - targets(step)) ** 2).sum()
+
+
+def make_step(model: OneTable, optimizer: Optimizer, ids: list[int], step: int) -> None:
+    optimizer.begin()
+    rows = optimizer.read(model.table, torch.tensor(ids))
+    torch.autograd.backward(pull(rows, model.bias, step))
+    optimizer.step()
+
+
+def visits(num_steps: int, num_rows: int, seed: int = 0) -> list[list[int]]:
+    """Distinct ids of each step; low ones come often, high ones hardly ever."""
+    generator = np.random.default_rng(seed)
+    chance = 1.0 / np.arange(1, num_rows + 1) ** 1.5
+    return [np.flatnonzero(generator.random(num_rows) < chance).tolist() for _ in range(num_steps)]
+
+
+START = torch.randn(12, 3, generator=torch.Generator().manual_seed(9))
+
+
+def trained(rule: str, embedding_rule: EmbeddingRule = "adam", steps: int = 60) -> tuple[OneTable, Optimizer]:
+    model = OneTable(START, rule)
+    optimizer = Optimizer(model, AdamConfig(lr=0.01, embedding_rule=embedding_rule))
+    for step, ids in enumerate(visits(steps, len(START))):
+        make_step(model, optimizer, ids, step)
+    return model, optimizer
+
+
+FIELD_SIZES = (3000, 500, 20)
+
+
+def zipf_data(num_rows: int) -> SplitData:
+    generator = np.random.default_rng(0)
+    columns = []
+    for size in FIELD_SIZES:
+        chance = 1.0 / np.arange(1, size)
+        columns.append(generator.choice(np.arange(1, size), num_rows, p=chance / chance.sum()))
+    ids = np.stack(columns, axis=1).astype(np.int32)
+    taste = generator.standard_normal(FIELD_SIZES[0])
+    label = generator.random(num_rows) < 1.0 / (1.0 + np.exp(-taste[ids[:, 0]]))
+    domain = torch.from_numpy(ids[:, 2].copy())
+    return SplitData(
+        ids_BF=torch.from_numpy(ids),
+        bags=(),
+        numeric_BK=torch.zeros(num_rows, 0),
+        domain_B=domain,
+        indicator_B=domain,
+        label_B=torch.from_numpy(label.astype(np.float32)),
+        row=np.arange(num_rows),
+        user=None,
+        probability=None,
+    )
+
+
+def zipf_model() -> CTRModel:
+    fields = (
+        FieldShape(name=f"f{size}", kind="categorical", role="other", size=size) for size in FIELD_SIZES
+    )
+    schema = Schema(
+        fields=tuple(fields),
+        embedding_size=4,
+        domain_features=("f20",),
+        num_domains=19,
+        indicator_rows=(0, *[1] * 19),
+        base_rate=0.4,
+    )
+    return CTRModel(select("backbones", "dnn[hidden=16-8]").value.plan(), schema, seed=1)  # type: ignore[union-attr]
+
+
+def test_deferred_adam_is_the_dense_adam_of_torch(record_property: Callable[[str, object], None]) -> None:
+    data, deferred, dense = zipf_data(1000 * 32), zipf_model(), zipf_model()
+    learner, optimizer = Learner(), Optimizer(deferred, AdamConfig(lr=1e-3))
+    reference = torch.optim.Adam(dense.parameters(), lr=1e-3)
+    losses: list[tuple[float, float]] = []
+    for batch in data.in_order(32):
+        reference.zero_grad()
+        loss = bce(dense(batch), batch.label_B)
+        torch.autograd.backward(loss)
+        reference.step()
+        losses.append((float(learner.step(deferred, optimizer, batch).loss), loss.item()))
+    assert len(losses) == 1000
+    torch.testing.assert_close(*torch.tensor(losses).unbind(1), rtol=1e-4, atol=0.0)
+    optimizer.flush()
+    expected = dict(dense.named_parameters())
+    apart = max(
+        float((value.detach() - expected[name].detach()).abs().max())
+        for name, value in deferred.named_parameters()
+    )
+    record_property("largest difference of a weight", apart)
+    assert apart < 1e-5
+
+
+def test_without_catching_up_rows_end_elsewhere() -> None:
+    deferred, lazy = trained("embedding")[0], trained("embedding", "lazy_adam")[0]
+    assert float((deferred.table.weight - lazy.table.weight).detach().abs().max()) > 1e-3
+
+
+def test_lazy_adam_is_the_sparse_adam_of_torch() -> None:
+    model, _ = trained("embedding", "lazy_adam")
+    embedding, bias = nn.Embedding.from_pretrained(START, freeze=False, sparse=True), torch.zeros(1)
+    bias.requires_grad_()
+    sparse = torch.optim.SparseAdam(embedding.parameters(), lr=0.01)
+    dense = torch.optim.Adam([bias], lr=0.01)
+    for step, ids in enumerate(visits(60, len(START))):
+        sparse.zero_grad()
+        dense.zero_grad()
+        torch.autograd.backward(pull(embedding(torch.tensor(ids)), bias, step))
+        sparse.step()
+        dense.step()
+    torch.testing.assert_close(model.table.weight, embedding.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_each_domain_row_has_an_adam_of_its_own() -> None:
+    model, _ = trained("domain")
+    bias = torch.zeros(1, requires_grad=True)
+    rows = [nn.Parameter(row.clone()) for row in START]
+    own = [torch.optim.Adam([row], lr=0.01) for row in rows]
+    shared = torch.optim.Adam([bias], lr=0.01)
+    for step, ids in enumerate(visits(60, len(START))):
+        for optimizer in (shared, *own):
+            optimizer.zero_grad()
+        torch.autograd.backward(pull(torch.stack([rows[one] for one in ids]), bias, step))
+        for optimizer in (shared, *(own[one] for one in ids)):
+            optimizer.step()
+    torch.testing.assert_close(model.table.weight.detach(), torch.stack(rows).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["domain", "embedding"])
+def test_rows_never_read_never_move(rule: str) -> None:
+    model, optimizer = OneTable(START, rule), None
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for step in range(20):
+        make_step(model, optimizer, [2, 5], step)
+    optimizer.flush()
+    moved = (model.table.weight != START).any(1)
+    assert torch.nonzero(moved)[:, 0].tolist() == [2, 5]
+
+
+def test_domain_rows_rest_while_other_domains_train() -> None:
+    model, optimizer = trained("domain")
+    before = model.table.weight.detach().clone()
+    for step in range(20):
+        make_step(model, optimizer, [0, 1], step)
+    optimizer.flush()
+    assert torch.equal(model.table.weight[2:], before[2:])
+
+
+def test_flushing_is_catching_up() -> None:
+    flushed, whole = trained("embedding")
+    _, read = trained("embedding")
+    gathered = read.tables["table"].gather(torch.arange(len(START)), read.steps + 1)
+    whole.flush()
+    assert torch.equal(flushed.table.weight, gathered[:, 0])
+    assert torch.equal(whole.tables["table"].packed, gathered)
+
+
+def test_flushing_in_parts_is_flushing_at_once() -> None:
+    (_, first), (_, second) = trained("embedding"), trained("embedding")
+    first.flush()
+    second.tables["table"].flush(second.steps, rows=5)
+    assert torch.equal(first.tables["table"].packed, second.tables["table"].packed)
+
+
+def test_flushing_twice_changes_nothing() -> None:
+    model, optimizer = trained("embedding")
+    optimizer.flush()
+    once = model.table.weight.detach().clone()
+    optimizer.flush()
+    assert torch.equal(model.table.weight, once)
+
+
+def test_flushing_meanwhile_does_not_move_the_end() -> None:
+    (straight, _), model = trained("embedding"), OneTable(START, "embedding")
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for step, ids in enumerate(visits(60, len(START))):
+        make_step(model, optimizer, ids, step)
+        if step % 7 == 0:
+            optimizer.flush()
+    torch.testing.assert_close(
+        optimizer.tables["table"].gather(torch.arange(12), 61)[:, 0],
+        trained("embedding")[1].tables["table"].gather(torch.arange(12), 61)[:, 0],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert straight.table.weight.shape == model.table.weight.shape
+
+
+@pytest.mark.parametrize(
+    ("rule", "embedding_rule"), [("embedding", "adam"), ("embedding", "lazy_adam"), ("domain", "adam")]
+)
+def test_a_restored_optimizer_goes_on_bit_for_bit(rule: str, embedding_rule: EmbeddingRule) -> None:
+    model, optimizer = trained(rule, embedding_rule, steps=30)
+    file = BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    other = OneTable(torch.zeros_like(START), rule)
+    restored = Optimizer(other, AdamConfig(lr=0.01, embedding_rule=embedding_rule))
+    other.load_state_dict(state["model"])
+    restored.load_state_dict(state["optimizer"])
+    for step, ids in enumerate(visits(20, len(START), seed=1)):
+        make_step(model, optimizer, ids, step)
+        make_step(other, restored, ids, step)
+    assert torch.equal(model.table.weight, other.table.weight)
+    assert torch.equal(model.bias, other.bias)
+    assert torch.equal(optimizer.tables["table"].packed, restored.tables["table"].packed)
+
+
+def brute_sums(config: AdamConfig, last: int, missed: int) -> tuple[float, float]:
+    one = np.arange(1, missed + 1, dtype=np.float64)
+    c1, c2 = 1.0 - config.beta1 ** (last + one), 1.0 - config.beta2 ** (last + one)
+    rho1, rho2 = config.beta1 / config.beta2**0.5, config.beta1 / config.beta2
+    return float((rho1**one * c2**0.5 / c1).sum()), float((rho2**one * c2 / c1).sum())
+
+
+@pytest.mark.parametrize("last", [1, 2, 57, 4_000, 32_767, 32_768, 50_000])
+@pytest.mark.parametrize("missed", [1, 3, 40, 5_000, 70_000])
+def test_sums_over_missed_steps(last: int, missed: int) -> None:
+    config = AdamConfig()
+    g1, g2 = MissedSteps(config).sums(torch.tensor([last]), torch.tensor([missed]))
+    assert (float(g1), float(g2)) == pytest.approx(brute_sums(config, last, missed), rel=1e-9)
+
+
+def test_no_missed_step_sums_to_nothing() -> None:
+    g1, g2 = MissedSteps(AdamConfig()).sums(torch.tensor([0, 5, 99_999]), torch.tensor([0, 0, 0]))
+    assert torch.equal(g1, torch.zeros(3, dtype=torch.float64))
+    assert torch.equal(g2, torch.zeros(3, dtype=torch.float64))
+
+
+def test_a_table_is_read_once_a_step() -> None:
+    model, optimizer = trained("embedding", steps=1)
+    optimizer.begin()
+    optimizer.read(model.table, torch.tensor([1]))
+    with pytest.raises(AssertionError, match="read once a step"):
+        optimizer.read(model.table, torch.tensor([2]))
+
+
+def test_a_table_read_without_a_gradient_stays() -> None:
+    model, optimizer = trained("domain", steps=5)
+    before = model.table.weight.detach().clone()
+    optimizer.begin()
+    optimizer.read(model.table, torch.tensor([0, 1]))
+    torch.autograd.backward(model.bias.sum())
+    optimizer.step()
+    assert torch.equal(model.table.weight, before)
+
+
+def test_the_model_reads_the_memory_that_is_updated() -> None:
+    model, optimizer = trained("embedding", steps=1)
+    assert model.table.weight.data_ptr() == optimizer.tables["table"].packed.data_ptr()

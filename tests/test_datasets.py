@@ -1,0 +1,61 @@
+from itertools import pairwise
+
+import pytest
+
+from ctrbench.data.card import bundled_cards, load_card
+from ctrbench.readers import iaac
+
+NAMES = ("iaac", "iaac-round1", "movielens-1m")
+NESTED = ("age", "gender", "occupation", "zip")
+
+
+def test_these_cards_come_with_the_package() -> None:
+    assert set(NAMES) <= set(bundled_cards())
+
+
+@pytest.mark.parametrize("name", sorted(bundled_cards()))
+def test_a_card_loads_and_is_named_as_its_file(name: str) -> None:
+    card = load_card(name)
+    assert card.name == name
+    assert card.sources
+
+
+@pytest.mark.parametrize("name", sorted(bundled_cards()))
+def test_the_label_is_no_feature(name: str) -> None:
+    card = load_card(name)
+    assert card.label.column not in {field.source_column for field in card.fields}
+
+
+@pytest.mark.parametrize("name", ["iaac", "iaac-round1"])
+def test_an_iaac_card_has_every_feature_of_the_raw_form(name: str) -> None:
+    derived = {"hour", "predicted_categories", "predicted_properties"}
+    dropped = {"instance_id", "context_id", iaac.TIMESTAMP, iaac.PREDICTED, iaac.LABEL}
+    assert {field.name for field in load_card(name).fields} == set(iaac.COLUMNS) - dropped | derived
+
+
+def test_the_iaac_cards_differ_in_their_files_alone() -> None:
+    both, first = load_card("iaac"), load_card("iaac-round1")
+    assert both.sources[0].local == (iaac.ROUND1_FILE, iaac.ROUND2_FILE)
+    assert first.sources[0].local == (iaac.ROUND1_FILE,)
+    assert (both.fields, both.domain_sets, both.label) == (first.fields, first.domain_sets, first.label)
+
+
+@pytest.mark.parametrize("name", ["iaac", "iaac-round1"])
+def test_an_iaac_card_tells_how_to_get_data_or_twin(name: str) -> None:
+    note = load_card(name).sources[0].note
+    for part in (
+        "tianchi.aliyun.com/dataset/147588",
+        "login",
+        iaac.ROUND1_FILE,
+        "--source PATH",
+        "ctrbench synth iaac",
+    ):
+        assert part in note
+
+
+def test_movielens_has_nested_domain_sets() -> None:
+    sets = load_card("movielens-1m").domain_sets
+    assert sets["default"] == ("gender", "age", "occupation")
+    nested = [set(sets["-".join(NESTED[:number])]) for number in range(1, 5)]
+    assert [len(features) for features in nested] == [1, 2, 3, 4]
+    assert all(smaller < larger for smaller, larger in pairwise(nested))
