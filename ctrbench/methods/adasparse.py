@@ -381,16 +381,11 @@ class GatedCrossModule(CrossModule):
 
     def __init__(self, stage: GatedCross, num_inputs: int, build: Build) -> None:
         super().__init__(stage, num_inputs, build)
-        sites: list[tuple[Gate, ...]] = [()] * (stage.layers - len(stage.gates))
-        sites += [(gate,) for gate in stage.gates]
+        ungated: list[tuple[Gate, ...]] = [()] * (stage.layers - len(stage.gates))
+        sites = [*ungated, *((gate,) for gate in stage.gates)]
         self.gates = nn.ModuleList(Chain(site, num_inputs, build) for site in sites)
 
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, N)."""
-        x0_BN = x_BN
-        for gate, factors, bias in zip(self.gates, self.kernels, self.biases, strict=True):
-            projected = gate(x_BN, context)
-            for weight in factors:  # type: ignore[attr-defined]
-                projected = projected @ weight
-            x_BN = torch.addcmul(x_BN, x0_BN, projected + bias)
-        return x_BN
+    def enter(self, layer: int, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return π_l ⊙ x_l."""
+        gated: torch.Tensor = self.gates[layer](x_BN, context)
+        return gated

@@ -1,0 +1,216 @@
+"""STAR against explicit loops over rows, and what must never move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dcnv2 import Dcnv2
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import Batch, SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.star import AuxiliaryModule, Star, StarDense, StarDenseModule
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.stages import PartitionedNorm
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+PRODUCTS_ONLY = "star[norm=none,aux=none]"
+DCN = "dcnv2[hidden=8-4,layers=1]"
+
+
+def stars(model: CTRModel) -> list[StarDenseModule]:
+    return [module for module in model.modules() if isinstance(module, StarDenseModule)]
+
+
+def auxiliary(model: CTRModel) -> AuxiliaryModule:
+    (found,) = [module for module in model.modules() if isinstance(module, AuxiliaryModule)]
+    return found
+
+
+def tables(model: CTRModel) -> Iterator[tuple[str, RowTable]]:
+    for name, module in model.named_modules():
+        if isinstance(module, RowTable) and module.rule == "domain":
+            yield name, module
+
+
+def stir(model: CTRModel) -> CTRModel:
+    """Give every domain but the unseen one parameters of its own."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for _, table in tables(model):
+            table.weight[1:] += 0.3 * torch.randn(table.weight[1:].shape, generator=generator)
+    return model
+
+
+def train(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int, optimizer: Optimizer) -> None:
+    for _ in range(steps):
+        Learner().step(model, optimizer, data.take(rows))
+
+
+def of_city(data: SplitData, *cities: int) -> torch.Tensor:
+    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
+
+
+def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
+    """The logits of star layers, row by row, in float64."""
+    z_BN = model.context(batch).z_BN.detach().numpy().astype(np.float64)
+    logits = []
+    for z, p in zip(z_BN, batch.indicator_B.tolist(), strict=True):
+        for place, layer in enumerate(stars(model)):
+            weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+            own = layer.domain.weight[p].detach().numpy()
+            z = z @ (weight.astype(np.float64) * own[:-1]) + bias + own[-1]
+            z = np.tanh(z) if place < len(stars(model)) - 1 else z
+        logits.append(z[0])
+    return np.array(logits)
+
+
+def test_each_row_meets_the_product_of_shared_and_own_weights(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData
+) -> None:
+    model, batch = stir(build_model(PRODUCTS_ONLY)), unseen_data.slice(0, 30)
+    np.testing.assert_allclose(model(batch).detach(), by_hand(model, batch), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, rows = stir(build_model(PRODUCTS_ONLY)), of_city(data, 2)
+    mixed = model(data.slice(0, len(data)))[rows]
+    torch.testing.assert_close(model(data.take(rows)), mixed)
+
+
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", DCN])
+def test_the_unseen_domain_has_shared_parameters_only(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
+) -> None:
+    star, plain = stir(build_model("star", backbone)).eval(), build_model("plain", backbone).eval()
+    batch = unseen_data.slice(0, 30)
+    differs = (star(batch) - plain(batch)).abs() > 1e-3
+    assert not differs[batch.indicator_B == 0].any()
+    assert differs[batch.indicator_B > 0].all()
+
+
+@pytest.mark.parametrize("method", ["star", "star[batching=mixed]"])
+def test_absent_domains_are_bit_equal_and_momentum_does_not_move_them(
+    build_model: Callable[..., CTRModel], data: SplitData, method: str
+) -> None:
+    model = build_model(method)
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    start = {name: table.weight.detach().clone() for name, table in tables(model)}
+    train(model, data, of_city(data, 1, 2), 3, optimizer)
+    between = {name: table.weight.detach().clone() for name, table in tables(model)}
+    train(model, data, of_city(data, 1, 3), 3, optimizer)
+    optimizer.flush()
+    for name, table in tables(model):
+        assert torch.equal(table.weight[4:], start[name][4:])
+        assert torch.equal(between[name][3], start[name][3])
+        assert torch.equal(table.weight[2], between[name][2])
+        assert not torch.equal(between[name][2], start[name][2])
+        assert not torch.equal(table.weight[3], start[name][3])
+
+
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", DCN, "dcnv2[hidden=8-4,structure=stacked]"])
+@pytest.mark.parametrize("method", ["star", PRODUCTS_ONLY])
+def test_star_starts_as_its_backbone(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, backbone: str
+) -> None:
+    batch = unseen_data.slice(0, 30)
+    plain = build_model("plain", backbone).eval()(batch)
+    claimed = select("methods", method).value.starts_as_backbone  # type: ignore[union-attr]
+    assert (build_model(method, backbone).eval()(batch) - plain).abs().max() <= claimed
+
+
+def test_in_training_it_starts_as_the_backbone_with_batch_normalisation(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    batch = data.take(of_city(data, 1))
+    plain = build_model()
+    context = plain.context(batch)
+    context.z_BN = torch.nn.functional.batch_norm(context.z_BN, None, None, training=True)
+    torch.testing.assert_close(build_model("star").train()(batch), plain.net(context))
+
+
+def test_normalisation_stands_before_the_tower_and_not_before_the_cross_network() -> None:
+    plan = Star().rewrite(Dcnv2().plan())
+    assert plan.at_input == ()
+    assert plan.interactions == Dcnv2().plan().interactions
+    assert isinstance(plan.tower[0], PartitionedNorm)
+
+
+def test_every_dense_stage_becomes_a_star() -> None:
+    plan = Star().rewrite(Dnn().plan())
+    assert all(isinstance(stage, StarDense) for stage in (*plan.tower[1:], *plan.head))
+    assert [stage.name for stage in plan.tower[1:]] == [stage.name for stage in Dnn().plan().tower]
+
+
+def test_the_auxiliary_logit_starts_at_zero_and_then_moves(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = build_model("star"), data.slice(0, 50)
+    context = model.context(batch)
+    assert auxiliary(model)(context.z_BN, context).abs().max() == 0.0
+    train(model, data, torch.arange(50), 1, Optimizer(model, AdamConfig(lr=0.01)))
+    assert (auxiliary(model)(context.z_BN, context) != 0.0).all()
+
+
+@pytest.mark.parametrize(("sees", "columns"), [("all", slice(None)), ("domain", [0, 1, 2, 3, 4, 5, 6, 7])])
+def test_the_auxiliary_network_sees_its_domain_and_plain_embeddings(
+    build_model: Callable[..., CTRModel], data: SplitData, sees: str, columns: slice | list[int]
+) -> None:
+    model = stir(build_model(f"star[aux={sees}]")).train()
+    module, batch = auxiliary(model), data.slice(0, 9)
+    hidden, output = (dict(layer.named_parameters()) for layer in module.layers)
+    torch.nn.init.normal_(output["weight"])
+    context = model.context(batch)
+    own = module.embedding.weight[batch.indicator_B.long()]
+    seen = torch.cat([own, context.z_BN[:, columns]], dim=1)  # city and age are the first two fields of z
+    expected = torch.relu(seen @ hidden["weight"] + hidden["bias"]) @ output["weight"] + output["bias"]
+    torch.testing.assert_close(module(context.z_BN, context), expected)
+
+
+def test_domain_rows_start_alike_and_indicator_embeddings_apart(
+    build_model: Callable[..., CTRModel],
+) -> None:
+    model = build_model("star")
+    table = auxiliary(model).embedding.weight
+    assert table.shape == (7, 16)
+    assert table[0].abs().max() == 0.0
+    assert len(torch.unique(table[1:], dim=0)) == 6
+    for layer in stars(model):
+        assert (layer.domain.weight[:, :-1] == 1.0).all()
+        assert (layer.domain.weight[:, -1] == 0.0).all()
+
+
+@pytest.mark.parametrize("method", ["star", "star[batching=mixed]"])
+def test_a_restored_model_scores_the_same(
+    build_model: Callable[..., CTRModel], data: SplitData, method: str
+) -> None:
+    model = build_model(method)
+    train(model, data, torch.arange(120), 3, Optimizer(model, AdamConfig()))
+    other = build_model(method, seed=9)
+    other.load_state_dict(model.state_dict())
+    batch = data.slice(0, 60)
+    assert torch.equal(model.eval()(batch), other.eval()(batch))
+
+
+def test_batches_are_of_one_domain_unless_mixed_ones_are_asked_for() -> None:
+    assert Star().learner().batching == "domain"
+    assert Star(batching="mixed").learner().batching == "mixed"
+
+
+@pytest.mark.parametrize("settings", ["norm=none,momentum=0.1", "aux=none,aux_hidden=8"])
+def test_a_setting_without_effect_is_refused(settings: str) -> None:
+    with pytest.raises(SettingError, match="no effect"):
+        _ = select("methods", f"star[{settings}]").value
+
+
+def test_parameters_of_domains_are_counted_apart(build_model: Callable[..., CTRModel]) -> None:
+    # z is 17 wide; seven rows of (17 + 1) 8 + (8 + 1) 4 + (4 + 1) 1.
+    assert build_model(PRODUCTS_ONLY).num_parameters()["per_domain"] == 7 * 185
