@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.names import Column, DomainColumn, Metric, Split
 
 if TYPE_CHECKING:
     import polars as pl
@@ -145,8 +145,8 @@ def _outcome(record: RunRecord) -> str:
         return f"{record.status}: {record.error}"
     test, seconds = record.result.test, sum(record.measured.seconds.values())
     return (
-        f"AUC {_number(test.get('auc'), 4)} · GAUC {_number(test.get('gauc'), 4)}"
-        f" · log-loss {_number(test.get('logloss'), 5)} · {seconds:.0f} s"
+        f"AUC {_number(test.get(Metric.AUC), 4)} · GAUC {_number(test.get(Metric.GAUC), 4)}"
+        f" · log-loss {_number(test.get(Metric.LOGLOSS), 5)} · {seconds:.0f} s"
     )
 
 
@@ -205,39 +205,34 @@ def _share(part: int, whole: int) -> str:
 
 
 def show_runs(grid: Sequence[Run], store: RunStore) -> None:
-    """Print a line a run, whenever it was made."""
-    table = Table(title_justify="left")
-    for heading in (
-        "method",
-        "backbone",
-        "seed",
-        "AUC",
-        "GAUC",
-        "log-loss",
-        "best epoch",
-        "train s",
-        "state",
-    ):
-        table.add_column(heading, justify="left" if heading in ("method", "backbone", "state") else "right")
+    """Print a line a run, whenever it was made, and below why runs failed."""
+    table = Table()
+    for heading in ("method", "backbone", "seed", "AUC", "GAUC", "log-loss", "best epoch", "train s"):
+        table.add_column(
+            heading, justify="left" if heading in ("method", "backbone") else "right", no_wrap=True
+        )
+    problems = []
     for run in grid:
         record = store.find(run.key)
         if record is None:
             continue
-        head = (run.key.method.name, run.key.backbone.name, str(run.key.seed))
         if record.result is None:
-            table.add_row(*head, "–", "–", "–", "–", "–", f"{record.status}: {record.error}")
+            problems.append(f"{run.label}: {_outcome(record)}")
             continue
         test = record.result.test
         table.add_row(
-            *head,
-            _number(test.get("auc"), 4),
-            _number(test.get("gauc"), 4),
-            _number(test.get("logloss"), 5),
+            run.key.method.name,
+            run.key.backbone.name,
+            str(run.key.seed),
+            _number(test.get(Metric.AUC), 4),
+            _number(test.get(Metric.GAUC), 4),
+            _number(test.get(Metric.LOGLOSS), 5),
             str(record.result.best_epoch),
             f"{record.measured.seconds.get('train', 0.0):.1f}",
-            record.status,
         )
     console.print(table)
+    for problem in problems:
+        console.print(problem, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_report(files: ReportFiles) -> None:

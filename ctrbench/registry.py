@@ -112,10 +112,19 @@ def plugins(kind: PlugKind) -> dict[str, Plugin]:
     """Return all plug-ins of a kind that can be named, built-in ones first."""
     found = {plugin.name: plugin for plugin in _builtin(kind)}
     for point in entry_points(group=f"ctrbench.{kind}"):
-        spec = importlib.util.find_spec(point.module)
-        if spec is not None and spec.origin is not None and point.name not in found:
-            found[point.name] = Plugin(name=point.name, kind=kind, file=Path(spec.origin), is_builtin=False)
+        origin = _origin(point.module)
+        if origin is not None and point.name not in found:
+            found[point.name] = Plugin(name=point.name, kind=kind, file=Path(origin), is_builtin=False)
     return found
+
+
+def _origin(module: str) -> str | None:
+    """Return a module's file; None for what a half-removed package left behind."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return None if spec is None else spec.origin
 
 
 def _builtin(kind: PlugKind) -> Iterator[Plugin]:
@@ -173,6 +182,8 @@ def _settings(text: str | None, selector: str) -> dict[str, Any]:
         name, sign, value = part.partition("=")
         if not sign or not name.strip():
             raise SettingError("settings are written name=value", value=selector)
+        if name.strip() in settings:
+            raise SettingError("a setting is given once", value=selector)
         settings[name.strip()] = _parse(value.strip())
     return settings
 

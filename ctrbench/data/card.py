@@ -32,6 +32,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 Kind = Literal["categorical", "multi_valued", "sequence", "numeric"]
 Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
 
+LIST_SEPARATOR = "|"
+COLUMN_SEPARATOR = ","
+
 RESERVED = frozenset(
     {Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.DOMAIN, DomainColumn.KEY}
     | {name.format(split=split) for name in (DomainColumn.ROWS, DomainColumn.POSITIVES) for split in Split}
@@ -75,7 +78,7 @@ class FieldCard(Model):
     role: Role = "other"
     column: str | None = None
     """Column of the raw data; the field's name when not given."""
-    separator: str = "|"
+    separator: str = Field(default=LIST_SEPARATOR, min_length=1)
     """Splits multi-valued and sequence columns that hold text."""
     max_length: int | None = Field(default=None, gt=0)
     """Longest list kept: the first values of multi-valued fields, the last of sequences."""
@@ -97,8 +100,18 @@ class FieldCard(Model):
     def _fits_kind(self) -> Self:
         if self.buckets is not None and self.kind != "numeric":
             raise ValueError(f"field {self.name!r}: only numeric fields have buckets")
-        if self.max_length is not None and self.kind not in ("multi_valued", "sequence"):
-            raise ValueError(f"field {self.name!r}: only multi_valued and sequence fields have max_length")
+        if self.min_count > 1 and self.kind == "numeric":
+            raise ValueError(f"field {self.name!r}: numeric fields have no min_count")
+        # A default is no setting: a card that comes back from a manifest has every key.
+        if self.kind not in ("multi_valued", "sequence"):
+            if self.max_length is not None:
+                raise ValueError(
+                    f"field {self.name!r}: only multi_valued and sequence fields have max_length"
+                )
+            if self.separator != LIST_SEPARATOR:
+                raise ValueError(
+                    f"field {self.name!r}: only multi_valued and sequence fields have a separator"
+                )
         return self
 
     @property
@@ -148,7 +161,7 @@ class DatasetCard(Model):
     sources: tuple[Source, ...] = ()
     path: str | None = None
     """`table` only: the data file, relative to the card; CSV (also .gz) or parquet."""
-    separator: str = ","
+    separator: str = Field(default=COLUMN_SEPARATOR, min_length=1, max_length=1)
     """`table` only: what separates the columns of a CSV file."""
     label: LabelCard
     timestamp: str | None = None
@@ -174,6 +187,8 @@ class DatasetCard(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.separator != COLUMN_SEPARATOR and self.reader != "table":
+            raise ValueError(f"reader {self.reader!r} has a separator of its own; only `table` takes one")
         names = [field.name for field in self.fields]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

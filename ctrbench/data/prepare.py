@@ -180,7 +180,8 @@ class _Inputs:
 
 def _inputs(paths: Sequence[Path]) -> _Inputs:
     now = time.time_ns()
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    # Readers look at a folder's own files; folders below may be anything, even our home.
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     stats = {str(file.resolve()): file.stat() for file in files if file.is_file()}
     return _Inputs(now, {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
 

@@ -87,10 +87,12 @@ def _concat(files: Sequence[Path], frames: Sequence[pl.LazyFrame]) -> pl.LazyFra
 def _scan_parquet(file: Path) -> pl.LazyFrame:
     try:
         frame = pl.scan_parquet(file, glob=False)
-        frame.collect_schema()
+        schema = frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError("not a parquet file", value=f"{file}: {_first_line(error)}") from None
-    return frame
+    # As numbers, categories would be their places in a dictionary, and not what they say.
+    coded = [name for name, dtype in schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
+    return frame.with_columns(pl.col(coded).cast(pl.String)) if coded else frame
 
 
 def _first_line(error: Exception) -> str:

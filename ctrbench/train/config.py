@@ -19,7 +19,7 @@ class TrainConfig(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1)
     batch_size: int = Field(default=256, ge=1)
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=2, ge=1)
     """Passes over the training rows at most; schedules are planned for all of them."""
     patience: int = Field(default=1, ge=1)
     """Epochs without a better dev AUC after which training stops."""

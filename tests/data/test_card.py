@@ -96,6 +96,20 @@ def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
     fails(tmp_path, CARD + "buckets = 5\n", "only numeric fields have buckets")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ('"multi_valued"', '"numeric"\nmin_count = 2', "numeric fields have no min_count"),
+        ('role = "user"', "max_length = 3", "only multi_valued and sequence fields have max_length"),
+        ('role = "user"', 'separator = ";"', "only multi_valued and sequence fields have a separator"),
+        ('path = "data/shop.csv"', 'reader = "movielens"\nseparator = ";"', "only `table` takes one"),
+        ('path = "data/shop.csv"', 'separator = "::"', "separator: .*at most 1 character"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(tmp_path: Path, old: str, new: str, match: str) -> None:
+    fails(tmp_path, CARD.replace(old, new), match)
+
+
 def test_a_split_by_time_needs_a_timestamp(tmp_path: Path) -> None:
     fails(tmp_path, 'split = { by = "time" }\n' + CARD, "needs a timestamp")
 

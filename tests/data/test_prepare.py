@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,59 @@ def test_a_known_probability_is_kept(make_card: MakeCard, frame: pl.DataFrame, h
     prepared = prepare(make_card(known, probability="truth"), home=home)
     assert prepared.manifest.has_probability
     assert column(prepared, Split.TEST, "probability") == [0.11, 0.12]
+
+
+def test_random_rows_agree_with_encoding_them_one_by_one(
+    make_card: MakeCard, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "BATCH_ROWS", 64)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 50)
+    draw = random.Random(5)
+    rows = [
+        {
+            "time": draw.randrange(200),
+            "click": draw.randrange(2),
+            "city": draw.choice("ABCDEFGHIJKLMNOP"),
+            "tags": "|".join(draw.choices("stuvwxyz", k=draw.randrange(4))),
+        }
+        for _ in range(400)
+    ]
+    fields = [{"name": "city"}, {"name": "tags", "kind": "multi_valued"}]
+    card = make_card(pl.DataFrame(rows), fields=fields, domain_sets={"default": ["city"]})
+    prepared = prepare(card, home=home)
+
+    times = sorted(row["time"] for row in rows)
+    cuts = (times[400 * 4 // 6], times[400 * 5 // 6])
+    place = {Split.TRAIN: (-1, cuts[0]), Split.DEV: cuts, Split.TEST: (cuts[1], 1000)}
+    parts = {
+        split: sorted((row["time"], number) for number, row in enumerate(rows) if low <= row["time"] < high)
+        for split, (low, high) in place.items()
+    }
+    train = [rows[number] for _, number in parts[Split.TRAIN]]
+    for split, part in parts.items():
+        chosen = [rows[number] for _, number in part]
+        assert column(prepared, split, "row") == [number for _, number in part]
+        ids = _ids([[row["city"]] for row in train])
+        assert column(prepared, split, "city") == [ids.get(row["city"], 0) for row in chosen]
+        ids = _ids([row["tags"].split("|") for row in train])
+        expected = [[ids.get(tag, 0) for tag in row["tags"].split("|") if tag] for row in chosen]
+        assert column(prepared, split, "tags") == expected
+
+
+def _ids(values: list[list[str]]) -> dict[str, int]:
+    counts = Counter(value for row in values for value in set(row) if value)
+    return {
+        value: place for place, value in enumerate(sorted(counts, key=lambda v: (-counts[v], v)), start=1)
+    }
+
+
+def test_a_card_with_file_names_takes_only_these_of_a_folder(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path, tmp_path: Path
+) -> None:
+    card = make_card(frame, sources=[{"local": ["data.csv"]}]).model_copy(update={"path": None})
+    (tmp_path / "other.csv").write_text("not,this\n1,2\n")
+    prepared = prepare(card, home=home, sources=[tmp_path])
+    assert [source.name for source in prepared.manifest.sources] == ["data.csv"]
 
 
 # --- splits ---

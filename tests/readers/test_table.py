@@ -55,6 +55,15 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert table(tmp_path / "a.parquet").frame.collect().equals(frame)
 
 
+def test_categories_of_parquet_are_their_text(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"a": ["1", "0"], "b": ["x", "y"]}, schema={"a": pl.Categorical, "b": pl.Enum(["y", "x"])}
+    )
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert rows(tmp_path / "a.parquet") == [("1", "x"), ("0", "y")]
+    assert table(tmp_path / "a.parquet").frame.collect_schema().dtypes() == [pl.String, pl.String]
+
+
 def test_files_of_a_folder_stand_one_under_the_other_by_name(tmp_path: Path) -> None:
     write(tmp_path / "2.csv", "b,a\ny,02\n")
     write(tmp_path / "1.csv.gz", gzip.compress(b"a,b\n1,x\n"))

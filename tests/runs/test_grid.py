@@ -8,7 +8,14 @@ from ctrbench.runs.grid import make_config, parse_seeds
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("1", (1,)), ("3", (1, 2, 3)), ("1,2,7", (1, 2, 7)), ("3-5", (3, 4, 5)), ("7,", (7,)), ("2,2,1", (2, 1))],
+    [
+        ("1", (1,)),
+        ("3", (1, 2, 3)),
+        ("1,2,7", (1, 2, 7)),
+        ("3-5", (3, 4, 5)),
+        ("7,", (7,)),
+        ("2,2,1", (2, 1)),
+    ],
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds

@@ -1,0 +1,366 @@
+"""MAML against gradients worked out by hand and by autograd, and what adaptation may read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.maml import UNADAPTED, Maml, MamlLearner
+from ctrbench.names import Column
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
+from ctrbench.registry import select
+
+TWO_PARAMETERS = Plan(tower=(), head=(Dense(name="head", width=1),))
+Model = Callable[..., CTRModel]
+
+
+def numbers(x: list[float], label: list[int], task: list[int]) -> SplitData:
+    """Rows of one plain number; there is nothing to embed."""
+    tasks = torch.tensor(task, dtype=torch.int32)
+    return SplitData(
+        ids_BF=torch.zeros(len(x), 0, dtype=torch.int32),
+        bags=(),
+        numeric_BK=torch.tensor(x)[:, None],
+        domain_B=tasks,
+        indicator_B=tasks,
+        label_B=torch.tensor(label, dtype=torch.float32),
+        row=np.arange(len(x)),
+        user=None,
+        probability=None,
+    )
+
+
+def logistic(*rows_of_tasks: int) -> CTRModel:
+    """The model σ(w x + b) at w = b = 0."""
+    schema = Schema(
+        fields=(FieldShape(name="x", kind="numeric", role="other", size=0),),
+        embedding_size=1,
+        domain_features=(),
+        num_domains=len(rows_of_tasks),
+        indicator_rows=(0, *rows_of_tasks),
+        base_rate=0.5,
+    )
+    model = CTRModel(TWO_PARAMETERS, schema, seed=1)
+    torch.nn.init.zeros_(model.net.head[0].get_parameter("weight"))
+    return model
+
+
+class Recording(Optimizer):
+    """Keeps the gradients instead of following them."""
+
+    def step(self) -> None:
+        self.rows = [read.leaf.grad.clone() for read in self._reads if read.leaf.grad is not None]
+
+
+def meta_step(
+    model: CTRModel, data: SplitData, rows: list[int] | None = None, **settings: object
+) -> Recording:
+    optimizer = Recording(model, AdamConfig())
+    batch = data.take(torch.arange(len(data)) if rows is None else torch.tensor(rows))
+    Maml.model_validate(settings).learner().step(model, optimizer, batch)
+    return optimizer
+
+
+def gradients(model: CTRModel) -> list[float]:
+    head = model.net.head[0]
+    return [float(head.get_parameter(name).grad) for name in ("weight", "bias")]  # type: ignore[arg-type]
+
+
+ONE_TASK = {"x": [1.0, 2.0, 4.0], "label": [1, 0, 1], "task": [1, 1, 1]}
+"""Support (1, yes), (2, no): the gradient at zero is (0.25, 0), so φ = (-0.25 α, 0). Query (4, yes)."""
+
+
+def test_first_order_takes_the_query_gradient_at_the_adapted_weights() -> None:
+    model = logistic(3)
+    meta_step(model, numbers(**ONE_TASK), support=2, query=1, inner_lr=1.0)
+    # At φ = (-0.25, 0) the query's logit is -1 and σ(-1) - 1 = -0.731059.
+    assert gradients(model) == pytest.approx([4 * -0.731059, -0.731059], rel=1e-5)
+
+
+def test_second_order_multiplies_by_one_minus_the_hessian() -> None:
+    model = logistic(3)
+    meta_step(model, numbers(**ONE_TASK), support=2, query=1, inner_lr=1.0, variant="second_order")
+    # The support's Hessian at zero is ¼ [[5/2, 3/2], [3/2, 1]].
+    hessian = np.array([[0.625, 0.375], [0.375, 0.25]])
+    expected = (np.eye(2) - hessian) @ [4 * -0.731059, -0.731059]
+    assert gradients(model) == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_more_inner_steps_go_on_from_where_the_last_one_ended() -> None:
+    model = logistic(3)
+    meta_step(model, numbers(**ONE_TASK), support=2, query=1, inner_lr=1.0, inner_steps=2)
+    w, b = -0.25, 0.0
+    first, second = (1 / (1 + np.exp(-(w * x + b))) - y for x, y in ((1.0, 1.0), (2.0, 0.0)))
+    w, b = w - (first + 2 * second) / 2, b - (first + second) / 2
+    error = 1 / (1 + np.exp(-(4 * w + b))) - 1
+    assert gradients(model) == pytest.approx([4 * error, error], rel=1e-5)
+
+
+def test_tasks_weigh_by_their_rows_to_the_power_of_one_minus_tau() -> None:
+    both = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
+    model = logistic(400, 100)
+    meta_step(model, numbers(**both), support=2, query=1, inner_lr=1.0, tau=0.5)
+    # Both adapt to (-0.25, 0); the second's query is a no: σ(-1) = 0.268941. Weights 20 : 10.
+    expected = 2 / 3 * -0.731059 + 1 / 3 * 0.268941
+    assert gradients(model) == pytest.approx([4 * expected, expected], rel=1e-5)
+
+
+def test_reptile_moves_a_share_of_the_way_to_the_adapted_weights() -> None:
+    model = logistic(2)
+    data = numbers([1.0, 2.0], [1, 0], [1, 1])
+    meta_step(model, data, variant="reptile", support=2, inner_lr=1.0, outer_rate=0.1)
+    head = model.net.head[0]
+    assert head.get_parameter("weight").item() == pytest.approx(-0.025)
+    assert head.get_parameter("bias").item() == 0.0
+    assert head.get_parameter("weight").grad is None
+
+
+def explicit(model: CTRModel, data: SplitData, cuts: list[tuple[int, int, int]], lr: float) -> dict[str, Any]:
+    """Gradients of the mean query loss after one inner step, with the network written out."""
+    names = ["tower.0.weight", "tower.0.bias", "head.0.weight", "head.0.bias"]
+    theta = {name: model.net.get_parameter(name).detach().clone().requires_grad_() for name in names}
+    z_BN = model.context(data.slice(0, len(data))).z_BN.detach().requires_grad_()
+
+    def loss(phi: dict[str, torch.Tensor], rows: slice) -> torch.Tensor:
+        hidden = torch.tanh(z_BN[rows] @ phi["tower.0.weight"] + phi["tower.0.bias"])
+        logit = (hidden @ phi["head.0.weight"] + phi["head.0.bias"])[:, 0]
+        return torch.nn.functional.softplus(logit).mean() - (data.label_B[rows] * logit).mean()
+
+    total = torch.zeros(())
+    for start, cut, stop in cuts:
+        inner = torch.autograd.grad(loss(theta, slice(start, cut)), list(theta.values()), create_graph=True)
+        phi = {name: theta[name] - lr * grad for name, grad in zip(names, inner, strict=True)}
+        total = total + loss(phi, slice(cut, stop)) / len(cuts)
+    total.backward()
+    return {name: value.grad for name, value in theta.items()} | {"z": z_BN.grad}
+
+
+def rows_of(data: SplitData, rows: torch.Tensor) -> SplitData:
+    tensors = {name: value for name, value in vars(data.take(rows)).items() if name != "weight"}
+    return SplitData(**tensors, row=rows.numpy(), user=None, probability=None)
+
+
+def test_second_order_agrees_with_explicit_autograd(build_model: Model, data: SplitData) -> None:
+    rows = [torch.nonzero(data.indicator_B == city)[:12, 0] for city in (1, 2)]
+    part = rows_of(data, torch.cat(rows))
+    model = build_model(backbone="dnn[hidden=5]")
+    optimizer = meta_step(model, part, support=8, query=4, inner_lr=0.7, tau=1.0, variant="second_order")
+    expected = explicit(model, part, [(0, 8, 12), (12, 20, 24)], 0.7)
+    embedded = expected.pop("z")
+    for name, grad in expected.items():
+        torch.testing.assert_close(model.net.get_parameter(name).grad, grad)
+    for user in torch.unique(part.ids_BF[:, 2]):
+        found = embedding_gradient(optimizer, model, part, user)
+        torch.testing.assert_close(found, embedded[part.ids_BF[:, 2] == user, 8:12].sum(0))
+
+
+def embedding_gradient(
+    optimizer: Recording, model: CTRModel, data: SplitData, user: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of a user's embedding, among the rows of the one table that the step has read."""
+    bag = data.bags[0][0] + model.embedding.bag_starts[0]
+    read = torch.unique(torch.cat([(data.ids_BF + model.embedding.offsets).flatten(), bag]))
+    (grads,) = optimizer.rows
+    return grads[torch.nonzero(read == user + model.embedding.offsets[2]).item()]
+
+
+def test_first_order_leaves_the_support_embeddings_alone(build_model: Model, data: SplitData) -> None:
+    part = rows_of(data, torch.nonzero(data.indicator_B == 1)[:40, 0])
+    users = part.ids_BF[:, 2]
+    support_only = next(user for user in users[:20] if user not in users[20:])
+    model = build_model()
+    optimizer = meta_step(model, part, support=20, query=20)
+    assert embedding_gradient(optimizer, model, part, support_only).abs().max() == 0.0
+    assert embedding_gradient(optimizer, model, part, users[20]).abs().max() > 0.0
+
+
+def test_anil_adapts_the_head_alone(build_model: Model, data: SplitData) -> None:
+    rows = torch.nonzero(data.indicator_B == 1)[:8, 0].tolist()
+    model, other = build_model(), build_model()
+    meta_step(model, data, rows, variant="anil", support=4, query=4, inner_lr=0.5)
+    context = other.context(data.take(torch.tensor(rows)))
+    label_B = data.label_B[rows]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    head = list(other.net.head.parameters())
+    grads = torch.autograd.grad(loss(other.net(context.part(slice(0, 4))), label_B[:4]), head)
+    with torch.no_grad():
+        for parameter, grad in zip(head, grads, strict=True):
+            parameter -= 0.5 * grad
+    loss(other.net(other.context(data.take(torch.tensor(rows))).part(slice(4, 8))), label_B[4:]).backward()
+    for name, parameter in model.net.named_parameters():
+        torch.testing.assert_close(parameter.grad, other.net.get_parameter(name).grad)
+
+
+def drawn(learner: MamlLearner, data: SplitData, seed: int = 0) -> list[list[np.ndarray]]:
+    """The rows of each step, task by task."""
+    order = learner.order(data, batch_size=256, generator=np.random.default_rng(seed))
+    batches = np.split(order.rows, order.starts[1:-1])
+    task = data.indicator_B.numpy()
+    return [np.split(rows, np.nonzero(np.diff(task[rows]))[0] + 1) for rows in batches]
+
+
+def learner(**settings: object) -> MamlLearner:
+    made = Maml.model_validate(settings).learner()
+    assert isinstance(made, MamlLearner)
+    return made
+
+
+def test_a_step_draws_distinct_tasks_and_windows_of_consecutive_rows(data: SplitData) -> None:
+    task = data.indicator_B.numpy()
+    for step in drawn(learner(support=8, query=8), data):
+        assert len({int(task[rows[0]]) for rows in step}) == 4
+        for rows in step:
+            own = np.nonzero(task == task[rows[0]])[0]
+            first = int(np.searchsorted(own, rows[0]))
+            np.testing.assert_array_equal(rows, own[first : first + len(rows)])
+            assert len(rows) == min(16, len(own))
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(16, (12, 4)), (8, (6, 2)), (5, (3, 2)), (2, (1, 1))])
+def test_support_and_query_are_disjoint_and_the_support_is_earlier(
+    rows: int, expected: tuple[int, int]
+) -> None:
+    support, query = learner(support=12, query=4)._parts(slice(100, 100 + rows))
+    assert (support.start, support.stop - support.start) == (100, expected[0])
+    assert (query.start, query.stop - query.start) == (support.stop, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"query": 5}, 1.0),
+        ({"query": 5, "inner_steps": 3}, 2.0),
+        ({"variant": "reptile", "inner_steps": 2}, 3.0),
+    ],
+)
+def test_an_epoch_processes_as_many_rows_as_there_are(
+    data: SplitData, settings: dict[str, Any], passes: float
+) -> None:
+    even = replace(data, indicator_B=torch.arange(300) % 5 + 1)
+    made = learner(tasks=2, support=5, **settings)
+    order = made.order(even, batch_size=256, generator=np.random.default_rng(0))
+    step = passes * len(order.rows) / order.num_batches
+    assert 300 <= passes * len(order.rows) < 300 + step
+
+
+def test_tasks_are_drawn_by_rows_to_the_power_of_tau(data: SplitData) -> None:
+    sizes = np.repeat([1, 2], [270, 30])
+    uneven = replace(data, indicator_B=torch.from_numpy(sizes))
+    for tau, expected in ((1.0, 0.9), (0.5, 0.75), (0.0, 0.5)):
+        one = learner(tasks=1, support=1, query=1, tau=tau)
+        first = [bool(step[0][0] < 270) for seed in range(10) for step in drawn(one, uneven, seed)]
+        assert np.mean(first) == pytest.approx(expected, abs=0.05)
+
+
+def test_a_task_of_a_single_row_is_never_drawn(data: SplitData) -> None:
+    task = data.indicator_B.numpy()
+    seen = {int(task[rows[0]]) for step in drawn(learner(support=4, query=4), data) for rows in step}
+    assert seen == {1, 2, 3, 4, 5}
+
+
+TRAIN = {"x": [9.0, 1.0, 2.0, 3.0], "label": [1, 1, 0, 1], "task": [1, 1, 1, 2]}
+"""The last two rows of task 1 are those of `ONE_TASK`'s support; task 2 has but one row."""
+DEV = {"x": [4.0, 4.0, 4.0], "label": [1, 0, 1], "task": [1, 2, 0]}
+
+
+def selected(model: CTRModel, dev: SplitData, **settings: object) -> tuple[MamlLearner, dict[str, Any]]:
+    made = learner(support=2, query=2, min_support=2, inner_lr=1.0, **settings)
+    return made, made.select(model, numbers(**TRAIN), dev)
+
+
+def test_a_task_is_adapted_on_its_last_training_rows_and_small_ones_are_not() -> None:
+    model = logistic(3, 1)
+    made, _ = selected(model, numbers(**DEV), eval_steps=(1,))
+    scores = made.score(model, numbers(**DEV))
+    np.testing.assert_allclose(scores[Column.SCORE], [-1.0, 0.0, 0.0], atol=1e-6)
+    assert scores[UNADAPTED].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("labels", "steps"), [([1, 0, 1], 0), ([0, 1, 1], 1), ([1, 1, 1], 0)])
+def test_dev_chooses_the_number_of_steps(labels: list[int], steps: int) -> None:
+    dev = numbers(**{**DEV, "label": labels})
+    made, notes = selected(logistic(3, 1), dev, eval_steps=(0, 1))
+    assert notes == {"adaptation_steps": steps}
+    assert made.adaptation_steps == steps
+
+
+def test_steps_are_counted_from_the_meta_learned_start() -> None:
+    model, dev = logistic(3, 1), numbers(**DEV)
+    alone, _ = selected(model, dev, eval_steps=(5,))
+    among, _ = selected(model, dev, eval_steps=(20, 1, 5))
+    among.adaptation_steps = 5
+    assert among.score(model, dev)[Column.SCORE].tolist() == alone.score(model, dev)[Column.SCORE].tolist()
+
+
+def test_adaptation_leaves_the_model_as_it_was(build_model: Model, data: SplitData) -> None:
+    model = build_model("maml").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = learner(support=16, query=16, min_support=16, inner_lr=0.5)
+    made.select(model, data, data)
+    made.score(model, data)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_scores_do_not_depend_on_the_labels_scored(build_model: Model, data: SplitData) -> None:
+    model = build_model("maml")
+    made = learner(support=16, query=16, min_support=16, inner_lr=0.5, eval_steps=(5,))
+    made.select(model, data, data)
+    flipped = replace(data, label_B=1.0 - data.label_B)
+    first, second = (made.score(model, split)[Column.SCORE] for split in (data, flipped))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, made.score(model, data)[UNADAPTED])
+
+
+def test_a_restored_learner_scores_the_same_without_the_training_rows(
+    build_model: Model, data: SplitData
+) -> None:
+    model = build_model("maml")
+    made = learner(support=16, query=16, min_support=16, inner_lr=0.5, eval_steps=(5,))
+    made.select(model, data, data)
+    other = learner(support=16, query=16, min_support=16, inner_lr=0.5, eval_steps=(5,))
+    other.load_state_dict(made.state_dict())
+    first, second = (one.score(model, data)[Column.SCORE] for one in (made, other))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_before_anything_is_selected_scores_are_unadapted(build_model: Model, data: SplitData) -> None:
+    scores = learner().score(build_model("maml"), data)
+    np.testing.assert_array_equal(scores[Column.SCORE], scores[UNADAPTED])
+
+
+@pytest.mark.parametrize("variant", ["fomaml", "second_order", "reptile", "anil"])
+def test_every_variant_lowers_the_loss(build_model: Model, data: SplitData, variant: str) -> None:
+    x = data.numeric_BK[:, 0]
+    plain = replace(data, label_B=(x > 0).float())
+    model = build_model("maml")
+    made, optimizer = (
+        learner(variant=variant, support=16, inner_lr=0.3),
+        Optimizer(model, AdamConfig(lr=0.02)),
+    )
+    losses = []
+    for epoch in range(6):
+        order = made.order(plain, batch_size=1, generator=np.random.default_rng(epoch))
+        losses += [float(made.step(model, optimizer, batch).loss) for batch in plain.batches(order)]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.01
+
+
+@pytest.mark.parametrize("settings", ["outer_rate=0.2", "variant=reptile,query=64"])
+def test_a_setting_without_effect_is_refused(settings: str) -> None:
+    with pytest.raises(SettingError, match="no effect"):
+        _ = select("methods", f"maml[{settings}]").value
+
+
+def test_training_without_a_task_of_two_rows_says_so() -> None:
+    with pytest.raises(ValueError, match="at least two training rows"):
+        learner().order(numbers([1.0], [1], [1]), batch_size=1, generator=np.random.default_rng(0))

@@ -1,0 +1,232 @@
+"""The house rules that the syntax tree can show: who imports whom, and what must not be spelled twice."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import ctrbench
+from ctrbench.names import Metric
+
+ROOT = Path(ctrbench.__file__).parent
+GROUND = ("errors", "names")
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "names": (),
+    "readers": (*GROUND, "readers"),
+    "synthetic": (*GROUND, "readers", "synthetic"),
+    "data": (*GROUND, "data", "readers"),
+    "data.batches": (*GROUND, "data.shards"),
+    "nn": (*GROUND, "nn"),
+    "backbones": ("extend",),
+    "methods": ("extend",),
+    "extend": (*GROUND, "nn", "train.learner", "data.batches"),
+    "registry": (*GROUND, "extend"),
+    "eval": (*GROUND, "eval"),
+    "train": (*GROUND, "nn", "data.batches", "eval.metrics", "train"),
+    "runs": (*GROUND, "data", "eval", "extend", "nn", "registry", "runs", "train", "ctrbench"),
+    "runs.record": GROUND,
+    "runs.store": (*GROUND, "runs.record"),
+    "report": (*GROUND, "runs.record", "runs.store", "eval", "report"),
+    "check": (*GROUND, "nn", "registry", "extend", "data.batches", "train.learner"),
+    "scaffold": (*GROUND, "registry"),
+    "display": ("",),
+    "cli": ("",),
+}
+"""Folder or module: what it may import, by the start of the name; the longest entry counts."""
+
+THIRD_PARTY = {
+    "torch": ("nn", "backbones", "methods", "extend", "train", "runs.execute", "data.batches", "check"),
+    "typer": ("cli",),
+    "rich": ("cli", "display", "report"),
+    "altair": ("report",),
+    "pandas": (),
+}
+"""Packages that only some parts may import."""
+
+WITHOUT_TORCH = ("cli", "display", "registry", "scaffold", "eval", "report", "readers", "synthetic", "data")
+"""Folders and modules that are imported without waiting for torch; in `data`, all but `batches`."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: by whom, of what, and whether it waits for a call."""
+
+    module: str
+    target: str
+    line: int
+    is_late: bool
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Names of all modules within the package, folders' own left out."""
+    files = (file for file in sorted(ROOT.rglob("*.py")) if file.stem != "__init__")
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def statements(node: ast.AST, *, is_late: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the import statements below a node; what only a type checker sees is left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, is_late
+        else:
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from statements(child, is_late=is_late or is_function)
+
+
+def targets(statement: ast.Import | ast.ImportFrom) -> list[str]:
+    """Return the modules that a statement imports; `from folder import name` may mean folder.name."""
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    assert statement.level == 0, "imports are absolute"
+    assert statement.module is not None
+    inside = [f"{statement.module}.{alias.name}" for alias in statement.names]
+    known = {f"ctrbench.{name}" for name in modules()}
+    return [name for name in inside if name in known] or [statement.module]
+
+
+@cache
+def imports() -> list[Import]:
+    return [
+        Import(module, target, statement.lineno, is_late)
+        for module, file in modules().items()
+        for statement, is_late in statements(parsed(file))
+        for target in targets(statement)
+    ]
+
+
+def within(name: str, folder: str) -> bool:
+    return folder == "" or name == folder or name.startswith(f"{folder}.")
+
+
+def rule_of(module: str) -> tuple[str, ...]:
+    found = [folder for folder in MAY_IMPORT if within(module, folder)]
+    assert found, f"ctrbench/{module.replace('.', '/')}.py has no line in MAY_IMPORT"
+    return MAY_IMPORT[max(found, key=len)]
+
+
+def test_imports_are_seen_wherever_they_stand() -> None:
+    code = """
+import one
+if TYPE_CHECKING:
+    import two
+def f():
+    from three import four
+class C:
+    import five
+"""
+    found = [(targets(statement), is_late) for statement, is_late in statements(ast.parse(code))]
+    assert found == [(["one"], False), (["three"], True), (["five"], False)]
+
+
+def test_modules_import_what_their_folder_may() -> None:
+    wrong = []
+    for one in imports():
+        inner = one.target.removeprefix("ctrbench.")
+        if within(one.target, "ctrbench") and not any(within(inner, may) for may in rule_of(one.module)):
+            wrong.append(f"{one.module}, line {one.line}: {one.target}")
+    assert wrong == []
+
+
+def test_only_some_know_some_packages() -> None:
+    wrong = [
+        f"{one.module}, line {one.line}: {one.target}"
+        for one in imports()
+        for package, folders in THIRD_PARTY.items()
+        if within(one.target, package) and not any(within(one.module, folder) for folder in folders)
+    ]
+    assert wrong == []
+
+
+def test_there_are_no_cycles() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in modules()}
+    for one in imports():
+        inner = one.target.removeprefix("ctrbench.")
+        if inner in graph:
+            graph[one.module].add(inner)
+    TopologicalSorter(graph).prepare()
+
+
+def test_plugins_use_the_door_of_outsiders() -> None:
+    ours = {one.target for one in imports() if one.module.split(".")[0] in ("methods", "backbones")}
+    assert {target for target in ours if within(target, "ctrbench")} == {"ctrbench.extend"}
+
+
+def test_heavy_imports_of_the_command_line_wait() -> None:
+    early = {one.target for one in imports() if one.module == "cli" and not one.is_late}
+    assert {target for target in early if within(target, "ctrbench")} == {"ctrbench.errors"}
+
+
+def light_modules() -> list[str]:
+    light = [name for name in modules() if any(within(name, folder) for folder in WITHOUT_TORCH)]
+    return [*(name for name in light if name != "data.batches"), "runs.record", "runs.store"]
+
+
+def test_most_of_the_house_is_imported_without_torch() -> None:
+    lines = "\n".join(
+        f"importlib.import_module('ctrbench.{name}')\n"
+        f"assert 'torch' not in sys.modules, 'torch came with ctrbench.{name}'"
+        for name in light_modules()
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import importlib, sys\n{lines}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", ["torch", "polars", "pyarrow", "altair", "sklearn", "scipy", "numpy"])
+def test_help_waits_for_nothing_heavy(package: str) -> None:
+    code = f"import ctrbench.cli, sys; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_metrics_are_spelled_in_one_place() -> None:
+    spelled = {value for name, value in vars(Metric).items() if name.isupper() and "_" in value}
+    assert "gauc_coverage" in spelled
+    wrong = [
+        f"{module}, line {node.lineno}: {node.value!r}"
+        for module, file in modules().items()
+        if module != "names"
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Constant) and node.value in spelled
+    ]
+    assert wrong == []
+
+
+def test_every_module_says_what_lives_there() -> None:
+    silent = [name for name, file in modules().items() if not ast.get_docstring(parsed(file))]
+    assert silent == []
+
+
+def test_folders_hold_no_code_of_their_own() -> None:
+    files = [file for file in ROOT.rglob("__init__.py") if file.parent != ROOT]
+    assert [file for file in files if len(parsed(file).body) != 1] == []
+
+
+def test_no_mutable_defaults_and_no_star_imports() -> None:
+    wrong = []
+    for module, file in modules().items():
+        for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                wrong.append(f"{module}, line {node.lineno}: star import")
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                defaults = [*node.args.defaults, *(one for one in node.args.kw_defaults if one)]
+                if any(isinstance(one, ast.List | ast.Dict | ast.Set) for one in defaults):
+                    wrong.append(f"{module}, line {node.lineno}: mutable default")
+    assert wrong == []
