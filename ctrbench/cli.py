@@ -17,6 +17,7 @@ import typer
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
+    from ctrbench.data.card import DatasetCard
     from ctrbench.data.shards import Prepared
 
 app = typer.Typer(
@@ -72,7 +73,9 @@ def prepare(
 
     card = load_card(dataset)
     with _resumable(), display.phases() as report:
-        prepared = prepare_data(card, sources=source or (), force=force, report=report)
+        prepared = prepare_data(
+            card, sources=source or (), domains=_features(card, domains), force=force, report=report
+        )
     prepared, domain_set = _domain_set(prepared, domains)
     display.show_prepared(prepared, domain_set)
 
@@ -266,11 +269,17 @@ def _latest() -> str:
     return name
 
 
+def _features(card: DatasetCard, domains: str | None) -> tuple[str, ...]:
+    """Return the features of an ad-hoc domain set; none for a named one."""
+    if domains is None or domains in card.domain_sets:
+        return ()
+    return tuple(part.strip() for part in domains.split(",") if part.strip())
+
+
 def _domain_set(prepared: Prepared, domains: str | None) -> tuple[Prepared, str]:
     """Return the named set, or the set of these features, which is computed when it is new."""
     if domains is None:
         return prepared, "default"
     if domains in prepared.manifest.domain_sets:
         return prepared, domains
-    features = tuple(part.strip() for part in domains.split(",") if part.strip())
-    return prepared.ensure_domains(features)
+    return prepared.ensure_domains(_features(prepared.manifest.card, domains))

@@ -243,7 +243,8 @@ def _label(card: DatasetCard, schema: pl.Schema) -> _Plan:
     return _Plan(
         name=Column.LABEL,
         column=column,
-        values=value.fill_null(0).cast(pl.Int8),
+        # Wrong values are told by their row below, not by a cast that overflows.
+        values=pl.when(good).then(value).otherwise(0).cast(pl.Int8),
         dtype=np.dtype(np.int8),
         bad=~good.fill_null(value=False),
         rule=(rule, remedy),

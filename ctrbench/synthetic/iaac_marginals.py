@@ -145,11 +145,22 @@ ITEMS = Law(exponent=1.85, offset=320, ids=10_298, growth=0.3)
 SHOPS = Law(exponent=1.6, offset=80, ids=3_960, growth=0.25)
 BRANDS = Law(exponent=1.6, offset=40, ids=2_054, growth=0.2)
 TOP_BRAND = 0.146
-"""One brand stands apart; the law holds for the others."""
-CITIES = Law(exponent=2.1, offset=2, ids=128, growth=0.0)
+CITIES = Law(exponent=3.4, offset=10, ids=127, growth=0.0)
+TOP_CITY = 0.324
+"""One brand and one city stand apart; the laws hold for the others."""
 USERS = Law(exponent=0.5, offset=0, ids=262_745, growth=0.75)
 QUERIES = Law(exponent=0.7, offset=0, ids=84_496, growth=0.7)
 PROPERTIES = Law(exponent=0.9, offset=0, ids=12_000, growth=0.2)
+
+
+def brand_shares(rows: int) -> Floats:
+    """Return the row share of each brand."""
+    return np.concatenate([[TOP_BRAND], (1 - TOP_BRAND) * BRANDS.shares(BRANDS.size(rows))])
+
+
+def city_shares(rows: int) -> Floats:
+    """Return the row share of each city."""
+    return np.concatenate([[TOP_CITY], (1 - TOP_CITY) * CITIES.shares(CITIES.size(rows))])
 
 
 def normalised(weights: Floats) -> Floats:

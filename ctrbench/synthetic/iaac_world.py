@@ -85,6 +85,23 @@ def chosen(uniform: Floats, cumulative: Floats) -> Integers:
     return np.asarray(np.minimum(places, len(cumulative) - 1), dtype=np.int64)
 
 
+def owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integers:
+    """Give each entity an owner, so that the weights of an owner's entities sum to about its share.
+
+    Where there are enough entities every owner gets one, small owners mostly a light one, and the rest goes by what
+    the owners still lack; otherwise not all owners can have one.
+    """
+    owner = chosen(rng.random(len(weights)), np.cumsum(shares))
+    if len(shares) > 0.7 * len(weights):
+        return owner
+    order = np.argsort(-weights * np.exp(0.5 * rng.standard_normal(len(weights))), kind="stable")
+    first = order[np.sort(rng.permutation(len(weights))[: len(shares)])]
+    lack = facts.normalised(np.maximum(shares - weights[first], 0.0))
+    owner = chosen(rng.random(len(weights)), np.cumsum(lack))
+    owner[first] = np.arange(len(shares))
+    return owner
+
+
 @dataclass(frozen=True, kw_only=True)
 class Users:
     """Users by rank of activity."""
@@ -145,7 +162,7 @@ class World:
 
 def make_world(rows: int, seed: int) -> World:
     """Draw the world behind that many rows."""
-    shops = _make_shops(facts.SHOPS.size(rows), seed)
+    shops = _make_shops(facts.SHOPS.size(rows), rows, seed)
     items = _make_items(facts.ITEMS.size(rows), shops, rows, seed)
     users = _make_users(facts.USERS.size(rows), seed)
     rng = draw(seed, "context")
@@ -222,21 +239,16 @@ class _Shops:
     """What reviews, star and scores follow, each with its own noise."""
 
 
-def _make_shops(number: int, seed: int) -> _Shops:
+def _make_shops(number: int, rows: int, seed: int) -> _Shops:
     rng = draw(seed, "shops")
+    shares = facts.SHOPS.shares(number)
     return _Shops(
         ids=scattered(np.arange(number), seed, "shops"),
-        shares=facts.SHOPS.shares(number),
-        brand=_brands(number, rng),
-        city=chosen(rng.random(number), np.cumsum(facts.CITIES.shares(facts.CITIES.ids))),
+        shares=shares,
+        brand=owners(shares, facts.brand_shares(rows), rng),
+        city=owners(shares, facts.city_shares(rows), rng),
         quality=rng.standard_normal(number),
     )
-
-
-def _brands(number: int, rng: np.random.Generator) -> Integers:
-    """Brand 0 stands apart, the others follow the law."""
-    others = 1 + chosen(rng.random(number), np.cumsum(facts.BRANDS.shares(facts.BRANDS.ids)))
-    return np.where(rng.random(number) < facts.TOP_BRAND, 0, others)
 
 
 def _shop_texts(shops: _Shops, items: Items, seed: int) -> pl.Series:
@@ -282,12 +294,13 @@ def _make_items(number: int, shops: _Shops, rows: int, seed: int) -> Items:
         name: rng.standard_normal(number) for name in ("category", "size", "sales", "collected", "views")
     }
     category = assigned(facts.CATEGORIES, noise["category"], weights)
-    shop = chosen(rng.random(number), np.cumsum(shops.shares))
+    shop = owners(weights, shops.shares, rng)
     price = rng.standard_normal(number) + 0.7 * rng.standard_normal(len(facts.CATEGORIES))[category]
     levels = {"price": assigned(facts.PRICES, price, weights)}
     for name, counts in (("sales", facts.SALES), ("collected", facts.COLLECTED), ("views", facts.VIEWS)):
         levels[name] = assigned(counts, noise["size"] + 0.6 * noise[name], weights)
-    brand = np.where(rng.random(number) < 0.7, shops.brand[shop], _brands(number, rng))
+    others = chosen(rng.random(number), np.cumsum(facts.brand_shares(rows)))
+    brand = np.where(rng.random(number) < 0.8, shops.brand[shop], others)
     properties = _item_properties(category, rows, seed)
     effects = _Effects(category=category, brand=brand, levels=levels, properties=properties, seed=seed)
     return Items(
@@ -333,7 +346,7 @@ class _Effects:
         number = len(self.category)
         total = 0.25 * rng.standard_normal((number, size))
         total += 0.9 * rng.standard_normal((len(facts.CATEGORIES), size))[self.category]
-        total += 0.3 * rng.standard_normal((facts.BRANDS.ids + 1, size))[self.brand]
+        total += 0.3 * rng.standard_normal((int(self.brand.max()) + 1, size))[self.brand]
         for level in self.levels.values():
             # Levels are ordered: a slope, and a small deviation of each level.
             slope, deviation = rng.standard_normal(size), rng.standard_normal((32, size))

@@ -438,9 +438,15 @@ def test_a_column_that_the_data_lack(
     assert nothing_left(home)
 
 
-def test_a_label_that_is_neither_0_nor_1(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    wrong = frame.with_columns(pl.when(time=10).then(2).otherwise("click").alias("click"))
-    with pytest.raises(DataError, match=r"a label is 0 or 1: column 'click' has '2' in row 5.*positive_from"):
+@pytest.mark.parametrize("label", ["2", "1000", "-1", "0.5", "inf", "yes"])
+def test_a_label_that_is_neither_0_nor_1(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path, label: str
+) -> None:
+    wrong = frame.with_columns(
+        pl.when(time=10).then(pl.lit(label)).otherwise(pl.col("click").cast(pl.String)).alias("click")
+    )
+    match = rf"a label is 0 or 1: column 'click' has '{label}' in row 5.*positive_from"
+    with pytest.raises(DataError, match=match):
         prepare(make_card(wrong), home=home)
     assert nothing_left(home)
 

@@ -212,5 +212,6 @@ def test_a_setting_without_effect_is_refused(settings: str) -> None:
 
 
 def test_parameters_of_domains_are_counted_apart(build_model: Callable[..., CTRModel]) -> None:
-    # z is 17 wide; seven rows of (17 + 1) 8 + (8 + 1) 4 + (4 + 1) 1.
+    # z is 17 wide; seven rows of (17 + 1) 8 + (8 + 1) 4 + (4 + 1) 1, of γ_p and β_p, and of emb(p).
     assert build_model(PRODUCTS_ONLY).num_parameters()["per_domain"] == 7 * 185
+    assert build_model("star").num_parameters()["per_domain"] == 7 * (185 + 34 + 16)
