@@ -43,7 +43,7 @@ class MissedSteps:
     the sum over k missed steps is then H(t0) - ρ^k H(t0 + k).
     """
 
-    def __init__(self, config: AdamConfig) -> None:
+    def __init__(self, config: AdamConfig, device: torch.device | None = None) -> None:
         self.config = config
         self.rho1 = config.beta1 / config.beta2**0.5
         self.rho2 = config.beta1 / config.beta2
@@ -59,7 +59,6 @@ class MissedSteps:
     def _difference(
         table: torch.Tensor, rho: float, last_U: torch.Tensor, missed_U: torch.Tensor
     ) -> torch.Tensor:
-        table = table.to(last_U.device)
         end_U = (last_U + missed_U).clamp_max(_HORIZON)
         return table[last_U.clamp_max(_HORIZON)] - rho ** missed_U.double() * table[end_U]
 
@@ -167,7 +166,7 @@ class Optimizer:
     """
 
     def __init__(self, model: nn.Module, config: AdamConfig) -> None:
-        missed = MissedSteps(config)
+        missed = MissedSteps(config, next(model.parameters()).device)
         tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
         self.tables = {name: RowAdam(table, config, missed) for name, table in tables.items()}
         self._of = {table: self.tables[name] for name, table in tables.items()}
