@@ -565,9 +565,8 @@ def _learned(case: Case) -> str | None:
     if not still:
         return None
     return (
-        f"expected every parameter to learn, but {_listed(still)} never moved in {len(training.losses)} steps; "
-        "no gradient reaches it: it is not used, detached, behind a step function, or a table read without "
-        "context.read"
+        f"expected every parameter to learn, but {_listed(still)} never moved in {len(training.losses)} steps: "
+        "unused, detached, behind a step function, or in a table that is read without context.read"
     )
 
 

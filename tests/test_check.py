@@ -402,6 +402,30 @@ def test_every_method_of_ours_on_every_backbone(method: str) -> None:
     assert [finding for finding in found if not finding.ok] == []
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "adasparse[form=scaling]",
+        "adasparse[form=binarization]",
+        "adasparse[pruner_init=zero]",
+        "star[norm=none]",
+        "star[batching=mixed]",
+        "apg[version=v2]",
+        "apg[condition=self]",
+        "maml[variant=reptile]",
+        "maml[variant=second_order]",
+        "maml[tasks=2,support=16,query=16]",
+    ],
+)
+def test_other_settings_of_ours(method: str) -> None:
+    assert [finding for finding in check(method, backbones=[SMALL]) if not finding.ok] == []
+
+
+def test_a_gate_without_a_gradient_is_found() -> None:
+    wrong = [one for one in check("adasparse[gradient=zero]", backbones=[SMALL]) if not one.ok]
+    assert [finding.rule for finding in wrong] == ["gradients"]
+
+
 def test_a_pair_that_makes_no_sense_is_skipped_with_its_reason(tmp_path: Path) -> None:
     reason = "def supports(self, plan):\n    return 'one layer is not enough'"
     (only,) = findings(tmp_path, of_method=reason).values()

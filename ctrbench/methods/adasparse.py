@@ -17,10 +17,14 @@ Readings: `sign` is a step, its gradient is straight-through (1.3), r^l counts z
 start at 0.1 x Xavier (1.7). Where METHODS is silent: r^l of a site with ungated columns counts its gated columns only;
 `prune_input` also rules the first cross layer under `prune_cross`, and is refused where no embeddings enter a site, as
 in stacked DCNv2 without it; `gradient=zero` keeps R_s from the pruners too, as automatic differentiation would.
+Not here: r^l per bin of domains (1.4; the log holds its mean over an epoch's batches), and weight matrices compacted
+for serving (1.5; factors are computed for each row). Scaling and slopes near 1 start within 2e-2 of the backbone, not
+1e-2, where the input is wide (measured: 1.2e-2 at 337 inputs).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
@@ -110,14 +114,23 @@ class AdaSparse(Method):
                 raise ValueError(f"{name} has no effect with these settings; leave it out")
         return self
 
-    def _idle_settings(self) -> tuple[str, ...]:
-        idle = () if self.form == "scaling" or self.regularise else _BAND_SETTINGS
-        by_form = {
-            "fusion": (),
-            "scaling": (*_STEP_SETTINGS, *_BAND_SETTINGS, "regularise"),
-            "binarization": ("beta",),
-        }
-        return (*by_form[self.form], *idle)
+    def _idle_settings(self) -> Iterator[str]:
+        """Name the settings that change nothing under the others."""
+        if self.form == "scaling":
+            yield from (*_STEP_SETTINGS, *_BAND_SETTINGS, "regularise")
+            return
+        if self.gradient == "zero":
+            yield from (*_BAND_SETTINGS, "regularise", "detach_pruner_input")
+        if not self.regularise:
+            yield from _BAND_SETTINGS
+        if self.form == "binarization":
+            yield "beta"
+            # There π is the mask itself, and so is its gradient.
+            yield from ("ratio_mode",) if self.gradient == "ste" else ()
+        if self.alpha_start == self.alpha_limit:
+            yield "alpha_rho"
+        if self.lambda_start == self.lambda_max:
+            yield "lambda_shape"
 
     @property
     def ceiling(self) -> float:
@@ -189,14 +202,18 @@ class AdaSparse(Method):
 
     @property
     def starts_as_backbone(self) -> float | None:
-        """Exactly with pruner_init=zero; nearly with small pruners; not where σ(0) does not mean a factor of 1."""
-        is_neutral = self.epsilon < 0.5 if self.form == "binarization" else self.beta == 2.0
-        is_kept = self.form != "fusion" or self.epsilon < 1.0
-        if not (is_neutral and is_kept):
+        """Exactly with pruner_init=zero, nearly with small pruners; None where σ(0) does not mean a factor of 1."""
+        if self.form != "binarization" and self.beta != 2.0:
+            return None
+        middle = 0.5 * self.ceiling
+        if self.form != "scaling" and self.epsilon >= middle:
             return None
         if self.pruner_init == "zero":
             return 0.0
-        return 1e-2 if self.pruner_init <= 0.1 and self.alpha_start <= 1.0 else None
+        slope = 1.0 if self.form == "scaling" else self.alpha_start
+        is_far = self.form == "scaling" or self.epsilon <= 0.5 * middle
+        is_small = self.pruner_init <= 0.1 and slope <= 1.0 and is_far
+        return (1e-2 if slope <= 0.5 else 2e-2) if is_small else None
 
 
 def _entry(plan: Plan) -> Dense | None:
@@ -236,7 +253,7 @@ def training_factors(v_out: torch.Tensor, exact: torch.Tensor, settings: AdaSpar
 
 def pruned_share(exact: torch.Tensor) -> torch.Tensor:
     """Return the share of factors that are 0."""
-    return 1.0 - torch.count_nonzero(exact) / exact.numel()
+    return (exact.numel() - torch.count_nonzero(exact)) / exact.numel()
 
 
 def controlled_ratio(
@@ -309,7 +326,9 @@ class GateModule(StageModule):
         self.bias = nn.Parameter(torch.zeros(num_gated))
 
     def advance(self, progress: float) -> None:
-        """Anneal α and λ̂."""
+        """Anneal α and λ̂; Scaling has neither."""
+        if self.settings.form == "scaling":
+            return
         self.alpha.fill_(self.settings.alpha(progress))
         self.lambda_hat.fill_(self.settings.lambda_hat(progress))
 

@@ -15,7 +15,8 @@ Readings: z = e_d (3.1, mix-wise with input aggregation), linear G (3.1), S_z = 
 silent: K above N or M is clipped to the smaller of them, a layer cannot have a higher rank; in v1 and v2, which have
 no shared factors, G's last bias starts at the static weight, or at U and V, so they too start near a static layer; a
 hidden layer of G is ReLU; with `generate_bias` G's own last bias takes the place of b. Attention over features and
-aggregation of outputs are left out; with a linear G the latter is `concatenate`. v5's factors multiply each other's
+aggregation of outputs are left out; with a linear G the latter is `concatenate`. Factors are merged at each forward
+pass, after training too (3.5). v5's factors multiply each other's
 steps: at a learning rate of 1e-2 its tanh layers saturate, at the study's 1e-3 they do not.
 """
 

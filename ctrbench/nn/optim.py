@@ -118,9 +118,11 @@ class RowAdam:
         if self.rule == "domain":
             count_U = self.last[rows_U] + 1
             self.last[rows_U] = count_U
-            c1_U1 = (1.0 - config.beta1 ** count_U.double()).float()[:, None]
-            c2_U1 = (1.0 - config.beta2 ** count_U.double()).float()[:, None]
-            weight -= config.lr / c1_U1 * mean / ((square / c2_U1).sqrt() + config.eps)
+            # w -= lr / c1 · m / (√(v / c2) + ε), in as few passes over the rows as can be.
+            c1_U1 = (1.0 - config.beta1 ** count_U.double())[:, None] / config.lr
+            root_U1 = (1.0 - config.beta2 ** count_U.double()).sqrt()[:, None]
+            divisor = square.sqrt().mul_((c1_U1 / root_U1).float()).add_((config.eps * c1_U1).float())
+            weight.addcdiv_(mean, divisor, value=-1.0)
         else:
             c1, c2 = 1.0 - config.beta1**step, 1.0 - config.beta2**step
             # SparseAdam adds ε before the bias correction of the root, dense Adam after it.

@@ -68,14 +68,14 @@ class Routing:
         """Multiply each row by its group's matrix: (B, N) and (G, N, M) to (B, M)."""
         if self.num_groups == 1:
             return x_BN @ weight_GNM[0]
-        parts = [self._multiply(x_BN, weight_GNM, bucket) for bucket in self.buckets]
+        # One gather of all groups: a gather a bucket would make a gradient of full size each.
+        in_order = weight_GNM.index_select(0, torch.cat([bucket.groups for bucket in self.buckets]))
+        weights = torch.split(in_order, [len(bucket.groups) for bucket in self.buckets])
+        parts = [
+            torch.bmm(x_BN[bucket.rows], weight).flatten(0, 1).index_select(0, bucket.real)
+            for bucket, weight in zip(self.buckets, weights, strict=True)
+        ]
         return torch.cat(parts).index_select(0, self._back)
-
-    @staticmethod
-    def _multiply(x_BN: torch.Tensor, weight_GNM: torch.Tensor, bucket: Bucket) -> torch.Tensor:
-        padded = x_BN[bucket.rows]
-        product = torch.bmm(padded, weight_GNM.index_select(0, bucket.groups))
-        return product.flatten(0, 1).index_select(0, bucket.real)
 
     def sum(self, x_BN: torch.Tensor) -> torch.Tensor:
         """Sum the rows of each group: (B, N) to (G, N)."""

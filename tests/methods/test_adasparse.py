@@ -453,7 +453,8 @@ def test_starts_as_the_backbone(plan: Callable[[], Plan], form: str, init: float
     batch = make_data(64).slice(0, 64)
     plain = CTRModel(plan(), make_schema(), seed=1).eval()(batch)
     difference = (make_model(method, plan()).eval()(batch) - plain).abs().max()
-    assert method.starts_as_backbone == (0.0 if init == "zero" else 1e-2)
+    nearly = 2e-2 if form == "scaling" else 1e-2
+    assert method.starts_as_backbone == (0.0 if init == "zero" else nearly)
     assert difference <= method.starts_as_backbone
 
 
@@ -462,6 +463,7 @@ def test_starts_as_the_backbone(plan: Callable[[], Plan], form: str, init: float
     [
         AdaSparse(beta=3.0),
         AdaSparse(epsilon=1.0),
+        AdaSparse(epsilon=0.9),
         AdaSparse(form="binarization", epsilon=0.5),
         AdaSparse(pruner_init=1.0),
         AdaSparse(alpha_start=5.0),
@@ -474,7 +476,9 @@ def test_no_claim_where_the_first_factors_are_not_one(method: AdaSparse) -> None
 @pytest.mark.parametrize(("gradient", "is_trained"), [("ste", True), ("masked", True), ("zero", False)])
 @pytest.mark.parametrize("form", ["fusion", "binarization"])
 def test_click_loss_reaches_the_pruners_at_the_first_step(form: str, gradient: str, is_trained: bool) -> None:
-    model = make_model(AdaSparse(form=form, gradient=gradient, regularise=False))
+    # With gradient=zero nothing at all reaches the pruners, R_s included, and switching it off is refused.
+    without = {} if gradient == "zero" else {"regularise": False}
+    model = make_model(AdaSparse(form=form, gradient=gradient, **without))
     Learner().step(model, Optimizer(model, AdamConfig()), make_data(64).slice(0, 64))
     for gate in gates(model):
         assert (gate.weight.grad is not None and bool(gate.weight.grad.any())) == is_trained
@@ -507,6 +511,11 @@ def test_every_site_ends_within_the_band(form: str) -> None:
         ({"form": "scaling", "epsilon": 0.1}, "epsilon has no effect"),
         ({"form": "scaling", "gradient": "masked"}, "gradient has no effect"),
         ({"form": "scaling", "r_max": 0.5}, "r_max has no effect"),
+        ({"gradient": "zero", "lambda_max": 100.0}, "lambda_max has no effect"),
+        ({"gradient": "zero", "regularise": False}, "regularise has no effect"),
+        ({"form": "binarization", "ratio_mode": "l1"}, "ratio_mode has no effect"),
+        ({"alpha_start": 5.0, "alpha_rho": 0.8}, "alpha_rho has no effect"),
+        ({"lambda_start": 1.0, "lambda_shape": "exponential"}, "lambda_shape has no effect"),
         ({"form": "binarization", "beta": 3.0}, "beta has no effect"),
         ({"regularise": False, "lambda_max": 10.0}, "lambda_max has no effect"),
         ({"r_min": 0.3}, "r_min must not exceed r_max"),
