@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from ctrbench.runs.record import RunRecord
     from ctrbench.runs.store import RunStore
     from ctrbench.train.loop import Tick
+
+SUPPORTS = "supports"
+"""The rule under which the contract tells why a pair was skipped."""
 
 PLAIN_SECONDS = 10.0
 """Seconds between lines about the same run, where there is no terminal."""
@@ -114,8 +118,7 @@ class TrainingView:
         if self.progress is None:
             progress_console.print(f"{title}: started", highlight=False, markup=False)
         else:
-            escaped = title.replace("[", r"\[")
-            self.tasks[run.key.digest] = self.progress.add_task(escaped, total=None, figures="")
+            self.tasks[run.key.digest] = self.progress.add_task(escape(title), total=None, figures="")
 
     def ticked(self, run: Run, tick: Tick) -> None:
         """A run has gone on."""
@@ -283,15 +286,23 @@ def show_findings(findings: Iterable[Finding]) -> bool:
     table = Table(title="the contract", title_justify="left")
     backbones = list(dict.fromkeys(finding.backbone for finding in findings))
     for heading in ("rule", *backbones):
-        table.add_column(heading)
+        table.add_column(escape(heading))
     for rule in dict.fromkeys(finding.rule for finding in findings):
         states = {finding.backbone: finding for finding in findings if finding.rule == rule}
-        cells = ("" if one not in states else "ok" if states[one].ok else "FAILED" for one in backbones)
-        table.add_row(rule, *cells)
+        table.add_row(rule, *(_state(states.get(one)) for one in backbones))
     console.print(table)
-    failures = [finding for finding in findings if not finding.ok]
-    for finding in failures:
-        line = f"{finding.backbone}: {finding.rule}: {finding.sentence}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{len(findings) - len(failures)} passed, {len(failures)} failed", highlight=False)
-    return not failures
+    for finding in findings:
+        if not finding.ok or finding.rule == SUPPORTS:
+            line = f"{finding.backbone}: {finding.rule}: {finding.sentence}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    failed = sum(not finding.ok for finding in findings)
+    console.print(f"{len(findings) - failed} passed, {failed} failed", highlight=False)
+    return not failed
+
+
+def _state(finding: Finding | None) -> str:
+    if finding is None:
+        return ""
+    if finding.rule == SUPPORTS:
+        return "skipped"
+    return "ok" if finding.ok else "FAILED"

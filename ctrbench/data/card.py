@@ -225,6 +225,13 @@ class DatasetCard(Model):
                     "a domain feature holds one id a row (categorical, or numeric with buckets)",
                     value=f"{name} is {self.field(name).kind}",
                 )
+            if self.field(name).min_count > 1:
+                # Training rows of rare values would belong to no domain.
+                raise SettingError(
+                    "a domain feature keeps every value",
+                    value=f"{name}: min_count",
+                    remedy="leave min_count out",
+                )
 
     @property
     def origin(self) -> Path | None:

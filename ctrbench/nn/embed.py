@@ -86,7 +86,7 @@ class FieldEmbedding(nn.Module):
 
     @staticmethod
     def _start(schema: Schema, build: Build) -> torch.Tensor:
-        # The row of unseen values is never trained, so it starts, and stays, at zero.
+        # Without rare values sent to it, the row of unseen values is never trained and stays at zero.
         parts = []
         for field in (*schema.single_fields, *schema.bag_fields):
             part = torch.empty(field.size, schema.embedding_size)

@@ -47,8 +47,8 @@ class MissedSteps:
         self.config = config
         self.rho1 = config.beta1 / config.beta2**0.5
         self.rho2 = config.beta1 / config.beta2
-        self.table1 = _tabulate(config.beta1, config.beta2, self.rho1, 0.5)
-        self.table2 = _tabulate(config.beta1, config.beta2, self.rho2, 1.0)
+        self.table1 = _tabulate(config.beta1, config.beta2, self.rho1, 0.5).to(device)
+        self.table2 = _tabulate(config.beta1, config.beta2, self.rho2, 1.0).to(device)
 
     def sums(self, last_U: torch.Tensor, missed_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return g1 and g2 of METHODS 12 for rows last touched at step `last` that missed `missed` steps."""

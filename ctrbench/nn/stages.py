@@ -29,7 +29,7 @@ CONSTANT = 1e-3
 def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
     """Make per-domain parameters that all start alike: rows 0..num_indicators of the shape of `start`.
 
-    Row 0, the unseen domain's, is never trained and so stays what it is at the start.
+    Row 0, the unseen domain's, meets no training row and so stays what it is at the start.
     """
     rows = start.unsqueeze(0).expand(num_indicators + 1, *start.shape).clone()
     return RowTable(rows, "domain")

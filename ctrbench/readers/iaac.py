@@ -95,17 +95,17 @@ class TextFile:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """Open for reading; damage of an archive is a `DataError` whenever it is met."""
+        if self.member is None:
+            with self.path.open("rb") as file:
+                yield file
+            return
         try:
-            if self.member is None:
-                with self.path.open("rb") as file:
-                    yield file
-            else:
-                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                    yield cast(BinaryIO, file)
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as member:
+                yield cast(BinaryIO, member)
+        # RuntimeError: the member is encrypted.
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise DataError(
-                "a damaged archive", value=f"{self}: {error}", remedy="download it again"
-            ) from None
+            value, remedy = f"{self}: {error}", "download it again"
+            raise DataError("a damaged archive", value=value, remedy=remedy) from None
 
 
 def read(

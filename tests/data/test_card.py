@@ -137,3 +137,7 @@ def test_all_bundled_cards_load_under_their_own_names() -> None:
     cards = {name: load_card(name) for name in bundled_cards()}
     assert {"movielens-1m", "iaac", "iaac-round1"} <= set(cards)
     assert all(card.name == name and isinstance(card, DatasetCard) for name, card in cards.items())
+
+
+def test_a_domain_feature_keeps_rare_values(tmp_path: Path) -> None:
+    fails(tmp_path, CARD.replace('role = "user"', "min_count = 2"), "keeps every value")
