@@ -4,7 +4,8 @@ Paper: Wang et al., DCN V2, WWW 2021
 Year: 2021
 
 METHODS 5. `parallel`: a linear layer on [cross(z); deep(z)]; `stacked`: deep(cross(z)). Neither paper publishes the
-structure used in the AdaSparse study; parallel with three full-rank layers is our default.
+structure used in the AdaSparse study; parallel with three full-rank layers is our default. Left out: the mixture of
+low-rank experts (DCN-Mix) and the kernel's `diag_scale`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Dcnv2(Backbone):
 
     layers: int = Field(default=3, ge=1)
     rank: int | None = Field(default=None, ge=1)
-    """Rank of the cross kernels; None: full."""
+    """Rank of the cross kernels; None: full up to 1,024 inputs, a quarter of them above."""
     structure: Literal["parallel", "stacked"] = "parallel"
 
     def plan(self) -> Plan:

@@ -177,7 +177,7 @@ def domain_order(
     crumbs: list[np.ndarray] = []
     for part in np.split(rows, np.cumsum(counts)[:-1]):
         for block in np.split(part, range(batch_size, len(part), batch_size)):
-            (blocks if len(block) >= smallest else crumbs).append(block)
+            (blocks if len(block) >= min(smallest, batch_size) else crumbs).append(block)
     if crumbs:
         mixed = generator.permutation(np.concatenate(crumbs))
         blocks += np.split(mixed, range(batch_size, len(mixed), batch_size))

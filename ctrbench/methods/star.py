@@ -11,6 +11,7 @@ Readings: W_p = 1, b_p = 0 and the auxiliary output zero at the start, so STAR s
 normalisation (2.4); η, ε and the shrinkage of rare domains' moments (2.2). The unseen domain has shared parameters
 only: its W_p, b_p, γ_p, β_p stay at the start and its emb(p) at zero (0.4). Departures: PN normalises what the tower
 is given, not the input of a cross network beside it (5.3); rare domains' running moments pool rows (`PartitionedNorm`).
+Not here yet: batch or layer normalisation in PN's place, double random starts, the auxiliary network for other methods.
 """
 
 from __future__ import annotations

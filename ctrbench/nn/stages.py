@@ -35,11 +35,15 @@ def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
     return RowTable(rows, "domain")
 
 
+FULL_RANK_INPUTS = 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cross(Stage):
     """DCNv2's cross network, x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l; with `rank`, W_l = U_l V_l^T.
 
-    Wang et al., DCN V2, WWW 2021 (METHODS 5). The bias stands inside the Hadamard product.
+    Wang et al., DCN V2, WWW 2021 (METHODS 5). The bias stands inside the Hadamard product. Without a rank, kernels are
+    full up to 1,024 inputs and have a quarter of the inputs as rank above.
     """
 
     layers: int
@@ -56,9 +60,8 @@ class CrossModule(StageModule):
     def __init__(self, stage: Cross, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.num_outputs = num_inputs
-        shapes = [(num_inputs, num_inputs)]
-        if stage.rank is not None:
-            shapes = [(num_inputs, stage.rank), (stage.rank, num_inputs)]
+        rank = stage.rank or (num_inputs // 4 if num_inputs > FULL_RANK_INPUTS else None)
+        shapes = [(num_inputs, rank), (rank, num_inputs)] if rank else [(num_inputs, num_inputs)]
         self.kernels = nn.ModuleList()
         for layer in range(stage.layers):
             factors = nn.ParameterList()
@@ -99,7 +102,9 @@ class PartitionedNorm(Stage):
 
     A running moment moves by max(η, n / (n_p + n)), n rows of the batch and n_p seen before: 1/(k+1) at the k-th full
     batch, η later. A domain below `smallest` moves by max(η n/B, n / (n_p + n)): a plain η n/B would leave what is
-    nearly the made-up start, variance one, for the whole training. For variances, read n - 1 for n.
+    nearly the made-up start, variance one, for the whole training. For variances, read n - 1 for n,
+    here and in the shrinkage. Rows of a domain below `smallest` are normalised after the update, and so enter their own
+    moments.
 
     A column that is constant within a domain, such as the domain's own embedding, is zero after normalisation in
     training. Its running mean lags behind a weight that still moves, divided by next to nothing, so running moments

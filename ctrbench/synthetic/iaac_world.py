@@ -22,11 +22,11 @@ from ctrbench.synthetic.iaac_marginals import Floats, Levels
 Integers = NDArray[np.int64]
 
 VARIANCES = {
-    "item": 0.22,
+    "item": 0.28,
     "user": 0.03,
     "context": 0.05,
     "taste": 0.03,
-    "structured": 0.18,
+    "structured": 0.16,
     "idiosyncratic": 0.03,
     "residual": 0.03,
 }
@@ -173,7 +173,7 @@ def make_world(rows: int, seed: int) -> World:
         queries=_make_queries(facts.QUERIES.size(rows), rows, seed),
         shop_days=_shop_texts(shops, items, seed),
         pages=-0.5 * np.log1p(np.arange(20)) + 0.2 * rng.standard_normal(20),
-        hours=0.3 * np.sin(2 * np.pi * (hours - 16) / 24) + 0.1 * rng.standard_normal(24),
+        hours=0.1 * np.sin(2 * np.pi * (hours - 16) / 24) + 0.05 * rng.standard_normal(24),
         structured=_centred(_structured(items, seed), items),
         idiosyncratic=_centred(_idiosyncratic(items, seed), items),
     )

@@ -171,3 +171,10 @@ def test_load_split_reads_labels_and_rows(loaded: dict[str, SplitData]) -> None:
 def test_loaded_rows_make_batches(loaded: dict[str, SplitData]) -> None:
     train = loaded[Split.TRAIN]
     assert same(train.take(torch.arange(2, 6)), train.slice(2, 6))
+
+
+def test_blocks_of_small_batches_are_pure_too() -> None:
+    order = domain_order(np.repeat([1, 2], 160), 16, generator())
+    kinds = [set(np.repeat([1, 2], 160)[block].tolist()) for block in blocks(order)]
+    assert len(kinds) == 20
+    assert all(len(kind) == 1 for kind in kinds)

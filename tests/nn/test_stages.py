@@ -263,3 +263,8 @@ def test_a_batch_of_one_row_trains() -> None:
     assert output.item() == pytest.approx(0.0, abs=1e-6)  # the mean of all rows so far is its own
     assert module.seen[3].tolist() == [1, 0]
     assert module.variance[3].item() == 1.0
+
+
+def test_wide_cross_kernels_have_a_quarter_of_the_inputs_as_rank() -> None:
+    wide = build(Cross(name="cross", layers=1), 1028)
+    assert sorted(tuple(weight.shape) for weight in wide.parameters()) == [(257, 1028), (1028,), (1028, 257)]
