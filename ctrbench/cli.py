@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
+from ctrbench.files import write_text
 
 if TYPE_CHECKING:
     from ctrbench.data.card import DatasetCard
@@ -114,7 +115,7 @@ def card(
         return
     if out.exists():
         raise SettingError("a card is never overwritten", value=out, remedy="give another --out")
-    out.write_text(text, encoding="utf-8")
+    write_text(out, text)
     typer.echo(f"{out}: read it through, then: ctrbench prepare {out}")
 
 

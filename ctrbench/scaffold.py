@@ -6,12 +6,12 @@ method can have. What stands in it is what its author will copy, so it is kept s
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from keyword import iskeyword
 from pathlib import Path
 
 from ctrbench.errors import SettingError
+from ctrbench.files import write_text
 from ctrbench.registry import plugins
 
 TEMPLATE = '''"""@title@: the domain scales each neuron that leaves a hidden layer.
@@ -80,11 +80,7 @@ def new_method(name: str, folder: Path) -> Path:
     file = folder / f"{name}.py"
     if file.exists():
         raise SettingError("a file is never overwritten", value=file, remedy="give another name or --folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(_fill(name), encoding="utf-8")
-    part.replace(file)
-    return file
+    return write_text(file, _fill(name))
 
 
 def _check_name(name: str) -> None:

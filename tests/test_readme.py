@@ -25,7 +25,11 @@ def test_every_method_is_named() -> None:
 
 
 def test_every_command_shown_exists() -> None:
-    known = {str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback}
+    known = {
+        str(command.name or command.callback.__name__)
+        for command in app.registered_commands
+        if command.callback
+    }
     shown = set(re.findall(r"^ {4}ctrbench ([a-z-]+)", README, flags=re.MULTILINE))
     assert shown <= known | {"synth"}
 

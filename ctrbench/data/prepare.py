@@ -39,6 +39,7 @@ from ctrbench.data.shards import (
     write_manifest,
 )
 from ctrbench.errors import CardError, CtrbenchError, DataError
+from ctrbench.files import is_disk_full, write_text
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.readers.raw import RawData
 
@@ -125,7 +126,7 @@ def _plain_disk_errors(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC or "os error 28" in str(error):
+        if is_disk_full(error):
             remedy = "make room, or set CTRBENCH_HOME to a folder elsewhere"
             raise DataError("no space left on the disk", value=home, remedy=remedy) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EDQUOT):
@@ -195,9 +196,7 @@ def _recorded_inputs(prepared: Prepared) -> _Inputs | None:
 
 
 def _record_inputs(folder: Path, inputs: _Inputs) -> None:
-    part = folder / f".{INPUTS}.{os.getpid()}.part"
-    part.write_text(json.dumps({"at": inputs.at, "files": inputs.files}), encoding="utf-8")
-    part.replace(folder / INPUTS)
+    write_text(folder / INPUTS, json.dumps({"at": inputs.at, "files": inputs.files}))
 
 
 # Making it ------------------------------------------------------------------------------------------------------

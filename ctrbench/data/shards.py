@@ -29,6 +29,7 @@ from ctrbench.data.domains import domain_ids, make_domain_table
 from ctrbench.data.encode import Encoded
 from ctrbench.data.fetch import sha256_of
 from ctrbench.errors import DataError, SettingError, did_you_mean
+from ctrbench.files import replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
 
 SCHEMA_VERSION = 1
@@ -250,9 +251,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest in one step: readers see the old one or the new one."""
-    part = folder / f".{MANIFEST}.{os.getpid()}.part"
-    part.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def vocabulary_file(field: str) -> str:
@@ -263,9 +262,7 @@ def vocabulary_file(field: str) -> str:
 def write_table(folder: Path, file: str, table: pa.Table) -> ShardInfo:
     """Write one parquet file in one step and return what the manifest keeps of it."""
     path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         pq.write_table(
             table,
             part,
@@ -275,9 +272,6 @@ def write_table(folder: Path, file: str, table: pa.Table) -> ShardInfo:
             write_statistics=False,
         )
         digest = sha256_of(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return ShardInfo(file=file, rows=table.num_rows, sha256=digest)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctrbench.errors import StoreError
+from ctrbench.files import write_text
 from ctrbench.names import Metric
 from ctrbench.report.commands import run_command
 from ctrbench.report.comparison import Comparison, Row, compare, stand
@@ -32,10 +33,7 @@ def update_leaderboard(benchmarks: Path, store: RunStore) -> Path:
     text = _read(benchmarks)
     before, after = _outside(text, benchmarks)
     block = leaderboard(compare(store.records()), store, folder=benchmarks.parent)
-    part = benchmarks.with_name(f"{benchmarks.name}.{os.getpid()}.part")
-    part.write_text(f"{before}{START}\n{block}{END}{after}", encoding="utf-8", newline="")
-    part.replace(benchmarks)
-    return benchmarks
+    return write_text(benchmarks, f"{before}{START}\n{block}{END}{after}")
 
 
 def leaderboard(comparisons: Sequence[Comparison], store: RunStore, *, folder: Path) -> str:

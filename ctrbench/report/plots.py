@@ -7,7 +7,6 @@ fixed values, which the page exchanges for its own in the dark.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import polars as pl
 import vl_convert
 
 from ctrbench.eval.significance import paired
+from ctrbench.files import replacing
 from ctrbench.names import UNSEEN, Column, DomainColumn, Metric, Split
 from ctrbench.report.bins import BinMetric, BinTable
 from ctrbench.report.comparison import Comparison, Row, stand
@@ -106,10 +106,8 @@ def save_chart(chart: alt.VConcatChart, stem: Path) -> tuple[Path, Path]:
 
 
 def _write(file: Path, content: bytes) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(file)
+    with replacing(file) as part:
+        part.write_bytes(content)
     return file
 
 

@@ -5,7 +5,6 @@ The same records give the same bytes: nothing here knows the time, the machine o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import altair as alt
 from rich.table import Table as RichTable
 
+from ctrbench.files import write_text
 from ctrbench.names import Metric
 from ctrbench.report.bins import BIN_METRICS, BinTable, bin_table
 from ctrbench.report.comparison import Comparison, collect
@@ -63,7 +63,7 @@ def report(
         Section(comparison=one, tables=shown, pictures=tuple(pictures))
         for one, shown, (_, pictures) in zip(comparisons, tables, drawn, strict=True)
     ]
-    page = _write(out / "index.html", render_page(dataset, sections))
+    page = write_text(out / "index.html", render_page(dataset, sections))
     return ReportFiles(
         page=page,
         tables=tuple(_write_tables(out, comparisons, by_bins, tables)),
@@ -88,12 +88,12 @@ def _write_tables(
     everything = [table for shown in tables for table in shown]
     overall = [table for table in everything if not table.name.startswith("bins")]
     bins = [table for table in everything if table.name.startswith("bins")]
-    yield _write(out / "overall.md", "\n".join(map(markdown, overall)))
-    yield _write(out / "bins.md", "\n".join(map(markdown, bins)))
-    yield _write(out / "overall.tex", "\n".join(latex(part) for one in overall for part in _parts(one)))
-    yield _write(out / "bins.tex", "\n".join(map(latex, bins)))
-    yield _write(out / "overall.csv", overall_csv(comparisons))
-    yield _write(out / "bins.csv", bins_csv(by_bins))
+    yield write_text(out / "overall.md", "\n".join(map(markdown, overall)))
+    yield write_text(out / "bins.md", "\n".join(map(markdown, bins)))
+    yield write_text(out / "overall.tex", "\n".join(latex(part) for one in overall for part in _parts(one)))
+    yield write_text(out / "bins.tex", "\n".join(map(latex, bins)))
+    yield write_text(out / "overall.csv", overall_csv(comparisons))
+    yield write_text(out / "bins.csv", bins_csv(by_bins))
 
 
 def _parts(table: Table) -> tuple[Table, ...]:
@@ -121,11 +121,3 @@ def _charts(found: BinTable) -> Iterable[tuple[str, str, alt.VConcatChart | None
     yield "gauc", "GAUC by method", metric_chart(comparison, Metric.GAUC)
     yield "gain-auc", "Gain in AUC by size of domain", gain_chart(found, "auc")
     yield "gain-gauc", "Gain in GAUC by size of domain", gain_chart(found, "gauc")
-
-
-def _write(file: Path, text: str) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
-    return file

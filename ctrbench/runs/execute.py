@@ -28,6 +28,7 @@ from ctrbench.data.shards import Prepared, open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.eval.longtail import bin_metrics
 from ctrbench.eval.metrics import group_metrics, oracle, overall
+from ctrbench.files import replacing
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
@@ -231,12 +232,9 @@ def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.Data
 
 def write_predictions(predictions: pl.DataFrame, file: Path) -> str:
     """Write predictions in one move and return the file's sha256."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    predictions.write_parquet(part, compression="zstd")
-    sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
-    part.replace(file)
-    return sha256
+    with replacing(file) as part:
+        predictions.write_parquet(part, compression="zstd")
+        return hashlib.sha256(part.read_bytes()).hexdigest()
 
 
 def make_result(

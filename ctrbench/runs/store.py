@@ -9,7 +9,6 @@ A finished record is never overwritten; a failed one gives way to the next try.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
+from ctrbench.files import write_text
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 
 if TYPE_CHECKING:
@@ -54,11 +54,7 @@ class RunStore:
         known = self.find(record.key)
         if known is not None and known.status == "finished":
             raise StoreError("a finished record is never overwritten", value=file, remedy="delete it first")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(record.model_dump_json(indent=None) + "\n", encoding="utf-8")
-        part.replace(file)
-        return file
+        return write_text(file, record.model_dump_json(indent=None) + "\n")
 
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs without a finished record; other records are checked to be readable."""

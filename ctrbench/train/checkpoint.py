@@ -6,34 +6,20 @@ are saved as they are, not brought up to date first: when a checkpoint is taken 
 
 from __future__ import annotations
 
-import errno
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ctrbench.errors import DataError
+from ctrbench.files import replacing
 
 
 def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint in one move."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    try:
-        torch.save(state, part)
-        part.replace(file)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        # torch reports a full disk as a RuntimeError of its archive writer.
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
-            raise
-        raise DataError(
-            "a checkpoint could not be written",
-            value=f"{file}: {error}",
-            remedy="free space, or set CTRBENCH_HOME",
-        ) from error
+    # Through a file object: torch's own writer would report a full disk as a RuntimeError.
+    with replacing(file) as part, part.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def load_checkpoint(file: Path) -> dict[str, Any] | None:
