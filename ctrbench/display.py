@@ -183,6 +183,8 @@ def show_prepared(prepared: Prepared, domain_set: str) -> None:
     others = [name for name in manifest.domain_sets if name != domain_set]
     if others:
         console.print(f"other domain sets: {', '.join(others)}", highlight=False)
+    if manifest.note:
+        console.print(manifest.note, highlight=False, markup=False)
     console.print(f"in {prepared.folder}", highlight=False, soft_wrap=True)
 
 

@@ -335,7 +335,7 @@ def _build(
     built = build(card, raw, scratch=scratch, folder=folder, report=report)
     manifest = Manifest(
         name=naming.name,
-        title=card.title,
+        title=f"{card.title}: {raw.suffix.strip('-')}, not the real data" if raw.suffix else card.title,
         card=card,
         card_digest=card.digest,
         sources=digests.result(),

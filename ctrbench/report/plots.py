@@ -358,7 +358,8 @@ def _size_panel(ranked: pl.DataFrame) -> Panel:
         .mark_text(align="left", dx=8, fontSize=13, color=INK)
         .encode(x=x, y=y, text="text:N"),
         ends.transform_filter("!datum.is_largest")
-        .mark_text(align="right", dy=-12, fontSize=13, color=INK)
+        # The curve falls, so the room below and left of its end is free.
+        .mark_text(align="right", dx=-20, dy=-7, fontSize=13, color=INK)
         .encode(x=x, y=y, text="text:N"),
     ).properties(width=WIDTH, height=130, title=f"{ranked.height:,} domains")
 
