@@ -15,8 +15,9 @@ install: .venv/.installed
 
 demo: install
 	$(CTRBENCH) prepare movielens-1m
-	$(CTRBENCH) run --dataset movielens-1m --methods plain,maml,star,apg,adasparse --backbone dnn,dcnv2 --seeds 1 --results demo/results
-	$(CTRBENCH) report --dataset movielens-1m --bins 5 --results demo/results --out demo/report
+	mkdir -p demo
+	cd demo && ../$(CTRBENCH) run --dataset movielens-1m --methods plain,maml,star,apg,adasparse --backbone dnn,dcnv2
+	cd demo && ../$(CTRBENCH) report --dataset movielens-1m --bins 5
 
 lint: install
 	$(BIN)/ruff check .
