@@ -30,9 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-synth_app = typer.Typer(
-    help="Make synthetic raw data with a known true click probability.", no_args_is_help=True
-)
+synth_app = typer.Typer(help="Make raw data with a known true probability.", no_args_is_help=True)
 app.add_typer(synth_app, name="synth")
 
 Domains = Annotated[str | None, typer.Option(help="A named domain set, or features: a,b,c.")]
@@ -67,7 +65,7 @@ def prepare(
     domains: Domains = None,
     force: Annotated[bool, typer.Option(help="Prepare again even if nothing changed.")] = False,
 ) -> None:
-    """Turn raw data into verified shards, split, encoded and partitioned into domains."""
+    """Prepare a dataset: split, encode, find domains."""
     from ctrbench import display
     from ctrbench.data.card import load_card
     from ctrbench.data.prepare import prepare as prepare_data
@@ -88,7 +86,7 @@ def show(
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("report"),
     top: Annotated[int, typer.Option(min=1, help="Rows of the table shown.")] = 20,
 ) -> None:
-    """Print the domain table and draw size and CTR by domain."""
+    """Print and draw the domains of a dataset."""
     from ctrbench import display
     from ctrbench.data.shards import open_prepared
     from ctrbench.report.plots import domain_chart, save_chart
@@ -145,7 +143,7 @@ def run(
     results: Results = Path("results"),
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
 ) -> None:
-    """Train methods on backbones and record what comes of it; finished runs are not repeated."""
+    """Train methods on backbones; go on where stopped."""
     from ctrbench import display
     from ctrbench.data.shards import home_folder, open_prepared
     from ctrbench.registry import split_selectors
@@ -190,18 +188,19 @@ def report(
     results: Results = Path("results"),
     out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path("report"),
     benchmarks: Annotated[
-        Path | None, typer.Option(help="File whose leaderboard block is rewritten.")
+        Path | None, typer.Option(help="File with the leaderboard block; ./BENCHMARKS.md, if there is one.")
     ] = None,
 ) -> None:
-    """Write tables, pictures and the leaderboard from run records."""
+    """Write tables, pictures and the leaderboard."""
     from ctrbench import display
     from ctrbench.data.shards import home_folder
     from ctrbench.report.write import report as write_report
     from ctrbench.runs.store import RunStore
 
     store = RunStore(results=results, home=home_folder())
+    board = benchmarks or next(Path().glob("BENCHMARKS.md"), None)
     files = write_report(
-        store, dataset=dataset or _latest(), domain_set=domains, bins=bins, out=out, benchmarks=benchmarks
+        store, dataset=dataset or _latest(), domain_set=domains, bins=bins, out=out, benchmarks=board
     )
     display.show_report(files)
 
@@ -239,7 +238,7 @@ def new_method(
 def check(
     method: Annotated[str, typer.Argument(help="A method's file or selector.")],
 ) -> None:
-    """Run the contract that every method must keep, on every backbone."""
+    """Hold a method against the contract."""
     from ctrbench import display
     from ctrbench.check import check as run_check
 
