@@ -10,10 +10,11 @@ support S_p before the query Q_p; with θ the dense weights and θ_emb the embed
     θ     ← Adam(Σ_p w_p ∇_φ L(Q_p; θ_emb, φ_p)),  w_p ∝ n_p^{1-τ},  and the embeddings with ∇_emb at φ_p
 
 `second_order` differentiates through the inner steps, support embeddings included; `reptile` moves θ by
-ε Σ w_p (φ_p - θ) and has no query; `anil` adapts the head alone. Before scoring, each task is adapted anew on the last
-of its training rows, as many steps as dev prefers. Left out: PAML's learned inner rates (4.2). Reading: rows processed
-count k times in the support, and an epoch processes as many as ordinary training (4.3); the run's batch size plays no
-part.
+ε Σ w_p (φ_p - θ), has no query, and gives the embeddings the support's own gradient at φ_p; `anil` adapts the head
+alone. Before scoring, each task is adapted anew on the last of its training rows, as many steps as dev prefers; one
+with fewer than `min_support` training rows is scored unadapted. Left out: PAML's learned inner rates (4.2). Readings:
+rows processed count k times in the support, and an epoch processes as many as ordinary training (4.3); the run's batch
+size plays no part. Under `lazy_adam` embedding rows that only a support holds count as touched, with gradient zero.
 """
 
 from __future__ import annotations
@@ -74,7 +75,11 @@ class Maml(Method):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        idle = ("query",) if self.variant == "reptile" else ("outer_rate",)
+        if self.variant == "reptile" and self.support < 2:
+            raise ValueError("reptile's support holds at least 2 rows")
+        idle = ["query"] if self.variant == "reptile" else ["outer_rate"]
+        if set(self.eval_steps) == {0}:
+            idle.append("min_support")
         for name in idle:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with these settings; leave it out")
@@ -254,9 +259,11 @@ class MamlLearner(Learner):
         was_training = model.training
         model.eval()
         by_task = _rows_by_task(data.indicator_B)
-        for task, run in _runs(self.support.indicator_B):
+        # Rows restored from a checkpoint lie on the CPU.
+        all_support = self.support.to(data.label_B.device)
+        for task, run in _runs(all_support.indicator_B):
             rows = by_task.get(task, np.empty(0, dtype=np.int64))
-            support = self.support.slice(run.start, run.stop)
+            support = all_support.slice(run.start, run.stop)
             for steps, weights in self._path(model, support, choices) if len(rows) else ():
                 scores[steps][rows] = _score_with(model, weights, data, rows)
         model.train(was_training)

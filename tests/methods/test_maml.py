@@ -364,3 +364,17 @@ def test_a_setting_without_effect_is_refused(settings: str) -> None:
 def test_training_without_a_task_of_two_rows_says_so() -> None:
     with pytest.raises(ValueError, match="at least two training rows"):
         learner().order(numbers([1.0], [1], [1]), batch_size=1, generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "reptile", "support": 1}, "at least 2 rows"),
+        ({"eval_steps": (0,), "min_support": 5}, "min_support has no effect"),
+        ({"variant": "reptile", "query": 5}, "query has no effect"),
+        ({"outer_rate": 0.5}, "outer_rate has no effect"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Maml.model_validate(settings)
