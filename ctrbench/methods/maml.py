@@ -12,22 +12,31 @@ support S_p before the query Q_p; with θ the dense weights and θ_emb the embed
 `second_order` differentiates through the inner steps, support embeddings included; `reptile` moves θ by
 ε Σ w_p (φ_p - θ), has no query, and gives the embeddings the support's own gradient at φ_p; `anil` adapts the head
 alone. Before scoring, each task is adapted anew on the last of its training rows, as many steps as dev prefers; one
-with fewer than `min_support` training rows is scored unadapted. Left out: PAML's learned inner rates (4.2). Readings:
-rows processed count k times in the support, and an epoch processes as many as ordinary training (4.3); the run's batch
-size plays no part. Under `lazy_adam` embedding rows that only a support holds count as touched, with gradient zero.
+with fewer than `min_support` training rows is scored unadapted. Readings: rows processed count k times in the support,
+and an epoch processes as many as ordinary training (4.3); the run's batch size plays no part. Under `lazy_adam`
+embedding rows that only a support holds count as touched, with gradient zero.
+
+`paml_lr` gives each task a rate of its own, α_p = softplus(a_0 + MLP(e_p)), trained by the query loss with an Adam set
+as the run's is. Reading: e_p is the mean of e_d over the support, detached, so rates move no embedding. Left out:
+PAML's search for reference users and its memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 
 from ctrbench.extend import (
     EVAL_ROWS,
     Batch,
+    Build,
     Column,
     Context,
     CTRModel,
@@ -37,18 +46,24 @@ from ctrbench.extend import (
     Optimizer,
     Order,
     Plan,
+    Schema,
     SplitData,
     StepOutput,
     bce,
     dev_auc,
     model_validator,
     score_rows,
+    start_weight,
     total_loss,
 )
 
 Parameters = dict[str, torch.Tensor]
+Rate = float | torch.Tensor
+"""A task's α; a tensor where it is learned."""
 UNADAPTED = "unadapted"
 """Scores of the meta-learned start itself."""
+RATE_WIDTH = 16
+"""Hidden units behind the learned rates; METHODS leaves the number open."""
 
 
 class Maml(Method):
@@ -64,6 +79,9 @@ class Maml(Method):
     """Later rows that judge the adapted weights."""
     inner_steps: int = Field(default=1, ge=1)
     inner_lr: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    """α, or where it starts if it is learned."""
+    paml_lr: bool = False
+    """Whether each task's α is learned from its domain features."""
     outer_rate: float = Field(default=0.1, gt=0.0, le=1.0)
     """Reptile's ε, the share of the way from θ to the adapted weights."""
     tau: float = Field(default=0.5, ge=0.0, le=1.0)
@@ -77,7 +95,8 @@ class Maml(Method):
     def _check(self) -> Self:
         if self.variant == "reptile" and self.support < 2:
             raise ValueError("reptile's support holds at least 2 rows")
-        idle = ["query"] if self.variant == "reptile" else ["outer_rate"]
+        # What judges a learned rate is the query, and Reptile has none.
+        idle = ["query", "paml_lr"] if self.variant == "reptile" else ["outer_rate"]
         if set(self.eval_steps) == {0}:
             idle.append("min_support")
         for name in idle:
@@ -107,8 +126,8 @@ class Maml(Method):
 class MamlLearner(Learner):
     """Draws tasks, makes meta-steps, and adapts to each domain before scoring.
 
-    A batch holds one run of rows a task, its support first. What adaptation needs (its number of steps and the rows) is
-    part of the state, so a model read from a checkpoint scores as it did.
+    A batch holds one run of rows a task, its support first. What adaptation needs (its number of steps, the rows and
+    the learned rates) is part of the state, so a model read from a checkpoint scores as it did.
     """
 
     def __init__(self, settings: Maml) -> None:
@@ -117,6 +136,7 @@ class MamlLearner(Learner):
         self.adaptation_steps = 0
         self.support: SplitData | None = None
         """The rows that tasks are adapted on before scoring, a run a task."""
+        self.rates = LearnedRates(settings.inner_lr) if settings.paml_lr else None
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
         """Draw tasks and windows until as many rows are processed as there are; `batch_size` plays no part."""
@@ -146,6 +166,8 @@ class MamlLearner(Learner):
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
         """Make one meta-step; the loss reported is the tasks' weighted query loss after adaptation."""
         optimizer.begin()
+        if self.rates is not None:
+            self.rates.begin()
         context = model.context(batch, optimizer)
         runs = [(task, run) for task, run in _runs(batch.indicator_B) if run.stop - run.start > 1]
         weights = self._weights(model, [task for task, _ in runs])
@@ -159,6 +181,8 @@ class MamlLearner(Learner):
         torch.autograd.backward(loss)
         self._hand_over(model, adapted, weights)
         optimizer.step()
+        if self.rates is not None:
+            self.rates.step(optimizer)
         return StepOutput(loss=loss.detach(), rows=len(batch))
 
     def _weights(self, model: CTRModel, tasks: list[int]) -> list[float]:
@@ -168,14 +192,21 @@ class MamlLearner(Learner):
         return shares
 
     def _meta_adapt(self, model: CTRModel, context: Context, label_B: torch.Tensor) -> Parameters:
-        """Return φ_p: for true MAML as a function of θ, else as leaves whose gradient is handed to θ."""
-        start = self._start(model)
+        """Return φ_p: for true MAML as a function of θ, else cut off from θ, with gradients to hand over."""
+        start, rate = self._start(model), self._rate(model, context)
         if self.settings.variant == "second_order":
             for _ in range(self.settings.inner_steps):
-                start = self._descend(model, start, context, label_B, create_graph=True)
+                grads = _gradient(model, start, context, label_B, create_graph=True)
+                start = _moved(start, grads, rate)
             return start
-        start = self._adapt(model, start, context.detached(), label_B, self.settings.inner_steps)
-        return {name: value.requires_grad_() for name, value in start.items()}
+        start = self._adapt(model, start, context.detached(), label_B, self.settings.inner_steps, rate)
+        for value in start.values():
+            # With a learned rate these are no leaves, but functions of it.
+            value.requires_grad_().retain_grad()
+        return start
+
+    def _rate(self, model: CTRModel, context: Context) -> Rate:
+        return self.settings.inner_lr if self.rates is None else self.rates.of(model, context)
 
     def _start(self, model: CTRModel) -> Parameters:
         """Return the weights that are adapted."""
@@ -183,35 +214,23 @@ class MamlLearner(Learner):
         return {name: value for name, value in model.net.named_parameters() if name.startswith(only)}
 
     def _adapt(
-        self, model: CTRModel, start: Parameters, context: Context, label_B: torch.Tensor, steps: int
-    ) -> Parameters:
-        """Make gradient steps of first order; what is returned has no graph."""
-        for _ in range(steps):
-            leaves = {name: value.detach().requires_grad_() for name, value in start.items()}
-            start = self._descend(model, leaves, context, label_B)
-        return {name: value.detach() for name, value in start.items()}
-
-    def _descend(
         self,
         model: CTRModel,
         start: Parameters,
         context: Context,
         label_B: torch.Tensor,
-        *,
-        create_graph: bool = False,
+        steps: int,
+        rate: Rate,
     ) -> Parameters:
-        with torch.enable_grad():
-            loss = _loss(model, start, context.part(slice(None)), label_B)
-            grads = torch.autograd.grad(
-                loss,
-                list(start.values()),
-                create_graph=create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        with torch.set_grad_enabled(create_graph):
-            pairs = zip(start.items(), grads, strict=True)
-            return {name: value - self.settings.inner_lr * grad for (name, value), grad in pairs}
+        """Make gradient steps of first order; what is returned is θ less `rate` times constants.
+
+        So ∂φ/∂α is minus the sum of the support gradients, and the query's gradient g reaches α as g·(-Σ ∇L(S_p)).
+        """
+        start = {name: value.detach() for name, value in start.items()}
+        for _ in range(steps):
+            leaves = {name: value.detach().requires_grad_() for name, value in start.items()}
+            start = _moved(start, _gradient(model, leaves, context, label_B), rate)
+        return start
 
     def _hand_over(self, model: CTRModel, adapted: list[Parameters], weights: list[float]) -> None:
         """Turn what was found at φ_p into θ's gradient; for Reptile, move θ itself. True MAML's is there already."""
@@ -275,23 +294,99 @@ class MamlLearner(Learner):
         """Yield the weights after each number of steps but 0."""
         with torch.no_grad():
             context = model.context(support)
+            rate = self._rate(model, context)
         weights, done = self._start(model), 0
         for steps in choices:
             if steps:
-                weights = self._adapt(model, weights, context, support.label_B, steps - done)
+                weights = self._adapt(model, weights, context, support.label_B, steps - done, rate)
                 done = steps
                 yield steps, weights
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps chosen and the rows to adapt on."""
+        """Return the number of steps chosen, the rows to adapt on and, where rates are learned, those."""
         support = None if self.support is None else _tensors(self.support)
-        return {"adaptation_steps": self.adaptation_steps, "support": support}
+        rates = {} if self.rates is None else {"rates": self.rates.state_dict()}
+        return {"adaptation_steps": self.adaptation_steps, "support": support, **rates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
         self.adaptation_steps = state["adaptation_steps"]
         support = state["support"]
         self.support = None if support is None else _as_split(Batch(**support))
+        if self.rates is not None:
+            self.rates.load_state_dict(state["rates"])
+
+
+class RateNetwork(nn.Module):
+    """α_p = softplus(a_0 + MLP(e_p)) with one hidden layer, the same for every task at the start."""
+
+    def __init__(self, schema: Schema, start: float) -> None:
+        super().__init__()
+        # A learner does not know the run's seed, so all runs draw the same hidden layer.
+        generator = Build(schema=schema, seed=0).generator("maml.rates")
+        self.weight_EH = nn.Parameter(start_weight(schema.domain_width, RATE_WIDTH, "tanh", generator))
+        self.bias_H = nn.Parameter(torch.zeros(RATE_WIDTH))
+        self.output_H = nn.Parameter(torch.zeros(RATE_WIDTH))
+        # The inverse of softplus, in a form that no large rate overflows.
+        self.base = nn.Parameter(torch.tensor(start + math.log(-math.expm1(-start))))
+
+    def forward(self, e_E: torch.Tensor) -> torch.Tensor:
+        """(E,) to a scalar."""
+        hidden_H = torch.tanh(e_E @ self.weight_EH + self.bias_H)
+        return functional.softplus(self.base + hidden_H @ self.output_H)
+
+
+class LearnedRates:
+    """The network of rates and the Adam that trains it.
+
+    Neither can be made before a model is at hand, which says what it is built for and on which device; a state that
+    is restored waits until then.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.network: RateNetwork | None = None
+        self.adam: torch.optim.Adam | None = None
+        self.restored: dict[str, Any] | None = None
+
+    def of(self, model: CTRModel, context: Context) -> torch.Tensor:
+        """Return the rate of a task with that support."""
+        if self.network is None:
+            self.network = RateNetwork(model.schema, self.start).to(context.z_BN.device)
+            if self.restored is not None:
+                self.network.load_state_dict(self.restored["network"])
+        rate: torch.Tensor = self.network(context.domain_BE.detach().mean(0))
+        return rate
+
+    def begin(self) -> None:
+        """Forget gradients."""
+        if self.network is not None:
+            self.network.zero_grad()
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Make one step of Adam, set as the model's is."""
+        assert self.network is not None, "a step asks for a task's rate first"
+        if self.adam is None:
+            self.adam = self._adam(self.network, optimizer.dense.param_groups[0])
+        self.adam.step()
+
+    def _adam(self, network: RateNetwork, like: dict[str, Any]) -> torch.optim.Adam:
+        adam = torch.optim.Adam(
+            network.parameters(), lr=like["lr"], betas=like["betas"], eps=like["eps"], fused=True
+        )
+        if self.restored is not None:
+            adam.load_state_dict(deepcopy(self.restored["adam"]))
+        return adam
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return a copy of weights and moments; None before the first step."""
+        if self.network is None or self.adam is None:
+            return self.restored
+        return deepcopy({"network": self.network.state_dict(), "adam": self.adam.state_dict()})
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Restore them."""
+        self.network, self.adam, self.restored = None, None, state
 
 
 class _Windows:
@@ -316,6 +411,25 @@ class _Windows:
     def _window(self, rows: np.ndarray) -> np.ndarray:
         start = int(self.generator.integers(max(0, len(rows) - self.width) + 1))
         return rows[start : start + self.width]
+
+
+def _gradient(
+    model: CTRModel,
+    weights: Parameters,
+    context: Context,
+    label_B: torch.Tensor,
+    *,
+    create_graph: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    with torch.enable_grad():
+        loss = _loss(model, weights, context.part(slice(None)), label_B)
+        return torch.autograd.grad(
+            loss, list(weights.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+
+
+def _moved(start: Parameters, grads: tuple[torch.Tensor, ...], rate: Rate) -> Parameters:
+    return {name: value - rate * grad for (name, value), grad in zip(start.items(), grads, strict=True)}
 
 
 def _loss(model: CTRModel, weights: Parameters, context: Context, label_B: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,13 @@ import torch
 
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.methods.maml import UNADAPTED, Maml, MamlLearner
+from ctrbench.methods.maml import UNADAPTED, Maml, MamlLearner, RateNetwork
 from ctrbench.names import Column
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
 from ctrbench.registry import select
+from ctrbench.train.learner import Learner
 
 TWO_PARAMETERS = Plan(tower=(), head=(Dense(name="head", width=1),))
 Model = Callable[..., CTRModel]
@@ -40,11 +43,11 @@ def numbers(x: list[float], label: list[int], task: list[int]) -> SplitData:
 
 
 def logistic(*rows_of_tasks: int) -> CTRModel:
-    """The model σ(w x + b) at w = b = 0."""
+    """The model σ(w x + b) at w = b = 0; e_d is x itself."""
     schema = Schema(
         fields=(FieldShape(name="x", kind="numeric", role="other", size=0),),
         embedding_size=1,
-        domain_features=(),
+        domain_features=("x",),
         num_domains=len(rows_of_tasks),
         indicator_rows=(0, *rows_of_tasks),
         base_rate=0.5,
@@ -64,9 +67,12 @@ class Recording(Optimizer):
 def meta_step(
     model: CTRModel, data: SplitData, rows: list[int] | None = None, **settings: object
 ) -> Recording:
+    return step_of(Maml.model_validate(settings).learner(), model, data, rows)
+
+
+def step_of(made: Learner, model: CTRModel, data: SplitData, rows: list[int] | None = None) -> Recording:
     optimizer = Recording(model, AdamConfig())
-    batch = data.take(torch.arange(len(data)) if rows is None else torch.tensor(rows))
-    Maml.model_validate(settings).learner().step(model, optimizer, batch)
+    made.step(model, optimizer, data.take(torch.arange(len(data)) if rows is None else torch.tensor(rows)))
     return optimizer
 
 
@@ -164,13 +170,13 @@ def test_second_order_agrees_with_explicit_autograd(build_model: Model, data: Sp
 
 
 def embedding_gradient(
-    optimizer: Recording, model: CTRModel, data: SplitData, user: torch.Tensor
+    optimizer: Recording, model: CTRModel, data: SplitData, value: torch.Tensor | int, field: int = 2
 ) -> torch.Tensor:
-    """The gradient of a user's embedding, among the rows of the one table that the step has read."""
+    """The gradient of a user's (or age's) embedding, among the rows of the one table that the step has read."""
     bag = data.bags[0][0] + model.embedding.bag_starts[0]
     read = torch.unique(torch.cat([(data.ids_BF + model.embedding.offsets).flatten(), bag]))
     (grads,) = optimizer.rows
-    return grads[torch.nonzero(read == user + model.embedding.offsets[2]).item()]
+    return grads[torch.nonzero(read == value + model.embedding.offsets[field]).item()]
 
 
 def test_first_order_leaves_the_support_embeddings_alone(build_model: Model, data: SplitData) -> None:
@@ -355,7 +361,9 @@ def test_every_variant_lowers_the_loss(build_model: Model, data: SplitData, vari
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.01
 
 
-@pytest.mark.parametrize("settings", ["outer_rate=0.2", "variant=reptile,query=64"])
+@pytest.mark.parametrize(
+    "settings", ["outer_rate=0.2", "variant=reptile,query=64", "variant=reptile,paml_lr=true"]
+)
 def test_a_setting_without_effect_is_refused(settings: str) -> None:
     with pytest.raises(SettingError, match="no effect"):
         _ = select("methods", f"maml[{settings}]").value
@@ -378,3 +386,185 @@ def test_training_without_a_task_of_two_rows_says_so() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Maml.model_validate(settings)
+
+
+def network_of(made: Learner) -> RateNetwork:
+    assert isinstance(made, MamlLearner)
+    assert made.rates is not None
+    assert made.rates.network is not None
+    return made.rates.network
+
+
+def bend(network: RateNetwork) -> None:
+    """Make rates depend on the domain, as they do after training."""
+    torch.nn.init.constant_(network.output_H, 2.0)
+
+
+@pytest.mark.parametrize("variant", ["fomaml", "second_order", "anil"])
+def test_a_learned_rate_gets_the_product_of_query_and_support_gradients(variant: str) -> None:
+    made = learner(paml_lr=True, variant=variant, support=2, query=1, inner_lr=1.0)
+    step_of(made, logistic(3), numbers(**ONE_TASK))
+    # ∂L/∂α = (4, 1)·-0.731059 · -(0.25, 0), and softplus' at a_0 is 1 - 1/e. e_p = (1 + 2) / 2.
+    expected, network = 0.731059 * 0.632121, network_of(made)
+    hidden = np.tanh(1.5 * network.weight_EH.detach().numpy()[0])
+    assert float(network.base.grad) == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(network.output_H.grad, expected * hidden, rtol=1e-5)
+
+
+def query_after(rates: tuple[float, float]) -> tuple[float, np.ndarray, np.ndarray]:
+    """`ONE_TASK` by hand after two inner steps: query loss, its gradient, and the sum of the support's."""
+    x, y, weights, moved = np.array([[1.0, 1.0], [2.0, 1.0]]), np.array([1.0, 0.0]), np.zeros(2), np.zeros(2)
+    for rate in rates:
+        grad = (1 / (1 + np.exp(-x @ weights)) - y) @ x / 2
+        weights, moved = weights - rate * grad, moved + grad
+    logit = np.array([4.0, 1.0]) @ weights
+    return np.log1p(np.exp(-logit)), -1 / (1 + np.exp(logit)) * np.array([4.0, 1.0]), moved
+
+
+@pytest.mark.parametrize("variant", ["fomaml", "second_order"])
+def test_over_several_steps_a_rate_is_learned_to_the_order_of_the_variant(variant: str) -> None:
+    made = learner(paml_lr=True, variant=variant, support=2, query=1, inner_lr=1.0, inner_steps=2)
+    step_of(made, logistic(3), numbers(**ONE_TASK))
+    _, query, support = query_after((1.0, 1.0))
+    up, down = (query_after((rate, rate))[0] for rate in (1.0 + 1e-5, 1.0 - 1e-5))
+    expected = -query @ support if variant == "fomaml" else (up - down) / 2e-5
+    assert abs(-query @ support - (up - down) / 2e-5) > 0.01
+    assert float(network_of(made).base.grad) == pytest.approx(0.632121 * expected, rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_rates_weigh_tasks_as_weights_do() -> None:
+    both = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
+    made = learner(paml_lr=True, support=2, query=1, inner_lr=1.0)
+    step_of(made, logistic(400, 100), numbers(**both))
+    expected = 0.632121 * (2 / 3 * 0.731059 - 1 / 3 * 0.268941)
+    assert float(network_of(made).base.grad) == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("start", [1e-4, 0.01, 1.0, 1e3])
+def test_learned_rates_start_as_the_constant(schema: Schema, start: float) -> None:
+    network = RateNetwork(schema, start)
+    for e_E in (torch.zeros(8), torch.arange(8.0)):
+        assert network(e_E).item() == pytest.approx(start, rel=1e-5)
+    assert network.weight_EH.abs().min() > 0
+
+
+@pytest.mark.parametrize("variant", ["fomaml", "second_order", "anil"])
+def test_the_first_step_is_that_of_a_constant_rate(build_model: Model, data: SplitData, variant: str) -> None:
+    rows = torch.nonzero(data.indicator_B == 1)[:16, 0].tolist()
+    found = []
+    for paml_lr in (False, True):
+        model = build_model()
+        settings = {"variant": variant, "support": 8, "query": 8, "inner_lr": 0.5, "inner_steps": 2}
+        optimizer = meta_step(model, data, rows, paml_lr=paml_lr, **settings)
+        found.append([*(parameter.grad for parameter in model.net.parameters()), *optimizer.rows])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+
+
+def test_rates_move_no_embedding(build_model: Model, data: SplitData) -> None:
+    age, in_city = data.ids_BF[:, 1], data.indicator_B == 1
+    rows = [torch.nonzero(in_city & (age == one))[:8, 0] for one in (1, 2)]
+    part, model = rows_of(data, torch.cat(rows)), build_model()
+    made = learner(paml_lr=True, support=8, query=8, inner_lr=0.5)
+    step_of(made, model, part)
+    bend(network_of(made))
+    optimizer = step_of(made, model, part)
+    assert network_of(made).weight_EH.grad.abs().max() > 0.0  # type: ignore[union-attr]
+    # Age 1 is a domain feature of the support alone.
+    assert embedding_gradient(optimizer, model, part, 1, field=1).abs().max() == 0.0
+    assert embedding_gradient(optimizer, model, part, 2, field=1).abs().max() > 0.0
+
+
+def test_before_scoring_each_task_is_adapted_at_its_own_rate() -> None:
+    train = numbers([1.0, 2.0, 3.0, 6.0], [1, 0, 1, 0], [1, 1, 2, 2])
+    model, dev = logistic(2, 2), numbers([4.0, 4.0], [1, 0], [1, 2])
+    made = learner(paml_lr=True, support=2, query=2, min_support=2, inner_lr=1.0, eval_steps=(1,))
+    made.select(model, train, dev)
+    network = network_of(made)
+    bend(network)
+    hidden = np.tanh(np.outer([1.5, 4.5], network.weight_EH.detach().numpy()[0]))
+    rates = np.log1p(np.exp(np.log(np.e - 1) + 2.0 * hidden.sum(1)))
+    # The supports' gradients at zero are (0.25, 0) and (0.75, 0).
+    expected = -4.0 * np.array([0.25, 0.75]) * rates
+    assert abs(rates[0] - rates[1]) > 0.1
+    np.testing.assert_allclose(made.score(model, dev)[Column.SCORE], expected, rtol=1e-5)
+
+
+def trained(
+    build_model: Model, data: SplitData, made: MamlLearner, epochs: int = 2
+) -> tuple[CTRModel, Optimizer]:
+    model = build_model("maml")
+    optimizer = Optimizer(model, AdamConfig(lr=0.02))
+    for epoch in range(epochs):
+        train_epoch(made, model, optimizer, data, epoch)
+    return model, optimizer
+
+
+def train_epoch(
+    made: MamlLearner, model: CTRModel, optimizer: Optimizer, data: SplitData, epoch: int
+) -> None:
+    order = made.order(data, batch_size=1, generator=np.random.default_rng(epoch))
+    for batch in data.batches(order):
+        made.step(model, optimizer, batch)
+
+
+LEARNED = {"paml_lr": True, "support": 8, "query": 8, "inner_lr": 0.1, "min_support": 8, "eval_steps": (5,)}
+
+
+def test_learned_rates_move_and_are_deterministic(build_model: Model, data: SplitData) -> None:
+    found = []
+    for unrelated in (1, 2):
+        torch.manual_seed(unrelated)
+        made = learner(**LEARNED)
+        trained(build_model, data, made)
+        found.append(network_of(made).state_dict())
+    first, second = found
+    start = RateNetwork(build_model().schema, 0.1).state_dict()
+    for name, value in first.items():
+        assert torch.equal(value, second[name])
+        assert not torch.equal(value, start[name])
+
+
+def test_rates_learn_at_the_speed_of_the_run(build_model: Model, data: SplitData) -> None:
+    made, model = learner(**LEARNED), build_model()
+    batch = data.take(torch.nonzero(data.indicator_B == 1)[:16, 0])
+    made.step(model, Optimizer(model, AdamConfig(lr=0.02)), batch)
+    moved = network_of(made).base - RateNetwork(model.schema, 0.1).base
+    assert abs(moved.item()) == pytest.approx(0.02, rel=1e-3)
+
+
+def test_training_of_rates_goes_on_where_it_was_saved(
+    tmp_path: Path, build_model: Model, data: SplitData
+) -> None:
+    made, other = learner(**LEARNED), learner(**LEARNED)
+    parts = (*trained(build_model, data, made), made)
+    made.select(parts[0], data, data)
+    torch.save([part.state_dict() for part in parts], tmp_path / "state.pt")
+    model = build_model("maml")
+    again = (model, Optimizer(model, AdamConfig(lr=0.02)), other)
+    for part, state in zip(again, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+        part.load_state_dict(state)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(*(one.score(model, data)[Column.SCORE] for one in (made, other)))
+    train_epoch(made, *parts[:2], data, 2)
+    train_epoch(other, *again[:2], data, 2)
+    for name, value in network_of(made).state_dict().items():
+        assert torch.equal(value, network_of(other).state_dict()[name])
+
+
+def test_a_state_keeps_its_rates_while_training_goes_on(build_model: Model, data: SplitData) -> None:
+    made, other = learner(**LEARNED), learner(**LEARNED)
+    model, optimizer = trained(build_model, data, made, epochs=1)
+    state = made.state_dict()
+    other.load_state_dict(state)
+    before = deepcopy(state["rates"])
+    for one in (made, other):
+        train_epoch(one, model, optimizer, data, 1)
+    for place, moments in before["adam"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, state["rates"]["adam"]["state"][place][name])
+    for name, value in before["network"].items():
+        assert torch.equal(value, state["rates"]["network"][name])
+        assert not torch.equal(value, network_of(other).state_dict()[name])
+
+
+def test_a_constant_rate_leaves_the_state_as_it_was() -> None:
+    assert set(learner().state_dict()) == {"adaptation_steps", "support"}

@@ -67,7 +67,17 @@ def kill_at(step: int) -> object:
     return report
 
 
-@pytest.mark.parametrize("method", ["plain", "adasparse", "star", "apg", "maml[tasks=2,support=16,query=16]"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "plain",
+        "adasparse",
+        "star",
+        "apg",
+        "maml[tasks=2,support=16,query=16]",
+        "maml[tasks=2,support=16,query=16,paml_lr=true]",
+    ],
+)
 @pytest.mark.parametrize("step", [7, 20])
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
