@@ -408,6 +408,7 @@ def test_every_method_of_ours_on_every_backbone(method: str) -> None:
         "adasparse[form=scaling]",
         "adasparse[form=binarization]",
         "adasparse[pruner_init=zero]",
+        "maml[paml_lr=true]",
         "star[norm=none]",
         "star[batching=mixed]",
         "apg[version=v2]",
