@@ -208,7 +208,7 @@ def _make(card: DatasetCard, home: Path, sources: Sequence[Path], *, force: bool
     paths = given or _fetched(card, home, report)
     with _scratch(home, card.name) as scratch, ThreadPoolExecutor(1) as pool:
         report("read", 0.0)
-        raw = _read(card, paths, scratch / "raw")
+        raw = _read(card, paths, scratch / "raw", report)
         name = card.name + raw.suffix
         unchanged = None if force else _same_content(name, card, home, raw)
         if unchanged is not None:
@@ -253,13 +253,19 @@ def _fetched(card: DatasetCard, home: Path, report: Report) -> tuple[Path, ...]:
     )
 
 
-def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path) -> RawData:
+def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, report: Report) -> RawData:
     scratch.mkdir()
     reader = importlib.import_module(f"ctrbench.readers.{card.reader}")
     # Of a folder, files with these names are the dataset; cards without such sources leave it to the reader.
     names = [name for source in card.sources for name in source.local]
     options = {"names": names} if names else {}
-    raw: RawData = reader.read(paths, separator=card.separator, scratch=scratch, **options)
+    raw: RawData = reader.read(
+        paths,
+        separator=card.separator,
+        scratch=scratch,
+        report=lambda done: report("convert", done),
+        **options,
+    )
     return raw
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,17 @@ class TextFile:
         """The text file's own name, wherever it lies."""
         return Path(self.member or self.path).name
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of text; 0 where a damaged archive does not say."""
+        if self.member is None:
+            return self.path.stat().st_size
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.getinfo(self.member).file_size
+        except zipfile.BadZipFile:
+            return 0
+
     def __str__(self) -> str:
         """The place as an error names it."""
         return f"{self.path}:{self.member}" if self.member else str(self.path)
@@ -114,6 +125,7 @@ def read(
     separator: str = SEPARATOR,
     scratch: Path,
     names: Sequence[str] = (ROUND1_FILE, ROUND2_FILE),
+    report: Callable[[float], None] | None = None,
 ) -> RawData:
     """Return the labelled rows of text files, of archives, or of folders with either.
 
@@ -122,11 +134,13 @@ def read(
     instance_id, context_id and predict_category_property; predicted_categories and predicted_properties instead of
     the latter, as text with ";"; hour (of Beijing); of a twin with its truth beside it also `Column.PROBABILITY`.
     Missing numbers (-1) become null; -1 stays a value in all other columns. `separator` is not used: the form has one.
+    `report` hears the share of bytes that are read.
     """
     del separator
     files = _find(paths, names)
     scratch.mkdir(parents=True, exist_ok=True)
-    converted = [_convert(file, scratch / f"{place:02d}") for place, file in enumerate(files)]
+    heard = _Heard(sum(file.num_bytes for file in files), report)
+    converted = [_convert(file, scratch / f"{place:02d}", heard) for place, file in enumerate(files)]
     is_twin = _are_twins(converted)
     frames = [pl.scan_parquet(list(file.parts)) for file in converted]
     if not all(file.has_truth for file in converted):
@@ -220,7 +234,19 @@ class Converted:
         return self.marked > self.rows // 1000
 
 
-def _convert(file: TextFile, folder: Path) -> Converted:
+class _Heard:
+    """Adds up bytes and tells which share of all they are."""
+
+    def __init__(self, total: int, report: Callable[[float], None] | None) -> None:
+        self.done, self.total, self.report = 0, max(1, total), report
+
+    def add(self, num_bytes: int) -> None:
+        self.done += num_bytes
+        if self.report is not None:
+            self.report(min(1.0, self.done / self.total))
+
+
+def _convert(file: TextFile, folder: Path, heard: _Heard) -> Converted:
     """Write the file's rows as parquet parts, one a block."""
     folder.mkdir()
     truth = _truth(file)
@@ -234,6 +260,7 @@ def _convert(file: TextFile, folder: Path) -> Converted:
             parts.append(folder / f"{len(parts):05d}.parquet")
             _with_truth(_shape(frame), truth, rows).write_parquet(parts[-1])
             rows += frame.height
+            heard.add(len(block))
     if not rows:
         raise DataError("the file has a header but no rows", value=file)
     if truth is not None and len(truth) != rows:

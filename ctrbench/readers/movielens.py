@@ -60,14 +60,20 @@ Content = Callable[[str], bytes]
 """Gives the bytes of the one file of that name in an archive or a folder."""
 
 
-def read(paths: Sequence[Path], *, separator: str = "", scratch: Path | None = None) -> RawData:
+def read(
+    paths: Sequence[Path],
+    *,
+    separator: str = "",
+    scratch: Path | None = None,
+    report: Callable[[float], None] | None = None,
+) -> RawData:
     """Return all ratings with what is known of user and film, ordered by timestamp, user and title.
 
     `paths` is one archive (the official .zip, or the wheel) or one folder with the files of either. Columns: user_id,
     item (the title), rating, timestamp, gender, age, occupation, zip_code, zip_region (its first character), genres
-    (text with "|"), release_year, hour and weekday (UTC). `separator` and `scratch` are not used.
+    (text with "|"), release_year, hour and weekday (UTC). `separator`, `scratch` and `report` are not used.
     """
-    del separator, scratch
+    del separator, scratch, report
     if len(paths) != 1:
         raise SourceError(
             "MovieLens-1M is one archive or one folder", value=", ".join(map(str, paths)) or "nothing"

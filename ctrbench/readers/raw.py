@@ -1,7 +1,8 @@
 """What a reader hands to `prepare`: raw rows as a lazy frame, and the files that they come from.
 
-Every reader module has `read(paths, *, separator, scratch) -> RawData`. A reader knows one raw form and nothing of
-fields, splits or ids; it may write under `scratch`, which is removed afterwards, but holds no whole table in memory.
+Every reader module has `read(paths, *, separator, scratch, report) -> RawData`; `report` hears the share done of a
+reader that does not wait for the frame to be collected. A reader knows one raw form and nothing of fields, splits or
+ids; it may write under `scratch`, which is removed afterwards, but holds no whole table in memory.
 """
 
 from __future__ import annotations

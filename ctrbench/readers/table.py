@@ -11,7 +11,7 @@ import csv
 import gzip
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +28,20 @@ MAX_FIELD_CHARACTERS = 1 << 30
 csv.field_size_limit(MAX_FIELD_CHARACTERS)
 
 
-def read(paths: Sequence[Path], *, separator: str, scratch: Path, names: Sequence[str] = ()) -> RawData:
+def read(
+    paths: Sequence[Path],
+    *,
+    separator: str,
+    scratch: Path,
+    names: Sequence[str] = (),
+    report: Callable[[float], None] | None = None,
+) -> RawData:
     """Return the tables in the given files and folders, one under the other; of a folder only `names`, if any.
 
     Raises `SourceError` for files that are not there or of no form that we read, and `DataError` for files that are
-    not what their name says.
+    not what their name says. `report` is not used: the frame is read when it is collected.
     """
+    del report
     files = tuple(file for path in paths for file in _files(path, names))
     forms = {_form(file) for file in files}
     if len(forms) != 1:

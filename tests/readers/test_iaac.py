@@ -12,8 +12,8 @@ from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TWIN_MODULU
 from ctrbench.readers.raw import RawData
 
 ROW = {
-    "instance_id": "108641074714126964",
-    "item_id": "3412720377098676069",
+    "instance_id": "4000000000000000123",
+    "item_id": "5000000000000000077",
     "item_category_list": "79;57",
     "item_property_list": "20;51;26",
     "item_brand_id": "-1",
@@ -27,13 +27,13 @@ ROW = {
     "user_age_level": "1003",
     "user_occupation_id": "2005",
     "user_star_level": "3003",
-    "context_id": "282924576738839389",
-    "context_timestamp": "1537236544",
+    "context_id": "600000000000000042",
+    "context_timestamp": "1537236123",
     "context_page_id": "4006",
     "predict_category_property": "57:-1;50:91,20;79:51",
     "shop_id": "676",
     "shop_review_num_level": "4",
-    "shop_review_positive_rate": "0.9854271356783919",
+    "shop_review_positive_rate": "0.9876543210123457",
     "shop_star_level": "5002",
     "shop_score_service": "1",
     "shop_score_delivery": "-1",
@@ -85,7 +85,7 @@ def test_the_hour_is_that_of_beijing(tmp_path: Path) -> None:
 
 def test_a_missing_score_is_null_and_others_are_numbers(tmp_path: Path) -> None:
     _, frame = rows_of(tmp_path, write(tmp_path / "a.txt", line()))
-    assert frame.select(iaac.NUMBERS).row(0) == (0.9854271356783919, 1.0, None, 0.5)
+    assert frame.select(iaac.NUMBERS).row(0) == (0.9876543210123457, 1.0, None, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -330,3 +330,15 @@ def test_one_marked_id_among_thousands_makes_no_twin(tmp_path: Path) -> None:
     lines = [line(instance_id=7)] * 2000
     raw, _ = rows_of(tmp_path, write(tmp_path / "a.txt", twin_line(0), *lines))
     assert raw.suffix == ""
+
+
+def test_the_share_read_is_told(tmp_path: Path) -> None:
+    heard: list[float] = []
+    read(
+        [write(tmp_path / ROUND1_FILE, line())],
+        scratch=tmp_path / "scratch",
+        names=(ROUND1_FILE,),
+        report=heard.append,
+    )
+    assert heard == [pytest.approx(1.0, abs=0.5)]
+    assert heard[-1] <= 1.0
