@@ -254,6 +254,7 @@ def _convert(file: TextFile, folder: Path, heard: _Heard) -> Converted:
     parts: list[Path] = []
     with file.open() as stream:
         header = _header(file, stream)
+        heard.add(len(SEPARATOR.join(header)) + 1)
         for block in _blocks(stream):
             frame = _parse(file, header, block, first_line=rows + 2)
             marked += _count_marked(frame)
