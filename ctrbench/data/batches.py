@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Some rows, ready for a model; see `nn.embed.Inputs` for what the tensors hold."""
+class Rows:
+    """Rows as a model reads them; see `nn.embed.Inputs` for what the tensors hold."""
 
     ids_BF: torch.Tensor
     bags: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -33,11 +33,17 @@ class Batch:
     domain_B: torch.Tensor
     indicator_B: torch.Tensor
     label_B: torch.Tensor
-    weight: float = 1.0
-    """Factor of the batch's mean loss; below 1 for the remainder blocks of domain-pure batching."""
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Rows):
+    """The rows of one step."""
+
+    weight: float = 1.0
+    """Factor of the batch's mean loss; below 1 for the remainder blocks of domain-pure batching."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +64,12 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitData:
+class SplitData(Rows):
     """All rows of a split, in time order."""
 
-    ids_BF: torch.Tensor
-    bags: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    numeric_BK: torch.Tensor
-    domain_B: torch.Tensor
-    indicator_B: torch.Tensor
-    label_B: torch.Tensor
     row: np.ndarray
     user: np.ndarray | None
     probability: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.label_B)
 
     def to(self, device: torch.device) -> SplitData:
         """Return the split with its tensors on the device."""
