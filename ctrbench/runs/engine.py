@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from ctrbench.errors import CtrbenchError
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -92,6 +93,8 @@ class LocalEngine:
                 worker.process, worker.pipe = fresh.process, fresh.pipe
                 _end(worker, message, watcher, records)
                 continue
+            if isinstance(message, CtrbenchError):
+                raise message
             if isinstance(message, RunRecord):
                 _end(worker, message, watcher, records)
             else:
@@ -136,4 +139,8 @@ def _work(pipe: Connection, store: RunStore, checkpoint_seconds: float) -> None:
             run = pipe.recv()
         except EOFError:
             return
-        pipe.send(execute(run, store, report=pipe.send, checkpoint_seconds=checkpoint_seconds))
+        try:
+            pipe.send(execute(run, store, report=pipe.send, checkpoint_seconds=checkpoint_seconds))
+        except CtrbenchError as error:
+            # Not a failure of the run, which would be a record, but of writing one: a full disk, say.
+            pipe.send(error)

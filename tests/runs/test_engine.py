@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ctrbench.errors import DataError
+from ctrbench.runs.engine import _work
 from ctrbench.runs.record import RunRecord
-from ctrbench.runs.store import read_record
+from ctrbench.runs.store import RunStore, read_record
 
 CARD = """
 name = "tiny"
@@ -113,3 +116,32 @@ def test_a_dead_worker_is_a_failed_run_that_goes_on_later(home: Path) -> None:
     assert record.status == "failed"
     assert "signal 9" in (record.error or "")
     assert run_to_the_end(home, "dead").measured.resumed == 1
+
+
+class Pipe:
+    """A pipe with one run in it."""
+
+    def __init__(self) -> None:
+        self.waiting, self.sent = ["run"], []  # type: ignore[var-annotated]
+
+    def recv(self) -> str:
+        if not self.waiting:
+            raise EOFError
+        return self.waiting.pop()
+
+    def send(self, message: object) -> None:
+        self.sent.append(pickle.loads(pickle.dumps(message)))
+
+
+def test_a_record_that_cannot_be_written_is_the_users_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DataError("no space left on the disk", value="a.json", remedy="make room")
+
+    monkeypatch.setattr("ctrbench.runs.execute.execute", full)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    pipe = Pipe()
+    _work(pipe, RunStore(results=tmp_path, home=tmp_path), 1.0)  # type: ignore[arg-type]
+    assert [str(error) for error in pipe.sent] == ["no space left on the disk: a.json. make room"]
+    assert isinstance(pipe.sent[0], DataError)
