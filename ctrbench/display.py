@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -211,8 +212,8 @@ def _share(part: int, whole: int) -> str:
 
 def show_runs(grid: Sequence[Run], store: RunStore) -> None:
     """Print a line a run, whenever it was made, and below why runs failed."""
-    table = Table()
-    for heading in ("method", "backbone", "seed", "AUC", "GAUC", "log-loss", "best epoch", "train s"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("method", "backbone", "seed", "AUC", "GAUC", "log-loss", "epoch", "s"):
         table.add_column(
             heading, justify="left" if heading in ("method", "backbone") else "right", no_wrap=True
         )
