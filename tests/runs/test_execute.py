@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from ctrbench.data.card import read_card
+from ctrbench.data.prepare import prepare
+from ctrbench.names import Column, Split
+from ctrbench.runs import execute as module
+from ctrbench.runs.execute import execute
+from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.store import RunStore
+
+CARD = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+label = { column = "click" }
+domain_sets = { default = ["shop"] }
+fields = [{ name = "shop" }, { name = "item" }]
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    generator = np.random.default_rng(0)
+    rows = 3000
+    shop = generator.integers(0, 4, rows)
+    click = (generator.random(rows) < 0.2 + 0.15 * shop).astype(int)
+    columns = {"time": np.arange(rows), "shop": shop, "item": generator.integers(0, 30, rows), "click": click}
+    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
+    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
+    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
+
+
+@pytest.fixture
+def run(store: RunStore) -> Run:
+    prepared = prepare(read_card(store.home.parent / "tiny.toml"), home=store.home)
+    (only,) = make_grid(
+        prepared,
+        methods=["plain"],
+        backbones=["dnn[hidden=8-4]"],
+        seeds=[1],
+        domain_set="default",
+        indicator=None,
+        config=make_config(epochs=1, batch_size=64, embedding_size=4),
+    )
+    return only
+
+
+def test_the_test_split_is_read_once_after_training(
+    run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    load, fit = module.load, module.Trainer.fit
+    monkeypatch.setattr(module, "load", lambda *a: (heard.append(str(a[1])), load(*a))[1])
+    monkeypatch.setattr(module.Trainer, "fit", lambda *a, **k: (heard.append("fit"), fit(*a, **k))[1])
+    assert execute(run, store).status == "finished"
+    assert heard == [Split.TRAIN, Split.DEV, "fit", Split.TEST]
+
+
+def test_every_figure_can_be_computed_again_from_the_predictions(run: Run, store: RunStore) -> None:
+    result = execute(run, store).result
+    assert result is not None
+    file = store.predictions_file(run.key)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == result.predictions_sha256
+    frame = pl.read_parquet(file)
+    label, score = frame[Column.LABEL].to_numpy(), frame[Column.SCORE].to_numpy().astype(np.float64)
+    assert len(frame) == 500
+    assert result.test["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+    assert result.test["logloss"] == pytest.approx(log_loss(label, 1 / (1 + np.exp(-score))), rel=1e-9)
+    of_first = frame.filter(pl.col(Column.DOMAIN) == 1)
+    first = result.domains.domain.index(1)
+    expected = roc_auc_score(of_first[Column.LABEL].to_numpy(), of_first[Column.SCORE].to_numpy())
+    assert result.domains.auc[first] == pytest.approx(expected, rel=1e-7)
+    assert sum(result.domains.rows) == 500
+
+
+def test_a_domain_without_test_rows_is_undefined_not_zero(run: Run, store: RunStore) -> None:
+    result = execute(run, store).result
+    assert result is not None
+    assert result.domains.domain[0] == 0
+    assert (result.domains.rows[0], result.domains.auc[0]) == (0, None)
