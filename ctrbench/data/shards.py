@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ctrbench.data.card import DatasetCard, Kind, Model, Role
+from ctrbench.data.card import DatasetCard, Kind, Model, Role, bundled_cards
 from ctrbench.data.domains import domain_ids, make_domain_table
 from ctrbench.data.encode import Encoded
 from ctrbench.data.fetch import sha256_of
@@ -228,10 +228,17 @@ def open_prepared(name: str, home: Path | None = None) -> Prepared:
     names = prepared_names(home)
     if name not in names:
         hint = f"; {did_you_mean(name, names)}" if names else ""
-        remedy = f"prepare it with: ctrbench prepare {name}{hint}"
-        raise DataError("no such prepared dataset", value=name, remedy=remedy)
+        raise DataError("no such prepared dataset", value=name, remedy=f"{_how_to_prepare(name)}{hint}")
     folder = dataset_folder(name, home)
     return Prepared(folder, _read_manifest(folder))
+
+
+def _how_to_prepare(name: str) -> str:
+    """Name a command that exists: bundled cards go by name, a twin by its card and files, all else by a card's path."""
+    card = name.removesuffix("-twin")
+    if card not in bundled_cards():
+        return "prepare it with its card: ctrbench prepare CARD.toml"
+    return f"prepare it with: ctrbench prepare {card}{'' if card == name else ' --source TWIN_FOLDER'}"
 
 
 def _read_manifest(folder: Path) -> Manifest:

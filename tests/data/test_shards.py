@@ -160,3 +160,18 @@ def test_shards_written_side_by_side_stay_in_order(
     assert prepared.read(Split.TRAIN, ["time"])["time"].to_pylist() == list(range(1, 9))
     names = [shard.file for shard in prepared.manifest.splits[Split.DEV].shards]
     assert names == ["shards/dev-00000.parquet", "shards/dev-00001.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("movielens-1m", "prepare it with: ctrbench prepare movielens-1m"),
+        ("iaac-twin", "prepare it with: ctrbench prepare iaac --source TWIN_FOLDER"),
+        ("ours", "ctrbench prepare CARD.toml"),
+    ],
+)
+def test_what_is_not_prepared_is_refused_with_a_command_that_exists(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    with pytest.raises(DataError, match=remedy):
+        open_prepared(name, tmp_path)
