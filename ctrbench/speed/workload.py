@@ -1,0 +1,101 @@
+"""Rows to measure speed on: made-up ids of a known shape, or a prepared dataset.
+
+The made-up shape is that of a common CTR log, 23 one-id fields with 200,808 ids in all, of which the domain is one;
+ids of a field and rows of a domain follow power laws. Labels are coin flips: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ctrbench.data.batches import SplitData
+from ctrbench.nn.plan import FieldShape, Schema
+
+FIELD_SIZES = (
+    100_000, 50_000, 25_000, 12_000, 6_000, 3_000, 1_500, 1_000, 600, 400, 300,
+    200, 150, 100, 80, 60, 40, 30, 20, 15, 8, 5,
+)  # fmt: skip
+"""Ids of the 22 fields beside the domain."""
+DOMAINS = 300
+DOMAIN_EXPONENT = 0.805
+"""Rows of the k-th largest domain go with k^-0.805, as on a large display-advertising platform."""
+ID_EXPONENT = 1.0
+BASE_RATE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Rows, and what a model must know about them."""
+
+    name: str
+    schema: Schema
+    data: SplitData
+
+
+def field_sizes(embedding_rows: int | None = None, num_domains: int = DOMAINS) -> tuple[int, ...]:
+    """Return the ids of each field, the domain first; larger totals scale the other fields."""
+    if embedding_rows is None:
+        return (num_domains, *FIELD_SIZES)
+    factor = (embedding_rows - num_domains) / sum(FIELD_SIZES)
+    return (num_domains, *(max(2, round(size * factor)) for size in FIELD_SIZES))
+
+
+def synthetic(
+    *,
+    rows: int,
+    num_domains: int = DOMAINS,
+    embedding_rows: int | None = None,
+    embedding_size: int = 16,
+    seed: int = 0,
+) -> Workload:
+    """Make rows of the known shape; ids are 1..size, 0 (unseen) never occurs."""
+    sizes = field_sizes(embedding_rows, num_domains)
+    ids_BF = synthetic_ids(rows, sizes, seed)
+    domain_B = torch.from_numpy(ids_BF[:, 0].copy())
+    label_B = np.random.default_rng([seed, len(sizes)]).random(rows) < BASE_RATE
+    return Workload(
+        name="synthetic",
+        schema=Schema(
+            fields=tuple(
+                FieldShape(name=f"field{place}", kind="categorical", role="context", size=size + 1)
+                for place, size in enumerate(sizes)
+            ),
+            embedding_size=embedding_size,
+            domain_features=("field0",),
+            num_domains=num_domains,
+            indicator_rows=tuple(np.bincount(ids_BF[:, 0], minlength=num_domains + 1).tolist()),
+            base_rate=BASE_RATE,
+        ),
+        data=SplitData(
+            ids_BF=torch.from_numpy(ids_BF),
+            bags=(),
+            numeric_BK=torch.empty(rows, 0),
+            domain_B=domain_B,
+            indicator_B=domain_B,
+            label_B=torch.from_numpy(label_B.astype(np.float32)),
+            row=np.arange(rows),
+            user=None,
+            probability=None,
+        ),
+    )
+
+
+def synthetic_ids(rows: int, sizes: Sequence[int], seed: int) -> np.ndarray:
+    """Draw ids (B, F), int32, a power law a field; the first field's is that of the domains."""
+    ids_BF = np.empty((rows, len(sizes)), dtype=np.int32)
+    for place, size in enumerate(sizes):
+        exponent = DOMAIN_EXPONENT if place == 0 else ID_EXPONENT
+        ids_BF[:, place] = _power_law(rows, size, exponent, np.random.default_rng([seed, place]))
+    return ids_BF
+
+
+def _power_law(rows: int, size: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw ids 1..size with probability in proportion to rank^-exponent; ranks are scattered over the ids."""
+    cumulative = np.cumsum(np.arange(1, size + 1) ** -exponent)
+    rank = np.searchsorted(cumulative, rng.random(rows) * cumulative[-1], side="right")
+    ids: np.ndarray = rng.permutation(size)[np.minimum(rank, size - 1)] + 1
+    return ids
