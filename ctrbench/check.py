@@ -508,10 +508,13 @@ def _moved_dense(
     case: Case, present: tuple[int, ...], before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
 ) -> str | None:
     """Find dense parameters that one domain alone gives a gradient, and that moved without a row of it."""
-    model = case.trained.model
+    model, fresh = case.trained.model, deepcopy(case.trained.model)
+    fresh.load_state_dict(case.trained.start)
     in_tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
     dense = [name for name, value in model.named_parameters() if id(value) not in in_tables]
-    touched = {shop: _touched(model, case.train, shop) for shop, n in enumerate(SHOP_ROWS, start=1) if n > 1}
+    shops = [shop for shop, n in enumerate(SHOP_ROWS, start=1) if n > 1]
+    # A start may hold gradients back, and so may units that training has saturated; hardly both.
+    touched = {shop: _either(*(_touched(one, case.train, shop) for one in (fresh, model))) for shop in shops}
     for name in dense:
         moved = before[name] != after[name]
         for owned in _owned({shop: by_name[name] for shop, by_name in touched.items()}):
@@ -533,6 +536,10 @@ def _touched(model: CTRModel, train: SplitData, shop: int) -> dict[str, torch.Te
         name: torch.zeros_like(value, dtype=torch.bool) if value.grad is None else value.grad != 0
         for name, value in copy.named_parameters()
     }
+
+
+def _either(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: where | second[name] for name, where in first.items()}
 
 
 def _owned(touched: dict[int, torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:

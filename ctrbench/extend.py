@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
-from ctrbench.nn.embed import RowTable
+from ctrbench.nn.embed import RowTable, rows_at
+from ctrbench.nn.kernels import Array, compiled
 from ctrbench.nn.model import Chain, Context, CTRModel
 from ctrbench.nn.optim import Optimizer
 from ctrbench.nn.plan import (
@@ -35,6 +36,7 @@ from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc,
 __all__ = [
     "EVAL_ROWS",
     "Activation",
+    "Array",
     "Backbone",
     "Batch",
     "Build",
@@ -62,9 +64,11 @@ __all__ = [
     "StepOutput",
     "activate",
     "bce",
+    "compiled",
     "dev_auc",
     "domain_table",
     "model_validator",
+    "rows_at",
     "score_rows",
     "start_weight",
     "total_loss",

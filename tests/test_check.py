@@ -269,7 +269,7 @@ BROKEN = {
 
                     def step(self, model, optimizer, batch):
                         self.steps += 1
-                        optimizer.dense.param_groups[0]["lr"] = 0.01 / self.steps
+                        optimizer.dense.lr = 0.01 / self.steps
                         return super().step(model, optimizer, batch)
             """,
         },

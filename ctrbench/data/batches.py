@@ -72,15 +72,19 @@ class SplitData(Rows):
     probability: np.ndarray | None
 
     def to(self, device: torch.device) -> SplitData:
-        """Return the split with its tensors on the device."""
+        """Return the split with what a model computes on resident on the device.
+
+        Domain, indicator and the offsets of lists stay on the CPU, where batches are cut and grouped, so that no step
+        waits for the device.
+        """
         if device.type == "cpu":
             return self
         return SplitData(
             ids_BF=self.ids_BF.to(device),
-            bags=tuple((values.to(device), offsets.to(device)) for values, offsets in self.bags),
+            bags=tuple((values.to(device), offsets) for values, offsets in self.bags),
             numeric_BK=self.numeric_BK.to(device),
-            domain_B=self.domain_B.to(device),
-            indicator_B=self.indicator_B.to(device),
+            domain_B=self.domain_B,
+            indicator_B=self.indicator_B,
             label_B=self.label_B.to(device),
             row=self.row,
             user=self.user,
@@ -88,14 +92,18 @@ class SplitData(Rows):
         )
 
     def take(self, rows: torch.Tensor, *, weight: float = 1.0) -> Batch:
-        """Return a batch of the rows with these numbers."""
+        """Return a batch of the rows with these numbers, which are on the CPU."""
+        domain_B = self.domain_B.index_select(0, rows)
+        # Where both are one tensor, what is grouped by the one need not be by the other.
+        is_same = self.indicator_B is self.domain_B
+        there = _to_device(rows, self.label_B.device)
         return Batch(
-            ids_BF=self.ids_BF.index_select(0, rows),
+            ids_BF=self.ids_BF.index_select(0, there),
             bags=tuple(_take_bag(values, offsets, rows) for values, offsets in self.bags),
-            numeric_BK=self.numeric_BK.index_select(0, rows),
-            domain_B=self.domain_B.index_select(0, rows),
-            indicator_B=self.indicator_B.index_select(0, rows),
-            label_B=self.label_B.index_select(0, rows),
+            numeric_BK=self.numeric_BK.index_select(0, there),
+            domain_B=domain_B,
+            indicator_B=domain_B if is_same else self.indicator_B.index_select(0, rows),
+            label_B=self.label_B.index_select(0, there),
             weight=weight,
         )
 
@@ -113,7 +121,7 @@ class SplitData(Rows):
 
     def batches(self, order: Order, *, first: int = 0) -> Iterator[Batch]:
         """Yield the batches of an order from number `first` on."""
-        rows = torch.from_numpy(order.rows).to(self.ids_BF.device)
+        rows = torch.from_numpy(order.rows)
         for place in range(first, order.num_batches):
             start, stop = int(order.starts[place]), int(order.starts[place + 1])
             weight = 1.0 if order.nominal is None else min(1.0, (stop - start) / order.nominal)
@@ -137,15 +145,15 @@ def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: 
     ]
     bags = [field.name for field in manifest.fields if field.kind in ("multi_valued", "sequence")]
     numeric = [field.name for field in manifest.fields if not field.size]
-    domain = prepared.domain_ids(table, domain_set).astype(np.int64)
+    domain = torch.from_numpy(prepared.domain_ids(table, domain_set).astype(np.int64))
     user = manifest.card.user
     return SplitData(
         ids_BF=torch.from_numpy(_block(table, single, np.int32)),
         bags=tuple(_bag(table.column(name)) for name in bags),
         numeric_BK=torch.from_numpy(_block(table, numeric, np.float32)),
-        domain_B=torch.from_numpy(domain),
-        indicator_B=torch.from_numpy(
-            domain if indicator == "all" else _array(table, indicator).astype(np.int64)
+        domain_B=domain,
+        indicator_B=(
+            domain if indicator == "all" else torch.from_numpy(_array(table, indicator).astype(np.int64))
         ),
         label_B=torch.from_numpy(_array(table, Column.LABEL).astype(np.float32)),
         row=_array(table, Column.ROW),
@@ -214,6 +222,10 @@ def _slice_bag(
     return values[int(own[0]) : int(own[-1])], own - own[0]
 
 
+def _to_device(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return rows if device.type == "cpu" else rows.pin_memory().to(device, non_blocking=True)
+
+
 def _take_bag(
     values: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,5 +234,5 @@ def _take_bag(
     ends = torch.cumsum(length_B, 0)
     own = torch.cat([ends.new_zeros(1), ends])
     shift = torch.repeat_interleave(start_B - own[:-1], length_B)
-    places = shift + torch.arange(len(shift), device=shift.device)
-    return values.index_select(0, places), own
+    places = shift + torch.arange(len(shift))
+    return values.index_select(0, _to_device(places, values.device)), own

@@ -262,7 +262,7 @@ class MamlLearner(Learner):
         if not enough:
             return None
         last = np.concatenate([rows[-self.settings.support :] for rows in enough])
-        return _as_split(train.take(torch.from_numpy(last).to(train.label_B.device)))
+        return _as_split(train.take(torch.from_numpy(last)))
 
     def score(self, model: CTRModel, data: SplitData) -> dict[str, np.ndarray]:
         """Return the scores after adaptation, and those of the meta-learned start as `unadapted`."""
@@ -367,13 +367,13 @@ class LearnedRates:
         """Make one step of Adam, set as the model's is."""
         assert self.network is not None, "a step asks for a task's rate first"
         if self.adam is None:
-            self.adam = self._adam(self.network, optimizer.dense.param_groups[0])
+            self.adam = self._adam(self.network, optimizer)
         self.adam.step()
 
-    def _adam(self, network: RateNetwork, like: dict[str, Any]) -> torch.optim.Adam:
-        adam = torch.optim.Adam(
-            network.parameters(), lr=like["lr"], betas=like["betas"], eps=like["eps"], fused=True
-        )
+    def _adam(self, network: RateNetwork, like: Optimizer) -> torch.optim.Adam:
+        config = like.config
+        betas = (config.beta1, config.beta2)
+        adam = torch.optim.Adam(network.parameters(), lr=config.lr, betas=betas, eps=config.eps, fused=True)
         if self.restored is not None:
             adam.load_state_dict(deepcopy(self.restored["adam"]))
         return adam
@@ -440,7 +440,7 @@ def _loss(model: CTRModel, weights: Parameters, context: Context, label_B: torch
 @torch.no_grad()
 def _score_with(model: CTRModel, weights: Parameters, data: SplitData, rows: np.ndarray) -> np.ndarray:
     parts = []
-    for part in torch.split(torch.from_numpy(rows).to(data.label_B.device), EVAL_ROWS):
+    for part in torch.split(torch.from_numpy(rows), EVAL_ROWS):
         context = model.context(data.take(part))
         parts.append(torch.func.functional_call(model.net, weights, (context,)))
     scores: np.ndarray = torch.cat(parts).float().cpu().numpy()

@@ -27,9 +27,9 @@ class Context:
     z_BN: torch.Tensor
     """The input vector as the embeddings made it."""
     domain_B: torch.Tensor
-    """Composite domain ids, 0 = unseen."""
+    """Composite domain ids, 0 = unseen; on the CPU, whatever the device is."""
     indicator_B: torch.Tensor
-    """Ids of the indicator p that per-domain parameters are indexed by, 0 = unseen."""
+    """Ids of the indicator p that per-domain parameters are indexed by, 0 = unseen; on the CPU too."""
     reader: Reader | None = None
     penalties: list[torch.Tensor] = field(default_factory=list)
     """Scalars that stages add to the loss, such as AdaSparse's sparsity term."""
@@ -43,9 +43,20 @@ class Context:
         return torch.cat([self.z_BN[:, place] for place in places], dim=1)
 
     @cached_property
+    def domain_GE(self) -> torch.Tensor:
+        """e_d of each domain present, in the order of `domain_routing`; where domain 0 is, of one of its rows."""
+        return self.domain_BE.index_select(0, self.domain_routing.first_G)
+
+    @cached_property
     def routing(self) -> Routing:
         """The rows grouped by the indicator p."""
-        return Routing(self.indicator_B)
+        return Routing(self.indicator_B, self.z_BN.device)
+
+    @cached_property
+    def domain_routing(self) -> Routing:
+        """The rows grouped by the composite domain."""
+        is_same = self.domain_B.data_ptr() == self.indicator_B.data_ptr()
+        return self.routing if is_same else Routing(self.domain_B, self.z_BN.device)
 
     def read(self, table: RowTable) -> torch.Tensor:
         """Return a per-domain table's rows of the indicators present, in the order of `routing.present_G`."""

@@ -5,19 +5,23 @@ What Adam does to a table row that a batch does not touch moves results, so it i
 movement is deferred: a row catches up in closed form when it is next read. `lazy_adam` leaves untouched rows alone.
 Per-domain parameters never move with other domains' rows and count their own steps (METHODS 2.4).
 
-A table's weights and both moments lie side by side, so one gather and one scatter serve a step.
+A table's weights and both moments lie side by side, so one pass reads and one pass updates the rows of a step.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from ctrbench.nn.embed import RowTable
+from ctrbench.nn import kernels
+from ctrbench.nn.embed import RowTable, rows_at
 
 EmbeddingRule = Literal["adam", "lazy_adam"]
 _WEIGHT, _MEAN, _SQUARE = 0, 1, 2
@@ -49,6 +53,7 @@ class MissedSteps:
         self.rho2 = config.beta1 / config.beta2
         self.table1 = _tabulate(config.beta1, config.beta2, self.rho1, 0.5).to(device)
         self.table2 = _tabulate(config.beta1, config.beta2, self.rho2, 1.0).to(device)
+        self.sums_2H, self.powers_4H = _for_loops(config)
 
     def sums(self, last_U: torch.Tensor, missed_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return g1 and g2 of METHODS 12 for rows last touched at step `last` that missed `missed` steps."""
@@ -74,47 +79,173 @@ def _tabulate(beta1: float, beta2: float, rho: float, power: float) -> torch.Ten
     return torch.tensor(sums[::-1], dtype=torch.float64)
 
 
-class RowAdam:
-    """Adam on the rows of one table that a step touches."""
+@lru_cache(maxsize=8)
+def _for_loops(config: AdamConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sums, and the powers of ρ1, ρ2, β1 and β2, as the loops read them."""
+    beta1, beta2 = config.beta1, config.beta2
+    rhos = (beta1 / beta2**0.5, beta1 / beta2)
+    sums = [_tabulate(beta1, beta2, rho, power).numpy() for rho, power in zip(rhos, (0.5, 1.0), strict=True)]
+    steps = np.arange(_HORIZON + 1, dtype=np.float64)
+    return np.stack(sums), np.stack([base**steps for base in (*rhos, beta1, beta2)])
 
-    def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps) -> None:
+
+class RowAdam(ABC):
+    """Adam on the rows of one table that a step touches.
+
+    `LoopRowAdam` computes on the CPU, `TensorRowAdam` on any device, without ever waiting for it.
+    """
+
+    def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps, spare: int = 0) -> None:
         self.config, self.missed = config, missed
         self.rule: str = "domain" if table.rule == "domain" else config.embedding_rule
         weight = table.weight
-        self.shape = weight.shape[1:]
-        self.packed = weight.new_zeros(weight.shape[0], 3, max(1, self.shape.numel()))
-        self.packed[:, _WEIGHT] = weight.detach().flatten(1)
+        self.num_rows, self.shape = len(weight), weight.shape[1:]
+        self.packed = _zeros((self.num_rows + spare, 3, max(1, self.shape.numel())), weight)
+        self.packed[: self.num_rows, _WEIGHT] = weight.detach().flatten(1)
         # The model reads the very memory that is updated here.
-        weight.data = self.packed[:, _WEIGHT].view(weight.shape)
-        self.last = torch.zeros(weight.shape[0], dtype=torch.int64, device=weight.device)
+        weight.data = self.packed[: self.num_rows, _WEIGHT].view(weight.shape)
+        self.last = torch.zeros(len(self.packed), dtype=torch.int64, device=weight.device)
         """`adam`: the step of a row's last touch. `domain`: how often the row was touched."""
 
-    def gather(self, rows_U: torch.Tensor, step: int) -> torch.Tensor:
-        """Return weights and moments (U, 3, W) of rows as they stand before step number `step`."""
-        gathered = self.packed.index_select(0, rows_U)
+    @abstractmethod
+    def distinct(self, ids_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the distinct ids, int64, and the place of each id among them."""
+
+    @abstractmethod
+    def read(self, rows_U: torch.Tensor, step: int) -> torch.Tensor:
+        """Return the weights (U, W) of distinct rows as they stand before step number `step`."""
+
+    @abstractmethod
+    def update(self, rows_U: torch.Tensor, weight_UW: torch.Tensor, grad_UW: torch.Tensor, step: int) -> None:
+        """Make step number `step` on rows whose weights were read for it."""
+
+    @abstractmethod
+    def flush(self, step: int) -> None:
+        """Bring every row up to date with step number `step`."""
+
+    def scales(self, step: int) -> tuple[float, float]:
+        """Return rate and ε of w -= rate m / (√v + ε) at a step, for rows that count the run's steps."""
+        config = self.config
+        c1, root2 = 1.0 - config.beta1**step, (1.0 - config.beta2**step) ** 0.5
+        # SparseAdam adds ε before the bias correction of the root, dense Adam after it.
+        return config.lr * root2 / c1, config.eps if self.rule == "lazy_adam" else config.eps * root2
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return weights, moments and step counts."""
+        return {"packed": self.packed[: self.num_rows], "last": self.last[: self.num_rows]}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore them in place."""
+        self.packed[: self.num_rows].copy_(state["packed"])
+        self.last[: self.num_rows].copy_(state["last"])
+
+
+def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    # numpy asks the system for huge pages, without which every other access to a large table misses the TLB.
+    block: np.ndarray = np.empty(shape, dtype=np.float32)
+    block.fill(0.0)
+    return torch.from_numpy(block)
+
+
+class LoopRowAdam(RowAdam):
+    """Adam on rows by compiled loops, one pass to read them and one to update them."""
+
+    def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps) -> None:
+        super().__init__(table, config, missed)
+        self.packed_R3W, self.last_R = self.packed.numpy(), self.last.numpy()
+        self.place_R = np.full(self.num_rows, -1, dtype=np.int32)
+
+    def distinct(self, ids_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the distinct ids in order of first sight, and the place of each id among them."""
+        rows, inverse = np.empty(len(ids_n), dtype=np.int64), np.empty(len(ids_n), dtype=np.int64)
+        count = kernels.distinct(ids_n.numpy(), self.place_R, rows, inverse)
+        return torch.from_numpy(rows[:count]), torch.from_numpy(inverse)
+
+    def read(self, rows_U: torch.Tensor, step: int) -> torch.Tensor:
+        """Return caught-up copies; of a single row that needs no catching up, the row itself."""
+        if self.rule != "adam":
+            if len(rows_U) == 1:
+                row = int(rows_U)
+                return self.packed[row : row + 1, _WEIGHT]
+            return self.packed[:, _WEIGHT].index_select(0, rows_U)
+        out_UW = self.packed.new_empty(len(rows_U), self.packed.shape[2])
+        kernels.in_parts(
+            kernels.caught_up, len(rows_U), self.packed.shape[2],
+            self.packed_R3W, self.last_R, rows_U.numpy(), step - 1, self.config.lr, self.config.eps,
+            self.missed.sums_2H, self.missed.powers_4H, out_UW.numpy(),
+        )  # fmt: skip
+        return out_UW
+
+    def update(self, rows_U: torch.Tensor, weight_UW: torch.Tensor, grad_UW: torch.Tensor, step: int) -> None:
+        """Update weights and moments where they stand."""
+        config, grad = self.config, grad_UW.contiguous().numpy()
+        betas, table = (config.beta1, config.beta2), (self.packed_R3W, self.last_R, rows_U.numpy())
+        size = self.packed.shape[2]
+        if self.rule == "domain":
+            kernels.in_parts(kernels.own_adam, len(rows_U), size, *table, grad, config.lr, config.eps, betas)
+            return
+        kernels.in_parts(
+            kernels.adam, len(rows_U), size, *table, weight_UW.numpy(), grad, step, *self.scales(step), betas,
+            self.missed.powers_4H, self.rule == "adam",
+        )  # fmt: skip
+
+    def flush(self, step: int) -> None:
+        """Bring every row up to date."""
+        if self.rule != "adam":
+            return
+        config = self.config
+        kernels.in_parts(
+            kernels.flush, self.num_rows, self.packed.shape[2],
+            self.packed_R3W, self.last_R, step, config.lr, config.eps, config.beta2,
+            self.missed.sums_2H, self.missed.powers_4H,
+        )  # fmt: skip
+
+
+class TensorRowAdam(RowAdam):
+    """Adam on rows by tensor operations whose shapes do not depend on values, so no step waits for the device.
+
+    The distinct rows of n ids are n places, of which those that are left over hold a spare row at the table's end.
+    """
+
+    def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps) -> None:
+        super().__init__(table, config, missed, spare=1)
+        self.gathered: torch.Tensor | None = None
+
+    def distinct(self, ids_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the distinct ids in ascending order, then the spare row; and the place of each id among them."""
+        sorted_n, order_n = torch.sort(ids_n.long())
+        is_new_n = torch.ones_like(sorted_n)
+        is_new_n[1:] = sorted_n[1:] != sorted_n[:-1]
+        place_n = torch.cumsum(is_new_n, 0) - 1
+        rows_n = torch.full_like(sorted_n, self.num_rows).scatter_(0, place_n, sorted_n)
+        return rows_n, torch.empty_like(place_n).scatter_(0, order_n, place_n)
+
+    def read(self, rows_U: torch.Tensor, step: int) -> torch.Tensor:
+        """Gather weights and moments, and keep them for the update."""
+        self.gathered = self.packed.index_select(0, rows_U)
         if self.rule == "adam":
-            self._catch_up(gathered, self.last[rows_U], step - 1)
-        return gathered
+            self._catch_up(self.gathered, self.last[rows_U], step - 1)
+        return self.gathered[:, _WEIGHT]
 
     def _catch_up(self, gathered: torch.Tensor, last_U: torch.Tensor, step: int) -> None:
         missed_U = (step - last_U).clamp_min(0)
         g1, g2 = (g.float()[:, None] for g in self.missed.sums(last_U, missed_U))
         weight, mean, square = gathered.unbind(1)
-        root = square.sqrt()
-        has_moved = root > 0
-        safe = torch.where(has_moved, root, 1.0)
-        damping = 1.0 + self.config.eps / safe * (g2 / g1.clamp_min(1e-30))
-        weight -= torch.where(has_moved, self.config.lr * (mean / safe) * g1 / damping, 0.0)
+        # A row never touched has no moments, and so does not move.
+        damping = (self.config.eps * g2 / g1.clamp_min(1e-30)).clamp_min(1e-30)
+        weight -= self.config.lr * g1 * mean / (square.sqrt() + damping)
         mean *= (self.config.beta1 ** missed_U.double()).float()[:, None]
         square *= (self.config.beta2 ** missed_U.double()).float()[:, None]
 
-    def step(self, rows_U: torch.Tensor, gathered: torch.Tensor, grad: torch.Tensor, step: int) -> None:
-        """Update gathered rows with their gradient and write them back."""
+    def update(self, rows_U: torch.Tensor, weight_UW: torch.Tensor, grad_UW: torch.Tensor, step: int) -> None:
+        """Update what was gathered and write it back."""
+        assert self.gathered is not None, "rows are read before they are updated"
         config = self.config
-        weight, mean, square = gathered.unbind(1)
-        grad = grad.flatten(1)
-        mean.lerp_(grad, 1.0 - config.beta1)
-        square.mul_(config.beta2).addcmul_(grad, grad, value=1.0 - config.beta2)
+        weight, mean, square = self.gathered.unbind(1)
+        mean.lerp_(grad_UW, 1.0 - config.beta1)
+        square.mul_(config.beta2).addcmul_(grad_UW, grad_UW, value=1.0 - config.beta2)
         if self.rule == "domain":
             count_U = self.last[rows_U] + 1
             self.last[rows_U] = count_U
@@ -124,16 +255,15 @@ class RowAdam:
             divisor = square.sqrt().mul_((c1_U1 / root_U1).float()).add_((config.eps * c1_U1).float())
             weight.addcdiv_(mean, divisor, value=-1.0)
         else:
-            c1, c2 = 1.0 - config.beta1**step, 1.0 - config.beta2**step
-            # SparseAdam adds ε before the bias correction of the root, dense Adam after it.
-            eps = config.eps if self.rule == "lazy_adam" else config.eps * c2**0.5
-            weight.addcdiv_(mean, square.sqrt().add_(eps), value=-config.lr * c2**0.5 / c1)
+            rate, eps = self.scales(step)
+            weight.addcdiv_(mean, square.sqrt().add_(eps), value=-rate)
             if self.rule == "adam":
                 self.last[rows_U] = step
-        self.packed.index_copy_(0, rows_U, gathered)
+        self.packed.index_copy_(0, rows_U, self.gathered)
+        self.gathered = None
 
     def flush(self, step: int, rows: int = 1 << 18) -> None:
-        """Bring every row up to date with step number `step`, some rows at a time."""
+        """Bring every row up to date, some rows at a time."""
         if self.rule != "adam":
             return
         for start in range(0, len(self.packed), rows):
@@ -141,14 +271,52 @@ class RowAdam:
             self._catch_up(self.packed[part], self.last[part], step)
         self.last.clamp_(min=step)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return weights, moments and step counts."""
-        return {"packed": self.packed, "last": self.last}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+class DenseAdam:
+    """Adam on parameters that take part in every step, by torch's fused kernel; those without a gradient rest.
+
+    `torch.optim.Adam` computes the same; at batch 256 its bookkeeping costs four times what its arithmetic does.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: AdamConfig) -> None:
+        self.parameters = list(parameters)
+        self.config, self.lr = config, config.lr
+        self.means = [torch.zeros_like(one) for one in self.parameters]
+        self.squares = [torch.zeros_like(one) for one in self.parameters]
+        self.counts = [torch.zeros((), device=one.device) for one in self.parameters]
+
+    def begin(self) -> None:
+        """Forget gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Make one step."""
+        in_use = [place for place, one in enumerate(self.parameters) if one.grad is not None]
+        if not in_use:
+            return
+        weights, means, squares, counts = (
+            [values[place] for place in in_use]
+            for values in (self.parameters, self.means, self.squares, self.counts)
+        )
+        grads = [one.grad for one in weights if one.grad is not None]
+        torch._foreach_add_(counts, 1.0)
+        torch._fused_adam_(
+            weights, grads, means, squares, [], counts,
+            lr=self.lr, beta1=self.config.beta1, beta2=self.config.beta2, eps=self.config.eps,
+            weight_decay=0.0, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, list[torch.Tensor]]:
+        """Return moments and step counts, in the order of the parameters."""
+        return {"means": self.means, "squares": self.squares, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, list[torch.Tensor]]) -> None:
         """Restore them in place."""
-        self.packed.copy_(state["packed"])
-        self.last.copy_(state["last"])
+        for name, own in self.state_dict().items():
+            for one, restored in zip(own, state[name], strict=True):
+                one.copy_(restored)
 
 
 @dataclass(frozen=True)
@@ -157,42 +325,44 @@ class Read:
 
     rule: RowAdam
     rows_U: torch.Tensor
-    gathered: torch.Tensor
     leaf: torch.Tensor
 
 
 class Optimizer:
-    """Adam for a whole model: dense weights by torch's fused Adam, table rows by `RowAdam`.
+    """Adam for a whole model: dense weights by `DenseAdam`, table rows by `RowAdam`.
 
     One step: `begin()`, forward with this object as the reader, `loss.backward()`, `step()`.
     """
 
     def __init__(self, model: nn.Module, config: AdamConfig) -> None:
+        self.config = config
         missed = MissedSteps(config, next(model.parameters()).device)
         tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
-        self.tables = {name: RowAdam(table, config, missed) for name, table in tables.items()}
+        self.tables = {name: _row_adam(table, config, missed) for name, table in tables.items()}
         self._of = {table: self.tables[name] for name, table in tables.items()}
         in_tables = {id(table.weight) for table in tables.values()}
-        dense = [p for p in model.parameters() if id(p) not in in_tables]
-        self.dense = torch.optim.Adam(
-            dense, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-        )
+        self.dense = DenseAdam((p for p in model.parameters() if id(p) not in in_tables), config)
         self.steps = 0
         self._reads: list[Read] = []
 
     def begin(self) -> None:
         """Forget gradients and what was read before."""
-        self.dense.zero_grad(set_to_none=True)
+        self.dense.begin()
         self._reads.clear()
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
         """Return distinct rows of a table, current as of this step, as a leaf with a gradient of its own."""
         rule = self._of[table]
         assert all(read.rule is not rule for read in self._reads), "a table is read once a step"
-        gathered = rule.gather(rows_U, self.steps + 1)
-        leaf = gathered[:, _WEIGHT].detach().view(len(rows_U), *rule.shape).requires_grad_()
-        self._reads.append(Read(rule, rows_U, gathered, leaf))
+        weight_UW = rule.read(rows_U, self.steps + 1)
+        leaf = weight_UW.detach().view(len(rows_U), *rule.shape).requires_grad_()
+        self._reads.append(Read(rule, rows_U, leaf))
         return leaf
+
+    def lookup(self, table: RowTable, ids_n: torch.Tensor) -> torch.Tensor:
+        """Return the row of each id; ids may repeat, and the gradients of those that do are summed."""
+        rows_U, inverse_n = self._of[table].distinct(ids_n)
+        return rows_at(self.read(table, rows_U), inverse_n)
 
     def step(self) -> None:
         """Make one Adam step with the gradients at hand."""
@@ -200,7 +370,8 @@ class Optimizer:
         self.dense.step()
         for read in self._reads:
             if read.leaf.grad is not None:
-                read.rule.step(read.rows_U, read.gathered, read.leaf.grad, self.steps)
+                weight, grad = read.leaf.detach().flatten(1), read.leaf.grad.flatten(1)
+                read.rule.update(read.rows_U, weight, grad, self.steps)
         self._reads.clear()
 
     def flush(self) -> None:
@@ -226,3 +397,8 @@ class Optimizer:
         self.dense.load_state_dict(dense)
         for name, rule in self.tables.items():
             rule.load_state_dict(tables[name])
+
+
+def _row_adam(table: RowTable, config: AdamConfig, missed: MissedSteps) -> RowAdam:
+    kind = LoopRowAdam if table.weight.device.type == "cpu" else TensorRowAdam
+    return kind(table, config, missed)

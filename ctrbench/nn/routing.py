@@ -2,7 +2,7 @@
 
 A batch's rows are sorted by group once; every layer with per-domain parameters then multiplies padded buckets of
 groups of similar size, so a row meets only its own domain's matrix and the cost does not grow with the number of
-domains.
+domains. The grouping itself is done on the CPU, where a batch's order comes from, so no step waits for a device.
 
 Shapes in names: B rows, N inputs, M outputs, G groups present in the batch.
 """
@@ -11,73 +11,162 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
+import numpy as np
 import torch
+from torch.autograd.function import FunctionCtx
+
+from ctrbench.nn import kernels
+from ctrbench.nn.embed import rows_at
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Groups of similar size, padded to the largest of them."""
+    """Groups of similar size that follow one another, padded to the largest of them."""
 
-    groups: torch.Tensor
+    groups: slice
     """Places of the groups in `Routing.present_G`."""
     rows: torch.Tensor
-    """Row of the batch at each place (group, position); padding repeats some row."""
-    real: torch.Tensor
-    """Flat places that are no padding."""
+    """Row of the batch at each place (group, position), flat; padding repeats a row of the group."""
+    real: torch.Tensor | None
+    """Flat places that are no padding; None if none is."""
+    padding: torch.Tensor | None
+    """Flat places that are padding; None if none is."""
+    own: torch.Tensor
+    """The rows at the places that are no padding."""
 
 
 class Routing:
-    """Which rows of a batch belong to which group."""
+    """Which rows of a batch belong to which group; larger groups come first."""
 
-    def __init__(self, group_B: torch.Tensor) -> None:
-        # Ids are kept as int32; what indexes rows in place must be int64.
-        self.present_G, self.index_B, self.counts_G = torch.unique(
-            group_B.long(), return_inverse=True, return_counts=True
-        )
+    def __init__(self, group_B: torch.Tensor, device: torch.device | None = None) -> None:
+        """Group rows by id; ids on the CPU are at hand at once. Tensors of the result live on `device`."""
+        self.device = device or group_B.device
+        self._present, self._counts, self._index, self._order = kernels.grouped(group_B.cpu().numpy())
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(values)
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     @property
     def num_groups(self) -> int:
         """Groups present in the batch."""
-        return len(self.present_G)
+        return len(self._present)
+
+    @property
+    def smallest(self) -> int:
+        """Rows of the smallest group."""
+        return int(self._counts.min())
+
+    @cached_property
+    def present_G(self) -> torch.Tensor:
+        """Ids of the groups, int64."""
+        return self._tensor(self._present)
+
+    @cached_property
+    def counts_G(self) -> torch.Tensor:
+        """Rows of each group."""
+        return self._tensor(self._counts)
+
+    @cached_property
+    def index_B(self) -> torch.Tensor:
+        """Place of each row's group in `present_G`."""
+        return self._tensor(self._index)
+
+    @cached_property
+    def first_G(self) -> torch.Tensor:
+        """The first row of each group."""
+        return self._tensor(self._order[np.cumsum(self._counts) - self._counts])
+
+    @cached_property
+    def share_G(self) -> torch.Tensor:
+        """Share of the rows of each group, float32."""
+        return self._tensor((self._counts / self._counts.sum()).astype(np.float32))
+
+    @property
+    def index(self) -> np.ndarray:
+        """`index_B` for compiled loops."""
+        return self._index
+
+    def has(self, group: int) -> bool:
+        """Whether the group is present."""
+        return bool((self._present == group).any())
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """Buckets whose groups differ in size by less than a factor of two."""
-        order_B = torch.argsort(self.index_B, stable=True)
-        starts_G = torch.cumsum(self.counts_G, 0) - self.counts_G
-        class_G = torch.floor(torch.log2(self.counts_G.double())).long()
-        return tuple(
-            self._bucket(torch.nonzero(class_G == size)[:, 0], starts_G, order_B)
-            for size in torch.unique(class_G).tolist()
-        )
+        size_class = np.frexp(self._counts.astype(np.float64))[1]
+        cuts = [0, *(np.flatnonzero(np.diff(size_class)) + 1).tolist(), len(size_class)]
+        starts = np.cumsum(self._counts) - self._counts
+        return tuple(self._bucket(slice(a, b), starts[a:b]) for a, b in pairwise(cuts))
 
-    @cached_property
-    def _back(self) -> torch.Tensor:
-        taken = torch.cat([bucket.rows.flatten()[bucket.real] for bucket in self.buckets])
-        return torch.argsort(taken)
-
-    def _bucket(self, groups: torch.Tensor, starts_G: torch.Tensor, order_B: torch.Tensor) -> Bucket:
-        counts = self.counts_G[groups]
-        place = torch.arange(int(counts.max()), device=groups.device)
-        real = place < counts[:, None]
-        slots = torch.where(real, starts_G[groups][:, None] + place, 0)
-        return Bucket(groups, order_B[slots], torch.nonzero(real.flatten())[:, 0])
+    def _bucket(self, groups: slice, starts: np.ndarray) -> Bucket:
+        counts = self._counts[groups]
+        place = np.arange(counts.max())
+        is_real = place < counts[:, None]
+        rows = self._order[starts[:, None] + np.where(is_real, place, 0)].ravel()
+        own = self._tensor(self._order[starts[0] : starts[0] + counts.sum()])
+        if is_real.all():
+            return Bucket(groups, own, None, None, own)
+        real, padding = np.flatnonzero(is_real), np.flatnonzero(~is_real)
+        return Bucket(groups, self._tensor(rows), self._tensor(real), self._tensor(padding), own)
 
     def linear(self, x_BN: torch.Tensor, weight_GNM: torch.Tensor) -> torch.Tensor:
         """Multiply each row by its group's matrix: (B, N) and (G, N, M) to (B, M)."""
         if self.num_groups == 1:
-            return x_BN @ weight_GNM[0]
-        # One gather of all groups: a gather a bucket would make a gradient of full size each.
-        in_order = weight_GNM.index_select(0, torch.cat([bucket.groups for bucket in self.buckets]))
-        weights = torch.split(in_order, [len(bucket.groups) for bucket in self.buckets])
-        parts = [
-            torch.bmm(x_BN[bucket.rows], weight).flatten(0, 1).index_select(0, bucket.real)
-            for bucket, weight in zip(self.buckets, weights, strict=True)
-        ]
-        return torch.cat(parts).index_select(0, self._back)
+            return x_BN @ weight_GNM.squeeze(0)
+        product: torch.Tensor = _GroupedLinear.apply(x_BN, weight_GNM, self)  # type: ignore[no-untyped-call]
+        return product
 
     def sum(self, x_BN: torch.Tensor) -> torch.Tensor:
         """Sum the rows of each group: (B, N) to (G, N)."""
-        total = x_BN.new_zeros(self.num_groups, x_BN.shape[1])
-        return total.index_add(0, self.index_B, x_BN)
+        if self.num_groups == 1:
+            return x_BN.sum(0, keepdim=True)
+        return x_BN.new_zeros(self.num_groups, x_BN.shape[1]).index_add(0, self.index_B, x_BN)
+
+    def spread(self, values_GN: torch.Tensor) -> torch.Tensor:
+        """Give each row its group's values: (G, N) to (B, N), or to what broadcasts to it where G is 1."""
+        return values_GN if self.num_groups == 1 else rows_at(values_GN, self.index_B)
+
+
+class _GroupedLinear(torch.autograd.Function):
+    """The product bucket by bucket; the matrices' gradient is written in place, once."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x_BN: torch.Tensor, weight_GNM: torch.Tensor, routing: Routing
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x_BN, weight_GNM)
+        ctx.routing = routing  # type: ignore[attr-defined]
+        product = x_BN.new_empty(len(x_BN), weight_GNM.shape[2])
+        for bucket in routing.buckets:
+            _put(product, bucket, torch.bmm(_padded(x_BN, bucket), weight_GNM[bucket.groups]))
+        return product
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        (grad_BM,), (x_BN, weight_GNM) = grads, ctx.saved_tensors  # type: ignore[attr-defined]
+        routing: Routing = ctx.routing  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():
+            raise NotImplementedError("a grouped product has no second derivative")
+        grad_x, grad_weight = torch.empty_like(x_BN), torch.empty_like(weight_GNM)
+        for bucket in routing.buckets:
+            grad = _padded(grad_BM, bucket)
+            if bucket.padding is not None:
+                grad.flatten(0, 1).index_fill_(0, bucket.padding, 0.0)
+            torch.bmm(_padded(x_BN, bucket).mT, grad, out=grad_weight[bucket.groups])
+            _put(grad_x, bucket, torch.bmm(grad, weight_GNM[bucket.groups].mT))
+        return grad_x, grad_weight, None
+
+
+def _padded(x_BN: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+    num_groups = bucket.groups.stop - bucket.groups.start
+    return x_BN.index_select(0, bucket.rows).view(num_groups, -1, x_BN.shape[1])
+
+
+def _put(to_BM: torch.Tensor, bucket: Bucket, values: torch.Tensor) -> None:
+    flat = values.flatten(0, 1)
+    to_BM.index_copy_(0, bucket.own, flat if bucket.real is None else flat.index_select(0, bucket.real))

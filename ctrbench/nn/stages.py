@@ -152,7 +152,7 @@ class PartitionedNormModule(StageModule):
         scale_p, shift_p = context.read(self.domain_affine).unbind(1)
         scale_GN = self.scale * scale_p * torch.rsqrt(variance_GN + self.stage.eps)
         shift_GN = self.shift + shift_p - mean_GN * scale_GN
-        return torch.addcmul(_spread(shift_GN, routing), x_BN, _spread(scale_GN, routing))
+        return torch.addcmul(routing.spread(shift_GN), x_BN, routing.spread(scale_GN))
 
     def running(self, present_G: torch.Tensor) -> Moments:
         """Return the shrunk running moments (G, N) of some domains; infinite variance where a column is constant."""
@@ -167,16 +167,15 @@ class PartitionedNormModule(StageModule):
 
     def _of_batch(self, x_BN: torch.Tensor, routing: Routing) -> Moments:
         rows_G1 = routing.counts_G[:, None]
-        mean_GN = _sum(x_BN, routing) / rows_G1
+        mean_GN = routing.sum(x_BN) / rows_G1
         # The sum of squares does not change with the mean to first order, so its gradient need not pass there.
-        squares_GN = _sum((x_BN - _spread(mean_GN.detach(), routing)).square(), routing)
+        squares_GN = routing.sum((x_BN - routing.spread(mean_GN.detach())).square())
         variance_GN = squares_GN / rows_G1
         self._update(mean_GN.detach(), squares_GN.detach(), routing.counts_G, routing.present_G)
-        is_full = rows_G1 >= self.stage.smallest
-        if bool(is_full.all()):
+        if routing.smallest >= self.stage.smallest:
             return mean_GN, variance_GN
         # Read after the update: before the first one, nothing but a made-up start is known.
-        running = self.running(routing.present_G)
+        running, is_full = self.running(routing.present_G), rows_G1 >= self.stage.smallest
         return torch.where(is_full, mean_GN, running[0]), torch.where(is_full, variance_GN, running[1])
 
     @torch.no_grad()
@@ -211,13 +210,3 @@ class PartitionedNormModule(StageModule):
 
 def _columns(pairs_G2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pairs_G2[:, :1], pairs_G2[:, 1:]
-
-
-def _spread(values_GN: torch.Tensor, routing: Routing) -> torch.Tensor:
-    """Give each row its group's values: (G, N) to (B, N), or to what broadcasts to it."""
-    return values_GN if routing.num_groups == 1 else values_GN.index_select(0, routing.index_B)
-
-
-def _sum(x_BN: torch.Tensor, routing: Routing) -> torch.Tensor:
-    """Sum the rows of each group, without an index where there is one group."""
-    return x_BN.sum(0, keepdim=True) if routing.num_groups == 1 else routing.sum(x_BN)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,17 +12,30 @@ from pydantic import ValidationError
 from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.backbones.dnn import Dnn
 from ctrbench.errors import SettingError
-from ctrbench.extend import Build, Context, CTRModel, Dense, Learner, Optimizer, Plan, Schema, SplitData
+from ctrbench.extend import (
+    Build,
+    Context,
+    CTRModel,
+    Dense,
+    Learner,
+    Optimizer,
+    Plan,
+    Routing,
+    Schema,
+    SplitData,
+)
 from ctrbench.methods.adasparse import (
     AdaSparse,
     Gate,
     GateModule,
-    band_penalty,
+    Site,
+    back_by_loops,
+    back_by_tensors,
     base_factors,
-    controlled_ratio,
     exact_factors,
-    pruned_share,
-    training_factors,
+    multiply_by_loops,
+    multiply_by_tensors,
+    train_gate,
 )
 from ctrbench.nn.optim import AdamConfig
 from ctrbench.nn.plan import FieldShape
@@ -85,8 +99,8 @@ def make_gate(method: AdaSparse, num_inputs: int = 8) -> tuple[GateModule, Conte
     context = Context(
         schema=make_schema(),
         z_BN=torch.randn(3, 8, requires_grad=True),
-        domain_B=torch.ones(3),
-        indicator_B=torch.ones(3),
+        domain_B=torch.ones(3, dtype=torch.int32),
+        indicator_B=torch.ones(3, dtype=torch.int32),
     )
     return module, context, torch.randn(3, num_inputs, requires_grad=True)
 
@@ -95,14 +109,29 @@ def factors_of(method: AdaSparse, v_in: list[float], alpha: float) -> list[float
     return exact_factors(base_factors(torch.tensor(v_in), torch.tensor(alpha), method), method).tolist()
 
 
+def gate_factors(
+    method: AdaSparse, v_in: torch.Tensor, lambda_hat: float = 0.5
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """π in training at α = 1, λ^l |r^l - r| and the pruned share, from v_in itself."""
+    num_neurons = v_in.shape[1]
+    site = Site(
+        settings=method,
+        alpha=torch.tensor(1.0),
+        lambda_hat=torch.tensor(lambda_hat),
+        num_sites=1,
+        routing=None,
+        takes_hidden=False,
+    )
+    ones = torch.ones_like(v_in, requires_grad=False)
+    return train_gate(ones, ones, v_in, torch.eye(num_neurons), torch.zeros(num_neurons), site)
+
+
 def gradient_of(method: AdaSparse, v_in: list[float]) -> tuple[list[float], list[float]]:
     """Return π in training at α = 1, and the gradient of their sum by v_in."""
-    start = torch.tensor(v_in, requires_grad=True)
-    v_out = base_factors(start * 1.0, torch.tensor(1.0), method)
-    factors = training_factors(v_out, exact_factors(v_out.detach(), method), method)
-    if not factors.requires_grad:
-        return factors.tolist(), [0.0] * len(v_in)
-    return factors.tolist(), torch.autograd.grad(factors.sum(), start)[0].tolist()
+    start = torch.tensor([v_in], requires_grad=True)
+    factors = gate_factors(method, start)[0]
+    (slope,) = torch.autograd.grad(factors.sum(), start, allow_unused=True)
+    return factors[0].tolist(), [0.0] * len(v_in) if slope is None else slope[0].tolist()
 
 
 # The three factor functions: σ(ln 3) = 3/4.
@@ -182,19 +211,18 @@ def test_scaling_is_fully_differentiable() -> None:
 def penalty_of(
     v_out: list[list[float]], method: AdaSparse, lambda_hat: float = 0.5
 ) -> tuple[float, float, torch.Tensor]:
-    """Return r^l, λ^l |r^l - r| and the latter's gradient by v_out."""
-    v = torch.tensor(v_out, requires_grad=True)
-    exact = exact_factors(v.detach(), method)
-    factors = training_factors(v, exact, method)
-    ratio = controlled_ratio(v, pruned_share(exact), factors, method)
-    penalty = band_penalty(ratio, torch.tensor(lambda_hat), method)
-    slope = torch.autograd.grad(penalty, v)[0] if penalty.requires_grad else torch.zeros_like(v)
-    return float(ratio.detach()), float(penalty.detach()), slope
+    """Return the pruned share, λ^l |r^l - r| and the latter's gradient by v_out."""
+    share = torch.tensor(v_out) / method.ceiling
+    v_in = torch.logit(share).requires_grad_()
+    _, penalty, pruned = gate_factors(method, v_in, lambda_hat)
+    (slope,) = torch.autograd.grad(penalty, v_in, allow_unused=True)
+    slope = torch.zeros_like(share) if slope is None else slope / (method.ceiling * share * (1.0 - share))
+    return float(pruned), float(penalty.detach()), slope
 
 
 def test_too_many_pruned_raises_every_v_out() -> None:
     # r = 3/8, gap 0.175, λ = 0.0875; slope λ · (-1/8)
-    ratio, penalty, slope = penalty_of([[1.5, 0.1, 0.2, 1.0], [0.25, 0.3, 1.9, 1.0]], AdaSparse())
+    ratio, penalty, slope = penalty_of([[1.5, 0.1, 0.2, 1.0], [0.24, 0.3, 1.9, 1.0]], AdaSparse())
     assert (ratio, penalty) == (0.375, pytest.approx(0.0153125))
     assert slope.flatten().tolist() == pytest.approx([-0.0109375] * 8)
 
@@ -226,7 +254,7 @@ def test_l1_ratio_is_one_minus_the_mean_factor() -> None:
     # π = 1.5, 0, 0.5, 0.4: mean 0.6, r = 0.4, gap 0.2
     method = AdaSparse(ratio_mode="l1", gradient="masked")
     ratio, penalty, slope = penalty_of([[1.5, 0.2, 0.5, 0.4]], method)
-    assert (ratio, penalty) == (pytest.approx(0.4), pytest.approx(0.02))
+    assert (ratio, penalty) == (0.25, pytest.approx(0.02))
     assert slope.flatten().tolist() == pytest.approx([-0.025, 0.0, -0.025, -0.025])
 
 
@@ -528,3 +556,57 @@ def test_every_site_ends_within_the_band(form: str) -> None:
 def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdaSparse.model_validate(settings)
+
+
+# The compiled loops against the operations that any device has.
+
+KINDS = [
+    AdaSparse(),
+    AdaSparse(gradient="masked"),
+    AdaSparse(gradient="soft"),
+    AdaSparse(ratio_mode="l1"),
+    AdaSparse(ratio_mode="l1", gradient="masked"),
+    AdaSparse(ratio_mode="l1", gradient="soft"),
+    AdaSparse(beta=4.0, epsilon=1.5),
+    AdaSparse(form="scaling"),
+    AdaSparse(form="binarization"),
+    AdaSparse(form="binarization", gradient="masked"),
+    AdaSparse(form="binarization", gradient="soft", ratio_mode="l1"),
+]
+
+
+@pytest.mark.parametrize("is_grouped", [True, False])
+@pytest.mark.parametrize("method", KINDS, ids=str)
+def test_loops_and_tensors_do_the_same(method: AdaSparse, is_grouped: bool) -> None:
+    torch.manual_seed(3)
+    routing = Routing(torch.tensor([4, 9, 4, 4, 2, 9])) if is_grouped else None
+    site = Site(
+        settings=method,
+        alpha=torch.tensor(1.7),
+        lambda_hat=torch.tensor(0.5),
+        num_sites=2,
+        routing=routing,
+        takes_hidden=False,
+    )
+    base = torch.rand(3 if is_grouped else 6, 5)
+    h, grad, of_ratio = torch.randn(6, 5), torch.randn(6, 5), torch.tensor(0.3)
+    loops, tensors = multiply_by_loops(h, base, site), multiply_by_tensors(h, base, site)
+    # Scaling has no pruned share.
+    compared = 1 if method.form == "scaling" else 3
+    for ours, theirs in zip(loops[:compared], tensors[:compared], strict=True):
+        torch.testing.assert_close(torch.as_tensor(ours), theirs, check_dtype=False)
+    back = back_by_loops(grad, of_ratio, h, base, site), back_by_tensors(grad, of_ratio, h, base, site)
+    for ours, theirs in zip(*back, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_factors_of_the_domain_are_the_same_for_all_its_rows() -> None:
+    """In training they are computed once a domain, in evaluation row by row."""
+    module, context, h = make_gate(AdaSparse(pruner_input="domain", pruner_init=1.0))
+    same = replace(context, z_BN=context.z_BN[:1].detach().expand(3, -1).clone().requires_grad_())
+    trained = module.train()(h, same)
+    assert torch.equal(trained, module.eval()(h, same))
+    (slope,) = torch.autograd.grad(trained.sum(), same.z_BN)
+    apart = replace(same, domain_B=torch.zeros(3, dtype=torch.int32))
+    (by_row,) = torch.autograd.grad(module.train()(h, apart).sum(), apart.z_BN)
+    torch.testing.assert_close(slope.sum(0), by_row.sum(0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ctrbench.data.batches import Batch, SplitData
-from ctrbench.nn.embed import EMBEDDING_STD, FieldEmbedding, RowTable
+from ctrbench.nn.embed import EMBEDDING_STD, FieldEmbedding, mean_rows, rows_at
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Build, Schema
@@ -130,24 +130,42 @@ def test_gradients_through_the_optimizer_are_those_of_the_table(
     torch.testing.assert_close(full, expected)
 
 
-def test_a_reader_is_asked_for_distinct_rows_of_the_batch_only(
-    embedding: FieldEmbedding, data: SplitData
+def test_the_rows_of_the_batch_are_read_once_each(
+    data: SplitData, build_model: Callable[..., CTRModel]
 ) -> None:
-    asked: list[torch.Tensor] = []
-
-    class Spy:
-        def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
-            asked.append(rows_U)
-            return table.weight[rows_U]
-
-    batch = data.slice(0, 3)
-    embedding(batch, Spy())
-    (rows,) = asked
+    model, batch = build_model(), data.slice(0, 3)
+    optimizer, embedding = Optimizer(model, AdamConfig()), model.embedding
+    optimizer.begin()
+    embedding(batch, optimizer)
+    (read,) = optimizer._reads
     ids = {
         *(batch.ids_BF + embedding.offsets).flatten().tolist(),
         *(batch.bags[0][0] + embedding.bag_starts[0]).tolist(),
     }
-    assert rows.tolist() == sorted(ids)
+    assert sorted(read.rows_U.tolist()) == sorted(ids)
+
+
+def test_rows_by_place_and_their_gradient() -> None:
+    rows_UE = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], requires_grad=True)
+    found = rows_at(rows_UE, torch.tensor([2, 0, 2, 2]))
+    assert found.tolist() == [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0], [5.0, 6.0]]
+    torch.autograd.backward((found * torch.tensor([[1.0], [10.0], [100.0], [1000.0]])).sum())
+    assert rows_UE.grad is not None
+    assert rows_UE.grad.tolist() == [[10.0, 10.0], [0.0, 0.0], [1101.0, 1101.0]]
+
+
+def test_rows_by_place_have_a_second_derivative() -> None:
+    rows_UE = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda rows: rows_at(rows, torch.tensor([2, 0, 2])).pow(3), rows_UE)
+
+
+@pytest.mark.parametrize("lengths", [[2, 0, 1], [0], [3]])
+def test_mean_of_lists(lengths: list[int]) -> None:
+    rows = torch.arange(1.0, 1.0 + sum(lengths))[:, None] * torch.tensor([[1.0, 10.0]])
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    parts = torch.split(rows, lengths)
+    expected = [part.mean(0) if len(part) else torch.zeros(2) for part in parts]
+    assert torch.equal(mean_rows(rows, offsets), torch.stack(expected))
 
 
 def test_a_schema_of_numbers_alone_has_no_table(schema: Schema, data: SplitData) -> None:

@@ -9,9 +9,17 @@ import torch
 from torch import nn
 
 from ctrbench.data.batches import SplitData
+from ctrbench.nn import kernels, optim
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, EmbeddingRule, MissedSteps, Optimizer
+from ctrbench.nn.optim import (
+    AdamConfig,
+    DenseAdam,
+    EmbeddingRule,
+    MissedSteps,
+    Optimizer,
+    TensorRowAdam,
+)
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.registry import select
 from ctrbench.train.learner import Learner, bce
@@ -52,7 +60,9 @@ def visits(num_steps: int, num_rows: int, seed: int = 0) -> list[list[int]]:
 START = torch.randn(12, 3, generator=torch.Generator().manual_seed(9))
 
 
-def trained(rule: str, embedding_rule: EmbeddingRule = "adam", steps: int = 60) -> tuple[OneTable, Optimizer]:
+def trained(
+    rule: str = "embedding", embedding_rule: EmbeddingRule = "adam", steps: int = 60
+) -> tuple[OneTable, Optimizer]:
     model = OneTable(START, rule)
     optimizer = Optimizer(model, AdamConfig(lr=0.01, embedding_rule=embedding_rule))
     for step, ids in enumerate(visits(steps, len(START))):
@@ -182,17 +192,82 @@ def test_domain_rows_rest_while_other_domains_train() -> None:
 def test_flushing_is_catching_up() -> None:
     flushed, whole = trained("embedding")
     _, read = trained("embedding")
-    gathered = read.tables["table"].gather(torch.arange(len(START)), read.steps + 1)
+    rows_UW = read.tables["table"].read(torch.arange(len(START)), read.steps + 1)
     whole.flush()
-    assert torch.equal(flushed.table.weight, gathered[:, 0])
-    assert torch.equal(whole.tables["table"].packed, gathered)
+    assert torch.equal(flushed.table.weight, rows_UW)
 
 
 def test_flushing_in_parts_is_flushing_at_once() -> None:
-    (_, first), (_, second) = trained("embedding"), trained("embedding")
+    (_, first), (_, second) = on_tensors(), on_tensors()
     first.flush()
-    second.tables["table"].flush(second.steps, rows=5)
-    assert torch.equal(first.tables["table"].packed, second.tables["table"].packed)
+    table = second.tables["table"]
+    assert isinstance(table, TensorRowAdam)
+    table.flush(second.steps, rows=5)
+    assert torch.equal(first.tables["table"].packed, table.packed)
+
+
+def test_threads_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alone = trained("embedding")
+    monkeypatch.setattr(kernels, "PARALLEL_NUMBERS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    _, together = trained("embedding")
+    alone.flush()
+    together.flush()
+    assert torch.equal(alone.tables["table"].packed, together.tables["table"].packed)
+
+
+RULES = [("embedding", "adam"), ("embedding", "lazy_adam"), ("domain", "adam")]
+
+
+def on_tensors(rule: str = "embedding", embedding_rule: EmbeddingRule = "adam") -> tuple[OneTable, Optimizer]:
+    """The same training as `trained`, by the operations that any device has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim, "LoopRowAdam", TensorRowAdam)
+        return trained(rule, embedding_rule)
+
+
+@pytest.mark.parametrize(("rule", "embedding_rule"), RULES)
+def test_loops_and_tensors_do_the_same(rule: str, embedding_rule: EmbeddingRule) -> None:
+    (_, loops), (_, tensors) = trained(rule, embedding_rule), on_tensors(rule, embedding_rule)
+    for optimizer in (loops, tensors):
+        optimizer.flush()
+    first, second = (optimizer.tables["table"].state_dict() for optimizer in (loops, tensors))
+    torch.testing.assert_close(first["packed"], second["packed"], rtol=1e-5, atol=1e-7)
+    assert torch.equal(first["last"], second["last"])
+
+
+@pytest.mark.parametrize("make", [trained, on_tensors])
+def test_looking_up_ids_is_reading_their_rows(make: Callable[[], tuple[OneTable, Optimizer]]) -> None:
+    model, optimizer = make()
+    ids_n = torch.tensor([7, 2, 7, 11, 2, 0], dtype=torch.int32)
+    optimizer.flush()
+    optimizer.begin()
+    found = optimizer.lookup(model.table, ids_n)
+    assert torch.equal(found, model.table.weight.detach()[ids_n])
+    torch.autograd.backward((found * torch.arange(1.0, 7.0)[:, None]).sum())
+    (read,) = optimizer._reads
+    assert read.leaf.grad is not None
+    sums = dict(zip(read.rows_U.tolist(), read.leaf.grad[:, 0].tolist(), strict=True))
+    assert {row: total for row, total in sums.items() if row < 12} == {7: 4.0, 2: 7.0, 11: 4.0, 0: 6.0}
+
+
+def test_dense_adam_is_that_of_torch() -> None:
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+    others = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    ours, theirs = DenseAdam(weights, AdamConfig(lr=0.1)), torch.optim.Adam(others, lr=0.1)
+    for step in range(30):
+        ours.begin()
+        theirs.zero_grad()
+        for first, second in (weights, others):
+            # The second one rests in every other step.
+            loss = (first * targets(step)).pow(2).sum() + (
+                second.sum() * float(step % 2) if step % 2 else 0.0
+            )
+            torch.autograd.backward(loss)
+        ours.step()
+        theirs.step()
+    for weight, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-6, atol=1e-7)
 
 
 def test_flushing_twice_changes_nothing() -> None:
@@ -211,8 +286,8 @@ def test_flushing_meanwhile_does_not_move_the_end() -> None:
         if step % 7 == 0:
             optimizer.flush()
     torch.testing.assert_close(
-        optimizer.tables["table"].gather(torch.arange(12), 61)[:, 0],
-        trained("embedding")[1].tables["table"].gather(torch.arange(12), 61)[:, 0],
+        optimizer.tables["table"].read(torch.arange(12), 61),
+        trained("embedding")[1].tables["table"].read(torch.arange(12), 61),
         rtol=1e-5,
         atol=1e-6,
     )

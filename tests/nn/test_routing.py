@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ctrbench.nn.kernels import grouped
 from ctrbench.nn.routing import Routing
 
 GROUPS = {
@@ -27,7 +28,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def by_hand(x_BN: torch.Tensor, weight_GNM: torch.Tensor, group_B: torch.Tensor) -> torch.Tensor:
-    present = sorted(set(group_B.tolist()))
+    present = Routing(group_B).present_G.tolist()
     return torch.stack(
         [row @ weight_GNM[present.index(group)] for row, group in zip(x_BN, group_B.tolist(), strict=True)]
     )
@@ -56,11 +57,28 @@ def test_gradients_of_linear_are_those_of_the_loop(sizes: list[int]) -> None:
 
 
 def test_each_row_knows_its_group() -> None:
-    group_B = shuffled_groups([5, 2, 1])
+    group_B = shuffled_groups([1, 5, 2])
     routing = Routing(group_B)
-    assert routing.present_G.tolist() == [3, 5, 7]
+    assert routing.present_G.tolist() == [5, 7, 3]
     assert routing.counts_G.tolist() == [5, 2, 1]
     assert torch.equal(routing.present_G[routing.index_B], group_B.long())
+    assert torch.equal(group_B[routing.first_G].long(), routing.present_G)
+    assert (routing.num_groups, routing.smallest) == (3, 1)
+    assert routing.share_G.tolist() == pytest.approx([5 / 8, 2 / 8, 1 / 8])
+    assert [routing.has(group) for group in (3, 4, 7)] == [True, False, True]
+
+
+@pytest.mark.parametrize("ids", [[4], [0, 0, 2, 9, 2, 2], [3_000_000, 5, 3_000_000, 7, 5, 5]])
+def test_grouping_is_that_of_numpy(ids: list[int]) -> None:
+    group_B = np.array(ids, dtype=np.int32)
+    present, counts, index, order = grouped(group_B)
+    known, rows = np.unique(group_B, return_counts=True)
+    assert dict(zip(present.tolist(), counts.tolist(), strict=True)) == dict(
+        zip(known.tolist(), rows.tolist(), strict=True)
+    )
+    assert np.array_equal(present[index], group_B)
+    assert np.array_equal(order, np.argsort(index, kind="stable"))
+    assert np.all(np.diff(np.floor(np.log2(counts))) <= 0)
 
 
 def test_ids_of_any_width_become_indices() -> None:
@@ -69,12 +87,24 @@ def test_ids_of_any_width_become_indices() -> None:
 
 def test_buckets_hold_every_row_once_and_waste_less_than_half() -> None:
     routing = Routing(shuffled_groups(GROUPS["skewed"]))
-    rows = torch.cat([bucket.rows.flatten()[bucket.real] for bucket in routing.buckets])
+    rows = torch.cat([bucket.own for bucket in routing.buckets])
     assert sorted(rows.tolist()) == list(range(86))
-    assert all(2 * len(bucket.real) > bucket.rows.numel() for bucket in routing.buckets)
+    assert all(2 * len(bucket.own) > len(bucket.rows) for bucket in routing.buckets)
+    assert [(bucket.groups.start, bucket.groups.stop) for bucket in routing.buckets] == [
+        (0, 1), (1, 2), (2, 3), (3, 5), (5, 7),
+    ]  # fmt: skip
 
 
 def test_sum_over_groups() -> None:
-    group_B = torch.tensor([7, 3, 7, 7])
+    routing = Routing(torch.tensor([7, 3, 7, 7]))
     x_BN = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
-    assert Routing(group_B).sum(x_BN).tolist() == [[2.0, 20.0], [8.0, 80.0]]
+    assert routing.present_G.tolist() == [7, 3]
+    assert routing.sum(x_BN).tolist() == [[8.0, 80.0], [2.0, 20.0]]
+    assert routing.spread(routing.sum(x_BN))[:, 0].tolist() == [8.0, 2.0, 8.0, 8.0]
+
+
+def test_a_grouped_product_says_that_it_has_no_second_derivative() -> None:
+    x_BN, weight_GNM = drawn(3, 2).requires_grad_(), drawn(2, 2, 2).requires_grad_()
+    product = Routing(torch.tensor([1, 2, 1])).linear(x_BN, weight_GNM)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        torch.autograd.grad(product.sum(), x_BN, create_graph=True)
