@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CTRBENCH := $(BIN)/ctrbench
 
-.PHONY: install demo test lint types bench clean
+.PHONY: install demo test lint types bench bench-peers clean
 
 install: .venv/.installed
 
@@ -32,5 +32,9 @@ test: lint types
 bench: install
 	$(BIN)/pytest tests/bench --override-ini addopts=--import-mode=importlib --benchmark-only -p no:xdist
 
+# ARGS: --only GROUP, --fuxictr PATH, --scenario-wise-rec PATH, --trial; all with --help.
+bench-peers: install
+	$(BIN)/python benchmarks/bench_peers.py $(ARGS)
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-peers demo

@@ -246,6 +246,55 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    methods: Annotated[
+        str, typer.Option(help="Methods: name, name[setting=value] or path/to/file.py.")
+    ] = "plain",
+    backbone: Annotated[str, typer.Option(help="Backbones, separated by commas.")] = "dnn",
+    domains: Annotated[
+        str | None, typer.Option(help="Numbers of domains of made-up rows, separated by commas; 300.")
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "256,4096",
+    dataset: Annotated[str | None, typer.Option(help="A prepared dataset in place of made-up rows.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Made-up rows; 200,000.")] = None,
+    embedding_rows: Annotated[
+        int | None, typer.Option(min=1, help="Ids of all fields of made-up rows; 200,508 and the domains.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timed steps a case.")] = 3.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a step; 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write all figures to this file too.")
+    ] = None,
+) -> None:
+    """Measure training: speed, where time goes, memory, bounds."""
+    from ctrbench import display
+    from ctrbench.registry import split_selectors
+    from ctrbench.runs.grid import make_config
+    from ctrbench.speed.bench import Request, parse_counts, write_report
+    from ctrbench.speed.bench import bench as run_bench
+
+    request = Request(
+        methods=tuple(split_selectors(methods)),
+        backbones=tuple(split_selectors(backbone)),
+        batch_sizes=parse_counts(batch_sizes, "--batch-sizes"),
+        domains=None if domains is None else parse_counts(domains, "--domains"),
+        dataset=dataset,
+        rows=rows,
+        embedding_rows=embedding_rows,
+        seconds=seconds,
+        config=make_config(device=device, threads=threads),
+    )
+    with display.measuring() as started:
+        measured = run_bench(request, started=started)
+    display.show_speed(measured)
+    if json_file is not None:
+        typer.echo(f"all figures: {write_report(measured, json_file)}")
+    if any(line.has_failed for line in measured.lines):
+        raise typer.Exit(1)
+
+
 @synth_app.command(name="iaac")
 def synth_iaac(
     out: Annotated[Path, typer.Option(help="Folder for the raw files.")],

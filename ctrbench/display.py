@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
     from ctrbench.runs.record import RunRecord
     from ctrbench.runs.store import RunStore
+    from ctrbench.speed.bench import Line, Report, Started
+    from ctrbench.speed.measure import Figures
+
+    Measured = Sequence[tuple[Line, Figures]]
     from ctrbench.train.loop import Tick
 
 SUPPORTS = "supports"
@@ -39,6 +44,9 @@ SUPPORTS = "supports"
 
 PLAIN_SECONDS = 10.0
 """Seconds between lines about the same run, where there is no terminal."""
+
+SPEED_COLUMNS = 120
+"""Width of the tables about speed where there is no terminal to fit into."""
 
 console = Console()
 progress_console = Console(stderr=True)
@@ -239,6 +247,101 @@ def show_runs(grid: Sequence[Run], store: RunStore) -> None:
     console.print(table)
     for problem in problems:
         console.print(problem, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def measuring() -> Iterator[Started]:
+    """Show which case is measured; a line each where there is no terminal."""
+    if not progress_console.is_terminal:
+        yield lambda name, number, total: progress_console.print(
+            f"[{number}/{total}] {name}", highlight=False, markup=False, soft_wrap=True
+        )
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=progress_console, transient=True) as progress:
+        task = progress.add_task("what the machine can do", total=None)
+        yield lambda name, number, total: progress.update(
+            task, description=escape(name), completed=number - 1, total=total
+        )
+
+
+def show_speed(report: Report) -> None:
+    """Print where the time of a step goes, then size and bounds, and below why cases have no figures."""
+    machine, roofs = report.machine, report.roofs
+    measured = [(line, line.figures) for line in report.lines if line.figures is not None]
+    if measured:
+        data = f"{measured[0][0].data}, {measured[0][0].rows:,} rows"
+        threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
+        device = machine.get("gpu") or f"{machine['cpu']}, {threads}"
+        wide = console if console.is_terminal else Console(width=max(console.width, SPEED_COLUMNS))
+        wide.print(_speed_table(f"Milliseconds a step; {data}; {device}", measured))
+        wide.print(_bounds_table("Size, and the milliseconds that a step takes at least", measured))
+    console.print(
+        f"bounds are for {roofs.gflops:,.0f} GFLOP/s in matrix products and "
+        f"{roofs.gigabytes_per_second:,.1f} GB/s in copying, measured now",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for line in report.lines:
+        if line.reason is not None:
+            console.print(f"{line.label}: {line.reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _speed_table(title: str, measured: Measured) -> Table:
+    phases = measured[0][1].phases_ms
+    table = _case_table(title, "rows/s", "step", *(_SHORT.get(phase, phase) for phase in phases))
+    for line, figures in measured:
+        times = (figures.ms_per_step, *figures.phases_ms.values())
+        table.add_row(*_case(line), f"{figures.rows_per_second:,.0f}", *map(_three_digits, times))
+    return table
+
+
+def _bounds_table(title: str, measured: Measured) -> Table:
+    weights = (f"{_SHORT.get(kind, kind)}\nweights" for kind in measured[0][1].parameters)
+    table = _case_table(
+        title, "rows\na step", "memory\nMB", *weights, "arith-\nmetic", "band-\nwidth", "reached"
+    )
+    for line, figures in measured:
+        memory, bounds = figures.peak_memory_bytes, figures.bounds
+        table.add_row(
+            *_case(line),
+            f"{figures.rows_per_step:,.0f}",
+            "–" if memory is None else f"{memory / 1e6:,.0f}",
+            *map(_count, figures.parameters.values()),
+            _three_digits(bounds.arithmetic_ms),
+            _three_digits(bounds.bandwidth_ms),
+            f"{figures.closeness:.0f} %",
+        )
+    return table
+
+
+_SHORT = {"embedding": "embed", "optimiser": "optim", "per_domain": "domain"}
+
+
+def _case_table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    table.add_column("backbone", overflow="fold")
+    for heading in ("domains", "batch", *headings):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _case(line: Line) -> tuple[str, ...]:
+    return escape(line.method), escape(line.backbone), f"{line.domains:,}", f"{line.batch_size:,}"
+
+
+def _three_digits(value: float) -> str:
+    """Write a number with three digits that count, or more where more stand before the point."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{min(4, max(0, digits))}f}"
+
+
+def _count(number: int) -> str:
+    for unit, sign in ((1_000_000, "M"), (1_000, "k")):
+        if number >= unit:
+            return f"{_three_digits(number / unit)}{sign}"
+    return str(number)
 
 
 def show_report(files: ReportFiles) -> None:

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runs": (*GROUND, "data", "eval", "extend", "nn", "registry", "runs", "train", "ctrbench"),
     "runs.record": GROUND,
     "runs.store": (*GROUND, "runs.record"),
+    "speed": (*GROUND, "data", "extend", "nn", "registry", "runs", "speed", "train", "ctrbench"),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "report"),
     "check": (*GROUND, "nn", "registry", "extend", "data.batches", "train.learner"),
     "scaffold": (*GROUND, "registry"),
@@ -46,7 +47,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """Folder or module: what it may import, by the start of the name; the longest entry counts."""
 
 THIRD_PARTY = {
-    "torch": ("nn", "backbones", "methods", "extend", "train", "runs.execute", "data.batches", "check"),
+    "torch": (
+        "nn",
+        "backbones",
+        "methods",
+        "extend",
+        "train",
+        "runs.execute",
+        "data.batches",
+        "check",
+        "speed",
+    ),
     "typer": ("cli",),
     "rich": ("cli", "display", "report"),
     "altair": ("report",),

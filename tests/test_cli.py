@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from ctrbench.cli import main
+from ctrbench.speed.bounds import Roofs
 
 CARD = """
 name = "tiny"
@@ -82,6 +83,14 @@ def ctrbench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
+BROKEN = """
+from ctrbench.extend import Method, Plan
+
+
+class Broken(Method):
+    def rewrite(self, plan: Plan) -> Plan:
+        raise KeyError("no such stage")
+"""
 RUN = ("run", "--epochs", "1", "--batch-size", "64", "--embedding-size", "4", "--backbone", "dnn[hidden=8-4]")
 
 
@@ -116,11 +125,7 @@ def test_a_failing_plugin_is_recorded_and_the_others_go_on(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
-    (place / "broken.py").write_text(
-        "from ctrbench.extend import Method, Plan\n\n\n"
-        "class Broken(Method):\n    def rewrite(self, plan: Plan) -> Plan:\n        raise KeyError('no such stage')\n",
-        encoding="utf-8",
-    )
+    (place / "broken.py").write_text(BROKEN, encoding="utf-8")
     assert ctrbench(monkeypatch, *RUN, "--methods", "broken.py,plain") == 1
     records = [json.loads(file.read_text()) for file in (place / "results" / "tiny").glob("*.json")]
     assert {record["key"]["method"]["name"]: record["status"] for record in records} == {
@@ -235,3 +240,60 @@ def test_listings(
     assert ctrbench(monkeypatch, "list", what) == 0
     expected = {"datasets": "movielens-1m", "methods": "adasparse", "backbones": "dcnv2"}
     assert expected[what] in capsys.readouterr().out
+
+
+BENCH = ("bench", "--rows", "200", "--domains", "3", "--batch-sizes", "64", "--embedding-rows", "500")
+
+
+def test_bench_prints_and_writes_figures(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roofs = Roofs(gflops=100.0, gigabytes_per_second=10.0)
+    monkeypatch.setattr("ctrbench.speed.bench.measure_roofs", lambda _: roofs)
+    asked = ("--methods", "plain,star", "--seconds", "0.01", "--json", "s.json")
+    assert ctrbench(monkeypatch, *BENCH, *asked) == 0
+    captured = capsys.readouterr()
+    lines = json.loads((place / "s.json").read_text(encoding="utf-8"))["lines"]
+    assert [line["method"] for line in lines] == ["plain", "star"]
+    assert all(f"{line['figures']['rows_per_second']:,.0f}" in captured.out for line in lines)
+    assert "[2/2] star × dnn, 3 domains, batch 64" in captured.err
+
+
+def test_bench_of_a_failing_plugin_goes_on_and_ends_with_1(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "ctrbench.speed.bench.measure_roofs", lambda _: Roofs(gflops=1.0, gigabytes_per_second=1.0)
+    )
+    (place / "broken.py").write_text(BROKEN, encoding="utf-8")
+    assert ctrbench(monkeypatch, *BENCH, "--methods", "broken.py,plain", "--seconds", "0.01") == 1
+    shown = capsys.readouterr().out
+    assert "batch 64: KeyError: 'no such stage'" in shown
+    assert " plain " in shown
+
+
+BAD_BENCH = [
+    (("--methods", "plane"), "plain"),
+    (("--methods", "missing.py"), "no such file"),
+    (("--rows", "63"), "too few for one batch"),
+    (("--domains", "ten"), "numbers from 1 on"),
+    (("--batch-sizes", "0"), "numbers from 1 on"),
+    (("--dataset", "tiny"), "--domains shapes the made-up rows"),
+    (("--seconds", "0"), "seconds"),
+    (("--device", "tpu"), "cuda"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_BENCH, ids=[" ".join(bad[0]) for bad in BAD_BENCH])
+def test_bad_input_of_bench_is_one_clear_error(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert ctrbench(monkeypatch, *BENCH, *arguments, "--json", "s.json") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (place / "s.json").exists()

@@ -163,7 +163,12 @@ class AuxiliaryModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, 1)."""
-        own_BE = context.read(self.embedding).index_select(0, context.routing.index_B)
-        seen_BN = x_BN if self.sees == "all" else context.domain_BE
-        logit_B1: torch.Tensor = self.layers(torch.cat([own_BE, seen_BN], dim=1), context)
+        own_GE, seen_BN = context.read(self.embedding), x_BN if self.sees == "all" else context.domain_BE
+        hidden, output = self.layers
+        # [emb(p) ; z] W + b, of which the part of emb(p) is computed once a domain.
+        sizes = [own_GE.shape[1], seen_BN.shape[1]]
+        weight_EM, weight_NM = torch.split(hidden.get_parameter("weight"), sizes)
+        own_GM = torch.addmm(hidden.get_parameter("bias"), own_GE, weight_EM)
+        hidden_BM = torch.relu(seen_BN @ weight_NM + context.routing.spread(own_GM))
+        logit_B1: torch.Tensor = output(hidden_BM, context)
         return logit_B1

@@ -31,7 +31,7 @@ class Inputs(Protocol):
 
     @property
     def bags(self) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
-        """For each pooled field its values, all rows on end, and the offsets (B + 1) of the rows in them, on the CPU."""
+        """For each pooled field its values, all rows on end, and, on the CPU, the offsets (B + 1) of rows in them."""
 
     @property
     def numeric_BK(self) -> torch.Tensor:

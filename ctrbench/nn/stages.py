@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ctrbench.nn.embed import RowTable
+from ctrbench.nn.kernels import Array, compiled
 from ctrbench.nn.plan import Build, Stage, StageModule
 from ctrbench.nn.routing import Routing
 
@@ -147,12 +148,25 @@ class PartitionedNormModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         routing = context.routing
+        scale_p, shift_p = context.read(self.domain_affine).unbind(1)
+        scale_GN, shift_GN = self.scale * scale_p, self.shift + shift_p
+        is_full = routing.smallest >= self.stage.smallest
+        if self.training and is_full and routing.num_groups == 1:
+            return self._batch_norm(x_BN, scale_GN[0], shift_GN[0], routing)
         moments = self._of_batch(x_BN, routing) if self.training else self.running(routing.present_G)
         mean_GN, variance_GN = moments
-        scale_p, shift_p = context.read(self.domain_affine).unbind(1)
-        scale_GN = self.scale * scale_p * torch.rsqrt(variance_GN + self.stage.eps)
-        shift_GN = self.shift + shift_p - mean_GN * scale_GN
-        return torch.addcmul(routing.spread(shift_GN), x_BN, routing.spread(scale_GN))
+        scale_GN = scale_GN * torch.rsqrt(variance_GN + self.stage.eps)
+        return torch.addcmul(routing.spread(shift_GN - mean_GN * scale_GN), x_BN, routing.spread(scale_GN))
+
+    def _batch_norm(
+        self, x_BN: torch.Tensor, scale_N: torch.Tensor, shift_N: torch.Tensor, routing: Routing
+    ) -> torch.Tensor:
+        """Normalise the rows of one domain: torch's batch normalisation, in few passes."""
+        eps = self.stage.eps
+        x_BN, mean_N, root_N = torch.native_batch_norm(x_BN, scale_N, shift_N, None, None, True, 0.0, eps)
+        variance_N = (root_N.detach() ** -2.0 - eps).clamp_min(0.0)
+        self._update(mean_N.detach()[None], len(x_BN) * variance_N[None], routing)
+        return x_BN
 
     def running(self, present_G: torch.Tensor) -> Moments:
         """Return the shrunk running moments (G, N) of some domains; infinite variance where a column is constant."""
@@ -171,7 +185,7 @@ class PartitionedNormModule(StageModule):
         # The sum of squares does not change with the mean to first order, so its gradient need not pass there.
         squares_GN = routing.sum((x_BN - routing.spread(mean_GN.detach())).square())
         variance_GN = squares_GN / rows_G1
-        self._update(mean_GN.detach(), squares_GN.detach(), routing.counts_G, routing.present_G)
+        self._update(mean_GN.detach(), squares_GN.detach(), routing)
         if routing.smallest >= self.stage.smallest:
             return mean_GN, variance_GN
         # Read after the update: before the first one, nothing but a made-up start is known.
@@ -179,9 +193,21 @@ class PartitionedNormModule(StageModule):
         return torch.where(is_full, mean_GN, running[0]), torch.where(is_full, variance_GN, running[1])
 
     @torch.no_grad()
-    def _update(
-        self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, rows_G: torch.Tensor, present_G: torch.Tensor
-    ) -> None:
+    def _update(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, routing: Routing) -> None:
+        """Take note of the batch's means and sums of squares around them."""
+        if mean_GN.device.type != "cpu":
+            self.update_by_tensors(mean_GN, squares_GN, routing)
+            return
+        _update_moments(
+            self.mean.numpy(), self.variance.numpy(), self.seen.numpy(),
+            self.global_mean.numpy(), self.global_variance.numpy(),
+            mean_GN.numpy(), squares_GN.numpy(), routing.counts_G.numpy(), routing.present_G.numpy(),
+            self.stage.momentum, self.stage.smallest,
+        )  # fmt: skip
+
+    def update_by_tensors(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, routing: Routing) -> None:
+        """Do the same by operations that any device has."""
+        rows_G, present_G = routing.counts_G, routing.present_G
         # Rows inform the mean, rows less one the variance, which is taken around each batch's own mean.
         counts_G2 = torch.stack([rows_G, rows_G - 1], dim=1)
         new_G2 = counts_G2.to(mean_GN.dtype)
@@ -210,3 +236,43 @@ class PartitionedNormModule(StageModule):
 
 def _columns(pairs_G2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pairs_G2[:, :1], pairs_G2[:, 1:]
+
+
+@compiled
+def _update_moments(
+    mean_RN: Array,
+    variance_RN: Array,
+    seen_R2: Array,
+    global_mean_N: Array,
+    global_variance_N: Array,
+    batch_mean_GN: Array,
+    squares_GN: Array,
+    rows_G: Array,
+    present_G: Array,
+    momentum: float,
+    smallest: int,
+) -> None:
+    """Move the running moments of all rows, then those of each domain present, as `PartitionedNorm` says."""
+    rows = rows_G.sum()
+    weight = max(rows / (seen_R2[:, 0].sum() + rows), momentum)
+    for j in range(len(global_mean_N)):
+        mean, squares = 0.0, 0.0
+        for g in range(len(rows_G)):
+            mean += rows_G[g] * batch_mean_GN[g, j] / rows
+        for g in range(len(rows_G)):
+            squares += squares_GN[g, j] + rows_G[g] * (batch_mean_GN[g, j] - mean) ** 2
+        apart = mean - global_mean_N[j]
+        global_mean_N[j] += weight * apart
+        global_variance_N[j] += weight * (squares / rows - global_variance_N[j])
+        global_variance_N[j] += weight * (1.0 - weight) * apart * apart
+    for g in range(len(rows_G)):
+        row, new = present_G[g], rows_G[g]
+        seen_R2[row, 0] += new
+        seen_R2[row, 1] += new - 1
+        least = momentum * (new / rows if new < smallest else 1.0)
+        of_mean = max(new / seen_R2[row, 0], least)
+        of_variance = max((new - 1) / max(seen_R2[row, 1], 1), least) if new > 1 else 0.0
+        scale = 1.0 / max(new - 1, 1)
+        for j in range(len(global_mean_N)):
+            mean_RN[row, j] += of_mean * (batch_mean_GN[g, j] - mean_RN[row, j])
+            variance_RN[row, j] += of_variance * (squares_GN[g, j] * scale - variance_RN[row, j])

@@ -146,8 +146,8 @@ def _run(
 ) -> tuple[Result, int]:
     reset_peak_memory()
     key, config = run.key, TrainConfig.model_validate(run.key.train)
-    device = _device(config)
-    torch.set_num_threads(config.threads)
+    device = device_of(config)
+    config.set_up_process()
     prepared = _open(key, store.home)
     train, dev = (load(prepared, split, key).to(device) for split in (Split.TRAIN, Split.DEV))
     method, backbone = _plugins(run)
@@ -301,7 +301,8 @@ def _optional(values: np.ndarray) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else float(f"{value:.8g}") for value in values.tolist())
 
 
-def _device(config: TrainConfig) -> torch.device:
+def device_of(config: TrainConfig) -> torch.device:
+    """Return the device that the configuration names, or say that it is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise SettingError("no CUDA device here", value="--device cuda", remedy="use --device cpu")
     return torch.device(config.device)

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ctrbench.data.batches import SplitData
+from ctrbench.names import Split
 from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.runs.execute import load, make_schema
+
+if TYPE_CHECKING:
+    from ctrbench.data.shards import Prepared
+    from ctrbench.runs.record import RunKey
 
 FIELD_SIZES = (
     100_000, 50_000, 25_000, 12_000, 6_000, 3_000, 1_500, 1_000, 600, 400, 300,
@@ -82,6 +89,13 @@ def synthetic(
             probability=None,
         ),
     )
+
+
+def from_prepared(prepared: Prepared, key: RunKey, *, embedding_size: int = 16) -> Workload:
+    """Read the training rows of a prepared dataset as a run with that key does."""
+    train = load(prepared, Split.TRAIN, key)
+    schema = make_schema(prepared, train, key, embedding_size)
+    return Workload(name=prepared.manifest.name, schema=schema, data=train)
 
 
 def synthetic_ids(rows: int, sizes: Sequence[int], seed: int) -> np.ndarray:

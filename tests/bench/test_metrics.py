@@ -1,3 +1,5 @@
+"""All metrics of a table, overall and by domain."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -24,10 +26,8 @@ def predictions(num_rows: int, kind: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-@pytest.mark.parametrize(("num_rows", "seconds"), [(1_000_000, 0.5), (10_000_000, 6.0)])
-def test_all_metrics_of_5000_domains(
-    benchmark: BenchmarkFixture, num_rows: int, seconds: float, kind: str
-) -> None:
+@pytest.mark.parametrize("num_rows", [1_000_000, 10_000_000])
+def test_all_metrics_of_5000_domains(benchmark: BenchmarkFixture, num_rows: int, kind: str) -> None:
     rows = predictions(num_rows, kind)
+    benchmark.group = f"all metrics of {num_rows:,} rows in {NUM_DOMAINS:,} domains"
     benchmark.pedantic(overall, args=(rows,), rounds=3, warmup_rounds=1)
-    assert benchmark.stats.stats.min <= seconds

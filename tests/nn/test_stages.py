@@ -212,8 +212,11 @@ class Loop:
         return a * self.mean[p] + (1 - a) * self.all_mean, variance
 
 
-def test_mixed_batches_agree_with_a_loop_over_domains() -> None:
+@pytest.mark.parametrize("by", ["loops", "tensors"])
+def test_mixed_batches_agree_with_a_loop_over_domains(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(3)
+    if by == "tensors":
+        monkeypatch.setattr(PartitionedNormModule, "_update", PartitionedNormModule.update_by_tensors)
     module = norm(momentum=0.2, shrinkage=10.0, smallest=6).double()
     loop = Loop(momentum=0.2, shrinkage=10.0, smallest=6)
     for size in (1, 30, 5, 30, 12, 30):

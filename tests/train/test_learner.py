@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from ctrbench.data.batches import SplitData
+from ctrbench.extend import Backbone, Method
 from ctrbench.names import Column
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
@@ -126,3 +127,33 @@ def test_dev_auc_counts_pairs_and_is_undefined_for_one_class(data: SplitData) ->
     four = replace(data, label_B=torch.tensor([0.0, 1.0, 0.0, 1.0]))
     assert dev_auc(four, np.array([0.1, 0.2, 0.3, 0.4])) == 0.75
     assert dev_auc(replace(four, label_B=torch.zeros(4)), np.arange(4.0)) is None
+
+
+WITHOUT_WAITING = [
+    "plain", "adasparse", "adasparse[pruner_input=domain]", "star", "star[batching=mixed]", "apg", "maml",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", ["dnn", "dcnv2"])
+@pytest.mark.parametrize("method", WITHOUT_WAITING)
+def test_no_step_waits_for_a_value_of_the_device(
+    method: str, backbone: str, schema: Schema, data: SplitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of the device `meta` have no values: whatever asks for one, or for a shape made of some, fails."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    rewriter, base = select("methods", method).value, select("backbones", backbone).value
+    assert isinstance(rewriter, Method)
+    assert isinstance(base, Backbone)
+    model = CTRModel(rewriter.rewrite(base.plan()), schema, seed=1).to("meta")
+    rows, learner, optimizer = (
+        data.to(torch.device("meta")),
+        rewriter.learner(),
+        Optimizer(model, AdamConfig()),
+    )
+    order = learner.order(rows, batch_size=64, generator=np.random.default_rng(0))
+    for batch in rows.batches(order):
+        output = learner.step(model, optimizer, batch)
+        model.advance(0.5)
+        assert output.loss.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        output.loss.item()

@@ -1,0 +1,219 @@
+"""`make bench-peers`: run FuxiCTR, torch-rechub, DeepCTR-Torch and ctrbench in turns and record the figures.
+
+The peers get an environment of their own; each library has a worker process per contest, which sleeps while another
+has its turn. Figures go to `results/speed/<machine>/speed.json`, raw; from that file alone the Speed section of
+BENCHMARKS.md is written. `--only GROUP` measures one group again and keeps the others with their dates. The group
+`twin` takes 13 GB in the temporary folder (TMPDIR) and some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contestants import Contestants, Failed, Result, Setting
+from contests import CONTESTS, SWR, Contest
+from figures import Record, insert, merge, rates, section, spread
+
+from ctrbench.files import write_text
+from ctrbench.runs.execute import commit, machine
+
+ROOT = Path(__file__).parents[1]
+PEERS = ("torch==2.13.0", "fuxictr==2.3.10", "polars<2", "torch-rechub==0.9.0", "deepctr-torch==0.3.0")
+SIZE_TOLERANCE = 1e-3
+"""Biases and the like that one library has and another has not."""
+PAUSE_SECONDS = 0.2
+"""Lets the last contestant's threads fall asleep."""
+TRIAL_SHARE, TRIAL_SECONDS = 0.01, 0.3
+
+
+def hold(contest: Contest, setting: Setting) -> dict[str, Result]:
+    """Run a contest; return each case's figures, or why it has none."""
+    results: dict[str, Result] = {}
+    turns: dict[str, Callable[[], Result]] = {}
+    with ExitStack() as stack:
+        contestants = Contestants(contest, setting, stack)
+        for case in contest.cases:
+            result = results[case.name] = {}
+            with noting(result):
+                found, turns[case.name] = contestants.open(case)
+                result |= {**found, "rows": [], "seconds": [], "peak_bytes": []}
+        if contest.is_same_size:
+            refuse_other_sizes(list(results.values()))
+        for number in range(min(setting.rounds, contest.max_rounds)):
+            for name in rotated(list(results), number):
+                take(turns.get(name), results[name])
+        for case in contest.cases:
+            if case.library in contestants.workers and "error" not in results[case.name]:
+                with noting(results[case.name]):
+                    results[case.name]["peak_bytes"] = [contestants.peak(case)]
+    return results
+
+
+@contextmanager
+def noting(result: Result) -> Iterator[None]:
+    """Note why a case fails, which ends that case and not the run."""
+    try:
+        yield
+    except Failed as failure:
+        result["error"] = str(failure)
+
+
+def take(turn: Callable[[], Result] | None, result: Result) -> None:
+    """Give a case its turn, unless it has failed."""
+    if turn is None or "error" in result:
+        return
+    time.sleep(PAUSE_SECONDS)
+    with noting(result):
+        for name, value in turn().items():
+            result[name].append(value)
+
+
+def rotated(names: list[str], number: int) -> list[str]:
+    """Return the order of a round, which begins one further on than that of the round before."""
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
+def refuse_other_sizes(results: Sequence[Result]) -> None:
+    """Refuse cases with other sizes than the first, unless they say why."""
+    own = results[0].get("parameters")
+    for result in results:
+        count = result.get("parameters", own)
+        if own and abs(count - own) > SIZE_TOLERANCE * own and not result.get("note"):
+            result["error"] = f"{count:,} parameters where ours has {own:,}"
+
+
+def peers_python(folder: Path) -> Path:
+    """Return the interpreter of the peers' environment, which is made anew unless it is there as pinned."""
+    stamp, python, pinned = folder / "installed.txt", folder / "bin" / "python", "\n".join(PEERS)
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != pinned:
+        say(f"installing the peers into {folder}")
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
+        write_text(stamp, pinned)
+    return python
+
+
+def versions(python: Path) -> dict[str, str]:
+    """Return what is installed of the peers, and torch's version."""
+    names = [re.split("[=<]", peer)[0] for peer in PEERS]
+    code = f"from importlib.metadata import version\nprint(*map(version, {names}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return dict(zip(names, done.stdout.split(), strict=True))
+
+
+def chosen(groups: Sequence[str] | None) -> tuple[Contest, ...]:
+    """Return the contests of these groups: of that very name, or one that goes on from it with a hyphen."""
+    if not groups:
+        return CONTESTS
+    found = {group: [one for one in CONTESTS if f"{one.name}-".startswith(f"{group}-")] for group in groups}
+    unknown = [group for group, contests in found.items() if not contests]
+    if unknown:
+        known = ", ".join(one.name for one in CONTESTS)
+        raise SystemExit(f"no such group: {', '.join(unknown)}; known: {known}")
+    return tuple(one for one in CONTESTS if any(one in contests for contests in found.values()))
+
+
+def measure(contests: Sequence[Contest], setting: Setting) -> Iterator[Record]:
+    """Yield a record a contest, as soon as it is over."""
+    about = {
+        "machine": machine(setting.threads, "cpu"),
+        "versions": versions(setting.peers_python),
+        "commit": commit(),
+        "rounds": setting.rounds,
+        "seconds": setting.seconds,
+    }
+    for contest in contests:
+        cases = hold(contest, replace(setting, threads=1) if contest.is_one_thread else setting)
+        for name, result in cases.items():
+            say(f"{contest.name}: {name}: {told(result)}")
+        measured = about | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+        yield {"schema": 1, "contests": {contest.name: {"measured": measured, "cases": cases}}}
+
+
+def told(result: Result) -> str:
+    """Return a case's figures in words."""
+    if "error" in result:
+        return str(result["error"])
+    size = f", {result['parameters']:,} parameters" if result.get("parameters") else ""
+    note = f" ({result['note']})" if result.get("note") else ""
+    return f"{spread(rates(result)).middle:,.1f} rows/s{size}{note}"
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    sys.stderr.write(text + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--only", action="append", metavar="GROUP", help="measure this group only; may be repeated")
+    add("--rounds", type=int, default=5)
+    add("--seconds", type=float, default=2.5, help="a turn of training")
+    add("--threads", type=int, default=2)
+    add("--fuxictr", type=Path, metavar="PATH", help="a checkout of FuxiCTR's repository, for APG")
+    add("--scenario-wise-rec", type=Path, metavar="PATH", help=f"a checkout of {SWR}")
+    add("--peers-env", type=Path, default=ROOT / ".venv-peers", help="where the peers are installed")
+    add("--results", type=Path, default=ROOT / "results" / "speed")
+    add("--benchmarks", type=Path, default=ROOT / "BENCHMARKS.md")
+    add("--report", action="store_true", help="only write the Speed section anew")
+    add("--trial", action="store_true", help="one short round on few rows; nothing is kept")
+    return parser.parse_args()
+
+
+def setting_of(asked: argparse.Namespace, scratch: Path) -> Setting:
+    """Return how to run what was asked for."""
+    checkouts = {"fuxictr": asked.fuxictr, "swr": asked.scenario_wise_rec}
+    return Setting(
+        rounds=1 if asked.trial else asked.rounds,
+        seconds=TRIAL_SECONDS if asked.trial else asked.seconds,
+        threads=asked.threads,
+        peers_python=peers_python(asked.peers_env),
+        checkouts={name: str(path.resolve()) for name, path in checkouts.items() if path},
+        scratch=scratch,
+        share=TRIAL_SHARE if asked.trial else 1.0,
+    )
+
+
+def record_file(results: Path, threads: int) -> Path:
+    """Return where figures of this kind of machine stand: a level below run records, which are read by `*/*.json`."""
+    name = f"{machine(threads, 'cpu')['cpu']} {threads} threads".lower()
+    return results / re.sub(r"[^a-z0-9]+", "-", name).strip("-") / "speed.json"
+
+
+def main() -> None:
+    """Measure, record after each contest, and write the Speed section."""
+    asked = arguments()
+    contests, file = chosen(asked.only), record_file(asked.results, asked.threads)
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not asked.trial else {}
+    with tempfile.TemporaryDirectory(prefix="bench-peers-") as scratch:
+        for part in () if asked.report else measure(contests, setting_of(asked, Path(scratch))):
+            record = merge(record, part)
+            if not asked.trial:
+                write_text(file, json.dumps(record, indent=1) + "\n")
+    if not record:
+        raise SystemExit(f"nothing measured yet: no {file}")
+    if asked.trial:
+        say(section(record))
+    else:
+        text = asked.benchmarks.read_bytes().decode("utf-8")
+        write_text(asked.benchmarks, insert(text, section(record)))
+        say(f"{file}\n{asked.benchmarks}")
+
+
+if __name__ == "__main__":
+    main()

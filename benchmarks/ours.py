@@ -1,0 +1,138 @@
+"""Our worker: training steps on the made-up rows, an epoch of a prepared dataset, the metrics.
+
+A step here includes cutting its batch out of the rows in memory, which the peers' figures leave out.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from worker import Opened, serve
+
+from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.shards import open_prepared
+from ctrbench.eval.metrics import overall
+from ctrbench.names import Column, Split
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Schema
+from ctrbench.registry import select
+from ctrbench.runs.execute import make_schema
+from ctrbench.runs.record import RunKey
+from ctrbench.speed.workload import Workload, synthetic
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.learner import Learner
+
+DOMAIN = "field0"
+METRIC_DOMAINS = 5_000
+TRAFFIC_EXPONENT = 0.805
+
+
+class Training:
+    """A model in training, as `ctrbench run` trains it but for dev and checkpoints."""
+
+    def __init__(self, schema: Schema, method: str, backbone: str, batch_size: int) -> None:
+        rewriter, base = select("methods", method).value, select("backbones", backbone).value
+        self.model = CTRModel(rewriter.rewrite(base.plan()), schema, seed=1)  # type: ignore[union-attr]
+        self.optimizer = Optimizer(self.model, AdamConfig())
+        self.learner: Learner = rewriter.learner()  # type: ignore[union-attr]
+        self.batch_size = batch_size
+        self.model.train()
+
+    def epoch(self, data: SplitData) -> Iterator[int]:
+        """Make the steps of an epoch, one each time a count of rows is asked for."""
+        generator = np.random.default_rng(0)
+        order = self.learner.order(data, batch_size=self.batch_size, generator=generator)
+        for place, batch in enumerate(data.batches(order), start=1):
+            rows = self.learner.step(self.model, self.optimizer, batch).rows
+            self.model.advance(place / order.num_batches)
+            yield rows
+
+    def endless(self, data: SplitData) -> Iterator[int]:
+        """Make steps for ever."""
+        while True:
+            yield from self.epoch(data)
+
+    @property
+    def num_parameters(self) -> int:
+        """All trainable parameters."""
+        return sum(self.model.num_parameters().values())
+
+
+@lru_cache(maxsize=1)
+def workload(rows: int, shape: tuple[tuple[str, int], ...]) -> Workload:
+    """Make the rows, once for all cases of a contest."""
+    return synthetic(rows=rows, **dict(shape))
+
+
+def load(asked: dict[str, Any]) -> None:
+    """Bring the rows into memory before memory is counted."""
+    if asked["kind"] == "steps":
+        workload(asked["rows"], tuple(asked["shape"].items()))
+
+
+def steps(asked: dict[str, Any]) -> Opened:
+    """Training steps of a method on a backbone."""
+    made = workload(asked["rows"], tuple(asked["shape"].items()))
+    training = Training(made.schema, asked["method"], asked["backbone"], asked["batch"])
+    going = training.endless(made.data)
+
+    def turn(seconds: float) -> int:
+        end = time.perf_counter() + seconds
+        rows = next(going)
+        while time.perf_counter() < end:
+            rows += next(going)
+        return rows
+
+    return Opened(turn=turn, parameters=training.num_parameters)
+
+
+def epoch(asked: dict[str, Any]) -> Opened:
+    """A whole epoch of a prepared dataset, read from its shards each time or held in memory."""
+    prepared = open_prepared(asked["dataset"], Path(asked["home"]))
+
+    def read() -> SplitData:
+        return load_split(prepared, Split.TRAIN, domain_set="default", indicator=DOMAIN)
+
+    held = read()
+    key = RunKey.model_construct(domain_set="default", indicator=DOMAIN, domain_features=(DOMAIN,))
+    training = Training(make_schema(prepared, held, key, 16), "plain", "dnn", asked["batch"])
+    is_held = asked["source"] == "memory"
+
+    def turn(_seconds: float) -> int:
+        return sum(training.epoch(held if is_held else read()))
+
+    return Opened(turn=turn, parameters=training.num_parameters)
+
+
+def metrics(asked: dict[str, Any]) -> Opened:
+    """Every metric of a record, on float32 scores as models give them."""
+    rng, rows = np.random.default_rng(0), asked["rows"]
+    traffic = np.arange(1, METRIC_DOMAINS + 1) ** -TRAFFIC_EXPONENT
+    score = rng.normal(-2, 1, rows).astype(np.float32)
+    frame = pl.DataFrame(
+        {
+            Column.DOMAIN: rng.choice(METRIC_DOMAINS, rows, p=traffic / traffic.sum()).astype(np.int32) + 1,
+            Column.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-score))).astype(np.int8),
+            Column.SCORE: score,
+        }
+    )
+
+    def turn(_seconds: float) -> int:
+        overall(frame)
+        return frame.height
+
+    return Opened(turn=turn)
+
+
+if __name__ == "__main__":
+    TrainConfig(threads=int(sys.argv[1])).set_up_process()
+    kinds = {"steps": steps, "epoch": epoch, "metrics": metrics}
+    serve(lambda asked: kinds[asked["kind"]](asked), load)

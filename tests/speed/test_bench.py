@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from ctrbench import display
+from ctrbench.data.card import DatasetCard
+from ctrbench.data.prepare import prepare
+from ctrbench.errors import DataError, SettingError
+from ctrbench.speed import bench as module
+from ctrbench.speed.bench import Report, Request, bench, parse_counts, write_report
+from ctrbench.speed.bounds import Bounds, Roofs, Work
+from ctrbench.speed.measure import Figures
+from ctrbench.train.config import TrainConfig
+
+FIGURES = Figures(
+    rows_per_second=12_345.0,
+    rows_per_step=63.0,
+    ms_per_step=5.103,
+    slice_rows_per_second=(12_345.0,),
+    phases_ms={"data": 0.0523, "embedding": 0.5, "forward": 1.25, "backward": 3.5, "optimiser": 0.25},
+    peak_memory_bytes=67_000_000,
+    parameters={"embedding": 3_213_296, "dense": 57_601, "per_domain": 0},
+    work=Work(rows=63.0, flops=123e6, bytes=9e6),
+    bounds=Bounds(arithmetic_ms=1.0, bandwidth_ms=2.04),
+    closeness=39.98,
+)
+
+
+@pytest.fixture
+def figured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every case has the same figures."""
+    monkeypatch.setattr(module, "measure", lambda *_, seconds: FIGURES)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "measure_roofs", lambda _: Roofs(gflops=123.0, gigabytes_per_second=4.5))
+
+
+def request_of(**changes: Any) -> Request:  # noqa: ANN401
+    settings: dict[str, Any] = {
+        "methods": ("plain",),
+        "backbones": ("dnn[hidden=8-4]",),
+        "batch_sizes": (64,),
+        "domains": (3,),
+        "rows": 200,
+        "embedding_rows": 500,
+        "seconds": 0.01,
+        "config": TrainConfig(embedding_size=4),
+    }
+    return Request(**(settings | changes))
+
+
+def a_method(folder: Path, name: str, body: str) -> str:
+    file = folder / f"{name}.py"
+    file.write_text(
+        '"""A method of somebody\'s own."""\n\nfrom ctrbench.extend import Method, Plan\n\n\n'
+        f"class Own(Method):\n    def rewrite(self, plan: Plan) -> Plan:\n        return plan\n\n{body}",
+        encoding="utf-8",
+    )
+    return str(file)
+
+
+FAILING = "    def supports(self, plan: Plan) -> str:\n        raise KeyError('no such stage')\n"
+CHOOSY = "    def supports(self, plan: Plan) -> str:\n        return 'it has no tower'\n"
+
+
+@pytest.mark.usefixtures("figured")
+def test_every_combination_is_a_line_methods_side_by_side() -> None:
+    heard: list[tuple[str, int, int]] = []
+    report = bench(
+        request_of(methods=("plain", "star"), batch_sizes=(64, 32), domains=(3, 5)),
+        started=lambda *told: heard.append(told),
+    )
+    found = [(line.domains, line.batch_size, line.method) for line in report.lines]
+    assert found == [
+        (domains, batch, method) for domains in (3, 5) for batch in (64, 32) for method in ("plain", "star")
+    ]
+    assert heard[0] == ("plain × dnn[hidden=8-4], 3 domains, batch 64", 1, 8)
+    assert heard[-1][1:] == (8, 8)
+
+
+def test_a_file_of_one_s_own_is_measured(tmp_path: Path) -> None:
+    (line,) = bench(request_of(methods=(a_method(tmp_path, "own", ""),))).lines
+    assert line.figures is not None
+
+
+@pytest.mark.usefixtures("figured")
+@pytest.mark.parametrize(
+    ("body", "reason", "has_failed"),
+    [(CHOOSY, "it has no tower", False), (FAILING, "KeyError: 'no such stage'", True)],
+    ids=["unsupported", "failing"],
+)
+def test_what_cannot_be_measured_leaves_a_reason(
+    tmp_path: Path, body: str, reason: str, has_failed: bool
+) -> None:
+    line, other = bench(request_of(methods=(a_method(tmp_path, "own", body), "plain"))).lines
+    assert (line.figures, line.reason, line.has_failed) == (None, reason, has_failed)
+    assert other.figures == FIGURES
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CTRBENCH_HOME", str(tmp_path / "home"))
+    rows = 120
+    columns = {"time": range(rows), "shop": [f"s{row % 4}" for row in range(rows)], "click": [0, 1] * 60}
+    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
+    card = DatasetCard.model_validate(
+        {
+            "name": "tiny",
+            "title": "A tiny dataset",
+            "path": str(tmp_path / "tiny.csv"),
+            "timestamp": "time",
+            "label": {"column": "click"},
+            "representative": "shop",
+            "domain_sets": {"default": ["shop"]},
+            "fields": [{"name": "shop"}],
+        }
+    )
+    return prepare(card).manifest.name
+
+
+def of_dataset(dataset: str, **changes: Any) -> Request:  # noqa: ANN401
+    return request_of(dataset=dataset, **({"domains": None, "rows": None, "embedding_rows": None} | changes))
+
+
+def test_a_prepared_dataset_takes_the_place_of_made_up_rows(dataset: str) -> None:
+    (line,) = bench(of_dataset(dataset)).lines
+    assert (line.data, line.rows, line.domains) == ("tiny", 80, 4)
+    assert line.figures is not None
+    assert line.figures.parameters["embedding"] == 5 * 4
+
+
+@pytest.mark.parametrize("option", ["domains", "rows", "embedding_rows"])
+def test_what_shapes_made_up_rows_shapes_no_dataset(dataset: str, option: str) -> None:
+    value = (3,) if option == "domains" else 100
+    with pytest.raises(SettingError, match=f"--{option.replace('_', '-')} shapes the made-up rows"):
+        bench(of_dataset(dataset, **{option: value}))
+
+
+def test_a_dataset_smaller_than_a_batch(dataset: str) -> None:
+    with pytest.raises(SettingError, match="80 rows, too few for one batch"):
+        bench(of_dataset(dataset, batch_sizes=(16, 81)))
+
+
+def test_a_dataset_that_is_not_there(dataset: str) -> None:
+    with pytest.raises(DataError, match="tiny"):
+        bench(of_dataset("tinny"))
+
+
+BAD = [
+    ({"methods": ("plane",)}, "plain"),
+    ({"backbones": ("dcnv3",)}, "dcnv2"),
+    ({"methods": ("star[colour=red]",)}, "colour"),
+    ({"rows": 63}, "63 rows, too few"),
+    ({"embedding_rows": 40}, "need 47 embedding rows"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[str(bad[0]) for bad in BAD])
+def test_a_request_that_cannot_be_met(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure_roofs", lambda _: pytest.fail("nothing is measured before"))
+    with pytest.raises(SettingError, match=message):
+        bench(request_of(**changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda_device() -> None:
+    with pytest.raises(SettingError, match="no CUDA device"):
+        bench(request_of(config=TrainConfig(device="cuda")))
+
+
+def test_counts() -> None:
+    assert parse_counts("10, 300,10,", "--domains") == (10, 300)
+
+
+@pytest.mark.parametrize("text", ["", ",", "0", "-1", "1.5", "ten", "²"])
+def test_bad_counts(text: str) -> None:
+    with pytest.raises(SettingError, match="--domains takes numbers from 1 on"):
+        parse_counts(text, "--domains")
+
+
+@pytest.fixture
+def report(tmp_path: Path, figured: None) -> Report:
+    return bench(request_of(methods=("plain", a_method(tmp_path, "own", CHOOSY))))
+
+
+def test_the_file_holds_every_figure_and_the_machine(report: Report, tmp_path: Path) -> None:
+    content = json.loads(write_report(report, tmp_path / "speed.json").read_text(encoding="utf-8"))
+    line, other = content["lines"]
+    assert line["figures"] == json.loads(json.dumps(asdict(FIGURES)))
+    assert (line["method"], line["backbone"], line["domains"]) == ("plain", "dnn[hidden=8-4]", 3)
+    assert other["reason"] == "it has no tower"
+    assert content["roofs"] == {"gflops": 123.0, "gigabytes_per_second": 4.5}
+    assert content["machine"]["threads"] == 1
+    assert content["settings"] == {"seconds": 0.01, "embedding_size": 4, "lr": 0.001, "optimizer": "adam"}
+
+
+def test_the_tables_show_what_the_file_holds(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    display.show_speed(report)
+    shown = capsys.readouterr().out
+    rows = [line.split()[2:] for line in shown.splitlines() if line.split()[:1] == ["plain"]]
+    assert rows == [
+        ["3", "64", "12,345", "5.10", "0.0523", "0.500", "1.25", "3.50", "0.250"],
+        ["3", "64", "63", "67", "3.21M", "57.6k", "0", "1.00", "2.04", "40", "%"],
+    ]
+    assert "batch 64: it has no tower" in shown
+    assert "123 GFLOP/s" in shown
+    assert "4.5 GB/s" in shown
+
+
+def test_memory_that_is_unknown_is_a_dash(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    line = replace(report.lines[0], figures=replace(FIGURES, peak_memory_bytes=None))
+    display.show_speed(replace(report, lines=(line,)))
+    assert " – " in capsys.readouterr().out

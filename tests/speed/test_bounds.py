@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from ctrbench.nn.embed import RowTable
+from ctrbench.speed.bounds import COUNTED_STEPS, Roofs, Work, bounds, count_work, counted_flops, measure_roofs
+from ctrbench.speed.training import Case, Training
+
+MakeCase = Callable[..., Case]
+INPUTS = 23 * 4
+"""Width of z: 23 fields, embeddings of 4."""
+
+
+def work_of(case: Case) -> Work:
+    """The mean work of the first steps."""
+    return count_work(Training(case))
+
+
+def test_products_of_a_tower_by_hand(make_case: MakeCase) -> None:
+    work = work_of(make_case(backbone="dnn[hidden=8-4]", batch_size=200))
+    weights = INPUTS * 8 + 8 * 4 + 4 * 1
+    # A multiplication and an addition; the product forward, and those with the input's and the weight's gradient.
+    assert work.flops == 2 * 3 * 200 * weights
+    assert work.rows == 200
+
+
+PRODUCTS: dict[str, Callable[[], object]] = {
+    "mm": lambda: torch.mm(torch.ones(3, 4), torch.ones(4, 5)),
+    "mm out": lambda: torch.mm(torch.ones(3, 4), torch.ones(4, 5), out=torch.empty(3, 5)),
+    "linear": lambda: torch.nn.functional.linear(torch.ones(3, 4), torch.ones(5, 4), torch.ones(5)),
+    "addmm_": lambda: torch.ones(3, 5).addmm_(torch.ones(3, 4), torch.ones(4, 5)),
+    "bmm": lambda: torch.bmm(torch.ones(3, 1, 4), torch.ones(3, 4, 5)),
+    "baddbmm_": lambda: torch.ones(3, 1, 5).baddbmm_(torch.ones(3, 1, 4), torch.ones(3, 4, 5)),
+    "addbmm": lambda: torch.addbmm(torch.ones(1, 5), torch.ones(3, 1, 4), torch.ones(3, 4, 5)),
+    "mv": lambda: torch.mv(torch.ones(12, 5), torch.ones(5)),
+    "addmv_": lambda: torch.ones(12).addmv_(torch.ones(12, 5), torch.ones(5)),
+    "dot": lambda: torch.dot(torch.ones(60), torch.ones(60)),
+    "einsum": lambda: torch.einsum("bn,nm->bm", torch.ones(3, 4), torch.ones(4, 5)),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+def test_a_product_counts_however_it_is_written(product: Callable[[], object]) -> None:
+    with counted_flops() as counter:
+        product()
+    assert counter.get_total_flops() == 2 * 3 * 4 * 5
+
+
+def test_bytes_by_hand(make_case: MakeCase) -> None:
+    case = make_case(backbone="dnn[hidden=8-4]", batch_size=200)
+    work, data = work_of(case), case.workload.data
+    touched = sum(len(data.ids_BF[:, place].unique()) for place in range(23))
+    dense = (INPUTS * 8 + 8) + (8 * 4 + 4) + (4 * 1 + 1)
+    inputs = 200 * (23 + 1)
+    # Four bytes a number; weight and two moments, read and written.
+    assert work.bytes == 4 * (inputs + 6 * dense + 6 * touched * 4)
+
+
+def test_weights_of_a_domain_count_where_it_occurs(make_case: MakeCase) -> None:
+    case = make_case("star", batch_size=200)
+    twin, numbers = Training(case), 0
+    tables = [one for one in twin.model.net.modules() if isinstance(one, RowTable)]
+    own = sum(table.weight[0].numel() for table in tables)
+    for batch in (twin.next_batch() for _ in range(COUNTED_STEPS)):
+        touched = 4 * sum(len(batch.ids_BF[:, place].unique()) for place in range(23))
+        present = len(batch.indicator_B.unique())
+        numbers += len(batch) * 24 + 6 * (twin.model.num_parameters()["dense"] + touched + own * present)
+    assert own > 0
+    assert work_of(case).bytes == 4 * numbers / COUNTED_STEPS
+
+
+def test_bounds_by_hand() -> None:
+    work, roofs = Work(rows=10, flops=3e9, bytes=4e9), Roofs(gflops=60.0, gigabytes_per_second=20.0)
+    found = bounds(work, roofs, rows=10)
+    assert (found.arithmetic_ms, found.bandwidth_ms) == (pytest.approx(50.0), pytest.approx(200.0))
+    assert found.ms == pytest.approx(200.0)
+    assert bounds(work, roofs, rows=5).ms == pytest.approx(100.0)
+
+
+def test_roofs_are_measured() -> None:
+    roofs = measure_roofs(torch.device("cpu"), sizes=(16, 32), copied_bytes=1 << 16)
+    assert roofs.gflops > 0
+    assert roofs.gigabytes_per_second > 0
+
+
+def test_counting_leaves_the_optimiser_alone(make_case: MakeCase) -> None:
+    training = Training(make_case())
+    count_work(training)
+    assert "read" not in vars(training.optimizer)
