@@ -131,11 +131,13 @@ class Prepared:
 
         Raises `DataError` that names the file when one is missing or, with `verify`, not as it was written.
         """
-        tables = []
-        for shard in self.manifest.splits[split].shards:
+
+        def read_one(shard: ShardInfo) -> pa.Table:
             path = self._checked(shard.file, shard.sha256 if verify else None)
-            tables.append(pq.read_table(path, columns=None if columns is None else list(columns)))
-        return pa.concat_tables(tables)
+            return pq.read_table(path, columns=None if columns is None else list(columns))
+
+        with ThreadPoolExecutor(WRITERS) as pool:
+            return pa.concat_tables(pool.map(read_one, self.manifest.splits[split].shards))
 
     def domain_table(self, set_name: str = "default") -> pl.DataFrame:
         """Return one row a domain: domain, key, the features' ids, rows and positives a split.
