@@ -135,6 +135,7 @@ def run(
     lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better dev AUC.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or lazy_adam, for embedding rows.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, or bf16 for matrix products.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run.")] = None,
     jobs: Annotated[
@@ -154,7 +155,7 @@ def run(
     seed_list = parse_seeds(seeds)
     config = make_config(
         epochs=epochs, batch_size=batch_size, embedding_size=embedding_size, lr=lr, patience=patience,
-        optimizer=optimizer, device=device, threads=threads,
+        optimizer=optimizer, precision=precision, device=device, threads=threads,
     )  # fmt: skip
     prepared, domain_set = _domain_set(open_prepared(dataset or _latest()), domains)
     grid = make_grid(

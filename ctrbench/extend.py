@@ -29,7 +29,7 @@ from ctrbench.nn.plan import (
     activate,
     start_weight,
 )
-from ctrbench.nn.routing import Routing
+from ctrbench.nn.routing import Routing, full_precision
 from ctrbench.nn.stages import Cross, CrossModule, PartitionedNorm, domain_table
 from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
 
@@ -67,6 +67,7 @@ __all__ = [
     "compiled",
     "dev_auc",
     "domain_table",
+    "full_precision",
     "model_validator",
     "rows_at",
     "score_rows",

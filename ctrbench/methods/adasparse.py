@@ -51,6 +51,7 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     compiled,
+    full_precision,
     model_validator,
     start_weight,
 )
@@ -361,7 +362,11 @@ def train_gate(
     as many rows as the domain has.
     """
     found: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    found = _TrainGate.apply(gated_BN, hidden_BN, domain_GE, weight, bias, site)  # type: ignore[no-untyped-call]
+    is_all = hidden_BN is gated_BN
+    gated_BN, domain_GE = gated_BN.to(weight.dtype), domain_GE.to(weight.dtype)
+    hidden_BN = gated_BN if is_all else hidden_BN.to(weight.dtype)
+    with full_precision(weight.device):
+        found = _TrainGate.apply(gated_BN, hidden_BN, domain_GE, weight, bias, site)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -85,7 +85,8 @@ class _RowsAt(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (index_n,), (grad_nE,) = ctx.saved_tensors, grads  # type: ignore[attr-defined]
         total_UE = grad_nE.new_zeros(ctx.num_rows, *grad_nE.shape[1:])  # type: ignore[attr-defined]
-        if torch.is_grad_enabled() or grad_nE.device.type != "cpu" or grad_nE.dim() != 2:
+        is_for_loops = grad_nE.device.type == "cpu" and grad_nE.dim() == 2 and grad_nE.dtype != torch.bfloat16
+        if torch.is_grad_enabled() or not is_for_loops:
             return total_UE.index_add(0, index_n, grad_nE), None
         kernels.add_rows(grad_nE.contiguous().numpy(), index_n.numpy(), total_UE.numpy())
         return total_UE, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from torch import nn
 from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, read_rows
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
 from ctrbench.nn.routing import Routing
+
+Precision = Literal["float32", "bf16"]
 
 
 @dataclass(kw_only=True)
@@ -99,6 +102,9 @@ class Chain(nn.ModuleList):
 class Network(nn.Module):
     """All of a plan behind the embeddings; from a `Context` to logits of shape (B,)."""
 
+    precision: Precision = "float32"
+    """`bf16`: matrix products in bfloat16, sums and weights in float32."""
+
     def __init__(self, plan: Plan, build: Build) -> None:
         super().__init__()
         width = build.schema.num_inputs
@@ -117,7 +123,13 @@ class Network(nn.Module):
             raise ValueError("the head and every further logit of a plan end in width 1")
 
     def forward(self, context: Context) -> torch.Tensor:
-        """Return logits of shape (B,)."""
+        """Return logits of shape (B,), float32."""
+        if self.precision == "float32":
+            return self._logits(context)
+        with torch.autocast(context.z_BN.device.type, torch.bfloat16):
+            return self._logits(context).float()
+
+    def _logits(self, context: Context) -> torch.Tensor:
         x_BN = self.at_input(context.z_BN, context)
         crossed = [module(x_BN, context) for module in self.interactions]
         if self.is_parallel:
@@ -133,12 +145,13 @@ class Network(nn.Module):
 class CTRModel(nn.Module):
     """The model that a plan describes."""
 
-    def __init__(self, plan: Plan, schema: Schema, *, seed: int) -> None:
+    def __init__(self, plan: Plan, schema: Schema, *, seed: int, precision: Precision = "float32") -> None:
         super().__init__()
         build = Build(schema=schema, seed=seed)
         self.schema = schema
         self.embedding = FieldEmbedding(schema, build)
         self.net = Network(plan, build)
+        self.net.precision = precision
         self._start_at_base_rate()
 
     def _start_at_base_rate(self) -> None:

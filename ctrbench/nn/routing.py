@@ -9,6 +9,7 @@ Shapes in names: B rows, N inputs, M outputs, G groups present in the batch.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -116,9 +117,12 @@ class Routing:
 
     def linear(self, x_BN: torch.Tensor, weight_GNM: torch.Tensor) -> torch.Tensor:
         """Multiply each row by its group's matrix: (B, N) and (G, N, M) to (B, M)."""
-        if self.num_groups == 1:
-            return x_BN @ weight_GNM.squeeze(0)
-        product: torch.Tensor = _GroupedLinear.apply(x_BN, weight_GNM, self)  # type: ignore[no-untyped-call]
+        # In the weights' precision: converting a matrix for the few rows of its group costs more than it gains.
+        with full_precision(x_BN.device):
+            x_BN = x_BN.to(weight_GNM.dtype)
+            if self.num_groups == 1:
+                return x_BN @ weight_GNM.squeeze(0)
+            product: torch.Tensor = _GroupedLinear.apply(x_BN, weight_GNM, self)  # type: ignore[no-untyped-call]
         return product
 
     def sum(self, x_BN: torch.Tensor) -> torch.Tensor:
@@ -130,6 +134,13 @@ class Routing:
     def spread(self, values_GN: torch.Tensor) -> torch.Tensor:
         """Give each row its group's values: (G, N) to (B, N), or to what broadcasts to it where G is 1."""
         return values_GN if self.num_groups == 1 else rows_at(values_GN, self.index_B)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which products are made in the precision of their factors."""
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 class _GroupedLinear(torch.autograd.Function):

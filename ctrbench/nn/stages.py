@@ -83,9 +83,11 @@ class CrossModule(StageModule):
         x0_BN = x_BN
         for layer, (factors, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             projected = self.enter(layer, x_BN, context)
-            for weight in factors:  # type: ignore[attr-defined]
+            assert isinstance(factors, nn.ParameterList)
+            weights = list(factors)
+            for weight in weights[:-1]:
                 projected = projected @ weight
-            x_BN = torch.addcmul(x_BN, x0_BN, projected + bias)
+            x_BN = torch.addcmul(x_BN, x0_BN, torch.addmm(bias, projected, weights[-1]))
         return x_BN
 
 

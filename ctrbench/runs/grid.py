@@ -97,7 +97,7 @@ def make_grid(
                         indicator=indexed_by,
                         backbone=_choice(backbone),
                         method=_choice(method),
-                        train=config.model_dump(mode="json"),
+                        train=config.key,
                         seed=seed,
                     )
                     reason = _unsupported(method, backbone)

@@ -6,11 +6,12 @@ The defaults are the AdaSparse study's for its public data (METHODS 0.3), and th
 from __future__ import annotations
 
 import ctypes
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from ctrbench.nn.model import Precision
 from ctrbench.nn.optim import AdamConfig
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -31,9 +32,16 @@ class TrainConfig(BaseModel):
     lr: float = Field(default=1e-3, gt=0)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
     """What happens to embedding rows that a batch does not touch (METHODS 12)."""
+    precision: Precision = "float32"
+    """Of matrix products behind the embeddings; `bf16` is faster where the processor has it, and moves results."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1)
     """Threads of one run; more runs side by side use cores better than more threads do."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What a run's key holds. A setting younger than the first records is left out where it is off."""
+        return self.model_dump(exclude={"precision"} if self.precision == "float32" else None)
 
     def set_up_process(self) -> None:
         """Give this process its threads, and let it keep the memory that a step frees for the next one."""

@@ -4,6 +4,7 @@ import pytest
 
 from ctrbench.errors import SettingError
 from ctrbench.runs.grid import make_config, parse_seeds
+from ctrbench.train.config import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,9 @@ def test_settings_that_are_not_given_keep_their_defaults() -> None:
 def test_a_bad_option_is_named() -> None:
     with pytest.raises(SettingError, match=r"--optimizer.*sgd.*adam"):
         make_config(optimizer="sgd")
+
+
+def test_a_setting_younger_than_the_records_is_in_the_key_only_where_it_is_on() -> None:
+    assert "precision" not in make_config().key
+    assert make_config(precision="bf16").key == make_config().key | {"precision": "bf16"}
+    assert TrainConfig.model_validate(make_config(precision="bf16").key).precision == "bf16"

@@ -157,3 +157,24 @@ def test_no_step_waits_for_a_value_of_the_device(
         assert output.loss.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         output.loss.item()
+
+
+@pytest.mark.parametrize("backbone", ["dnn", "dcnv2"])
+@pytest.mark.parametrize("method", WITHOUT_WAITING)
+def test_half_precision_follows_full_precision(
+    method: str, backbone: str, schema: Schema, data: SplitData
+) -> None:
+    rewriter, base = select("methods", method).value, select("backbones", backbone).value
+    assert isinstance(rewriter, Method)
+    assert isinstance(base, Backbone)
+    losses: dict[str, list[float]] = {"float32": [], "bf16": []}
+    for precision, found in losses.items():
+        plan = rewriter.rewrite(base.plan())
+        model = CTRModel(plan, schema, seed=1, precision=precision)  # type: ignore[arg-type]
+        learner, optimizer = rewriter.learner(), Optimizer(model, AdamConfig())
+        order = learner.order(data, batch_size=64, generator=np.random.default_rng(0))
+        found += [float(learner.step(model, optimizer, batch).loss) for batch in data.batches(order)]
+        assert score_rows(model, data).dtype == np.float32
+        assert {one.dtype for one in model.parameters()} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bf16"] != losses["float32"]
