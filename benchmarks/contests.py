@@ -7,7 +7,7 @@ limit; a line with a target is a goal of the project.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 ROWS = 1_000_000
@@ -93,6 +93,18 @@ def _backbones(name: str, work: str, model: str, batch: int, target: float, data
     return _versus(name, f"plain {work}, batch {batch}", ours, peers, target)
 
 
+def _one_thread(contest: Contest) -> Contest:
+    """The same with one thread each, against the first peer, without a goal."""
+    line = contest.lines[0]
+    return replace(
+        contest,
+        name=f"one-thread-{contest.name}",
+        cases=tuple(case for case in contest.cases if case.name in (line.case, line.other)),
+        lines=(replace(line, work=f"{line.work}, one thread each", target=None),),
+        is_one_thread=True,
+    )
+
+
 def _apg(batch: int, target: float | None) -> Contest:
     ours = _ours(OURS, "apg", "dcnv2[activation=relu]", batch, "300")
     same, template = (
@@ -156,7 +168,7 @@ _PREPARE = f"prepare {PREPARE_ROWS:,} rows of CSV"
 _TWIN = f"prepare the IAAC twin, {TWIN_ROWS:,} raw rows"
 _CLI = ("ctrbench --help", "ctrbench list methods")
 
-CONTESTS: tuple[Contest, ...] = (
+_PEERS = (
     _backbones("dnn-256", "DNN", "dnn", 256, 6),
     _backbones("dnn-4096", "DNN", "dnn", 4096, 2),
     _backbones("dnn-2m-256", "DNN, 2 million embedding rows", "dnn", 256, 30, data="2m"),
@@ -164,6 +176,11 @@ CONTESTS: tuple[Contest, ...] = (
     _backbones("dcnv2-4096", "DCNv2", "dcnv2", 4096, 2),
     _apg(256, 4),
     _apg(4096, None),
+)
+
+CONTESTS: tuple[Contest, ...] = (
+    *_PEERS,
+    *(_one_thread(contest) for contest in _PEERS),
     *(
         _methods("adasparse", "300", batch, {"adasparse": 0.5, DOMAIN_PRUNER: 0.75}, "adasparse")
         for batch in BATCHES

@@ -14,20 +14,23 @@ import torch
 
 from ctrbench.files import replacing
 
+FORMAT = 2
+"""Raised when what a checkpoint holds changes; one of another format is not resumed from."""
+
 
 def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint in one move."""
     # Through a file object: torch's own writer would report a full disk as a RuntimeError.
     with replacing(file) as part, part.open("wb") as stream:
-        torch.save(state, stream)
+        torch.save({"format": FORMAT, **state}, stream)
 
 
 def load_checkpoint(file: Path) -> dict[str, Any] | None:
-    """Read a checkpoint; None when there is none, or when it cannot be read and training must start over."""
+    """Read a checkpoint; None when there is none, or when it cannot be used and training must start over."""
     if not file.exists():
         return None
     try:
         state = torch.load(file, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
         return None
-    return state if isinstance(state, dict) else None
+    return state if isinstance(state, dict) and state.pop("format", None) == FORMAT else None

@@ -130,6 +130,12 @@ def test_reported_loss_is_the_mean_over_rows() -> None:
     assert fit.history.epochs[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_checkpoint_of_another_format_starts_over(tmp_path: Path) -> None:
+    file = tmp_path / "c.pt"
+    torch.save({"optimizer": {"dense": {"param_groups": []}}}, file)
+    assert trainer().fit(checkpoint=file).resumed == 0
+
+
 def test_a_damaged_checkpoint_starts_over(tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(b"no checkpoint")
     assert trainer().fit(checkpoint=tmp_path / "c.pt").resumed == 0
