@@ -559,8 +559,10 @@ class GateModule(StageModule):
         inputs = context.domain_BE
         if self.settings.pruner_input == "domain_and_hidden":
             inputs = torch.cat([inputs, x_BN], dim=1)
-        v_in = torch.addmm(self.bias, inputs, self.weight)
-        return exact_factors(base_factors(v_in, self.alpha, self.settings), self.settings)
+        # As in training, whatever the precision around it: a threshold must fall alike.
+        with full_precision(x_BN.device):
+            v_in = torch.addmm(self.bias, inputs.to(self.weight.dtype), self.weight)
+            return exact_factors(base_factors(v_in, self.alpha, self.settings), self.settings)
 
     def _train(self, gated_BN: torch.Tensor, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         settings = self.settings

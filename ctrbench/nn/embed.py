@@ -136,7 +136,7 @@ class FieldEmbedding(nn.Module):
             found_nE = reader.lookup(self.table, flat)
         single, *lists = torch.split(found_nE, [ids_BF.numel(), *(len(value) for value in values)])
         pooled = [mean_rows(rows, offsets) for rows, (_, offsets) in zip(lists, inputs.bags, strict=True)]
-        parts = [single.reshape(len(ids_BF), -1), *pooled]
+        parts = [single.reshape(len(ids_BF), ids_BF.shape[1] * self.schema.embedding_size), *pooled]
         if inputs.numeric_BK.shape[1]:
             parts.append(inputs.numeric_BK)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -53,11 +53,14 @@ def in_parts(loop: Callable[..., None], num_rows: int, row_size: int, *arguments
 def distinct(ids_n: Array, place_R: Array, rows_U: Array, inverse_n: Array) -> int:
     """Write the distinct ids, in order of first sight, and each id's place among them; return their number.
 
-    `place_R` holds -1 everywhere, before and after.
+    `place_R` holds -1 everywhere, before and after. An id that is no row ends the search: -1 is returned.
     """
-    count = 0
+    count, is_known = 0, True
     for i in range(len(ids_n)):
         row = ids_n[i]
+        if row < 0 or row >= len(place_R):
+            is_known = False
+            break
         slot = place_R[row]
         if slot < 0:
             slot = count
@@ -67,7 +70,7 @@ def distinct(ids_n: Array, place_R: Array, rows_U: Array, inverse_n: Array) -> i
         inverse_n[i] = slot
     for slot in range(count):
         place_R[rows_U[slot]] = -1
-    return count
+    return count if is_known else -1
 
 
 @compiled

@@ -103,7 +103,7 @@ class Network(nn.Module):
     """All of a plan behind the embeddings; from a `Context` to logits of shape (B,)."""
 
     precision: Precision = "float32"
-    """`bf16`: matrix products in bfloat16, sums and weights in float32."""
+    """`bf16`: products of interactions and tower in bfloat16; weights, head and logit in float32."""
 
     def __init__(self, plan: Plan, build: Build) -> None:
         super().__init__()
@@ -125,21 +125,23 @@ class Network(nn.Module):
     def forward(self, context: Context) -> torch.Tensor:
         """Return logits of shape (B,), float32."""
         if self.precision == "float32":
-            return self._logits(context)
-        with torch.autocast(context.z_BN.device.type, torch.bfloat16):
-            return self._logits(context).float()
-
-    def _logits(self, context: Context) -> torch.Tensor:
-        x_BN = self.at_input(context.z_BN, context)
-        crossed = [module(x_BN, context) for module in self.interactions]
-        if self.is_parallel:
-            joined = torch.cat([*crossed, self.tower(x_BN, context)], dim=1)
+            joined = self._joined(context)
         else:
-            joined = self.tower(torch.cat(crossed, dim=1) if crossed else x_BN, context)
+            with torch.autocast(context.z_BN.device.type, torch.bfloat16):
+                joined = self._joined(context).float()
+        # In float32: a logit of bf16 has eight bits, and scores would tie by the hundred.
         logit_B1: torch.Tensor = self.head(joined, context)
         for module in self.logits:
             logit_B1 = logit_B1 + module(context.z_BN, context)
         return logit_B1[:, 0]
+
+    def _joined(self, context: Context) -> torch.Tensor:
+        x_BN = self.at_input(context.z_BN, context)
+        crossed = [module(x_BN, context) for module in self.interactions]
+        if self.is_parallel:
+            return torch.cat([*crossed, self.tower(x_BN, context)], dim=1)
+        joined: torch.Tensor = self.tower(torch.cat(crossed, dim=1) if crossed else x_BN, context)
+        return joined
 
 
 class CTRModel(nn.Module):

@@ -161,6 +161,8 @@ class LoopRowAdam(RowAdam):
         """Return the distinct ids in order of first sight, and the place of each id among them."""
         rows, inverse = np.empty(len(ids_n), dtype=np.int64), np.empty(len(ids_n), dtype=np.int64)
         count = kernels.distinct(ids_n.numpy(), self.place_R, rows, inverse)
+        if count < 0:
+            raise IndexError(f"an id beyond the {self.num_rows} rows of its table")
         return torch.from_numpy(rows[:count]), torch.from_numpy(inverse)
 
     def read(self, rows_U: torch.Tensor, step: int) -> torch.Tensor:

@@ -610,3 +610,13 @@ def test_factors_of_the_domain_are_the_same_for_all_its_rows() -> None:
     apart = replace(same, domain_B=torch.zeros(3, dtype=torch.int32))
     (by_row,) = torch.autograd.grad(module.train()(h, apart).sum(), apart.z_BN)
     torch.testing.assert_close(slope.sum(0), by_row.sum(0))
+
+
+@pytest.mark.parametrize("pruner_input", ["domain", "domain_and_hidden"])
+def test_under_bf16_a_threshold_falls_alike_in_training_and_evaluation(pruner_input: str) -> None:
+    module, context, h = make_gate(AdaSparse(pruner_input=pruner_input, pruner_init=1.0))  # type: ignore[arg-type]
+    same = replace(context, z_BN=context.z_BN[:1].detach().expand(3, -1).clone())
+    module.advance(1.0)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        trained, evaluated = module.train()(h, same), module.eval()(h, same)
+    torch.testing.assert_close(trained, evaluated, rtol=1e-5, atol=1e-6)

@@ -173,3 +173,11 @@ def test_a_schema_of_numbers_alone_has_no_table(schema: Schema, data: SplitData)
     batch = replace(data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), bags=())
     z_BN = FieldEmbedding(numbers, Build(schema=numbers, seed=1))(batch)
     assert torch.equal(z_BN, batch.numeric_BK)
+
+
+def test_a_schema_of_lists_alone(schema: Schema, data: SplitData) -> None:
+    lists = replace(schema, fields=(schema.fields[2],))
+    batch = replace(
+        data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), numeric_BK=torch.zeros(5, 0)
+    )
+    assert FieldEmbedding(lists, Build(schema=lists, seed=1))(batch).shape == (5, 4)

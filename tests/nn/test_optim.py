@@ -357,3 +357,13 @@ def test_a_table_read_without_a_gradient_stays() -> None:
 def test_the_model_reads_the_memory_that_is_updated() -> None:
     model, optimizer = trained("embedding", steps=1)
     assert model.table.weight.data_ptr() == optimizer.tables["table"].packed.data_ptr()
+
+
+@pytest.mark.parametrize("ids", [[1, 12], [3, -1]])
+def test_an_id_beyond_the_table_is_refused_and_nothing_is_left_behind(ids: list[int]) -> None:
+    model, optimizer = trained(steps=1)
+    optimizer.begin()
+    with pytest.raises(IndexError, match="12 rows"):
+        optimizer.lookup(model.table, torch.tensor(ids))
+    optimizer.begin()
+    assert optimizer.lookup(model.table, torch.tensor([1, 3, 1])).shape == (3, 3)

@@ -174,7 +174,12 @@ def test_half_precision_follows_full_precision(
         learner, optimizer = rewriter.learner(), Optimizer(model, AdamConfig())
         order = learner.order(data, batch_size=64, generator=np.random.default_rng(0))
         found += [float(learner.step(model, optimizer, batch).loss) for batch in data.batches(order)]
-        assert score_rows(model, data).dtype == np.float32
+        scores = score_rows(model, data)
+        assert scores.dtype == np.float32
+        # A logit rounded to eight bits would tie with many others.
+        assert len(np.unique(scores)) > 0.9 * len(np.unique(data.ids_BF.numpy(), axis=0))
         assert {one.dtype for one in model.parameters()} == {torch.float32}
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
-    assert losses["bf16"] != losses["float32"]
+    # STAR replaces every product of a DNN by its own.
+    is_untouched = method.startswith("star") and backbone == "dnn"
+    assert (losses["bf16"] == losses["float32"]) is is_untouched
