@@ -31,11 +31,11 @@ largest stand in brackets. Rows a second are those of training steps on 1,000,00
 ids, 300 domains, all by power laws) with embedding 16, layers 128-64-32 and Adam at 1e-3 that moves every embedding
 row at every step. Against peers all have ReLU, equal sizes, no dropout and no regulariser; the peers' batches are cut
 beforehand, ours within the measured time. FuxiCTR's package holds layers and training step, not the models of its
-repository: DNN and DCNv2 are put together from its layers, APG is taken from a checkout, once set as ours is and once
-as its template says. DeepCTR-Torch and torch-rechub run their own loops on batches in memory; torch-rechub's MLP
-always has batch normalisation. Commands count whole, the interpreter's start included, and their memory is the peak
-of the largest process; memory of training counts from after the rows are loaded. FuxiCTR encodes all rows of the CSV
-file as training rows."""
+repository: DNN and DCNv2 are put together from its layers, APG is loaded from its repository's two files, here a copy
+made by hand without their comments, once set as ours is and once as its template says. DeepCTR-Torch and torch-rechub
+run their own loops on batches in memory; torch-rechub's MLP always has batch normalisation. Commands count whole, the
+interpreter's start included, and their memory is the peak of the largest process; memory of training counts from
+after the rows are loaded. FuxiCTR encodes all rows of the CSV file as training rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
