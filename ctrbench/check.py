@@ -212,7 +212,7 @@ class Case:
 
     def model(self, *, base_rate: float = 0.4) -> CTRModel:
         """Build the rewritten plan anew."""
-        return CTRModel(self.method.rewrite(self.plan()), _schema(base_rate), seed=SEED)
+        return CTRModel(self.method.apply(self.plan()), _schema(base_rate), seed=SEED)
 
     @cached_property
     def train(self) -> SplitData:
@@ -627,7 +627,7 @@ def _unlike(data: SplitData, fresh: SplitData) -> list[str]:
 
 def _plans(case: Case) -> str | None:
     settings, base = case.method.model_dump(), case.plan()
-    plan = case.method.rewrite(base)
+    plan = case.method.apply(base)
     kept = deepcopy(plan)
     model = CTRModel(plan, _schema(), seed=SEED)
     model(case.test.slice(0, len(case.test)))
@@ -701,9 +701,10 @@ def _starts(case: Case) -> str | None:
     claim = case.method.starts_as_backbone
     if claim is None:
         return None
-    batch = case.test.slice(0, len(case.test))
+    batch, base, norm = case.test.slice(0, len(case.test)), case.plan(), case.method.norm_stage()
+    base = base.before_tower(norm) if norm else base
     with torch.no_grad():
-        plain = CTRModel(case.plan(), _schema(), seed=SEED).eval()(batch)
+        plain = CTRModel(base, _schema(), seed=SEED).eval()(batch)
         apart = float((case.model().eval()(batch) - plain).abs().max())
     if not apart <= claim:
         return (

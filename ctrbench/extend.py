@@ -8,6 +8,7 @@ refused. The first line of the file's docstring says what it is; lines `Paper: â
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,15 +31,28 @@ from ctrbench.nn.plan import (
     start_weight,
 )
 from ctrbench.nn.routing import Routing, full_precision
-from ctrbench.nn.stages import Cross, CrossModule, PartitionedNorm, domain_table
+from ctrbench.nn.stages import (
+    Auxiliary,
+    BatchNorm,
+    Cross,
+    CrossModule,
+    DenseBank,
+    DomainDense,
+    LayerNorm,
+    PartitionedNorm,
+    TowerBank,
+    domain_table,
+)
 from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
 
 __all__ = [
     "EVAL_ROWS",
     "Activation",
     "Array",
+    "Auxiliary",
     "Backbone",
     "Batch",
+    "BatchNorm",
     "Build",
     "CTRModel",
     "Chain",
@@ -47,7 +61,10 @@ __all__ = [
     "Cross",
     "CrossModule",
     "Dense",
+    "DenseBank",
+    "DomainDense",
     "Field",
+    "LayerNorm",
     "Learner",
     "Method",
     "Optimizer",
@@ -62,12 +79,14 @@ __all__ = [
     "Stage",
     "StageModule",
     "StepOutput",
+    "TowerBank",
     "activate",
     "bce",
     "compiled",
     "dev_auc",
     "domain_table",
     "full_precision",
+    "later",
     "model_validator",
     "rows_at",
     "score_rows",
@@ -76,10 +95,30 @@ __all__ = [
 ]
 
 
-class Backbone(BaseModel, ABC):
-    """A model family without any multi-domain part, as a plan."""
+def later(default: Any) -> Any:  # noqa: ANN401  # as pydantic's own Field
+    """Declare a setting that was added after records had been published; a run's key leaves out its default."""
+    return Field(default=default, json_schema_extra={"later": True})
+
+
+class Settings(BaseModel):
+    """Frozen, typed settings with defaults; an unknown one is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def key(self) -> dict[str, Any]:
+        """Return what a run's key says of the settings: all of them, but defaults of those that came later."""
+        later_ones = {
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.json_schema_extra, dict)
+            and field.json_schema_extra.get("later")
+            and getattr(self, name) == field.default
+        }
+        return self.model_dump(mode="json", exclude=later_ones)
+
+
+class Backbone(Settings, ABC):
+    """A model family without any multi-domain part, as a plan."""
 
     hidden: tuple[int, ...] = Field(default=(128, 64, 32), min_length=1)
     """Widths of the tower, the same for every backbone and method of a table."""
@@ -102,14 +141,35 @@ class Backbone(BaseModel, ABC):
         return (Dense(name="head", width=1),)
 
 
-class Method(BaseModel, ABC):
-    """A rewrite of plans and, where training itself changes, a learner."""
+class Method(Settings, ABC):
+    """A rewrite of plans and, where training itself changes, a learner.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    `norm` and `aux` are every method's: the normalisations and the auxiliary network of the STAR study.
+    """
+
+    norm: Literal["bn", "ln", "pn"] | None = later(None)
+    """Normalise what the tower is given: by batch, by layer (row), or partitioned by domain."""
+    aux: Literal["all", "domain"] | None = later(None)
+    """Add the logit of a small network of [emb(p) ; all embeddings], or of [emb(p) ; e_d]."""
 
     @abstractmethod
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with the method's parts in it."""
+        """Return the plan with the method's own parts in it."""
+
+    def apply(self, plan: Plan) -> Plan:
+        """Return the rewritten plan with normalisation and auxiliary network, where they are asked for."""
+        plan, norm, aux = self.rewrite(plan), self.norm_stage(), self.aux_stage()
+        plan = plan.before_tower(norm) if norm else plan
+        return plan.add_logit(aux) if aux else plan
+
+    def norm_stage(self) -> Stage | None:
+        """Return the stage that `norm` means."""
+        kinds: dict[str | None, type[Stage]] = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}
+        return kinds[self.norm](name="norm") if self.norm else None
+
+    def aux_stage(self) -> Stage | None:
+        """Return the stage that `aux` means."""
+        return Auxiliary(name="aux", sees=self.aux) if self.aux else None
 
     def learner(self) -> Learner:
         """Return how the model is trained; ordinary mini-batches unless the method says otherwise."""
@@ -121,5 +181,8 @@ class Method(BaseModel, ABC):
 
     @property
     def starts_as_backbone(self) -> float | None:
-        """Largest difference of logits from the plain backbone's at the start, in eval mode; None: no such claim."""
+        """Largest difference of logits from the backbone's with the same `norm`, at the start, in eval mode.
+
+        None: no such claim.
+        """
         return None

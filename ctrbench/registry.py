@@ -200,8 +200,9 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
     fields = kind.model_fields
     for name, value in settings.items():
         if name not in fields:
-            remedy = did_you_mean(name, fields) if fields else "it has no settings"
-            raise SettingError(f"{plugin.name} has no such setting", value=name, remedy=remedy)
+            raise SettingError(
+                f"{plugin.name} has no such setting", value=name, remedy=did_you_mean(name, fields)
+            )
         if isinstance(value, str) and "tuple" in str(fields[name].annotation):
             settings = {**settings, name: (value,)}
     try:

@@ -85,6 +85,6 @@ def build_model(schema: Schema) -> Callable[..., CTRModel]:
 
     def build(method: str = "plain", backbone: str = "dnn[hidden=8-4]", seed: int = 1) -> CTRModel:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        return CTRModel(rewriter.rewrite(base.plan()), schema, seed=seed)  # type: ignore[union-attr]
+        return CTRModel(rewriter.apply(base.plan()), schema, seed=seed)  # type: ignore[union-attr]
 
     return build

@@ -23,7 +23,7 @@ def losses(method: str, backbone: str, schema: Schema, data: SplitData, device: 
     rewriter, base = select("methods", method).value, select("backbones", backbone).value
     assert isinstance(rewriter, Method)
     assert isinstance(base, Backbone)
-    model = CTRModel(rewriter.rewrite(base.plan()), schema, seed=1).to(device)
+    model = CTRModel(rewriter.apply(base.plan()), schema, seed=1).to(device)
     rows = data.to(torch.device(device))
     config = TrainConfig(batch_size=32, epochs=2, patience=2, embedding_size=schema.embedding_size)
     trainer = Trainer(model=model, learner=rewriter.learner(), train=rows, dev=rows, config=config, seed=1)

@@ -86,7 +86,7 @@ def losses(selector: str) -> np.ndarray:
 
 def trained_loss(selector: str, seed: int) -> float:
     method, backbone = select("methods", selector).value, select("backbones", "dnn[hidden=32-16]").value
-    model = CTRModel(method.rewrite(backbone.plan()), SCHEMA, seed=seed)  # type: ignore[union-attr]
+    model = CTRModel(method.apply(backbone.plan()), SCHEMA, seed=seed)  # type: ignore[union-attr]
     learner, optimizer = method.learner(), Optimizer(model, AdamConfig(lr=1e-3))  # type: ignore[union-attr]
     torch.manual_seed(seed)
     order = learner.order(TRAIN, batch_size=BATCH, generator=np.random.default_rng(seed))

@@ -93,6 +93,10 @@ class Maml(Method):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.norm or self.aux:
+            raise ValueError(
+                "norm and aux hold moments or rows of each domain, which inner steps would share"
+            )
         if self.variant == "reptile" and self.support < 2:
             raise ValueError("reptile's support holds at least 2 rows")
         # What judges a learned rate is the query, and Reptile has none.

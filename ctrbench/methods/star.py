@@ -11,7 +11,7 @@ Readings: W_p = 1, b_p = 0 and the auxiliary output zero at the start, so STAR s
 normalisation (2.4); η, ε and the shrinkage of rare domains' moments (2.2). The unseen domain has shared parameters
 only: its W_p, b_p, γ_p, β_p stay at the start and its emb(p) at zero (0.4). Departures: PN normalises what the tower
 is given, not the input of a cross network beside it (5.3); rare domains' running moments pool rows (`PartitionedNorm`).
-Not here yet: batch or layer normalisation in PN's place, double random starts, the auxiliary network for other methods.
+Not here yet: double random starts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from ctrbench.extend import (
+    Auxiliary,
     Build,
-    Chain,
     Context,
     Dense,
     Field,
@@ -32,7 +32,6 @@ from ctrbench.extend import (
     Method,
     PartitionedNorm,
     Plan,
-    RowTable,
     Stage,
     StageModule,
     activate,
@@ -41,15 +40,12 @@ from ctrbench.extend import (
     start_weight,
 )
 
-INDICATOR_STD = 0.05
-"""Spread of emb(p) at the start, that of the field embeddings."""
-
 
 class Star(Method):
     """Star-topology dense stages, partitioned normalisation and an auxiliary network."""
 
-    norm: Literal["pn"] | None = "pn"
-    """Partitioned normalisation before the tower, or none."""
+    norm: Literal["bn", "ln", "pn"] | None = "pn"
+    """Normalisation before the tower: partitioned, or for comparison by batch, by row, or none."""
     batching: Literal["domain", "mixed"] = "domain"
     """Batches of one domain each, or mixed ones."""
     aux: Literal["all", "domain"] | None = "all"
@@ -65,7 +61,7 @@ class Star(Method):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        of_norm = () if self.norm else ("momentum", "eps", "shrinkage")
+        of_norm = () if self.norm == "pn" else ("momentum", "eps", "shrinkage")
         of_aux = () if self.aux else ("aux_hidden", "aux_embedding")
         for name in (*of_norm, *of_aux):
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -73,19 +69,20 @@ class Star(Method):
         return self
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with star products, PN before the tower and the auxiliary logit."""
-        plan = plan.map_dense(_star)
-        if self.norm:
-            norm = PartitionedNorm(
-                name="star_pn", momentum=self.momentum, eps=self.eps, shrinkage=self.shrinkage
-            )
-            plan = plan.before_tower(norm)
-        if self.aux:
-            aux = Auxiliary(
-                name="star_aux", hidden=self.aux_hidden, embedding=self.aux_embedding, sees=self.aux
-            )
-            plan = plan.add_logit(aux)
-        return plan
+        """Return the plan with star products."""
+        return plan.map_dense(_star)
+
+    def norm_stage(self) -> Stage | None:
+        """Return PN with the settings; other normalisations have none."""
+        if self.norm != "pn":
+            return super().norm_stage()
+        return PartitionedNorm(name="star_pn", momentum=self.momentum, eps=self.eps, shrinkage=self.shrinkage)
+
+    def aux_stage(self) -> Stage | None:
+        """Return the auxiliary network."""
+        if self.aux is None:
+            return None
+        return Auxiliary(name="star_aux", hidden=self.aux_hidden, embedding=self.aux_embedding, sees=self.aux)
 
     def learner(self) -> Learner:
         """Return ordinary training on the batches asked for."""
@@ -93,8 +90,8 @@ class Star(Method):
 
     @property
     def starts_as_backbone(self) -> float:
-        """Up to PN's ε, with moments zero and one; in training PN normalises from the first batch."""
-        return 1e-3 if self.norm else 1e-5
+        """Up to rounding: with W_p = 1 and b_p = 0, W ⊙ W_p is W."""
+        return 1e-5
 
 
 def _star(dense: Dense) -> Dense:
@@ -129,46 +126,3 @@ class StarDenseModule(StageModule):
         routing, bias_GM = context.routing, self.bias + bias_G1M[:, 0]
         bias_BM = bias_GM if routing.num_groups == 1 else bias_GM.index_select(0, routing.index_B)
         return activate(routing.linear(x_BN, self.weight * weight_GNM) + bias_BM, self.activation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Auxiliary(Stage):
-    """The logit of a small network that the domains share, all but their row of emb(p)."""
-
-    hidden: int
-    embedding: int
-    sees: Literal["all", "domain"]
-
-    def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; its output starts at zero."""
-        return AuxiliaryModule(self, num_inputs, build)
-
-
-class AuxiliaryModule(StageModule):
-    """Computes `Auxiliary` on the embeddings as they are, not normalised."""
-
-    num_outputs = 1
-
-    def __init__(self, stage: Auxiliary, num_inputs: int, build: Build) -> None:
-        super().__init__()
-        self.sees = stage.sees
-        rows = torch.zeros(build.schema.num_indicators + 1, stage.embedding)
-        rows[1:].normal_(std=INDICATOR_STD, generator=build.generator(f"{stage.name}.embedding"))
-        self.embedding = RowTable(rows, "domain")
-        seen = num_inputs if stage.sees == "all" else build.schema.domain_width
-        hidden = Dense(name=f"{stage.name}.hidden", width=stage.hidden, activation="relu")
-        output = Dense(name=f"{stage.name}.output", width=1)
-        self.layers = Chain((hidden, output), stage.embedding + seen, build)
-        nn.init.zeros_(self.layers[-1].get_parameter("weight"))
-
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, 1)."""
-        own_GE, seen_BN = context.read(self.embedding), x_BN if self.sees == "all" else context.domain_BE
-        hidden, output = self.layers
-        # [emb(p) ; z] W + b, of which the part of emb(p) is computed once a domain.
-        sizes = [own_GE.shape[1], seen_BN.shape[1]]
-        weight_EM, weight_NM = torch.split(hidden.get_parameter("weight"), sizes)
-        own_GM = torch.addmm(hidden.get_parameter("bias"), own_GE, weight_EM)
-        hidden_BM = torch.relu(seen_BN @ weight_NM + context.routing.spread(own_GM))
-        logit_B1: torch.Tensor = output(hidden_BM, context)
-        return logit_B1

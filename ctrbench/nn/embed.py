@@ -10,6 +10,7 @@ Shapes in names: B rows, F fields, E embedding size, U distinct table rows, n id
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 from torch.autograd.function import FunctionCtx
 
 from ctrbench.nn import kernels
-from ctrbench.nn.plan import Build, Schema
+from ctrbench.nn.plan import Build, FieldShape, Schema
 
 EMBEDDING_STD = 0.05
 
@@ -99,20 +100,30 @@ def rows_at(rows_UE: torch.Tensor, index_n: torch.Tensor) -> torch.Tensor:
 
 
 class FieldEmbedding(nn.Module):
-    """Embeds all fields of a batch and concatenates them to z; see `Schema.slices` for the layout."""
+    """Embeds all fields of a batch and concatenates them to z; see `Schema.slices` for the layout.
+
+    With `first_order`, a table row holds one number more, the weight of its id.
+    """
 
     offsets: torch.Tensor
 
-    def __init__(self, schema: Schema, build: Build) -> None:
+    def __init__(self, schema: Schema, build: Build, *, first_order: bool = False) -> None:
         super().__init__()
-        self.schema = schema
+        self.schema, self.first_order = schema, first_order
+        everything = replace(schema, hidden=())
+        self.columns = _places(everything.single_fields, schema)
+        self.bags = _places(everything.bag_fields, schema)
+        self.numbers = _places(everything.numeric_fields, schema)
         tables = (*schema.single_fields, *schema.bag_fields)
         sizes = [field.size for field in tables]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
         offsets = torch.tensor(starts[: len(schema.single_fields)], dtype=torch.int32)
         self.register_buffer("offsets", offsets, persistent=False)
         self.bag_starts = starts[len(schema.single_fields) :]
-        self.table = RowTable(self._start(schema, build), "embedding")
+        start = self._start(schema, build)
+        if first_order:
+            start = torch.cat([start, start.new_zeros(len(start), 1)], dim=1)
+        self.table = RowTable(start, "embedding")
 
     @staticmethod
     def _start(schema: Schema, build: Build) -> torch.Tensor:
@@ -125,21 +136,38 @@ class FieldEmbedding(nn.Module):
             parts.append(part)
         return torch.cat(parts) if parts else torch.empty(0, schema.embedding_size)
 
-    def forward(self, inputs: Inputs, reader: Reader | None = None) -> torch.Tensor:
-        """Return z of shape (B, N)."""
-        ids_BF = inputs.ids_BF + self.offsets
-        values = [bag[0] + start for bag, start in zip(inputs.bags, self.bag_starts, strict=True)]
+    def forward(
+        self, inputs: Inputs, reader: Reader | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None."""
+        ids_BF = inputs.ids_BF if self.columns is None else inputs.ids_BF[:, self.columns]
+        bags = inputs.bags if self.bags is None else [inputs.bags[place] for place in self.bags]
+        numbers_BK = inputs.numeric_BK if self.numbers is None else inputs.numeric_BK[:, self.numbers]
+        ids_BF = ids_BF + self.offsets
+        values = [bag[0] + start for bag, start in zip(bags, self.bag_starts, strict=True)]
         flat = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
         if reader is None:
             found_nE = self.table.weight.index_select(0, flat)
         else:
             found_nE = reader.lookup(self.table, flat)
         single, *lists = torch.split(found_nE, [ids_BF.numel(), *(len(value) for value in values)])
-        pooled = [mean_rows(rows, offsets) for rows, (_, offsets) in zip(lists, inputs.bags, strict=True)]
+        pooled = [mean_rows(rows, offsets) for rows, (_, offsets) in zip(lists, bags, strict=True)]
+        weights_BF = None
+        if self.first_order:
+            weights_BF = torch.cat(
+                [single[:, -1].view(ids_BF.shape), *(one[:, -1:] for one in pooled)], dim=1
+            )
+            single, pooled = single[:, :-1], [one[:, :-1] for one in pooled]
         parts = [single.reshape(len(ids_BF), ids_BF.shape[1] * self.schema.embedding_size), *pooled]
-        if inputs.numeric_BK.shape[1]:
-            parts.append(inputs.numeric_BK)
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if numbers_BK.shape[1]:
+            parts.append(numbers_BK)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], weights_BF
+
+
+def _places(fields: Sequence[FieldShape], schema: Schema) -> list[int] | None:
+    """Return the places of the fields that the model sees; None for all."""
+    places = [place for place, field in enumerate(fields) if field.name not in schema.hidden]
+    return None if len(places) == len(fields) else places
 
 
 def mean_rows(rows_nE: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,8 @@ class Context:
     indicator_B: torch.Tensor
     """Ids of the indicator p that per-domain parameters are indexed by, 0 = unseen; on the CPU too."""
     reader: Reader | None = None
+    first_order_BF: torch.Tensor | None = None
+    """The weights of the ids themselves, where the plan asks for them; columns are fields as in z, numbers left out."""
     penalties: list[torch.Tensor] = field(default_factory=list)
     """Scalars that stages add to the loss, such as AdaSparse's sparsity term."""
     logs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -61,9 +63,17 @@ class Context:
         is_same = self.domain_B.data_ptr() == self.indicator_B.data_ptr()
         return self.routing if is_same else Routing(self.domain_B, self.z_BN.device)
 
-    def read(self, table: RowTable) -> torch.Tensor:
-        """Return a per-domain table's rows of the indicators present, in the order of `routing.present_G`."""
-        return read_rows(self.reader, table, self.routing.present_G)
+    @cached_property
+    def known_routing(self) -> Routing:
+        """The rows grouped by the indicator, those of an unseen one with the largest (METHODS 0.4)."""
+        if not self.routing.has(0):
+            return self.routing
+        known_B = torch.where(self.indicator_B > 0, self.indicator_B, self.schema.largest_indicator)
+        return Routing(known_B, self.z_BN.device)
+
+    def read(self, table: RowTable, routing: Routing | None = None) -> torch.Tensor:
+        """Return a per-domain table's rows of the groups present, in the order of `present_G`; `routing` by default."""
+        return read_rows(self.reader, table, (routing or self.routing).present_G)
 
     def part(self, rows: slice) -> Context:
         """Return the context of some rows of the batch, with penalties and logs of its own."""
@@ -72,13 +82,15 @@ class Context:
             z_BN=self.z_BN[rows],
             domain_B=self.domain_B[rows],
             indicator_B=self.indicator_B[rows],
+            first_order_BF=None if self.first_order_BF is None else self.first_order_BF[rows],
             penalties=[],
             logs={},
         )
 
     def detached(self) -> Context:
         """Return the same context cut off from the gradient of the embeddings."""
-        return replace(self, z_BN=self.z_BN.detach(), penalties=[], logs={})
+        weights_BF = None if self.first_order_BF is None else self.first_order_BF.detach()
+        return replace(self, z_BN=self.z_BN.detach(), first_order_BF=weights_BF, penalties=[], logs={})
 
 
 class Chain(nn.ModuleList):
@@ -149,9 +161,11 @@ class CTRModel(nn.Module):
 
     def __init__(self, plan: Plan, schema: Schema, *, seed: int, precision: Precision = "float32") -> None:
         super().__init__()
+        if plan.hides_domain:
+            schema = replace(schema, hidden=schema.domain_features)
         build = Build(schema=schema, seed=seed)
         self.schema = schema
-        self.embedding = FieldEmbedding(schema, build)
+        self.embedding = FieldEmbedding(schema, build, first_order=plan.first_order)
         self.net = Network(plan, build)
         self.net.precision = precision
         self._start_at_base_rate()
@@ -165,12 +179,14 @@ class CTRModel(nn.Module):
 
     def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
         """Embed a batch; the network can then be run on it, or on parts of it."""
+        z_BN, first_order_BF = self.embedding(inputs, reader)
         return Context(
             schema=self.schema,
-            z_BN=self.embedding(inputs, reader),
+            z_BN=z_BN,
             domain_B=inputs.domain_B,
             indicator_B=inputs.indicator_B,
             reader=reader,
+            first_order_BF=first_order_BF,
         )
 
     def forward(self, inputs: Inputs) -> torch.Tensor:

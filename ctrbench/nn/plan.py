@@ -57,6 +57,13 @@ class Schema:
     """Training rows of each value of the indicator p; place 0 is the unseen one."""
     base_rate: float
     """Share of positives in training, strictly between 0 and 1."""
+    hidden: tuple[str, ...] = ()
+    """Fields that are in the data and that the model does not see."""
+
+    @property
+    def largest_indicator(self) -> int:
+        """The indicator with the most training rows; it stands in where a domain was never seen."""
+        return max(range(len(self.indicator_rows)), key=self.indicator_rows.__getitem__)
 
     @property
     def num_indicators(self) -> int:
@@ -66,17 +73,21 @@ class Schema:
     @cached_property
     def single_fields(self) -> tuple[FieldShape, ...]:
         """Fields with one id a row."""
-        return tuple(field for field in self.fields if field.is_single_id)
+        return tuple(field for field in self._seen if field.is_single_id)
 
     @cached_property
     def bag_fields(self) -> tuple[FieldShape, ...]:
         """Multi-valued and sequence fields, which are pooled."""
-        return tuple(field for field in self.fields if field.kind in ("multi_valued", "sequence"))
+        return tuple(field for field in self._seen if field.kind in ("multi_valued", "sequence"))
 
     @cached_property
     def numeric_fields(self) -> tuple[FieldShape, ...]:
         """Fields that enter as a number."""
-        return tuple(field for field in self.fields if field.kind == "numeric" and not field.is_single_id)
+        return tuple(field for field in self._seen if field.kind == "numeric" and not field.is_single_id)
+
+    @property
+    def _seen(self) -> tuple[FieldShape, ...]:
+        return tuple(field for field in self.fields if field.name not in self.hidden)
 
     @cached_property
     def slices(self) -> dict[str, slice]:
@@ -201,6 +212,10 @@ class Plan:
     interactions: tuple[Stage, ...] = ()
     join: Literal["parallel", "stacked"] = "parallel"
     logits: tuple[Stage, ...] = ()
+    first_order: bool = False
+    """Whether each id has a weight of its own beside its embedding, `Context.first_order_BF`."""
+    hides_domain: bool = False
+    """Whether the model is kept from seeing the domain features."""
 
     def map_dense(self, change: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Replace each dense stage of the tower, and of the head unless told otherwise."""

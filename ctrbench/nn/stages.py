@@ -2,20 +2,21 @@
 
 What a single method needs stands in that method's file.
 
-Shapes in names: B rows, N inputs, G groups present in the batch.
+Shapes in names: B rows, N inputs, M outputs, G groups present in the batch, K layers side by side.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from ctrbench.nn.embed import RowTable
+from ctrbench.nn.embed import EMBEDDING_STD, RowTable
 from ctrbench.nn.kernels import Array, compiled
-from ctrbench.nn.plan import Build, Stage, StageModule
+from ctrbench.nn.plan import Build, Dense, Stage, StageModule, activate, start_weight
 from ctrbench.nn.routing import Routing
 
 if TYPE_CHECKING:
@@ -34,6 +35,192 @@ def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
     """
     rows = start.unsqueeze(0).expand(num_indicators + 1, *start.shape).clone()
     return RowTable(rows, "domain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainDense(Dense):
+    """φ(x W_p + b_p), nothing shared; an unseen domain takes the largest domain's (METHODS 0.4).
+
+    All domains start at the weights of the dense stage of the same name.
+    """
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; as `Dense`, for every domain alike."""
+        return DomainDenseModule(self, num_inputs, build)
+
+
+class DomainDenseModule(StageModule):
+    """Computes `DomainDense`; a row meets its own domain's matrix only."""
+
+    def __init__(self, stage: DomainDense, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.num_outputs, self.activation = stage.width, stage.activation
+        generator = build.generator(f"{stage.name}.weight")
+        weight = start_weight(num_inputs, stage.width, stage.activation, generator)
+        # One table for both, the bias as the last row: a table costs a gather and a scatter a step.
+        start = torch.cat([weight, torch.zeros(1, stage.width)])
+        self.domain = domain_table(build.schema.num_indicators, start)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        routing = context.known_routing
+        own_GNM = context.read(self.domain, routing)
+        product_BM = routing.linear(x_BN, own_GNM[:, :-1])
+        return activate(product_BM + routing.spread(own_GNM[:, -1]), self.activation)
+
+
+class DenseBank(nn.Module):
+    """K dense layers side by side, each with a start of its own."""
+
+    def __init__(self, dense: Dense, num_layers: int, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.num_outputs, self.activation = dense.width, dense.activation
+        starts = [
+            start_weight(
+                num_inputs, dense.width, dense.activation, build.generator(f"{dense.name}.{place}.weight")
+            )
+            for place in range(num_layers)
+        ]
+        self.weight = nn.Parameter(torch.stack(starts))
+        self.bias = nn.Parameter(torch.zeros(num_layers, 1, dense.width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same rows (B, N), or each layer's own (K, B, N), to (K, B, M)."""
+        if x.dim() == 2:
+            x = x.expand(len(self.weight), *x.shape)
+        return activate(torch.baddbmm(self.bias, x, self.weight), self.activation)
+
+
+class TowerBank(nn.Sequential):
+    """K towers side by side, layer by layer; the experts of mixtures."""
+
+    def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
+        widths = [num_inputs, *(dense.width for dense in tower)]
+        super().__init__(
+            *(DenseBank(dense, num_towers, width, build) for dense, width in zip(tower, widths, strict=False))
+        )
+        self.num_outputs = widths[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Stage):
+    """Batch normalisation: γ ⊙ (x - μ) / √(s² + ε) + β, with moments of the batch in training, running ones after.
+
+    Running moments move by max(η, 1 / (k + 1)) at the k-th batch from 0 on, as in `PartitionedNorm`. A batch of one row
+    has no variance; it is normalised with running moments.
+    """
+
+    momentum: float = 0.01
+    eps: float = 1e-5
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; γ = 1, β = 0, running moments 0 and 1."""
+        return BatchNormModule(self, num_inputs)
+
+
+class BatchNormModule(StageModule):
+    """Computes `BatchNorm`; moments are buffers, updated in training mode only."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    batches: torch.Tensor
+
+    def __init__(self, stage: BatchNorm, num_inputs: int) -> None:
+        super().__init__()
+        self.num_outputs, self.stage = num_inputs, stage
+        self.scale, self.shift = nn.Parameter(torch.ones(num_inputs)), nn.Parameter(torch.zeros(num_inputs))
+        self.register_buffer("mean", torch.zeros(num_inputs))
+        self.register_buffer("variance", torch.ones(num_inputs))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N)."""
+        eps = self.stage.eps
+        if not self.training or len(x_BN) == 1:
+            return functional.batch_norm(x_BN, self.mean, self.variance, self.scale, self.shift, eps=eps)
+        found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.native_batch_norm(
+            x_BN, self.scale, self.shift, None, None, True, 0.0, eps
+        )
+        self._update(found[1].detach(), found[2].detach(), len(x_BN))
+        return found[0]
+
+    @torch.no_grad()
+    def _update(self, mean_N: torch.Tensor, root_N: torch.Tensor, num_rows: int) -> None:
+        share = (1.0 / (self.batches + 1.0)).clamp_min(self.stage.momentum)
+        variance_N = (root_N**-2.0 - self.stage.eps).clamp_min(0.0) * (num_rows / (num_rows - 1))
+        self.mean.lerp_(mean_N, share)
+        self.variance.lerp_(variance_N, share)
+        self.batches.add_(1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorm(Stage):
+    """Layer normalisation of each row: γ ⊙ (x - μ) / √(s² + ε) + β, moments over the row's numbers."""
+
+    eps: float = 1e-5
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; γ = 1, β = 0."""
+        return LayerNormModule(self, num_inputs)
+
+
+class LayerNormModule(StageModule):
+    """Computes `LayerNorm`."""
+
+    def __init__(self, stage: LayerNorm, num_inputs: int) -> None:
+        super().__init__()
+        self.num_outputs, self.stage = num_inputs, stage
+        self.scale, self.shift = nn.Parameter(torch.ones(num_inputs)), nn.Parameter(torch.zeros(num_inputs))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N)."""
+        return functional.layer_norm(x_BN, [self.num_outputs], self.scale, self.shift, self.stage.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auxiliary(Stage):
+    """The logit of a small network that the domains share, all but their row of emb(p) (STAR, METHODS 2.5).
+
+    It sees [emb(p) ; z], or [emb(p) ; e_d], as the embeddings made them. The unseen domain's emb(p) stays at zero.
+    """
+
+    hidden: int = 32
+    embedding: int = 16
+    sees: Literal["all", "domain"] = "all"
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; its output starts at zero."""
+        return AuxiliaryModule(self, num_inputs, build)
+
+
+class AuxiliaryModule(StageModule):
+    """Computes `Auxiliary` on the embeddings as they are, not normalised."""
+
+    num_outputs = 1
+
+    def __init__(self, stage: Auxiliary, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.sees = stage.sees
+        rows = torch.zeros(build.schema.num_indicators + 1, stage.embedding)
+        rows[1:].normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.embedding"))
+        self.embedding = RowTable(rows, "domain")
+        seen = num_inputs if stage.sees == "all" else build.schema.domain_width
+        hidden = Dense(name=f"{stage.name}.hidden", width=stage.hidden, activation="relu")
+        output = Dense(name=f"{stage.name}.output", width=1)
+        self.hidden = hidden.build(stage.embedding + seen, build)
+        self.output = output.build(stage.hidden, build)
+        nn.init.zeros_(self.output.get_parameter("weight"))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, 1)."""
+        own_GE, seen_BN = context.read(self.embedding), x_BN if self.sees == "all" else context.domain_BE
+        # [emb(p) ; z] W + b, of which the part of emb(p) is computed once a domain.
+        sizes = [own_GE.shape[1], seen_BN.shape[1]]
+        weight_EM, weight_NM = torch.split(self.hidden.get_parameter("weight"), sizes)
+        own_GM = torch.addmm(self.hidden.get_parameter("bias"), own_GE, weight_EM)
+        hidden_BM = torch.relu(seen_BN @ weight_NM + context.routing.spread(own_GM))
+        logit_B1: torch.Tensor = self.output(hidden_BM, context)
+        return logit_B1
 
 
 FULL_RANK_INPUTS = 1024

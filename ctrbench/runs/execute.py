@@ -152,7 +152,7 @@ def _run(
     train, dev = (load(prepared, split, key).to(device) for split in (Split.TRAIN, Split.DEV))
     method, backbone = _plugins(run)
     schema = make_schema(prepared, train, key, config.embedding_size)
-    plan = method.rewrite(backbone.plan())
+    plan = method.apply(backbone.plan())
     model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(device)
     torch.manual_seed(key.seed)
     clock.lap("load")

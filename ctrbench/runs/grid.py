@@ -109,7 +109,7 @@ def make_grid(
 
 def _choice(selected: Selected) -> Choice:
     source = None if selected.plugin.is_builtin else selected.plugin.sha256
-    return Choice(name=selected.plugin.name, settings=selected.value.model_dump(mode="json"), source=source)
+    return Choice(name=selected.plugin.name, settings=selected.value.key(), source=source)
 
 
 def _unsupported(method: Selected, backbone: Selected) -> str | None:

@@ -31,7 +31,7 @@ def test_widths_and_activation_can_be_set() -> None:
 def test_logits_by_hand(build_model: Callable[..., CTRModel], data: SplitData) -> None:
     model, batch = build_model(backbone="dnn[hidden=8-4]"), data.slice(0, 7)
     weight = {name.removeprefix("net."): value for name, value in model.state_dict().items()}
-    h = model.embedding(batch).detach()
+    h = model.embedding(batch)[0].detach()
     for layer in ("tower.0", "tower.1"):
         h = torch.tanh(h @ weight[f"{layer}.weight"] + weight[f"{layer}.bias"])
     expected = (h @ weight["head.0.weight"] + weight["head.0.bias"])[:, 0]

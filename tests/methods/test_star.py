@@ -12,11 +12,11 @@ from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.methods.star import AuxiliaryModule, Star, StarDense, StarDenseModule
+from ctrbench.methods.star import Star, StarDense, StarDenseModule
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.stages import PartitionedNorm
+from ctrbench.nn.stages import AuxiliaryModule, PartitionedNorm
 from ctrbench.registry import select
 from ctrbench.train.learner import Learner
 
@@ -117,12 +117,12 @@ def test_absent_domains_are_bit_equal_and_momentum_does_not_move_them(
 
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", DCN, "dcnv2[hidden=8-4,structure=stacked]"])
-@pytest.mark.parametrize("method", ["star", PRODUCTS_ONLY])
+@pytest.mark.parametrize(("method", "base"), [("star", "plain[norm=pn]"), (PRODUCTS_ONLY, "plain")])
 def test_star_starts_as_its_backbone(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, backbone: str
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, base: str, backbone: str
 ) -> None:
     batch = unseen_data.slice(0, 30)
-    plain = build_model("plain", backbone).eval()(batch)
+    plain = build_model(base, backbone).eval()(batch)
     claimed = select("methods", method).value.starts_as_backbone  # type: ignore[union-attr]
     assert (build_model(method, backbone).eval()(batch) - plain).abs().max() <= claimed
 
@@ -138,14 +138,14 @@ def test_in_training_it_starts_as_the_backbone_with_batch_normalisation(
 
 
 def test_normalisation_stands_before_the_tower_and_not_before_the_cross_network() -> None:
-    plan = Star().rewrite(Dcnv2().plan())
+    plan = Star().apply(Dcnv2().plan())
     assert plan.at_input == ()
     assert plan.interactions == Dcnv2().plan().interactions
     assert isinstance(plan.tower[0], PartitionedNorm)
 
 
 def test_every_dense_stage_becomes_a_star() -> None:
-    plan = Star().rewrite(Dnn().plan())
+    plan = Star().apply(Dnn().plan())
     assert all(isinstance(stage, StarDense) for stage in (*plan.tower[1:], *plan.head))
     assert [stage.name for stage in plan.tower[1:]] == [stage.name for stage in Dnn().plan().tower]
 
@@ -166,7 +166,7 @@ def test_the_auxiliary_network_sees_its_domain_and_plain_embeddings(
 ) -> None:
     model = stir(build_model(f"star[aux={sees}]")).train()
     module, batch = auxiliary(model), data.slice(0, 9)
-    hidden, output = (dict(layer.named_parameters()) for layer in module.layers)
+    hidden, output = (dict(layer.named_parameters()) for layer in (module.hidden, module.output))
     torch.nn.init.normal_(output["weight"])
     context = model.context(batch)
     own = module.embedding.weight[batch.indicator_B.long()]

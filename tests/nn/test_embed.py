@@ -49,17 +49,17 @@ def test_layout_is_that_of_the_schema(schema: Schema) -> None:
 def test_one_id_fields_stand_at_their_slice(
     embedding: FieldEmbedding, batch: Batch, field: str, place: int
 ) -> None:
-    z_BN = embedding(batch)
+    z_BN, _ = embedding(batch)
     expected = rows_of(embedding, field)[batch.ids_BF[:, place].long()]
     assert torch.equal(z_BN[:, embedding.schema.slices[field]], expected)
 
 
 def test_numbers_stand_last(embedding: FieldEmbedding, batch: Batch) -> None:
-    assert torch.equal(embedding(batch)[:, embedding.schema.slices["price"]], batch.numeric_BK)
+    assert torch.equal(embedding(batch)[0][:, embedding.schema.slices["price"]], batch.numeric_BK)
 
 
 def test_bags_are_means_and_empty_ones_zero(embedding: FieldEmbedding, batch: Batch) -> None:
-    pooled = embedding(batch)[:, embedding.schema.slices["tags"]]
+    pooled = embedding(batch)[0][:, embedding.schema.slices["tags"]]
     values, offsets = batch.bags[0]
     lists = [values[offsets[row] : offsets[row + 1]].long() for row in range(len(batch))]
     assert {len(one) for one in lists} == {0, 1, 2, 3}
@@ -101,7 +101,7 @@ def test_rows_of_unseen_values_are_zero_and_stay(
 
 
 def test_unseen_values_embed_to_zero(embedding: FieldEmbedding, unseen_data: SplitData) -> None:
-    z_BN = embedding(unseen_data.slice(0, 1))
+    z_BN, _ = embedding(unseen_data.slice(0, 1))
     assert unseen_data.ids_BF[0, 0] == 0
     assert not z_BN[:, embedding.schema.slices["city"]].any()
 
@@ -111,9 +111,9 @@ def test_reading_through_the_optimizer_is_reading_directly(
 ) -> None:
     model = build_model()
     batch, optimizer = data.slice(0, 50), Optimizer(model, AdamConfig())
-    direct = model.embedding(batch)
+    direct = model.embedding(batch)[0]
     optimizer.begin()
-    assert torch.equal(model.embedding(batch, optimizer), direct)
+    assert torch.equal(model.embedding(batch, optimizer)[0], direct)
 
 
 def test_gradients_through_the_optimizer_are_those_of_the_table(
@@ -121,10 +121,10 @@ def test_gradients_through_the_optimizer_are_those_of_the_table(
 ) -> None:
     model = build_model()
     batch, optimizer = data.slice(0, 50), Optimizer(model, AdamConfig())
-    torch.autograd.backward(model.embedding(batch).pow(2).sum())
+    torch.autograd.backward(model.embedding(batch)[0].pow(2).sum())
     expected = model.embedding.table.weight.grad
     optimizer.begin()
-    torch.autograd.backward(model.embedding(batch, optimizer).pow(2).sum())
+    torch.autograd.backward(model.embedding(batch, optimizer)[0].pow(2).sum())
     (read,) = optimizer._reads
     full = torch.zeros_like(expected).index_copy_(0, read.rows_U, read.leaf.grad)  # type: ignore[arg-type]
     torch.testing.assert_close(full, expected)
@@ -171,7 +171,7 @@ def test_mean_of_lists(lengths: list[int]) -> None:
 def test_a_schema_of_numbers_alone_has_no_table(schema: Schema, data: SplitData) -> None:
     numbers = replace(schema, fields=(schema.fields[1],))
     batch = replace(data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), bags=())
-    z_BN = FieldEmbedding(numbers, Build(schema=numbers, seed=1))(batch)
+    z_BN = FieldEmbedding(numbers, Build(schema=numbers, seed=1))(batch)[0]
     assert torch.equal(z_BN, batch.numeric_BK)
 
 
@@ -180,4 +180,4 @@ def test_a_schema_of_lists_alone(schema: Schema, data: SplitData) -> None:
     batch = replace(
         data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), numeric_BK=torch.zeros(5, 0)
     )
-    assert FieldEmbedding(lists, Build(schema=lists, seed=1))(batch).shape == (5, 4)
+    assert FieldEmbedding(lists, Build(schema=lists, seed=1))(batch)[0].shape == (5, 4)

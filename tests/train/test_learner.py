@@ -144,7 +144,7 @@ def test_no_step_waits_for_a_value_of_the_device(
     rewriter, base = select("methods", method).value, select("backbones", backbone).value
     assert isinstance(rewriter, Method)
     assert isinstance(base, Backbone)
-    model = CTRModel(rewriter.rewrite(base.plan()), schema, seed=1).to("meta")
+    model = CTRModel(rewriter.apply(base.plan()), schema, seed=1).to("meta")
     rows, learner, optimizer = (
         data.to(torch.device("meta")),
         rewriter.learner(),
@@ -169,7 +169,7 @@ def test_half_precision_follows_full_precision(
     assert isinstance(base, Backbone)
     losses: dict[str, list[float]] = {"float32": [], "bf16": []}
     for precision, found in losses.items():
-        plan = rewriter.rewrite(base.plan())
+        plan = rewriter.apply(base.plan())
         model = CTRModel(plan, schema, seed=1, precision=precision)  # type: ignore[arg-type]
         learner, optimizer = rewriter.learner(), Optimizer(model, AdamConfig())
         order = learner.order(data, batch_size=64, generator=np.random.default_rng(0))
