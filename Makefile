@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CTRBENCH := $(BIN)/ctrbench
 
-.PHONY: install demo test lint types bench bench-peers clean
+.PHONY: install demo test lint types docs bench bench-peers clean
 
 install: .venv/.installed
 
@@ -28,6 +28,10 @@ types: install
 
 test: lint types
 	$(BIN)/pytest -n 2
+
+# docs/methods.md, and the table of methods in README.md.
+docs: install
+	$(BIN)/python -m ctrbench.pages
 
 bench: install
 	$(BIN)/pytest tests/bench --override-ini addopts=--import-mode=importlib --benchmark-only -p no:xdist

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from ctrbench.data.batches import Batch, Order, SplitData
+from ctrbench.extend import Estimator
 from ctrbench.names import Column
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import Context, CTRModel
@@ -32,7 +33,7 @@ from ctrbench.registry import plugins, select
 from ctrbench.train.learner import bce, total_loss
 
 if TYPE_CHECKING:
-    from ctrbench.extend import Backbone, Method
+    from ctrbench.extend import Backbone, Fitted, Method
 
 SEED = 7
 BATCH = 32
@@ -84,13 +85,14 @@ def _backbones() -> Iterator[str]:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Leave random state and threads as they were; one thread is fastest at this size."""
-    threads = torch.get_num_threads()
+    threads, drawn = torch.get_num_threads(), np.random.get_state()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(threads)
+        np.random.set_state(drawn)
 
 
 def _check(case: Case) -> Iterator[Finding]:
@@ -99,10 +101,11 @@ def _check(case: Case) -> Iterator[Finding]:
         is_refusal = skipped.startswith(_SKIPPED)
         yield Finding(backbone=case.backbone, rule="supports", ok=is_refusal, sentence=skipped)
         return
-    for rule, find in RULES.items():
+    rules = FITTED_RULES if isinstance(case.method, Estimator) else RULES
+    for rule, find in rules.items():
         sentence = _sentence(find, case)
         yield Finding(backbone=case.backbone, rule=rule, ok=sentence is None, sentence=sentence or "")
-        if sentence is not None and find is _trains:
+        if sentence is not None and find in (_trains, _fits):
             return
 
 
@@ -135,8 +138,9 @@ def _raised(error: Exception, file: Path) -> str:
 
 def _schema(base_rate: float = 0.4) -> Schema:
     sizes = {"shop": len(SHOP_ROWS) + 1, "age": AGES + 1, "user": 50, "item": 40}
+    roles = {"shop": "shop", "age": "user", "user": "user", "item": "item"}
     singles = [
-        FieldShape(name=name, kind="categorical", role="other", size=size) for name, size in sizes.items()
+        FieldShape(name=name, kind="categorical", role=roles[name], size=size) for name, size in sizes.items()
     ]
     tags = FieldShape(name="tags", kind="multi_valued", role="item", size=12)
     price = FieldShape(name="price", kind="numeric", role="item", size=0)
@@ -232,6 +236,21 @@ class Case:
             training.run(training.batches(self.train, epoch))
         training.settle(self.train, self.test)
         return training
+
+    def fit(self, train: SplitData) -> Fitted:
+        """Fit the method, an estimator, anew; the rows to score are its dev rows too."""
+        assert isinstance(self.method, Estimator)
+        return self.method.fit(train, self.test, schema=_schema(), seed=SEED)
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """The estimator, fitted; for looking only."""
+        return self.fit(self.train)
+
+    def score(self, data: SplitData) -> np.ndarray:
+        """Return the scores of rows by what was trained or fitted."""
+        is_fitted = isinstance(self.method, Estimator)
+        return self.fitted.logits(data) if is_fitted else self.trained.score(data)
 
 
 class Training:
@@ -393,14 +412,18 @@ def _batch_of_one(case: Case) -> str | None:
 
 
 def _row_order(case: Case) -> str | None:
+    return _scoring_order(case) or _training_order(case)
+
+
+def _scoring_order(case: Case) -> str | None:
     rows = np.random.default_rng(SEED).permutation(len(case.test))
-    apart = _apart(case.trained.score(_some(case.test, rows)), case.trained.score(case.test)[rows])
+    apart = _apart(case.score(_some(case.test, rows)), case.score(case.test)[rows])
     if apart > TOLERANCE:
         return (
             f"expected the same logits for the same rows in another order, but they differ by {apart:.1e}; "
             "look for an operation along the batch axis"
         )
-    return _training_order(case)
+    return None
 
 
 def _training_order(case: Case) -> str | None:
@@ -427,9 +450,9 @@ def _loss(model: CTRModel, batch: Batch) -> torch.Tensor:
 
 
 def _company(case: Case) -> str | None:
-    together = case.trained.score(case.test)
+    together = case.score(case.test)
     for row in range(0, len(case.test), 3):
-        alone = case.trained.score(_some(case.test, [row]))
+        alone = case.score(_some(case.test, [row]))
         apart = _apart(alone, together[row : row + 1])
         if apart > TOLERANCE:
             return (
@@ -443,15 +466,22 @@ def _company(case: Case) -> str | None:
 def _repeatable(case: Case) -> str | None:
     training = case.trained
     before = _copied(training.model.state_dict())
-    first, again = training.score(case.test), training.score(case.test)
+    sentence = _scores_again(case)
+    if sentence is not None:
+        return sentence
+    moved = _changed(before, training.model.state_dict())
+    if moved:
+        return f"expected evaluating to change nothing, but it changed {_listed(moved)}; change it in training only"
+    return None
+
+
+def _scores_again(case: Case) -> str | None:
+    first, again = case.score(case.test), case.score(case.test)
     if not np.array_equal(first, again):
         return (
             f"expected two evaluations to agree, but logits moved by {_apart(first, again):.1e}; look for "
             "randomness, or something that changes with every forward pass, in eval mode"
         )
-    moved = _changed(before, training.model.state_dict())
-    if moved:
-        return f"expected evaluating to change nothing, but it changed {_listed(moved)}; change it in training only"
     return None
 
 
@@ -459,7 +489,7 @@ def _unseen(case: Case) -> str | None:
     unseen = _some(case.test, np.flatnonzero(case.test.indicator_B.numpy() == 0))
     ids_BF = torch.zeros_like(unseen.ids_BF)
     for data in (unseen, replace(unseen, ids_BF=ids_BF, domain_B=torch.zeros_like(unseen.domain_B))):
-        if not np.isfinite(case.trained.score(data)).all():
+        if not np.isfinite(case.score(data)).all():
             return (
                 "expected finite logits for rows of a domain not seen in training (domain and indicator 0), but "
                 "some are not; row 0 of a domain table is theirs, and nothing was ever counted for it"
@@ -578,8 +608,10 @@ def _learned(case: Case) -> str | None:
 
 
 def _still_fields(training: Training) -> Iterator[str]:
-    name = "embedding.table.weight"
-    moved = (training.start[name] != training.model.state_dict()[name]).any(1)
+    names = [name for name, one in training.model.embedding.named_modules() if isinstance(one, RowTable)]
+    now = training.model.state_dict()
+    keys = [f"embedding.{name}.weight" for name in names]
+    moved = torch.stack([(training.start[key] != now[key]).any(1) for key in keys]).any(0)
     schema, first = training.model.schema, 0
     for field in (*schema.single_fields, *schema.bag_fields):
         if not moved[first : first + field.size].any():
@@ -785,3 +817,71 @@ RULES: dict[str, Rule] = {
     "penalties": _penalties,
 }
 """The contract, in the order in which it is told."""
+
+
+# The part of it that concerns estimators, which have neither plan nor steps.
+
+
+def _fits(case: Case) -> str | None:
+    fitted, num_rows = case.fitted, len(case.test)
+    logits = fitted.logits(case.test)
+    if logits.shape != (num_rows,) or not np.isfinite(logits).all():
+        return f"expected finite logits of shape ({num_rows},), but got shape {logits.shape}, or some that are not"
+    if not math.isfinite(fitted.loss):
+        return f"expected a finite training loss, but it is {fitted.loss}"
+    return None
+
+
+def _scores_one(case: Case) -> str | None:
+    for row in range(len(SHOP_ROWS) + 1):
+        shape = case.score(_some(case.test, [row])).shape
+        if shape != (1,):
+            return f"expected one row to give logits of shape (1,), but got {shape}"
+    return None
+
+
+def _given(case: Case) -> str | None:
+    train, test = _train_rows(), _test_rows()
+    case.fit(train).logits(test)
+    changed = [*_unlike(train, _train_rows()), *_unlike(test, _test_rows())]
+    return f"expected what is given to stay as it is, but {_listed(changed)} changed" if changed else None
+
+
+def _labels_unread(case: Case) -> str | None:
+    flipped = replace(case.test, label_B=1.0 - case.test.label_B)
+    if not np.array_equal(case.fitted.logits(flipped), case.fitted.logits(case.test)):
+        return "expected logits not to depend on the labels of the rows to be scored, but they do"
+    return None
+
+
+def _fits_again(case: Case) -> str | None:
+    logits = []
+    for unrelated in (1, 2):
+        torch.manual_seed(unrelated)
+        np.random.seed(unrelated)
+        logits.append(case.fit(case.train).logits(case.test))
+    apart = _apart(*logits)
+    return f"expected the same fit from the same seed, but logits differ by {apart:.1e}" if apart else None
+
+
+def _takes_sides(case: Case) -> str | None:
+    for label, sign, word in ((0.0, -1.0, "negative"), (1.0, 1.0, "positive")):
+        data = replace(case.train, label_B=torch.full_like(case.train.label_B, label))
+        if not (sign * case.fit(data).logits(data) > 0).any():
+            return f"expected a {word} logit after fitting to labels {label:g} alone, but there is none"
+    return None
+
+
+FITTED_RULES: dict[str, Rule] = {
+    "trains": _fits,
+    "batch of one": _scores_one,
+    "row order": _scoring_order,
+    "company": _company,
+    "evaluating twice": _scores_again,
+    "unseen domain": _unseen,
+    "inputs untouched": _given,
+    "labels unread": _labels_unread,
+    "seed": _fits_again,
+    "both signs": _takes_sides,
+}
+"""What is checked of an estimator."""

@@ -7,7 +7,7 @@ elsewhere.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,7 @@ from ctrbench.files import write_text
 if TYPE_CHECKING:
     from ctrbench.data.card import DatasetCard
     from ctrbench.data.shards import Prepared
+    from ctrbench.runs.grid import Run
 
 app = typer.Typer(
     name="ctrbench",
@@ -34,6 +35,11 @@ synth_app = typer.Typer(help="Make raw data with a known true probability.", no_
 app.add_typer(synth_app, name="synth")
 
 Domains = Annotated[str | None, typer.Option(help="A named domain set, or features: a,b,c.")]
+Methods = Annotated[
+    str, typer.Option(help="Methods: name, name[setting=value], path/to/file.py, or a preset: all.")
+]
+Backbones = Annotated[str, typer.Option(help="Backbones, separated by commas, or all.")]
+Indicator = Annotated[str | None, typer.Option(help="Feature that per-domain parameters go by, or all.")]
 Results = Annotated[Path, typer.Option(help="Folder of the run records.")]
 
 
@@ -119,16 +125,12 @@ def card(
 
 @app.command()
 def run(
-    methods: Annotated[
-        str, typer.Option(help="Methods: name, name[setting=value] or path/to/file.py.")
-    ] = "plain",
-    backbone: Annotated[str, typer.Option(help="Backbones, separated by commas.")] = "dnn",
+    methods: Methods = "plain",
+    backbone: Backbones = "dnn",
     dataset: Annotated[str | None, typer.Option(help="A prepared dataset; the one prepared last.")] = None,
     domains: Domains = None,
     seeds: Annotated[str, typer.Option(help="A count (5), a list (1,2,7) or a range (3-8).")] = "1",
-    indicator: Annotated[
-        str | None, typer.Option(help="Feature that per-domain parameters go by, or all.")
-    ] = None,
+    indicator: Indicator = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training rows at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     embedding_size: Annotated[int | None, typer.Option(min=1)] = None,
@@ -147,7 +149,7 @@ def run(
     """Train methods on backbones; go on where stopped."""
     from ctrbench import display
     from ctrbench.data.shards import home_folder, open_prepared
-    from ctrbench.registry import split_selectors
+    from ctrbench.registry import selectors
     from ctrbench.runs.engine import LocalEngine, default_jobs
     from ctrbench.runs.grid import make_config, make_grid, parse_seeds
     from ctrbench.runs.store import RunStore
@@ -160,8 +162,8 @@ def run(
     prepared, domain_set = _domain_set(open_prepared(dataset or _latest()), domains)
     grid = make_grid(
         prepared,
-        methods=split_selectors(methods),
-        backbones=split_selectors(backbone),
+        methods=selectors("methods", methods),
+        backbones=selectors("backbones", backbone),
         seeds=seed_list,
         domain_set=domain_set,
         indicator=indicator,
@@ -169,6 +171,7 @@ def run(
     )
     store = RunStore(results=results, home=home_folder())
     waiting = store.unfinished(grid)
+    _announce(prepared, waiting)
     engine = LocalEngine(jobs or default_jobs(config), checkpoint_seconds=checkpoint_seconds)
     with _resumable(), display.training(prepared, grid, waiting) as watcher:
         records = engine.run(waiting, store, watcher)
@@ -206,17 +209,53 @@ def report(
     display.show_report(files)
 
 
+@app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(help="A study (ctrbench list studies), or a file of yours, my.toml.")
+    ],
+    dataset: Annotated[str | None, typer.Option(help="A prepared dataset; the one prepared last.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="In place of the study's: 5, 1,2,7 or 3-8.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
+    ] = None,
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for the study's folder.")] = Path("studies"),
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
+) -> None:
+    """Make the runs of a paper's table or figure, and draw it."""
+    from ctrbench import display
+    from ctrbench.data.shards import home_folder, open_prepared
+    from ctrbench.runs.engine import LocalEngine, default_jobs
+    from ctrbench.runs.store import RunStore
+    from ctrbench.runs.study import plan_study, study_config, to_make
+    from ctrbench.study import load_study
+
+    chosen = load_study(name)
+    parts = plan_study(chosen, open_prepared(dataset or _latest()), seeds=seeds)
+    store = RunStore(results=results, home=home_folder())
+    waiting = to_make(chosen, parts, store)
+    engine = LocalEngine(jobs or default_jobs(study_config(chosen)), checkpoint_seconds=checkpoint_seconds)
+    grid = [run for part in parts for run in part.runs]
+    with _resumable(), display.training(parts[-1].prepared, grid, waiting) as watcher:
+        records = engine.run(waiting, store, watcher)
+    display.show_study(chosen, parts, store, out / name.removesuffix(".toml"))
+    if any(record.status == "failed" for record in records):
+        raise typer.Exit(1)
+
+
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="datasets, methods or backbones.")],
+    what: Annotated[str, typer.Argument(help="datasets, methods, backbones or studies.")],
 ) -> None:
-    """List datasets, methods or backbones."""
+    """List datasets, methods, backbones or studies."""
     from ctrbench import display
 
     kinds = {
         "datasets": display.show_datasets,
         "methods": display.show_plugins,
         "backbones": display.show_plugins,
+        "studies": display.show_studies,
     }
     if what not in kinds:
         raise SettingError("nothing of that kind to list", value=what, remedy=did_you_mean(what, kinds))
@@ -237,22 +276,57 @@ def new_method(
 
 @app.command()
 def check(
-    method: Annotated[str, typer.Argument(help="A method's file or selector.")],
+    method: Annotated[str, typer.Argument(help="A method's file or selector; several, or a preset: all.")],
 ) -> None:
     """Hold a method against the contract."""
     from ctrbench import display
     from ctrbench.check import check as run_check
+    from ctrbench.registry import select, selectors
 
-    if not display.show_findings(run_check(method)):
+    chosen = selectors("methods", method)
+    if len(chosen) > 1:
+        # A wrong setting is told before the first minute has passed.
+        _ = [select("methods", one).value for one in chosen]
+        is_well = display.show_matrix(chosen, run_check)
+    else:
+        is_well = display.show_findings(run_check(chosen[0] if chosen else method))
+    if not is_well:
         raise typer.Exit(1)
 
 
 @app.command()
+def explain(
+    method: Annotated[str, typer.Argument(help="A method: name, name[setting=value] or path/to/file.py.")],
+    backbone: Annotated[str, typer.Option(help="A backbone.")] = "dnn",
+    dataset: Annotated[
+        str | None, typer.Option(help="A prepared dataset; the one prepared last, or made-up data.")
+    ] = None,
+    domains: Domains = None,
+    indicator: Indicator = None,
+    embedding_size: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Show what a method makes of a backbone, and its cost."""
+    from ctrbench import display
+    from ctrbench.data.shards import open_prepared, prepared_names
+    from ctrbench.explain import explain as explain_plan
+    from ctrbench.runs.grid import make_config
+
+    config = make_config(embedding_size=embedding_size, batch_size=batch_size)
+    if dataset is None and domains is None and indicator is None and not prepared_names():
+        display.show_explanation(explain_plan(method, backbone, config=config))
+        return
+    prepared, domain_set = _domain_set(open_prepared(dataset or _latest()), domains)
+    found = explain_plan(
+        method, backbone, prepared=prepared, domain_set=domain_set, indicator=indicator, config=config
+    )
+    display.show_explanation(found)
+
+
+@app.command()
 def bench(
-    methods: Annotated[
-        str, typer.Option(help="Methods: name, name[setting=value] or path/to/file.py.")
-    ] = "plain",
-    backbone: Annotated[str, typer.Option(help="Backbones, separated by commas.")] = "dnn",
+    methods: Methods = "plain",
+    backbone: Backbones = "dnn",
     domains: Annotated[
         str | None, typer.Option(help="Numbers of domains of made-up rows, separated by commas; 300.")
     ] = None,
@@ -271,14 +345,14 @@ def bench(
 ) -> None:
     """Measure training: speed, where time goes, memory, bounds."""
     from ctrbench import display
-    from ctrbench.registry import split_selectors
+    from ctrbench.registry import selectors
     from ctrbench.runs.grid import make_config
     from ctrbench.speed.bench import Request, parse_counts, write_report
     from ctrbench.speed.bench import bench as run_bench
 
     request = Request(
-        methods=tuple(split_selectors(methods)),
-        backbones=tuple(split_selectors(backbone)),
+        methods=tuple(selectors("methods", methods)),
+        backbones=tuple(selectors("backbones", backbone)),
         batch_sizes=parse_counts(batch_sizes, "--batch-sizes"),
         domains=None if domains is None else parse_counts(domains, "--domains"),
         dataset=dataset,
@@ -309,6 +383,20 @@ def synth_iaac(
     with _resumable(), display.phases() as report:
         make_twin(rows, out, seed=seed, report=lambda done, total: report("write", done / total))
     typer.echo(f"{out}: now try\n  ctrbench prepare iaac --source {out}")
+
+
+def _announce(prepared: Prepared, runs: Sequence[Run]) -> None:
+    """Say what each method costs on each backbone before any is trained; raise what a method refuses."""
+    if not runs:
+        return
+    from ctrbench import display
+    from ctrbench.explain import pairs
+
+    found = tuple(pairs(prepared, runs))
+    display.show_costs(found)
+    for pair in found:
+        if pair.refusal is not None:
+            raise pair.refusal
 
 
 def _latest() -> str:

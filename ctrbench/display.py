@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import TYPE_CHECKING, Protocol
 
 from rich.box import SIMPLE_HEAD
@@ -25,22 +26,38 @@ from rich.table import Table
 from ctrbench.names import Column, DomainColumn, Metric, Split
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import polars as pl
 
     from ctrbench.check import Finding
     from ctrbench.data.shards import Prepared
+    from ctrbench.explain import Account, Explanation, Pair, Part
+    from ctrbench.nn.plan import Stage
+    from ctrbench.registry import Plugin, PlugKind
     from ctrbench.report.write import ReportFiles
     from ctrbench.runs.grid import Run
     from ctrbench.runs.record import RunRecord
     from ctrbench.runs.store import RunStore
+    from ctrbench.runs.study import Planned
     from ctrbench.speed.bench import Line, Report, Started
     from ctrbench.speed.measure import Figures
+    from ctrbench.study import Study
 
     Measured = Sequence[tuple[Line, Figures]]
     from ctrbench.train.loop import Tick
 
 SUPPORTS = "supports"
 """The rule under which the contract tells why a pair was skipped."""
+
+SEES, GROWS = "Conditions on", "Grows with domains"
+"""Lines of a method's docstring."""
+
+LISTING_COLUMNS = 110
+"""Width from which on methods are listed in six columns; below, their lines stand under one another."""
+
+TREE_COLUMNS = 100
+"""Width from which on the numbers of a plan are written in full."""
 
 PLAIN_SECONDS = 10.0
 """Seconds between lines about the same run, where there is no terminal."""
@@ -352,6 +369,41 @@ def show_report(files: ReportFiles) -> None:
         console.print(str(file), highlight=False, soft_wrap=True)
 
 
+def show_study(study: Study, parts: Sequence[Planned], store: RunStore, out: Path) -> None:
+    """Draw a study from the records of its runs; print its tables and where everything was written."""
+    from ctrbench.report.study import Domain, draw_study, make_part
+
+    drawn = []
+    for part in parts:
+        records = [record for run in part.runs if (record := store.find(run.key)) is not None]
+        features = part.prepared.manifest.domain_sets[part.domain_set].features
+        table = part.prepared.domain_table(part.domain_set).select(Column.DOMAIN, DomainColumn.KEY, *features)
+        domains = {
+            domain: Domain(name=name, values=tuple(values)) for domain, name, *values in table.iter_rows()
+        }
+        drawn.append(make_part(records, labels=part.labels, domains=domains))
+    files = draw_study(study, drawn, store=store, out=out)
+    for one in files.terminal:
+        console.print(one)
+    for file in files.paths:
+        console.print(str(file), highlight=False, soft_wrap=True)
+
+
+def show_studies(what: str) -> None:
+    """List the studies that come with ctrbench."""
+    import tomllib
+
+    from ctrbench.study import bundled_studies
+
+    table = Table(title=what, title_justify="left")
+    for heading in ("name", "what it shows", "after"):
+        table.add_column(heading)
+    for name, file in bundled_studies().items():
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        table.add_row(name, content.get("title", ""), content.get("source", ""))
+    console.print(table)
+
+
 def show_datasets(what: str) -> None:
     """List bundled cards and what is prepared."""
     import tomllib
@@ -374,16 +426,64 @@ def show_datasets(what: str) -> None:
 
 
 def show_plugins(what: str) -> None:
-    """List methods or backbones, read from their files."""
-    from ctrbench.registry import plugins
+    """List methods or backbones, read from their files, and the presets of them."""
+    from ctrbench.registry import ALL, plugins, presets
 
-    table = Table(title=what, title_justify="left")
-    for heading in ("name", "what it is", "paper", "year"):
-        table.add_column(heading)
-    for plugin in plugins("methods" if what == "methods" else "backbones").values():
-        summary = plugin.summary.partition(": ")[2] or plugin.summary
-        table.add_row(plugin.name, summary, plugin.tag("Paper"), plugin.tag("Year"))
+    kind: PlugKind = "methods" if what == "methods" else "backbones"
+    found = plugins(kind).values()
+    if kind == "backbones":
+        table = _listing(what, "name", "what it is", "paper", "year")
+        for plugin in found:
+            table.add_row(plugin.name, _what(plugin), _paper(plugin), _year(plugin))
+    elif console.width >= LISTING_COLUMNS:
+        table = _listing(what, "name", "what it does", "paper", "year", SEES.lower(), GROWS.lower())
+        for plugin in found:
+            tags = (escape(plugin.tag(name)) for name in (SEES, GROWS))
+            table.add_row(plugin.name, _what(plugin, 90), _paper(plugin), _year(plugin), *tags)
+    else:
+        table = _listing(what, "name", "what it does, paper, conditions on, grows with domains")
+        for plugin in found:
+            lines = (
+                _what(plugin, console.width - 22),
+                f"[dim]{_paper(plugin)} · {_year(plugin)}[/]" if _year(plugin) else "",
+                f"on {escape(plugin.tag(SEES))}",
+                f"grows: {escape(plugin.tag(GROWS))}",
+            )
+            table.add_row(plugin.name, "\n".join(filter(None, lines)))
     console.print(table)
+    for name, several in presets(kind).items():
+        listed = "every one of these" if name == ALL else ", ".join(several)
+        console.print(f"{name}: {listed}", highlight=False, markup=False)
+
+
+def _listing(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.expand = any(heading in _WEIGHTS for heading in headings)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in ("name", "year"), ratio=_WEIGHTS.get(heading))
+    return table
+
+
+_WEIGHTS = {"what it does": 8, "paper": 5, "conditions on": 6, "grows with domains": 7}
+"""Shares of the width that is left."""
+
+
+def _what(plugin: Plugin, width: int | None = None) -> str:
+    """Return what a plug-in does, cut where room is short."""
+    text = (plugin.summary.partition(": ")[2] or plugin.summary).rstrip(".")
+    return escape(text if width is None else shorten(text, width, placeholder=" …"))
+
+
+def _paper(plugin: Plugin) -> str:
+    """Return authors and place; titles are for the page about methods."""
+    authors, *rest = plugin.tag("Paper").split(", ")
+    is_none = authors.startswith("none")
+    return "" if is_none else escape(", ".join((authors, *rest[-1:])))
+
+
+def _year(plugin: Plugin) -> str:
+    year = plugin.tag("Year")
+    return "" if year == "none" else escape(year)
 
 
 def show_findings(findings: Iterable[Finding]) -> bool:
@@ -404,6 +504,137 @@ def show_findings(findings: Iterable[Finding]) -> bool:
     failed = sum(not finding.ok for finding in findings)
     console.print(f"{len(findings) - failed} passed, {failed} failed", highlight=False)
     return not failed
+
+
+def show_matrix(methods: Sequence[str], check: Callable[[str], Iterable[Finding]]) -> bool:
+    """Check methods one after the other; print a line each, and failures explained; return whether all is well."""
+    found: dict[str, tuple[Finding, ...]] = {}
+    for number, method in enumerate(methods, start=1):
+        progress_console.print(f"[{number}/{len(methods)}] {method}", highlight=False, markup=False)
+        found[method] = tuple(check(method))
+    everything = [(method, finding) for method, findings in found.items() for finding in findings]
+    backbones = list(dict.fromkeys(finding.backbone for _, finding in everything))
+    table = _listing("the contract", "name", *map(escape, backbones))
+    for method, findings in found.items():
+        table.add_row(escape(method), *(_verdict(findings, backbone) for backbone in backbones))
+    console.print(table)
+    failures = [(method, finding) for method, finding in everything if not finding.ok]
+    for method, finding in failures:
+        line = f"{method} × {finding.backbone}: {finding.rule}: {finding.sentence}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(everything) - len(failures)} passed, {len(failures)} failed", highlight=False)
+    return not failures
+
+
+def _verdict(findings: Iterable[Finding], backbone: str) -> str:
+    """Say how a method does on a backbone: ok, skipped, or how many rules it breaks."""
+    here = [finding for finding in findings if finding.backbone == backbone]
+    failed = sum(not finding.ok for finding in here)
+    if failed:
+        return f"{failed} failed"
+    return "skipped" if any(finding.rule == SUPPORTS for finding in here) else "ok" if here else ""
+
+
+def show_costs(pairs: Sequence[Pair]) -> None:
+    """Print what each method costs on each backbone, before it is trained; below, why that cannot be said."""
+    title = "Parameters, and multiply-adds of a row forward; training makes about three times as many"
+    table = _listing(title)
+    for heading in ("method", "backbone"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("embed", "shared", "per domain", "multiply-\nadds a row", "× plain", "indicator"):
+        table.add_column(heading, justify="left" if heading == "indicator" else "right")
+    for pair in pairs:
+        if pair.cost is not None:
+            counts = (pair.cost.embedding, pair.cost.shared, pair.cost.per_domain, pair.cost.row)
+            times = "–" if pair.times_plain is None else f"{pair.times_plain:.2f}"
+            table.add_row(
+                *map(escape, (pair.method, pair.backbone, *map(_count, counts), times, pair.indicator))
+            )
+    if table.row_count:
+        progress_console.print(table)
+    for pair in pairs:
+        if pair.reason:
+            line = f"{pair.method} × {pair.backbone}: {pair.reason}"
+            progress_console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_explanation(found: Explanation) -> None:
+    """Print both plans as trees, and below what all of it costs."""
+    before, after = found.before, found.after
+    console.print(found.data, highlight=False, markup=False)
+    names = (f"before: {found.backbone}", f"after: {found.method}")
+    for name, one, other, sign in ((names[0], before, after, "-"), (names[1], after, before, "+")):
+        title = f"{name}, {one.join}" if one.join else name
+        console.print(_tree(title, one, _Changes(other.stages, sign), number=_in_full()))
+    console.print(_totals(before, after, found.indicator))
+    console.print(
+        "Multiply-adds are those of matrix products in a forward pass; ~ changed, + new, - gone.",
+        highlight=False,
+    )
+
+
+def _in_full() -> Callable[[int], str]:
+    return (lambda value: f"{value:,}") if console.width >= TREE_COLUMNS else _count
+
+
+class _Changes:
+    """Marks the stages that another plan has not."""
+
+    def __init__(self, others: Sequence[Stage], sign: str) -> None:
+        self.others, self.sign = {stage.name: stage for stage in others}, sign
+
+    def mark(self, part: Part) -> str:
+        """Return the sign of a stage that is not there, `~` for one that is not the same."""
+        if part.stage is None or self.others.get(part.stage.name) == part.stage:
+            return ""
+        return "~" if part.stage.name in self.others else self.sign
+
+
+def _tree(title: str, account: Account, changes: _Changes, *, number: Callable[[int], str]) -> Table:
+    table = _listing(escape(title), "", "part", "kind")
+    table.columns[1].no_wrap = True
+    for heading in ("shape", "parameters", "per domain", "multiply-\nadds a row"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for guide, part in _branches(account.places):
+        cost, width = part.cost, "" if part.num_inputs is None else str(part.num_inputs)
+        shape = "" if part.num_outputs is None else f"{width} → {part.num_outputs}".strip()
+        counts = (
+            number(value) if value else ""
+            for value in (cost.embedding + cost.shared, cost.per_domain, cost.row)
+        )
+        style = "dim" if not guide else None
+        table.add_row(
+            changes.mark(part), escape(f"{guide}{part.name}"), escape(part.kind), shape, *counts, style=style
+        )
+    return table
+
+
+def _branches(parts: Sequence[Part], guide: str = "", *, is_root: bool = True) -> Iterator[tuple[str, Part]]:
+    """Yield each part with the lines that lead to it."""
+    for place, part in enumerate(parts, start=1):
+        is_last = place == len(parts)
+        yield "" if is_root else f"{guide}{'└─ ' if is_last else '├─ '}", part
+        below = "" if is_root else f"{guide}{'   ' if is_last else '│  '}"
+        yield from _branches(part.parts, below, is_root=False)
+
+
+def _totals(before: Account, after: Account, indicator: str) -> Table:
+    table = _listing("in all", "")
+    for heading in ("before", "after", "difference", "×"):
+        table.add_column(heading, justify="right")
+    own = f"per-domain parameters, by {indicator}" if indicator else "per-domain parameters"
+    lines = {
+        "embedding parameters": (before.cost.embedding, after.cost.embedding),
+        "shared parameters": (before.cost.shared, after.cost.shared),
+        own: (before.cost.per_domain, after.cost.per_domain),
+        "multiply-adds of a row": (before.cost.row, after.cost.row),
+        "beyond its rows, of a batch of one domain": (before.cost.once, after.cost.once),
+        f"of {after.batch_rows:,} rows of {after.batch_domains:,} domains": (before.batch, after.batch),
+    }
+    for name, (one, two) in lines.items():
+        times = f"{two / one:.2f}" if one and two != one else ""
+        table.add_row(escape(name), f"{one:,}", f"{two:,}", f"{two - one:+,}" if two != one else "", times)
+    return table
 
 
 def _state(finding: Finding | None) -> str:

@@ -8,14 +8,32 @@ refused. The first line of the file's docstring says what it is; lines `Paper: â
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
-from ctrbench.nn.embed import RowTable, rows_at
+from ctrbench.nn.embed import EMBEDDING_STD, RowTable, rows_at
+from ctrbench.nn.gates import EmbeddingGate, GateUnit, PriorGate
+from ctrbench.nn.interactions import (
+    AsEmbedded,
+    BilinearFusion,
+    Branch,
+    CompressedInteraction,
+    CrossMix,
+    FactorizationMachine,
+    FeatureGate,
+    FieldAttention,
+    FieldProducts,
+    FieldVectors,
+    FirstOrder,
+    ScaledCross,
+)
 from ctrbench.nn.kernels import Array, compiled
 from ctrbench.nn.model import Chain, Context, CTRModel
 from ctrbench.nn.optim import Optimizer
@@ -40,30 +58,53 @@ from ctrbench.nn.stages import (
     DomainDense,
     LayerNorm,
     PartitionedNorm,
+    StarDense,
+    StarDenseModule,
     TowerBank,
+    dense_part,
     domain_table,
+    mixed,
+    named,
+    own_rows,
+    refuse_many_domains,
 )
 from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
 
 __all__ = [
+    "EMBEDDING_STD",
     "EVAL_ROWS",
     "Activation",
     "Array",
+    "AsEmbedded",
     "Auxiliary",
     "Backbone",
     "Batch",
     "BatchNorm",
+    "BilinearFusion",
+    "Branch",
     "Build",
     "CTRModel",
     "Chain",
     "Column",
+    "CompressedInteraction",
     "Context",
     "Cross",
+    "CrossMix",
     "CrossModule",
     "Dense",
     "DenseBank",
     "DomainDense",
+    "EmbeddingGate",
+    "Estimator",
+    "FactorizationMachine",
+    "FeatureGate",
     "Field",
+    "FieldAttention",
+    "FieldProducts",
+    "FieldVectors",
+    "FirstOrder",
+    "Fitted",
+    "GateUnit",
     "LayerNorm",
     "Learner",
     "Method",
@@ -71,23 +112,32 @@ __all__ = [
     "Order",
     "PartitionedNorm",
     "Plan",
+    "PriorGate",
     "Routing",
     "RowTable",
+    "ScaledCross",
     "Schema",
     "SettingError",
     "SplitData",
     "Stage",
     "StageModule",
+    "StarDense",
+    "StarDenseModule",
     "StepOutput",
     "TowerBank",
     "activate",
     "bce",
     "compiled",
+    "dense_part",
     "dev_auc",
     "domain_table",
     "full_precision",
     "later",
+    "mixed",
     "model_validator",
+    "named",
+    "own_rows",
+    "refuse_many_domains",
     "rows_at",
     "score_rows",
     "start_weight",
@@ -179,6 +229,10 @@ class Method(Settings, ABC):
         """Return why this plan makes no sense with the method, or None; tables show the reason."""
         return None
 
+    def inspect(self, model: CTRModel, test: SplitData) -> dict[str, np.ndarray]:
+        """Return what is worth a look in the trained model, arrays by name, for studies; nothing by default."""
+        return {}
+
     @property
     def starts_as_backbone(self) -> float | None:
         """Largest difference of logits from the backbone's with the same `norm`, at the start, in eval mode.
@@ -186,3 +240,49 @@ class Method(Settings, ABC):
         None: no such claim.
         """
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(ABC):
+    """What an estimator found: what a record says of it, and how it scores rows."""
+
+    steps: int
+    """Rounds of fitting that scores are made of, such as trees."""
+    num_parameters: int
+    """Learned numbers."""
+    loss: float
+    """Mean training loss."""
+    notes: Mapping[str, float | int | str]
+    """What was chosen on dev, for the record."""
+
+    @abstractmethod
+    def logits(self, data: SplitData) -> np.ndarray:
+        """Return the logits of all rows, float32; each from its row alone, and none from a label."""
+
+
+class Estimator(Method, ABC):
+    """A method without plan and gradient, fitted whole, such as trees; a run has it in place of model and training.
+
+    It belongs to no backbone, so it is run beside `dnn` and tables show it once. An interrupted fit starts over.
+    """
+
+    @abstractmethod
+    def fit(self, train: SplitData, dev: SplitData, *, schema: Schema, seed: int) -> Fitted:
+        """Fit to the training rows, which lie in time order; dev decides what is left open."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if self.norm or self.aux:
+            raise ValueError("norm and aux are parts of a plan, which there is none of here; leave them out")
+        return self
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Refuse: there is nothing to rewrite, and whoever asks for a plan would get the backbone's."""
+        name = type(self).__name__.lower()
+        raise SettingError("an estimator has no plan", value=name, remedy="only run and check know it")
+
+    def supports(self, plan: Plan) -> str | None:
+        """Refuse every plan that is more than dense layers, so that a table shows the estimator once."""
+        extra = (*plan.at_input, *plan.interactions, *plan.logits)
+        is_bare = not extra and all(type(stage) is Dense for stage in (*plan.tower, *plan.head))
+        return None if is_bare and not plan.first_order else "has no backbone; it is run beside dnn alone"

@@ -4,7 +4,7 @@ Built-in plug-ins are the files of `ctrbench/methods` and `ctrbench/backbones`; 
 entry point in the groups `ctrbench.methods` and `ctrbench.backbones`. What the listings show is read from the syntax
 tree, so `ctrbench list` does not wait for torch.
 
-A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`.
+A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`. A preset is a name that stands for several.
 """
 
 from __future__ import annotations
@@ -31,6 +31,26 @@ if TYPE_CHECKING:
     from ctrbench.extend import Backbone, Method
 
 PlugKind = Literal["methods", "backbones"]
+TAGS = ("Paper", "Year", "Conditions on", "Grows with domains")
+"""Lines of a plug-in's docstring, `Name: text`, that listings show; the last two are methods'."""
+_TAG = rf"(?:{'|'.join(TAGS)}): "
+ALL = "all"
+"""The preset of every built-in plug-in with its default settings."""
+PRESETS: dict[PlugKind, dict[str, tuple[str, ...]]] = {
+    "methods": {
+        "adasparse-study": ("plain", "maml", "star", "apg", "adasparse"),
+        "star-study": (
+            "plain[norm=bn,aux=all]",
+            "shared_bottom[norm=bn,aux=all]",
+            "mulann[norm=bn,aux=all]",
+            "mmoe[norm=bn,aux=all]",
+            "cross_stitch[norm=bn,aux=all]",
+            "star",
+        ),
+    },
+    "backbones": {},
+}
+"""Names for the systems of a study, in its order: AdaSparse (METHODS 1.10) and STAR (METHODS 2.7 and 6)."""
 _SELECTOR = re.compile(r"^(?P<name>[^\[\]]+?)(?:\[(?P<settings>.*)\])?$")
 
 
@@ -58,9 +78,9 @@ class Plugin:
         return self.docstring.partition("\n")[0]
 
     def tag(self, name: str) -> str:
-        """Return the text of a docstring line `Name: text`, or nothing."""
-        found = re.search(rf"^{name}: *(.+)$", self.docstring, flags=re.MULTILINE)
-        return found[1] if found else ""
+        """Return the text of a docstring line `Name: text`, with the lines that go on with it, or nothing."""
+        found = re.search(rf"^{name}: *(.+(?:\n(?!{_TAG}).+)*)", self.docstring, flags=re.MULTILINE)
+        return " ".join(found[1].split()) if found else ""
 
     @property
     def sha256(self) -> str:
@@ -109,11 +129,11 @@ class Plugin:
 
 
 def plugins(kind: PlugKind) -> dict[str, Plugin]:
-    """Return all plug-ins of a kind that can be named, built-in ones first."""
+    """Return all plug-ins of a kind that can be named, built-in ones first; others never hide these, nor presets."""
     found = {plugin.name: plugin for plugin in _builtin(kind)}
     for point in entry_points(group=f"ctrbench.{kind}"):
         origin = _origin(point.module)
-        if origin is not None and point.name not in found:
+        if origin is not None and point.name not in {*found, *presets(kind)}:
             found[point.name] = Plugin(name=point.name, kind=kind, file=Path(origin), is_builtin=False)
     return found
 
@@ -134,17 +154,34 @@ def _builtin(kind: PlugKind) -> Iterator[Plugin]:
             yield Plugin(name=file.stem, kind=kind, file=file, is_builtin=True)
 
 
+def presets(kind: PlugKind) -> dict[str, tuple[str, ...]]:
+    """Return the names that stand for several selectors, with these."""
+    return {ALL: tuple(plugin.name for plugin in _builtin(kind)), **PRESETS[kind]}
+
+
 def find(kind: PlugKind, name: str) -> Plugin:
     """Return the plug-in of that name, or of that path when it ends in `.py`."""
     if name.endswith(".py"):
-        file = Path(name)
-        if not file.is_file():
-            raise SettingError("no such file", value=name, remedy="give the path of a plug-in, my_method.py")
-        return Plugin(name=file.stem, kind=kind, file=file.resolve(), is_builtin=False)
-    known = plugins(kind)
+        return _of_path(kind, Path(name))
+    known, several = plugins(kind), presets(kind)
+    if name in several:
+        raise SettingError(
+            "a preset stands for several, alone and without settings",
+            value=name,
+            remedy=f"{name} is {','.join(several[name])}",
+        )
     if name not in known:
-        raise SettingError(f"no such {kind.removesuffix('s')}", value=name, remedy=did_you_mean(name, known))
+        remedy = did_you_mean(name, {*known, *several})
+        raise SettingError(f"no such {kind.removesuffix('s')}", value=name, remedy=remedy)
     return known[name]
+
+
+def _of_path(kind: PlugKind, file: Path) -> Plugin:
+    if not file.is_file():
+        raise SettingError("no such file", value=file, remedy="give the path of a plug-in, my_method.py")
+    if file.stem in presets(kind):
+        raise SettingError("there is a preset of that name", value=file, remedy="give the file another name")
+    return Plugin(name=file.stem, kind=kind, file=file.resolve(), is_builtin=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +196,12 @@ class Selected:
         """The plug-in's object, settings checked."""
         return _instantiate(self.plugin, self.settings)
 
+    @property
+    def label(self) -> str:
+        """Name and settings as they were asked for: `star[norm=bn]`."""
+        inside = ",".join(f"{name}={_shown(value)}" for name, value in self.settings.items())
+        return f"{self.plugin.name}[{inside}]" if inside else self.plugin.name
+
 
 def select(kind: PlugKind, selector: str) -> Selected:
     """Parse a selector; settings are checked when `value` is asked for."""
@@ -166,6 +209,12 @@ def select(kind: PlugKind, selector: str) -> Selected:
     if match is None:
         raise SettingError("a selector is name or name[setting=value,…]", value=selector)
     return Selected(plugin=find(kind, match["name"].strip()), settings=_settings(match["settings"], selector))
+
+
+def selectors(kind: PlugKind, text: str) -> list[str]:
+    """Split a list of selectors and presets and write presets out; each selector once, in order."""
+    known = presets(kind)
+    return list(dict.fromkeys(one for part in split_selectors(text) for one in known.get(part, (part,))))
 
 
 def split_selectors(text: str) -> list[str]:
@@ -193,6 +242,12 @@ def _parse(value: str) -> str | tuple[str, ...] | None:
     if value.lower() == "none":
         return None
     return tuple(value.split("-")) if re.fullmatch(r"\d+(-\d+)+", value) else value
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return "-".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:

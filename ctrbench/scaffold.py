@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ctrbench.errors import SettingError
 from ctrbench.files import write_text
-from ctrbench.registry import plugins
+from ctrbench.registry import plugins, presets
 
 TEMPLATE = '''"""@title@: the domain scales each neuron that leaves a hidden layer.
 
@@ -88,8 +88,10 @@ def _check_name(name: str) -> None:
         raise SettingError(
             "a method's name is a Python identifier", value=name, remedy="for instance my_method"
         )
-    if name in plugins("methods"):
-        raise SettingError("there is a method of that name", value=name, remedy="give another name")
+    if name in {*plugins("methods"), *presets("methods")}:
+        raise SettingError(
+            "there is a method or a preset of that name", value=name, remedy="give another name"
+        )
 
 
 def _fill(name: str) -> str:

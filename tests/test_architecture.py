@@ -34,12 +34,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "registry": (*GROUND, "extend"),
     "eval": (*GROUND, "eval"),
     "train": (*GROUND, "nn", "data.batches", "eval.metrics", "train"),
-    "runs": (*GROUND, "data", "eval", "extend", "nn", "registry", "runs", "train", "ctrbench"),
+    "study": GROUND,
+    "runs": (*GROUND, "data", "eval", "extend", "nn", "registry", "runs", "study", "train", "ctrbench"),
     "runs.record": GROUND,
     "runs.store": (*GROUND, "runs.record"),
     "speed": (*GROUND, "data", "extend", "nn", "registry", "runs", "speed", "train", "ctrbench"),
-    "report": (*GROUND, "runs.record", "runs.store", "eval", "report"),
+    "report": (*GROUND, "runs.record", "runs.store", "study", "eval", "report"),
     "check": (*GROUND, "nn", "registry", "extend", "data.batches", "train.learner"),
+    "explain": (*GROUND, "data", "extend", "nn", "registry", "runs", "speed", "train"),
+    "pages": (*GROUND, "extend", "registry"),
     "scaffold": (*GROUND, "registry"),
     "display": ("",),
     "cli": ("",),
@@ -56,6 +59,7 @@ THIRD_PARTY = {
         "runs.execute",
         "data.batches",
         "check",
+        "explain",
         "speed",
     ),
     "typer": ("cli",),
@@ -65,7 +69,7 @@ THIRD_PARTY = {
 }
 """Packages that only some parts may import."""
 
-WITHOUT_TORCH = ("cli", "display", "registry", "scaffold", "eval", "report", "readers", "synthetic", "data")
+WITHOUT_TORCH = ("cli", "display", "registry", "study", "scaffold", "eval", "report", "readers", "synthetic", "data")
 """Folders and modules that are imported without waiting for torch; in `data`, all but `batches`."""
 
 

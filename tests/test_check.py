@@ -7,7 +7,7 @@ from textwrap import dedent, indent
 import pytest
 import torch
 
-from ctrbench.check import RULES, Finding, check
+from ctrbench.check import FITTED_RULES, RULES, Finding, check
 from ctrbench.errors import ContractError, SettingError
 from ctrbench.registry import plugins
 from ctrbench.scaffold import new_method
@@ -398,7 +398,9 @@ def test_what_is_allowed_passes(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("method", plugins("methods"))
 def test_every_method_of_ours_on_every_backbone(method: str) -> None:
     found = check(method)
-    assert {finding.backbone for finding in found} == {"dnn", "dcnv2", "dcnv2[structure=stacked]"}
+    tried = {finding.backbone for finding in found}
+    assert {name.partition("[")[0] for name in tried} == set(plugins("backbones"))
+    assert "dcnv2[structure=stacked]" in tried
     assert [finding for finding in found if not finding.ok] == []
 
 
@@ -465,5 +467,84 @@ def test_random_state_and_threads_are_left_alone(tmp_path: Path) -> None:
 
 def test_the_template_passes_at_once_on_every_backbone(tmp_path: Path) -> None:
     found = check(str(new_method("my_gate", tmp_path)))
-    assert len(found) == 3 * len(RULES)
+    assert len(found) == len({finding.backbone for finding in found}) * len(RULES)
     assert [finding for finding in found if not finding.ok] == []
+
+
+ESTIMATOR = """
+import numpy as np
+
+from ctrbench.extend import *
+
+
+class Tried(Estimator):
+    def fit(self, train, dev, *, schema, seed):
+        rate = float(train.label_B.mean().clip(0.01, 0.99))
+        number = float(np.log(rate / (1.0 - rate)))
+{fit}
+        return Found(number, loss)
+
+
+class Found(Fitted):
+    def __init__(self, number, loss):
+        super().__init__(steps=1, num_parameters=1, loss=loss, notes=dict(number=number))
+
+    def logits(self, data):
+        x = self.notes["number"] + data.ids_BF[:, 0].numpy() / 1000
+{logits}
+        return x
+"""
+
+
+def of_estimator(folder: Path, *, fit: str = "loss = 0.5", logits: str = "pass") -> dict[str, Finding]:
+    """Check an estimator of these parts on one small backbone."""
+    file = folder / "tried.py"
+    content = ESTIMATOR.format(fit=indent(dedent(fit), " " * 8), logits=indent(dedent(logits), " " * 8))
+    file.write_text(content, encoding="utf-8")
+    return {finding.rule: finding for finding in check(str(file), backbones=[SMALL])}
+
+
+BROKEN_ESTIMATORS = {
+    "nan": ("trains", "finite logits", {"logits": "x = x * float('nan')"}),
+    "one row short": ("trains", r"shape \(40,\), but got shape \(39,\)", {"logits": "x = x[1:]"}),
+    "loss of nan": ("trains", "finite training loss", {"fit": "loss = float('nan')"}),
+    "squeeze": ("batch of one", "one row to give", {"logits": "x = x.squeeze()"}),
+    "order of rows": ("row order", "in another order", {"logits": "x = x + np.arange(len(x))"}),
+    "mean of the rows": ("company", "alone as among others", {"logits": "x = x - x.mean()"}),
+    "noise": ("evaluating twice", "randomness", {"logits": "x = x + np.random.rand()"}),
+    "unseen": (
+        "unseen domain",
+        "not seen in training",
+        {"logits": "x = np.where(x[0] == x.max(), np.nan, x)"},
+    ),
+    "labels flipped": ("inputs untouched", "label_B changed", {"fit": "loss = 0.5; train.label_B.mul_(0.5)"}),
+    "labels read": ("labels unread", "depend on the labels", {"logits": "x = x + data.label_B.numpy()"}),
+    "noise in the fit": ("seed", "the same fit", {"fit": "loss = 0.5; number += np.random.rand()"}),
+    "one side": ("both signs", "a negative logit", {"logits": "x = np.abs(x)"}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_ESTIMATORS)
+def test_each_rule_of_estimators_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    rule, sentence, parts = BROKEN_ESTIMATORS[case]
+    rules = {name: FITTED_RULES[name] for name in ("trains", rule)}
+    monkeypatch.setattr("ctrbench.check.FITTED_RULES", rules)
+    found = of_estimator(tmp_path, **parts)[rule]
+    assert not found.ok
+    assert re.search(sentence, found.sentence)
+
+
+def test_every_rule_of_estimators_has_been_made_to_fail() -> None:
+    assert {rule for rule, _, _ in BROKEN_ESTIMATORS.values()} == set(FITTED_RULES)
+
+
+def test_a_sound_estimator_passes(tmp_path: Path) -> None:
+    found = of_estimator(tmp_path)
+    assert [finding for finding in found.values() if not finding.ok] == []
+    assert set(found) == set(FITTED_RULES)
+
+
+def test_an_estimator_is_skipped_beside_other_backbones() -> None:
+    (only,) = check("gbdt", backbones=["dcnv2"])
+    assert (only.rule, only.ok) == ("supports", True)
+    assert only.sentence == "skipped: has no backbone; it is run beside dnn alone"

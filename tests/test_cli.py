@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from ctrbench.cli import main
 from ctrbench.speed.bounds import Roofs
@@ -153,6 +156,14 @@ BAD = [
     (("list", "method"), "methods"),
     (("show", "tinny"), "tiny"),
     (("report", "--dataset", "tiny"), "ctrbench run"),
+    ((*RUN, "--methods", "star-studdy"), "star-study"),
+    ((*RUN, "--methods", "all[norm=bn]"), "without settings: all"),
+    ((*RUN, "--methods", "plain,cross_stitch[max_domains=2]"), "3 domains. name a domain feature"),
+    (("explain", "plane"), "plain"),
+    (("explain", "star", "--dataset", "tinny"), "tiny"),
+    (("explain", "star", "--indicator", "price"), "one id a row"),
+    (("explain", "gbdt", "--backbone", "dcnv2"), "gbdt does not go with dcnv2"),
+    (("check", "plain,adasparse[form=fussion]"), "fusion"),
 ]
 
 
@@ -240,6 +251,80 @@ def test_listings(
     assert ctrbench(monkeypatch, "list", what) == 0
     expected = {"datasets": "movielens-1m", "methods": "adasparse", "backbones": "dcnv2"}
     assert expected[what] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_listing_of_methods_fits(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setattr("ctrbench.display.console", Console(width=columns))
+    assert ctrbench(monkeypatch, "list", "methods") == 0
+    shown = capsys.readouterr().out
+    words = " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "Sheng et al., CIKM 2021" in words if columns == 80 else "Sheng et al.," in words
+    for text in (
+        "conditions on",
+        "grows with domains",
+        "cross_stitch",
+        "star-study: plain[norm=bn,aux=all],",
+    ):
+        assert text in words
+
+
+def test_the_listing_of_methods_waits_for_no_torch() -> None:
+    code = "import sys; from ctrbench import display; display.show_plugins('methods'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_run_says_what_it_costs_before_it_starts(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    monkeypatch.setattr("ctrbench.display.progress_console", Console(width=120, stderr=True))
+    asked = ("--methods", "plain,star[norm=none,aux=none]", "--seeds", "2")
+    assert ctrbench(monkeypatch, *RUN, *asked) == 0
+    shown, _, rest = capsys.readouterr().err.partition("tiny: 4 runs")
+    # Four fields of four numbers and the price enter: 17 → 8 → 4 → 1.
+    assert re.search(r"plain +dnn\[hidden=8-4\] +\d+ +185 +0 +172 +1\.00 *\n", shown)
+    assert re.search(r"star\[norm=none,aux=none\] .* 740 +172 +1\.00 +shop \(3\)", shown)
+    assert "star[norm=none,aux=none] × dnn[hidden=8-4], seed 2: AUC" in rest
+    assert ctrbench(monkeypatch, *RUN, *asked) == 0
+    assert "forward" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_explain_shows_both_plans(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setattr("ctrbench.display.console", Console(width=columns))
+    assert ctrbench(monkeypatch, "explain", "star") == 0
+    assert "made-up data, since nothing is prepared" in capsys.readouterr().out
+    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    capsys.readouterr()
+    assert ctrbench(monkeypatch, "explain", "star", "--backbone", "dcnv2", "--indicator", "age") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    before, _, after = shown.partition("after: star, parallel")
+    assert re.search(r"~ +├─ tower0 +Dense +65 → 128 ", before)
+    assert re.search(r"~ +├─ tower0 +StarDense +65 → 128 +8[.,]\d+k? +25[.,]\d+k? ", after)
+    assert re.search(r"\+ +└─ star_aux", after)
+    assert "age (2)" in " ".join(after.split())
+
+
+def test_several_methods_are_checked_as_a_matrix(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ctrbench.check._backbones", lambda: iter(["dnn[hidden=4]", "dcnv2[hidden=4]"]))
+    (place / "broken.py").write_text(BROKEN, encoding="utf-8")
+    assert ctrbench(monkeypatch, "check", "plain,gbdt[max_trees=2]") == 0
+    assert re.search(r"gbdt\[max_trees=2\] +ok +skipped", capsys.readouterr().out)
+    assert ctrbench(monkeypatch, "check", "plain,broken.py") == 1
+    shown = capsys.readouterr().out
+    assert re.search(r" plain +ok +ok ", shown)
+    assert re.search(r" broken.py +1 failed +1 failed ", shown)
+    assert "broken.py × dnn[hidden=4]: " in shown
+    assert "no such stage" in shown
 
 
 BENCH = ("bench", "--rows", "200", "--domains", "3", "--batch-sizes", "64", "--embedding-rows", "500")

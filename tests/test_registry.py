@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctrbench.errors import ContractError, SettingError
-from ctrbench.registry import find, plugins, select, split_selectors
+from ctrbench.registry import PRESETS, find, plugins, presets, select, selectors, split_selectors
 
 METHOD = '''"""Twice: everything twice.
 
@@ -53,6 +53,8 @@ def test_every_built_in_plugin_says_what_it_is() -> None:
     for kind in ("methods", "backbones"):
         for plugin in plugins(kind).values():  # type: ignore[arg-type]
             assert all((plugin.summary, plugin.tag("Paper"), plugin.tag("Year"))), plugin.name
+    for plugin in plugins("methods").values():
+        assert all((plugin.tag("Conditions on"), plugin.tag("Grows with domains"))), plugin.name
 
 
 def test_a_path_is_a_plugin(file: Path) -> None:
@@ -188,6 +190,63 @@ def test_selectors_are_split_outside_brackets() -> None:
         "star[norm=none,aux=domain]",
         "x.py",
     ]
+
+
+def test_presets_are_written_out_among_selectors_each_once() -> None:
+    assert selectors("methods", "star, adasparse-study ,x.py[a=1,b=2],plain") == [
+        "star", "plain", "maml", "apg", "adasparse", "x.py[a=1,b=2]",
+    ]  # fmt: skip
+    assert selectors("methods", "star-study")[0] == "plain[norm=bn,aux=all]"
+
+
+def test_all_is_every_built_in_plugin_with_its_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(file.parent)
+    monkeypatch.setattr("ctrbench.registry.entry_points", lambda group: [entry("doubled", "twice")])
+    for kind in ("methods", "backbones"):
+        built_in = [name for name, plugin in plugins(kind).items() if plugin.is_builtin]
+        assert selectors(kind, "all") == built_in
+    assert "doubled" in plugins("methods")
+
+
+def test_every_preset_can_be_selected() -> None:
+    for kind in ("methods", "backbones"):
+        for several in PRESETS[kind].values():
+            assert all(select(kind, one).value for one in several)
+
+
+def test_no_plugin_has_the_name_of_a_preset(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(file.parent)
+    points = [entry("all", "twice"), entry("star-study", "twice")]
+    monkeypatch.setattr("ctrbench.registry.entry_points", lambda group: points)
+    for kind in ("methods", "backbones"):
+        assert not set(plugins(kind)) & set(presets(kind))
+    with pytest.raises(SettingError, match=r"there is a preset of that name: .*all\.py"):
+        find("methods", str(file.rename(file.with_name("all.py"))))
+
+
+def test_a_preset_takes_no_settings_and_is_suggested() -> None:
+    with pytest.raises(SettingError, match="alone and without settings: star-study"):
+        select("methods", *selectors("methods", "star-study[norm=bn]"))
+    with pytest.raises(SettingError, match=r"no such method: star-studdy\. did you mean 'star-study'"):
+        select("methods", "star-studdy")
+
+
+def test_a_label_is_what_was_asked_for(file: Path) -> None:
+    assert select("methods", f"{file}[ factor = 3 , widths=4-5,limit=none]").label == (
+        "twice[factor=3,widths=4-5,limit=none]"
+    )
+    assert select("methods", "plain").label == "plain"
+
+
+def test_a_tag_goes_on_until_the_next_or_a_blank_line(file: Path) -> None:
+    text = METHOD.replace(
+        "Year: 2020\n", "Year: 2020\nConditions on: one\nand two\nGrows with domains: w:\n all\n\nNo\n"
+    )
+    file.write_text(text, encoding="utf-8")
+    plugin = find("methods", str(file))
+    assert (plugin.tag("Paper"), plugin.tag("Conditions on"), plugin.tag("Grows with domains")) == (
+        "Nobody, Nowhere, 2020", "one and two", "w: all",
+    )  # fmt: skip
 
 
 def test_the_digest_is_that_of_the_file(file: Path) -> None:

@@ -52,9 +52,10 @@ def test_names_that_are_no_identifiers_are_refused(tmp_path: Path, name: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_of_ours_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="there is a method of that name: star"):
-        new_method("star", tmp_path)
+@pytest.mark.parametrize("name", ["star", "all"])
+def test_names_of_ours_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=f"there is a method or a preset of that name: {name}"):
+        new_method(name, tmp_path)
 
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 Paper: Yan et al., APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction, NeurIPS 2022
 Year: 2022
 
+Conditions on: e_d, or the condition that `condition` names
+Grows with domains: nothing
+
 METHODS 3. A hidden layer φ(h W_z + b) whose weight depends on a condition z through a generator G, an MLP:
 
     v1  W_z = reshape(G(z))              v4  ((h U) S_z) V, the same without ever forming W_z

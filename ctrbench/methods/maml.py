@@ -3,6 +3,9 @@
 Paper: Finn et al., MAML, ICML 2017; as AdaSparse (CIKM 2022) compares it
 Year: 2017
 
+Conditions on: the indicator p, whose training rows the weights are adapted to before scoring
+Grows with domains: nothing; an adapted copy of the dense weights is made for each domain when it is scored
+
 METHODS 4. A domain is a task. A step draws T tasks ∝ n_p^τ and for each a window of consecutive training rows, the
 support S_p before the query Q_p; with θ the dense weights and θ_emb the embeddings,
 

@@ -3,6 +3,9 @@
 Paper: none, the reference that every method is measured against
 Year: none
 
+Conditions on: nothing; the domain features are inputs among others
+Grows with domains: nothing
+
 Domain features are ordinary inputs, so levels of domains are learned; nothing else is particular to a domain.
 """
 

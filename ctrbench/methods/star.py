@@ -3,6 +3,9 @@
 Paper: Sheng et al., STAR, CIKM 2021
 Year: 2021
 
+Conditions on: the indicator p
+Grows with domains: W_p and b_p of tower and head, γ_p and β_p with the moments, emb(p)
+
 METHODS 2. At every dense stage of tower and head, W_p* = W ⊙ W_p and b_p* = b + b_p; partitioned normalisation (PN)
 before the tower; a two-layer network of [emb(p) ; z], or [emb(p) ; e_d], added to the logit. Batches are of one
 domain each, or mixed, with segment moments.
@@ -11,33 +14,29 @@ Readings: W_p = 1, b_p = 0 and the auxiliary output zero at the start, so STAR s
 normalisation (2.4); η, ε and the shrinkage of rare domains' moments (2.2). The unseen domain has shared parameters
 only: its W_p, b_p, γ_p, β_p stay at the start and its emb(p) at zero (0.4). Departures: PN normalises what the tower
 is given, not the input of a cross network beside it (5.3); rare domains' running moments pool rows (`PartitionedNorm`).
-Not here yet: double random starts.
+
+For comparison (2.4, 11.2): with `start=double` W and W_p are both drawn at random, as in public code. Their product is
+then of next to no size in wide layers; `layer_norm`, without which such towers hardly pass a signal on, normalises each
+row behind every hidden layer. Neither starts as the backbone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import Literal, Self
-
-import torch
-from torch import nn
 
 from ctrbench.extend import (
     Auxiliary,
-    Build,
-    Context,
     Dense,
     Field,
+    LayerNorm,
     Learner,
     Method,
     PartitionedNorm,
     Plan,
     Stage,
-    StageModule,
-    activate,
-    domain_table,
+    StarDense,
+    later,
     model_validator,
-    start_weight,
 )
 
 
@@ -58,6 +57,10 @@ class Star(Method):
     eps: float = Field(default=1e-5, gt=0.0)
     shrinkage: float = Field(default=1000.0, gt=0.0)
     """Rows κ of the whole that a domain's running moments are mixed with."""
+    start: Literal["one", "double"] = later("one")
+    """W_p starts at one, or, `double`, at random as W does."""
+    layer_norm: bool = later(False)
+    """Normalise each row behind every hidden layer."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -70,7 +73,16 @@ class Star(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with star products."""
-        return plan.map_dense(_star)
+        plan = plan.map_dense(self._star)
+        return plan.after_dense(_layer_norm) if self.layer_norm else plan
+
+    def _star(self, dense: Dense) -> Dense:
+        return StarDense(
+            name=dense.name,
+            width=dense.width,
+            activation=dense.activation,
+            is_double=self.start == "double",
+        )
 
     def norm_stage(self) -> Stage | None:
         """Return PN with the settings; other normalisations have none."""
@@ -89,40 +101,10 @@ class Star(Method):
         return Learner(batching=self.batching)
 
     @property
-    def starts_as_backbone(self) -> float:
+    def starts_as_backbone(self) -> float | None:
         """Up to rounding: with W_p = 1 and b_p = 0, W ⊙ W_p is W."""
-        return 1e-5
+        return None if self.start == "double" or self.layer_norm else 1e-5
 
 
-def _star(dense: Dense) -> Dense:
-    return StarDense(**{field.name: getattr(dense, field.name) for field in fields(dense)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class StarDense(Dense):
-    """φ(x (W ⊙ W_p) + b + b_p); W starts as the dense stage's of the same name."""
-
-    def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; W_p = 1, b_p = 0."""
-        return StarDenseModule(self, num_inputs, build)
-
-
-class StarDenseModule(StageModule):
-    """Computes `StarDense`; a row meets its own domain's matrix only."""
-
-    def __init__(self, stage: StarDense, num_inputs: int, build: Build) -> None:
-        super().__init__()
-        self.num_outputs, self.activation = stage.width, stage.activation
-        generator = build.generator(f"{stage.name}.weight")
-        self.weight = nn.Parameter(start_weight(num_inputs, stage.width, stage.activation, generator))
-        self.bias = nn.Parameter(torch.zeros(stage.width))
-        # One table for both, the bias as the last row: a table costs a gather and a scatter a step.
-        start = torch.cat([torch.ones(num_inputs, stage.width), torch.zeros(1, stage.width)])
-        self.domain = domain_table(build.schema.num_indicators, start)
-
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, M)."""
-        weight_GNM, bias_G1M = torch.split(context.read(self.domain), [len(self.weight), 1], dim=1)
-        routing, bias_GM = context.routing, self.bias + bias_G1M[:, 0]
-        bias_BM = bias_GM if routing.num_groups == 1 else bias_GM.index_select(0, routing.index_B)
-        return activate(routing.linear(x_BN, self.weight * weight_GNM) + bias_BM, self.activation)
+def _layer_norm(dense: Dense) -> Stage:
+    return LayerNorm(name=f"{dense.name}.norm")

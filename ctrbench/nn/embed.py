@@ -51,12 +51,15 @@ class RowTable(nn.Module):
     """Parameters of which a batch needs only some rows.
 
     `rule` says what an optimiser does with rows that a batch does not touch: `embedding` rows follow the run's choice
-    of Adam, `domain` rows never move and count their own steps.
+    of Adam, `domain` rows never move and count their own steps. With `own_steps`, the steps of the whole table are
+    those that read it, as if the model's other parts were not there.
     """
 
-    def __init__(self, start: torch.Tensor, rule: Literal["embedding", "domain"]) -> None:
+    def __init__(
+        self, start: torch.Tensor, rule: Literal["embedding", "domain"], *, own_steps: bool = False
+    ) -> None:
         super().__init__()
-        self.rule = rule
+        self.rule, self.own_steps = rule, own_steps
         self.weight = nn.Parameter(start)
 
 
@@ -106,14 +109,19 @@ class FieldEmbedding(nn.Module):
     """
 
     offsets: torch.Tensor
+    columns: torch.Tensor | None
+    """Columns of the one-id fields that the model sees; None for all, as with the others."""
+    numbers: torch.Tensor | None
 
     def __init__(self, schema: Schema, build: Build, *, first_order: bool = False) -> None:
         super().__init__()
         self.schema, self.first_order = schema, first_order
         everything = replace(schema, hidden=())
-        self.columns = _places(everything.single_fields, schema)
         self.bags = _places(everything.bag_fields, schema)
-        self.numbers = _places(everything.numeric_fields, schema)
+        for name in ("single", "numeric"):
+            places = _places(getattr(everything, f"{name}_fields"), schema)
+            index = None if places is None else torch.tensor(places, dtype=torch.int64)
+            self.register_buffer("columns" if name == "single" else "numbers", index, persistent=False)
         tables = (*schema.single_fields, *schema.bag_fields)
         sizes = [field.size for field in tables]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
@@ -123,6 +131,10 @@ class FieldEmbedding(nn.Module):
         start = self._start(schema, build)
         if first_order:
             start = torch.cat([start, start.new_zeros(len(start), 1)], dim=1)
+        self.make_table(start)
+
+    def make_table(self, start: torch.Tensor) -> None:
+        """Keep the rows of all fields; where they start is given."""
         self.table = RowTable(start, "embedding")
 
     @staticmethod
@@ -140,16 +152,12 @@ class FieldEmbedding(nn.Module):
         self, inputs: Inputs, reader: Reader | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None."""
-        ids_BF = inputs.ids_BF if self.columns is None else inputs.ids_BF[:, self.columns]
+        ids_BF = _seen(inputs.ids_BF, self.columns) + self.offsets
         bags = inputs.bags if self.bags is None else [inputs.bags[place] for place in self.bags]
-        numbers_BK = inputs.numeric_BK if self.numbers is None else inputs.numeric_BK[:, self.numbers]
-        ids_BF = ids_BF + self.offsets
+        numbers_BK = _seen(inputs.numeric_BK, self.numbers)
         values = [bag[0] + start for bag, start in zip(bags, self.bag_starts, strict=True)]
         flat = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
-        if reader is None:
-            found_nE = self.table.weight.index_select(0, flat)
-        else:
-            found_nE = reader.lookup(self.table, flat)
+        found_nE = self.find(flat, inputs, reader)
         single, *lists = torch.split(found_nE, [ids_BF.numel(), *(len(value) for value in values)])
         pooled = [mean_rows(rows, offsets) for rows, (_, offsets) in zip(lists, bags, strict=True)]
         weights_BF = None
@@ -162,6 +170,19 @@ class FieldEmbedding(nn.Module):
         if numbers_BK.shape[1]:
             parts.append(numbers_BK)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], weights_BF
+
+    def find(self, ids_n: torch.Tensor, inputs: Inputs, reader: Reader | None) -> torch.Tensor:
+        """Return the row of each id: those of one-id fields row by row, then bag by bag the values of all rows."""
+        return find_rows(reader, self.table, ids_n)
+
+
+def find_rows(reader: Reader | None, table: RowTable, ids_n: torch.Tensor) -> torch.Tensor:
+    """Return the row of each id, through the reader where there is one; ids may repeat."""
+    return table.weight.index_select(0, ids_n) if reader is None else reader.lookup(table, ids_n)
+
+
+def _seen(values_BF: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    return values_BF if columns is None else values_BF.index_select(1, columns)
 
 
 def _places(fields: Sequence[FieldShape], schema: Schema) -> list[int] | None:

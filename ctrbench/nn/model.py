@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ctrbench.errors import SettingError
 from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, read_rows
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
 from ctrbench.nn.routing import Routing
+from ctrbench.nn.separate import SeparateEmbedding, SeparateNetworks, check_separable, moved
 
 Precision = Literal["float32", "bf16"]
 
@@ -36,6 +38,10 @@ class Context:
     reader: Reader | None = None
     first_order_BF: torch.Tensor | None = None
     """The weights of the ids themselves, where the plan asks for them; columns are fields as in z, numbers left out."""
+    given_BN: torch.Tensor | None = None
+    """z as the network is given it, behind the plan's `at_input` stages; None before that."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What stages of one method hand to one another, by names of their own."""
     penalties: list[torch.Tensor] = field(default_factory=list)
     """Scalars that stages add to the loss, such as AdaSparse's sparsity term."""
     logs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -44,8 +50,7 @@ class Context:
     @cached_property
     def domain_BE(self) -> torch.Tensor:
         """e_d: the embeddings of the domain-aware features, concatenated."""
-        places = [self.schema.slices[name] for name in self.schema.domain_features]
-        return torch.cat([self.z_BN[:, place] for place in places], dim=1)
+        return torch.cat([self.z_BN[:, place] for place in self.schema.domain_slices], dim=1)
 
     @cached_property
     def domain_GE(self) -> torch.Tensor:
@@ -68,21 +73,26 @@ class Context:
         """The rows grouped by the indicator, those of an unseen one with the largest (METHODS 0.4)."""
         if not self.routing.has(0):
             return self.routing
-        known_B = torch.where(self.indicator_B > 0, self.indicator_B, self.schema.largest_indicator)
-        return Routing(known_B, self.z_BN.device)
+        return Routing(self.schema.known(self.indicator_B), self.z_BN.device)
 
     def read(self, table: RowTable, routing: Routing | None = None) -> torch.Tensor:
         """Return a per-domain table's rows of the groups present, in the order of `present_G`; `routing` by default."""
         return read_rows(self.reader, table, (routing or self.routing).present_G)
 
-    def part(self, rows: slice) -> Context:
-        """Return the context of some rows of the batch, with penalties and logs of its own."""
+    def part(self, rows: slice | torch.Tensor) -> Context:
+        """Return the context of some rows of the batch, with penalties and logs of its own.
+
+        Row numbers are on the CPU, and none stands there twice.
+        """
+        there = rows if isinstance(rows, slice) else moved(rows, self.z_BN.device)
         return replace(
             self,
-            z_BN=self.z_BN[rows],
+            z_BN=self.z_BN[there],
             domain_B=self.domain_B[rows],
             indicator_B=self.indicator_B[rows],
-            first_order_BF=None if self.first_order_BF is None else self.first_order_BF[rows],
+            first_order_BF=None if self.first_order_BF is None else self.first_order_BF[there],
+            given_BN=None,
+            shared={},
             penalties=[],
             logs={},
         )
@@ -90,7 +100,15 @@ class Context:
     def detached(self) -> Context:
         """Return the same context cut off from the gradient of the embeddings."""
         weights_BF = None if self.first_order_BF is None else self.first_order_BF.detach()
-        return replace(self, z_BN=self.z_BN.detach(), first_order_BF=weights_BF, penalties=[], logs={})
+        return replace(
+            self,
+            z_BN=self.z_BN.detach(),
+            first_order_BF=weights_BF,
+            given_BN=None,
+            shared={},
+            penalties=[],
+            logs={},
+        )
 
 
 class Chain(nn.ModuleList):
@@ -134,6 +152,13 @@ class Network(nn.Module):
         if any(_width(module) != 1 for module in (self.head, *self.logits)):
             raise ValueError("the head and every further logit of a plan end in width 1")
 
+    def start_at(self, rate: float) -> None:
+        """Let the output's bias start where a zero input gives that probability."""
+        # Saves the first few thousand steps where positives are rare (METHODS 0.3).
+        bias = getattr(self.head[-1], "bias", None) if len(self.head) else None
+        if isinstance(bias, nn.Parameter):
+            nn.init.constant_(bias, math.log(rate / (1.0 - rate)))
+
     def forward(self, context: Context) -> torch.Tensor:
         """Return logits of shape (B,), float32."""
         if self.precision == "float32":
@@ -148,7 +173,7 @@ class Network(nn.Module):
         return logit_B1[:, 0]
 
     def _joined(self, context: Context) -> torch.Tensor:
-        x_BN = self.at_input(context.z_BN, context)
+        x_BN = context.given_BN = self.at_input(context.z_BN, context)
         crossed = [module(x_BN, context) for module in self.interactions]
         if self.is_parallel:
             return torch.cat([*crossed, self.tower(x_BN, context)], dim=1)
@@ -162,20 +187,23 @@ class CTRModel(nn.Module):
     def __init__(self, plan: Plan, schema: Schema, *, seed: int, precision: Precision = "float32") -> None:
         super().__init__()
         if plan.hides_domain:
-            schema = replace(schema, hidden=schema.domain_features)
+            schema = _without_domain(schema)
         build = Build(schema=schema, seed=seed)
         self.schema = schema
-        self.embedding = FieldEmbedding(schema, build, first_order=plan.first_order)
-        self.net = Network(plan, build)
-        self.net.precision = precision
-        self._start_at_base_rate()
-
-    def _start_at_base_rate(self) -> None:
-        # Saves the first few thousand steps where positives are rare (METHODS 0.3).
-        bias = getattr(self.net.head[-1], "bias", None) if len(self.net.head) else None
-        if isinstance(bias, nn.Parameter):
-            rate = self.schema.base_rate
-            nn.init.constant_(bias, math.log(rate / (1.0 - rate)))
+        self.embedding: FieldEmbedding
+        self.net: Network | SeparateNetworks
+        if plan.separate is None:
+            self.embedding = FieldEmbedding(schema, build, first_order=plan.first_order)
+            networks = [Network(plan, build)]
+            self.net = networks[0]
+        else:
+            check_separable(schema, plan.separate)
+            self.embedding = SeparateEmbedding(schema, build, first_order=plan.first_order)
+            networks = [Network(plan, build) for _ in range(schema.num_indicators)]
+            self.net = SeparateNetworks(networks)
+        for network in networks:
+            network.precision = precision
+            network.start_at(schema.base_rate)
 
     def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
         """Embed a batch; the network can then be run on it, or on parts of it."""
@@ -205,13 +233,25 @@ class CTRModel(nn.Module):
         return tuple(stage for stage in stages if type(stage).advance is not StageModule.advance)
 
     def num_parameters(self) -> dict[str, int]:
-        """Count trainable parameters: embedding, dense (shared) and per_domain."""
+        """Count trainable parameters: embedding, dense (shared) and per_domain; own networks are per_domain."""
         counts = {"embedding": 0, "dense": 0, "per_domain": 0}
+        other = "per_domain" if isinstance(self.net, SeparateNetworks) else "dense"
         tables = {id(m.weight): m.rule for m in self.modules() if isinstance(m, RowTable)}
         kinds = {"embedding": "embedding", "domain": "per_domain"}
         for parameter in self.parameters():
-            counts[kinds.get(tables.get(id(parameter), ""), "dense")] += parameter.numel()
+            counts[kinds.get(tables.get(id(parameter), ""), other)] += parameter.numel()
         return counts
+
+
+def _without_domain(schema: Schema) -> Schema:
+    schema = replace(schema, hidden=schema.domain_features)
+    if not schema.num_inputs:
+        raise SettingError(
+            "a model that does not see the domain features needs other fields",
+            value=f"all fields are domain features: {', '.join(schema.domain_features)}",
+            remedy="choose a domain set that leaves a field",
+        )
+    return schema
 
 
 def _width(module: nn.Module) -> int:

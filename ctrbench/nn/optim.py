@@ -98,6 +98,8 @@ class RowAdam(ABC):
     def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps, spare: int = 0) -> None:
         self.config, self.missed = config, missed
         self.rule: str = "domain" if table.rule == "domain" else config.embedding_rule
+        self.steps = 0 if table.own_steps else None
+        """Steps of the table; None: those of the model."""
         weight = table.weight
         self.num_rows, self.shape = len(weight), weight.shape[1:]
         self.packed = _zeros((self.num_rows + spare, 3, max(1, self.shape.numel())), weight)
@@ -132,12 +134,14 @@ class RowAdam(ABC):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return weights, moments and step counts."""
-        return {"packed": self.packed[: self.num_rows], "last": self.last[: self.num_rows]}
+        steps = {} if self.steps is None else {"steps": torch.tensor(self.steps)}
+        return {"packed": self.packed[: self.num_rows], "last": self.last[: self.num_rows], **steps}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore them in place."""
         self.packed[: self.num_rows].copy_(state["packed"])
         self.last[: self.num_rows].copy_(state["last"])
+        self.steps = None if self.steps is None else int(state["steps"])
 
 
 def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
@@ -356,7 +360,7 @@ class Optimizer:
         """Return distinct rows of a table, current as of this step, as a leaf with a gradient of its own."""
         rule = self._of[table]
         assert all(read.rule is not rule for read in self._reads), "a table is read once a step"
-        weight_UW = rule.read(rows_U, self.steps + 1)
+        weight_UW = rule.read(rows_U, self._made(rule) + 1)
         leaf = weight_UW.detach().view(len(rows_U), *rule.shape).requires_grad_()
         self._reads.append(Read(rule, rows_U, leaf))
         return leaf
@@ -373,13 +377,19 @@ class Optimizer:
         for read in self._reads:
             if read.leaf.grad is not None:
                 weight, grad = read.leaf.detach().flatten(1), read.leaf.grad.flatten(1)
-                read.rule.update(read.rows_U, weight, grad, self.steps)
+                if read.rule.steps is not None:
+                    read.rule.steps += 1
+                read.rule.update(read.rows_U, weight, grad, self._made(read.rule))
         self._reads.clear()
+
+    def _made(self, rule: RowAdam) -> int:
+        """Return the steps made so far, as a table counts them."""
+        return self.steps if rule.steps is None else rule.steps
 
     def flush(self) -> None:
         """Bring every table row up to date, before weights are evaluated or exported."""
         for rule in self.tables.values():
-            rule.flush(self.steps)
+            rule.flush(self._made(rule))
 
     def state_dict(self) -> dict[str, object]:
         """Return all state; table weights are part of it."""

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from ctrbench.errors import SettingError
+
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context
 
@@ -63,7 +65,11 @@ class Schema:
     @property
     def largest_indicator(self) -> int:
         """The indicator with the most training rows; it stands in where a domain was never seen."""
-        return max(range(len(self.indicator_rows)), key=self.indicator_rows.__getitem__)
+        return max(range(1, len(self.indicator_rows)), key=self.indicator_rows.__getitem__, default=0)
+
+    def known(self, indicator_B: torch.Tensor) -> torch.Tensor:
+        """Return the indicator of each row, the largest for rows of an unseen one (METHODS 0.4)."""
+        return torch.where(indicator_B > 0, indicator_B, self.largest_indicator)
 
     @property
     def num_indicators(self) -> int:
@@ -108,7 +114,19 @@ class Schema:
     @property
     def domain_width(self) -> int:
         """Width of e_d, the concatenated embeddings of the domain-aware features."""
-        return len(self.domain_features) * self.embedding_size
+        return len(self.domain_slices) * self.embedding_size
+
+    @property
+    def domain_slices(self) -> tuple[slice, ...]:
+        """Where the domain-aware features stand in the input vector z; an error where they are hidden."""
+        hidden = [name for name in self.domain_features if name in self.hidden]
+        if hidden:
+            raise SettingError(
+                "e_d is made of the domain features, which this model does not see",
+                value=", ".join(hidden),
+                remedy="leave out what conditions on e_d, or take a method that shows the domain features",
+            )
+        return tuple(self.slices[name] for name in self.domain_features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +234,8 @@ class Plan:
     """Whether each id has a weight of its own beside its embedding, `Context.first_order_BF`."""
     hides_domain: bool = False
     """Whether the model is kept from seeing the domain features."""
+    separate: int | None = None
+    """Where each value of the indicator has a whole model of its own: how many there may be at most."""
 
     def map_dense(self, change: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Replace each dense stage of the tower, and of the head unless told otherwise."""

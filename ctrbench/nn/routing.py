@@ -78,6 +78,12 @@ class Routing:
         return self._tensor(self._index)
 
     @cached_property
+    def members(self) -> tuple[tuple[int, torch.Tensor], ...]:
+        """Id and row numbers of each group, in the order of `present_G`; on the CPU, whatever the device is."""
+        rows = torch.split(torch.from_numpy(self._order), self._counts.tolist())
+        return tuple(zip(self._present.tolist(), rows, strict=True))
+
+    @cached_property
     def first_G(self) -> torch.Tensor:
         """The first row of each group."""
         return self._tensor(self._order[np.cumsum(self._counts) - self._counts])

@@ -7,16 +7,17 @@ Shapes in names: B rows, N inputs, M outputs, G groups present in the batch, K l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ctrbench.errors import SettingError
 from ctrbench.nn.embed import EMBEDDING_STD, RowTable
 from ctrbench.nn.kernels import Array, compiled
-from ctrbench.nn.plan import Build, Dense, Stage, StageModule, activate, start_weight
+from ctrbench.nn.plan import Build, Dense, Schema, Stage, StageModule, activate, start_weight
 from ctrbench.nn.routing import Routing
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class DomainDense(Dense):
     All domains start at the weights of the dense stage of the same name.
     """
 
+    @classmethod
+    def like(cls, dense: Dense) -> Self:
+        """Return the stage that stands in for a dense one."""
+        return cls(name=dense.name, width=dense.width, activation=dense.activation)
+
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module; as `Dense`, for every domain alike."""
         return DomainDenseModule(self, num_inputs, build)
@@ -61,12 +67,56 @@ class DomainDenseModule(StageModule):
         start = torch.cat([weight, torch.zeros(1, stage.width)])
         self.domain = domain_table(build.schema.num_indicators, start)
 
+    @property
+    def bias(self) -> nn.Parameter:
+        """The biases of all domains, where the table holds them: a model sets how its output starts."""
+        return nn.Parameter(self.domain.weight.detach()[:, -1], requires_grad=False)
+
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
         routing = context.known_routing
         own_GNM = context.read(self.domain, routing)
         product_BM = routing.linear(x_BN, own_GNM[:, :-1])
         return activate(product_BM + routing.spread(own_GNM[:, -1]), self.activation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarDense(Dense):
+    """φ(x (W ⊙ W_p) + b + b_p); W starts as the dense stage's of the same name (STAR, METHODS 2.4).
+
+    W_p starts at one and b_p at zero, and there they stay for the unseen domain. With `is_double` each W_p but that one
+    is drawn at random, as W is.
+    """
+
+    is_double: bool = False
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module."""
+        return StarDenseModule(self, num_inputs, build)
+
+
+class StarDenseModule(StageModule):
+    """Computes `StarDense`; a row meets its own domain's matrix only."""
+
+    def __init__(self, stage: StarDense, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.num_outputs, self.activation = stage.width, stage.activation
+        generator = build.generator(f"{stage.name}.weight")
+        self.weight = nn.Parameter(start_weight(num_inputs, stage.width, stage.activation, generator))
+        self.bias = nn.Parameter(torch.zeros(stage.width))
+        # One table for both, the bias as the last row: a table costs a gather and a scatter a step.
+        start = torch.cat([torch.ones(num_inputs, stage.width), torch.zeros(1, stage.width)])
+        self.domain = domain_table(build.schema.num_indicators, start)
+        generator = build.generator(f"{stage.name}.domain")
+        for row in self.domain.weight.detach()[1:] if stage.is_double else ():
+            row[:-1] = start_weight(num_inputs, stage.width, stage.activation, generator)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        weight_GNM, bias_G1M = torch.split(context.read(self.domain), [len(self.weight), 1], dim=1)
+        routing, bias_GM = context.routing, self.bias + bias_G1M[:, 0]
+        bias_BM = bias_GM if routing.num_groups == 1 else bias_GM.index_select(0, routing.index_B)
+        return activate(routing.linear(x_BN, self.weight * weight_GNM) + bias_BM, self.activation)
 
 
 class DenseBank(nn.Module):
@@ -100,6 +150,42 @@ class TowerBank(nn.Sequential):
             *(DenseBank(dense, num_towers, width, build) for dense, width in zip(tower, widths, strict=False))
         )
         self.num_outputs = widths[-1]
+
+
+def mixed(weight_BK: torch.Tensor, x_KBM: torch.Tensor) -> torch.Tensor:
+    """Return Σ_k weight_k x_k of each row, (B, K) or (1, K) and (K, B, M) to (B, M)."""
+    return (weight_BK.T[:, :, None] * x_KBM).sum(0)
+
+
+def own_rows(x_PBM: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """Return of what was computed for every domain what is a row's own: (P, B, M), domain 1 first, to (B, M)."""
+    place_B = routing.present_G.index_select(0, routing.index_B) - 1
+    return x_PBM.gather(0, place_B[None, :, None].expand(1, *x_PBM.shape[1:])).squeeze(0)
+
+
+def dense_part(tower: tuple[Stage, ...]) -> tuple[tuple[Stage, ...], tuple[Dense, ...]]:
+    """Split a tower into what stands before its dense stages, such as a gate, and these.
+
+    There are none where the tower does not end in them, or has something between them.
+    """
+    first = next((place for place, stage in enumerate(tower) if isinstance(stage, Dense)), len(tower))
+    dense = tuple(stage for stage in tower[first:] if isinstance(stage, Dense))
+    return (tower[:first], dense) if len(dense) == len(tower) - first else (tower, ())
+
+
+def named(tower: tuple[Dense, ...], prefix: str) -> tuple[Dense, ...]:
+    """Return the tower under names of its own, so that it starts apart from others of the same widths."""
+    return tuple(replace(dense, name=f"{prefix}.{dense.name}") for dense in tower)
+
+
+def refuse_many_domains(schema: Schema, most: int) -> None:
+    """Refuse more domains than the setting `max_domains` lets every row run through."""
+    if schema.num_indicators > most:
+        raise SettingError(
+            f"every row runs through a part of each domain, so max_domains allows {most} domains",
+            value=f"{schema.num_indicators} domains",
+            remedy="name a domain feature of fewer values by --indicator, or raise max_domains",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,14 +354,18 @@ class CrossModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         x0_BN = x_BN
-        for layer, (factors, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            projected = self.enter(layer, x_BN, context)
-            assert isinstance(factors, nn.ParameterList)
-            weights = list(factors)
-            for weight in weights[:-1]:
-                projected = projected @ weight
-            x_BN = torch.addcmul(x_BN, x0_BN, torch.addmm(bias, projected, weights[-1]))
+        for layer in range(len(self.kernels)):
+            x_BN = torch.addcmul(x_BN, x0_BN, self.product(layer, self.enter(layer, x_BN, context)))
         return x_BN
+
+    def product(self, layer: int, x_BN: torch.Tensor) -> torch.Tensor:
+        """Return W_l x + b_l."""
+        factors = self.kernels[layer]
+        assert isinstance(factors, nn.ParameterList)
+        *weights, last = factors
+        for weight in weights:
+            x_BN = x_BN @ weight
+        return torch.addmm(self.biases[layer], x_BN, last)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -277,6 +277,11 @@ def bins_csv(tables: Sequence[BinTable]) -> str:
     return _csv(BIN_COLUMNS, lines)
 
 
+def tidy_csv(lines: Sequence[Mapping[str, object]]) -> str:
+    """Return lines that all have the columns of the first."""
+    return _csv(tuple(lines[0]), lines)
+
+
 def _metric_lines(comparison: Comparison, row: Row) -> Iterable[dict[str, object]]:
     settings = {
         "backbone_settings": json.dumps(row.key.backbone.settings, sort_keys=True),

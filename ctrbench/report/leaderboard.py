@@ -17,7 +17,7 @@ from ctrbench.names import Metric
 from ctrbench.report.commands import run_command
 from ctrbench.report.comparison import Comparison, Row, compare, stand
 from ctrbench.report.formats import markdown_text
-from ctrbench.report.tables import DASH, DIGITS, Cell, Mark, cell, count, mark_of, number
+from ctrbench.report.tables import DASH, DIGITS, Cell, Mark, cell, count, indicator_note, mark_of, number
 from ctrbench.runs.store import RunStore
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
@@ -83,8 +83,9 @@ def _board(comparison: Comparison, store: RunStore, folder: Path) -> str:
     body = "\n".join(_line(row, place.get((row.backbone, row.method), DASH), store, folder) for row in rows)
     oracle = _oracle_line(comparison)
     commands = "\n".join(run_command(row) for row in rows)
+    notes = "".join(f"{markdown_text(note)}\n\n" for note in indicator_note(comparison))
     return (
-        f"### {markdown_text(comparison.title)}\n\n{head}\n{body}\n{oracle}\n"
+        f"### {markdown_text(comparison.title)}\n\n{head}\n{body}\n{oracle}\n{notes}"
         f"<details><summary>Make a row again</summary>\n\n```sh\n{commands}\n```\n\n</details>\n"
     )
 

@@ -31,7 +31,7 @@ WIDTH = 430
 ORACLE_REACH = 6.0
 """The oracle's line is drawn as long as the axis is at most this many times as long as without it."""
 
-_DOT: dict[str, Any] = {"filled": True, "opacity": 1, "size": 80, "stroke": PAPER, "strokeWidth": 0.8}
+DOT: dict[str, Any] = {"filled": True, "opacity": 1, "size": 80, "stroke": PAPER, "strokeWidth": 0.8}
 Data = list[dict[str, Any]]
 Panel = alt.LayerChart | alt.FacetChart
 
@@ -46,7 +46,7 @@ def metric_chart(comparison: Comparison, metric: str = Metric.AUC) -> alt.VConca
         _metric_panel(comparison, backbone, metric, axis, is_last=backbone == panels[-1])
         for backbone in panels
     ]
-    return _styled(alt.vconcat(*drawn, spacing=14))
+    return styled(alt.vconcat(*drawn, spacing=14))
 
 
 def gain_chart(table: BinTable, metric: BinMetric = "auc") -> alt.VConcatChart | None:
@@ -57,7 +57,7 @@ def gain_chart(table: BinTable, metric: BinMetric = "auc") -> alt.VConcatChart |
         return None
     methods = [name for name in table.comparison.methods if any(one["method"] == name for one in data)]
     ends = [0.0, *(one[side] for one in data for side in ("low", "high"))]
-    axis = alt.Scale(domain=_padded(min(ends), max(ends), 0.05), nice=True)
+    axis = alt.Scale(domain=padded(min(ends), max(ends), 0.05), nice=True)
     drawn = [
         _gain_panel(
             table,
@@ -70,7 +70,7 @@ def gain_chart(table: BinTable, metric: BinMetric = "auc") -> alt.VConcatChart |
         )
         for name in panels
     ]
-    return _styled(alt.vconcat(*drawn, spacing=14))
+    return styled(alt.vconcat(*drawn, spacing=14))
 
 
 def domain_chart(domain_table: pl.DataFrame) -> alt.VConcatChart:
@@ -91,7 +91,7 @@ def domain_chart(domain_table: pl.DataFrame) -> alt.VConcatChart:
         .with_row_index("rank", offset=1)
         .with_columns(low=(overall - noise).clip(0), high=(overall + noise).clip(None, 1))
     )
-    return _styled(alt.vconcat(_size_panel(ranked), _ctr_panel(ranked, overall), spacing=26))
+    return styled(alt.vconcat(_size_panel(ranked), _ctr_panel(ranked, overall), spacing=26))
 
 
 def save_chart(chart: alt.VConcatChart, stem: Path) -> tuple[Path, Path]:
@@ -111,12 +111,14 @@ def _write(file: Path, content: bytes) -> Path:
     return file
 
 
-def _data(values: Data) -> alt.InlineData:
+def inline(values: Data) -> alt.InlineData:
+    """Return data that stand in the chart itself."""
     return alt.InlineData(values=values)
 
 
-def _styled(chart: alt.VConcatChart) -> alt.VConcatChart:
-    styled: alt.VConcatChart = (
+def styled(chart: alt.VConcatChart) -> alt.VConcatChart:
+    """Return the chart in the inks and type of all pictures."""
+    dressed: alt.VConcatChart = (
         chart.configure(font=FONT, background=PAPER, padding=6)
         .configure_view(stroke=None)
         .configure_axis(
@@ -126,7 +128,7 @@ def _styled(chart: alt.VConcatChart) -> alt.VConcatChart:
         .configure_title(fontSize=14, color=INK, anchor="start", fontWeight="bold", offset=6)
         .configure_legend(labelFontSize=13, labelColor=INK, symbolSize=80, labelLimit=0, title=None)
     )  # fmt: skip
-    return styled
+    return dressed
 
 
 def _style(comparison: Comparison) -> dict[str, tuple[str, str]]:
@@ -140,9 +142,10 @@ def _style(comparison: Comparison) -> dict[str, tuple[str, str]]:
     return dict.fromkeys(plain, (GREY, "circle")) | styles
 
 
-def _encode_method(
+def encode_method(
     comparison: Comparison, methods: Sequence[str], legend: alt.Legend | None
 ) -> dict[str, Any]:
+    """Return colour and shape of the methods, the same in every picture of a comparison."""
     styles = _style(comparison)
     colors, shapes = zip(*(styles[method] for method in methods), strict=True)
     domain = list(methods)
@@ -152,12 +155,13 @@ def _encode_method(
     }
 
 
-def _padded(low: float, high: float, share: float) -> list[float]:
+def padded(low: float, high: float, share: float) -> list[float]:
+    """Return the ends of an axis with that share of room beyond both."""
     margin = (high - low or abs(high) or 1.0) * share
     return [low - margin, high + margin]
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % t-interval of a mean; the mean itself for one value, which draws nothing."""
     test = paired(list(values))
     mean = float(test.mean or 0.0)
@@ -177,7 +181,7 @@ def _points(comparison: Comparison, backbone: str, metric: str) -> Data:
     for row in rows:
         values = list(row.values(metric).values())
         if values:
-            low, high = _interval(values)
+            low, high = interval(values)
             mark = mark_of(standing.get((row.backbone, row.method)))
             points.append(_point(row, sum(values) / len(values), low, high, mark))
     return points
@@ -201,8 +205,8 @@ def _metric_axis(comparison: Comparison, metric: str) -> tuple[alt.Scale, bool]:
     low, high = min(one["low"] for one in points), max(one["high"] for one in points)
     oracle = comparison.oracle.get(metric)
     is_near = oracle is not None and oracle - low <= ORACLE_REACH * max(high - low, 1e-9)
-    ends = _padded(min(low, oracle), max(high, oracle), 0.04) if is_near and oracle else None
-    return alt.Scale(domain=ends or _padded(low, high, 0.06), nice=False, zero=False), is_near
+    ends = padded(min(low, oracle), max(high, oracle), 0.04) if is_near and oracle else None
+    return alt.Scale(domain=ends or padded(low, high, 0.06), nice=False, zero=False), is_near
 
 
 def _metric_panel(
@@ -211,7 +215,7 @@ def _metric_panel(
     scale, is_oracle_near = axis
     points = _points(comparison, backbone, metric)
     methods = [one["method"] for one in points]
-    base = alt.Chart(_data(points))
+    base = alt.Chart(inline(points))
     y = alt.Y("method:N", sort=methods, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8))
     title = f"{metric.upper()} on the test rows{_interval_words(comparison)}" if is_last else None
     x = alt.X("mean:Q", scale=scale, title=title, axis=alt.Axis(tickCount=4, labels=is_last, ticks=is_last))
@@ -220,7 +224,7 @@ def _metric_panel(
         base.mark_rule(strokeWidth=2).encode(
             x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=_color(comparison, methods)
         ),
-        base.mark_point(**_DOT).encode(x=x, y=y, **_encode_method(comparison, methods, legend=None)),
+        base.mark_point(**DOT).encode(x=x, y=y, **encode_method(comparison, methods, legend=None)),
         *_value_layers(base, y),
     ]
     return alt.layer(*layers).properties(width=WIDTH - 130, height=alt.Step(22), title=backbone)
@@ -231,7 +235,7 @@ def _interval_words(comparison: Comparison) -> str:
 
 
 def _color(comparison: Comparison, methods: Sequence[str]) -> alt.Color:
-    color: alt.Color = _encode_method(comparison, methods, legend=None)["color"]
+    color: alt.Color = encode_method(comparison, methods, legend=None)["color"]
     return color
 
 
@@ -254,10 +258,10 @@ def _reference_layers(
     found = plain.estimate(metric) if plain else None
     layers = []
     if found is not None:
-        line = alt.Chart(_data([{"at": found.mean}]))
+        line = alt.Chart(inline([{"at": found.mean}]))
         layers.append(line.mark_rule(color=GREY, strokeDash=[2, 3]).encode(x="at:Q"))
     if oracle is not None and is_oracle_near:
-        line = alt.Chart(_data([{"at": oracle}]))
+        line = alt.Chart(inline([{"at": oracle}]))
         layers.append(line.mark_rule(color=INK, strokeDash=[6, 3]).encode(x="at:Q"))
     if oracle is not None and backbone == comparison.backbones[0]:
         layers.append(_oracle_label(oracle, is_oracle_near))
@@ -266,7 +270,7 @@ def _reference_layers(
 
 def _oracle_label(oracle: float, is_near: bool) -> alt.Chart:
     text = f"oracle {number(oracle, 4)}" + ("" if is_near else " →")
-    note = alt.Chart(_data([{"at": oracle, "text": text}]))
+    note = alt.Chart(inline([{"at": oracle, "text": text}]))
     label: alt.Chart = note.mark_text(
         align="right", baseline="bottom", dx=-2, dy=-4, fontSize=13, color=INK
     ).encode(x=alt.X("at:Q") if is_near else alt.value(WIDTH - 130), y=alt.value(0), text="text:N")
@@ -282,7 +286,7 @@ def _gains(table: BinTable, metric: BinMetric) -> Data:
         for one in table.bins if not row.is_plain else ():
             values = list(table.gains(row, one.bin, metric).values())
             if values:
-                low, high = _interval(values)
+                low, high = interval(values)
                 data.append({
                     "backbone": row.backbone, "method": row.method, "bin": _bin_label(table, one.bin),
                     "gain": sum(values) / len(values), "low": low, "high": high,
@@ -318,22 +322,23 @@ def _gain_panel(
     }
     signs = alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.3f')", tickCount=6)
     y = alt.Y("gain:Q", scale=axis, axis=signs, title=f"gain in {metric.upper()} over plain")
-    encoded = _encode_method(table.comparison, methods, _legend(methods) if is_first else None)
-    base = alt.Chart(_data(data))
-    stripes = alt.Chart(_data([{"bin": label} for label in bins[1::2]]))
+    encoded = encode_method(table.comparison, methods, legend_of(methods) if is_first else None)
+    base = alt.Chart(inline(data))
+    stripes = alt.Chart(inline([{"bin": label} for label in bins[1::2]]))
     layers = [
         stripes.mark_rect(color=INK, opacity=0.05).encode(x=x),
-        alt.Chart(_data([{"at": 0}])).mark_rule(color=INK).encode(y="at:Q"),
+        alt.Chart(inline([{"at": 0}])).mark_rule(color=INK).encode(y="at:Q"),
         base.mark_rule(strokeWidth=2).encode(
             **place, y=alt.Y("low:Q", scale=axis), y2="high:Q", color=encoded["color"]
         ),
-        base.mark_point(**_DOT).encode(**place, y=y, **encoded),
+        base.mark_point(**DOT).encode(**place, y=y, **encoded),
     ]
     width = max(WIDTH, len(bins) * (len(methods) + 1) * 9)
     return alt.layer(*layers).properties(width=width, height=205, title=data[0]["backbone"])
 
 
-def _legend(methods: Sequence[str]) -> alt.Legend:
+def legend_of(methods: Sequence[str]) -> alt.Legend:
+    """Return a legend above the picture, in as many columns as fit."""
     longest = max(len(method) for method in methods)
     columns = max(1, min(len(methods), 66 // (longest + 5)))
     return alt.Legend(orient="top", columns=columns, offset=4, columnPadding=14)
@@ -343,7 +348,7 @@ def _legend(methods: Sequence[str]) -> alt.Legend:
 
 
 def _size_panel(ranked: pl.DataFrame) -> Panel:
-    base = alt.Chart(_data(ranked.to_dicts()))
+    base = alt.Chart(inline(ranked.to_dicts()))
     x = alt.X(
         "rank:Q", title=None, axis=alt.Axis(labels=False, ticks=False, grid=False), scale=_ranks(ranked)
     )
@@ -351,7 +356,7 @@ def _size_panel(ranked: pl.DataFrame) -> Panel:
     size = alt.Scale(type="log", domain=[min(sizes), max(sizes)], nice=True)
     decades = alt.Axis(format="~s", values=[10**power for power in range(10)])
     y = alt.Y("rows:Q", scale=size, title="training rows", axis=decades)
-    ends = alt.Chart(_data(_ends(ranked)))
+    ends = alt.Chart(inline(_ends(ranked)))
     return alt.layer(
         base.mark_line(interpolate="step-after", color=PALETTE[0], strokeWidth=2).encode(x=x, y=y),
         ends.transform_filter("datum.is_largest")
@@ -374,13 +379,13 @@ def _ends(ranked: pl.DataFrame) -> Data:
 
 
 def _ctr_panel(ranked: pl.DataFrame, overall: float) -> Panel:
-    base = alt.Chart(_data(ranked.to_dicts()))
+    base = alt.Chart(inline(ranked.to_dicts()))
     axis = alt.Axis(tickMinStep=1, grid=False, tickCount=6)
     x = alt.X("rank:Q", title="domains, largest first", axis=axis, scale=_ranks(ranked))
     scale = alt.Scale(domain=_ctr_ends(ranked), clamp=True, nice=True)
     y = alt.Y("ctr:Q", scale=scale, title="CTR", axis=alt.Axis(format=".2~%", tickCount=5))
-    line = alt.Chart(_data([{"at": overall, "text": f"overall {100 * overall:.3g} %"}]))
-    words = alt.Chart(_data([{"text": "band: where chance alone would put 95 % of domains"}]))
+    line = alt.Chart(inline([{"at": overall, "text": f"overall {100 * overall:.3g} %"}]))
+    words = alt.Chart(inline([{"text": "band: where chance alone would put 95 % of domains"}]))
     dot = 16 if ranked.height <= 500 else 5
     return alt.layer(
         base.mark_area(color=GRID, interpolate="monotone").encode(
@@ -400,7 +405,7 @@ def _ctr_panel(ranked: pl.DataFrame, overall: float) -> Panel:
 def _ctr_ends(ranked: pl.DataFrame) -> list[float]:
     """Span the CTRs of the domains; the band may leave the picture, since tiny domains would stretch it."""
     found = ranked["ctr"].to_list()
-    low, high = _padded(min(found), max(found), 0.05)
+    low, high = padded(min(found), max(found), 0.05)
     return [max(low, 0.0), min(high, 1.0)]
 
 

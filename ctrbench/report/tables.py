@@ -24,6 +24,8 @@ RANKED = (Metric.LOGLOSS, Metric.AUC, Metric.GAUC)
 TITLES = {Metric.LOGLOSS: "LogLoss", Metric.AUC: "AUC", Metric.GAUC: "GAUC"}
 DIGITS = {Metric.LOGLOSS: 5, Metric.AUC: 4, Metric.GAUC: 4}
 PARAMETERS_NOTE = "Parameters: embedding tables; dense, shared by all domains; owned by single domains."
+INDICATOR_NOTE = "What single domains own goes by"
+"""Begins the note that names the indicator."""
 LineKind = Literal["backbone", "method", "variant", "gain", "oracle", "fact"]
 
 
@@ -126,11 +128,12 @@ def quality_and_cost(table: Table) -> tuple[Table, Table]:
     quality, cost = table.select(QUALITY), table.select(COST)
     # Variants and the oracle cost nothing of their own.
     lines = tuple(line for line in cost.lines if line.kind in ("backbone", "method"))
-    words = tuple(note for note in table.definitions if note != PARAMETERS_NOTE)
+    of_cost = tuple(note for note in table.definitions if note.startswith((PARAMETERS_NOTE, INDICATOR_NOTE)))
+    words = tuple(note for note in table.definitions if note not in of_cost)
     title = table.title.replace(OVERALL_TITLE, "Parameters, time and GAUC's share of rows")
     return (
         replace(quality, definitions=words),
-        replace(cost, name="cost", title=title, lines=lines, notes=(), definitions=(PARAMETERS_NOTE,)),
+        replace(cost, name="cost", title=title, lines=lines, notes=(), definitions=of_cost),
     )
 
 
@@ -261,6 +264,14 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
         "rows in them. PCOC: predicted over observed positives; |PCOC−1|: its weighted mean over domains."
     )
     yield PARAMETERS_NOTE
+    yield from indicator_note(comparison)
+
+
+def indicator_note(comparison: Comparison) -> Iterable[str]:
+    """Say which indicator the methods that keep something for single domains have used, if there are any."""
+    if any(row.parameters is not None and row.parameters.per_domain for row in comparison.rows):
+        indicator = comparison.key.indicator
+        yield f"{INDICATOR_NOTE} {'all domain features together' if indicator == 'all' else indicator}."
 
 
 def _test_note(comparison: Comparison) -> str:

@@ -12,9 +12,9 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from ctrbench.data.shards import Prepared, open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.eval.longtail import bin_metrics
 from ctrbench.eval.metrics import group_metrics, oracle, overall
+from ctrbench.extend import Estimator
 from ctrbench.files import replacing
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.model import CTRModel
@@ -46,7 +47,7 @@ from ctrbench.runs.record import (
 )
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.loop import CHECKPOINT_SECONDS, Fit, Tick, Trainer
+from ctrbench.train.loop import CHECKPOINT_SECONDS, Fit, History, Tick, Trainer, dev_metrics
 
 if TYPE_CHECKING:
     from ctrbench.extend import Backbone, Method
@@ -61,7 +62,10 @@ def execute(
     report: Callable[[Tick], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> RunRecord:
-    """Make one run and write its record; a failure of the run is a record too."""
+    """Make one run and write its record; a failure of the run is a record too.
+
+    A finished record stays as it is: the run is then made again for its predictions and inspection alone.
+    """
     clock = _Clock()
     result, error, resumed = None, None, 0
     try:
@@ -80,7 +84,9 @@ def execute(
         measured=clock.measured(run.key, resumed),
         result=result,
     )
-    store.write(record)
+    known = store.find(run.key)
+    if known is None or known.status != "finished":
+        store.write(record)
     if result is not None:
         (store.folder(run.key) / "checkpoint.pt").unlink(missing_ok=True)
     return record
@@ -152,22 +158,62 @@ def _run(
     train, dev = (load(prepared, split, key).to(device) for split in (Split.TRAIN, Split.DEV))
     method, backbone = _plugins(run)
     schema = make_schema(prepared, train, key, config.embedding_size)
-    plan = method.apply(backbone.plan())
-    model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(device)
-    torch.manual_seed(key.seed)
-    clock.lap("load")
-    learner = method.learner()
-    trainer = Trainer(model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed)
-    fit = trainer.fit(
-        checkpoint=store.folder(key) / "checkpoint.pt", report=report, checkpoint_seconds=checkpoint_seconds
-    )
-    clock.take(fit)
+    if isinstance(method, Estimator):
+        clock.lap("load")
+        trained = _estimate(method, train, dev, schema, key.seed)
+    else:
+        plan = method.apply(backbone.plan())
+        model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(device)
+        torch.manual_seed(key.seed)
+        clock.lap("load")
+        learner = method.learner()
+        trainer = Trainer(model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed)
+        fit = trainer.fit(
+            checkpoint=store.folder(key) / "checkpoint.pt",
+            report=report,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        trained = _Trained(
+            fit=fit,
+            parameters=Parameters(**model.num_parameters()),
+            score=partial(learner.score, model),
+            inspect=partial(method.inspect, model),
+        )
+    clock.take(trained.fit)
     test = load(prepared, Split.TEST, key).to(device)
-    predictions = predictions_frame(test, learner.score(model, test))
+    predictions = predictions_frame(test, trained.score(test))
+    write_inspection(trained.inspect(test), store.inspection_file(key))
     sha256 = write_predictions(predictions, store.predictions_file(key))
-    result = make_result(predictions, prepared, key, fit, Parameters(**model.num_parameters()), sha256)
+    result = make_result(predictions, prepared, key, trained.fit, trained.parameters, sha256)
     clock.lap("test")
-    return result, fit.resumed
+    return result, trained.fit.resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What is left of training once it is over."""
+
+    fit: Fit
+    parameters: Parameters
+    score: Callable[[SplitData], dict[str, np.ndarray]]
+    inspect: Callable[[SplitData], dict[str, np.ndarray]]
+
+
+def _estimate(estimator: Estimator, train: SplitData, dev: SplitData, schema: Schema, seed: int) -> _Trained:
+    """Fit an estimator; its account is that of one pass over the training rows."""
+    started = time.perf_counter()
+    fitted = estimator.fit(train, dev, schema=schema, seed=seed)
+    fit_seconds, started = time.perf_counter() - started, time.perf_counter()
+    metrics = dev_metrics(dev, fitted.logits(dev))
+    epoch = {"epoch": 1, "step": fitted.steps, "loss": fitted.loss, "dev": metrics, "logs": {}}
+    history = History(epoch=1, best_epoch=1, rows=len(train), epochs=[epoch], is_done=True)
+    history.seconds = {"train": fit_seconds, "dev": time.perf_counter() - started}
+    return _Trained(
+        fit=Fit(history=history, steps=fitted.steps, notes=dict(fitted.notes), resumed=0),
+        parameters=Parameters(embedding=0, dense=fitted.num_parameters, per_domain=0),
+        score=lambda data: {Column.SCORE: fitted.logits(data)},
+        inspect=lambda _data: {},
+    )
 
 
 def _plugins(run: Run) -> tuple[Method, Backbone]:
@@ -236,6 +282,13 @@ def write_predictions(predictions: pl.DataFrame, file: Path) -> str:
     with replacing(file) as part:
         predictions.write_parquet(part, compression="zstd")
         return hashlib.sha256(part.read_bytes()).hexdigest()
+
+
+def write_inspection(arrays: dict[str, np.ndarray], file: Path) -> None:
+    """Write what a method shows of its model in one move, if it shows anything."""
+    if arrays:
+        with replacing(file) as part, part.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
 def make_result(

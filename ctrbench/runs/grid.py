@@ -31,11 +31,24 @@ class Run:
     backbone: Plugin
     unsupported: str | None = None
     """Why the method does not support the backbone."""
+    asked: tuple[str, str] | None = None
+    """Method and backbone with the settings that were asked for."""
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """How method and backbone are called on the screen."""
+        return self.asked or (self.key.method.name, self.key.backbone.name)
 
     @property
     def label(self) -> str:
         """How the run is called on the screen."""
-        return f"{self.key.method.name} × {self.key.backbone.name}, seed {self.key.seed}"
+        return f"{' × '.join(self.labels)}, seed {self.key.seed}"
+
+    def chosen(self) -> tuple[Method, Backbone]:
+        """Return method and backbone with the settings of the key."""
+        method: Method = self.method.load().model_validate(self.key.method.settings)  # type: ignore[assignment]
+        backbone: Backbone = self.backbone.load().model_validate(self.key.backbone.settings)  # type: ignore[assignment]
+        return method, backbone
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -101,7 +114,13 @@ def make_grid(
                         seed=seed,
                     )
                     reason = _unsupported(method, backbone)
-                    yield Run(key=key, method=method.plugin, backbone=backbone.plugin, unsupported=reason)
+                    yield Run(
+                        key=key,
+                        method=method.plugin,
+                        backbone=backbone.plugin,
+                        unsupported=reason,
+                        asked=(method.label, backbone.label),
+                    )
 
     unique = {run.key.digest: run for run in runs()}
     return tuple(unique.values())

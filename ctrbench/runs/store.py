@@ -1,7 +1,7 @@
 """The folder of run records, and the cache folder with what is too large to keep in git.
 
     <results>/<dataset>/<run>.json        the record: kept, shared, merged by copying files together
-    <home>/runs/<digest>/                 predictions.parquet, checkpoint.pt, a lock while the run is on
+    <home>/runs/<digest>/                 predictions.parquet, inspection.npz, checkpoint.pt
 
 A finished record is never overwritten; a failed one gives way to the next try.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
@@ -42,6 +43,18 @@ class RunStore:
     def predictions_file(self, key: RunKey) -> Path:
         """Where the predictions of the test split stand."""
         return self.folder(key) / "predictions.parquet"
+
+    def inspection_file(self, key: RunKey) -> Path:
+        """Where what the method showed of the trained model stands."""
+        return self.folder(key) / "inspection.npz"
+
+    def inspection(self, key: RunKey) -> dict[str, np.ndarray]:
+        """Return what the method showed of the trained model, by name; empty where it showed nothing."""
+        file = self.inspection_file(key)
+        if not file.exists():
+            return {}
+        with np.load(file) as arrays:
+            return dict(arrays)
 
     def find(self, key: RunKey) -> RunRecord | None:
         """Return the record of this run, finished or failed, if there is one."""

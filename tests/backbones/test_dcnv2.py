@@ -5,8 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ctrbench.check import check
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
+from ctrbench.nn.interactions import CrossMix, ScaledCross
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Build, Plan, Schema
 from ctrbench.nn.stages import Cross
@@ -85,7 +87,39 @@ def test_stacked_and_parallel_differ(build_model: Callable[..., CTRModel], data:
     assert not torch.equal(parallel(data.slice(0, 5)), stacked(data.slice(0, 5)))
 
 
-@pytest.mark.parametrize("settings", ["layers=0", "rank=0", "structure=both"])
+def test_experts_make_a_mixture_of_the_cross_network() -> None:
+    mix = CrossMix(name="cross", layers=3, experts=4, rank=5)
+    assert plan_of("dcnv2[experts=4,rank=5]").interactions == (mix,)
+
+
+def test_diag_scale_adds_to_the_kernels() -> None:
+    assert plan_of("dcnv2[diag_scale=0.5]").interactions == (
+        ScaledCross(name="cross", layers=3, diag_scale=0.5),
+    )
+    assert plan_of("dcnv2[diag_scale=0]") == plan_of("dcnv2")
+
+
+def test_settings_that_came_later_leave_the_key_as_it_was() -> None:
+    key = {"hidden": [128, 64, 32], "activation": "tanh", "layers": 3, "rank": None, "structure": "parallel"}
+    assert select("backbones", "dcnv2").value.key() == key
+    assert select("backbones", "dcnv2[experts=2]").value.key() == key | {"experts": 2}
+
+
+@pytest.mark.parametrize("method", ["plain", "star"])
+@pytest.mark.parametrize("settings", ["experts=2", "experts=3,rank=2,structure=stacked", "diag_scale=0.5"])
+def test_mixtures_and_scaled_kernels_keep_the_contract(method: str, settings: str) -> None:
+    findings = check(method, backbones=[f"dcnv2[{settings}]"])
+    assert [finding for finding in findings if not finding.ok] == []
+
+
+def test_diag_scale_is_of_linear_kernels() -> None:
+    with pytest.raises(SettingError, match="diag_scale has no effect"):
+        plan_of("dcnv2[experts=2,diag_scale=0.5]")
+
+
+@pytest.mark.parametrize(
+    "settings", ["layers=0", "rank=0", "structure=both", "experts=1", "diag_scale=-1", "diag_scale=inf"]
+)
 def test_impossible_settings_are_refused(settings: str) -> None:
     with pytest.raises(SettingError, match="dcnv2: setting"):
         plan_of(f"dcnv2[{settings}]")

@@ -12,11 +12,11 @@ from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.methods.star import Star, StarDense, StarDenseModule
+from ctrbench.methods.star import Star
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.stages import AuxiliaryModule, PartitionedNorm
+from ctrbench.nn.stages import AuxiliaryModule, LayerNorm, PartitionedNorm, StarDense, StarDenseModule
 from ctrbench.registry import select
 from ctrbench.train.learner import Learner
 
@@ -215,3 +215,44 @@ def test_parameters_of_domains_are_counted_apart(build_model: Callable[..., CTRM
     # z is 17 wide; seven rows of (17 + 1) 8 + (8 + 1) 4 + (4 + 1) 1, of γ_p and β_p, and of emb(p).
     assert build_model(PRODUCTS_ONLY).num_parameters()["per_domain"] == 7 * 185
     assert build_model("star").num_parameters()["per_domain"] == 7 * (185 + 34 + 16)
+
+
+def test_with_a_double_start_each_known_domain_draws_its_own_factor(
+    build_model: Callable[..., CTRModel],
+) -> None:
+    double, single = (
+        build_model("star[start=double]", "dnn[hidden=64-4]"),
+        build_model("star", "dnn[hidden=64-4]"),
+    )
+    for layer, other in zip(stars(double), stars(single), strict=True):
+        factors = layer.domain.weight.detach()[:, :-1].flatten(1)
+        bound = (6.0 / sum(layer.weight.shape)) ** 0.5  # Xavier uniform, for tanh and for the linear output
+        assert (factors[0] == 1.0).all()
+        assert bool((factors[1:].abs() <= bound).all())
+        assert factors[1:].std() == pytest.approx(bound / 3**0.5, rel=0.35)
+        assert len(torch.unique(factors, dim=0)) == 7
+        assert (layer.domain.weight[:, -1] == 0.0).all()
+        assert torch.equal(layer.weight, other.weight)
+
+
+def test_layer_normalisation_stands_behind_each_hidden_layer_and_keeps_a_double_start_alive(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    tower = Star(layer_norm=True).apply(Dnn(hidden=(8, 4)).plan()).tower
+    assert [type(stage) for stage in tower] == [PartitionedNorm, StarDense, LayerNorm, StarDense, LayerNorm]
+    batch, wide = data.slice(0, 100), "dnn[hidden=128-128-128]"
+    spread = [
+        build_model(f"star[start=double,layer_norm={on}]", wide).eval()(batch).std().item()
+        for on in ("true", "false")
+    ]
+    assert spread[0] > 20 * spread[1]
+
+
+@pytest.mark.parametrize("settings", ["start=double", "layer_norm=true", "start=double,layer_norm=true"])
+def test_random_factors_and_normalised_layers_claim_no_identity(settings: str) -> None:
+    assert select("methods", f"star[{settings}]").value.starts_as_backbone is None  # type: ignore[union-attr]
+
+
+def test_later_settings_leave_the_key_of_a_run_as_it_was() -> None:
+    assert not {"start", "layer_norm"} & set(Star().key())
+    assert Star(start="double").key()["start"] == "double"

@@ -181,3 +181,90 @@ def test_a_schema_of_lists_alone(schema: Schema, data: SplitData) -> None:
         data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), numeric_BK=torch.zeros(5, 0)
     )
     assert FieldEmbedding(lists, Build(schema=lists, seed=1))(batch)[0].shape == (5, 4)
+
+
+def hiding(schema: Schema) -> Schema:
+    return replace(schema, hidden=schema.domain_features)
+
+
+def test_hidden_fields_have_no_place_in_z(schema: Schema, batch: Batch) -> None:
+    hidden = hiding(schema)
+    assert hidden.slices == {"user": slice(0, 4), "tags": slice(4, 8), "price": slice(8, 9)}
+    embedding = FieldEmbedding(hidden, Build(schema=hidden, seed=5))
+    everything = FieldEmbedding(schema, Build(schema=schema, seed=5))(batch)[0]
+    assert torch.equal(embedding(batch)[0], everything[:, 8:])
+
+
+def test_ids_of_hidden_fields_change_nothing(schema: Schema, batch: Batch) -> None:
+    embedding = FieldEmbedding(hiding(schema), Build(schema=hiding(schema), seed=5))
+    other = batch.ids_BF.clone()
+    other[:, :2] = 1 + (other[:, :2] % 3)
+    assert not torch.equal(other, batch.ids_BF)
+    assert torch.equal(embedding(replace(batch, ids_BF=other))[0], embedding(batch)[0])
+
+
+def test_hidden_lists_and_numbers_are_left_out(schema: Schema, batch: Batch) -> None:
+    hidden = replace(schema, hidden=("tags", "price"))
+    z_BN, _ = FieldEmbedding(hidden, Build(schema=hidden, seed=5))(batch)
+    everything = FieldEmbedding(schema, Build(schema=schema, seed=5))(batch)[0]
+    assert torch.equal(z_BN, everything[:, :12])
+
+
+def test_hidden_fields_have_no_rows(schema: Schema) -> None:
+    embedding = FieldEmbedding(hiding(schema), Build(schema=hiding(schema), seed=5))
+    assert embedding.table.weight.shape == (41 + 11, 4)
+    assert set(embedding.state_dict()) == {"table.weight"}
+
+
+@pytest.fixture
+def with_weights(schema: Schema) -> FieldEmbedding:
+    """Embeddings with first-order weights that are not zero."""
+    embedding = FieldEmbedding(schema, Build(schema=schema, seed=5), first_order=True)
+    with torch.no_grad():
+        embedding.table.weight[:, -1] = torch.arange(len(embedding.table.weight)).float()
+    return embedding
+
+
+def test_first_order_weights_start_at_zero_beside_the_same_embeddings(schema: Schema, batch: Batch) -> None:
+    first_order = FieldEmbedding(schema, Build(schema=schema, seed=5), first_order=True)
+    without = FieldEmbedding(schema, Build(schema=schema, seed=5))
+    assert torch.equal(first_order.table.weight[:, :-1], without.table.weight)
+    assert not first_order.table.weight[:, -1].any()
+    assert first_order.table.weight.shape == (len(without.table.weight), 5)
+    assert torch.equal(first_order(batch)[0], without(batch)[0])
+    assert without(batch)[1] is None
+
+
+def test_first_order_weights_are_those_of_the_ids_and_means_of_lists(
+    with_weights: FieldEmbedding, batch: Batch
+) -> None:
+    weights_BF = with_weights(batch)[1]
+    assert weights_BF is not None
+    # City, age and user lie on end, then the tags; the number has no weight.
+    firsts = torch.tensor([0, 7, 11])
+    assert torch.equal(weights_BF[:, :3], (batch.ids_BF + firsts).float())
+    values, offsets = batch.bags[0]
+    lists = [52 + values[offsets[row] : offsets[row + 1]].float() for row in range(len(batch))]
+    expected = [float(one.mean()) if len(one) else 0.0 for one in lists]
+    assert weights_BF[:, 3].tolist() == pytest.approx(expected)
+    assert weights_BF.shape == (len(batch), 4)
+
+
+def test_first_order_through_the_optimizer_is_that_of_the_table(
+    with_weights: FieldEmbedding, batch: Batch
+) -> None:
+    direct = with_weights(batch)
+    optimizer = Optimizer(with_weights, AdamConfig())
+    optimizer.begin()
+    read = with_weights(batch, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(direct, read, strict=True))  # type: ignore[arg-type]
+
+
+def test_first_order_weights_get_their_own_gradient(with_weights: FieldEmbedding, batch: Batch) -> None:
+    weights_BF = with_weights(batch)[1]
+    assert weights_BF is not None
+    torch.autograd.backward(weights_BF[:, :3].sum())
+    grad = with_weights.table.weight.grad
+    assert grad is not None
+    assert not grad[:, :-1].any()
+    assert grad[7:11, -1].tolist() == torch.bincount(batch.ids_BF[:, 1], minlength=4).tolist()

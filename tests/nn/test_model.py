@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
 from ctrbench.nn.model import Chain, Context, CTRModel
 from ctrbench.nn.plan import Build, Dense, Plan, Schema, Stage, StageModule
-from ctrbench.nn.stages import Cross, domain_table
+from ctrbench.nn.stages import Auxiliary, Cross, domain_table
 from ctrbench.registry import select
 
 Builder = Callable[..., CTRModel]
@@ -256,3 +257,47 @@ def test_base_rate_is_the_logit_at_zero_embeddings(schema: Schema) -> None:
     rare = replace(schema, base_rate=0.013)
     model = CTRModel(Plan(tower=DEEP, head=HEAD), rare, seed=1)
     assert model.net.head[0].bias.item() == pytest.approx(math.log(0.013 / 0.987))
+
+
+HIDING = replace(Plan(tower=DEEP, head=HEAD), hides_domain=True)
+
+
+def test_what_is_hidden_is_not_counted(schema: Schema) -> None:
+    counts = CTRModel(HIDING, schema, seed=1).num_parameters()
+    assert counts == {"embedding": (41 + 11) * 4, "dense": (9 * 8 + 8) + (8 + 1), "per_domain": 0}
+
+
+def test_a_model_that_sees_no_domain_scores_all_domains_alike(schema: Schema, data: SplitData) -> None:
+    model, batch = CTRModel(HIDING, schema, seed=1), data.slice(0, 40)
+    ids_BF = batch.ids_BF.clone()
+    ids_BF[:, :2] = 1
+    other = replace(batch, ids_BF=ids_BF, domain_B=torch.ones(40), indicator_B=torch.ones(40))  # type: ignore[arg-type]
+    assert torch.equal(model(other), model(batch))
+    shown = CTRModel(replace(HIDING, hides_domain=False), schema, seed=1)
+    assert not torch.equal(shown(other), shown(batch))
+
+
+def test_e_d_of_hidden_features_is_refused(schema: Schema, data: SplitData) -> None:
+    model = CTRModel(HIDING, schema, seed=1)
+    with pytest.raises(SettingError, match="does not see: city, age"):
+        _ = model.context(data.slice(0, 4)).domain_BE
+    with pytest.raises(SettingError, match="does not see: city, age"):
+        CTRModel(HIDING.add_logit(Auxiliary(name="aux", sees="domain")), schema, seed=1)
+
+
+def test_nothing_left_to_see_is_refused(schema: Schema) -> None:
+    domain_only = replace(schema, fields=(schema.fields[0], schema.fields[3]))
+    with pytest.raises(SettingError, match="all fields are domain features: city, age"):
+        CTRModel(HIDING, domain_only, seed=1)
+
+
+def test_the_largest_indicator_is_one_that_was_seen(schema: Schema) -> None:
+    assert replace(schema, indicator_rows=(500, 3, 9, 2)).largest_indicator == 2
+
+
+def test_part_by_row_numbers_is_the_context_of_those_rows(schema: Schema, data: SplitData) -> None:
+    model = CTRModel(replace(HIDING, hides_domain=False, first_order=True), schema, seed=1)
+    rows = torch.tensor([9, 2, 17])
+    part, alone = model.context(data.slice(0, 20)).part(rows), model.context(data.take(rows))
+    for name in ("z_BN", "domain_B", "indicator_B", "first_order_BF"):
+        assert torch.equal(getattr(part, name), getattr(alone, name))

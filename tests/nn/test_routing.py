@@ -108,3 +108,12 @@ def test_a_grouped_product_says_that_it_has_no_second_derivative() -> None:
     product = Routing(torch.tensor([1, 2, 1])).linear(x_BN, weight_GNM)
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(product.sum(), x_BN, create_graph=True)
+
+
+@pytest.mark.parametrize("sizes", GROUPS.values(), ids=GROUPS)
+def test_members_are_the_rows_of_each_group(sizes: list[int]) -> None:
+    group_B = shuffled_groups(sizes)
+    routing = Routing(group_B)
+    assert [one for one, _ in routing.members] == routing.present_G.tolist()
+    for one, rows in routing.members:
+        assert rows.tolist() == torch.nonzero(group_B == one).flatten().tolist()

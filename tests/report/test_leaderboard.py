@@ -8,7 +8,7 @@ import pytest
 from ctrbench.errors import StoreError
 from ctrbench.report.comparison import compare
 from ctrbench.report.leaderboard import END, START, ranks, update_leaderboard
-from ctrbench.runs.record import RunRecord
+from ctrbench.runs.record import Parameters, RunRecord
 from ctrbench.runs.store import RunStore
 
 NOISE = (0.0, 0.001, -0.001, 0.002, -0.002)
@@ -94,3 +94,10 @@ def test_rows_tied_with_the_best_share_its_rank(record: Callable[..., RunRecord]
 def test_rows_with_too_few_seeds_are_not_ranked(record: Callable[..., RunRecord]) -> None:
     (comparison,) = compare([*runs(record, plain=0.70), record("apg", 0, 0.99)])
     assert ranks(comparison.rows) == {("dnn", "plain"): "1"}
+
+
+def test_the_board_names_the_indicator(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    store.write(record("star", parameters=Parameters(embedding=1, dense=1, per_domain=5)))
+    assert "What single domains own goes by a.\n\n<details>" in update_leaderboard(board, store).read_text()

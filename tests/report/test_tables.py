@@ -16,7 +16,7 @@ from ctrbench.report.tables import (
     quality_and_cost,
     signed,
 )
-from ctrbench.runs.record import RunRecord
+from ctrbench.runs.record import Parameters, RunRecord
 from ctrbench.runs.store import RunStore
 
 
@@ -127,3 +127,14 @@ def test_numbers_have_true_minus_signs_and_dashes() -> None:
     assert number(-0.5, 2) == "−0.50"
     assert number(None, 2) == "–"
     assert [signed(value, 2) for value in (0.5, -0.5, -0.001)] == ["+0.50", "−0.50", "0.00"]
+
+
+def test_the_indicator_is_named_where_domains_own_something(record: Callable[..., RunRecord]) -> None:
+    own = Parameters(embedding=1, dense=1, per_domain=5)
+    (with_own,), (without,) = compare([record("star", parameters=own)]), compare([record("plain")])
+    note = "What single domains own goes by a."
+    assert note in overall_table(with_own).definitions
+    assert note not in overall_table(without).definitions
+    quality, cost = quality_and_cost(overall_table(with_own))
+    assert note in cost.definitions
+    assert note not in quality.definitions

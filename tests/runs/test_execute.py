@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 from ctrbench.data.card import read_card
 from ctrbench.data.prepare import prepare
 from ctrbench.names import Column, Split
+from ctrbench.registry import find
 from ctrbench.runs import execute as module
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.record import Choice
 from ctrbench.runs.store import RunStore
 
 CARD = """
@@ -88,3 +91,24 @@ def test_a_domain_without_test_rows_is_undefined_not_zero(run: Run, store: RunSt
     assert result is not None
     assert result.domains.domain[0] == 0
     assert (result.domains.rows[0], result.domains.auc[0]) == (0, None)
+
+
+def test_an_estimator_is_fitted_in_place_of_training(run: Run, store: RunStore) -> None:
+    trees = find("methods", "gbdt")
+    choice = Choice(name="gbdt", settings={**trees.load()(max_trees=5).key()})
+    key = run.key.model_copy(update={"method": choice})
+    record = execute(replace(run, key=key, method=trees), store)
+    assert record.error is None
+    result = record.result
+    assert result is not None
+    assert (result.parameters.embedding, result.parameters.per_domain) == (0, 0)
+    assert result.notes == {"trees": result.steps}
+    assert 1 <= result.steps <= 5
+    assert result.parameters.dense >= 2 * result.steps
+    assert (result.best_epoch, result.rows_seen, len(result.history)) == (1, 2000, 1)
+    assert result.history[0].dev == result.dev
+    assert set(record.measured.seconds) == {"load", "train", "dev", "test"}
+    frame = pl.read_parquet(store.predictions_file(key))
+    expected = roc_auc_score(frame[Column.LABEL].to_numpy(), frame[Column.SCORE].to_numpy())
+    assert result.test["auc"] == pytest.approx(expected)
+    assert expected > 0.55

@@ -1,0 +1,154 @@
+"""HAMUR: towers of the domains' own, with adapter cells whose core matrix is generated from each row.
+
+Paper: Li et al., HAMUR: Hyper Adapter for Multi-Domain Recommendation, CIKM 2023
+Year: 2023
+
+Conditions on: all embeddings of the row (the cells), the indicator p (towers, normalisation)
+Grows with domains: a tower and a head a domain, with `tower=own`; γ_p and β_p of the cells, with their moments
+
+METHODS 7.9. A hyper-network that all share generates H(z), R x R, from the row's embeddings z. Behind each of the last
+`cells` hidden layers, a cell adds to what the layer gives:
+
+    h ← h + PN(a W_2)        a = σ(h W_1 + b_1)        W_1 = U_1 H V_1        W_2 = U_2 H V_2
+
+with the factors multiplied in turn, so that no row has a matrix of its own but H. Only the tower of the row's own
+domain is run; with `tower=shared` all domains share the backbone's.
+
+V_2 starts at zero, so PN gives zero exactly (0 / √ε γ + β with β = 0; running means start at zero too), and the model
+starts as its backbone. Readings: PN stands inside the residual, on the cell's output alone; U_1, U_2, V_1 start by
+Xavier, the hyper-network as dense layers do; one H for all cells; no bias behind W_2, where normalisation would take it
+out again; heads are the domains' own with the towers; R and the bottleneck may exceed a layer's width, as published; an
+unseen domain takes tower and head of the largest (0.4) and PN's global moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ctrbench.extend import (
+    Build,
+    Context,
+    Dense,
+    DomainDense,
+    Field,
+    Method,
+    PartitionedNorm,
+    Plan,
+    Stage,
+    StageModule,
+    start_weight,
+)
+
+
+class Hamur(Method):
+    """Adapter cells in towers of the domains' own, or in a shared one."""
+
+    tower: Literal["own", "shared"] = "own"
+    """Whether each domain has a tower and a head of its own; `shared` suits many domains."""
+    cells: int = Field(default=2, ge=1)
+    """Hidden layers, the last ones, that have a cell behind them; all where there are fewer."""
+    bottleneck: int = Field(default=32, ge=1)
+    """Width between down and up projection."""
+    rank: int = Field(default=35, ge=1)
+    """R; the hyper-network gives R² numbers a row."""
+    hidden: int = Field(default=64, ge=1)
+    """Hidden units of the hyper-network."""
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan with an adapted tower."""
+        plan = plan.map_dense(DomainDense.like) if self.tower == "own" else plan
+        return plan.wrap_tower(lambda tower: AdaptedTower(name="hamur", tower=tower, settings=self))
+
+    def supports(self, plan: Plan) -> str | None:
+        """Refuse plans without hidden layers."""
+        has_hidden = any(isinstance(stage, Dense) for stage in plan.tower)
+        return None if has_hidden else "cells stand behind hidden dense layers, and this plan has none"
+
+    @property
+    def starts_as_backbone(self) -> float:
+        """Up to rounding: all towers start as the backbone's, and cells add zero."""
+        return 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedTower(Stage):
+    """A tower with cells behind its last hidden layers."""
+
+    tower: tuple[Stage, ...]
+    settings: Hamur
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Places in the tower behind which a cell stands."""
+        dense = [place for place, stage in enumerate(self.tower) if isinstance(stage, Dense)]
+        return tuple(dense[-self.settings.cells :])
+
+    def build(self, num_inputs: int, build: Build) -> AdaptedTowerModule:
+        """Make the module; cells start at zero."""
+        return AdaptedTowerModule(self, num_inputs, build)
+
+
+class AdaptedTowerModule(StageModule):
+    """Computes `AdaptedTower`; H is generated once for all cells."""
+
+    def __init__(self, stage: AdaptedTower, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        settings, places = stage.settings, stage.places
+        hidden = Dense(name=f"{stage.name}.hidden", width=settings.hidden, activation="relu")
+        output = Dense(name=f"{stage.name}.core", width=settings.rank**2)
+        self.hyper = nn.ModuleList(
+            [hidden.build(build.schema.num_inputs, build), output.build(hidden.width, build)]
+        )
+        self.stages, self.cells = nn.ModuleList(), nn.ModuleDict()
+        for place, inner in enumerate(stage.tower):
+            module = inner.build(num_inputs, build)
+            num_inputs = module.num_outputs
+            self.stages.append(module)
+            if place in places:
+                self.cells[str(place)] = Cell(settings, num_inputs, build, f"{stage.name}.{inner.name}")
+        self.num_outputs = num_inputs
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        core_BRR = context.z_BN
+        for layer in self.hyper:
+            core_BRR = layer(core_BRR, context)
+        for place, stage in enumerate(self.stages):
+            x_BN = stage(x_BN, context)
+            if str(place) in self.cells:
+                x_BN = self.cells[str(place)](x_BN, core_BRR, context)
+        return x_BN
+
+
+class Cell(nn.Module):
+    """h + PN(σ(h U_1 H V_1 + b_1) U_2 H V_2)."""
+
+    def __init__(self, settings: Hamur, num_inputs: int, build: Build, label: str) -> None:
+        super().__init__()
+        self.rank, inner = settings.rank, settings.bottleneck
+
+        def factor(name: str, num_rows: int, num_columns: int) -> nn.Parameter:
+            return nn.Parameter(start_weight(num_rows, num_columns, None, build.generator(f"{label}.{name}")))
+
+        self.down_left = factor("down_left", num_inputs, self.rank)
+        self.down_right = factor("down_right", self.rank, inner)
+        self.bias = nn.Parameter(torch.zeros(inner))
+        self.up_left = factor("up_left", inner, self.rank)
+        self.up_right = nn.Parameter(torch.zeros(self.rank, num_inputs))
+        self.norm = PartitionedNorm(name=f"{label}.norm").build(num_inputs, build)
+
+    def forward(self, x_BN: torch.Tensor, core_BRR: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N); the core of each row is given flat."""
+        down_BR = self._times_core(x_BN @ self.down_left, core_BRR)
+        inner_BM = torch.sigmoid(torch.addmm(self.bias, down_BR, self.down_right))
+        up_BN = self._times_core(inner_BM @ self.up_left, core_BRR) @ self.up_right
+        # Moments need more digits than a product in bfloat16 has.
+        normed_BN: torch.Tensor = self.norm(up_BN.float(), context)
+        return x_BN + normed_BN
+
+    def _times_core(self, a_BR: torch.Tensor, core_BRR: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(a_BR[:, None], core_BRR.view(-1, self.rank, self.rank))[:, 0]

@@ -1,0 +1,177 @@
+"""HiNet: sub-experts of the shared and of every domain's view, and attention of a domain to the other domains' views.
+
+Paper: Zhou et al., HiNet: Multi-Scenario & Multi-Task Learning with Hierarchical Information Extraction, ICDE 2023
+Year: 2023
+
+Conditions on: the indicator p; what the tower is given
+Grows with domains: the sub-experts and their gate, a row of emb(p) and an output of its attention a domain
+
+METHODS 7.7. SEI(x) = Σ_k softmax(x W)_k f_k(x), sub-expert integration, has towers of the backbone's widths for f_k.
+With x what the tower is given, one SEI that is shared and one for each of the M domains:
+
+    G = SEI_shared(x)     S_q = SEI_q(x)     A_p = Σ_{q≠p} softmax_{q≠p}(MLP(emb(p)))_q S_q
+    C_p = [G ; S_p ; A_p]        s = head(tower(CGC(C_p))), CGC(C) = Σ_k softmax(C W)_k f_k(C)
+
+The softmax leaves the own domain out, so weights of the others sum to one. Every row runs through M + 1 SEIs, at
+M + 1 times `sub_experts` the cost of one tower; more domains than `max_domains` are refused.
+
+Readings: one task makes CGC's shared and specific experts one kind, so `experts` counts both, and like tower and head
+they are shared by the domains; gates have no bias and start at zero, all experts alike; an unseen domain is treated as
+the largest (0.4). With two domains A_p is the other one's S_q, with one it is left out. Departures: sub-experts are as
+wide as the backbone's tower (11.3), public code has 128-64 with dropout 0.5; no dropout here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from ctrbench.extend import (
+    Build,
+    Chain,
+    Context,
+    Dense,
+    Field,
+    Method,
+    Plan,
+    RowTable,
+    Stage,
+    StageModule,
+    TowerBank,
+    mixed,
+    named,
+    own_rows,
+    refuse_many_domains,
+)
+
+Size = Annotated[int, Field(ge=1)]
+
+EMBEDDING_STD = 0.05
+"""Of emb(p) at the start."""
+
+
+class Hinet(Method):
+    """Sub-expert integration of all domains, attention among them, and experts on both."""
+
+    sub_experts: int = Field(default=5, ge=2)
+    """Towers of each SEI."""
+    experts: int = Field(default=2, ge=2)
+    """Experts of CGC."""
+    expert: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    """Widths of the layers of CGC's experts."""
+    tower: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    """Widths of the layers between CGC and the head."""
+    embedding: int = Field(default=16, ge=1)
+    """Width of emb(p)."""
+    attention: int = Field(default=64, ge=1)
+    """Width of the hidden layer of the attention's MLP."""
+    max_domains: int = Field(default=20, ge=1)
+    """Most domains, since every row runs through the sub-experts of all."""
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan with both kinds of extraction for its tower."""
+        return plan.wrap_tower(self._extraction)
+
+    def _extraction(self, stages: tuple[Stage, ...]) -> Extraction:
+        sub_expert = tuple(stage for stage in stages if isinstance(stage, Dense))
+        expert, tower = (
+            tuple(
+                Dense(name=f"hinet.{part}{place}", width=width, activation=sub_expert[0].activation)
+                for place, width in enumerate(widths)
+            )
+            for part, widths in (("expert", self.expert), ("tower", self.tower))
+        )
+        return Extraction(name="hinet", settings=self, sub_expert=sub_expert, expert=expert, tower=tower)
+
+    def supports(self, plan: Plan) -> str | None:
+        """Refuse plans whose tower is not made of dense stages."""
+        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
+        return None if is_dense else "sub-experts are towers of dense layers, and this plan's tower is none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Stage):
+    """From x to C_p, through CGC, to the end of the tower."""
+
+    settings: Hinet
+    sub_expert: tuple[Dense, ...]
+    expert: tuple[Dense, ...]
+    tower: tuple[Dense, ...]
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; refuse too many domains."""
+        refuse_many_domains(build.schema, self.settings.max_domains)
+        return ExtractionModule(self, num_inputs, build)
+
+
+class ExtractionModule(StageModule):
+    """Computes `Extraction`; all but emb(p) serves every row, in its own view or through the attention of others."""
+
+    def __init__(self, stage: Extraction, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        num_domains, settings = build.schema.num_indicators, stage.settings
+        self.views = Views(stage, num_inputs, 1 + num_domains, build)
+        num_views = 3 if num_domains > 1 else 2
+        num_joined = num_views * stage.sub_expert[-1].width
+        self.experts = TowerBank(stage.expert, settings.experts, num_joined, build)
+        self.gate = nn.Parameter(torch.zeros(num_joined, settings.experts))
+        self.tower = Chain(stage.tower, self.experts.num_outputs, build)
+        self.num_outputs = self.tower.num_outputs
+        # Over one other domain there is nothing to weigh.
+        self.attention = Attention(settings, num_domains, build) if num_domains > 2 else None
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        joined_BN = torch.cat(self._joined(self.views(x_BN), context), dim=1)
+        weight_BK = (joined_BN @ self.gate).softmax(1)
+        tower_BM: torch.Tensor = self.tower(mixed(weight_BK, self.experts(joined_BN)), context)
+        return tower_BM
+
+    def _joined(self, views_PBM: torch.Tensor, context: Context) -> list[torch.Tensor]:
+        """Return G, S_p and, where there are others, A_p."""
+        shared_BM, own_PBM, routing = views_PBM[0], views_PBM[1:], context.known_routing
+        own_BM = own_rows(own_PBM, routing)
+        if len(own_PBM) == 1:
+            return [shared_BM, own_BM]
+        if self.attention is None:
+            return [shared_BM, own_BM, own_PBM.sum(0) - own_BM]
+        return [shared_BM, own_BM, mixed(routing.spread(self.attention(context)), own_PBM)]
+
+
+class Views(nn.Module):
+    """SEIs side by side, each with a gate and sub-experts of its own."""
+
+    def __init__(self, stage: Extraction, num_inputs: int, num_views: int, build: Build) -> None:
+        super().__init__()
+        self.num_views, num_all = num_views, num_views * stage.settings.sub_experts
+        self.experts = TowerBank(named(stage.sub_expert, "hinet"), num_all, num_inputs, build)
+        self.gate = nn.Parameter(torch.zeros(num_inputs, num_all))
+
+    def forward(self, x_BN: torch.Tensor) -> torch.Tensor:
+        """(B, N) to (P, B, M)."""
+        weight_BPK = (x_BN @ self.gate).view(len(x_BN), self.num_views, -1).softmax(2)
+        experts_KBM: torch.Tensor = self.experts(x_BN)
+        experts_PKBM = experts_KBM.view(self.num_views, -1, *experts_KBM.shape[1:])
+        return (weight_BPK.permute(1, 2, 0)[..., None] * experts_PKBM).sum(1)
+
+
+class Attention(nn.Module):
+    """softmax_{q≠p}(MLP(emb(p))), zero at q = p."""
+
+    def __init__(self, settings: Hinet, num_domains: int, build: Build) -> None:
+        super().__init__()
+        rows = torch.zeros(num_domains + 1, settings.embedding)
+        rows[1:].normal_(std=EMBEDDING_STD, generator=build.generator("hinet.embedding"))
+        self.embedding = RowTable(rows, "domain")
+        hidden = Dense(name="hinet.attention", width=settings.attention, activation="relu")
+        self.mlp = Chain((hidden, Dense(name="hinet.weights", width=num_domains)), settings.embedding, build)
+
+    def forward(self, context: Context) -> torch.Tensor:
+        """Return the weights of the domains present, (G, P), in the order of `known_routing`."""
+        routing = context.known_routing
+        logits_GP: torch.Tensor = self.mlp(context.read(self.embedding, routing), context)
+        own_G1 = routing.present_G[:, None] - 1
+        return logits_GP.scatter(1, own_G1, float("-inf")).softmax(1)

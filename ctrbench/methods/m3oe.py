@@ -1,0 +1,160 @@
+"""M3oE: shared experts under a domain's gate beside experts of the domains, balanced between own and others.
+
+Paper: Zhang et al., M3oE: Multi-Domain Multi-Task Mixture-of-Experts Recommendation Framework, SIGIR 2024
+Year: 2024
+
+Conditions on: the indicator p; what the tower is given
+Grows with domains: W_p and b_p of the first layer, a gate and a head a domain; an expert a domain, through all of which
+every row runs
+
+METHODS 7.10, with one task. With z what the tower is given, E shared experts f_e, an expert f_q for each domain:
+
+    x = φ(LN(z (W ⊙ W_p) + b + b_p)) + z P + c
+    u = Σ_e softmax(sg(x) G_p + g_p)_e f_e(x) + w_d (b f_p(x) + (1 - b) / (M - 1) Σ_{q≠p} f_q(x))
+    s = head_p(u), or head_p([interactions ; u]) in a parallel plan
+
+b and w_d are scalars, sigmoids of numbers that start at zero. They are learned with all else; the published second
+optimiser, with a step an epoch on another batch, is left out, and so are the task's experts.
+
+Each expert has the backbone's tower widths, for fairness, with layer normalisation before each activation; x is as wide
+as the first layer. Every row runs through all E + M experts, at E + M times the cost of a tower, so more domains than
+`max_domains` are refused.
+
+Readings: W_p = 1 and b_p = 0 at the start (2.4); gates start alike, experts apart; heads, the paper's towers, are the
+plan's own dense stages, one for each domain. An unseen domain has the shared weights in the first layer, all domains'
+experts in equal shares, and gate and head of the largest domain (0.4). With a single domain nothing follows b f_p.
+Departures: none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ctrbench.extend import (
+    Build,
+    Context,
+    Dense,
+    DenseBank,
+    DomainDense,
+    Field,
+    LayerNorm,
+    Method,
+    Plan,
+    Stage,
+    StageModule,
+    StarDense,
+    activate,
+    mixed,
+    refuse_many_domains,
+)
+
+
+class M3oe(Method):
+    """Shared and domains' experts on a first layer of star weights."""
+
+    experts: int = Field(default=4, ge=2)
+    """E, the shared experts."""
+    max_domains: int = Field(default=32, ge=1)
+    """Most domains, each with an expert that every row runs through; more are refused."""
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan with experts for its tower, and heads of the domains' own."""
+        return plan.wrap_tower(self._mixture).map_dense(DomainDense.like)
+
+    def _mixture(self, tower: tuple[Stage, ...]) -> Stage:
+        dense = tuple(stage for stage in tower if isinstance(stage, Dense))
+        return Experts(name="m3oe", tower=dense, settings=self)
+
+    def supports(self, plan: Plan) -> str | None:
+        """Refuse plans whose tower is not made of dense stages."""
+        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
+        return None if is_dense else "experts are towers of dense layers, and this plan's tower is none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts(Stage):
+    """The first layer and all experts, as mixed for each domain."""
+
+    tower: tuple[Dense, ...]
+    settings: M3oe
+
+    def build(self, num_inputs: int, build: Build) -> ExpertsModule:
+        """Make the module; too many domains are a `SettingError`."""
+        refuse_many_domains(build.schema, self.settings.max_domains)
+        return ExpertsModule(self, num_inputs, build)
+
+
+class ExpertsModule(StageModule):
+    """Computes `Experts`; shared experts stand before those of domains 1..M in one bank."""
+
+    def __init__(self, stage: Experts, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.name, self.num_shared = stage.name, stage.settings.experts
+        self.num_domains = build.schema.num_indicators
+        self.first = FirstLayer(stage, num_inputs, build)
+        width, layers = self.first.num_outputs, []
+        for dense in stage.tower:
+            layers.append(NormalisedBank(dense, self.num_shared + self.num_domains, width, build))
+            width = dense.width
+        self.experts, self.num_outputs = nn.Sequential(*layers), width
+        gate = DomainDense(name=f"{stage.name}.gate", width=self.num_shared)
+        self.gate = gate.build(self.first.num_outputs, build)
+        self.balance, self.weight = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        x_BN = self.first(x_BN, context)
+        gate_BK = self.gate(x_BN.detach(), context).softmax(1)
+        shared_KBM, own_KBM = self.experts(x_BN).tensor_split([self.num_shared])
+        weight = torch.sigmoid(self.weight)
+        if self.training:
+            context.logs[f"{self.name}.balance"] = torch.sigmoid(self.balance).detach()
+            context.logs[f"{self.name}.weight"] = weight.detach()
+        return mixed(gate_BK, shared_KBM) + weight * mixed(self.balanced(context), own_KBM)
+
+    def balanced(self, context: Context) -> torch.Tensor:
+        """Return each row's shares in the domains' experts: b in its own, the rest in equal parts in the others."""
+        routing, own = context.routing, torch.sigmoid(self.balance)
+        present_G1 = routing.present_G[:, None]
+        domains_K = torch.arange(1, self.num_domains + 1, device=own.device)
+        others = (1.0 - own) / max(1, self.num_domains - 1)
+        share_GK = torch.where(present_G1 == domains_K, own, others)
+        return routing.spread(torch.where(present_G1 > 0, share_GK, 1.0 / self.num_domains))
+
+
+class FirstLayer(nn.Module):
+    """φ(LN(z (W ⊙ W_p) + b + b_p)) + z P + c."""
+
+    def __init__(self, stage: Experts, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        first = stage.tower[0]
+        self.num_outputs, self.activation = first.width, first.activation
+        self.star = StarDense(name=first.name, width=first.width).build(num_inputs, build)
+        self.norm = LayerNorm(name=f"{stage.name}.norm").build(first.width, build)
+        self.skip = Dense(name=f"{stage.name}.skip", width=first.width).build(num_inputs, build)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        normed_BM = self.norm(self.star(x_BN, context), context)
+        skipped_BM: torch.Tensor = self.skip(x_BN, context)
+        return activate(normed_BM, self.activation) + skipped_BM
+
+
+class NormalisedBank(nn.Module):
+    """K dense layers side by side, φ(LN(h W_k + b_k)), each normalised with γ_k and β_k of its own."""
+
+    def __init__(self, dense: Dense, num_layers: int, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.activation, self.width = dense.activation, dense.width
+        self.bank = DenseBank(replace(dense, activation=None), num_layers, num_inputs, build)
+        self.scale = nn.Parameter(torch.ones(num_layers, 1, dense.width))
+        self.shift = nn.Parameter(torch.zeros(num_layers, 1, dense.width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N) or (K, B, N) to (K, B, M)."""
+        normed_KBM = functional.layer_norm(self.bank(x), [self.width])
+        return activate(torch.addcmul(self.shift, normed_KBM, self.scale), self.activation)

@@ -1,0 +1,148 @@
+"""PCGrad: where domains pull the shared weights apart, each gradient loses what it has against another's.
+
+Paper: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020
+Year: 2020
+
+Conditions on: nothing; the indicator p says whose gradients are compared, in training alone
+Grows with domains: nothing
+
+Tasks are the domains of a mixed batch of B rows; θ are the dense weights, l_r the cross-entropy of row r:
+
+    g_i = ∇_θ (1/B) Σ_{r of i} l_r,  so that Σ_i g_i = ∇_θ L
+    h_i ← g_i, then for every other j in random order   h_i ← h_i - min(0, h_i · g_j) / ‖g_j‖² g_j
+    θ   ← Adam(Σ_i h_i + ∇_θ penalties)
+
+g_j is the gradient as it was found, never one operated on. Where no two conflict, the step is the ordinary one to the
+bit. All h_i · g_j follow from the products g_i · g_j, so vectors are multiplied once, and no step waits for a sign.
+
+Readings: a domain weighs by its rows, where the paper adds up the means of tasks, so that what differs from ordinary
+training is the surgery alone. Embeddings, and rows of per-domain tables, take the ordinary gradient: they belong to
+values, of which domains share few. Penalties are no domain's; their gradient is added untouched. The first groups of
+`Routing` are taken apart, which are the largest up to a factor of two, and what is beyond `groups` is one task. The
+first g_i is the whole gradient less the others, so G groups cost G passes backwards. Orders are drawn anew for each i
+and step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctrbench.extend import (
+    Batch,
+    CTRModel,
+    Field,
+    Learner,
+    Method,
+    Optimizer,
+    Order,
+    Plan,
+    SplitData,
+    StepOutput,
+    bce,
+)
+
+
+class PCGrad(Method):
+    """The plan as it is, trained by gradient surgery between domains."""
+
+    groups: int = Field(default=8, ge=2)
+    """Gradients told apart in a batch: the largest domains', and where there are more, that of all others."""
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan unchanged."""
+        return plan
+
+    def learner(self) -> Learner:
+        """Return ordinary mixed batches with surgery before each step."""
+        return PCGradLearner(self.groups)
+
+    @property
+    def starts_as_backbone(self) -> float:
+        """Exactly."""
+        return 0.0
+
+
+class PCGradLearner(Learner):
+    """Makes ordinary steps but for the gradient of dense weights."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.seed = 0
+        """Of the orders of an epoch; a step's follow from it and the number of the step."""
+
+    def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
+        """Return the rows in the order of ordinary training."""
+        order = super().order(train, batch_size=batch_size, generator=generator)
+        self.seed = int(generator.integers(1 << 62))
+        return order
+
+    def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
+        """Make one step; the figure logged is the share of pairs of groups that conflict."""
+        optimizer.begin()
+        context = model.context(batch, optimizer)
+        logit_B = model.net(context)
+        loss = bce(logit_B, batch.label_B)
+        weighted = loss * batch.weight
+        torch.autograd.backward(weighted, retain_graph=True)
+        num_groups = min(context.routing.num_groups, self.groups)
+        if num_groups > 1:
+            (error_B,) = torch.autograd.grad(weighted, logit_B, retain_graph=True)
+            group_B = context.routing.index_B.clamp_max(num_groups - 1)
+            errors = [error_B * (group_B == group) for group in range(1, num_groups)]
+            context.logs["conflicts"] = self._operate(optimizer, logit_B, errors)
+        if context.penalties:
+            torch.autograd.backward(torch.stack(context.penalties).sum())
+        optimizer.step()
+        return StepOutput(loss=loss.detach(), rows=len(batch), logs=context.logs)
+
+    def _operate(
+        self, optimizer: Optimizer, logit_B: torch.Tensor, errors: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Take from the whole gradient what the groups lose; `errors` are ∂L/∂logit of all groups but the first."""
+        weights = [one for one in optimizer.dense.parameters if one.grad is not None]
+        whole = [one.grad for one in weights if one.grad is not None]
+        parts = [_flat(torch.autograd.grad(logit_B, weights, error, retain_graph=True)) for error in errors]
+        rest_NP = torch.stack(parts)
+        grads_GP = torch.cat([(_flat(whole) - rest_NP.sum(0))[None], rest_NP])
+        gram_GG = grads_GP @ grads_GP.T
+        others_GO = self._others(len(grads_GP), optimizer.steps, gram_GG.device)
+        lost_P = lost(gram_GG, others_GO) @ grads_GP
+        for grad, part in zip(whole, torch.split(lost_P, [one.numel() for one in whole]), strict=True):
+            grad -= part.view_as(grad)
+        return (gram_GG < 0).sum() / others_GO.numel()
+
+    def _others(self, num_groups: int, step: int, device: torch.device) -> torch.Tensor:
+        """Draw for each group the order of the others, (G, G - 1)."""
+        generator = np.random.default_rng([self.seed, step])
+        ahead = generator.permuted(np.tile(np.arange(1, num_groups), (num_groups, 1)), axis=1)
+        others = torch.from_numpy((np.arange(num_groups)[:, None] + ahead) % num_groups)
+        return others if device.type == "cpu" else others.pin_memory().to(device, non_blocking=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the orders follow from."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.seed = state["seed"]
+
+
+def lost(gram_GG: torch.Tensor, others_GO: torch.Tensor) -> torch.Tensor:
+    """Return c such that Σ_i h_i = Σ_i g_i - Σ_j c_j g_j, from the products g_i · g_j and each i's order of others."""
+    # dot is h_i · g_j, share how much of g_j was taken from g_i, which is never positive.
+    dot_GG, share_GG = gram_GG.clone(), torch.zeros_like(gram_GG)
+    square_G = gram_GG.diagonal().clamp_min(torch.finfo(gram_GG.dtype).tiny)
+    for other_G in others_GO.unbind(1):
+        share_G1 = dot_GG.gather(1, other_G[:, None]).clamp_max(0.0) / square_G[other_G][:, None]
+        dot_GG = torch.addcmul(dot_GG, share_G1, gram_GG[other_G], value=-1.0)
+        share_GG.scatter_(1, other_G[:, None], share_G1)
+    return share_GG.sum(0)
+
+
+def _flat(grads: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([grad.flatten() for grad in grads])

@@ -1,0 +1,239 @@
+"""PLE: experts of each domain's own beside shared ones, mixed by the domain's gate, in levels.
+
+Paper: Tang et al., Progressive Layered Extraction (PLE), RecSys 2020
+Year: 2020
+
+Conditions on: the indicator p; what the tower is given
+Grows with domains: the specific experts, a gate, a tower and a head a domain
+
+METHODS 7.6, with domains for tasks. x_p is domain p's stream and x_s the shared one; both start as what the backbone's
+tower is given. A level has n_p experts of each domain's own, which see x_p, and n_s shared ones, which see x_s:
+
+    x_p <- Σ_k softmax(x_p W_p)_k f_k        over the experts of p and the shared ones
+    x_s <- Σ_k softmax(x_s W_s)_k f_k        over all experts; not at the last level
+    s = head_p(tower_p(x_p)), or head_p([interactions ; tower_p(x_p)]) in a parallel plan
+
+At the last level a row runs through the experts of its own domain and the shared ones only. At earlier levels the
+shared gate needs the experts of all domains, so every row runs through all of them, and more domains than
+`max_domains` are refused; with one level there is no such bound.
+
+Readings: gates have no bias and start at zero, all experts alike; where nothing but a domain's own rows reach a
+parameter, the domains start alike; an unseen domain takes the largest one's experts, gate, tower and head (0.4).
+Departures: experts are as wide as the backbone's tower (11.3) where the study has 256-128, `expert=256-128` here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import torch
+from torch import nn
+
+from ctrbench.extend import (
+    Build,
+    Chain,
+    Context,
+    Dense,
+    DomainDense,
+    Field,
+    Method,
+    Plan,
+    Stage,
+    StageModule,
+    TowerBank,
+    domain_table,
+    mixed,
+    model_validator,
+    named,
+    own_rows,
+    refuse_many_domains,
+)
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class Ple(Method):
+    """Specific and shared experts in levels; a gate, a tower and a head for each domain."""
+
+    levels: int = Field(default=1, ge=1)
+    specific: int = Field(default=1, ge=1)
+    """Experts of each domain's own, n_p, at each level."""
+    shared: int = Field(default=2, ge=1)
+    """Experts of all domains, n_s, at each level."""
+    expert: tuple[Size, ...] | None = Field(default=None, min_length=1)
+    """Widths of an expert's layers; None: the backbone's tower."""
+    tower: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    """Widths of the layers between the last level and the head."""
+    max_domains: int = Field(default=20, ge=1)
+    """Most domains with more than one level, since every row runs through all experts of all but the last."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.levels == 1 and self.max_domains != type(self).model_fields["max_domains"].default:
+            raise ValueError("max_domains has no effect with one level; leave it out")
+        return self
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan with experts for its tower, and heads of the domains' own."""
+        return plan.wrap_tower(self._extraction).map_dense(DomainDense.like)
+
+    def _extraction(self, stages: tuple[Stage, ...]) -> Extraction:
+        dense = tuple(stage for stage in stages if isinstance(stage, Dense))
+        activation = dense[0].activation
+        widths = self.expert or tuple(stage.width for stage in dense)
+        expert, tower = (
+            tuple(
+                Dense(name=f"{part}{place}", width=width, activation=activation)
+                for place, width in enumerate(sizes)
+            )
+            for part, sizes in (("expert", widths), ("tower", self.tower))
+        )
+        return Extraction(name="ple", settings=self, expert=expert, tower=tower)
+
+    def supports(self, plan: Plan) -> str | None:
+        """Refuse plans whose tower is not made of dense stages."""
+        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
+        return None if is_dense else "experts stand for a tower of dense layers, and this plan has none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Stage):
+    """All levels, and the domains' towers behind them."""
+
+    settings: Ple
+    expert: tuple[Dense, ...]
+    tower: tuple[Dense, ...]
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; refuse too many domains where every row meets all of them."""
+        if self.settings.levels > 1:
+            refuse_many_domains(build.schema, self.settings.max_domains)
+        return ExtractionModule(self, num_inputs, build)
+
+
+class ExtractionModule(StageModule):
+    """Computes `Extraction`."""
+
+    def __init__(self, stage: Extraction, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        last = stage.settings.levels - 1
+        self.earlier = nn.ModuleList()
+        for level in range(last):
+            kind = LastButOne if level == last - 1 else Earlier
+            self.earlier.append(kind(stage, f"ple{level}", num_inputs, build))
+            num_inputs = stage.expert[-1].width
+        self.last = Last(stage, f"ple{last}", num_inputs, build)
+        self.tower = _own(stage.tower, "ple", stage.expert[-1].width, build)
+        self.num_outputs = self.tower.num_outputs
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        own, shared_BN = x_BN, x_BN
+        for level in self.earlier:
+            own, shared_BN = level(own, shared_BN, context)
+        tower_BM: torch.Tensor = self.tower(self.last(own, shared_BN, context), context)
+        return tower_BM
+
+
+def _own(tower: tuple[Dense, ...], prefix: str, num_inputs: int, build: Build) -> Chain:
+    """Make a tower for each domain."""
+    return Chain(tuple(DomainDense.like(dense) for dense in named(tower, prefix)), num_inputs, build)
+
+
+class OwnGate(nn.Module):
+    """softmax(x W_p), with W_p of the row's domain, which none but its rows reach."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, build: Build) -> None:
+        super().__init__()
+        self.domain = domain_table(build.schema.num_indicators, torch.zeros(num_inputs, num_outputs))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, K)."""
+        routing = context.known_routing
+        return routing.linear(x_BN, context.read(self.domain, routing)).softmax(1)
+
+
+class Last(nn.Module):
+    """The last level: a row meets its own domain's experts and the shared ones."""
+
+    def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        settings = stage.settings
+        self.specific = nn.ModuleList(
+            _own(stage.expert, f"{name}.specific{place}", num_inputs, build)
+            for place in range(settings.specific)
+        )
+        self.shared = TowerBank(named(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build)
+        self.gate = OwnGate(num_inputs, settings.specific + settings.shared, build)
+
+    def forward(self, own_BN: torch.Tensor, shared_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """Both streams (B, N) to the row's own (B, M)."""
+        specific_KBM = torch.stack([expert(own_BN, context) for expert in self.specific])
+        experts_KBM = torch.cat([specific_KBM, self.shared(shared_BN)])
+        return mixed(self.gate(own_BN, context), experts_KBM)
+
+
+class Level(nn.Module, ABC):
+    """A level with another one behind it, so every row meets the experts of all P domains."""
+
+    def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        settings = stage.settings
+        self.num_specific, self.num_own = settings.specific, settings.specific + settings.shared
+        num_all = build.schema.num_indicators * settings.specific
+        self.specific = TowerBank(named(stage.expert, f"{name}.specific"), num_all, num_inputs, build)
+        self.shared = TowerBank(named(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build)
+        self.shared_gate = nn.Parameter(torch.zeros(num_inputs, num_all + settings.shared))
+
+    def forward(
+        self, own: torch.Tensor, shared_BN: torch.Tensor, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the streams behind the level; of those before it, all own ones (P, B, N), or (B, N) if they are x."""
+        given = own if own.dim() == 2 else own.repeat_interleave(self.num_specific, dim=0)
+        specific_KBM, shared_KBM = self.specific(given), self.shared(shared_BN)
+        weight_BK = (shared_BN @ self.shared_gate).softmax(1)
+        shared_BM = mixed(weight_BK, torch.cat([specific_KBM, shared_KBM]))
+        specific_PKBM = specific_KBM.view(-1, self.num_specific, *specific_KBM.shape[1:])
+        return self.mix(own, specific_PKBM, shared_KBM, context), shared_BM
+
+    @abstractmethod
+    def mix(
+        self, own: torch.Tensor, specific_PKBM: torch.Tensor, shared_KBM: torch.Tensor, context: Context
+    ) -> torch.Tensor:
+        """Return the own streams that the next level needs."""
+
+
+class Earlier(Level):
+    """A level whose next one needs the streams of all domains, so every row reaches their gates too."""
+
+    def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
+        super().__init__(stage, name, num_inputs, build)
+        self.gate = nn.Parameter(torch.zeros(build.schema.num_indicators, num_inputs, self.num_own))
+
+    def mix(
+        self, own: torch.Tensor, specific_PKBM: torch.Tensor, shared_KBM: torch.Tensor, context: Context
+    ) -> torch.Tensor:
+        """Return the stream of every domain, (P, B, M)."""
+        pairs = zip((own @ self.gate).softmax(2), specific_PKBM, strict=True)
+        return torch.stack(
+            [mixed(weight_BK, torch.cat([one_KBM, shared_KBM])) for weight_BK, one_KBM in pairs]
+        )
+
+
+class LastButOne(Level):
+    """The level before the last one, which needs of a row its own domain's stream alone."""
+
+    def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
+        super().__init__(stage, name, num_inputs, build)
+        self.gate = OwnGate(num_inputs, self.num_own, build)
+
+    def mix(
+        self, own: torch.Tensor, specific_PKBM: torch.Tensor, shared_KBM: torch.Tensor, context: Context
+    ) -> torch.Tensor:
+        """Return the stream of the row's domain, (B, M)."""
+        routing = context.known_routing
+        own_BN = own if own.dim() == 2 else own_rows(own, routing)
+        own_KBM = torch.stack([own_rows(one_PBM, routing) for one_PBM in specific_PKBM.unbind(1)])
+        return mixed(self.gate(own_BN, context), torch.cat([own_KBM, shared_KBM]))

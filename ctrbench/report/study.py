@@ -1,0 +1,547 @@
+"""What a study ends with: its table or picture in the paper's shape, from the records of its runs.
+
+Nothing here runs or trains: a `Part` holds the records of one domain set, found by whoever made the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+from rich.table import Table as RichTable
+
+from ctrbench.errors import StoreError
+from ctrbench.eval.longtail import assign_bins
+from ctrbench.files import write_text
+from ctrbench.names import Metric
+from ctrbench.report.bins import BIN_METRICS, bin_table
+from ctrbench.report.comparison import Comparison, Estimate, Row, compare, estimate, gain
+from ctrbench.report.formats import latex, markdown, overall_csv, terminal_tables, tidy_csv
+from ctrbench.report.paper import paper_table
+from ctrbench.report.plots import gain_chart, metric_chart, save_chart
+from ctrbench.report.study_plots import Point, domains_chart, line_chart, masks_chart
+from ctrbench.report.tables import (
+    DASH,
+    Cell,
+    Line,
+    Mark,
+    Table,
+    bins_table,
+    cell,
+    number,
+    overall_table,
+    quality_and_cost,
+    signed,
+)
+from ctrbench.runs.record import RunKey, RunRecord
+from ctrbench.runs.store import RunStore
+from ctrbench.study import Drawing, Study
+
+ALL_DOMAINS = "all rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """A domain as it is shown: its name, and the ids of its features' values, by which domains are told apart."""
+
+    name: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The runs of one domain set of a study."""
+
+    comparison: Comparison
+    domains: Mapping[int, Domain]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFiles:
+    """What a study wrote, and its tables for a terminal."""
+
+    paths: tuple[Path, ...]
+    terminal: tuple[RichTable, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    tables: tuple[Table, ...]
+    charts: tuple[tuple[str, alt.VConcatChart | None], ...]
+    data: tuple[dict[str, object], ...] = ()
+    """What the drawing shows, unrounded, one number a line; empty where the runs' own metrics say it all."""
+
+
+def make_part(
+    records: Iterable[RunRecord], *, labels: Mapping[str, str], domains: Mapping[int, Domain]
+) -> Part:
+    """Return the records of one domain set as a comparison, methods by their labels (by digest) and in their order."""
+    (comparison,) = compare(records)
+    order = list(labels)
+
+    def place(row: Row) -> tuple[int, int]:
+        backbone = comparison.backbones.index(row.backbone)
+        return backbone, order.index(row.key.method.digest)
+
+    rows = sorted(comparison.rows, key=place)
+    named = tuple(replace(row, method=labels[row.key.method.digest]) for row in rows)
+    return Part(comparison=replace(comparison, rows=named), domains=domains)
+
+
+def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Path) -> StudyFiles:
+    """Write the study's tables and pictures to a folder."""
+    drawn = _DRAWINGS[study.draw](study, parts, store)
+    tables = [_with_source(table, study) for table in drawn.tables]
+    paths = [
+        write_text(out / "table.md", "\n".join(map(markdown, tables))),
+        write_text(
+            out / "table.tex", "\n".join(latex(narrow) for table in tables for narrow in _narrow(table))
+        ),
+        write_text(out / "runs.csv", overall_csv([part.comparison for part in parts])),
+    ]
+    if drawn.data:
+        paths.append(write_text(out / "data.csv", tidy_csv(drawn.data)))
+    for stem, chart in drawn.charts:
+        if chart is not None:
+            paths += save_chart(chart, out / stem)
+    return StudyFiles(paths=tuple(paths), terminal=tuple(terminal_tables(tables)))
+
+
+def _narrow(table: Table) -> tuple[Table, ...]:
+    return quality_and_cost(table) if table.name == "overall" else (table,)
+
+
+def _with_source(table: Table, study: Study) -> Table:
+    after = f"After {study.source}." if study.source else ""
+    notes = tuple(note for note in (after, study.note) if note)
+    return replace(table, title=f"{study.title} · {table.title}", notes=(*table.notes, *notes))
+
+
+def _stem(name: str, place: int, num: int) -> str:
+    return name if num == 1 else f"{name}-{place}"
+
+
+def _draw_table(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    tables: list[Table] = []
+    for part in parts:
+        tables += [table for table in (overall_table(part.comparison), paper_table(part.comparison)) if table]
+    charts = [
+        (_stem(metric, place, len(parts)), metric_chart(part.comparison, metric))
+        for place, part in enumerate(parts, start=1)
+        for metric in (Metric.AUC, Metric.GAUC)
+    ]
+    return _Drawn(tables=tuple(tables), charts=tuple(charts))
+
+
+def _draw_bins(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    found = [bin_table(part.comparison, num_bins=study.bins, store=store) for part in parts]
+    tables = [bins_table(one, metric) for one in found for metric in BIN_METRICS]
+    charts = [
+        (_stem(f"gain-{metric}", place, len(found)), gain_chart(one, metric))
+        for place, one in enumerate(found, start=1)
+        for metric in BIN_METRICS
+    ]
+    return _Drawn(tables=tuple(tables), charts=tuple(charts))
+
+
+# A metric of each domain.
+
+
+def _draw_auc(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    return _draw_domains(parts, "auc", "AUC", None)
+
+
+def _draw_pcoc(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    return _draw_domains(parts, "pcoc", "PCOC", 1.0)
+
+
+def _draw_domains(parts: Sequence[Part], metric: str, title: str, reference: float | None) -> _Drawn:
+    tables, charts = [], []
+    data: list[dict[str, object]] = []
+    panels = [(part, backbone) for part in parts for backbone in part.comparison.backbones]
+    for place, (part, backbone) in enumerate(panels, start=1):
+        tables.append(_domains_table(part, backbone, metric, title, reference))
+        points = list(_domain_points(part, backbone, metric))
+        data += [
+            {
+                "backbone": backbone,
+                "domain": point.place,
+                "method": point.method,
+                "metric": metric,
+                **_number(point),
+            }
+            for point in points
+        ]
+        chart = domains_chart(part.comparison, points, title=f"{title} on the test rows", reference=reference)
+        charts.append((_stem(metric, place, len(panels)), chart if points else None))
+    return _Drawn(tables=tuple(tables), charts=tuple(charts), data=tuple(data))
+
+
+def _number(point: Point) -> dict[str, object]:
+    found = estimate(point.values)
+    return {"mean": found.mean, "std": found.std, "seeds": found.num} if found else {}
+
+
+def _of_domain(row: Row, domain: int, metric: str) -> dict[int, float]:
+    """Return a metric of a domain by seed; undefined ones are left out."""
+    found = {
+        seed: getattr(result.domains, metric)[result.domains.domain.index(domain)]
+        for seed, result in row.results.items()
+    }
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _shown_domains(part: Part) -> list[int]:
+    """Return the domains with test rows, largest training sets first."""
+    result = next(record.result for record in part.comparison.records if record.result)
+    columns = zip(result.domains.domain, result.domains.rows_train, result.domains.rows, strict=True)
+    return [domain for domain, _, rows in sorted(columns, key=lambda one: -one[1]) if rows]
+
+
+def _domains_table(part: Part, backbone: str, metric: str, title: str, reference: float | None) -> Table:
+    rows = [row for row in part.comparison.of_backbone(backbone) if row.finished]
+    result = next(record.result for record in part.comparison.records if record.result)
+    test_rows = dict(zip(result.domains.domain, result.domains.rows, strict=True))
+
+    def line(label: str, count: int, values: list[Estimate | None], of: float | None) -> Line:
+        best = _best([value.mean if value else None for value in values], of)
+        cells = [
+            cell(value, 4 if of is None else 3, mark=Mark.BEST if place == best else Mark.NONE)
+            for place, value in enumerate(values)
+        ]
+        return Line(kind="method", label=label, cells=(Cell(text=f"{count:,}"), *cells))
+
+    overall = Metric.AUC if reference is None else Metric.PCOC
+    total = sum(test_rows.values())
+    lines = [line(ALL_DOMAINS, total, [row.estimate(overall) for row in rows], reference)]
+    if reference is None:
+        found = [row.estimate(Metric.GAUC) for row in rows]
+        lines.append(line("GAUC over domains", total, found, reference))
+    for domain in _shown_domains(part):
+        values = [estimate(_of_domain(row, domain, metric).values()) for row in rows]
+        lines.append(line(_name(part, domain), test_rows[domain], values, reference))
+    return Table(
+        name=f"domains-{metric}",
+        title=f"{title} of each domain · {backbone} · {part.comparison.title}",
+        columns=("test rows", *(row.method for row in rows)),
+        lines=tuple(lines),
+        notes=(
+            f"{'±: standard deviation over seeds. ' if part.comparison.num_seeds > 1 else ''}Bold: the best mean of "
+            f"the line{'' if reference is None else ', nearest to 1'}; {DASH}: undefined for want of a class. "
+            "Domains by training rows, largest first.",
+        ),
+        definitions=tuple(f"{row.method} on {backbone}: {row.reason}" for row in _without(part, backbone)),
+    )
+
+
+def _without(part: Part, backbone: str) -> list[Row]:
+    return [row for row in part.comparison.of_backbone(backbone) if not row.finished]
+
+
+def _name(part: Part, domain: int) -> str:
+    return part.domains[domain].name if domain in part.domains else str(domain)
+
+
+def _best(values: Sequence[float | None], reference: float | None) -> int | None:
+    known = [(place, value) for place, value in enumerate(values) if value is not None]
+    if not known:
+        return None
+    goodness: Callable[[float], float] = (
+        (lambda value: value) if reference is None else (lambda value: -abs(value - reference))
+    )
+    return max(known, key=lambda one: goodness(one[1]))[0]
+
+
+def _domain_points(part: Part, backbone: str, metric: str) -> Iterable[Point]:
+    for domain in _shown_domains(part):
+        for row in part.comparison.of_backbone(backbone):
+            values = list(_of_domain(row, domain, metric).values())
+            if values:
+                yield Point(method=row.method, place=_name(part, domain), values=values)
+
+
+# Gain against the number of domains.
+
+
+def _draw_domain_sets(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    tables, charts = [], []
+    data: list[dict[str, object]] = []
+    backbones = parts[0].comparison.backbones
+    for place, backbone in enumerate(backbones, start=1):
+        tables.append(_domain_sets_table(parts, backbone))
+        for metric in (Metric.AUC, Metric.GAUC):
+            points = list(_domain_set_points(parts, backbone, metric))
+            data += [
+                {
+                    "backbone": backbone,
+                    "domains": point.place,
+                    "method": point.method,
+                    "metric": f"gain in {metric}",
+                    **_number(point),
+                }
+                for point in points
+            ]
+            chart = line_chart(
+                parts[0].comparison,
+                points,
+                x_title="domains in training, logarithmic",
+                y_title=f"gain in {metric.upper()} over plain",
+                is_log=True,
+            )
+            charts.append((_stem(f"gain-{metric}", place, len(backbones)), chart))
+    return _Drawn(tables=tuple(tables), charts=tuple(charts), data=tuple(data))
+
+
+def _num_domains(part: Part) -> int:
+    result = next(record.result for record in part.comparison.records if record.result)
+    return sum(rows > 0 for rows in result.domains.rows_train)
+
+
+def _domain_set_points(parts: Sequence[Part], backbone: str, metric: str) -> Iterable[Point]:
+    for part in parts:
+        plain = part.comparison.plain(backbone)
+        for row in part.comparison.of_backbone(backbone) if plain else ():
+            values = list(gain(row, plain, metric).values()) if plain and row is not plain else []
+            if values:
+                yield Point(method=row.method, place=_num_domains(part), values=values)
+
+
+def _domain_sets_table(parts: Sequence[Part], backbone: str) -> Table:
+    methods = [row.method for row in parts[0].comparison.of_backbone(backbone)]
+    lines = []
+    for part in parts:
+        key, num = part.comparison.key, _num_domains(part)
+        lines.append(Line(kind="backbone", label=f"{' × '.join(key.domain_features)}: {num:,} domains"))
+        for metric in (Metric.AUC, Metric.GAUC):
+            cells = [_gain_cell(part, backbone, method, metric) for method in methods]
+            lines.append(Line(kind="method", label=metric.upper(), cells=tuple(cells)))
+    return Table(
+        name="domain-sets",
+        title=f"Gain by domain set · {backbone} · {parts[0].comparison.key.dataset}",
+        columns=tuple(methods),
+        lines=tuple(lines),
+        notes=(
+            "plain: its own metric; the others: gain over plain with the same seed, mean and standard deviation over "
+            "seeds. GAUC's groups are the domains of the set, so plain's own changes with it.",
+        ),
+    )
+
+
+def _gain_cell(part: Part, backbone: str, method: str, metric: str) -> Cell:
+    plain = part.comparison.plain(backbone)
+    row = next(one for one in part.comparison.of_backbone(backbone) if one.method == method)
+    if plain is None or row is plain:
+        return cell(row.estimate(metric), 4)
+    found = estimate(gain(row, plain, metric).values())
+    if found is None:
+        return Cell()
+    return Cell(text=signed(found.mean, 4), spread="" if found.std is None else number(found.std, 4))
+
+
+# What a method shows of itself.
+
+
+def _draw_sparsity(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    tables, charts = [], []
+    data: list[dict[str, object]] = []
+    panels = [(part, backbone) for part in parts for backbone in part.comparison.backbones]
+    for place, (part, backbone) in enumerate(panels, start=1):
+        shares = {row.method: _pruned_shares(row, store) for row in part.comparison.of_backbone(backbone)}
+        tables.append(_sparsity_table(part, backbone, shares))
+        charts.append((_stem("sparsity", place, len(panels)), _sparsity_chart(part, backbone, shares)))
+        data += [
+            {"backbone": backbone, "method": method, "seed": seed, "pruned": share}
+            for method, found in shares.items()
+            for seed, share in found.items()
+        ]
+    return _Drawn(tables=tuple(tables), charts=tuple(charts), data=tuple(data))
+
+
+def _pruned_shares(row: Row, store: RunStore) -> dict[int, float]:
+    """Return the share of pruned neurons over all sites and test rows, by seed; empty for methods without gates."""
+    found = {}
+    for record in row.finished:
+        shown = store.inspection(record.key)
+        if shown:
+            kept = [
+                shown["rows"] @ kept_DN.mean(1) / shown["rows"].sum() for kept_DN in _sites(shown).values()
+            ]
+            sizes = [kept_DN.shape[1] for kept_DN in _sites(shown).values()]
+            found[record.key.seed] = 1.0 - float(np.average(kept, weights=sizes))
+    return found
+
+
+def _sites(shown: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: values.astype(np.float64) for name, values in shown.items() if values.ndim == 2}
+
+
+def _sparsity_table(part: Part, backbone: str, shares: Mapping[str, Mapping[int, float]]) -> Table:
+    lines = []
+    for row in part.comparison.of_backbone(backbone):
+        share = estimate(shares[row.method].values())
+        cells = (
+            Cell() if share is None else cell(share, 3),
+            cell(row.estimate(Metric.AUC), 4),
+            cell(row.estimate(Metric.GAUC), 4),
+            _gain_cell(part, backbone, row.method, Metric.AUC) if not row.is_plain else Cell(text=""),
+        )
+        lines.append(Line(kind="method", label=row.method, cells=cells, remark=row.reason))
+    return Table(
+        name="sparsity",
+        title=f"AUC by pruned share · {backbone} · {part.comparison.title}",
+        columns=("pruned share", "AUC ↑", "GAUC ↑", "gain in AUC"),
+        lines=tuple(lines),
+        notes=("±: standard deviation over seeds.",) if part.comparison.num_seeds > 1 else (),
+    )
+
+
+def _sparsity_chart(
+    part: Part, backbone: str, shares: Mapping[str, Mapping[int, float]]
+) -> alt.VConcatChart | None:
+    plain = part.comparison.plain(backbone)
+    if plain is None:
+        return None
+    gated = [row for row in part.comparison.of_backbone(backbone) if shares[row.method]]
+    points = [
+        Point(
+            method=plain.method,
+            place=float(np.mean(list(shares[row.method].values()))),
+            values=list(gain(row, plain, Metric.AUC).values()),
+        )
+        for row in gated
+        if gain(row, plain, Metric.AUC)
+    ]
+    if not points:
+        return None
+    return line_chart(
+        part.comparison,
+        [replace(point, method=gated[0].method) for point in points],
+        x_title="share of neurons pruned on the test rows",
+        y_title="gain in AUC over plain",
+        is_log=False,
+    )
+
+
+def _draw_masks(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
+    tables: list[Table] = []
+    charts: list[tuple[str, alt.VConcatChart | None]] = []
+    gates: list[str] = []
+    for part in parts:
+        for row in (row for row in part.comparison.rows if row.finished):
+            key = row.finished[0].key
+            shown = store.inspection(key)
+            gates += _sites(shown)
+            site = next((name for name in _sites(shown) if _stage(name) == study.site), None)
+            if site is not None:
+                tables += _mask_tables(part, row, key, shown, site)
+                places = _three(part, shown)
+                names = [_name(part, int(shown["domain"][place])) for place in places]
+                chart = masks_chart(names, _sites(shown)[site][places])
+                charts.append((_stem("masks", len(charts) + 1, 1 if not charts else 2), chart))
+    if not tables:
+        known = ", ".join(dict.fromkeys(map(_stage, gates))) or "none of these methods prunes"
+        raise StoreError("no gate before that stage", value=study.site, remedy=f"known: {known}")
+    return _Drawn(tables=tuple(tables), charts=tuple(charts))
+
+
+def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
+    """Return places of three domains: the largest in test rows, its largest near one and its largest far one.
+
+    Near: all but one feature alike; far: none alike. Chosen before any mask is looked at.
+    """
+    order = np.argsort(-shown["rows"], kind="stable")
+    known = [int(place) for place in order if int(shown["domain"][place]) in part.domains]
+    values = {place: part.domains[int(shown["domain"][place])].values for place in known}
+    first, *others = known
+    alike = {
+        place: sum(a == b for a, b in zip(values[first], values[place], strict=True)) for place in others
+    }
+    near = next((place for place in others if alike[place] == len(values[first]) - 1), None)
+    far = next((place for place in others if alike[place] == 0 and place != near), None)
+    return [place for place in (first, near, far) if place is not None]
+
+
+def _mask_tables(
+    part: Part, row: Row, key: RunKey, shown: Mapping[str, np.ndarray], site: str
+) -> Iterable[Table]:
+    places = _three(part, shown)
+    names = [_name(part, int(shown["domain"][place])) for place in places]
+    pruned_DN = _sites(shown)[site][places] <= 0.5
+    lines = [
+        Line(
+            kind="method",
+            label=name,
+            cells=(
+                Cell(text=f"{int(shown['rows'][place]):,}"),
+                Cell(text=number(float(pruned.mean()), 3)),
+                *(Cell(text=_jaccard(pruned, other)) for other in pruned_DN),
+            ),
+        )
+        for name, place, pruned in zip(names, places, pruned_DN, strict=True)
+    ]
+    yield Table(
+        name="masks",
+        title=f"{row.method} on {row.backbone}, input of {_stage(site)}, seed {key.seed} · {part.comparison.title}",
+        columns=("test rows", "pruned", *(f"with {letter}" for letter in "ABC"[: len(places)])),
+        lines=tuple(lines),
+        notes=(
+            "A neuron is pruned in a domain where more than half of the domain's test rows prune it. With A, B, C: "
+            "the overlap of the pruned sets, as intersection over union, lines in order. The domains: the largest, "
+            "the largest that differs in one feature, the largest that differs in all.",
+        ),
+    )
+    yield _pruned_by_bin(part, row, shown)
+
+
+def _stage(site: str) -> str:
+    """Return the dense stage whose input a gate weighs."""
+    return site.removesuffix(".gate")
+
+
+def _jaccard(first: np.ndarray, second: np.ndarray) -> str:
+    union = int((first | second).sum())
+    return DASH if union == 0 else number(int((first & second).sum()) / union, 3)
+
+
+def _pruned_by_bin(part: Part, row: Row, shown: Mapping[str, np.ndarray]) -> Table:
+    """Return the pruned share of each site by size of domain (METHODS 1.4)."""
+    result = next(record.result for record in row.finished if record.result)
+    num_bins = len(result.bins)
+    known = dict(
+        zip(result.domains.domain, assign_bins(result.domains.rows_train, num_bins).tolist(), strict=True)
+    )
+    bin_of = np.array([known[domain] for domain in shown["domain"].tolist()])
+    weights = shown["rows"].astype(np.float64)
+    lines = []
+    for name, kept_DN in _sites(shown).items():
+        shares = 1.0 - kept_DN.mean(1)
+        cells = [
+            Cell(text=number(float(np.average(shares[bin_of == one], weights=weights[bin_of == one])), 3))
+            if weights[bin_of == one].sum()
+            else Cell()
+            for one in range(1, num_bins + 1)
+        ]
+        lines.append(Line(kind="method", label=_stage(name), cells=tuple(cells)))
+    return Table(
+        name="pruned-by-bin",
+        title=f"Pruned share by size of domain · {row.method} on {row.backbone} · {part.comparison.title}",
+        columns=tuple(f"BIN{one.bin}" for one in result.bins),
+        lines=tuple(lines),
+        notes=(
+            "Bins: domains by training rows, largest first, in equal shares of rows; share over test rows.",
+        ),
+    )
+
+
+_DRAWINGS: dict[Drawing, Callable[[Study, Sequence[Part], RunStore], _Drawn]] = {
+    "table": _draw_table,
+    "bins": _draw_bins,
+    "domains": _draw_auc,
+    "pcoc": _draw_pcoc,
+    "domain_sets": _draw_domain_sets,
+    "sparsity": _draw_sparsity,
+    "masks": _draw_masks,
+}

@@ -1,0 +1,82 @@
+"""BiasNet: one number a domain, whatever else a row holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.biasnet import BiasTowerModule
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
+
+
+def side(model: CTRModel) -> BiasTowerModule:
+    (found,) = [module for module in model.modules() if isinstance(module, BiasTowerModule)]
+    return found
+
+
+def stir(model: CTRModel) -> CTRModel:
+    for place, parameter in enumerate(side(model).parameters()):
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(place))
+    return model
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_side_tower_adds_a_network_of_e_d_alone(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
+) -> None:
+    model, batch = stir(build_model("biasnet", backbone)), unseen_data.slice(0, 30)
+    plain = build_model("plain", backbone)(batch).detach().double().numpy()
+    names = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
+    first, a, second, b = (side(model).get_parameter(name).detach().double().numpy() for name in names)
+    z_BN = model.context(batch).z_BN.detach().double().numpy()
+    # City and age, the domain features, are the first two fields of z.
+    added = [(np.maximum(z[:8] @ first + a, 0.0) @ second + b)[0] for z in z_BN]
+    np.testing.assert_allclose(model(batch).detach(), plain + added, rtol=1e-4, atol=1e-5)
+
+
+def test_what_it_adds_is_the_same_for_all_rows_of_a_domain(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model("biasnet")), data.slice(0, len(data))
+    added = (model(batch) - build_model("plain")(batch)).detach()
+    levels = [added[data.domain_B == domain] for domain in data.domain_B.unique()]
+    assert all(float(one.max() - one.min()) < 1e-5 for one in levels)
+    assert len({round(float(one[0]), 4) for one in levels}) == len(levels)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_it_starts_as_its_backbone_and_then_learns(
+    build_model: Callable[..., CTRModel], data: SplitData, backbone: str
+) -> None:
+    model, batch = build_model("biasnet", backbone), data.slice(0, 50)
+    assert torch.equal(model(batch), build_model("plain", backbone)(batch))
+    start = [parameter.detach().clone() for parameter in side(model).parameters()]
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(2):
+        Learner().step(model, optimizer, batch)
+    moved = zip(side(model).parameters(), start, strict=True)
+    assert not any(torch.equal(parameter, before) for parameter, before in moved)
+
+
+def test_it_is_not_the_auxiliary_network_renamed(build_model: Callable[..., CTRModel]) -> None:
+    plain = build_model("plain").num_parameters()
+    found = build_model("biasnet").num_parameters()
+    # e_d is 8 wide: (8 + 1) 32 + 32 + 1; nothing is a domain's own.
+    assert found == {**plain, "dense": plain["dense"] + 321}
+    assert build_model("plain[aux=domain]").num_parameters()["per_domain"] > 0
+    assert build_model("biasnet[hidden=5]").num_parameters()["dense"] == plain["dense"] + 51
+
+
+def test_its_width_is_a_positive_number() -> None:
+    with pytest.raises(SettingError, match="hidden"):
+        _ = select("methods", "biasnet[hidden=0]").value

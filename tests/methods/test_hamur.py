@@ -1,0 +1,240 @@
+"""HAMUR against numpy row by row, and cells that start at exactly nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import Batch, SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.hamur import AdaptedTower, AdaptedTowerModule, Cell, Hamur
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.stages import DomainDense
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+SMALL = "bottleneck=3,rank=5,hidden=6"
+BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=1]", "dcnv2[hidden=8-4,layers=1,structure=stacked]"]
+
+
+def tower(model: CTRModel) -> AdaptedTowerModule:
+    (found,) = [module for module in model.modules() if isinstance(module, AdaptedTowerModule)]
+    return found
+
+
+def cells(model: CTRModel) -> list[Cell]:
+    return [module for module in model.modules() if isinstance(module, Cell)]
+
+
+def tables(model: CTRModel) -> dict[str, RowTable]:
+    modules = model.named_modules()
+    return {name: one for name, one in modules if isinstance(one, RowTable) and one.rule == "domain"}
+
+
+def stir(model: CTRModel) -> CTRModel:
+    """Give every parameter a size, and every domain its own."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def of_city(data: SplitData, *cities: int) -> torch.Tensor:
+    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
+
+
+def numbers(tensor: torch.Tensor | torch.nn.Module) -> np.ndarray:
+    assert isinstance(tensor, torch.Tensor)
+    return tensor.detach().numpy().astype(np.float64)
+
+
+def core(model: CTRModel, z: np.ndarray) -> np.ndarray:
+    hidden, output = tower(model).hyper
+    h = np.maximum(z @ numbers(hidden.weight) + numbers(hidden.bias), 0.0)
+    return (h @ numbers(output.weight) + numbers(output.bias)).reshape(5, 5)
+
+
+def dense(layer: torch.nn.Module, x: np.ndarray, p: int) -> np.ndarray:
+    own = getattr(layer, "domain", None)
+    if isinstance(own, RowTable):
+        table = numbers(own.weight[p])
+        return x @ table[:-1] + table[-1]
+    return x @ numbers(layer.weight) + numbers(layer.bias)
+
+
+def by_hand(model: CTRModel, batch: Batch, *, is_training: bool, largest: int = 1) -> np.ndarray:
+    """All rows, layer by layer; running moments as they start, 0 and 1, those of the batch where it is one domain."""
+    z_BN = numbers(model.context(batch).z_BN)
+    places, x = batch.indicator_B.tolist(), z_BN
+    for place, stage in enumerate(tower(model).stages):
+        x = np.tanh([dense(stage, row, p or largest) for row, p in zip(x, places, strict=True)])
+        if str(place) not in tower(model).cells:
+            continue
+        cell = tower(model).cells[str(place)]
+        assert isinstance(cell, Cell)
+        change = []
+        for row, z in zip(x, z_BN, strict=True):
+            down = numbers(cell.down_left) @ core(model, z) @ numbers(cell.down_right)
+            up = numbers(cell.up_left) @ core(model, z) @ numbers(cell.up_right)
+            change.append((1.0 / (1.0 + np.exp(-(row @ down + numbers(cell.bias))))) @ up)
+        c = np.array(change)
+        mean, variance = (c.mean(0), c.var(0)) if is_training else (0.0, 1.0)
+        norm = cell.norm
+        affine = numbers(norm.domain_affine.weight)[places]  # type: ignore[union-attr, index]
+        scale, shift = numbers(norm.scale) * affine[:, 0], numbers(norm.shift) + affine[:, 1]
+        x = x + scale * (c - mean) / np.sqrt(variance + 1e-5) + shift
+    (head,) = model.net.head
+    return np.array([dense(head, row, p or largest)[0] for row, p in zip(x, places, strict=True)])
+
+
+@pytest.mark.parametrize("settings", ["cells=1", "cells=2", "cells=2,tower=shared"])
+def test_cells_generate_their_matrices_from_the_row(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, settings: str
+) -> None:
+    model, batch = stir(build_model(f"hamur[{SMALL},{settings}]")).eval(), unseen_data.slice(0, 30)
+    expected = by_hand(model, batch, is_training=False)
+    np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_in_training_a_cell_is_normalised_by_its_domains_rows(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model(f"hamur[{SMALL}]")).train(), data.take(of_city(data, 1))
+    expected = by_hand(model, batch, is_training=True)
+    np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"), [("cells=1", ["1"]), ("cells=2", ["0", "1"]), ("cells=9", ["0", "1"])]
+)
+def test_cells_stand_behind_the_last_hidden_layers(
+    build_model: Callable[..., CTRModel], settings: str, last: list[str]
+) -> None:
+    assert list(tower(build_model(f"hamur[{settings}]")).cells) == last
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("settings", ["tower=own", "tower=shared"])
+@pytest.mark.parametrize("is_training", [False, True])
+def test_it_starts_as_its_backbone_in_training_too(
+    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, settings: str, is_training: bool
+) -> None:
+    batch = data.slice(0, 300)
+    plain = build_model("plain", backbone).train(is_training)(batch)
+    model = build_model(f"hamur[{settings}]", backbone).train(is_training)
+    for _ in range(2):  # after running moments of nothing too
+        assert (model(batch) - plain).abs().max() <= Hamur().starts_as_backbone
+    assert (model.eval()(batch) - plain).abs().max() <= Hamur().starts_as_backbone
+
+
+def test_a_fresh_cell_adds_exactly_nothing_and_has_finite_gradients(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = build_model("hamur").train(), data.slice(0, 300)
+    context = model.context(batch)
+    for cell in cells(model):
+        width = len(cell.down_left)
+        x_BN, core_BRR = torch.randn(300, width), torch.randn(300, 35 * 35)
+        assert torch.equal(cell(x_BN, core_BRR, context), x_BN)
+        assert torch.equal(cell.eval()(x_BN, core_BRR, context), x_BN)
+        cell.train()
+    model.zero_grad()
+    (model(batch) * torch.linspace(-1.0, 1.0, 300)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    assert all((cell.up_right.grad != 0).any() for cell in cells(model))
+
+
+def test_cells_and_hyper_network_learn(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+    model = build_model("hamur").train()
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(4):
+        Learner().step(model, optimizer, data.slice(0, 200))
+    assert [name for name, value in model.named_parameters() if torch.equal(value, start[name])] == []
+
+
+def test_the_hyper_network_sees_and_trains_the_embeddings_whatever_the_tower_is_given(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    for backbone in BACKBONES:
+        model = build_model("hamur[norm=pn]", backbone)
+        given: list[torch.Tensor] = []
+        tower(model).hyper[0].register_forward_hook(lambda _, seen, made, given=given: given.append(seen[0]))
+        context = model.context(data.slice(0, 20))
+        model.net(context)
+        assert torch.equal(given[0], context.z_BN)
+        assert given[0].requires_grad
+
+
+@pytest.mark.parametrize("settings", ["tower=own", "tower=shared"])
+def test_absent_domains_are_bit_equal(
+    build_model: Callable[..., CTRModel], data: SplitData, settings: str
+) -> None:
+    model = build_model(f"hamur[{settings}]").train()
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(2):
+        Learner().step(model, optimizer, data.slice(0, 200))
+    before = {name: table.weight.detach().clone() for name, table in tables(model).items()}
+    moments = [(cell.norm.mean.clone(), cell.norm.variance.clone()) for cell in cells(model)]  # type: ignore[operator, union-attr]
+    for _ in range(2):
+        Learner().step(model, optimizer, data.take(of_city(data, 1, 2)))
+    optimizer.flush()
+    assert len(before) == (5 if settings == "tower=own" else 2)
+    for name, table in tables(model).items():
+        assert torch.equal(table.weight[3:], before[name][3:])
+        assert not torch.equal(table.weight[1:3], before[name][1:3])
+    for cell, (mean, variance) in zip(cells(model), moments, strict=True):
+        assert torch.equal(cell.norm.mean[3:], mean[3:])  # type: ignore[index]
+        assert torch.equal(cell.norm.variance[3:], variance[3:])  # type: ignore[index]
+
+
+def test_towers_and_heads_are_the_domains_own_unless_shared_ones_are_asked_for() -> None:
+    plan = Dnn().plan()
+    own, shared = Hamur().apply(plan), Hamur(tower="shared").apply(plan)
+    (adapted,) = own.tower
+    assert isinstance(adapted, AdaptedTower)
+    assert all(isinstance(stage, DomainDense) for stage in (*adapted.tower, *own.head))
+    (adapted,) = shared.tower
+    assert isinstance(adapted, AdaptedTower)
+    assert (adapted.tower, shared.head) == (plan.tower, plan.head)
+
+
+def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
+    # z is 17 wide. Towers (17 + 1) 8 + (8 + 1) 4 + (4 + 1); γ and β of PN for cells on 8 and on 4 neurons.
+    counts, norm = build_model(f"hamur[{SMALL}]").num_parameters(), 2 * (8 + 4)
+    hyper = (17 + 1) * 6 + (6 + 1) * 25
+    of_cells = sum(width * 5 + 5 * 3 + 3 + 3 * 5 + 5 * width for width in (8, 4))
+    assert counts["per_domain"] == 7 * (185 + norm)
+    assert counts["dense"] == hyper + of_cells + norm
+    counts = build_model(f"hamur[{SMALL},tower=shared]").num_parameters()
+    assert counts["per_domain"] == 7 * norm
+    assert counts["dense"] == 185 + hyper + of_cells + norm
+
+
+def test_it_trains_in_bf16(schema: Schema, data: SplitData) -> None:
+    model = CTRModel(Hamur().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1, precision="bf16").train()
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    losses = [float(Learner().step(model, optimizer, data.slice(0, 200)).loss) for _ in range(20)]
+    assert losses[-1] < losses[0]
+    assert torch.isfinite(model.eval()(data.slice(0, 50))).all()
+
+
+@pytest.mark.parametrize("settings", ["cells=0", "rank=0", "tower=none", "bottleneck=0"])
+def test_impossible_settings_are_refused(settings: str) -> None:
+    with pytest.raises(SettingError):
+        _ = select("methods", f"hamur[{settings}]").value
+
+
+def test_a_plan_without_hidden_layers_is_refused() -> None:
+    assert Hamur().supports(Dnn().plan()) is None
+    assert "hidden" in str(Hamur().supports(Plan(tower=(), head=Dnn().plan().head)))

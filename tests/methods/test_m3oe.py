@@ -1,0 +1,225 @@
+"""M3oE against numpy row by row: which experts a row meets, and with what weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import Batch, SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.m3oe import ExpertsModule, M3oe, NormalisedBank
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan, Schema, StageModule
+from ctrbench.nn.stages import StarDenseModule
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+LARGEST, DOMAINS, SHARED = 1, 6, 4
+
+
+def experts(model: CTRModel) -> ExpertsModule:
+    (found,) = [module for module in model.modules() if isinstance(module, ExpertsModule)]
+    return found
+
+
+def tables(model: CTRModel) -> dict[str, RowTable]:
+    modules = model.named_modules()
+    return {name: one for name, one in modules if isinstance(one, RowTable) and one.rule == "domain"}
+
+
+def stir(model: CTRModel) -> CTRModel:
+    """Give every parameter a size, and every domain but the unseen one its own."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            change = 0.4 * torch.randn(parameter.shape, generator=generator)
+            if "domain" in name:
+                change[0] = 0.0
+            parameter += change
+    return model
+
+
+def numbers(tensor: torch.Tensor | torch.nn.Module) -> np.ndarray:
+    assert isinstance(tensor, torch.Tensor)
+    return tensor.detach().numpy().astype(np.float64)
+
+
+def normed(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+
+def own(stage: torch.nn.Module, p: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a domain."""
+    assert isinstance(stage, StageModule)
+    assert isinstance(stage.domain, RowTable)
+    table = numbers(stage.domain.weight[p])
+    return table[:-1], table[-1]
+
+
+def first_layer(model: CTRModel, z: np.ndarray, p: int) -> np.ndarray:
+    layer = experts(model).first
+    assert isinstance(layer.star, StarDenseModule)
+    weight, bias = own(layer.star, p)
+    star = z @ (numbers(layer.star.weight) * weight) + numbers(layer.star.bias) + bias
+    star = np.tanh(normed(star) * numbers(layer.norm.scale) + numbers(layer.norm.shift))
+    return star + z @ numbers(layer.skip.weight) + numbers(layer.skip.bias)
+
+
+def expert(model: CTRModel, place: int, x: np.ndarray) -> np.ndarray:
+    for layer in experts(model).experts:
+        assert isinstance(layer, NormalisedBank)
+        h = x @ numbers(layer.bank.weight[place]) + numbers(layer.bank.bias[place, 0])
+        x = np.tanh(normed(h) * numbers(layer.scale[place, 0]) + numbers(layer.shift[place, 0]))
+    return x
+
+
+def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
+    """The logits, row by row, in float64."""
+    b, w_d = (1.0 / (1.0 + np.exp(-numbers(one))) for one in (experts(model).balance, experts(model).weight))
+    logits = []
+    for z, p in zip(numbers(model.context(batch).z_BN), batch.indicator_B.tolist(), strict=True):
+        x = first_layer(model, z, p)
+        weight, bias = own(experts(model).gate, p or LARGEST)
+        gate = np.exp(x @ weight + bias)
+        gate /= gate.sum()
+        u = sum(gate[e] * expert(model, e, x) for e in range(SHARED))
+        f = {q: expert(model, SHARED + q - 1, x) for q in range(1, DOMAINS + 1)}
+        if p:
+            part = b * f[p] + (1 - b) / (DOMAINS - 1) * sum(f[q] for q in f if q != p)
+        else:
+            part = sum(f.values()) / DOMAINS
+        weight, bias = own(model.net.head[0], p or LARGEST)
+        logits.append(((u + w_d * part) @ weight + bias)[0])
+    return np.array(logits)
+
+
+def test_experts_are_mixed_as_the_formula_says(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData
+) -> None:
+    model, batch = stir(build_model("m3oe")).eval(), unseen_data.slice(0, 30)
+    assert 0 in batch.indicator_B
+    np.testing.assert_allclose(model(batch).detach(), by_hand(model, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData
+) -> None:
+    model = stir(build_model("m3oe")).eval()
+    mixed = model(unseen_data.slice(0, 30))
+    for city in (0, 2):
+        rows = torch.nonzero(unseen_data.indicator_B == city)[:, 0]
+        torch.testing.assert_close(model(unseen_data.take(rows)), mixed[rows])
+
+
+def test_gates_learn_from_what_they_see_but_do_not_shape_it(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model("m3oe")).train(), data.slice(0, 60)
+    module, context = experts(model), model.context(batch)
+    x_BN = module.first(context.z_BN, context)
+    gate_BK = module.gate(x_BN.detach(), context).softmax(1)
+    seen: list[torch.Tensor] = []
+    module.gate.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
+    model.net(context)
+    assert not seen[0].requires_grad
+    assert seen[1].requires_grad
+    torch.testing.assert_close(seen[1].softmax(1), gate_BK)
+
+
+def test_balance_and_weight_start_at_a_half_and_are_learned_with_all_else(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = build_model("m3oe").train(), data.slice(0, 200)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    context = model.context(batch)
+    model.net(context)
+    assert {name: float(value) for name, value in context.logs.items()} == {
+        "m3oe.balance": 0.5,
+        "m3oe.weight": 0.5,
+    }
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(4):
+        Learner().step(model, optimizer, batch)
+    assert [name for name, value in model.named_parameters() if torch.equal(value, start[name])] == []
+
+
+def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_from_its_own(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model = build_model("m3oe").train()
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(2):
+        Learner().step(model, optimizer, data.slice(0, 200))
+    before = {name: table.weight.detach().clone() for name, table in tables(model).items()}
+    bank = experts(model).experts[0]
+    assert isinstance(bank, NormalisedBank)
+    weight = bank.bank.weight.detach().clone()
+    rows = torch.nonzero(data.indicator_B <= 2)[:, 0]
+    Learner().step(model, optimizer, data.take(rows))
+    optimizer.flush()
+    assert (bank.bank.weight != weight).flatten(1).any(1).all()
+    assert len(before) == 3  # first layer, gate, head
+    for name, table in tables(model).items():
+        assert torch.equal(table.weight[3:], before[name][3:])
+        assert not torch.equal(table.weight[1:3], before[name][1:3])
+
+
+def test_experts_start_apart_and_have_the_towers_widths(build_model: Callable[..., CTRModel]) -> None:
+    banks = list(experts(build_model("m3oe")).experts)
+    shapes = []
+    for bank in banks:
+        assert isinstance(bank, NormalisedBank)
+        shapes.append(tuple(bank.bank.weight.shape))
+        assert len(torch.unique(bank.bank.weight.detach().flatten(1), dim=0)) == SHARED + DOMAINS
+    assert shapes == [(10, 8, 8), (10, 8, 4)]
+
+
+def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
+    # z is 17 wide; star and skip to 8, γ and β; ten experts of 8-4, with γ and β; b and w_d; gates and heads.
+    counts = build_model("m3oe").num_parameters()
+    assert counts["per_domain"] == 7 * ((17 + 1) * 8 + (8 + 1) * 4 + (4 + 1))
+    assert counts["dense"] == 2 * (17 + 1) * 8 + 2 * 8 + 10 * ((8 + 1) * 8 + (8 + 1) * 4 + 2 * (8 + 4)) + 2
+
+
+def test_a_single_domain_has_its_own_expert_alone(schema: Schema, data: SplitData) -> None:
+    schema = replace(schema, indicator_rows=(0, 300))
+    model = CTRModel(M3oe().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1)
+    context = model.context(data.take(torch.nonzero(data.indicator_B == 1)[:9, 0]))
+    assert experts(model).balanced(context).tolist() == [[0.5]]
+
+
+def test_shares_add_up_to_one(build_model: Callable[..., CTRModel], unseen_data: SplitData) -> None:
+    model = stir(build_model("m3oe"))
+    share_BK = experts(model).balanced(model.context(unseen_data.slice(0, 30)))
+    torch.testing.assert_close(share_BK.sum(1), torch.ones(30))
+
+
+def test_too_many_domains_are_refused(schema: Schema, build_model: Callable[..., CTRModel]) -> None:
+    with pytest.raises(SettingError, match=r"max_domains.*--indicator"):
+        build_model("m3oe[max_domains=5]")
+    build_model("m3oe[max_domains=6]")
+
+
+def test_it_trains_in_bf16(schema: Schema, data: SplitData) -> None:
+    model = CTRModel(M3oe().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1, precision="bf16").train()
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    losses = [float(Learner().step(model, optimizer, data.slice(0, 200)).loss) for _ in range(20)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("settings", ["experts=1", "max_domains=0"])
+def test_impossible_settings_are_refused(settings: str) -> None:
+    with pytest.raises(SettingError):
+        _ = select("methods", f"m3oe[{settings}]").value
+
+
+def test_a_plan_without_hidden_layers_is_refused() -> None:
+    assert M3oe().supports(Dnn().plan()) is None
+    assert "tower" in str(M3oe().supports(Plan(tower=(), head=Dnn().plan().head)))

@@ -1,0 +1,118 @@
+"""PEPNet: both kinds of gates in one model, against the formula row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import Batch, SplitData
+from ctrbench.methods.pepnet import PEPNet
+from ctrbench.nn.gates import EmbeddingGateModule, PriorGateModule
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
+PRIORS = {"pepnet": slice(8, 12), "pepnet[ppnet_prior=domain]": slice(0, 8)}
+LAYERS = (("tower.0", "tower.1"), ("tower.2", "tower.3"), ("head.0", "head.1"))
+
+
+def gates(model: CTRModel) -> list[torch.nn.Module]:
+    return [one for one in model.modules() if isinstance(one, EmbeddingGateModule | PriorGateModule)]
+
+
+def stir(model: CTRModel) -> CTRModel:
+    for seed, gate in enumerate(gates(model)):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in gate.parameters():
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    return model
+
+
+def by_hand(model: CTRModel, batch: Batch, prior: slice) -> np.ndarray:
+    """The logits of a DNN with both kinds of gates, in float64."""
+    values = {name.removeprefix("net."): value.double().numpy() for name, value in model.state_dict().items()}
+
+    def gate(name: str, x: np.ndarray) -> np.ndarray:
+        hidden = np.maximum(
+            x @ values[f"{name}.unit.hidden.weight"] + values[f"{name}.unit.hidden.bias"], 0.0
+        )
+        v = hidden @ values[f"{name}.unit.output.weight"] + values[f"{name}.unit.output.bias"]
+        factors: np.ndarray = 2.0 / (1.0 + np.exp(-v))
+        return factors
+
+    logits = []
+    for e in model.context(batch).z_BN.detach().double().numpy():
+        o = h = gate("at_input.0", np.concatenate([e[:8], e])) * e
+        for before, layer in LAYERS:
+            h = gate(before, np.concatenate([e[prior], o])) * h
+            h = h @ values[f"{layer}.weight"] + values[f"{layer}.bias"]
+            h = h if layer == "head.1" else np.tanh(h)
+        logits.append(h[0])
+    return np.array(logits)
+
+
+@pytest.mark.parametrize("method", PRIORS)
+def test_the_layers_gates_see_gated_embeddings(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str
+) -> None:
+    model, batch = stir(build_model(method)), unseen_data.slice(0, 30)
+    expected = by_hand(model, batch, PRIORS[method])
+    np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_it_starts_as_its_backbone_and_then_learns(
+    build_model: Callable[..., CTRModel], data: SplitData, backbone: str
+) -> None:
+    model, batch = build_model("pepnet", backbone), data.slice(0, 50)
+    assert torch.equal(model(batch), build_model("plain", backbone)(batch))
+    start = [parameter.detach().clone() for gate in gates(model) for parameter in gate.parameters()]
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(2):
+        Learner().step(model, optimizer, batch)
+    now = [parameter for gate in gates(model) for parameter in gate.parameters()]
+    assert len(now) == 16
+    assert not any(torch.equal(after, before) for after, before in zip(now, start, strict=True))
+
+
+def test_settings_reach_both_kinds_of_gates(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+    model = build_model("pepnet[gamma=1,gate_hidden=3]")
+    assert [gate.get_parameter("unit.hidden.bias").shape for gate in gates(model)] == [(3,)] * 4
+    batch = data.slice(0, 50)
+    halved = build_model("plain")
+    with torch.no_grad():
+        # Factors start at one half: twice at the input, once before each later layer.
+        for name, factor in (("tower.0", 0.25), ("tower.1", 0.5), ("head.0", 0.5)):
+            halved.get_parameter(f"net.{name}.weight").mul_(factor)
+    torch.testing.assert_close(model(batch), halved(batch))
+    assert PEPNet(gamma=1.0).starts_as_backbone is None
+
+
+def test_parameters_are_those_of_epnet_and_ppnet(build_model: Callable[..., CTRModel]) -> None:
+    plain = build_model("plain").num_parameters()
+    assert build_model("pepnet").num_parameters() == {**plain, "dense": plain["dense"] + 748 + 1036}
+
+
+def test_gates_start_as_those_of_epnet_and_ppnet(build_model: Callable[..., CTRModel]) -> None:
+    both = build_model("pepnet").state_dict()
+    for method in ("epnet", "ppnet"):
+        one = {name: value for name, value in build_model(method).state_dict().items() if ".unit." in name}
+        assert one
+        assert all(torch.equal(both[name], value) for name, value in one.items())
+
+
+def test_a_prior_is_of_ids_or_of_the_domain() -> None:
+    with pytest.raises(ValueError, match="ppnet_prior"):
+        _ = select("methods", "pepnet[ppnet_prior=city]").value
+
+
+def test_a_plan_without_dense_layers_is_refused() -> None:
+    assert "epnet is the same" in str(PEPNet().supports(Plan(tower=(), head=())))
+    assert PEPNet().supports(Dnn().plan()) is None

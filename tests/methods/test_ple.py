@@ -1,0 +1,252 @@
+"""PLE against loops over rows, domains and experts, and which rows reach which experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dcnv2 import Dcnv2
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.ple import Extraction, Ple
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.stages import Cross
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+CITIES = range(1, 7)
+LARGEST = 1
+SELECTORS = [
+    "ple[tower=3]",
+    "ple[specific=2,shared=1,expert=6-5-3,tower=3-2]",
+    "ple[levels=2,tower=3]",
+    "ple[levels=3,specific=2,shared=3,tower=3]",
+]
+
+
+def stir(model: CTRModel) -> CTRModel:
+    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
+    generator = torch.Generator().manual_seed(5)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
+    with torch.no_grad():
+        for parameter in model.net.parameters():
+            part = parameter[1:] if id(parameter) in tables else parameter
+            part += 0.3 * torch.randn(part.shape, generator=generator)
+    return model
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+class ByHand:
+    """The levels for one row at a time, every domain's stream at every level."""
+
+    def __init__(self, model: CTRModel, method: Ple) -> None:
+        self.method = method
+        self.state = {name: value.double().numpy() for name, value in model.net.state_dict().items()}
+
+    def own_layers(self, prefix: str, p: int, x: np.ndarray) -> np.ndarray:
+        place = 0
+        while (name := f"{prefix}.{place}.domain.weight") in self.state:
+            x = np.tanh(x @ self.state[name][p, :-1] + self.state[name][p, -1])
+            place += 1
+        return x
+
+    def bank(self, prefix: str, expert: int, x: np.ndarray) -> np.ndarray:
+        place = 0
+        while (name := f"{prefix}.{place}.weight") in self.state:
+            bias = self.state[f"{prefix}.{place}.bias"][expert, 0]
+            x = np.tanh(x @ self.state[name][expert] + bias)
+            place += 1
+        return x
+
+    def logit(self, z: np.ndarray, p: int) -> float:
+        streams, shared = dict.fromkeys(CITIES, z), z
+        for level in range(self.method.levels - 1):
+            streams, shared = self.earlier(level, streams, shared)
+        prefix, own = "tower.0.last", streams[p]
+        experts = [self.own_layers(f"{prefix}.specific.{k}", p, own) for k in range(self.method.specific)] + [
+            self.bank(f"{prefix}.shared", k, shared) for k in range(self.method.shared)
+        ]
+        weights = softmax(own @ self.state[f"{prefix}.gate.domain.weight"][p])
+        mixture = sum(weight * expert for weight, expert in zip(weights, experts, strict=True))
+        head, last = self.state["head.0.domain.weight"][p], self.own_layers("tower.0.tower", p, mixture)
+        return float(last @ head[:-1, 0] + head[-1, 0])
+
+    def earlier(
+        self, level: int, streams: dict[int, np.ndarray], shared: np.ndarray
+    ) -> tuple[dict[int, np.ndarray], np.ndarray]:
+        prefix, n_p = f"tower.0.earlier.{level}", self.method.specific
+        own = {
+            q: [self.bank(f"{prefix}.specific", (q - 1) * n_p + k, streams[q]) for k in range(n_p)]
+            for q in CITIES
+        }
+        common = [self.bank(f"{prefix}.shared", k, shared) for k in range(self.method.shared)]
+        behind = {}
+        for q in CITIES:
+            if f"{prefix}.gate" in self.state:
+                gate = self.state[f"{prefix}.gate"][q - 1]
+            else:
+                gate = self.state[f"{prefix}.gate.domain.weight"][q]
+            weights = softmax(streams[q] @ gate)
+            behind[q] = sum(w * f for w, f in zip(weights, own[q] + common, strict=True))
+        everything = [expert for q in CITIES for expert in own[q]] + common
+        weights = softmax(shared @ self.state[f"{prefix}.shared_gate"])
+        return behind, sum(w * f for w, f in zip(weights, everything, strict=True))
+
+
+def of_city(data: SplitData, *cities: int) -> torch.Tensor:
+    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
+
+
+def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(steps):
+        Learner().step(model, optimizer, data.take(rows))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_rows_go_through_the_levels_as_by_hand(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, selector: str
+) -> None:
+    model, batch = stir(build_model(selector)), unseen_data.slice(0, 30)
+    by_hand = ByHand(model, select("methods", selector).value)  # type: ignore[arg-type]
+    z_BN = model.context(batch).z_BN.detach().double().numpy()
+    rows = zip(z_BN, batch.indicator_B.tolist(), strict=True)
+    expected = [by_hand.logit(z, p or LARGEST) for z, p in rows]
+    np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+) -> None:
+    model, rows = stir(build_model(selector)), of_city(data, 2)
+    torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
+
+
+def test_with_one_level_a_domains_own_parts_are_met_by_its_rows_alone(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model("ple")), data.slice(0, len(data))
+    before = model(batch)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "domain.weight" in name:
+                value[3] += 0.5
+    is_third = batch.indicator_B == 3
+    after = model(batch)
+    assert torch.equal(after[~is_third], before[~is_third])
+    assert (after[is_third] != before[is_third]).all()
+
+
+def test_with_more_levels_earlier_experts_reach_all_rows_by_the_shared_stream(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model("ple[levels=2]")), data.slice(0, len(data))
+    before = model(batch)
+    with torch.no_grad():
+        model.get_parameter("net.tower.0.earlier.0.specific.0.weight")[2] += 0.5
+    assert (model(batch) != before).all()
+
+
+@pytest.mark.parametrize("selector", ["ple[specific=2]", "ple[levels=2]", "ple[levels=3]"])
+def test_absent_domains_are_bit_equal(
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+) -> None:
+    model = build_model(selector)
+    tables = {n: m for n, m in model.named_modules() if isinstance(m, RowTable) and m.rule == "domain"}
+    learn(model, data, torch.arange(len(data)))
+    before = {name: table.weight.detach().clone() for name, table in tables.items()}
+    learn(model, data, of_city(data, 1, 3))
+    for name, table in tables.items():
+        moved = (table.weight != before[name]).flatten(1).any(1).tolist()
+        assert moved == [False, True, False, True, False, False, False], name
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_every_expert_gate_and_tower_learns(
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+) -> None:
+    model = build_model(selector)
+    start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
+    learn(model, data, torch.arange(len(data)), steps=4)
+    for name, value in model.net.named_parameters():
+        moved = (value != start[name]).flatten(1)
+        assert moved[1:].any(1).all() if name.endswith("domain.weight") else moved.any(1).all(), name
+
+
+def test_experts_start_apart_and_domains_alike(build_model: Callable[..., CTRModel]) -> None:
+    state = build_model("ple[specific=2]").state_dict()
+    first = [state[f"net.tower.0.last.specific.{k}.0.domain.weight"] for k in range(2)]
+    shared = state["net.tower.0.last.shared.0.weight"]
+    assert all((one == one[:1]).all() for one in first)
+    assert len(torch.unique(torch.stack([first[0][1, :-1], first[1][1, :-1], *shared]), dim=0)) == 4
+    assert state["net.tower.0.last.gate.domain.weight"].abs().max() == 0.0
+
+
+def test_heads_of_domains_start_at_the_base_rate(build_model: Callable[..., CTRModel]) -> None:
+    bias = build_model("ple").state_dict()["net.head.0.domain.weight"][:, -1, 0]
+    np.testing.assert_allclose(bias, np.log(0.3 / 0.7), rtol=1e-5)
+
+
+def test_experts_have_the_widths_of_the_backbones_tower_unless_told() -> None:
+    (stage,) = Ple().rewrite(Dnn(hidden=(8, 4), activation="relu").plan()).tower
+    assert isinstance(stage, Extraction)
+    assert [(dense.width, dense.activation) for dense in stage.expert] == [(8, "relu"), (4, "relu")]
+    assert [(dense.width, dense.activation) for dense in stage.tower] == [(64, "relu")]
+    (stage,) = Ple(expert=(256, 128)).rewrite(Dnn().plan()).tower
+    assert isinstance(stage, Extraction)
+    assert [dense.width for dense in stage.expert] == [256, 128]
+
+
+def test_interactions_stay_beside_the_experts() -> None:
+    plan = Ple().apply(Dcnv2().plan())
+    assert plan.interactions == Dcnv2().plan().interactions
+    assert len(plan.tower) == 1
+
+
+def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
+    # z is 17 wide; an expert has (17 + 1) 8 + (8 + 1) 4, a gate 17 x 3, a tower (4 + 1) 64, a head 64 + 1.
+    counts = build_model("ple").num_parameters()
+    assert counts["per_domain"] == 7 * (180 + 51 + 320 + 65)
+    assert counts["dense"] == 2 * 180
+
+
+def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:
+    many = replace(schema, indicator_rows=(0, *[10] * 21))
+    with pytest.raises(SettingError, match="max_domains allows 20 domains: 21 domains"):
+        CTRModel(Ple(levels=2).apply(Dnn().plan()), many, seed=1)
+    CTRModel(Ple(levels=2, max_domains=21).apply(Dnn(hidden=(8,)).plan()), many, seed=1)
+    CTRModel(Ple().apply(Dnn(hidden=(8,)).plan()), many, seed=1)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_single_domain_will_do(schema: Schema, data: SplitData, levels: int) -> None:
+    one = replace(schema, indicator_rows=(0, 150))
+    model = CTRModel(Ple(levels=levels).apply(Dnn(hidden=(8, 4)).plan()), one, seed=1)
+    rows = of_city(data, 1)
+    learn(model, data, rows)
+    assert torch.isfinite(model(data.take(rows))).all()
+
+
+@pytest.mark.parametrize("settings", ["max_domains=30", "shared=0", "specific=0", "tower=0", "levels=0"])
+def test_settings_without_effect_or_sense_are_refused(settings: str) -> None:
+    with pytest.raises(SettingError, match=settings.partition("=")[0]):
+        _ = select("methods", f"ple[{settings}]").value
+
+
+def test_a_plan_without_a_dense_tower_is_refused() -> None:
+    assert "this plan has none" in str(Ple().supports(Plan(tower=(), head=())))
+    assert Ple().supports(Plan(tower=(Cross(name="cross", layers=1),), head=())) is not None
+    assert Ple().supports(Dnn().plan()) is None

@@ -1,0 +1,281 @@
+"""SAML against loops over rows and branches, and whom a row trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dcnv2 import Dcnv2
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.saml import Branches, Mutual, Saml
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan, Schema
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+CITIES = range(1, 7)
+LARGEST = 1
+STAGE = "net.tower.0"
+SELECTORS = ["saml", "saml[temperature=0.7]", "saml[mutual=false]"]
+
+
+def stir(model: CTRModel) -> CTRModel:
+    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
+    generator = torch.Generator().manual_seed(5)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
+    with torch.no_grad():
+        for parameter in model.net.parameters():
+            part = parameter[1:] if id(parameter) in tables else parameter
+            part += 0.3 * torch.randn(part.shape, generator=generator)
+    return model
+
+
+def transformed(x: np.ndarray, weight_FEE: np.ndarray) -> np.ndarray:
+    """z is 17 wide: four fields of 4 and a number, to which three zeros are added."""
+    pieces = np.split(np.concatenate([x, np.zeros(3)]), 5)
+    return np.concatenate([piece @ weight for piece, weight in zip(pieces, weight_FEE, strict=True)])
+
+
+class ByHand:
+    """One row at a time, in float64."""
+
+    def __init__(self, model: CTRModel, method: Saml) -> None:
+        self.method = method
+        self.state = {name: value.double().numpy() for name, value in model.state_dict().items()}
+
+    def branch(self, x: np.ndarray, g: np.ndarray, p: int) -> np.ndarray:
+        u = transformed(x, self.state[f"{STAGE}.branches.tables.0.weight"][p])
+        h = np.concatenate([g, u])
+        for layer in (1, 2):
+            table = self.state[f"{STAGE}.branches.tables.{layer}.weight"][p]
+            h = np.tanh(h @ table[:-1] + table[-1])
+        return h
+
+    def informed(self, x: np.ndarray, g: np.ndarray, p: int) -> np.ndarray:
+        own = self.branch(x, g, p)
+        others = [self.branch(x, g, q) for q in CITIES if q != p]
+        cosines = [own @ b / np.linalg.norm(own) / np.linalg.norm(b) for b in others]
+        powers = np.exp(np.array(cosines) / self.method.temperature)
+        mean = sum(w * b for w, b in zip(powers / powers.sum(), others, strict=True))
+        weight, bias = self.state[f"{STAGE}.mutual.gate.weight"], self.state[f"{STAGE}.mutual.gate.bias"]
+        gate = 1.0 / (1.0 + np.exp(-(np.concatenate([own, mean]) @ weight + bias)))
+        return gate * own + (1.0 - gate) * mean
+
+    def logit(self, x: np.ndarray, p: int) -> float:
+        g = transformed(x, self.state[f"{STAGE}.transform"])
+        a = g
+        for layer in range(2):
+            weight, bias = (self.state[f"{STAGE}.shared.{layer}.{part}"] for part in ("weight", "bias"))
+            a = np.tanh(a @ weight + bias)
+        b = self.informed(x, g, p) if self.method.mutual else self.branch(x, g, p)
+        head = self.state["net.head.0.weight"][:, 0]
+        return float(np.concatenate([a, b]) @ head + self.state["net.head.0.bias"][0])
+
+
+def of_city(data: SplitData, *cities: int) -> torch.Tensor:
+    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
+
+
+def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(steps):
+        Learner().step(model, optimizer, data.take(rows))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_rows_are_branched_and_informed_as_by_hand(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, selector: str
+) -> None:
+    model, batch = stir(build_model(selector)), unseen_data.slice(0, 30)
+    by_hand = ByHand(model, select("methods", selector).value)  # type: ignore[arg-type]
+    z_BN = model.context(batch).z_BN.detach().double().numpy()
+    pairs = zip(z_BN, batch.indicator_B.tolist(), strict=True)
+    expected = [by_hand.logit(z, p or LARGEST) for z, p in pairs]
+    np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+) -> None:
+    model, rows = stir(build_model(selector)), of_city(data, 2)
+    torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_row_trains_its_own_branch_and_no_other(
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+) -> None:
+    model = stir(build_model(selector))
+    model(data.take(of_city(data, 2, 4))).sum().backward()
+    (branches,) = (module for module in model.modules() if isinstance(module, Branches))
+    for table in branches.tables:
+        grad = table.get_parameter("weight").grad
+        assert grad is not None
+        assert (grad.flatten(1).abs().amax(1) > 0.0).tolist() == [
+            False,
+            False,
+            True,
+            False,
+            True,
+            False,
+            False,
+        ]
+
+
+def test_the_own_branchs_gradient_is_that_of_finite_differences(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    # The other branches do not depend on these weights, so a stopped gradient changes nothing here.
+    model, batch = stir(build_model("saml")).double(), data.take(of_city(data, 2)[:5])
+    batch = replace(batch, numeric_BK=batch.numeric_BK.double())
+    model(batch).sum().backward()
+    for layer, place in ((0, (2, 1, 0, 3)), (1, (2, 6, 1)), (1, (2, 30, 1)), (2, (2, 8, 0))):
+        weight = model.get_parameter(f"{STAGE}.branches.tables.{layer}.weight")
+        sums = []
+        for step in (1e-5, -2e-5):
+            with torch.no_grad():
+                weight[place] += step
+                sums.append(model(batch).sum().item())
+        assert weight.grad is not None
+        assert weight.grad[place].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5)
+        with torch.no_grad():
+            weight[place] += 1e-5
+
+
+def test_the_shared_transform_learns_from_shared_tower_and_branch(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model("saml[mutual=false]")).double(), data.take(of_city(data, 2)[:5])
+    batch = replace(batch, numeric_BK=batch.numeric_BK.double())
+    model(batch).sum().backward()
+    weight, sums = model.get_parameter(f"{STAGE}.transform"), []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight[1, 0, 3] += step
+            sums.append(model(batch).sum().item())
+    assert weight.grad is not None
+    assert weight.grad[1, 0, 3].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5)
+
+
+def test_what_is_learnt_of_others_reaches_the_inputs_through_the_own_branch_alone(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model("saml")), data.take(of_city(data, 2))
+    context = model.context(batch)
+    (branches,) = (module for module in model.modules() if isinstance(module, Branches))
+    both_BN = torch.randn(len(batch), 40, requires_grad=True)
+    assert not branches.every(both_BN).requires_grad
+    assert branches.own(both_BN, context).requires_grad
+    torch.testing.assert_close(branches.every(both_BN)[1], branches.own(both_BN, context))
+
+
+def test_the_unit_learns_as_soon_as_branches_differ(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model = build_model("saml")
+    start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
+    learn(model, data, torch.arange(len(data)))
+    for name, value in model.net.named_parameters():
+        moved = (value != start[name]).view(len(value), -1)
+        assert moved[1:].any(1).all() if ".tables." in name else moved.any(1).all(), name
+
+
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"])
+def test_at_the_start_branches_are_alike_and_the_unit_changes_nothing(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
+) -> None:
+    batch = unseen_data.slice(0, 30)
+    with_unit, without = (build_model(one, backbone)(batch) for one in ("saml", "saml[mutual=false]"))
+    torch.testing.assert_close(with_unit, without)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_absent_domains_are_bit_equal(
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+) -> None:
+    model = build_model(selector)
+    tables = {n: m for n, m in model.named_modules() if isinstance(m, RowTable) and m.rule == "domain"}
+    assert len(tables) == 3
+    learn(model, data, torch.arange(len(data)))
+    before = {name: table.weight.detach().clone() for name, table in tables.items()}
+    learn(model, data, of_city(data, 1, 3))
+    for name, table in tables.items():
+        moved = (table.weight != before[name]).flatten(1).any(1).tolist()
+        assert moved == [False, True, False, True, False, False, False], name
+
+
+def test_a_single_domain_has_no_unit(schema: Schema, data: SplitData) -> None:
+    one, rows = replace(schema, indicator_rows=(0, 150)), of_city(data, 1)
+    scores = []
+    for method in (Saml(), Saml(mutual=False)):
+        model = CTRModel(method.apply(Dnn(hidden=(8, 4)).plan()), one, seed=1)
+        assert not any(isinstance(module, Mutual) for module in model.modules())
+        learn(model, data, rows)
+        scores.append(model(data.take(rows)))
+    assert torch.equal(*scores)
+
+
+def test_two_domains_learn_of_each_other(schema: Schema, data: SplitData) -> None:
+    two, rows = replace(schema, indicator_rows=(0, 150, 80)), of_city(data, 1, 2)
+    model = stir(CTRModel(Saml().apply(Dnn(hidden=(8, 4)).plan()), two, seed=1))
+    before = model(data.take(rows))
+    with torch.no_grad():
+        model.get_parameter(f"{STAGE}.branches.tables.2.weight")[2] += 0.5
+    assert (model(data.take(rows)) != before).all()
+
+
+def test_a_branch_of_zeros_is_similar_to_none(schema: Schema, data: SplitData) -> None:
+    plan = Saml().apply(Dnn(hidden=(8, 4), activation="relu").plan())
+    model = stir(CTRModel(plan, schema, seed=1))
+    with torch.no_grad():
+        model.get_parameter(f"{STAGE}.branches.tables.2.weight")[2:4, -1] = -1e3
+    batch = data.slice(0, len(data))
+    model(batch).sum().backward()
+    grads = [value.grad for value in model.parameters() if value.grad is not None]
+    assert torch.isfinite(model(batch)).all()
+    assert all(torch.isfinite(grad).all() for grad in grads)
+
+
+def test_the_tower_stands_twice_and_interactions_once() -> None:
+    plan = Saml().apply(Dcnv2().plan())
+    assert plan.interactions == Dcnv2().plan().interactions
+    (stage,) = plan.tower
+    assert stage.tower == Dcnv2().plan().tower  # type: ignore[attr-defined]
+
+
+def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
+    # z is 17 wide, in 5 groups of 4; a branch sees 40 numbers, the shared tower 20.
+    counts = build_model("saml").num_parameters()
+    assert counts["per_domain"] == 7 * (5 * 16 + 41 * 8 + 9 * 4)
+    assert counts["dense"] == 5 * 16 + 21 * 8 + 9 * 4 + (8 + 1) * 4 + 9
+    assert build_model("saml[mutual=false]").num_parameters()["dense"] == counts["dense"] - 36
+
+
+def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:
+    many = replace(schema, indicator_rows=(0, *[10] * 21))
+    with pytest.raises(SettingError, match="max_domains allows 20 domains: 21 domains"):
+        CTRModel(Saml().apply(Dnn().plan()), many, seed=1)
+    for method in (Saml(max_domains=21), Saml(mutual=False)):
+        CTRModel(method.apply(Dnn(hidden=(8,)).plan()), many, seed=1)
+
+
+@pytest.mark.parametrize(
+    "settings", ["temperature=0", "mutual=false,temperature=0.2", "mutual=false,max_domains=9"]
+)
+def test_settings_without_effect_or_sense_are_refused(settings: str) -> None:
+    with pytest.raises(SettingError, match="no effect" if "mutual" in settings else "temperature"):
+        _ = select("methods", f"saml[{settings}]").value
+
+
+def test_a_plan_without_a_dense_tower_is_refused() -> None:
+    assert "this plan's tower is none" in str(Saml().supports(Plan(tower=(), head=())))
+    assert Saml().supports(Dnn().plan()) is None

@@ -1,0 +1,213 @@
+"""SAR-Net against loops over rows, in training and in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.backbones.dnn import Dnn
+from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
+from ctrbench.methods.sarnet import Sarnet
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan, Schema
+from ctrbench.registry import select
+from ctrbench.train.learner import Learner
+
+SMALL = "sarnet[shared=3,specific=2,expert=5-3]"
+STAGE = "net.tower.0"
+
+
+def stir(model: CTRModel) -> CTRModel:
+    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
+    generator = torch.Generator().manual_seed(5)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
+    with torch.no_grad():
+        for parameter in model.net.parameters():
+            part = parameter[1:] if id(parameter) in tables else parameter
+            part += 0.3 * torch.randn(part.shape, generator=generator)
+        for name, buffer in model.net.named_buffers():
+            if name.endswith(("mean", "variance")):
+                buffer += torch.rand(buffer.shape, generator=generator)
+    return model
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def by_hand(
+    model: CTRModel, data: SplitData, *, is_training: bool, num_shared: int = 3, num_specific: int = 2
+) -> list[float]:
+    state = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    batch = data.slice(0, len(data))
+    z_BN = model.context(batch).z_BN.detach().double().numpy()
+    cities = batch.indicator_B.tolist()
+    affine = state[f"{STAGE}.domain_affine.weight"]
+    own_BN = np.stack([affine[p, 0] * z + affine[p, 1] for z, p in zip(z_BN, cities, strict=True)])
+    mean, variance = state[f"{STAGE}.norm.mean"], state[f"{STAGE}.norm.variance"]
+    if is_training:
+        mean, variance = own_BN.mean(0), own_BN.var(0)
+    logits = []
+    for x, p in zip(own_BN, cities, strict=True):
+        normed = (x - mean) / np.sqrt(variance + 1e-5)
+        normed = normed * state[f"{STAGE}.norm.scale"] + state[f"{STAGE}.norm.shift"]
+        experts = []
+        for k in range(num_shared):
+            h = normed
+            for layer in range(2):
+                weight, bias = (state[f"{STAGE}.shared.{layer}.{part}"][k] for part in ("weight", "bias"))
+                h = np.tanh(h @ weight + bias[0])
+            experts.append(h)
+        for k in range(num_specific if p else 0):
+            h = normed
+            for layer in range(2):
+                table = state[f"{STAGE}.specific.{k}.{layer}.domain.weight"][p]
+                h = np.tanh(h @ table[:-1] + table[-1])
+            experts.append(h)
+        weights = softmax((x @ state[f"{STAGE}.gate"])[: len(experts)])
+        h = sum(weight * expert for weight, expert in zip(weights, experts, strict=True))
+        for layer in range(2):
+            h = np.tanh(h @ state[f"{STAGE}.tower.{layer}.weight"] + state[f"{STAGE}.tower.{layer}.bias"])
+        logits.append(float(h @ state["net.head.0.weight"][:, 0] + state["net.head.0.bias"][0]))
+    return logits
+
+
+def of_city(data: SplitData, *cities: int) -> torch.Tensor:
+    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
+
+
+def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for _ in range(steps):
+        Learner().step(model, optimizer, data.take(rows))
+
+
+def test_rows_are_mixed_as_by_hand_with_running_moments(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData
+) -> None:
+    model = stir(build_model(SMALL)).eval()
+    expected = by_hand(model, unseen_data, is_training=False)
+    np.testing.assert_allclose(model(unseen_data.slice(0, 30)).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_training_moments_are_those_of_all_rows_of_the_batch(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model = stir(build_model(SMALL)).train()
+    expected = by_hand(model, data, is_training=True)
+    np.testing.assert_allclose(model(data.slice(0, len(data))).detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_moments_are_kept_for_eval_mode(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+    model, rows = build_model(SMALL), torch.arange(len(data))
+    learn(model, data, rows, steps=1)
+    z_BN = build_model(SMALL).context(data.take(rows)).z_BN
+    np.testing.assert_allclose(model.state_dict()[f"{STAGE}.norm.mean"], z_BN.detach().mean(0), atol=1e-5)
+
+
+def test_scale_and_shift_start_at_one_and_zero_and_the_gate_at_zero(
+    build_model: Callable[..., CTRModel],
+) -> None:
+    state = build_model("sarnet").state_dict()
+    assert (state[f"{STAGE}.domain_affine.weight"][:, 0] == 1.0).all()
+    assert (state[f"{STAGE}.domain_affine.weight"][:, 1] == 0.0).all()
+    assert (state[f"{STAGE}.gate"] == 0.0).all()
+    own = [state[f"{STAGE}.specific.{k}.0.domain.weight"][1, :-1] for k in range(2)]
+    assert len(torch.unique(torch.stack([*state[f"{STAGE}.shared.0.weight"], *own]), dim=0)) == 10
+
+
+def test_a_domains_own_parts_are_met_by_its_rows_alone(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, batch = stir(build_model(SMALL)).eval(), data.slice(0, len(data))
+    before = model(batch)
+    with torch.no_grad():
+        for table in model.modules():
+            if isinstance(table, RowTable) and table.rule == "domain":
+                table.weight[1] += 0.5
+    is_first = batch.indicator_B == 1
+    assert torch.equal(model(batch)[~is_first], before[~is_first])
+    assert (model(batch)[is_first] != before[is_first]).all()
+
+
+def test_the_unseen_domain_meets_what_is_shared_alone(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData
+) -> None:
+    model, batch = stir(build_model(SMALL)).eval(), unseen_data.take(of_city(unseen_data, 0))
+    before = model(batch)
+    with torch.no_grad():
+        for table in model.modules():
+            if isinstance(table, RowTable) and table.rule == "domain":
+                table.weight[1:] += 0.5
+    assert torch.equal(model(batch), before)
+
+
+def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, rows = stir(build_model(SMALL)).eval(), of_city(data, 2)
+    torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
+
+
+def test_absent_domains_are_bit_equal(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+    model = build_model(SMALL)
+    tables = {n: m for n, m in model.named_modules() if isinstance(m, RowTable) and m.rule == "domain"}
+    assert len(tables) == 5
+    learn(model, data, torch.arange(len(data)))
+    before = {name: table.weight.detach().clone() for name, table in tables.items()}
+    learn(model, data, of_city(data, 1, 3))
+    for name, table in tables.items():
+        moved = (table.weight != before[name]).flatten(1).any(1).tolist()
+        assert moved == [False, True, False, True, False, False, False], name
+
+
+def test_every_expert_and_the_gate_learn(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+    model = build_model(SMALL)
+    start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
+    learn(model, data, torch.arange(len(data)))
+    for name, value in model.net.named_parameters():
+        moved = (value != start[name]).view(len(value), -1)
+        is_own = name.endswith(("domain.weight", "affine.weight"))
+        assert moved[1:].any(1).all() if is_own else moved.any(1).all(), name
+
+
+def test_the_tower_is_the_backbones(build_model: Callable[..., CTRModel]) -> None:
+    (stage,) = Sarnet().rewrite(Dnn().plan()).tower
+    assert stage.tower == Dnn().plan().tower  # type: ignore[attr-defined]
+    assert [dense.width for dense in stage.expert] == [16]  # type: ignore[attr-defined]
+    own, plain = (build_model(one, "dnn[hidden=8-4]") for one in ("sarnet", "plain"))
+    assert torch.equal(own.state_dict()[f"{STAGE}.tower.1.weight"], plain.state_dict()["net.tower.1.weight"])
+
+
+def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
+    # z is 17 wide; scale and shift 34, an expert (17 + 1) 16; normalisation 34, gate 17 x 10, tower 17 8 + 9 4.
+    counts = build_model("sarnet").num_parameters()
+    assert counts["per_domain"] == 7 * (34 + 2 * 288)
+    assert counts["dense"] == 34 + 170 + 8 * 288 + 172 + 5
+
+
+def test_a_single_domain_will_do(schema: Schema, data: SplitData) -> None:
+    one = replace(schema, indicator_rows=(0, 150))
+    model = CTRModel(Sarnet().apply(Dnn(hidden=(8, 4)).plan()), one, seed=1)
+    rows = of_city(data, 1)
+    learn(model, data, rows)
+    assert torch.isfinite(model(data.take(rows))).all()
+
+
+@pytest.mark.parametrize("settings", ["shared=0", "specific=0", "expert=0"])
+def test_settings_without_sense_are_refused(settings: str) -> None:
+    with pytest.raises(SettingError, match=settings.partition("=")[0]):
+        _ = select("methods", f"sarnet[{settings}]").value
+
+
+def test_a_plan_without_a_dense_tower_is_refused() -> None:
+    assert "this plan has none" in str(Sarnet().supports(Plan(tower=(), head=())))
+    assert Sarnet().supports(Dnn().plan()) is None

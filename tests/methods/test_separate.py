@@ -1,0 +1,174 @@
+"""Models of their own against the backbone trained on each domain's rows alone, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, EmbeddingRule, Optimizer
+from ctrbench.nn.plan import Schema
+from ctrbench.registry import select
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.learner import Learner, score_rows
+from ctrbench.train.loop import Trainer
+
+Model = Callable[..., CTRModel]
+BACKBONES = ("dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=1]", "dcnv2[hidden=8-4,structure=stacked]")
+
+
+def of_city(data: SplitData, *cities: int) -> torch.Tensor:
+    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
+
+
+def own(model: CTRModel, city: int) -> dict[str, torch.Tensor]:
+    """A domain's parameters, under the names they have in a model for all domains."""
+    net, table = f"net.networks.{city - 1}.", f"embedding.tables.{city - 1}."
+    return {
+        name.replace(net, "net.").replace(table, "embedding.table."): value.detach().clone()
+        for name, value in model.state_dict().items()
+        if name.startswith((net, table))
+    }
+
+
+def train(model: CTRModel, data: SplitData, steps: list[torch.Tensor], rule: EmbeddingRule = "adam") -> None:
+    optimizer = Optimizer(model, AdamConfig(lr=0.01, embedding_rule=rule))
+    for rows in steps:
+        Learner().step(model, optimizer, data.take(rows))
+    optimizer.flush()
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("rule", ["adam", "lazy_adam"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_domain_trains_as_if_it_stood_alone(
+    build_model: Model, data: SplitData, backbone: str, rule: EmbeddingRule
+) -> None:
+    # Rows of few rows each step, so that table rows miss steps; other domains' steps stand between.
+    steps = {city: list(of_city(data, city).split(5))[:8] for city in (1, 2, 3)}
+    turns = [rows for three in zip(*(steps[city] for city in (2, 1, 3)), strict=False) for rows in three]
+    model = build_model("separate", backbone)
+    train(model, data, turns, rule)
+    for city in (1, 2, 3):
+        alone = build_model("plain", backbone)
+        train(alone, data, [rows for rows in turns if int(data.indicator_B[rows[0]]) == city], rule)
+        assert_equal(own(model, city), alone.state_dict())
+    assert_equal(own(model, 4), build_model("plain", backbone).state_dict())
+
+
+def test_in_mixed_batches_too_absent_domains_are_bit_equal(build_model: Model, data: SplitData) -> None:
+    model = build_model("separate[batching=mixed]")
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    start = {city: own(model, city) for city in range(1, 7)}
+    for cities in ((1, 2), (1, 3)):
+        between = {city: own(model, city) for city in range(1, 7)}
+        for _ in range(3):
+            Learner().step(model, optimizer, data.take(of_city(data, *cities)))
+        optimizer.flush()
+    for city in (4, 5, 6):
+        assert_equal(own(model, city), start[city])
+    assert_equal(own(model, 2), between[2])
+    for city in (1, 2, 3):
+        now = own(model, city)
+        assert all(not torch.equal(now[name], start[city][name]) for name in now)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_row_runs_through_its_own_domain_and_unseen_ones_through_the_largest(
+    build_model: Model, data: SplitData, unseen_data: SplitData, backbone: str
+) -> None:
+    model = build_model("separate", backbone)
+    train(model, data, [of_city(data, city)[:30] for city in (1, 2, 3, 4, 5)])
+    batch, logits = unseen_data.slice(0, 30), score_rows(model, unseen_data)
+    for city in range(7):
+        alone = build_model("plain", backbone)
+        alone.load_state_dict(own(model, city or 1))
+        rows = batch.indicator_B == city
+        expected = torch.from_numpy(score_rows(alone, unseen_data))[rows]
+        torch.testing.assert_close(torch.from_numpy(logits)[rows], expected)
+        assert int(rows.sum()) >= 4
+
+
+def test_gradients_reach_the_domains_of_the_batch_alone(build_model: Model, data: SplitData) -> None:
+    model = build_model("separate")
+    torch.autograd.backward(model(data.take(of_city(data, 2, 4))).sum())
+    touched = {name for name, value in model.named_parameters() if value.grad is not None}
+    assert touched == {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(
+            ("net.networks.1.", "net.networks.3.", "embedding.tables.1.", "embedding.tables.3.")
+        )
+    }
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_all_start_as_the_backbone(build_model: Model, unseen_data: SplitData, backbone: str) -> None:
+    batch = unseen_data.slice(0, 30)
+    apart = build_model("separate", backbone)(batch) - build_model("plain", backbone)(batch)
+    assert apart.abs().max() <= 1e-6
+
+
+def test_parameters_are_counted_once_a_domain(build_model: Model) -> None:
+    plain = build_model().num_parameters()
+    counts = build_model("separate").num_parameters()
+    assert counts == {"embedding": 6 * plain["embedding"], "dense": 0, "per_domain": 6 * plain["dense"]}
+
+
+def test_too_many_domains_are_refused(build_model: Model) -> None:
+    assert build_model("separate[max_domains=6]") is not None
+    with pytest.raises(SettingError, match=r"at most 5 domains: 6 values of the indicator.*--indicator"):
+        build_model("separate[max_domains=5]")
+
+
+@pytest.mark.parametrize("setting", ["aux=all", "aux=domain", "norm=pn"])
+def test_parts_that_tell_domains_apart_are_refused(setting: str) -> None:
+    with pytest.raises(SettingError, match="a model here sees one"):
+        _ = select("methods", f"separate[{setting}]").value
+
+
+def test_batches_are_of_one_domain_unless_mixed_ones_are_asked_for() -> None:
+    batching = [
+        select("methods", one).value.learner().batching for one in ("separate", "separate[batching=mixed]")
+    ]  # type: ignore[union-attr]
+    assert batching == ["domain", "mixed"]
+
+
+@pytest.mark.parametrize("batching", ["domain", "mixed"])
+def test_a_resumed_training_ends_bit_for_bit_as_one_that_was_not_stopped(
+    schema: Schema, data: SplitData, build_model: Model, tmp_path: Path, batching: str
+) -> None:
+    method = f"separate[batching={batching}]"
+    config = TrainConfig(batch_size=40, epochs=2, patience=2, embedding_size=4)
+
+    def trainer() -> Trainer:
+        learner = select("methods", method).value.learner()  # type: ignore[union-attr]
+        return Trainer(
+            model=build_model(method), learner=learner, train=data, dev=data, config=config, seed=3
+        )
+
+    whole, stopped, resumed = trainer(), trainer(), trainer()
+    whole.fit()
+    steps, make = 0, stopped.learner.step
+
+    def interrupted(*given: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise KeyboardInterrupt
+        return make(*given)  # type: ignore[arg-type]
+
+    stopped.learner.step = interrupted  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(checkpoint=tmp_path / "checkpoint.pt", checkpoint_seconds=0.0)
+    assert resumed.fit(checkpoint=tmp_path / "checkpoint.pt").resumed == 1
+    assert_equal(resumed.model.state_dict(), whole.model.state_dict())

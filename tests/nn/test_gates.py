@@ -1,0 +1,130 @@
+"""Gates against their formulas, row by row in float64, and where their gradients go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.errors import SettingError
+from ctrbench.nn.gates import EmbeddingGate, PriorGate, id_fields
+from ctrbench.nn.model import Context
+from ctrbench.nn.plan import Build, FieldShape, Schema, Stage, StageModule
+
+DOMAIN, USER = slice(0, 8), slice(8, 12)
+"""Places in z: city, age, user, tags, price."""
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built(stage: Stage, num_inputs: int, schema: Schema, *, is_stirred: bool = True) -> StageModule:
+    module = stage.build(num_inputs, Build(schema=schema, seed=1))
+    if is_stirred:
+        for place, parameter in enumerate(module.parameters()):
+            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(place))
+    return module
+
+
+def context(schema: Schema, z_BN: torch.Tensor) -> Context:
+    domain_B = torch.ones(len(z_BN), dtype=torch.int32)
+    return Context(schema=schema, z_BN=z_BN, domain_B=domain_B, indicator_B=domain_B)
+
+
+def factors(module: StageModule, x: np.ndarray, gamma: float = 2.0) -> np.ndarray:
+    """γ σ(ReLU(x A + a) A' + a') of one row."""
+    names = ("unit.hidden.weight", "unit.hidden.bias", "unit.output.weight", "unit.output.bias")
+    first, a, second, b = (module.get_parameter(name).detach().double().numpy() for name in names)
+    result: np.ndarray = gamma / (1.0 + np.exp(-(np.maximum(x @ first + a, 0.0) @ second + b)))
+    return result
+
+
+@pytest.mark.parametrize("settings", [{}, {"hidden": 3}, {"gamma": 1.5}])
+def test_the_embedding_gate_weighs_each_number_of_z(schema: Schema, settings: dict[str, float]) -> None:
+    module = built(EmbeddingGate(name="gate", **settings), 17, schema)  # type: ignore[arg-type]
+    z_BN = random(5, 17, seed=9)
+    rows = z_BN.double().numpy()
+    gamma = settings.get("gamma", 2.0)
+    expected = [factors(module, np.concatenate([z[DOMAIN], z]), gamma) * z for z in rows]
+    np.testing.assert_allclose(module(z_BN, context(schema, z_BN)).detach(), expected, rtol=1e-4, atol=1e-6)
+    assert module.get_parameter("unit.hidden.weight").shape == (25, settings.get("hidden", 17))
+
+
+def test_embeddings_learn_through_the_product_and_e_d_through_the_gate_too(schema: Schema) -> None:
+    module, z_BN = built(EmbeddingGate(name="gate"), 17, schema), random(5, 17, seed=9).requires_grad_()
+    module(z_BN, context(schema, z_BN)).sum().backward()
+    rows = z_BN.detach().double().numpy()
+    delta = np.array([factors(module, np.concatenate([z[DOMAIN], z])) for z in rows])
+    assert z_BN.grad is not None
+    np.testing.assert_allclose(z_BN.grad[:, 8:], delta[:, 8:], rtol=1e-4)
+    assert (np.abs(z_BN.grad[:, DOMAIN].numpy() - delta[:, DOMAIN]) > 1e-3).any(0).all()
+
+
+@pytest.mark.parametrize(("prior", "place"), [("ids", USER), ("domain", DOMAIN)])
+def test_the_prior_gate_weighs_what_enters_a_layer(schema: Schema, prior: str, place: slice) -> None:
+    module = built(PriorGate(name="gate", prior=prior), 6, schema)  # type: ignore[arg-type]
+    z_BN, x_BN = random(5, 17, seed=9), random(5, 6, seed=8)
+    rows = zip(z_BN.double().numpy(), x_BN.double().numpy(), strict=True)
+    expected = [factors(module, np.concatenate([z[place], z])) * x for z, x in rows]
+    found = module(x_BN, context(schema, z_BN)).detach()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_of_all_embeddings_only_the_prior_learns_through_the_prior_gate(schema: Schema) -> None:
+    module = built(PriorGate(name="gate"), 6, schema)
+    z_BN, x_BN = random(5, 17, seed=9).requires_grad_(), random(5, 6, seed=8)
+    module(x_BN, context(schema, z_BN)).sum().backward()
+    assert z_BN.grad is not None
+    touched = (z_BN.grad != 0.0).all(0)
+    assert touched.tolist() == [False] * 8 + [True] * 4 + [False] * 5
+
+
+def test_the_prior_gate_sees_what_the_embedding_gate_made(schema: Schema) -> None:
+    first, second = built(EmbeddingGate(name="a"), 17, schema), built(PriorGate(name="b"), 6, schema)
+    z_BN, x_BN = random(5, 17, seed=9), random(5, 6, seed=8)
+    given = context(schema, z_BN)
+    given.given_BN = first(z_BN, given)
+    o = given.given_BN.detach().double().numpy()
+    rows = zip(z_BN.double().numpy(), o, x_BN.double().numpy(), strict=True)
+    expected = [factors(second, np.concatenate([z[USER], o])) * x for z, o, x in rows]
+    np.testing.assert_allclose(second(x_BN, given).detach(), expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(given.z_BN, z_BN)
+
+
+@pytest.mark.parametrize("stage", [EmbeddingGate(name="gate"), PriorGate(name="gate")])
+def test_a_gate_starts_as_one_exactly(schema: Schema, stage: Stage) -> None:
+    module, z_BN = built(stage, 17, schema, is_stirred=False), random(5, 17, seed=9)
+    assert torch.equal(module(z_BN, context(schema, z_BN)), z_BN)
+
+
+def field(name: str, role: str, size: int, kind: str = "categorical") -> FieldShape:
+    return FieldShape(name=name, kind=kind, role=role, size=size)  # type: ignore[arg-type]
+
+
+def test_the_id_of_each_role_is_the_field_with_the_most_ids(schema: Schema) -> None:
+    fields = (
+        field("page", "context", 900),
+        field("shop_stars", "shop", 20),
+        field("shop_id", "shop", 300),
+        field("shop_score", "shop", 500, "numeric"),
+        field("words", "query", 800),
+        field("age", "user", 9),
+        field("user_id", "user", 700),
+        field("zip", "user", 700),
+        field("tags", "item", 999, "multi_valued"),
+        field("item_id", "item", 50),
+        field("campaign", "ad", 5),
+    )
+    assert id_fields(replace(schema, fields=fields)) == ("user_id", "item_id", "shop_id", "campaign")
+    assert id_fields(replace(schema, fields=fields, hidden=("user_id",)))[0] == "zip"
+
+
+def test_without_id_fields_the_prior_of_ids_is_refused(schema: Schema) -> None:
+    nameless = replace(schema, fields=tuple(replace(one, role="other") for one in schema.fields))
+    stage = PriorGate(name="gate")
+    with pytest.raises(SettingError, match=r"roles of such fields here: other.*ppnet_prior=domain"):
+        stage.build(17, Build(schema=nameless, seed=1))
+    assert replace(stage, prior="domain").build(17, Build(schema=nameless, seed=1)).num_outputs == 17

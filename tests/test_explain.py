@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ctrbench.data.card import read_card
+from ctrbench.data.prepare import prepare
+from ctrbench.data.shards import Prepared
+from ctrbench.errors import SettingError
+from ctrbench.explain import Cost, Part, _mixed, account, explain, pairs, schema_of, total
+from ctrbench.extend import Estimator, Plan
+from ctrbench.names import Split
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.registry import plugins, select, selectors
+from ctrbench.runs.execute import load, make_schema
+from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.speed.bounds import counted_flops
+
+HIDDEN = "hidden=512-256-128"
+BACKBONE = 320 * 512 + 512 * 256 + 256 * 128 + 128
+"""METHODS 1.5: 327,808."""
+
+
+def wide(num_indicators: int = 6) -> Schema:
+    """The input of METHODS 1.5: 320 numbers, of which e_d are 48."""
+    return Schema(
+        fields=tuple(FieldShape(name=f"f{i}", kind="categorical", role="user", size=11) for i in range(20)),
+        embedding_size=16,
+        domain_features=("f0", "f1", "f2"),
+        num_domains=50,
+        indicator_rows=(0, *range(num_indicators, 0, -1)),
+        base_rate=0.3,
+    )
+
+
+def plan_of(method: str, backbone: str = f"dnn[{HIDDEN}]") -> Plan:
+    rewriter, base = select("methods", method).value, select("backbones", backbone).value
+    return rewriter.apply(base.plan())  # type: ignore[union-attr]
+
+
+def cost_of(method: str, backbone: str = f"dnn[{HIDDEN}]", schema: Schema | None = None) -> Cost:
+    return total(plan_of(method, backbone), schema or wide())
+
+
+def test_the_backbone_of_the_specification() -> None:
+    assert BACKBONE == 327_808
+    assert cost_of("plain") == Cost(
+        embedding=20 * 11 * 16, shared=BACKBONE + 512 + 256 + 128 + 1, per_domain=0, row=327_808, once=0
+    )
+
+
+def test_the_pruner_of_the_specification() -> None:
+    found = cost_of("adasparse")
+    assert found.row - BACKBONE == sum(n * (n + 48) for n in (320, 512, 256, 128)) == 504_832
+    own = sum(n * (n + 48 + 1) for n in (320, 512, 256, 128))
+    assert found.shared - cost_of("plain").shared == own
+
+
+def test_a_pruner_of_the_domain_alone() -> None:
+    """Scoring computes its factors for each row."""
+    found = cost_of("adasparse[pruner_input=domain]")
+    assert found.row - BACKBONE == 48 * (320 + 512 + 256 + 128) == 58_368
+
+
+def test_dcnv2_by_hand() -> None:
+    found = cost_of("plain", f"dcnv2[{HIDDEN}]")
+    assert found.row == 3 * 320 * 320 + (BACKBONE - 128) + (320 + 128)
+
+
+def test_star_by_hand() -> None:
+    """METHODS 2.6: 328,705 parameters a domain; a row meets one matrix, so it costs what the backbone does."""
+    bare = cost_of("star[norm=none,aux=none]")
+    assert (bare.row, bare.once, bare.per_domain) == (BACKBONE, 0, 328_705 * 7)
+    full = cost_of("star")
+    assert full.row == BACKBONE + 320 * 32 + 32
+    assert full.once == 16 * 32
+    assert full.per_domain == bare.per_domain + 7 * (2 * 320 + 16)
+
+
+def test_thousands_of_domains_cost_a_row_nothing_and_the_count_no_memory() -> None:
+    found = cost_of("star", schema=wide(20_000))
+    assert (found.row, found.once) == (cost_of("star").row, cost_of("star").once)
+    assert found.per_domain == 20_001 * (328_705 + 2 * 320 + 16)
+
+
+def test_experts_by_hand() -> None:
+    """Each row runs through every expert; its gate is its own domain's."""
+    found = cost_of("mmoe[experts=4]")
+    assert found.row == 4 * (BACKBONE - 128) + 4 * 320 + 128
+
+
+def test_a_batch_of_many_domains_has_its_padding_and_what_is_made_for_each() -> None:
+    schema = wide()
+    found = account(plan_of("star[norm=none,aux=none]"), schema, batch_rows=64)
+    assert found.batch_domains == len(set(_mixed(schema, 64).indicator_B.tolist())) > 1
+    assert 64 * BACKBONE <= found.batch < 128 * BACKBONE
+    assert account(plan_of("plain"), schema, batch_rows=64).batch == 64 * BACKBONE
+
+
+def named(parts: tuple[Part, ...]) -> dict[str, Part]:
+    return {part.name: part for part in parts}
+
+
+def test_a_tree_has_shapes_kinds_and_costs() -> None:
+    found = account(plan_of("star"), wide())
+    places = named(found.places)
+    assert list(places) == ["embeddings", "tower", "head", "logits"]
+    tower = named(places["tower"].parts)
+    assert list(tower) == ["star_pn", "tower0", "tower1", "tower2"]
+    first = tower["tower0"]
+    assert (first.kind, first.num_inputs, first.num_outputs) == ("StarDense", 320, 512)
+    assert first.cost == Cost(shared=320 * 512 + 512, per_domain=7 * (320 * 512 + 512), row=320 * 512)
+    assert (places["embeddings"].num_outputs, places["embeddings"].cost.embedding) == (320, 20 * 11 * 16)
+
+
+def test_parts_within_a_stage_are_shown() -> None:
+    (mixture,) = named(account(plan_of("mmoe[experts=4]"), wide()).places)["tower"].parts
+    (experts,) = mixture.parts
+    assert [part.kind for part in experts.parts] == ["DenseBank"] * 3
+    assert sum(part.cost.row for part in experts.parts) == experts.cost.row == 4 * (BACKBONE - 128)
+
+
+def test_networks_of_the_domains_own_count_as_often_as_there_are_domains() -> None:
+    found = account(plan_of("separate"), wide())
+    plain = cost_of("plain")
+    assert found.cost == Cost(embedding=6 * plain.embedding, per_domain=6 * plain.shared, row=plain.row)
+    assert sum((place.cost for place in found.places), Cost()) == found.cost
+
+
+NEURAL = [
+    name
+    for name, plugin in plugins("methods").items()
+    if plugin.is_builtin and not issubclass(plugin.load(), Estimator)
+]
+
+
+@pytest.mark.parametrize("backbone", selectors("backbones", "all"))
+@pytest.mark.parametrize("method", NEURAL)
+def test_the_tree_adds_up_to_what_the_real_model_has_and_does(
+    method: str, backbone: str, schema: Schema
+) -> None:
+    schema = replace(schema, embedding_size=8)
+    if select("methods", method).value.supports(select("backbones", backbone).value.plan()):  # type: ignore[union-attr]
+        pytest.skip("not supported")
+    plan = plan_of(method, backbone)
+    found, model = account(plan, schema, batch_rows=64), CTRModel(plan, schema, seed=1).eval()
+    counts = model.num_parameters()
+    assert found.cost == sum((place.cost for place in found.places), Cost())
+    assert (found.cost.embedding, found.cost.shared, found.cost.per_domain) == tuple(counts.values())
+    with torch.no_grad(), counted_flops() as counter:
+        model(_mixed(schema, 64))
+    assert 2 * found.batch == counter.get_total_flops()
+
+
+def test_counting_does_not_wait_for_the_compiler() -> None:
+    code = (
+        "import sys; from ctrbench.explain import explain; from ctrbench.runs.grid import make_config; "
+        "explain('star', 'dcnv2', config=make_config()); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+CARD = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+label = { column = "click" }
+domain_sets = { default = ["shop", "age"] }
+fields = [
+    { name = "shop" },
+    { name = "age" },
+    { name = "price", kind = "numeric", buckets = 4 },
+    { name = "x", kind = "numeric" },
+]
+"""
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    generator, rows = np.random.default_rng(0), 600
+    columns = {
+        "time": np.arange(rows),
+        "shop": generator.choice(5, rows, p=[0.5, 0.2, 0.2, 0.09, 0.01]),
+        "age": generator.integers(0, 3, rows),
+        "price": generator.random(rows),
+        "x": generator.random(rows),
+        "click": generator.integers(0, 2, rows),
+    }
+    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
+    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
+    return prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
+
+
+def grid(prepared: Prepared, *methods: str, indicator: str | None = None) -> tuple[Run, ...]:
+    return make_grid(
+        prepared, methods=methods, backbones=["dnn[hidden=8-4]"], seeds=[1, 2],
+        domain_set="default", indicator=indicator, config=make_config(embedding_size=4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("indicator", [None, "age", "price", "all"])
+def test_the_schema_is_that_of_a_run(prepared: Prepared, indicator: str | None) -> None:
+    key = grid(prepared, "plain", indicator=indicator)[0].key
+    assert schema_of(prepared, key) == make_schema(prepared, load(prepared, Split.TRAIN, key), key, 4)
+
+
+BROKEN = """
+from ctrbench.extend import Method, Plan
+
+
+class Broken(Method):
+    def rewrite(self, plan: Plan) -> Plan:
+        raise KeyError("no such stage")
+"""
+
+
+def test_each_pair_has_a_line_with_what_it_costs_or_why_not(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
+    asked = (
+        "plain",
+        "star[aux=none]",
+        "cross_stitch[max_domains=2]",
+        "gbdt",
+        str(tmp_path / "broken.py"),
+        "pcgrad",
+    )
+    plain, star, stitch, trees, broken, pcgrad = pairs(prepared, grid(prepared, *asked))
+    assert (plain.times_plain, plain.indicator, plain.reason) == (1.0, "", "")
+    assert (star.method, star.backbone, star.indicator) == ("star[aux=none]", "dnn[hidden=8-4]", "shop (5)")
+    assert star.cost is not None
+    assert star.cost.row == 13 * 8 + 8 * 4 + 4
+    assert isinstance(stitch.refusal, SettingError)
+    assert (trees.refusal, trees.reason) == (None, "no network; its size is known once it is fitted")
+    assert (broken.refusal, broken.reason) == (None, "KeyError: 'no such stage'")
+    assert pcgrad.indicator == "shop (5)"
+
+
+def test_an_explanation_is_for_the_data_at_hand(prepared: Prepared) -> None:
+    config = make_config(embedding_size=4, batch_size=32)
+    found = explain("star", "dnn[hidden=8-4]", prepared=prepared, indicator="all", config=config)
+    assert found.indicator == f"all ({prepared.manifest.domain_sets['default'].num_domains})"
+    assert found.data.startswith("tiny, domains by shop × age: 4 fields")
+    assert (found.before.cost.per_domain, found.after.batch_rows) == (0, 32)
+
+
+def test_without_data_the_made_up_schema_is_explained() -> None:
+    found = explain("plain", "dnn", config=make_config())
+    assert found.data == "made-up data, since nothing is prepared: 23 fields, 300 domains"
+    assert found.before == found.after
+
+
+def test_what_cannot_be_built_is_refused() -> None:
+    with pytest.raises(SettingError, match="gbdt does not go with dcnv2"):
+        explain("gbdt", "dcnv2", config=make_config())
+    with pytest.raises(SettingError, match="max_domains"):
+        explain("cross_stitch", "dnn", config=make_config())
