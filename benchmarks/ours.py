@@ -40,7 +40,7 @@ class Training:
 
     def __init__(self, schema: Schema, method: str, backbone: str, batch_size: int) -> None:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        self.model = CTRModel(rewriter.apply(base.plan()), schema, seed=1)  # type: ignore[union-attr]
+        self.model = CTRModel(rewriter.apply(base.full_plan()), schema, seed=1)  # type: ignore[union-attr]
         self.optimizer = Optimizer(self.model, AdamConfig())
         self.learner: Learner = rewriter.learner()  # type: ignore[union-attr]
         self.batch_size = batch_size

@@ -237,6 +237,9 @@ def study(
     waiting = to_make(chosen, parts, store)
     engine = LocalEngine(jobs or default_jobs(study_config(chosen)), checkpoint_seconds=checkpoint_seconds)
     grid = [run for part in parts for run in part.runs]
+    for part in parts:
+        mine = {run.key.digest for run in part.runs}
+        _announce(part.prepared, [run for run in waiting if run.key.digest in mine])
     with _resumable(), display.training(parts[-1].prepared, grid, waiting) as watcher:
         records = engine.run(waiting, store, watcher)
     display.show_study(chosen, parts, store, out / name.removesuffix(".toml"))

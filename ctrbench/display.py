@@ -514,10 +514,16 @@ def show_matrix(methods: Sequence[str], check: Callable[[str], Iterable[Finding]
         found[method] = tuple(check(method))
     everything = [(method, finding) for method, findings in found.items() for finding in findings]
     backbones = list(dict.fromkeys(finding.backbone for _, finding in everything))
-    table = _listing("the contract", "name", *map(escape, backbones))
+    # By number: the names of a dozen backbones side by side fit no terminal.
+    for number, backbone in enumerate(backbones, start=1):
+        console.print(f"{number:3} {backbone}", highlight=False, markup=False)
+    table = _listing("the contract", "name", *map(str, range(1, len(backbones) + 1)))
     for method, findings in found.items():
         table.add_row(escape(method), *(_verdict(findings, backbone) for backbone in backbones))
     console.print(table)
+    console.print(
+        "ok: every rule holds; –: skipped, the method says why; 2!: two rules are broken", highlight=False
+    )
     failures = [(method, finding) for method, finding in everything if not finding.ok]
     for method, finding in failures:
         line = f"{method} × {finding.backbone}: {finding.rule}: {finding.sentence}"
@@ -527,12 +533,12 @@ def show_matrix(methods: Sequence[str], check: Callable[[str], Iterable[Finding]
 
 
 def _verdict(findings: Iterable[Finding], backbone: str) -> str:
-    """Say how a method does on a backbone: ok, skipped, or how many rules it breaks."""
+    """Say how a method does on a backbone: ok, – for skipped, or how many rules it breaks."""
     here = [finding for finding in findings if finding.backbone == backbone]
     failed = sum(not finding.ok for finding in here)
     if failed:
-        return f"{failed} failed"
-    return "skipped" if any(finding.rule == SUPPORTS for finding in here) else "ok" if here else ""
+        return f"{failed}!"
+    return "–" if any(finding.rule == SUPPORTS for finding in here) else "ok" if here else ""
 
 
 def show_costs(pairs: Sequence[Pair]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,11 +28,11 @@ from ctrbench.data.batches import Batch
 from ctrbench.errors import SettingError
 from ctrbench.extend import Estimator
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.nn.embed import RowTable
-from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import FieldShape, Plan, Schema, Stage
+from ctrbench.nn.model import CTRModel, Owner
+from ctrbench.nn.plan import Plan, Schema, Stage
 from ctrbench.nn.separate import SeparateNetworks
 from ctrbench.registry import Plugin, select
+from ctrbench.runs.execute import field_shapes
 from ctrbench.runs.grid import Run, make_grid
 from ctrbench.speed.bounds import MORE_PRODUCTS
 from ctrbench.speed.workload import synthetic
@@ -106,10 +106,10 @@ def account(plan: Plan, schema: Schema, *, batch_rows: int = 256) -> Account:
     """Build a plan for a schema, run it and return what each of its stages costs; raises what building raises."""
     model = _build(plan, schema)
     one, two = (_trace(model, _one_domain(schema, rows)) for rows in ROWS)
-    tally = _Tally(one, two)
+    tally, owners = _Tally(one, two), model.owners()
     mixed = _mixed(schema, batch_rows)
     return Account(
-        places=(_embeddings(model), *_places(plan, model, tally)),
+        places=(_embeddings(model, owners), *_places(plan, model, owners, tally)),
         join=plan.join if plan.interactions else "",
         cost=_total(model, tally),
         batch_rows=batch_rows,
@@ -169,7 +169,7 @@ def explain(
     """
     chosen, base = select("methods", method), select("backbones", backbone)
     rewriter: Method = chosen.value  # type: ignore[assignment]
-    plan = base.value.plan()  # type: ignore[union-attr]
+    plan = base.value.full_plan()  # type: ignore[union-attr]
     reason = rewriter.supports(plan)
     if reason is not None:
         raise SettingError(f"{chosen.label} does not go with {base.label}", value=reason)
@@ -243,8 +243,8 @@ def pairs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[Pair]:
             continue
         try:
             if run.key.backbone.digest not in plain:
-                plain[run.key.backbone.digest] = total(backbone.plan(), schema)
-            cost = total(method.apply(backbone.plan()), schema)
+                plain[run.key.backbone.digest] = total(backbone.full_plan(), schema)
+            cost = total(method.apply(backbone.full_plan()), schema)
         except SettingError as refusal:
             yield replace(pair, reason=str(refusal), refusal=refusal)
         except Exception as problem:  # noqa: BLE001  # the run will fail of it and its record say so
@@ -265,10 +265,7 @@ def schema_of(prepared: Prepared, key: RunKey) -> Schema:
         rows = prepared.vocabulary(key.indicator).sort("id")["rows"].to_list()
     rate = train.positives / train.rows
     return Schema(
-        fields=tuple(
-            FieldShape(name=field.name, kind=field.kind, role=field.role, size=field.size)
-            for field in manifest.fields
-        ),
+        fields=field_shapes(prepared),
         embedding_size=key.train["embedding_size"],
         domain_features=key.domain_features,
         num_domains=manifest.domain_sets[key.domain_set].num_domains,
@@ -447,27 +444,29 @@ def _hooked(modules: Iterable[nn.Module], counter: _Products, trace: _Trace) -> 
 
 # From modules to a tree.
 
+Owners = Mapping[nn.Parameter, Owner]
+"""`CTRModel.owners()`."""
 
-def _embeddings(model: CTRModel) -> Part:
+
+def _embeddings(model: CTRModel, owners: Owners) -> Part:
     schema = model.schema
     num_fields = len(schema.slices)
     return Part(
         name="embeddings",
         kind=f"{num_fields} field{'' if num_fields == 1 else 's'}",
         num_outputs=schema.num_inputs,
-        cost=_parameters([model.embedding], is_own=False),
+        cost=_parameters([model.embedding], owners),
     )
 
 
-def _places(plan: Plan, model: CTRModel, tally: _Tally) -> Iterator[Part]:
-    is_own = isinstance(model.net, SeparateNetworks)
+def _places(plan: Plan, model: CTRModel, owners: Owners, tally: _Tally) -> Iterator[Part]:
     networks = list(model.net.networks) if isinstance(model.net, SeparateNetworks) else [model.net]
     # Of networks that domains have to themselves, one ran; it comes first.
     networks.sort(key=lambda network: tally.one.macs[network], reverse=True)
     for name in PLACES:
         chains = [getattr(network, name) for network in networks]
         parts = tuple(
-            _part(stage.name, [chain[place] for chain in chains], tally, stage=stage, is_own=is_own)
+            _part(stage.name, [chain[place] for chain in chains], owners, tally, stage)
             for place, stage in enumerate(getattr(plan, name))
         )
         if parts:
@@ -476,7 +475,7 @@ def _places(plan: Plan, model: CTRModel, tally: _Tally) -> Iterator[Part]:
 
 
 def _part(
-    name: str, copies: Sequence[nn.Module], tally: _Tally, *, is_own: bool, stage: Stage | None = None
+    name: str, copies: Sequence[nn.Module], owners: Owners, tally: _Tally, stage: Stage | None = None
 ) -> Part:
     """Describe a module and what ran within it; `copies` are the same of every domain, where each has its own."""
     module = copies[0]
@@ -488,9 +487,9 @@ def _part(
         kind=type(stage or module).__name__.removesuffix("Module"),
         num_inputs=inputs,
         num_outputs=outputs,
-        cost=replace(_parameters(copies, is_own=is_own), row=row, once=once),
+        cost=replace(_parameters(copies, owners), row=row, once=once),
         stage=stage,
-        parts=tuple(_part(path, found, tally, is_own=is_own) for path, found in inner.items()),
+        parts=tuple(_part(path, found, owners, tally) for path, found in inner.items()),
     )
 
 
@@ -508,11 +507,9 @@ def _at(copies: Sequence[nn.Module], path: str) -> list[nn.Module]:
     return [copy.get_submodule(path) for copy in copies]
 
 
-def _parameters(modules: Iterable[nn.Module], *, is_own: bool) -> Cost:
-    """Count parameters by who owns them, as `CTRModel.num_parameters` does."""
-    counts = {"embedding": 0, "domain": 0, "shared": 0}
+def _parameters(modules: Iterable[nn.Module], owners: Owners) -> Cost:
+    counts: Counter[Owner] = Counter()
     for module in modules:
-        tables = {id(one.weight): one.rule for one in module.modules() if isinstance(one, RowTable)}
         for parameter in module.parameters():
-            counts[tables.get(id(parameter), "domain" if is_own else "shared")] += parameter.numel()
-    return Cost(embedding=counts["embedding"], shared=counts["shared"], per_domain=counts["domain"])
+            counts[owners[parameter]] += parameter.numel()
+    return Cost(embedding=counts["embedding"], shared=counts["dense"], per_domain=counts["per_domain"])

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ctrbench.data.batches import Batch, Order, SplitData
+from ctrbench.data.batches import Batch, Order, SplitData, domain_order
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
 from ctrbench.nn.embed import EMBEDDING_STD, RowTable, rows_at
@@ -42,6 +42,7 @@ from ctrbench.nn.plan import (
     Build,
     Dense,
     Plan,
+    Pooling,
     Schema,
     Stage,
     StageModule,
@@ -130,6 +131,7 @@ __all__ = [
     "compiled",
     "dense_part",
     "dev_auc",
+    "domain_order",
     "domain_table",
     "full_precision",
     "later",
@@ -173,10 +175,24 @@ class Backbone(Settings, ABC):
     hidden: tuple[int, ...] = Field(default=(128, 64, 32), min_length=1)
     """Widths of the tower, the same for every backbone and method of a table."""
     activation: Activation = "tanh"
+    pooling: Literal["mean", "din", "dien"] = later("mean")
+    """How a sequence is pooled that has a target: by its mean, or as DIN or DIEN does."""
+    pooling_aux: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = later(1.0)
+    """Weight of DIEN's auxiliary loss, the next behaviour against one drawn at random."""
+
+    @model_validator(mode="after")
+    def _check_pooling(self) -> Self:
+        if self.pooling != "dien" and self.pooling_aux != type(self).model_fields["pooling_aux"].default:
+            raise ValueError("pooling_aux has no effect without pooling=dien; leave it out")
+        return self
 
     @abstractmethod
     def plan(self) -> Plan:
-        """Return the plan."""
+        """Return the plan behind the embeddings, which is all that a backbone writes."""
+
+    def full_plan(self) -> Plan:
+        """Return the plan with what is every backbone's, which is what models are built of."""
+        return replace(self.plan(), pooling=Pooling(kind=self.pooling, aux_weight=self.pooling_aux))
 
     def tower(self) -> tuple[Dense, ...]:
         """Return the deep tower that all backbones share."""
@@ -198,7 +214,7 @@ class Method(Settings, ABC):
     """
 
     norm: Literal["bn", "ln", "pn"] | None = later(None)
-    """Normalise what the tower is given: by batch, by layer (row), or partitioned by domain."""
+    """Normalise what the tower is given: by batch, of mixed rows, by layer (row), or partitioned by domain."""
     aux: Literal["all", "domain"] | None = later(None)
     """Add the logit of a small network of [emb(p) ; all embeddings], or of [emb(p) ; e_d]."""
 
@@ -285,4 +301,5 @@ class Estimator(Method, ABC):
         """Refuse every plan that is more than dense layers, so that a table shows the estimator once."""
         extra = (*plan.at_input, *plan.interactions, *plan.logits)
         is_bare = not extra and all(type(stage) is Dense for stage in (*plan.tower, *plan.head))
-        return None if is_bare and not plan.first_order else "has no backbone; it is run beside dnn alone"
+        is_bare = is_bare and not plan.first_order and plan.pooling == Pooling()
+        return None if is_bare else "has no backbone; it is run beside dnn alone"

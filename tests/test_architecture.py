@@ -69,7 +69,18 @@ THIRD_PARTY = {
 }
 """Packages that only some parts may import."""
 
-WITHOUT_TORCH = ("cli", "display", "registry", "study", "scaffold", "eval", "report", "readers", "synthetic", "data")
+WITHOUT_TORCH = (
+    "cli",
+    "display",
+    "registry",
+    "study",
+    "scaffold",
+    "eval",
+    "report",
+    "readers",
+    "synthetic",
+    "data",
+)
 """Folders and modules that are imported without waiting for torch; in `data`, all but `batches`."""
 
 

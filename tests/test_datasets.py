@@ -5,7 +5,7 @@ import pytest
 from ctrbench.data.card import bundled_cards, load_card
 from ctrbench.readers import iaac
 
-NAMES = ("iaac", "iaac-round1", "movielens-1m")
+NAMES = ("iaac", "iaac-round1", "movielens-1m", "movielens-1m-history")
 NESTED = ("age", "gender", "occupation", "zip")
 
 
@@ -51,6 +51,15 @@ def test_an_iaac_card_tells_how_to_get_data_or_twin(name: str) -> None:
         "ctrbench synth iaac",
     ):
         assert part in note
+
+
+def test_the_card_with_histories_is_the_other_with_one_field_more() -> None:
+    plain, with_history = load_card("movielens-1m"), load_card("movielens-1m-history")
+    history = with_history.field("history")
+    assert (history.kind, history.target, history.max_length) == ("sequence", "item", 20)
+    assert tuple(field for field in with_history.fields if field != history) == plain.fields
+    own = {"name", "title", "description", "fields"}
+    assert with_history.model_dump(exclude=own) == plain.model_dump(exclude=own)
 
 
 def test_movielens_has_nested_domain_sets() -> None:

@@ -25,15 +25,20 @@ def losses(method: str, backbone: str, schema: Schema, data: SplitData, device: 
     rewriter, base = select("methods", method).value, select("backbones", backbone).value
     assert isinstance(rewriter, Method)
     assert isinstance(base, Backbone)
-    model = CTRModel(rewriter.apply(base.plan()), schema, seed=1).to(device)
+    model = CTRModel(rewriter.apply(base.full_plan()), schema, seed=1).to(device)
     rows = data.to(torch.device(device))
     config = TrainConfig(batch_size=32, epochs=2, patience=2, embedding_size=schema.embedding_size)
     trainer = Trainer(model=model, learner=rewriter.learner(), train=rows, dev=rows, config=config, seed=1)
     return [epoch["loss"] for epoch in trainer.fit().history.epochs]
 
 
-@pytest.mark.parametrize("backbone", ["dnn", "dcnv2"])
-@pytest.mark.parametrize("method", TRAINED)
+PAIRS = [
+    *((method, backbone) for method in TRAINED for backbone in ("dnn", "dcnv2")),
+    *(("adasparse", backbone) for backbone in plugins("backbones")),
+]
+
+
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
 def test_cuda_trains_as_the_cpu_does(method: str, backbone: str, schema: Schema, data: SplitData) -> None:
     expected = losses(method, backbone, schema, data, "cpu")
     assert losses(method, backbone, schema, data, "cuda") == pytest.approx(expected, rel=1e-3)

@@ -28,7 +28,14 @@ def test_every_plugin_and_every_setting_is_there() -> None:
         for name in plugins(kind):
             section = page.partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
             assert plugins(kind)[name].tag("Paper")[:12] in section, name
-            own = set(type(select(kind, name).value).model_fields) - {"norm", "aux", "hidden", "activation"}
+            own = set(type(select(kind, name).value).model_fields) - {
+                "norm",
+                "aux",
+                "hidden",
+                "activation",
+                "pooling",
+                "pooling_aux",
+            }
             assert [setting for setting in own if f"| `{setting}` |" not in section] == [], name
 
 

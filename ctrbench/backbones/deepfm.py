@@ -10,8 +10,8 @@ x_k is a field with a learned vector v_k and a weight w_k, as in the paper's FM;
 and in v.
 
 Readings: the head's bias is the only one; tanh or ReLU as in every backbone. First order and FM are logits of their
-own and take the embeddings as they are: what a method puts at the input or before the tower reaches the deep part
-alone. Left out: dropout.
+own: what a method puts before the tower reaches the deep part alone, a gate on the embeddings the FM too. Left out:
+dropout.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ interaction beside it, has the same widths and stays as it is.
 Readings: one hidden layer of ReLU in the gates; both streams alike but for start and gate, the paper tunes their widths
 apart. The fusion hands [o_2 ; o_1 ; the bilinear sum] to a dense head, whose weight on the sum only rescales the W_h,
 so the functions are the paper's and methods find a head to rewrite; one that replaces the whole head replaces the
-fusion with it. The gate of stream 1 stands at the input, for a tower of dense stages alone; so what a method puts at
-the input stands behind that gate and reaches stream 1 only, unless there are no gates. Left out: dropout and batch
-normalisation.
+fusion with it. The gate of stream 1 stands at the input, for a tower of dense stages alone; stream 2 reads the
+embeddings, weighed by a method's gate on them, if there is one. Left out: dropout and batch normalisation.
 """
 
 from __future__ import annotations

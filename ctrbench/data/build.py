@@ -112,7 +112,9 @@ def _encode(card: DatasetCard, staged: Staged, folder: Path, report: Report) -> 
     rows, counts = _ordered(card, staged)
     fields = {}
     with ThreadPoolExecutor(ENCODERS) as pool:
-        results = pool.map(lambda field: encode_field(field, staged, rows, folder), card.fields)
+        results = pool.map(
+            lambda field: encode_field(field, staged, rows, folder, target=card.target_of(field)), card.fields
+        )
         for place, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
             fields[field.name] = result
             report("encode", place / len(card.fields))

@@ -86,6 +86,8 @@ class FieldCard(Model):
     """Numeric only: quantile buckets of the training rows, which make the field categorical."""
     min_count: int = Field(default=1, ge=1)
     """Values with fewer training rows count as unseen."""
+    target: Name | None = None
+    """Sequence only: the categorical field of whose values it holds earlier ones; they share ids and embeddings."""
 
     @field_validator("name")
     @classmethod
@@ -102,6 +104,11 @@ class FieldCard(Model):
             raise ValueError(f"field {self.name!r}: only numeric fields have buckets")
         if self.min_count > 1 and self.kind == "numeric":
             raise ValueError(f"field {self.name!r}: numeric fields have no min_count")
+        if self.target is not None:
+            if self.kind != "sequence":
+                raise ValueError(f"field {self.name!r}: only sequence fields have a target")
+            if self.min_count > 1:
+                raise ValueError(f"field {self.name!r}: the ids are the target's, and so is min_count")
         # A default is no setting: a card that comes back from a manifest has every key.
         if self.kind not in ("multi_valued", "sequence"):
             if self.max_length is not None:
@@ -202,7 +209,16 @@ class DatasetCard(Model):
         self.check_domain_features((self.representative,))
         if self.user is not None and not self.field(self.user).is_single_id:
             raise ValueError(f"user field {self.user!r} must hold one id a row")
+        for field in self.fields:
+            if (target := self.target_of(field)) is not None and target.kind != "categorical":
+                raise ValueError(
+                    f"field {field.name!r}: its target is categorical, {target.name!r} is {target.kind}"
+                )
         return self
+
+    def target_of(self, field: FieldCard) -> FieldCard | None:
+        """Return the field whose values a sequence holds, if it names one."""
+        return None if field.target is None else self.field(field.target)
 
     def field(self, name: str) -> FieldCard:
         """Return the field of that name, or say which name is near."""
@@ -241,8 +257,12 @@ class DatasetCard(Model):
     @property
     def digest(self) -> str:
         """The sha256 of the card's content, wherever the card and its data lie."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"path"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        content = self.model_dump(mode="json", exclude={"path"})
+        for field in content["fields"]:
+            # A key that came later: cards without it keep the digest they had, and what was prepared of them.
+            if field["target"] is None:
+                del field["target"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def bundled_cards() -> dict[str, Path]:

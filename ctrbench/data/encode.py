@@ -84,15 +84,20 @@ class Rows:
         return np.take(flat.read(), self.order)
 
 
-def encode_field(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
-    """Encode one field; its numbers are written to `folder`."""
+def encode_field(
+    card: FieldCard, staged: Staged, rows: Rows, folder: Path, *, target: FieldCard | None = None
+) -> EncodedField:
+    """Encode one field, a sequence of values of `target` by that field's ids; numbers are written to `folder`."""
     name = field_column(card.name)
     if card.kind == "numeric":
         values = rows.arrange(staged.columns[name])
         return (_standardised if card.buckets is None else _bucketed)(card, values, rows.num_train, folder)
     if card.kind == "categorical":
         return _categorical(card, staged, rows, folder)
-    return (_sequence if name in staged.lengths else _multi_valued)(card, staged, rows, folder)
+    if name not in staged.lengths:
+        return _multi_valued(card, staged, rows, folder)
+    known = None if target is None else _counted(target, staged, _codes(target, staged, rows), rows)
+    return _sequence(card, staged, rows, folder, known)
 
 
 def make_vocabulary(texts: pl.Series, counts: NDArray[np.integer[Any]], min_count: int = 1) -> pl.DataFrame:
@@ -113,13 +118,22 @@ def _ids_by_code(vocabulary: pl.DataFrame, num_codes: int) -> NDArray[np.int32]:
 
 
 def _categorical(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
-    texts = staged.texts[field_column(card.name)]
-    codes = rows.arrange(staged.columns[field_column(card.name)])
-    counts = np.bincount(codes[: rows.num_train], minlength=len(texts))
-    vocabulary = make_vocabulary(texts, counts, card.min_count)
-    ids = np.take(_ids_by_code(vocabulary, len(texts)), codes)
+    codes = _codes(card, staged, rows)
+    vocabulary = _counted(card, staged, codes, rows)
+    ids = np.take(_ids_by_code(vocabulary, len(staged.texts[field_column(card.name)])), codes)
     column = Plain(flat=write_flat(folder / f"{card.name}.ids", ids))
     return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
+
+
+def _codes(card: FieldCard, staged: Staged, rows: Rows) -> NDArray[np.uint32]:
+    return rows.arrange(staged.columns[field_column(card.name)])
+
+
+def _counted(card: FieldCard, staged: Staged, codes: NDArray[np.uint32], rows: Rows) -> pl.DataFrame:
+    """Return the vocabulary of a categorical field."""
+    texts = staged.texts[field_column(card.name)]
+    counts = np.bincount(codes[: rows.num_train], minlength=len(texts))
+    return make_vocabulary(texts, counts, card.min_count)
 
 
 def moments(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -200,7 +214,10 @@ def _multi_valued(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> 
     return _lists(card, _Elements(lengths=lengths, codes=codes, texts=texts, weights=weights), flat)
 
 
-def _sequence(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
+def _sequence(
+    card: FieldCard, staged: Staged, rows: Rows, folder: Path, known: pl.DataFrame | None
+) -> EncodedField:
+    """Encode by the target's vocabulary where it is known, else by one of the lists' own."""
     name = field_column(card.name)
     weights = np.zeros(staged.rows, dtype=np.int64)
     weights[rows.order[: rows.num_train]] = 1
@@ -210,7 +227,17 @@ def _sequence(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> Enco
         texts=staged.texts[name],
         weights=weights,
     )
-    return _lists(card, elements, write_flat(folder / f"{card.name}.places", rows.order))
+    flat = write_flat(folder / f"{card.name}.places", rows.order)
+    if known is None:
+        return _lists(card, elements, flat)
+    return EncodedField(
+        column=_encoded(elements, _ids_by_text(known, elements.texts), flat), size=known.height + 1
+    )
+
+
+def _ids_by_text(known: pl.DataFrame, texts: pl.Series) -> NDArray[np.int32]:
+    places = texts.alias(VALUE).to_frame().join(known, on=VALUE, how="left", maintain_order="left")
+    return places[ID].fill_null(UNSEEN).to_numpy()
 
 
 def _split_texts(
@@ -263,12 +290,14 @@ def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 def _lists(card: FieldCard, elements: _Elements, places: FlatColumn) -> EncodedField:
     vocabulary = make_vocabulary(elements.texts, elements.counts(), card.min_count)
-    ids = write_blocks(
-        places.path.with_suffix(".ids"), _ids_by_code(vocabulary, len(elements.texts)), elements.codes
-    )
-    lists = pa.LargeListArray.from_arrays(pa.array(elements.offsets), pa.array(ids.map()))
-    column = Lists(places=places, lists=lists)
+    column = _encoded(elements, _ids_by_code(vocabulary, len(elements.texts)), places)
     return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
+
+
+def _encoded(elements: _Elements, id_by_code: NDArray[np.int32], places: FlatColumn) -> Lists:
+    ids = write_blocks(places.path.with_suffix(".ids"), id_by_code, elements.codes)
+    lists = pa.LargeListArray.from_arrays(pa.array(elements.offsets), pa.array(ids.map()))
+    return Lists(places=places, lists=lists)
 
 
 def write_blocks(path: Path, table: NDArray[np.int32], codes: NDArray[np.uint32]) -> FlatColumn:

@@ -106,7 +106,8 @@ def summary(prepared: Prepared, set_name: str = "default") -> Summary:
         rows={split: part.rows for split, part in manifest.splits.items()},
         positives={split: part.positives for split, part in manifest.splits.items()},
         num_fields=len(manifest.fields),
-        num_ids=sum(field.size for field in manifest.fields),
+        # A sequence with a target has that field's ids.
+        num_ids=sum(field.size for field in manifest.fields if not manifest.card.field(field.name).target),
         domain_set=set_name,
         domain_features=info.features,
         num_domains=info.num_domains,
@@ -258,7 +259,10 @@ def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, report: Repor
     reader = importlib.import_module(f"ctrbench.readers.{card.reader}")
     # Of a folder, files with these names are the dataset; cards without such sources leave it to the reader.
     names = [name for source in card.sources for name in source.local]
-    options = {"names": names} if names else {}
+    # Columns that cost something are made only for cards that ask for them.
+    made = getattr(reader, "ON_REQUEST", ())
+    asked = {field.source_column: field.max_length for field in card.fields if field.source_column in made}
+    options: dict[str, Any] = ({"names": names} if names else {}) | ({"asked": asked} if asked else {})
     raw: RawData = reader.read(
         paths,
         separator=card.separator,

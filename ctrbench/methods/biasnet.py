@@ -7,8 +7,8 @@ Grows with domains: nothing
 
 METHODS 7.1. s = s_main(z) + s_bias(e_d), with s_bias a two-layer network: ReLU of `hidden` units, linear output.
 
-It learns the click rates of domains and nothing else: what it adds is the same for all rows of a domain, so it cannot
-change how the rows of one domain are ranked. A method that does not beat it has learned levels only.
+It learns the click rates of domains and nothing else: what it adds is the same for all rows of a known domain, so it
+cannot change how the rows of one domain are ranked. A method that does not beat it has learned levels only.
 
 Readings: the output starts at zero, so BiasNet starts as the backbone; e_d stays among the main network's inputs, as
 with every method. Departures: 7.1 calls it STAR's auxiliary network on domain features. That one, every method's

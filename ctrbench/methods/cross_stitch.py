@@ -13,9 +13,12 @@ A row runs through all M networks, at M times the cost of one, and its logit is 
 domain's; after the last layer its own row of A is all it needs. More domains than `max_domains` are refused.
 
 Readings: the networks start apart, as separately trained ones would be; an unseen domain takes the output of
-the largest one's (0.4); with a single domain A starts at 1. What of a backbone is no dense stage stays
-shared. Departures: none. Left out: a learning rate of A's own, ten times the common one, and mixtures of
-single neurons, which are a different model.
+the largest one's (0.4), and training rows have none, since domain features keep every value; with a single
+domain A starts at 1. Row p of the last A serves domain p alone, so that A is a table of the domains'. Through
+the networks every row runs, so absent domains' get gradients too (0.5 no. 3 does not hold for them); each is
+a domain's all the same, and so are a row of A and parameter counts. What of a backbone is no dense stage
+stays shared. Departures: none. Left out: a learning rate of A's own, ten times the common
+one, and mixtures of single neurons, which are a different model.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ OWN_SHARE = 0.9
 class CrossStitch(Method):
     """Networks of the domains, stitched after every hidden layer."""
 
-    max_domains: int = Field(default=20, ge=1)
+    max_domains: int = Field(default=32, ge=1)
     """Most domains that may have a network each, since every row runs through all of them."""
 
     def rewrite(self, plan: Plan) -> Plan:
@@ -80,8 +83,10 @@ class Stitched(Stage):
 class StitchedModule(StageModule):
     """Computes `Stitched`.
 
-    Row p of the last A serves the rows of domain p alone, so it is the domain's; all else serves every row.
+    Row p of the last A serves the rows of domain p alone, so only they move it; through all else every row runs.
     """
+
+    of_domains = True
 
     def __init__(self, stage: Stitched, num_inputs: int, build: Build) -> None:
         super().__init__()

@@ -54,6 +54,6 @@ class WithDomainModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N + E)."""
         routing = context.domain_routing
-        # Training rows may be of domain 0 too: those with a feature too rare for an id.
+        # Whatever rows a batch holds, emb(0) is zero and no gradient reaches it.
         own_GE = context.read(self.domain, routing) * (routing.present_G > 0)[:, None]
         return torch.cat([x_BN, routing.spread(own_GE).expand(len(x_BN), -1)], dim=1)

@@ -10,8 +10,9 @@ METHODS 7.4. O = δ ⊙ E with δ = γ σ(ReLU(x A + a) A' + a') and x = [e_d ; 
 Readings: E is all of the input vector, pooled lists, plain numbers and e_d itself among it; A' and a' start at zero,
 so with γ = 2 EPNet starts as the backbone; A has as many columns as E has unless `gate_hidden` says otherwise; e_dom is
 e_d, without statistics of the domain, and learns through the gate too. E learns through δ ⊙ E, not through the gate.
-Departures: what a backbone reads from the embeddings anew is not gated, which are its logits beside the head, such as
-the linear part and the factorization machine of DeepFM, and the second stream of FinalMLP.
+Departures: two things stay ungated. First-order weights, of the wide part and of linear logits, are no part of E; and
+the auxiliary network (`aux`) sees E itself. All else is given O, so are the logit of DeepFM's factorization machine and
+FinalMLP's second stream.
 """
 
 from __future__ import annotations

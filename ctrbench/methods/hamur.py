@@ -14,9 +14,13 @@ METHODS 7.9. A hyper-network that all share generates H(z), R x R, from the row'
 with the factors multiplied in turn, so that no row has a matrix of its own but H. Only the tower of the row's own
 domain is run; with `tower=shared` all domains share the backbone's.
 
-V_2 starts at zero, so PN gives zero exactly (0 / √ε γ + β with β = 0; running means start at zero too), and the model
-starts as its backbone. Readings: PN stands inside the residual, on the cell's output alone; U_1, U_2, V_1 start by
-Xavier, the hyper-network as dense layers do; one H for all cells; no bias behind W_2, where normalisation would take it
+PN's γ starts at zero with its β, so a cell adds exactly nothing and the model starts as its backbone. Departure: METHODS
+starts V_2 at zero instead and PN with γ = 1. PN then divides by √ε what the first step makes of V_2, 316 times as much:
+after one step of Adam at 1e-3 the logits' standard deviation was 1.10 and the test log-loss 0.74, 1.08 after three steps
+and 0.71 still after thirty, against 0.13, 0.73, 0.68 and 0.56 here (20 made-up fields, three domains, batches of 256).
+
+Readings: PN stands inside the residual, on the cell's output alone; all factors start by Xavier, the hyper-network as
+dense layers do; one H for all cells; no bias behind W_2, where normalisation would take it
 out again; heads are the domains' own with the towers; R and the bottleneck may exceed a layer's width, as published; an
 unseen domain takes tower and head of the largest (0.4) and PN's global moments.
 """
@@ -88,7 +92,7 @@ class AdaptedTower(Stage):
         return tuple(dense[-self.settings.cells :])
 
     def build(self, num_inputs: int, build: Build) -> AdaptedTowerModule:
-        """Make the module; cells start at zero."""
+        """Make the module; cells add zero at the start."""
         return AdaptedTowerModule(self, num_inputs, build)
 
 
@@ -138,8 +142,8 @@ class Cell(nn.Module):
         self.down_right = factor("down_right", self.rank, inner)
         self.bias = nn.Parameter(torch.zeros(inner))
         self.up_left = factor("up_left", inner, self.rank)
-        self.up_right = nn.Parameter(torch.zeros(self.rank, num_inputs))
-        self.norm = PartitionedNorm(name=f"{label}.norm").build(num_inputs, build)
+        self.up_right = factor("up_right", self.rank, num_inputs)
+        self.norm = PartitionedNorm(name=f"{label}.norm", scale=0.0).build(num_inputs, build)
 
     def forward(self, x_BN: torch.Tensor, core_BRR: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N); the core of each row is given flat."""

@@ -17,8 +17,9 @@ M + 1 times `sub_experts` the cost of one tower; more domains than `max_domains`
 
 Readings: one task makes CGC's shared and specific experts one kind, so `experts` counts both, and like tower and head
 they are shared by the domains; gates have no bias and start at zero, all experts alike; an unseen domain is treated as
-the largest (0.4). With two domains A_p is the other one's S_q, with one it is left out. Departures: sub-experts are as
-wide as the backbone's tower (11.3), public code has 128-64 with dropout 0.5; no dropout here.
+the largest (0.4). With two domains A_p is the other one's S_q, with one it is left out. By the definition SEIs of
+absent domains get a gradient too, so 0.5 no. 3 does not hold for them; it does for rows of emb(p). Departures:
+sub-experts are as wide as the backbone's tower (11.3), public code has 128-64 with dropout 0.5; no dropout here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import torch
 from torch import nn
 
 from ctrbench.extend import (
+    EMBEDDING_STD,
     Build,
     Chain,
     Context,
@@ -49,9 +51,6 @@ from ctrbench.extend import (
 
 Size = Annotated[int, Field(ge=1)]
 
-EMBEDDING_STD = 0.05
-"""Of emb(p) at the start."""
-
 
 class Hinet(Method):
     """Sub-expert integration of all domains, attention among them, and experts on both."""
@@ -68,7 +67,7 @@ class Hinet(Method):
     """Width of emb(p)."""
     attention: int = Field(default=64, ge=1)
     """Width of the hidden layer of the attention's MLP."""
-    max_domains: int = Field(default=20, ge=1)
+    max_domains: int = Field(default=32, ge=1)
     """Most domains, since every row runs through the sub-experts of all."""
 
     def rewrite(self, plan: Plan) -> Plan:
@@ -113,7 +112,9 @@ class ExtractionModule(StageModule):
     def __init__(self, stage: Extraction, num_inputs: int, build: Build) -> None:
         super().__init__()
         num_domains, settings = build.schema.num_indicators, stage.settings
-        self.views = Views(stage, num_inputs, 1 + num_domains, build)
+        self.shared = Views(stage, "hinet.shared", 1, num_inputs, build)
+        self.own = Views(stage, "hinet.own", num_domains, num_inputs, build)
+        self.own.of_domains = True
         num_views = 3 if num_domains > 1 else 2
         num_joined = num_views * stage.sub_expert[-1].width
         self.experts = TowerBank(stage.expert, settings.experts, num_joined, build)
@@ -125,14 +126,14 @@ class ExtractionModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
-        joined_BN = torch.cat(self._joined(self.views(x_BN), context), dim=1)
+        joined_BN = torch.cat(self._joined(x_BN, context), dim=1)
         weight_BK = (joined_BN @ self.gate).softmax(1)
         tower_BM: torch.Tensor = self.tower(mixed(weight_BK, self.experts(joined_BN)), context)
         return tower_BM
 
-    def _joined(self, views_PBM: torch.Tensor, context: Context) -> list[torch.Tensor]:
+    def _joined(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
         """Return G, S_p and, where there are others, A_p."""
-        shared_BM, own_PBM, routing = views_PBM[0], views_PBM[1:], context.known_routing
+        (shared_BM,), own_PBM, routing = self.shared(x_BN), self.own(x_BN), context.known_routing
         own_BM = own_rows(own_PBM, routing)
         if len(own_PBM) == 1:
             return [shared_BM, own_BM]
@@ -144,10 +145,13 @@ class ExtractionModule(StageModule):
 class Views(nn.Module):
     """SEIs side by side, each with a gate and sub-experts of its own."""
 
-    def __init__(self, stage: Extraction, num_inputs: int, num_views: int, build: Build) -> None:
+    of_domains = False
+    """Whether each view belongs to a domain."""
+
+    def __init__(self, stage: Extraction, name: str, num_views: int, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.num_views, num_all = num_views, num_views * stage.settings.sub_experts
-        self.experts = TowerBank(named(stage.sub_expert, "hinet"), num_all, num_inputs, build)
+        self.experts = TowerBank(named(stage.sub_expert, name), num_all, num_inputs, build)
         self.gate = nn.Parameter(torch.zeros(num_inputs, num_all))
 
     def forward(self, x_BN: torch.Tensor) -> torch.Tensor:

@@ -13,17 +13,18 @@ METHODS 7.10, with one task. With z what the tower is given, E shared experts f_
     u = Σ_e softmax(sg(x) G_p + g_p)_e f_e(x) + w_d (b f_p(x) + (1 - b) / (M - 1) Σ_{q≠p} f_q(x))
     s = head_p(u), or head_p([interactions ; u]) in a parallel plan
 
-b and w_d are scalars, sigmoids of numbers that start at zero. They are learned with all else; the published second
-optimiser, with a step an epoch on another batch, is left out, and so are the task's experts.
+b and w_d are scalars, sigmoids of numbers that start at zero. They are learned with all else; the task's experts are
+left out.
 
 Each expert has the backbone's tower widths, for fairness, with layer normalisation before each activation; x is as wide
 as the first layer. Every row runs through all E + M experts, at E + M times the cost of a tower, so more domains than
-`max_domains` are refused.
+`max_domains` are refused, and experts of absent domains get a gradient too (0.5 no. 3 does not hold for them).
 
 Readings: W_p = 1 and b_p = 0 at the start (2.4); gates start alike, experts apart; heads, the paper's towers, are the
 plan's own dense stages, one for each domain. An unseen domain has the shared weights in the first layer, all domains'
 experts in equal shares, and gate and head of the largest domain (0.4). With a single domain nothing follows b f_p.
-Departures: none.
+Departures: METHODS' option to learn b and w_d bi-level, by a second optimiser with a step an epoch on another batch as
+published, is left out.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from ctrbench.extend import (
     StarDense,
     activate,
     mixed,
+    named,
     refuse_many_domains,
 )
 
@@ -89,18 +91,19 @@ class Experts(Stage):
 
 
 class ExpertsModule(StageModule):
-    """Computes `Experts`; shared experts stand before those of domains 1..M in one bank."""
+    """Computes `Experts`."""
 
     def __init__(self, stage: Experts, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.name, self.num_shared = stage.name, stage.settings.experts
         self.num_domains = build.schema.num_indicators
         self.first = FirstLayer(stage, num_inputs, build)
-        width, layers = self.first.num_outputs, []
-        for dense in stage.tower:
-            layers.append(NormalisedBank(dense, self.num_shared + self.num_domains, width, build))
-            width = dense.width
-        self.experts, self.num_outputs = nn.Sequential(*layers), width
+        width, self.num_outputs = self.first.num_outputs, stage.tower[-1].width
+        self.shared = NormalisedTowers(
+            named(stage.tower, f"{stage.name}.shared"), self.num_shared, width, build
+        )
+        self.own = NormalisedTowers(named(stage.tower, f"{stage.name}.own"), self.num_domains, width, build)
+        self.own.of_domains = True
         gate = DomainDense(name=f"{stage.name}.gate", width=self.num_shared)
         self.gate = gate.build(self.first.num_outputs, build)
         self.balance, self.weight = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
@@ -109,12 +112,12 @@ class ExpertsModule(StageModule):
         """(B, N) to (B, M)."""
         x_BN = self.first(x_BN, context)
         gate_BK = self.gate(x_BN.detach(), context).softmax(1)
-        shared_KBM, own_KBM = self.experts(x_BN).tensor_split([self.num_shared])
         weight = torch.sigmoid(self.weight)
         if self.training:
             context.logs[f"{self.name}.balance"] = torch.sigmoid(self.balance).detach()
             context.logs[f"{self.name}.weight"] = weight.detach()
-        return mixed(gate_BK, shared_KBM) + weight * mixed(self.balanced(context), own_KBM)
+        own_BM = mixed(self.balanced(context), self.own(x_BN))
+        return mixed(gate_BK, self.shared(x_BN)) + weight * own_BM
 
     def balanced(self, context: Context) -> torch.Tensor:
         """Return each row's shares in the domains' experts: b in its own, the rest in equal parts in the others."""
@@ -142,6 +145,22 @@ class FirstLayer(nn.Module):
         normed_BM = self.norm(self.star(x_BN, context), context)
         skipped_BM: torch.Tensor = self.skip(x_BN, context)
         return activate(normed_BM, self.activation) + skipped_BM
+
+
+class NormalisedTowers(nn.Sequential):
+    """K towers side by side, layer by layer."""
+
+    of_domains = False
+    """Whether each tower belongs to a domain."""
+
+    def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
+        widths = [num_inputs, *(dense.width for dense in tower)]
+        super().__init__(
+            *(
+                NormalisedBank(dense, num_towers, width, build)
+                for dense, width in zip(tower, widths, strict=False)
+            )
+        )
 
 
 class NormalisedBank(nn.Module):

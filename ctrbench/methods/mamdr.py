@@ -13,15 +13,16 @@ METHODS 7.11. A row of domain p is scored with Θ_p = θ + θ_p, θ_p = 0 at the
     regularisation   for each p of the round, and j = k other domains and p itself in random order: Θ' ← θ + θ_p; Adam
                      steps on Θ' with j's rows, then with p's; θ_p ← θ_p + γ (Θ' - θ - θ_p)
 
-Readings. Adam's moments of dense weights start anew with each visit. Embeddings, and rows of per-domain tables, belong
-to no copy: each inner step is an ordinary one to them. The others are drawn evenly; the domain itself is among the j as
-in shipped code. A round has `domains` domains, or all there are if those are fewer, and rounds go over domains evenly.
-A visit is at most `batches` batches, of equal size, and so few rows that an epoch holds a whole round. Without
-negotiation θ takes ordinary steps, in mixed batches, on as many rows as its visits would have had; to Adam they are one
-visit. The unseen domain, domains of a single training row and those that no round has drawn are scored with θ.
+Readings. Inner steps are the run's Adam; for dense weights first moments, and their correction, start anew with each
+visit, second moments go on. Embeddings, and rows of per-domain tables, belong to no copy: an inner step is an ordinary
+one to them. The others are drawn evenly; the domain itself is among the j as in shipped code. A round has `domains`
+domains, or all there are if those are fewer, and rounds go over domains evenly. A visit is at most `batches` batches,
+of equal size, and so few rows that an epoch holds a whole round. Without negotiation θ takes ordinary steps, in mixed
+batches, on as many rows as its visits would have had; to Adam they are one visit. The unseen domain, domains of a
+single training row and those that no round has drawn are scored with θ.
 
-Departures from shipped code: it passes through whole domains and keeps the moments; in ten batches kept momentum is
-what the domain before has left, and of two opposed domains each θ_p then went the other's way. A row counts each time
+Departures from shipped code: it passes through whole domains and keeps all moments. In ten batches kept momentum is
+what the domain before has left, and of two opposed domains each θ_p then goes the other's way. A row counts each time
 it is processed, so an epoch has as many as ordinary training's (4.3, 11.3), less what a loop that no longer fits would
 have had. Only 1 in 3 + 2k of them moves θ, which then goes but β of the way: under equal rows dense weights move far
 less than in ordinary training, and embeddings as much. Memory: θ_p of all domains, 2^28 numbers at most, and as many in
@@ -80,9 +81,9 @@ class Mamdr(Method):
     """Batches of a visit, at most."""
     others: int = Field(default=5, ge=0)
     """k, the other domains whose rows come before a domain's own; none leaves its own."""
-    outer_rate: float = Field(default=0.1, gt=0.0, le=1.0)
+    outer_rate: float = Field(default=0.5, gt=0.0, le=1.0)
     """β, the share of the way from θ to the copy."""
-    own_rate: float = Field(default=0.1, gt=0.0, le=1.0)
+    own_rate: float = Field(default=0.5, gt=0.0, le=1.0)
     """γ, the same for θ_p."""
 
     @model_validator(mode="after")
@@ -117,7 +118,8 @@ class MamdrLearner(Learner):
 
     Between steps the model holds θ. A programme says of each batch of an epoch whose loop it is in, which of its
     visit's steps it makes, from 1 on, and whether it is the loop's last; a batch beyond it is an ordinary step.
-    Programme, place, copy and own weights are the state; the moments are the optimiser's.
+    Programme, place, copy, own weights and the domains whose turn is next are the state; the moments are the
+    optimiser's.
     """
 
     def __init__(self, settings: Mamdr) -> None:
@@ -129,32 +131,40 @@ class MamdrLearner(Learner):
         """θ' or Θ', within a loop."""
         self.own_MP: torch.Tensor | None = None
         """θ_p of all domains, row 0 the unseen one's."""
+        self.waiting: tuple[list[int], list[int]] = ([], [])
+        """Domains of a pass over all that have not had their turn, before the epoch and behind it."""
+        self.drawn_from = ""
+        """State of the generator that drew the epoch."""
         self._is_restored = False
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
         """Draw rounds until no further loop fits into as many rows as there are."""
         batches: list[np.ndarray] = []
         programme: list[list[int]] = []
-        left = len(train)
-        for loop in _Rounds(self.settings, train, batch_size, generator).loops():
+        left, is_new = len(train), self._begin(generator)
+        rounds = _Rounds(self.settings, train, batch_size, generator, self.waiting[0])
+        for loop in rounds.loops():
             visits = loop.fitting(left)
             if not visits:
                 break
+            rounds.note(loop, len(visits))
             for rows in visits:
                 parts = np.array_split(rows, -(-len(rows) // batch_size))
                 programme += [[loop.whose, number, False] for number in range(1, len(parts) + 1)]
                 batches += parts
                 left -= len(rows)
             programme[-1][-1] = True
-        self._begin(torch.tensor(programme, dtype=torch.int64))
+        self.programme = torch.tensor(programme, dtype=torch.int64)
+        self.waiting = self.waiting[0], rounds.waiting
         starts = np.concatenate([[0], np.cumsum([len(rows) for rows in batches])])
         return Order(rows=np.concatenate(batches), starts=starts)
 
-    def _begin(self, programme: torch.Tensor) -> None:
-        # A state restored in the middle of an epoch goes on there; its order is drawn once more.
-        if not self._is_restored or self.place == len(self.programme):
-            self.place, self.copy_P = 0, None
-        self.programme, self._is_restored = programme, False
+    def _begin(self, generator: np.random.Generator) -> None:
+        """Begin an epoch, or go on with a restored one, whose order is drawn once more."""
+        drawn_from = str(generator.bit_generator.state)
+        if not self._is_restored or drawn_from != self.drawn_from:
+            self.place, self.copy_P, self.waiting = 0, None, (self.waiting[1], [])
+        self.drawn_from, self._is_restored = drawn_from, False
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
         """Make the loop's next step, and end the loop if it is the last."""
@@ -208,6 +218,14 @@ class MamdrLearner(Learner):
             goal_P = copy_P - nn.utils.parameters_to_vector(weights)
             self.own_MP[whose].lerp_(goal_P, self.settings.own_rate)
 
+    def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
+        """Choose nothing; count the domains that are scored with θ, having had no loop of their own."""
+        if not self.settings.regularisation:
+            return {}
+        self._make_own(model, _dense(model))
+        assert self.own_MP is not None
+        return {"domains_without_own_weights": int((~self.own_MP[1:].any(1)).sum())}
+
     def score(self, model: CTRModel, data: SplitData) -> dict[str, np.ndarray]:
         """Return the scores with each domain's weights, and those with θ alone as `shared`."""
         shared = score_rows(model, data)
@@ -235,6 +253,8 @@ class MamdrLearner(Learner):
         return {
             "programme": self.programme,
             "place": self.place,
+            "waiting": self.waiting,
+            "drawn_from": self.drawn_from,
             "copy": None if self.copy_P is None else self.copy_P.clone(),
             "own": None if self.own_MP is None else self.own_MP.clone(),
         }
@@ -242,6 +262,7 @@ class MamdrLearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
         self.programme, self.place, self._is_restored = state["programme"], state["place"], True
+        self.waiting, self.drawn_from = state["waiting"], state["drawn_from"]
         self.copy_P = None if state["copy"] is None else state["copy"].clone()
         self.own_MP = None if state["own"] is None else state["own"].clone()
 
@@ -267,30 +288,51 @@ class _Loop:
 
 
 class _Rounds:
-    """Draws rounds of loops without end."""
+    """Draws rounds of loops without end, going on with the domains that wait."""
 
     def __init__(
-        self, settings: Mamdr, train: SplitData, batch_size: int, generator: np.random.Generator
+        self,
+        settings: Mamdr,
+        train: SplitData,
+        batch_size: int,
+        generator: np.random.Generator,
+        waiting: list[int],
     ) -> None:
         self.settings, self.generator = settings, generator
-        by_domain = {domain: rows.numpy() for domain, rows in Routing(train.indicator_B).members}
+        by_domain = {domain: rows.numpy() for domain, rows in Routing(train.indicator_B).members if domain}
         self.rows = {p: _Stream(rows, generator) for p, rows in sorted(by_domain.items()) if len(rows) > 1}
+        self.waiting = [domain for domain in waiting if domain in self.rows]
+        """Domains that have not had their turn, in its order; `note` removes those that have."""
         if not self.rows:
             raise ValueError("MAMDR needs a domain with at least two training rows")
         self.all_rows = _Stream(np.arange(len(train)), generator)
         self.num_others = min(settings.others, len(self.rows) - 1)
         num_own = 2 * (self.num_others + 1) if settings.regularisation else 0
-        num_visits = min(settings.domains, len(self.rows)) * (1 + num_own)
+        self.num_drawn = min(settings.domains, len(self.rows))
+        num_visits = self.num_drawn * (1 + num_own)
         self.most = min(settings.batches * batch_size, max(2, len(train) // num_visits))
 
     def loops(self) -> Iterator[_Loop]:
         """Yield the loops of a round: θ's, then those of each of its domains."""
         while True:
-            drawn = self.generator.permutation(list(self.rows))
-            for domains in np.array_split(drawn, -(-len(drawn) // self.settings.domains)):
-                yield self._shared(domains.tolist())
-                for domain in domains.tolist() if self.settings.regularisation else ():
-                    yield from self._own(domain)
+            domains = self._round()
+            yield self._shared(domains)
+            for domain in domains if self.settings.regularisation else ():
+                yield from self._own(domain)
+
+    def _round(self) -> list[int]:
+        """Return the domains of a round, distinct ones, beginning with those of the pass before."""
+        if len(self.waiting) < self.num_drawn:
+            drawn = self.generator.permutation(list(self.rows)).tolist()
+            self.waiting += sorted(drawn, key=self.waiting.copy().__contains__)
+        return self.waiting[: self.num_drawn]
+
+    def note(self, loop: _Loop, num_visits: int) -> None:
+        """Take note of a loop that is made: its domain has had its turn; without own loops, those visited have."""
+        had = [loop.whose] if self.settings.regularisation else loop.domains[:num_visits]
+        for domain in had:
+            if domain in self.waiting[: self.num_drawn]:
+                self.waiting.remove(domain)
 
     def _shared(self, domains: list[int]) -> _Loop:
         if self.settings.negotiation:
@@ -355,7 +397,8 @@ def _restarted(optimizer: Optimizer, number: int) -> Iterator[None]:
     if number == 1:
         for mean in dense.means:
             mean.zero_()
-    dense.lr = config.lr * (1.0 - config.beta1 ** (optimizer.steps + 1)) / (1.0 - config.beta1**number)
+    # The optimiser corrects by all its steps.
+    dense.lr = config.lr * ((1.0 - config.beta1 ** (optimizer.steps + 1)) / (1.0 - config.beta1**number))
     try:
         yield
     finally:

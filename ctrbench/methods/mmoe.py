@@ -11,11 +11,12 @@ widths:
     g = softmax(z W_p)     u = Σ_k g_k f_k(z)     s = head_p(u), in a parallel plan head_p([interactions ; u])
 
 Every row runs through all K towers, at K times the cost of one. So K is the number of domains up to 20, as
-in the STAR study, and 8 beyond.
+in the STAR study, and 8 beyond; the record of a run notes K.
 
 Readings: gates have no bias and start at zero, all experts alike, since the experts start apart; heads are
-the plan's own dense stages, one for each domain; an unseen domain takes gate and head of the largest (0.4).
-Where there is but one domain there are two experts: a gate over one can learn nothing. Departures: none.
+the plan's own dense stages, one for each domain; an unseen domain takes gate and head of the largest (0.4),
+and training rows have none, since domain features keep every value. Where there is but one domain there are
+two experts: a gate over one can learn nothing. Departures: none.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import torch
 from ctrbench.extend import (
     Build,
     Context,
+    CTRModel,
     Dense,
     DomainDense,
     Field,
+    Learner,
     Method,
     Plan,
     Schema,
+    SplitData,
     Stage,
     StageModule,
     TowerBank,
@@ -62,6 +66,19 @@ class Mmoe(Method):
         has_tower = dense_part(plan.tower)[1]
         return None if has_tower else "experts are towers of dense layers, and this plan has none"
 
+    def learner(self) -> Learner:
+        """Return ordinary training that notes K, which the settings alone do not tell."""
+        return MmoeLearner()
+
+
+class MmoeLearner(Learner):
+    """Trains as usual; the record notes how many experts there were."""
+
+    def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
+        """Choose nothing."""
+        (mixture,) = (module for module in model.modules() if isinstance(module, MixtureModule))
+        return {"experts": mixture.num_experts}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Stage):
@@ -85,7 +102,7 @@ class MixtureModule(StageModule):
 
     def __init__(self, stage: Mixture, num_inputs: int, build: Build) -> None:
         super().__init__()
-        num_experts = stage.num_experts(build.schema)
+        num_experts = self.num_experts = stage.num_experts(build.schema)
         self.experts = TowerBank(stage.tower, num_experts, num_inputs, build)
         self.num_outputs = self.experts.num_outputs
         self.gate = domain_table(build.schema.num_indicators, torch.zeros(num_inputs, num_experts))

@@ -37,7 +37,7 @@ GROWTH = 10.0
 class Mulann(Method):
     """A domain discriminator behind gradient reversal."""
 
-    weight: float = Field(default=0.1, gt=0.0)
+    weight: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """λ, the reversed gradient's weight in the end; 0.01, 0.1 and 1 are usual."""
     hidden: int = Field(default=100, ge=1)
     """Width of the discriminator's hidden layer."""

@@ -10,7 +10,8 @@ METHODS 7.4. E the embeddings, Gate(x) = γ σ(ReLU(x A + a) A' + a'), each gate
     O = Gate([e_d ; sg(E)]) ⊙ E,  h^1 = O,  h^{l+1} = φ((Gate_l([prior ; sg(O)]) ⊙ h^l) W^l + b^l)
 
 Readings: those of `epnet` and `ppnet`; the prior is of the embeddings E, before EPNet's gate, and sg(O) behind it.
-Departures: `epnet`'s. Left out: the towers of several tasks, of which there is one.
+Departures: `epnet`'s: first-order weights and the auxiliary network (`aux`) stay ungated. Left out: the towers of
+several tasks, of which there is one.
 """
 
 from __future__ import annotations

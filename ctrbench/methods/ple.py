@@ -18,7 +18,9 @@ shared gate needs the experts of all domains, so every row runs through all of t
 `max_domains` are refused; with one level there is no such bound.
 
 Readings: gates have no bias and start at zero, all experts alike; where nothing but a domain's own rows reach a
-parameter, the domains start alike; an unseen domain takes the largest one's experts, gate, tower and head (0.4).
+parameter, the domains start alike; an unseen domain takes the largest one's experts, gate, tower and head (0.4). With
+more levels, experts and gates of earlier ones get a gradient of absent domains too, by the definition: for them 0.5
+no. 3 does not hold.
 Departures: experts are as wide as the backbone's tower (11.3) where the study has 256-128, `expert=256-128` here.
 """
 
@@ -66,7 +68,7 @@ class Ple(Method):
     """Widths of an expert's layers; None: the backbone's tower."""
     tower: tuple[Size, ...] = Field(default=(64,), min_length=1)
     """Widths of the layers between the last level and the head."""
-    max_domains: int = Field(default=20, ge=1)
+    max_domains: int = Field(default=32, ge=1)
     """Most domains with more than one level, since every row runs through all experts of all but the last."""
 
     @model_validator(mode="after")
@@ -155,6 +157,20 @@ class OwnGate(nn.Module):
         return routing.linear(x_BN, context.read(self.domain, routing)).softmax(1)
 
 
+class EveryGate(nn.Module):
+    """softmax(x_p W_p) of all P domains' streams, which every row reaches."""
+
+    of_domains = True
+
+    def __init__(self, num_inputs: int, num_outputs: int, build: Build) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(build.schema.num_indicators, num_inputs, num_outputs))
+
+    def forward(self, own: torch.Tensor) -> torch.Tensor:
+        """(P, B, N), or (B, N) if all are x, to (P, B, K)."""
+        return (own @ self.weight).softmax(2)
+
+
 class Last(nn.Module):
     """The last level: a row meets its own domain's experts and the shared ones."""
 
@@ -184,6 +200,7 @@ class Level(nn.Module, ABC):
         self.num_specific, self.num_own = settings.specific, settings.specific + settings.shared
         num_all = build.schema.num_indicators * settings.specific
         self.specific = TowerBank(named(stage.expert, f"{name}.specific"), num_all, num_inputs, build)
+        self.specific.of_domains = True
         self.shared = TowerBank(named(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build)
         self.shared_gate = nn.Parameter(torch.zeros(num_inputs, num_all + settings.shared))
 
@@ -210,13 +227,13 @@ class Earlier(Level):
 
     def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
         super().__init__(stage, name, num_inputs, build)
-        self.gate = nn.Parameter(torch.zeros(build.schema.num_indicators, num_inputs, self.num_own))
+        self.gate = EveryGate(num_inputs, self.num_own, build)
 
     def mix(
         self, own: torch.Tensor, specific_PKBM: torch.Tensor, shared_KBM: torch.Tensor, context: Context
     ) -> torch.Tensor:
         """Return the stream of every domain, (P, B, M)."""
-        pairs = zip((own @ self.gate).softmax(2), specific_PKBM, strict=True)
+        pairs = zip(self.gate(own), specific_PKBM, strict=True)
         return torch.stack(
             [mixed(weight_BK, torch.cat([one_KBM, shared_KBM])) for weight_BK, one_KBM in pairs]
         )

@@ -10,10 +10,12 @@ METHODS 7.4. Each dense layer of tower and head becomes φ((δ ⊙ h) W + b), wi
     δ = γ σ(ReLU(x A + a) A' + a'),  x = [prior ; sg(O)],  O the embeddings
 
 Readings: the prior `ids` takes, of each of the roles user, item, shop and ad, the field with the most ids, which is the
-id itself where a dataset has it, not an age or a brand; without any such field the setting is refused. A' and a' start
-at zero, so with γ = 2 PPNet starts as the backbone; A has as many columns as the layer has inputs unless `gate_hidden`
-says otherwise; the prior learns through the gates. The first gate weighs what enters the tower, the last what enters
-the head, what stands beside the tower included; matrices of interactions, and FinalMLP's second stream, have no gates.
+id itself where a dataset has it, not a level or a brand. Domain features are no ids, whatever their role: they are the
+prior `domain`. Where no field is left the setting is refused. O is what the network is given, before a backbone's own
+stage at the input, such as FinalMLP's feature gate. A' and a' start at zero, so with γ = 2 PPNet starts as the
+backbone; A has as many columns as the layer has inputs unless `gate_hidden` says otherwise; the prior learns through
+the gates. The first gate weighs what enters the tower, the last what enters the head, what stands beside the tower
+included; matrices of interactions, and FinalMLP's second stream, have no gates.
 """
 
 from __future__ import annotations

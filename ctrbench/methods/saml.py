@@ -65,7 +65,7 @@ class Saml(Method):
     """Whether branches learn of one another; without, b'_p = b_p."""
     temperature: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """τ."""
-    max_domains: int = Field(default=20, ge=1)
+    max_domains: int = Field(default=32, ge=1)
     """Most domains with the mutual unit, since every row runs through the branches of all."""
 
     @model_validator(mode="after")

@@ -9,8 +9,9 @@ METHODS 6.2. Every dense stage of tower and head is φ(h W_p + b_p), and a row m
 What of a backbone is no dense stage stays shared: embeddings, interactions, first-order weights.
 
 Readings: all domains start at the backbone's weights, so it starts as the backbone; an unseen domain takes
-the tower of the largest (0.4). Departures: none. Left out: a bottom of dense layers that all domains share,
-which public code has and the study has not; it is a different model.
+the tower of the largest (0.4), and training rows have none, since domain features keep every value.
+Departures: none. Left out: a bottom of dense layers that all domains share, which public code has and the
+study has not; it is a different model.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ is given, not the input of a cross network beside it (5.3); rare domains' runnin
 
 For comparison (2.4, 11.2): with `start=double` W and W_p are both drawn at random, as in public code. Their product is
 then of next to no size in wide layers; `layer_norm`, without which such towers hardly pass a signal on, normalises each
-row behind every hidden layer. Neither starts as the backbone.
+row behind every hidden layer. Neither starts as the backbone, and the unseen domain, whose W_p stays at one, gets
+W ⊙ 1, of another size than any product that was trained. `norm=bn` needs `batching=mixed`: running moments are those of
+all rows.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Star(Method):
     """Star-topology dense stages, partitioned normalisation and an auxiliary network."""
 
     norm: Literal["bn", "ln", "pn"] | None = "pn"
-    """Normalisation before the tower: partitioned, or for comparison by batch, by row, or none."""
+    """Normalisation before the tower: partitioned, or for comparison by (mixed) batch, by row, or none."""
     batching: Literal["domain", "mixed"] = "domain"
     """Batches of one domain each, or mixed ones."""
     aux: Literal["all", "domain"] | None = "all"
@@ -66,6 +68,11 @@ class Star(Method):
     def _check(self) -> Self:
         of_norm = () if self.norm == "pn" else ("momentum", "eps", "shrinkage")
         of_aux = () if self.aux else ("aux_hidden", "aux_embedding")
+        if self.norm == "bn" and self.batching == "domain":
+            raise ValueError(
+                "norm=bn with batching=domain: moments of a batch of one domain are not those of all, which score; "
+                "take batching=mixed"
+            )
         for name in (*of_norm, *of_aux):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with these settings; leave it out")

@@ -18,7 +18,8 @@ from torch import nn
 from torch.autograd.function import FunctionCtx
 
 from ctrbench.nn import kernels
-from ctrbench.nn.plan import Build, FieldShape, Schema
+from ctrbench.nn.plan import Build, FieldShape, Pooling, Schema
+from ctrbench.nn.pooling import RowLoss, make_pooling
 
 EMBEDDING_STD = 0.05
 
@@ -105,7 +106,8 @@ def rows_at(rows_UE: torch.Tensor, index_n: torch.Tensor) -> torch.Tensor:
 class FieldEmbedding(nn.Module):
     """Embeds all fields of a batch and concatenates them to z; see `Schema.slices` for the layout.
 
-    With `first_order`, a table row holds one number more, the weight of its id.
+    With `first_order`, a table row holds one number more, the weight of its id. A sequence with a target reads the
+    target's rows; `pooling` says what is made of it, of its ids' weights the mean.
     """
 
     offsets: torch.Tensor
@@ -113,7 +115,9 @@ class FieldEmbedding(nn.Module):
     """Columns of the one-id fields that the model sees; None for all, as with the others."""
     numbers: torch.Tensor | None
 
-    def __init__(self, schema: Schema, build: Build, *, first_order: bool = False) -> None:
+    def __init__(
+        self, schema: Schema, build: Build, *, first_order: bool = False, pooling: Pooling | None = None
+    ) -> None:
         super().__init__()
         self.schema, self.first_order = schema, first_order
         everything = replace(schema, hidden=())
@@ -122,12 +126,13 @@ class FieldEmbedding(nn.Module):
             places = _places(getattr(everything, f"{name}_fields"), schema)
             index = None if places is None else torch.tensor(places, dtype=torch.int64)
             self.register_buffer("columns" if name == "single" else "numbers", index, persistent=False)
-        tables = (*schema.single_fields, *schema.bag_fields)
-        sizes = [field.size for field in tables]
-        starts = [sum(sizes[:place]) for place in range(len(sizes))]
-        offsets = torch.tensor(starts[: len(schema.single_fields)], dtype=torch.int32)
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.bag_starts = starts[len(schema.single_fields) :]
+        sizes = [field.size for field in schema.table_fields]
+        starts = {field.name: sum(sizes[:place]) for place, field in enumerate(schema.table_fields)}
+        single = [starts[field.name] for field in schema.single_fields]
+        self.register_buffer("offsets", torch.tensor(single, dtype=torch.int32), persistent=False)
+        starts |= {name: single[place] for name, place in schema.targets.items()}
+        self.bag_starts = [starts[field.name] for field in schema.bag_fields]
+        self.make_poolings(pooling or Pooling(), build)
         start = self._start(schema, build)
         if first_order:
             start = torch.cat([start, start.new_zeros(len(start), 1)], dim=1)
@@ -137,11 +142,15 @@ class FieldEmbedding(nn.Module):
         """Keep the rows of all fields; where they start is given."""
         self.table = RowTable(start, "embedding")
 
+    def make_poolings(self, pooling: Pooling, build: Build) -> None:
+        """Keep what pools each sequence that has a target."""
+        self.poolings = sequence_poolings(pooling, build)
+
     @staticmethod
     def _start(schema: Schema, build: Build) -> torch.Tensor:
         # Without rare values sent to it, the row of unseen values is never trained and stays at zero.
         parts = []
-        for field in (*schema.single_fields, *schema.bag_fields):
+        for field in schema.table_fields:
             part = torch.empty(field.size, schema.embedding_size)
             part.normal_(std=EMBEDDING_STD, generator=build.generator(f"embedding.{field.name}"))
             part[0] = 0.0
@@ -149,9 +158,12 @@ class FieldEmbedding(nn.Module):
         return torch.cat(parts) if parts else torch.empty(0, schema.embedding_size)
 
     def forward(
-        self, inputs: Inputs, reader: Reader | None = None
+        self, inputs: Inputs, reader: Reader | None = None, losses: list[RowLoss] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None."""
+        """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None.
+
+        What the pooling of sequences adds to the loss is appended to `losses`.
+        """
         ids_BF = _seen(inputs.ids_BF, self.columns) + self.offsets
         bags = inputs.bags if self.bags is None else [inputs.bags[place] for place in self.bags]
         numbers_BK = _seen(inputs.numeric_BK, self.numbers)
@@ -159,7 +171,11 @@ class FieldEmbedding(nn.Module):
         flat = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
         found_nE = self.find(flat, inputs, reader)
         single, *lists = torch.split(found_nE, [ids_BF.numel(), *(len(value) for value in values)])
-        pooled = [mean_rows(rows, offsets) for rows, (_, offsets) in zip(lists, bags, strict=True)]
+        single_BFE = single.view(*ids_BF.shape, single.shape[1])
+        pooled = [
+            self._pooled(field, rows, offsets, single_BFE, inputs, [] if losses is None else losses)
+            for field, rows, (_, offsets) in zip(self.schema.bag_fields, lists, bags, strict=True)
+        ]
         weights_BF = None
         if self.first_order:
             weights_BF = torch.cat(
@@ -171,9 +187,49 @@ class FieldEmbedding(nn.Module):
             parts.append(numbers_BK)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], weights_BF
 
+    def _pooled(
+        self,
+        field: FieldShape,
+        rows: torch.Tensor,
+        offsets: torch.Tensor,
+        single_BFE: torch.Tensor,
+        inputs: Inputs,
+        losses: list[RowLoss],
+    ) -> torch.Tensor:
+        """Pool a field's lists; a weight behind the embedding is averaged, whatever becomes of that."""
+        size = self.schema.embedding_size
+        place = self.schema.targets.get(field.name)
+        if place is None or not len(self.poolings):
+            return mean_rows(rows, offsets)
+        one_BE, loss = self.attend(
+            list(self.schema.targets).index(field.name),
+            rows[:, :size], offsets, single_BFE[:, place, :size], inputs,
+        )  # fmt: skip
+        if loss is not None:
+            losses.append(loss)
+        return torch.cat([one_BE, mean_rows(rows[:, size:], offsets)], dim=1) if self.first_order else one_BE
+
+    def attend(
+        self,
+        number: int,
+        rows_nE: torch.Tensor,
+        offsets: torch.Tensor,
+        target_BE: torch.Tensor,
+        inputs: Inputs,
+    ) -> tuple[torch.Tensor, RowLoss | None]:
+        """Pool the lists of the sequence of that number, given the rows' targets."""
+        pooled: tuple[torch.Tensor, RowLoss | None] = self.poolings[number](rows_nE, offsets, target_BE)
+        return pooled
+
     def find(self, ids_n: torch.Tensor, inputs: Inputs, reader: Reader | None) -> torch.Tensor:
         """Return the row of each id: those of one-id fields row by row, then bag by bag the values of all rows."""
         return find_rows(reader, self.table, ids_n)
+
+
+def sequence_poolings(pooling: Pooling, build: Build) -> nn.ModuleList:
+    """Return what pools each sequence that has a target, in the order of `Schema.targets`; none for the mean."""
+    made = (make_pooling(pooling, name, build) for name in build.schema.targets)
+    return nn.ModuleList(module for module in made if module is not None)
 
 
 def find_rows(reader: Reader | None, table: RowTable, ids_n: torch.Tensor) -> torch.Tensor:

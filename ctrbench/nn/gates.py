@@ -16,6 +16,7 @@ from torch import nn
 
 from ctrbench.errors import SettingError
 from ctrbench.nn.plan import Build, Dense, FieldShape, Schema, Stage, StageModule
+from ctrbench.nn.routing import full_precision
 
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context
@@ -50,7 +51,10 @@ class GateUnit(nn.Module):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the factors δ, (B, N) to (B, M)."""
-        return self.gamma * torch.sigmoid(self.output(self.hidden(x_BN, context), context))
+        hidden_BN = self.hidden(x_BN, context)
+        # In float32, whatever the precision around it: near 1 a factor of bf16 moves in steps of 0.4 %.
+        with full_precision(x_BN.device):
+            return self.gamma * torch.sigmoid(self.output(hidden_BN.float(), context))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +77,8 @@ class EmbeddingGateModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         factors_BN = self.unit(torch.cat([context.domain_BE, x_BN.detach()], dim=1), context)
-        gated_BN: torch.Tensor = factors_BN * x_BN
-        return gated_BN
+        context.gated_BN = factors_BN * x_BN
+        return context.gated_BN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +106,7 @@ class PriorGateModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         prior = [context.z_BN[:, place] for place in self.places]
-        given_BN = context.z_BN if context.given_BN is None else context.given_BN
-        seen_BN = torch.cat([*prior, given_BN.detach()], dim=1)
+        seen_BN = torch.cat([*prior, context.embeddings_BN.detach()], dim=1)
         gated_BN: torch.Tensor = self.unit(seen_BN, context) * x_BN
         return gated_BN
 
@@ -111,16 +114,20 @@ class PriorGateModule(StageModule):
 def id_fields(schema: Schema) -> tuple[str, ...]:
     """Return the names of the id fields: of each role in `ID_ROLES`, the one-id field with the most ids.
 
-    That is the user's, the item's, the shop's and the ad's own id, rather than their age, brand or level. Numbers in
-    buckets are no ids.
+    That is the user's, the item's, the shop's and the ad's own id, rather than their brand or level. Numbers in buckets
+    and domain features are no ids.
     """
-    fields = [field for field in schema.single_fields if field.kind == "categorical"]
+    fields = [
+        field
+        for field in schema.single_fields
+        if field.kind == "categorical" and field.name not in schema.domain_features
+    ]
     by_role = ([field for field in fields if field.role == role] for role in ID_ROLES)
     names = tuple(max(same, key=_size).name for same in by_role if same)
     if not names:
         roles = ", ".join(sorted({field.role for field in fields})) or "none"
         raise SettingError(
-            f"ppnet_prior=ids needs a field with one id a row and one of the roles {', '.join(ID_ROLES)}",
+            f"ppnet_prior=ids needs a field, no domain feature, with one id a row and a role of {', '.join(ID_ROLES)}",
             value=f"roles of such fields here: {roles}",
             remedy="choose ppnet_prior=domain, or give the fields their roles in the dataset's card",
         )

@@ -96,7 +96,10 @@ class FirstOrderModule(StageModule):
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizationMachine(Stage):
-    """Σ_{i<j} <v_i, v_j> over fields, as ½ Σ_e ((Σ_i v_ie)² - Σ_i v_ie²) (Rendle, FM, ICDM 2010)."""
+    """Σ_{i<j} <v_i, v_j> over fields, as ½ Σ_e ((Σ_i v_ie)² - Σ_i v_ie²) (Rendle, FM, ICDM 2010).
+
+    A logit beside the network, but of the embeddings as the network is given them.
+    """
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module, of one output."""
@@ -114,7 +117,7 @@ class FactorizationMachineModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, 1)."""
-        fields_BFE: torch.Tensor = self.fields(x_BN)
+        fields_BFE: torch.Tensor = self.fields(context.embeddings_BN)
         square_BE = fields_BFE.sum(1).square() - fields_BFE.square().sum(1)
         return 0.5 * square_BE.sum(1, keepdim=True)
 
@@ -327,7 +330,7 @@ class FeatureGateModule(StageModule):
 
 @dataclass(frozen=True, kw_only=True)
 class AsEmbedded(Stage):
-    """The input vector as the embeddings made it, whatever stages at the input made of it."""
+    """The embeddings as the network is given them, whatever a backbone's own stage at the input made of them."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module."""
@@ -343,7 +346,7 @@ class AsEmbeddedModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, width of z)."""
-        return context.z_BN
+        return context.embeddings_BN
 
 
 def _columns_of(role: str | None, schema: Schema) -> torch.Tensor:

@@ -18,10 +18,13 @@ from torch import nn
 from ctrbench.errors import SettingError
 from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, read_rows
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
+from ctrbench.nn.pooling import RowLoss
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.separate import SeparateEmbedding, SeparateNetworks, check_separable, moved
 
 Precision = Literal["float32", "bf16"]
+Owner = Literal["embedding", "dense", "per_domain"]
+"""What a parameter is counted as."""
 
 
 @dataclass(kw_only=True)
@@ -38,10 +41,12 @@ class Context:
     reader: Reader | None = None
     first_order_BF: torch.Tensor | None = None
     """The weights of the ids themselves, where the plan asks for them; columns are fields as in z, numbers left out."""
-    given_BN: torch.Tensor | None = None
-    """z as the network is given it, behind the plan's `at_input` stages; None before that."""
+    gated_BN: torch.Tensor | None = None
+    """z as a stage left it that weighs the embeddings for all that reads them, if there is one."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What stages of one method hand to one another, by names of their own."""
+    row_losses: tuple[RowLoss, ...] = ()
+    """What the embeddings add to the loss; the network makes penalties of it."""
     penalties: list[torch.Tensor] = field(default_factory=list)
     """Scalars that stages add to the loss, such as AdaSparse's sparsity term."""
     logs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -51,6 +56,11 @@ class Context:
     def domain_BE(self) -> torch.Tensor:
         """e_d: the embeddings of the domain-aware features, concatenated."""
         return torch.cat([self.z_BN[:, place] for place in self.schema.domain_slices], dim=1)
+
+    @property
+    def embeddings_BN(self) -> torch.Tensor:
+        """z as interactions and towers are to read it: weighed, where a stage weighs it."""
+        return self.z_BN if self.gated_BN is None else self.gated_BN
 
     @cached_property
     def domain_GE(self) -> torch.Tensor:
@@ -91,7 +101,8 @@ class Context:
             domain_B=self.domain_B[rows],
             indicator_B=self.indicator_B[rows],
             first_order_BF=None if self.first_order_BF is None else self.first_order_BF[there],
-            given_BN=None,
+            gated_BN=None,
+            row_losses=tuple(loss.part(rows, there) for loss in self.row_losses),
             shared={},
             penalties=[],
             logs={},
@@ -104,7 +115,8 @@ class Context:
             self,
             z_BN=self.z_BN.detach(),
             first_order_BF=weights_BF,
-            given_BN=None,
+            gated_BN=None,
+            row_losses=(),
             shared={},
             penalties=[],
             logs={},
@@ -161,6 +173,7 @@ class Network(nn.Module):
 
     def forward(self, context: Context) -> torch.Tensor:
         """Return logits of shape (B,), float32."""
+        _add_row_losses(context)
         if self.precision == "float32":
             joined = self._joined(context)
         else:
@@ -173,12 +186,20 @@ class Network(nn.Module):
         return logit_B1[:, 0]
 
     def _joined(self, context: Context) -> torch.Tensor:
-        x_BN = context.given_BN = self.at_input(context.z_BN, context)
+        x_BN = self.at_input(context.z_BN, context)
         crossed = [module(x_BN, context) for module in self.interactions]
         if self.is_parallel:
             return torch.cat([*crossed, self.tower(x_BN, context)], dim=1)
         joined: torch.Tensor = self.tower(torch.cat(crossed, dim=1) if crossed else x_BN, context)
         return joined
+
+
+def _add_row_losses(context: Context) -> None:
+    for loss in context.row_losses:
+        mean = loss.mean()
+        if mean is not None:
+            context.penalties.append(loss.weight * mean)
+            context.logs[loss.name] = mean.detach()
 
 
 class CTRModel(nn.Module):
@@ -188,17 +209,20 @@ class CTRModel(nn.Module):
         super().__init__()
         if plan.hides_domain:
             schema = _without_domain(schema)
+        _check_pooling(plan, schema)
         build = Build(schema=schema, seed=seed)
         self.schema = schema
         self.embedding: FieldEmbedding
         self.net: Network | SeparateNetworks
         if plan.separate is None:
-            self.embedding = FieldEmbedding(schema, build, first_order=plan.first_order)
+            self.embedding = FieldEmbedding(schema, build, first_order=plan.first_order, pooling=plan.pooling)
             networks = [Network(plan, build)]
             self.net = networks[0]
         else:
             check_separable(schema, plan.separate)
-            self.embedding = SeparateEmbedding(schema, build, first_order=plan.first_order)
+            self.embedding = SeparateEmbedding(
+                schema, build, first_order=plan.first_order, pooling=plan.pooling
+            )
             networks = [Network(plan, build) for _ in range(schema.num_indicators)]
             self.net = SeparateNetworks(networks)
         for network in networks:
@@ -207,7 +231,8 @@ class CTRModel(nn.Module):
 
     def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
         """Embed a batch; the network can then be run on it, or on parts of it."""
-        z_BN, first_order_BF = self.embedding(inputs, reader)
+        losses: list[RowLoss] = []
+        z_BN, first_order_BF = self.embedding(inputs, reader, losses)
         return Context(
             schema=self.schema,
             z_BN=z_BN,
@@ -215,6 +240,7 @@ class CTRModel(nn.Module):
             indicator_B=inputs.indicator_B,
             reader=reader,
             first_order_BF=first_order_BF,
+            row_losses=tuple(losses),
         )
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
@@ -232,14 +258,26 @@ class CTRModel(nn.Module):
         stages = (module for module in self.modules() if isinstance(module, StageModule))
         return tuple(stage for stage in stages if type(stage).advance is not StageModule.advance)
 
+    def owners(self) -> dict[nn.Parameter, Owner]:
+        """Say of each parameter whether it is the embeddings', a domain's or all domains' (dense).
+
+        Tables tell it by their rule. Any other module whose parameters, those of modules within included, belong to
+        single domains has an attribute `of_domains = True`.
+        """
+        owners: dict[nn.Parameter, Owner] = dict.fromkeys(self.parameters(), "dense")
+        for module in self.modules():
+            if getattr(module, "of_domains", False):
+                owners |= dict.fromkeys(module.parameters(), "per_domain")
+        for module in self.modules():
+            if isinstance(module, RowTable):
+                owners[module.weight] = "embedding" if module.rule == "embedding" else "per_domain"
+        return owners
+
     def num_parameters(self) -> dict[str, int]:
-        """Count trainable parameters: embedding, dense (shared) and per_domain; own networks are per_domain."""
-        counts = {"embedding": 0, "dense": 0, "per_domain": 0}
-        other = "per_domain" if isinstance(self.net, SeparateNetworks) else "dense"
-        tables = {id(m.weight): m.rule for m in self.modules() if isinstance(m, RowTable)}
-        kinds = {"embedding": "embedding", "domain": "per_domain"}
-        for parameter in self.parameters():
-            counts[kinds.get(tables.get(id(parameter), ""), other)] += parameter.numel()
+        """Count trainable parameters by owner: embedding, dense (shared) and per_domain."""
+        counts: dict[str, int] = {"embedding": 0, "dense": 0, "per_domain": 0}
+        for parameter, owner in self.owners().items():
+            counts[owner] += parameter.numel()
         return counts
 
 
@@ -252,6 +290,15 @@ def _without_domain(schema: Schema) -> Schema:
             remedy="choose a domain set that leaves a field",
         )
     return schema
+
+
+def _check_pooling(plan: Plan, schema: Schema) -> None:
+    if plan.pooling.kind != "mean" and not schema.targets:
+        raise SettingError(
+            f"pooling={plan.pooling.kind} compares sequences with a field that is seen, their target",
+            value="no sequence has one",
+            remedy="name the field in the card (target), or leave pooling out",
+        )
 
 
 def _width(module: nn.Module) -> int:

@@ -35,6 +35,8 @@ class FieldShape:
     kind: Literal["categorical", "multi_valued", "sequence", "numeric"]
     role: str
     size: int
+    target: str | None = None
+    """Of a sequence: the one-id field of whose values it holds earlier ones, and whose embeddings it shares."""
 
     @property
     def is_single_id(self) -> bool:
@@ -85,6 +87,26 @@ class Schema:
     def bag_fields(self) -> tuple[FieldShape, ...]:
         """Multi-valued and sequence fields, which are pooled."""
         return tuple(field for field in self._seen if field.kind in ("multi_valued", "sequence"))
+
+    @cached_property
+    def targets(self) -> dict[str, int]:
+        """For each sequence with a target the target's place among `single_fields`.
+
+        Where the model does not see the target, the sequence is as one without.
+        """
+        places = {field.name: place for place, field in enumerate(self.single_fields)}
+        return {
+            field.name: places[field.target]
+            for field in self.bag_fields
+            if field.target is not None and field.target in places
+        }
+
+    @cached_property
+    def table_fields(self) -> tuple[FieldShape, ...]:
+        """Fields with embeddings of their own, in the order of the table's rows."""
+        return tuple(
+            field for field in (*self.single_fields, *self.bag_fields) if field.name not in self.targets
+        )
 
     @cached_property
     def numeric_fields(self) -> tuple[FieldShape, ...]:
@@ -217,6 +239,15 @@ class DenseModule(StageModule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """What is made of sequences that have a target; all other lists are pooled by their mean."""
+
+    kind: Literal["mean", "din", "dien"] = "mean"
+    aux_weight: float = 1.0
+    """Weight of DIEN's auxiliary loss; 0 leaves it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A CTR model: what stands where, from the input vector z to the logit.
 
@@ -234,6 +265,7 @@ class Plan:
     """Whether each id has a weight of its own beside its embedding, `Context.first_order_BF`."""
     hides_domain: bool = False
     """Whether the model is kept from seeing the domain features."""
+    pooling: Pooling = Pooling()
     separate: int | None = None
     """Where each value of the indicator has a whole model of its own: how many there may be at most."""
 

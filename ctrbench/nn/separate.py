@@ -15,8 +15,17 @@ import torch
 from torch import nn
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, find_rows, rows_at
-from ctrbench.nn.plan import Schema
+from ctrbench.nn.embed import (
+    FieldEmbedding,
+    Inputs,
+    Reader,
+    RowTable,
+    find_rows,
+    rows_at,
+    sequence_poolings,
+)
+from ctrbench.nn.plan import Build, Pooling, Schema
+from ctrbench.nn.pooling import RowLoss, take_lists, together
 from ctrbench.nn.routing import Routing
 
 if TYPE_CHECKING:
@@ -26,12 +35,45 @@ if TYPE_CHECKING:
 class SeparateEmbedding(FieldEmbedding):
     """A copy of all rows for each value of the indicator; all copies start alike."""
 
+    of_domains = True
+
     def make_table(self, start: torch.Tensor) -> None:
         """Make a table for each value of the indicator, in the order of its ids from 1 on."""
         count = self.schema.num_indicators
         self.tables = nn.ModuleList(
             RowTable(start.clone(), "embedding", own_steps=True) for _ in range(count)
         )
+
+    def make_poolings(self, pooling: Pooling, build: Build) -> None:
+        """Keep for each value what pools its rows' sequences; all copies start alike."""
+        copies = [sequence_poolings(pooling, build) for _ in range(self.schema.num_indicators)]
+        self.poolings = nn.ModuleList(copies if pooling.kind != "mean" else ())
+
+    def attend(
+        self,
+        number: int,
+        rows_nE: torch.Tensor,
+        offsets: torch.Tensor,
+        target_BE: torch.Tensor,
+        inputs: Inputs,
+    ) -> tuple[torch.Tensor, RowLoss | None]:
+        """Pool each value's lists by its own weights; negatives are its own rows' too."""
+        routing, device = Routing(self.schema.known(inputs.indicator_B), rows_nE.device), rows_nE.device
+        order_B = torch.cat([rows for _, rows in routing.members])
+        pooled, losses = [], []
+        for one, rows in routing.members:
+            place_n, own = take_lists(offsets, rows)
+            module = self.poolings[one - 1][number]  # type: ignore[index]
+            found, loss = module(
+                rows_nE.index_select(0, moved(place_n, device)),
+                own,
+                target_BE.index_select(0, moved(rows, device)),
+            )
+            pooled.append(found)
+            losses.append(loss)
+        back_B = torch.empty_like(order_B).scatter_(0, order_B, torch.arange(len(order_B)))
+        there_B = moved(back_B, device)
+        return torch.cat(pooled).index_select(0, there_B), together(losses, back_B, there_B)
 
     def find(self, ids_n: torch.Tensor, inputs: Inputs, reader: Reader | None) -> torch.Tensor:
         """Return the row of each id, from the table of the batch row that it stands in."""
@@ -63,6 +105,8 @@ class SeparateEmbedding(FieldEmbedding):
 
 class SeparateNetworks(nn.Module):
     """A network for each value of the indicator; a row runs through its own alone."""
+
+    of_domains = True
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()

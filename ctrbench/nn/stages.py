@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Mean and variance."""
 CONSTANT = 1e-3
-"""Share of ε below which a domain's variance is rounding: the column is constant within the domain."""
+"""Share of ε below which a variance is rounding: the column is constant, among all rows or within the domain."""
 
 
 def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
@@ -144,6 +144,9 @@ class DenseBank(nn.Module):
 class TowerBank(nn.Sequential):
     """K towers side by side, layer by layer; the experts of mixtures."""
 
+    of_domains = False
+    """Whether each tower belongs to a domain."""
+
     def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
         widths = [num_inputs, *(dense.width for dense in tower)]
         super().__init__(
@@ -193,7 +196,9 @@ class BatchNorm(Stage):
     """Batch normalisation: γ ⊙ (x - μ) / √(s² + ε) + β, with moments of the batch in training, running ones after.
 
     Running moments move by max(η, 1 / (k + 1)) at the k-th batch from 0 on, as in `PartitionedNorm`. A batch of one row
-    has no variance; it is normalised with running moments.
+    has no variance; it is normalised with running moments. Where these say that a column is constant, it is zero after
+    normalisation, as it is within a batch: its mean lags behind an embedding that still moves, and would be divided by
+    next to nothing.
     """
 
     momentum: float = 0.01
@@ -223,7 +228,9 @@ class BatchNormModule(StageModule):
         """(B, N) to (B, N)."""
         eps = self.stage.eps
         if not self.training or len(x_BN) == 1:
-            return functional.batch_norm(x_BN, self.mean, self.variance, self.scale, self.shift, eps=eps)
+            is_constant = self.variance < CONSTANT * eps
+            variance = self.variance.masked_fill(is_constant, float("inf"))
+            return functional.batch_norm(x_BN, self.mean, variance, self.scale, self.shift, eps=eps)
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.native_batch_norm(
             x_BN, self.scale, self.shift, None, None, True, 0.0, eps
         )
@@ -395,9 +402,11 @@ class PartitionedNorm(Stage):
     eps: float = 1e-5
     shrinkage: float = 1000.0
     smallest: int = 32
+    scale: float = 1.0
+    """γ at the start; with zero, what follows the stage starts as if it were not there."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; γ = γ_p = 1, β = β_p = 0, E_p = 0, Var_p = 1."""
+        """Make the module; γ_p = 1, β = β_p = 0, E_p = 0, Var_p = 1."""
         return PartitionedNormModule(self, num_inputs, build)
 
 
@@ -416,7 +425,7 @@ class PartitionedNormModule(StageModule):
         self.num_outputs, self.stage = num_inputs, stage
         num_indicators = build.schema.num_indicators
         one, zero = torch.ones(num_inputs), torch.zeros(num_inputs)
-        self.scale, self.shift = nn.Parameter(one.clone()), nn.Parameter(zero.clone())
+        self.scale, self.shift = nn.Parameter(stage.scale * one), nn.Parameter(zero.clone())
         self.domain_affine = domain_table(num_indicators, torch.stack([one, zero]))
         self.register_buffer("mean", torch.zeros(num_indicators + 1, num_inputs))
         self.register_buffer("variance", torch.ones(num_indicators + 1, num_inputs))

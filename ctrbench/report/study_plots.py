@@ -51,7 +51,7 @@ def line_chart(
     methods = [name for name in comparison.methods if any(one["method"] == name for one in data)]
     places = sorted({float(one["place"]) for one in data})
     scale = alt.Scale(type="log" if is_log else "linear", nice=False, zero=False, padding=14)
-    axis = alt.Axis(values=places, format=",.0f") if is_log else alt.Axis(format=".0%")
+    axis = alt.Axis(values=places, format=",.0f") if is_log else alt.Axis(format=".0%", tickCount=8)
     x = alt.X("place:Q", scale=scale, axis=axis, title=x_title)
     legend = legend_of(methods) if len(methods) > 1 else None
     base, encoded = alt.Chart(inline(data)), encode_method(comparison, methods, legend)

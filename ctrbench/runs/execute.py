@@ -162,7 +162,7 @@ def _run(
         clock.lap("load")
         trained = _estimate(method, train, dev, schema, key.seed)
     else:
-        plan = method.apply(backbone.plan())
+        plan = method.apply(backbone.full_plan())
         model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(device)
         torch.manual_seed(key.seed)
         clock.lap("load")
@@ -244,21 +244,32 @@ def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
 def make_schema(prepared: Prepared, train: SplitData, key: RunKey, embedding_size: int) -> Schema:
     """Describe the data to a model; counts come from the training rows."""
     manifest = prepared.manifest
-    fields = tuple(
-        FieldShape(name=field.name, kind=field.kind, role=field.role, size=field.size)
-        for field in manifest.fields
-    )
     num_domains = manifest.domain_sets[key.domain_set].num_domains
     num_indicators = num_domains if key.indicator == "all" else manifest.field(key.indicator).size - 1
     rows = np.bincount(train.indicator_B.cpu().numpy(), minlength=num_indicators + 1)
     rate = float(train.label_B.double().mean())
     return Schema(
-        fields=fields,
+        fields=field_shapes(prepared),
         embedding_size=embedding_size,
         domain_features=key.domain_features,
         num_domains=num_domains,
         indicator_rows=tuple(rows.tolist()),
         base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
+    )
+
+
+def field_shapes(prepared: Prepared) -> tuple[FieldShape, ...]:
+    """Describe the fields to a model."""
+    manifest = prepared.manifest
+    return tuple(
+        FieldShape(
+            name=field.name,
+            kind=field.kind,
+            role=field.role,
+            size=field.size,
+            target=manifest.card.field(field.name).target,
+        )
+        for field in manifest.fields
     )
 
 

@@ -134,7 +134,7 @@ def _choice(selected: Selected) -> Choice:
 def _unsupported(method: Selected, backbone: Selected) -> str | None:
     rewriter: Method = method.value  # type: ignore[assignment]
     base: Backbone = backbone.value  # type: ignore[assignment]
-    return rewriter.supports(base.plan())
+    return rewriter.supports(base.full_plan())
 
 
 def _indicator(prepared: Prepared, domain_set: str, indicator: str | None) -> str:

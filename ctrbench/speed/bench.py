@@ -222,7 +222,7 @@ def _line(pair: _Pair, workload: Workload, batch_size: int) -> Line:
 def _measured(line: Line, pair: _Pair, workload: Workload, request: Request, roofs: Roofs) -> Line:
     """Return the line with figures or a reason; whatever a plug-in raises ends its own case, not the others."""
     try:
-        reason = pair.rewriter.supports(pair.base.plan())
+        reason = pair.rewriter.supports(pair.base.full_plan())
         if reason is not None:
             return replace(line, reason=reason)
         config = request.config.model_copy(update={"batch_size": line.batch_size})

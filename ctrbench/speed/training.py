@@ -49,7 +49,7 @@ class Training:
 
     def __init__(self, case: Case) -> None:
         torch.manual_seed(SEED)
-        plan = case.method.apply(case.backbone.plan())
+        plan = case.method.apply(case.backbone.full_plan())
         self.case = case
         self.model = CTRModel(plan, case.workload.schema, seed=SEED).to(case.device)
         self.model.train()

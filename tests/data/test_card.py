@@ -110,6 +110,29 @@ def test_a_setting_that_would_be_ignored_is_refused(tmp_path: Path, old: str, ne
     fails(tmp_path, CARD.replace(old, new), match)
 
 
+SEQUENCE = '"sequence"\ntarget = "city"'
+
+
+def test_a_sequence_may_have_a_target(tmp_path: Path) -> None:
+    card = read_card(write(tmp_path, CARD.replace('"multi_valued"', SEQUENCE)))
+    city, tags = card.fields
+    assert card.target_of(tags) == city
+    assert card.target_of(city) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ('"multi_valued"', '"multi_valued"\ntarget = "city"', "only sequence fields have a target"),
+        ('"multi_valued"', SEQUENCE.replace("city", "citty"), "no such field: citty"),
+        ('"multi_valued"', SEQUENCE.replace("city", "tags"), "its target is categorical, 'tags' is sequence"),
+        ('"multi_valued"', f"{SEQUENCE}\nmin_count = 2", "the ids are the target's, and so is min_count"),
+    ],
+)
+def test_a_target_is_another_field_of_one_id(tmp_path: Path, old: str, new: str, match: str) -> None:
+    fails(tmp_path, CARD.replace(old, new), match)
+
+
 def test_a_split_by_time_needs_a_timestamp(tmp_path: Path) -> None:
     fails(tmp_path, 'split = { by = "time" }\n' + CARD, "needs a timestamp")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import json
 import os
 import random
 from collections import Counter
@@ -16,7 +17,7 @@ from ctrbench.data import prepare as module
 from ctrbench.data import shards, stage
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare, summary
-from ctrbench.data.shards import Prepared, prepared_names
+from ctrbench.data.shards import Prepared, open_prepared, prepared_names
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Split
 
@@ -166,6 +167,63 @@ def test_sequences_keep_their_last_elements_and_sets_their_first(make_card: Make
     assert column(prepared, Split.TRAIN, "past")[:4] == [[1, 2], [], [1], [2, 1]]
     assert prepared.vocabulary("tags").rows() == [(1, "b", 4), (2, "a", 2), (3, "c", 2)]
     assert column(prepared, Split.TRAIN, "tags")[:4] == [[2, 1], [], [1], [3, 3]]
+
+
+FILMS = {
+    "time": list(range(12)),
+    "click": [0, 1] * 6,
+    "item": list("abcabdabcade"),
+    "past": ["", "a", "a|b", "b|b", "c", "e", "a|c", "b", "c", "a|d", "d", "e|a"],
+}
+"""Training rows are the first eight; `e` is the item of the last row alone, but was seen before."""
+
+
+def film_card(make_card: MakeCard, **target: object) -> DatasetCard:
+    fields = [
+        {"name": "item", "role": "item"} | {key: target.pop(key) for key in ("min_count",) if key in target},
+        {"name": "past", "kind": "sequence", "max_length": 3, **target},
+    ]
+    changes = {"fields": fields, "domain_sets": {"default": ["item"]}, "representative": "item"}
+    if "min_count" in fields[0]:
+        changes |= {"domain_sets": {"default": ["click_time"]}, "representative": "click_time"}
+        fields.append({"name": "click_time", "column": "click"})
+    data = pl.DataFrame(FILMS)
+    return make_card(data, name="films", title="Films", **changes)
+
+
+def test_a_sequence_with_a_target_has_the_targets_ids(make_card: MakeCard, home: Path) -> None:
+    prepared = prepare(film_card(make_card, target="item"), home=home)
+    assert prepared.vocabulary("item").rows() == [(1, "a", 3), (2, "b", 3), (3, "c", 1), (4, "d", 1)]
+    assert column(prepared, Split.TRAIN, "past") == [[], [1], [1, 2], [2, 2], [3], [0], [1, 3], [2]]
+    # What the target never was in training is unknown, though training sequences may hold it.
+    assert column(prepared, Split.TEST, "past") == [[4], [0, 1]]
+    assert prepared.manifest.field("past").size == prepared.manifest.field("item").size == 5
+    assert summary(prepared).num_ids == 5
+
+
+def test_a_targets_rare_values_are_unknown_in_the_sequence_too(make_card: MakeCard, home: Path) -> None:
+    prepared = prepare(film_card(make_card, target="item", min_count=2), home=home)
+    assert prepared.vocabulary("item")["value"].to_list() == ["a", "b"]
+    assert column(prepared, Split.TRAIN, "past") == [[], [1], [1, 2], [2, 2], [0], [0], [1, 0], [2]]
+
+
+def test_without_a_target_all_is_as_it_was_before_there_were_targets(make_card: MakeCard, home: Path) -> None:
+    """Digests that an earlier version gave, which results are keyed by."""
+    card = film_card(make_card)
+    assert card.digest == "252b8c0053e3986cf01e983cd9145cacb04fdd2c04e77eab2514a6bf749b0928"
+    content = "e3fd309f21dd30b1b89b68a95d3ffc2c7eb36b24266edd1a6b793f5a95e0afcf"
+    assert prepare(card, home=home).manifest.content_digest == content
+
+
+def test_data_prepared_before_there_were_targets_are_not_made_again(make_card: MakeCard, home: Path) -> None:
+    card = film_card(make_card)
+    folder = prepare(card, home=home).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for field in manifest["card"]["fields"]:
+        del field["target"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"note": "kept"}))
+    assert prepare(card, home=home).manifest.note == "kept"
+    assert open_prepared("films", home).manifest.card.fields == card.fields
 
 
 def test_lists_of_parquet_are_as_lists_in_text(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:

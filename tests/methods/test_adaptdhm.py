@@ -21,9 +21,9 @@ from ctrbench.methods.adaptdhm import (
     ClusterRoutingModule,
     Clusters,
 )
-from ctrbench.nn.model import CTRModel
+from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.plan import FieldShape, Plan, Schema
 from ctrbench.nn.stages import LayerNorm
 from ctrbench.registry import select
 from ctrbench.train.learner import Learner
@@ -60,8 +60,13 @@ def found(model: CTRModel, batch: Batch) -> torch.Tensor:
     return clusters.cluster_B
 
 
-def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
+def inputs(model: CTRModel, batch: Batch) -> np.ndarray:
     return model.context(batch).z_BN.detach().numpy().astype(np.float64)
+
+
+def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
+    """z without the price, the plain number that stands last."""
+    return inputs(model, batch)[:, :16]
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -72,8 +77,7 @@ def moved(centres: np.ndarray, z_BN: np.ndarray, routing: str) -> np.ndarray:
     """Three iterations, row by row."""
     for _ in range(3):
         total = np.zeros_like(centres)
-        for z in z_BN:
-            x = unit(z) if routing == "spherical" else z
+        for x in z_BN:
             e = np.exp([x @ c / (0.1 if routing == "spherical" else 1.0) for c in centres])
             total += np.outer(e / e.sum(), x)
         total /= len(z_BN) if routing == "spherical" else 1
@@ -87,11 +91,14 @@ def test_centres_move_as_the_formula_says(
 ) -> None:
     model, batch = stir(build_model(f"adaptdhm[routing={routing}]")), data.slice(0, 40)
     start = router(model).centre.numpy().astype(np.float64)
-    expected = moved(start, embedded(model, batch), routing)
+    x_BN = embedded(model, batch)
+    if routing == "spherical":
+        x_BN = np.array([unit(row - x_BN.mean(0)) for row in x_BN])
+    expected = moved(start, x_BN, routing)
     clusters = found(model.train(), batch)
-    assert np.abs(expected - start).max() > 0.05
+    assert np.abs(expected - start).max() > 0.02
     np.testing.assert_allclose(router(model).centre, expected, atol=1e-5)
-    nearest = [int(np.argmax(expected @ z)) for z in embedded(model, batch)]
+    nearest = [int(np.argmax(expected @ x)) for x in x_BN]
     assert clusters.tolist() == nearest
     assert len(set(nearest)) > 1
 
@@ -103,9 +110,9 @@ def test_each_row_meets_its_own_clusters_weights(
     model, batch = stir(build_model("adaptdhm")).train(is_training), unseen_data.slice(0, 30)
     logits = model(batch).detach()
     centres = router(model).centre.numpy().astype(np.float64)  # as they are after the step
-    expected = []
-    for z in embedded(model, batch):
-        k = int(np.argmax(centres @ z))
+    mean, expected = router(model).mean.numpy(), []
+    for z in inputs(model, batch):
+        k = int(np.argmax(centres @ (z[:16] - mean)))
         for place, layer in enumerate(layers(model)):
             own, bias = layer.own_weight[k].detach().numpy(), layer.own_bias[k].detach().numpy()
             shared = layer.weight.detach().numpy().astype(np.float64)
@@ -116,16 +123,19 @@ def test_each_row_meets_its_own_clusters_weights(
 
 
 def test_where_ids_are_not_at_hand_all_products_give_the_same() -> None:
+    # In full precision, as products by group are, even where autocast would have them in bfloat16.
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=generator)
     x_BN, weight_KNM, bias_KM, grad = draw(40, 6), draw(4, 6, 3), draw(4, 3), draw(40, 3)
     cluster_B = torch.randint(3, (40,), generator=generator)  # no row in the fourth
     made = []
     for clusters in (Clusters.of(cluster_B), Clusters(cluster_B=cluster_B, routing=None)):
-        inputs = [one.clone().requires_grad_() for one in (x_BN, weight_KNM, bias_KM)]
-        product = clusters.linear(*inputs)
+        given = [one.clone().requires_grad_() for one in (x_BN, weight_KNM, bias_KM)]
+        with torch.autocast("cpu", torch.bfloat16):
+            product = clusters.linear(*given)
+        assert product.dtype == torch.float32
         product.backward(grad)  # type: ignore[no-untyped-call]
-        made.append([product.detach(), *(one.grad for one in inputs)])
+        made.append([product.detach(), *(one.grad for one in given)])
     assert Clusters.of(cluster_B).routing is not None
     for first, second in zip(*made, strict=True):
         torch.testing.assert_close(first, second)
@@ -140,38 +150,81 @@ def test_evaluation_moves_nothing_and_training_moves_buffers_only(
     assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
     model.train()(batch).sum().backward()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
-    assert changed <= {"net.at_input.0.centre", "net.at_input.0.idle"}
-    assert "net.at_input.0.centre" in changed
+    buffers = {f"net.at_input.0.{name}" for name in ("centre", "idle", "mean", "batches")}
+    assert changed <= buffers
+    assert changed >= buffers - {"net.at_input.0.idle"}
     torch.testing.assert_close(router(model).centre.norm(dim=1), torch.ones(3))
+
+
+def test_the_mean_is_that_of_all_batches_first_and_then_moves_by_a_hundredth(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, expected = stir(build_model("adaptdhm")).train(), np.zeros(16)
+    for k in range(130):
+        batch = data.slice(2 * k, 2 * k + 2 + k % 3)
+        model(batch)
+        expected += max(0.01, 1 / (k + 1)) * (embedded(model, batch).mean(0) - expected)
+        if k == 2:
+            each = [embedded(model, data.slice(2 * j, 2 * j + 2 + j)).mean(0) for j in range(3)]
+            np.testing.assert_allclose(router(model).mean, np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(router(model).mean, expected, atol=1e-5)
+    assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize("routing", ["spherical", "published"])
+def test_plain_numbers_have_no_say(
+    build_model: Callable[..., CTRModel], data: SplitData, routing: str
+) -> None:
+    made = []
+    for factor in (1.0, -7.0):
+        model = build_model(f"adaptdhm[routing={routing}]").train()
+        other = SplitData(**{**vars(data), "numeric_BK": factor * data.numeric_BK})
+        made.append([found(model, other.slice(0, 100)), router(model).centre])
+    assert all(torch.equal(first, second) for first, second in zip(*made, strict=True))
 
 
 def test_no_gradient_passes_through_the_routing(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model, batch = build_model("adaptdhm"), data.slice(0, 64)
-    plain = build_model()
-    for one in (model, plain):  # all W_k alike: only the routing could make a difference
-        one.train()(batch).sum().backward()
-    torch.testing.assert_close(model.embedding.table.weight.grad, plain.embedding.table.weight.grad)
+    model, batch, grads = stir(build_model("adaptdhm")).train(), data.slice(0, 64), []
+    context = model.context(batch)
+    model.net(context).sum().backward()
+    grads.append(model.embedding.table.weight.grad.clone())
+    assert not any(buffer.requires_grad for buffer in model.buffers())
+    assert not any(figure.requires_grad for figure in context.logs.values())
+    model.zero_grad()
+    clusters = context.shared[KEY]
+
+    def frozen(x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        context.shared[KEY] = clusters
+        return x_BN
+
+    router(model).forward = frozen  # type: ignore[method-assign]
+    model(batch).sum().backward()
+    assert torch.equal(model.embedding.table.weight.grad, grads[0])
 
 
 def test_only_a_cluster_that_nobody_chose_long_enough_starts_anew(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model, batch = stir(build_model("adaptdhm[clusters=4,reseed_after=80]")).train(), data.slice(0, 40)
-    module, rows = router(model), torch.from_numpy(embedded(model, batch)).float()
-    rows = torch.nn.functional.normalize(rows)
-    with torch.no_grad():  # a centre opposite to all rows is nobody's
-        module.centre[2] = -torch.nn.functional.normalize(rows.mean(0), dim=0)
-    clusters = found(model, batch)
-    assert 2 not in clusters
-    assert module.idle[2] == 40
-    assert not torch.isclose(rows, module.centre[2]).all(1).any()
-    assert 2 not in found(model, batch)
-    assert torch.isclose(rows, module.centre[2], atol=1e-6).all(1).any()
-    assert module.idle.tolist()[2] == 0
-    others = [k for k in range(4) if k in clusters]
-    assert not any(torch.isclose(rows, module.centre[k], atol=1e-6).all(1).any() for k in others)
+    # Two rows, so that centred ones stand opposite to one another; the third centre stands across, which is nobody's.
+    model = stir(build_model("adaptdhm[reseed_after=80]")).train()
+    batch, module = data.take(torch.tensor([0, 1] * 20)), router(model)
+    first, second = embedded(model, batch)[:2]
+    row = torch.from_numpy(unit(first - second)).float()
+    with torch.no_grad():
+        across = torch.nn.functional.normalize(module.centre - torch.outer(module.centre @ row, row))
+        module.centre.copy_(across)
+        module.centre[:2] += torch.stack([row, -row])
+        module.centre.copy_(torch.nn.functional.normalize(module.centre))
+    assert found(model, batch).tolist() == [0, 1] * 20
+    assert module.idle.tolist() == [0, 0, 40]
+    assert (module.centre @ row).abs()[2] < 0.01
+    assert found(model, batch).tolist() == [0, 1] * 20
+    assert module.idle.tolist() == [0, 0, 0]
+    alike = (module.centre @ row).abs()
+    assert float(alike[2]) == pytest.approx(1.0, abs=1e-6)
+    assert (alike[:2] < 0.999).all()
 
 
 def test_batches_of_one_row_leave_the_centres_apart(
@@ -184,19 +237,56 @@ def test_batches_of_one_row_leave_the_centres_apart(
     assert alike.max() < 0.9
 
 
-def test_published_centres_fall_together_and_spherical_ones_do_not(
-    build_model: Callable[..., CTRModel], data: SplitData
-) -> None:
-    # Without the plain number, which is not as small as embeddings are.
-    small = SplitData(**{**vars(data), "numeric_BK": torch.zeros_like(data.numeric_BK)})
-    nearest = {}
+def skewed_rows() -> tuple[Schema, SplitData]:
+    """Twenty fields whose ids are so skewed that all rows share a large mean."""
+    ids = np.minimum(np.random.default_rng(0).zipf(1.5, (4000, 20)), 49).astype(np.int32)
+    shapes = [
+        FieldShape(name=f"field{place}", kind="categorical", role="user", size=50) for place in range(20)
+    ]
+    one = torch.ones(len(ids), dtype=torch.int32)
+    schema = Schema(
+        fields=tuple(shapes),
+        embedding_size=8,
+        domain_features=("field0",),
+        num_domains=1,
+        indicator_rows=(0, len(ids)),
+        base_rate=0.3,
+    )
+    data = SplitData(
+        ids_BF=torch.from_numpy(ids),
+        bags=(),
+        numeric_BK=torch.zeros(len(ids), 0),
+        domain_B=one,
+        indicator_B=one,
+        label_B=torch.zeros(len(ids)),
+        row=np.arange(len(ids)),
+        user=None,
+        probability=None,
+    )
+    return schema, data
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_published_centres_fall_together_and_spherical_ones_do_not(seed: int) -> None:
+    schema, data = skewed_rows()
+    cosine, agreement = {}, {}
     for routing in ("published", "spherical"):
-        model = build_model(f"adaptdhm[routing={routing}]").train()
-        for start in range(0, 240, 4):
-            model(small.slice(start, start + 60))
-        nearest[routing] = (router(model).centre @ router(model).centre.T).fill_diagonal_(-1.0).max()
-    assert nearest["published"] > 0.999
-    assert nearest["spherical"] < 0.9
+        method = Adaptdhm(routing=routing)  # type: ignore[arg-type]
+        model = CTRModel(method.apply(Dnn(hidden=(8, 4)).plan()), schema, seed=seed)
+        module, agreement[routing] = router(model), 1.0
+        for place in range(300):
+            start = 100 * (place % 40)
+            model.train()(data.slice(start, start + 100))
+            if place % 20 == 19:  # rounding must not choose
+                centres, z_BN = module.centre.numpy().astype(np.float64), inputs(model, data.slice(0, 2000))
+                exact = ((z_BN - module.mean.numpy()) @ centres.T).argmax(1)
+                chosen = found(model.eval(), data.slice(0, 2000)).numpy()
+                agreement[routing] = min(agreement[routing], float((chosen == exact).mean()))
+        cosine[routing] = float((module.centre @ module.centre.T).fill_diagonal_(-1.0).max())
+    assert cosine["published"] > 0.9999
+    assert agreement["published"] < 0.9
+    assert cosine["spherical"] < 0.5
+    assert agreement["spherical"] > 0.999
 
 
 def test_the_log_has_each_clusters_share(build_model: Callable[..., CTRModel], data: SplitData) -> None:

@@ -30,17 +30,21 @@ def stir(model: CTRModel) -> CTRModel:
     return model
 
 
+def by_hand(model: CTRModel, z_BN: np.ndarray) -> np.ndarray:
+    """What the side tower adds, row by row in float64."""
+    names = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
+    first, a, second, b = (side(model).get_parameter(name).detach().double().numpy() for name in names)
+    # City and age, the domain features, are the first two fields of z.
+    return np.array([(np.maximum(z[:8] @ first + a, 0.0) @ second + b)[0] for z in z_BN])
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_side_tower_adds_a_network_of_e_d_alone(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
     model, batch = stir(build_model("biasnet", backbone)), unseen_data.slice(0, 30)
     plain = build_model("plain", backbone)(batch).detach().double().numpy()
-    names = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
-    first, a, second, b = (side(model).get_parameter(name).detach().double().numpy() for name in names)
-    z_BN = model.context(batch).z_BN.detach().double().numpy()
-    # City and age, the domain features, are the first two fields of z.
-    added = [(np.maximum(z[:8] @ first + a, 0.0) @ second + b)[0] for z in z_BN]
+    added = by_hand(model, model.context(batch).z_BN.detach().double().numpy())
     np.testing.assert_allclose(model(batch).detach(), plain + added, rtol=1e-4, atol=1e-5)
 
 
@@ -66,6 +70,22 @@ def test_it_starts_as_its_backbone_and_then_learns(
         Learner().step(model, optimizer, batch)
     moved = zip(side(model).parameters(), start, strict=True)
     assert not any(torch.equal(parameter, before) for parameter, before in moved)
+
+
+def test_e_d_learns_through_the_side_tower_too(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, slope: Callable[..., np.ndarray]
+) -> None:
+    model, grads = stir(build_model("biasnet")), []
+    for one in (model, build_model("plain")):
+        context = one.context(unseen_data.slice(0, 4))
+        context.z_BN = context.z_BN.detach().requires_grad_()
+        one.net(context).sum().backward()
+        assert context.z_BN.grad is not None
+        grads.append(context.z_BN.grad.numpy())
+    z_BN = context.z_BN.detach().double().numpy()
+    expected = slope(lambda moved_BN: float(by_hand(model, moved_BN).sum()), z_BN)
+    assert (np.abs(expected[:, :8]) > 1e-3).all()
+    np.testing.assert_allclose(grads[0] - grads[1], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_it_is_not_the_auxiliary_network_renamed(build_model: Callable[..., CTRModel]) -> None:

@@ -96,10 +96,10 @@ def test_a_single_domain_has_one_network(schema: Schema, data: SplitData) -> Non
 
 def test_more_domains_than_may_have_networks_are_refused(schema: Schema) -> None:
     plan = CrossStitch().apply(Dnn().plan())
-    wide = replace(schema, indicator_rows=(0, *([9] * 21)))
-    with pytest.raises(SettingError, match=r"max_domains allows 20 domains: 21 domains.*--indicator"):
+    wide = replace(schema, indicator_rows=(0, *([9] * 33)))
+    with pytest.raises(SettingError, match=r"max_domains allows 32 domains: 33 domains.*--indicator"):
         CTRModel(plan, wide, seed=1)
-    assert CTRModel(CrossStitch(max_domains=21).apply(Dnn().plan()), wide, seed=1)
+    assert CTRModel(CrossStitch(max_domains=33).apply(Dnn().plan()), wide, seed=1)
     with pytest.raises(SettingError, match="5 domains: 6 domains"):
         CTRModel(CrossStitch(max_domains=5).apply(Dnn().plan()), schema, seed=1)
 

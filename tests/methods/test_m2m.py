@@ -10,12 +10,13 @@ import torch
 
 from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.backbones.dnn import Dnn
+from ctrbench.backbones.finalmlp import FinalMlp
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.methods.m2m import M2M, MetaBlock, MetaBlockModule, scenario_routing
+from ctrbench.methods.m2m import M2M, Generator, Layer, MetaBlock, MetaBlockModule, scenario_routing
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan
+from ctrbench.nn.plan import Plan, Schema
 from ctrbench.registry import select
 from ctrbench.train.learner import Learner
 
@@ -43,9 +44,13 @@ def numbers(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().double().numpy() for name, value in module.named_parameters()}
 
 
-def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
-    """The logits of a DNN with the block behind its tower."""
-    own, net = numbers(block(model)), numbers(model.net)
+def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
+    return model.context(batch).z_BN.detach().double().numpy()
+
+
+def by_hand(model: CTRModel, z_BN: np.ndarray, **moved: np.ndarray) -> np.ndarray:
+    """The logits of a DNN with the block behind its tower; `moved` are in place of the block's own parameters."""
+    own, net = numbers(block(model)) | moved, numbers(model.net)
     width = len(own["task"])
 
     def meta(unit: str, h: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -57,7 +62,7 @@ def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
         return h
 
     logits = []
-    for z in model.context(batch).z_BN.detach().double().numpy():
+    for z in z_BN:
         s = np.tanh(z[:8] @ own["scenario.weight"] + own["scenario.bias"])
         f = np.tanh(z @ net["tower.0.weight"] + net["tower.0.bias"])
         f = np.tanh(f @ net["tower.1.weight"] + net["tower.1.bias"])
@@ -78,7 +83,32 @@ def test_each_row_meets_the_matrices_of_its_domain(
 ) -> None:
     model = stir(build_model(method))
     for batch in (data.slice(0, 60), unseen_data.slice(0, 30), unseen_data.slice(3, 4), data.slice(0, 1)):
-        np.testing.assert_allclose(model(batch).detach(), by_hand(model, batch), rtol=1e-4, atol=1e-5)
+        expected = by_hand(model, embedded(model, batch))
+        np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [SMALL, DEEP])
+def test_embeddings_and_experts_learn_through_all_that_they_enter(
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    slope: Callable[..., np.ndarray],
+    method: str,
+) -> None:
+    model = stir(build_model(method))
+    context = model.context(unseen_data.slice(0, 4))
+    context.z_BN = context.z_BN.detach().requires_grad_()
+    model.net(context).square().sum().backward()
+    z_BN = context.z_BN.detach().double().numpy()
+    expected = slope(lambda moved_BN: float((by_hand(model, moved_BN) ** 2).sum()), z_BN)
+    np.testing.assert_allclose(context.z_BN.grad, expected, rtol=1e-3, atol=1e-5)
+    for name in ("experts.weight", "experts.bias", "task", "score"):
+        start = numbers(block(model))[name]
+        expected = slope(
+            lambda moved, name=name: float((by_hand(model, z_BN, **{name: moved}) ** 2).sum()),  # type: ignore[misc]
+            start,
+        )
+        found = block(model).get_parameter(name).grad
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_rows_of_known_domains_share_matrices_and_unseen_ones_do_not(
@@ -122,17 +152,55 @@ def test_every_part_learns(build_model: Callable[..., CTRModel], data: SplitData
     assert still == []
 
 
+def test_in_bf16_matrices_are_generated_in_full_precision(schema: Schema, data: SplitData) -> None:
+    plan = M2M(hidden=5, experts=3).apply(Dnn(hidden=(8, 4)).plan())
+    model = stir(CTRModel(plan, schema, seed=1, precision="bf16").train())
+    made: list[tuple[np.ndarray, torch.Tensor]] = []
+
+    def compare(module: torch.nn.Module, given: tuple[torch.Tensor], layer: Layer) -> None:
+        own = numbers(module)
+        flat = given[0].detach().double().numpy() @ own["weight"] + own["bias"]
+        made.append((flat, torch.cat([layer[0].flatten(1), layer[1]], dim=1).detach()))
+
+    generators = [module for module in model.modules() if isinstance(module, Generator)]
+    for generator in generators:
+        generator.register_forward_hook(compare)
+    start = [value.clone() for value in block(model).state_dict().values()]
+    loss = Learner().step(model, Optimizer(model, AdamConfig(lr=0.01)), data.slice(0, 50)).loss
+    assert loss.isfinite()
+    assert len(made) == len(generators) == 2
+    for expected, found in made:
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5)
+    moved = zip(block(model).state_dict().values(), start, strict=True)
+    assert not any(torch.equal(after, before) for after, before in moved)
+
+
 def test_generated_layers_start_near_static_ones_of_their_own(build_model: Callable[..., CTRModel]) -> None:
     module = block(build_model(DEEP))
-    scenario_GM = torch.ones(1, 5)
+    # As far apart as two scenarios can be.
+    scenario_GM = torch.tensor([[1.0], [-1.0]]).expand(2, 5)
     units = [module.attention, *module.towers]
     layers = [layer for unit in units for layer in unit.generate(scenario_GM)]  # type: ignore[operator]
-    assert [tuple(weight.shape) for weight, _ in layers] == [(1, 10, 5), *[(1, 5, 5)] * 5]
+    assert [tuple(weight.shape) for weight, _ in layers] == [(2, 10, 5), *[(2, 5, 5)] * 5]
     for weight, bias in layers:
-        bound = (6.0 / sum(weight.shape)) ** 0.5
-        assert 0.4 * bound < weight.std() < 0.9 * bound  # a uniform start has 0.58 of its bound
+        bound = (6.0 / sum(weight.shape[1:])) ** 0.5
+        assert 0.4 * bound < weight.mean(0).std() < 0.8 * bound  # a uniform start has 0.58 of its bound
+        # V is a tenth of Xavier's, and s adds up five of it: 0.18 of the bound in the attention, 0.14 elsewhere.
+        assert 0.02 * bound < (weight[0] - weight[1]).std() < 0.25 * bound
         assert bias.abs().max() < 0.5
     assert len({round(weight[0, 0, 0].item(), 5) for weight, _ in layers}) == len(layers)
+
+
+def test_a_fusion_whose_heads_do_not_divide_its_width_is_refused(
+    build_model: Callable[..., CTRModel],
+) -> None:
+    plan = FinalMlp(hidden=(8, 6), heads=3).plan()
+    assert str(M2M().supports(plan)).startswith("m2m's hidden=32 cannot be cut into 3 heads")
+    assert M2M(hidden=30).supports(plan) is None
+    assert M2M().supports(FinalMlp().plan()) is None
+    assert M2M(hidden=5).supports(Dnn().plan()) is None
+    assert build_model("m2m[hidden=30]", "finalmlp[hidden=8-6,heads=3]").num_parameters()["dense"] > 0
 
 
 def test_the_block_stands_behind_the_tower_with_its_activation() -> None:

@@ -95,6 +95,14 @@ def test_experts_are_as_many_as_domains_up_to_twenty(schema: Schema, num_domains
     assert Mixture(name="mmoe", tower=Dnn().tower(), experts=5).num_experts(wide) == 5
 
 
+@pytest.mark.parametrize(("method", "expected"), [("mmoe", 6), ("mmoe[experts=3]", 3)])
+def test_the_record_notes_how_many_experts_there_were(
+    build_model: Callable[..., CTRModel], data: SplitData, method: str, expected: int
+) -> None:
+    learner = select("methods", method).value.learner()  # type: ignore[union-attr]
+    assert learner.select(build_model(method), data, data) == {"experts": expected}
+
+
 def test_gates_and_heads_of_absent_domains_are_bit_equal_and_all_experts_learn(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.methods.pepnet import PEPNet
-from ctrbench.nn.gates import EmbeddingGateModule, PriorGateModule
+from ctrbench.nn.gates import EmbeddingGate, EmbeddingGateModule, PriorGateModule
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
@@ -35,8 +35,12 @@ def stir(model: CTRModel) -> CTRModel:
     return model
 
 
-def by_hand(model: CTRModel, batch: Batch, prior: slice) -> np.ndarray:
-    """The logits of a DNN with both kinds of gates, in float64."""
+def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
+    return model.context(batch).z_BN.detach().double().numpy()
+
+
+def by_hand(model: CTRModel, e_BN: np.ndarray, fixed_BN: np.ndarray, prior: slice) -> np.ndarray:
+    """The logits of a DNN with both kinds of gates, in float64; `fixed_BN` is E where its gradient is stopped."""
     values = {name.removeprefix("net."): value.double().numpy() for name, value in model.state_dict().items()}
 
     def gate(name: str, x: np.ndarray) -> np.ndarray:
@@ -48,10 +52,11 @@ def by_hand(model: CTRModel, batch: Batch, prior: slice) -> np.ndarray:
         return factors
 
     logits = []
-    for e in model.context(batch).z_BN.detach().double().numpy():
-        o = h = gate("at_input.0", np.concatenate([e[:8], e])) * e
+    for e, fixed in zip(e_BN, fixed_BN, strict=True):
+        h = gate("at_input.0", np.concatenate([e[:8], fixed])) * e
+        fixed_o = gate("at_input.0", np.concatenate([fixed[:8], fixed])) * fixed
         for before, layer in LAYERS:
-            h = gate(before, np.concatenate([e[prior], o])) * h
+            h = gate(before, np.concatenate([e[prior], fixed_o])) * h
             h = h @ values[f"{layer}.weight"] + values[f"{layer}.bias"]
             h = h if layer == "head.1" else np.tanh(h)
         logits.append(h[0])
@@ -63,8 +68,31 @@ def test_the_layers_gates_see_gated_embeddings(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str
 ) -> None:
     model, batch = stir(build_model(method)), unseen_data.slice(0, 30)
-    expected = by_hand(model, batch, PRIORS[method])
+    e_BN = embedded(model, batch)
+    expected = by_hand(model, e_BN, e_BN, PRIORS[method])
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", PRIORS)
+def test_e_d_and_the_prior_learn_through_the_gates_and_all_embeddings_through_the_products(
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    slope: Callable[..., np.ndarray],
+    method: str,
+) -> None:
+    model, prior = stir(build_model(method)), PRIORS[method]
+    context = model.context(unseen_data.slice(0, 4))
+    context.z_BN = context.z_BN.detach().requires_grad_()
+    model.net(context).square().sum().backward()
+    e_BN = context.z_BN.detach().double().numpy()
+    expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, e_BN, prior) ** 2).sum()), e_BN)
+    np.testing.assert_allclose(context.z_BN.grad, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_gate_of_embeddings_stands_before_all_else_at_the_input() -> None:
+    before = EmbeddingGate(name="other")
+    at_input = PEPNet().rewrite(Dnn().plan().with_input(before)).at_input
+    assert [stage.name for stage in at_input] == ["epnet", "other"]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -224,10 +224,10 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
 
 
 def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:
-    many = replace(schema, indicator_rows=(0, *[10] * 21))
-    with pytest.raises(SettingError, match="max_domains allows 20 domains: 21 domains"):
+    many = replace(schema, indicator_rows=(0, *[10] * 33))
+    with pytest.raises(SettingError, match="max_domains allows 32 domains: 33 domains"):
         CTRModel(Ple(levels=2).apply(Dnn().plan()), many, seed=1)
-    CTRModel(Ple(levels=2, max_domains=21).apply(Dnn(hidden=(8,)).plan()), many, seed=1)
+    CTRModel(Ple(levels=2, max_domains=33).apply(Dnn(hidden=(8,)).plan()), many, seed=1)
     CTRModel(Ple().apply(Dnn(hidden=(8,)).plan()), many, seed=1)
 
 

@@ -37,31 +37,41 @@ def stir(model: CTRModel) -> CTRModel:
     return model
 
 
-def by_hand(model: CTRModel, batch: Batch, prior: slice) -> np.ndarray:
-    """The logits of a DNN with gates, in float64."""
+def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
+    return model.context(batch).z_BN.detach().double().numpy()
+
+
+def by_hand(
+    model: CTRModel, z_BN: np.ndarray, fixed_BN: np.ndarray, prior: slice, gamma: float = 2.0
+) -> np.ndarray:
+    """The logits of a DNN with gates, in float64; `fixed_BN` are the embeddings where their gradient is stopped."""
     values = {name: value.double().numpy() for name, value in model.state_dict().items()}
     logits = []
-    for z in model.context(batch).z_BN.detach().double().numpy():
-        h, x = z, np.concatenate([z[prior], z])
+    for z, fixed in zip(z_BN, fixed_BN, strict=True):
+        h, x = z, np.concatenate([z[prior], fixed])
         for gate, layer in zip(DNN[::2], DNN[1::2], strict=True):
             a, b, c, d = (
                 values[f"net.{gate}.unit.{part}.{kind}"]
                 for part in ("hidden", "output")
                 for kind in ("weight", "bias")
             )
-            h = 2.0 / (1.0 + np.exp(-(np.maximum(x @ a + b, 0.0) @ c + d))) * h
+            h = gamma / (1.0 + np.exp(-(np.maximum(x @ a + b, 0.0) @ c + d))) * h
             h = h @ values[f"net.{layer}.weight"] + values[f"net.{layer}.bias"]
             h = h if layer == DNN[-1] else np.tanh(h)
         logits.append(h[0])
     return np.array(logits)
 
 
-@pytest.mark.parametrize("method", PRIORS)
+@pytest.mark.parametrize(
+    ("method", "prior", "gamma"),
+    [*((method, prior, 2.0) for method, prior in PRIORS.items()), ("ppnet[gamma=3]", PRIORS["ppnet"], 3.0)],
+)
 def test_each_layer_is_given_gated_numbers(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, prior: slice, gamma: float
 ) -> None:
     model, batch = stir(build_model(method)), unseen_data.slice(0, 30)
-    expected = by_hand(model, batch, PRIORS[method])
+    z_BN = embedded(model, batch)
+    expected = by_hand(model, z_BN, z_BN, prior, gamma)
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -91,14 +101,20 @@ def test_it_starts_as_its_backbone_and_then_learns(
     assert not any(torch.equal(after, before) for after, before in zip(now, start, strict=True))
 
 
-def test_all_embeddings_learn(build_model: Callable[..., CTRModel], data: SplitData) -> None:
-    batch, grads = data.slice(0, 50), []
-    for method in ("plain", "ppnet"):
-        model = build_model(method)
-        model(batch).square().sum().backward()
-        grads.append(model.embedding.table.weight.grad)
-    assert grads[0].abs().max() > 0.0
-    torch.testing.assert_close(grads[1], grads[0])
+@pytest.mark.parametrize("method", PRIORS)
+def test_embeddings_learn_through_the_network_and_the_prior_through_the_gates_too(
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    slope: Callable[..., np.ndarray],
+    method: str,
+) -> None:
+    model, prior = stir(build_model(method)), PRIORS[method]
+    context = model.context(unseen_data.slice(0, 4))
+    context.z_BN = context.z_BN.detach().requires_grad_()
+    model.net(context).square().sum().backward()
+    z_BN = context.z_BN.detach().double().numpy()
+    expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, z_BN, prior) ** 2).sum()), z_BN)
+    np.testing.assert_allclose(context.z_BN.grad, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_without_fields_of_ids_the_prior_must_be_the_domain(schema: Schema) -> None:
@@ -107,6 +123,14 @@ def test_without_fields_of_ids_the_prior_must_be_the_domain(schema: Schema) -> N
     with pytest.raises(SettingError, match="ppnet_prior=domain"):
         CTRModel(PPNet().apply(plan), nameless, seed=1)
     assert CTRModel(PPNet(ppnet_prior="domain").apply(plan), nameless, seed=1).num_parameters()["dense"] > 0
+
+
+def test_a_domain_feature_is_no_id_of_the_user(schema: Schema) -> None:
+    plan = Dcnv2(hidden=(8, 4)).plan()
+    without = replace(schema, hidden=("user",))
+    with pytest.raises(SettingError, match=r"no domain feature.*roles of such fields here: none"):
+        CTRModel(PPNet().apply(plan), without, seed=1)
+    assert CTRModel(PPNet(ppnet_prior="domain").apply(plan), without, seed=1).num_parameters()["dense"] > 0
 
 
 def test_a_plan_without_dense_layers_is_refused() -> None:

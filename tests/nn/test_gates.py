@@ -86,12 +86,24 @@ def test_the_prior_gate_sees_what_the_embedding_gate_made(schema: Schema) -> Non
     first, second = built(EmbeddingGate(name="a"), 17, schema), built(PriorGate(name="b"), 6, schema)
     z_BN, x_BN = random(5, 17, seed=9), random(5, 6, seed=8)
     given = context(schema, z_BN)
-    given.given_BN = first(z_BN, given)
-    o = given.given_BN.detach().double().numpy()
+    o = first(z_BN, given).detach().double().numpy()
     rows = zip(z_BN.double().numpy(), o, x_BN.double().numpy(), strict=True)
     expected = [factors(second, np.concatenate([z[USER], o])) * x for z, o, x in rows]
     np.testing.assert_allclose(second(x_BN, given).detach(), expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(given.z_BN, z_BN)
+
+
+def test_under_bf16_factors_are_made_in_full_precision(schema: Schema) -> None:
+    module, z_BN = built(EmbeddingGate(name="gate", gamma=3.0), 17, schema), random(5, 17, seed=9)
+    unit, seen = module.get_submodule("unit"), []
+    unit.get_submodule("hidden").register_forward_hook(lambda _, __, output: seen.append(output.detach()))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = unit(random(5, 25, seed=8), context(schema, z_BN)).detach()
+    (hidden_BN,) = seen
+    assert (hidden_BN.dtype, found.dtype) == (torch.bfloat16, torch.float32)
+    weight, bias = (unit.get_parameter(f"output.{kind}").detach().double() for kind in ("weight", "bias"))
+    expected = 3.0 * torch.sigmoid(hidden_BN.double() @ weight + bias)
+    torch.testing.assert_close(found, expected.float(), rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", [EmbeddingGate(name="gate"), PriorGate(name="gate")])
@@ -120,6 +132,15 @@ def test_the_id_of_each_role_is_the_field_with_the_most_ids(schema: Schema) -> N
     )
     assert id_fields(replace(schema, fields=fields)) == ("user_id", "item_id", "shop_id", "campaign")
     assert id_fields(replace(schema, fields=fields, hidden=("user_id",)))[0] == "zip"
+
+
+def test_domain_features_are_no_ids(schema: Schema) -> None:
+    fields = (field("page", "user", 900), field("user_id", "user", 700), field("item_id", "item", 50))
+    shape = replace(schema, fields=fields, domain_features=("page",))
+    assert id_fields(shape) == ("user_id", "item_id")
+    assert id_fields(replace(shape, fields=(fields[0], fields[2]))) == ("item_id",)
+    with pytest.raises(SettingError, match=r"no domain feature.*roles of such fields here: none"):
+        id_fields(replace(shape, fields=fields[:1]))
 
 
 def test_without_id_fields_the_prior_of_ids_is_refused(schema: Schema) -> None:

@@ -1,10 +1,11 @@
+import random
 import zipfile
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from ctrbench.errors import DataError, SourceError
+from ctrbench.errors import CardError, DataError, SourceError
 from ctrbench.readers.movielens import read
 
 OFFICIAL = {
@@ -60,6 +61,68 @@ def test_codes_become_words(tmp_path: Path) -> None:
     assert row["item"] == "Toy Story (1995)"
     assert (row["gender"], row["age"], row["occupation"]) == ("M", "56+", "self-employed")
     assert row["rating"] == 1
+
+
+RATINGS = (
+    "1::10::5::100\n1::20::4::200\n1::30::3::300\n1::40::5::300\n1::50::4::300\n1::10::4::400\n"
+    "1::20::1::500\n2::10::1::150\n2::20::5::250\n2::30::2::350\n"
+)
+FILMS = "".join(f"{place}0::{name} (1995)::Drama\n" for place, name in enumerate("ABCDE", start=1))
+
+
+def histories(tmp_path: Path, length: int) -> dict[tuple[str, int, str], list[str]]:
+    path = official(tmp_path, ratings_dat=RATINGS, movies_dat=FILMS)
+    frame = read([path], asked={"history": length}).frame.collect()
+    names = frame["history"].cast(pl.List(pl.String)).to_list()
+    keys = zip(frame["user_id"], frame["timestamp"], frame["item"].str.head(1), strict=True)
+    return {key: [title[0] for title in titles] for key, titles in zip(keys, names, strict=True)}
+
+
+def test_a_history_is_what_the_user_liked_in_an_earlier_second(tmp_path: Path) -> None:
+    assert histories(tmp_path, 10) == {
+        ("1", 100, "A"): [],
+        ("2", 150, "A"): [],
+        ("1", 200, "B"): ["A"],
+        ("2", 250, "B"): [],
+        ("1", 300, "C"): ["A", "B"],
+        ("1", 300, "D"): ["A", "B"],
+        ("1", 300, "E"): ["A", "B"],
+        ("2", 350, "C"): ["B"],
+        ("1", 400, "A"): ["A", "B", "D", "E"],
+        ("1", 500, "B"): ["A", "B", "D", "E", "A"],
+    }
+
+
+def test_of_a_long_history_the_newest_are_kept(tmp_path: Path) -> None:
+    whole, short = histories(tmp_path, 10), histories(tmp_path, 2)
+    assert short == {key: films[-2:] for key, films in whole.items()}
+
+
+def test_random_histories_agree_with_looking_back_row_by_row(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    rows = [
+        (draw.randrange(1, 3), 10 * draw.randrange(1, 6), draw.randrange(1, 6), draw.randrange(40))
+        for _ in range(150)
+    ]
+    text = "".join("::".join(map(str, row)) + "\n" for row in rows)
+    path = official(tmp_path, ratings_dat=text, movies_dat=FILMS)
+    frame = read([path], asked={"history": 4}).frame.collect()
+    ordered = list(frame.select("user_id", "timestamp", "item", "rating").iter_rows())
+    for (user, time, _, _), found in zip(ordered, frame["history"].to_list(), strict=True):
+        liked = [item for u, t, item, rating in ordered if u == user and t < time and rating >= 4]
+        assert found == liked[-4:]
+
+
+def test_a_history_changes_neither_rows_nor_their_order(tmp_path: Path) -> None:
+    path = official(tmp_path, ratings_dat=RATINGS, movies_dat=FILMS)
+    frame = read([path], asked={"history": 3}).frame.collect()
+    assert "history" not in table(path).columns
+    assert frame.drop("history").equals(table(path))
+
+
+def test_a_history_without_a_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"a history has a length: history.*max_length"):
+        read([official(tmp_path)], asked={"history": None})
 
 
 def test_columns_are_derived_from_title_zip_code_and_time(tmp_path: Path) -> None:

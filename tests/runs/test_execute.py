@@ -58,6 +58,44 @@ def run(store: RunStore) -> Run:
     return only
 
 
+WITH_HISTORY = CARD.replace('"item" }', '"item" }, { name = "past", kind = "sequence", target = "item" }')
+
+
+@pytest.mark.parametrize("pooling", ["din", "dien"])
+def test_a_sequence_is_compared_with_its_target(run: Run, store: RunStore, pooling: str) -> None:
+    folder = store.home.parent
+    table = pl.read_csv(folder / "tiny.csv").with_columns(
+        pl.concat_str(pl.col("item").shift(7), pl.col("item").shift(3), separator="|").alias("past")
+    )
+    table.write_csv(folder / "tiny.csv")
+    (folder / "tiny.toml").write_text(WITH_HISTORY, encoding="utf-8")
+    prepared = prepare(read_card(folder / "tiny.toml"), home=store.home)
+    (only,) = make_grid(
+        prepared,
+        methods=["plain"],
+        backbones=[f"dnn[hidden=8-4,pooling={pooling}]"],
+        seeds=[1],
+        domain_set="default",
+        indicator=None,
+        config=make_config(epochs=1, batch_size=64, embedding_size=4),
+    )
+    assert [field.target for field in module.field_shapes(prepared)] == [None, None, "item"]
+    assert (
+        module.load(prepared, Split.TRAIN, only.key).bags[0][0].max() <= prepared.manifest.field("item").size
+    )
+    record = execute(only, store)
+    assert record.status == "finished"
+    assert record.result is not None
+    assert ("pooling.past.aux" in record.result.history[0].logs) is (pooling == "dien")
+
+
+def test_a_pooling_of_sequences_that_there_are_not_is_said(run: Run, store: RunStore) -> None:
+    changed = run.key.backbone.model_copy(update={"settings": {"hidden": [8, 4], "pooling": "din"}})
+    record = execute(replace(run, key=run.key.model_copy(update={"backbone": changed})), store)
+    assert record.status == "failed"
+    assert "pooling=din compares sequences" in (record.error or "")
+
+
 def test_the_test_split_is_read_once_after_training(
     run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 from ctrbench.data.batches import SplitData
-from ctrbench.extend import Backbone, Method
+from ctrbench.extend import Backbone, Estimator, Method
 from ctrbench.names import Column
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
-from ctrbench.registry import select
+from ctrbench.registry import plugins, select
 from ctrbench.train.learner import Learner, bce, dev_auc, score_rows, total_loss
 
 Builder = Callable[..., CTRModel]
@@ -129,13 +129,24 @@ def test_dev_auc_counts_pairs_and_is_undefined_for_one_class(data: SplitData) ->
     assert dev_auc(replace(four, label_B=torch.zeros(4)), np.arange(4.0)) is None
 
 
+TRAINED = sorted(name for name, one in plugins("methods").items() if not issubclass(one.load(), Estimator))
 WITHOUT_WAITING = [
-    "plain", "adasparse", "adasparse[pruner_input=domain]", "star", "star[batching=mixed]", "apg", "maml",
-]  # fmt: skip
+    *TRAINED,
+    "adasparse[pruner_input=domain]",
+    "star[batching=mixed]",
+    "plain[norm=bn,aux=all]",
+]
+OF_DOMAINS = ("star", "shared_bottom")
+"""On a DNN all their products are those of domains, in float32 whatever is asked for."""
 
 
-@pytest.mark.parametrize("backbone", ["dnn", "dcnv2"])
-@pytest.mark.parametrize("method", WITHOUT_WAITING)
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [
+        *((method, backbone) for method in WITHOUT_WAITING for backbone in ("dnn", "dcnv2")),
+        *(("plain", backbone) for backbone in plugins("backbones")),
+    ],
+)
 def test_no_step_waits_for_a_value_of_the_device(
     method: str, backbone: str, schema: Schema, data: SplitData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +191,5 @@ def test_half_precision_follows_full_precision(
         assert len(np.unique(scores)) > 0.9 * len(np.unique(data.ids_BF.numpy(), axis=0))
         assert {one.dtype for one in model.parameters()} == {torch.float32}
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
-    # STAR replaces every product of a DNN by its own.
-    is_untouched = method.startswith("star") and backbone == "dnn"
+    is_untouched = method.startswith(OF_DOMAINS) and backbone == "dnn"
     assert (losses["bf16"] == losses["float32"]) is is_untouched
