@@ -617,10 +617,17 @@ def _learned(case: Case) -> str | None:
 
 
 def _of_few_rows(model: CTRModel) -> tuple[str, ...]:
-    """Return how names begin of poolings that see a small domain alone, whose rows may not have what it takes."""
+    """Return how names begin of parts that see a small domain alone, whose rows may not have what it takes.
+
+    A model of a single row's own takes steps of one row only, which are left out here.
+    """
     if not isinstance(model.embedding, SeparateEmbedding):
         return ()
-    return tuple(f"embedding.poolings.{place}." for place, rows in enumerate(SHOP_ROWS) if rows < LEAST_ROWS)
+    places = range(len(SHOP_ROWS))
+    pooling = [f"embedding.poolings.{place}." for place in places if SHOP_ROWS[place] < LEAST_ROWS]
+    single = [place for place in places if SHOP_ROWS[place] == 1]
+    whole = [f"{part}.{place}." for place in single for part in ("embedding.tables", "net.networks")]
+    return (*pooling, *whole)
 
 
 def _still_fields(training: Training) -> Iterator[str]:

@@ -21,14 +21,14 @@ W_k = 1 and b_k = 0 at the start, so the model starts as its backbone. A cluster
 training rows chose takes the place of a random row of the batch. The log has each cluster's share of the batch.
 
 Departures: METHODS has x = e, no τ and no B; `routing=published` is that. With embeddings as small as ours all r are
-then 1/K and the centres fall together. Rows of length one alone do not keep them apart: that takes λ / τ > |mean of x|,
-with λ the largest eigenvalue of x's covariance, which was 0.3 to 0.5 against 0.4 to 0.5 without m and is 0.3 to 0.8
-against 0.1 to 0.2 with it. Measured on the made-up IAAC data (K = 3, embeddings of 16, batches of 256) from step 380
-to 1160:
+then 1/K and the centres fall together. Rows of length one alone do not keep them apart: that takes λ / τ above the
+length of x's mean, with λ the largest eigenvalue of x's covariance. Measured on the made-up IAAC data (K = 3, E = 16,
+batches of 256) from step 380 to 1160, λ / τ was 0.3 to 0.5 and the length 0.4 to 0.5 without m, 0.4 to 0.8 and
+0.1 to 0.2 with it:
 
                           1 - largest cosine    rows that change cluster in 20 steps    float32 chooses as float64
     published                     0                            46 %                            32 to 81 %
-    length one, without m         0                        6 to 46 %                           45 to 100 %
+    length one, without m         0                            29 %                            45 to 100 %
     length one, with m       0.7 to 1.2                        2 %                               100 %
 
 Readings: e holds all embeddings but no plain number, which of size one beside 0.05 would choose the clusters alone;

@@ -14,11 +14,11 @@ Lists: their length and the mean click rate of their values; missing if empty. N
 
     (clicks + κ rate of all) / (rows + κ),
 
-over all training rows for rows to be scored, and for a training row over the rows before it in time (rows of equal time,
-or all where there is none, count in raw order), so its label is no part of its own input, nor that of rows which share
-it later. Leaving out only the row itself would leak the label: among rows of one value, those clicked would have the
-lower rate. A value twice in a row's list counts twice in later rows. Ids beyond the training split are categories the
-trees have not seen, and go where more rows went.
+over all training rows for rows to be scored, and for a training row over the rows before it in time (rows of equal
+time, or all where there is none, count in raw order), so its label is no part of its own input, nor that of rows which
+share it later. Leaving out only the row itself would leak the label: among rows of one value, those clicked would have
+the lower rate. A value twice in a row's list counts twice in later rows. Ids beyond the training split are categories
+the trees have not seen, and go where more rows went.
 
 Readings: METHODS has no section on trees. The seed chooses the 200,000 rows that bin edges are taken from, so with
 fewer training rows all seeds agree. The parameters of a record are the leaves, one learned number each; splits are not

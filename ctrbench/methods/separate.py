@@ -11,9 +11,10 @@ Grows with domains: the whole model, a backbone with its embeddings a domain
 Each model learns as if it stood alone: its embeddings and weights move by its own rows' steps, with Adam's counts of
 its own. METHODS 0.4: rows of an unseen domain run through the largest domain's model. Readings: all models start as
 the backbone does, the output's bias at the click rate of all training rows; batches are of one domain each, however few
-its rows (METHODS 2.3 would merge remainders below 32 rows and weigh them less), so that each step is one model's, as if
-it trained on those rows alone; or mixed, where each has a step in most batches, of fewer rows (the mean is over all rows
-of the batch); one early stopping for all, by the dev AUC of all rows, as for every method. `aux` and `norm=pn` are refused: a model that sees one domain has no use for them.
+its rows (METHODS 2.3 would merge remainders below 32 rows and weigh them less), so that each model trains as if on its
+rows alone; or mixed, where each has a step in most batches, of fewer rows (the mean is over all rows of the batch); one
+early stopping for all, by the dev AUC of all rows, as for every method. `aux` and `norm=pn` are refused: a model that
+sees one domain has no use for them.
 """
 
 from __future__ import annotations

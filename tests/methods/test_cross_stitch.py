@@ -139,10 +139,10 @@ def test_heads_start_at_the_training_click_rate(build_model: Callable[..., CTRMo
 
 
 def test_parameters_are_counted(build_model: Callable[..., CTRModel]) -> None:
-    # z is 17 wide; six networks of (17 + 1) 8 + (8 + 1) 4 and one 6 x 6 between the layers; seven rows of the
-    # last stitch, 6, and of a head of 4 + 1.
+    # z is 17 wide; a domain's are a network of (17 + 1) 8 + (8 + 1) 4 and a row of 6 between the layers; seven rows
+    # of the last stitch, 6, and of a head of 4 + 1.
     counts = build_model("cross_stitch").num_parameters()
-    assert (counts["dense"], counts["per_domain"]) == (6 * 180 + 36, 7 * (6 + 5))
+    assert (counts["dense"], counts["per_domain"]) == (0, 6 * (180 + 6) + 7 * (6 + 5))
 
 
 def test_what_stands_before_the_dense_stages_stays_there() -> None:

@@ -57,9 +57,10 @@ class ByHand:
 
     def sei(self, view: int, x: np.ndarray) -> np.ndarray:
         """View 0 is the shared one, view q that of domain q."""
-        places = range(view * self.num_sub_experts, (view + 1) * self.num_sub_experts)
-        weights = softmax(np.array([x @ self.state[f"{STAGE}.views.gate"][:, place] for place in places]))
-        return sum(w * self.bank("views.experts", k, x) for w, k in zip(weights, places, strict=True))
+        part, first = ("own", (view - 1) * self.num_sub_experts) if view else ("shared", 0)
+        places = range(first, first + self.num_sub_experts)
+        weights = softmax(np.array([x @ self.state[f"{STAGE}.{part}.gate"][:, place] for place in places]))
+        return sum(w * self.bank(f"{part}.experts", k, x) for w, k in zip(weights, places, strict=True))
 
     def attention(self, p: int) -> dict[int, float]:
         prefix = f"{STAGE}.attention"
@@ -77,6 +78,14 @@ class ByHand:
             parts.append(sum(weight * self.sei(q, x) for q, weight in self.attention(p).items()))
         return np.concatenate(parts)
 
+    def crossed(self, z: np.ndarray) -> np.ndarray:
+        """DCN-V2's cross layers of full rank, where the plan has them, for the head to see."""
+        x, layer = z, 0
+        while (name := f"net.interactions.0.kernels.{layer}.0") in self.state:
+            x = z * (x @ self.state[name] + self.state[f"net.interactions.0.biases.{layer}"]) + x
+            layer += 1
+        return x[: len(x) if layer else 0]
+
     def logit(self, x: np.ndarray, p: int) -> float:
         joined = self.joined(x, p)
         weights = softmax(joined @ self.state[f"{STAGE}.gate"])
@@ -84,6 +93,7 @@ class ByHand:
         for layer in range(2):
             weight, bias = (self.state[f"{STAGE}.tower.{layer}.{part}"] for part in ("weight", "bias"))
             h = np.tanh(h @ weight + bias)
+        h = np.concatenate([self.crossed(x), h])
         return float(h @ self.state["net.head.0.weight"][:, 0] + self.state["net.head.0.bias"][0])
 
 
@@ -111,8 +121,13 @@ def assert_as_by_hand(model: CTRModel, data: SplitData, rows: torch.Tensor) -> N
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_are_extracted_as_by_hand(build_model: Callable[..., CTRModel], unseen_data: SplitData) -> None:
-    assert_as_by_hand(stir(build_model(SMALL)), unseen_data, torch.arange(30))
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]"])
+def test_rows_are_extracted_as_by_hand(
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
+) -> None:
+    model = stir(build_model(SMALL, backbone))
+    assert len(model.net.interactions) == backbone.startswith("dcnv2")
+    assert_as_by_hand(model, unseen_data, torch.arange(30))
 
 
 @pytest.mark.parametrize("num_domains", [1, 2, 3])
@@ -129,9 +144,11 @@ def test_every_parameter_learns(schema: Schema, data: SplitData, num_domains: in
     start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
     learn(model, data, rows, steps=4)
     for name, value in model.net.named_parameters():
-        moved = (value != start[name]).view(len(value), -1)
+        moved = value != start[name]
+        # Columns of gates, and of what ends in weights, belong to experts and domains; rows of all else do.
+        moved = moved.T if name.endswith(("gate", "mlp.1.weight")) else moved[:, None]
         is_own = name.endswith("embedding.weight")
-        assert moved[1:].any(1).all() if is_own else moved.any(), name
+        assert (moved[1:] if is_own else moved).flatten(1).any(1).all(), name
 
 
 def test_weights_of_the_others_sum_to_one(
@@ -152,7 +169,7 @@ def test_sub_experts_of_other_domains_learn_through_the_attention(
 ) -> None:
     model = stir(build_model(SMALL))
     model(data.take(of_city(data, 2))).sum().backward()
-    grad = model.get_parameter(f"{STAGE}.views.experts.0.weight").grad
+    grad = model.get_parameter(f"{STAGE}.own.experts.0.weight").grad
     assert grad is not None
     assert (grad.flatten(1).abs().amax(1) > 0.0).all()
 
@@ -182,16 +199,18 @@ def test_sub_experts_are_towers_of_the_backbone_and_start_apart(
     assert isinstance(stage, Extraction)
     assert stage.sub_expert == Dnn(activation="relu").plan().tower
     assert {dense.activation for dense in (*stage.expert, *stage.tower)} == {"relu"}
-    weight = build_model(SMALL).get_parameter(f"{STAGE}.views.experts.0.weight")
-    assert len(torch.unique(weight.detach(), dim=0)) == 7 * 3
+    model = build_model(SMALL)
+    weights = [model.get_parameter(f"{STAGE}.{part}.experts.0.weight") for part in ("shared", "own")]
+    assert [len(weight) for weight in weights] == [3, 6 * 3]
+    assert len(torch.unique(torch.cat(weights).detach(), dim=0)) == 7 * 3
 
 
 def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
     # z is 17 wide, C_p 3 x 4; a sub-expert has (17 + 1) 8 + (8 + 1) 4.
     counts = build_model("hinet").num_parameters()
-    views, extraction = 7 * 5 * 180 + 17 * 35, 2 * (13 * 64) + 12 * 2 + 65 * 64
-    assert counts["dense"] == views + extraction + 17 * 64 + 65 * 6 + 65
-    assert counts["per_domain"] == 7 * 16
+    view, extraction = 5 * 180 + 17 * 5, 2 * (13 * 64) + 12 * 2 + 65 * 64
+    assert counts["dense"] == view + extraction + 17 * 64 + 65 * 6 + 65
+    assert counts["per_domain"] == 6 * view + 7 * 16
 
 
 def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:

@@ -17,7 +17,7 @@ from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema, StageModule
-from ctrbench.nn.stages import StarDenseModule
+from ctrbench.nn.stages import CrossModule, StarDenseModule
 from ctrbench.registry import select
 from ctrbench.train.learner import Learner
 
@@ -72,11 +72,21 @@ def first_layer(model: CTRModel, z: np.ndarray, p: int) -> np.ndarray:
     return star + z @ numbers(layer.skip.weight) + numbers(layer.skip.bias)
 
 
-def expert(model: CTRModel, place: int, x: np.ndarray) -> np.ndarray:
-    for layer in experts(model).experts:
+def expert(bank: torch.nn.Sequential, place: int, x: np.ndarray) -> np.ndarray:
+    for layer in bank:
         assert isinstance(layer, NormalisedBank)
         h = x @ numbers(layer.bank.weight[place]) + numbers(layer.bank.bias[place, 0])
         x = np.tanh(normed(h) * numbers(layer.scale[place, 0]) + numbers(layer.shift[place, 0]))
+    return x
+
+
+def crossed(model: CTRModel, z: np.ndarray) -> np.ndarray:
+    """z through the cross network, if there is one; kernels of a single factor."""
+    x = z
+    for module in model.net.interactions:
+        assert isinstance(module, CrossModule)
+        for (kernel,), bias in zip(module.kernels, module.biases, strict=True):
+            x = z * (x @ numbers(kernel) + numbers(bias)) + x
     return x
 
 
@@ -85,25 +95,33 @@ def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
     b, w_d = (1.0 / (1.0 + np.exp(-numbers(one))) for one in (experts(model).balance, experts(model).weight))
     logits = []
     for z, p in zip(numbers(model.context(batch).z_BN), batch.indicator_B.tolist(), strict=True):
-        x = first_layer(model, z, p)
+        cross = crossed(model, z)
+        x = first_layer(model, z if model.net.is_parallel else cross, p)
         weight, bias = own(experts(model).gate, p or LARGEST)
         gate = np.exp(x @ weight + bias)
         gate /= gate.sum()
-        u = sum(gate[e] * expert(model, e, x) for e in range(SHARED))
-        f = {q: expert(model, SHARED + q - 1, x) for q in range(1, DOMAINS + 1)}
+        u = sum(gate[e] * expert(experts(model).shared, e, x) for e in range(SHARED))
+        f = {q: expert(experts(model).own, q - 1, x) for q in range(1, DOMAINS + 1)}
         if p:
             part = b * f[p] + (1 - b) / (DOMAINS - 1) * sum(f[q] for q in f if q != p)
         else:
             part = sum(f.values()) / DOMAINS
         weight, bias = own(model.net.head[0], p or LARGEST)
-        logits.append(((u + w_d * part) @ weight + bias)[0])
+        u = u + w_d * part
+        if len(model.net.interactions) and model.net.is_parallel:
+            u = np.concatenate([cross, u])
+        logits.append((u @ weight + bias)[0])
     return np.array(logits)
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]", "dcnv2[hidden=8-4,layers=2,structure=stacked]"],
+)
 def test_experts_are_mixed_as_the_formula_says(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
-    model, batch = stir(build_model("m3oe")).eval(), unseen_data.slice(0, 30)
+    model, batch = stir(build_model("m3oe", backbone)).eval(), unseen_data.slice(0, 30)
     assert 0 in batch.indicator_B
     np.testing.assert_allclose(model(batch).detach(), by_hand(model, batch), rtol=1e-4, atol=1e-4)
 
@@ -158,7 +176,7 @@ def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_fro
     for _ in range(2):
         Learner().step(model, optimizer, data.slice(0, 200))
     before = {name: table.weight.detach().clone() for name, table in tables(model).items()}
-    bank = experts(model).experts[0]
+    bank = experts(model).own[0]
     assert isinstance(bank, NormalisedBank)
     weight = bank.bank.weight.detach().clone()
     rows = torch.nonzero(data.indicator_B <= 2)[:, 0]
@@ -172,20 +190,23 @@ def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_fro
 
 
 def test_experts_start_apart_and_have_the_towers_widths(build_model: Callable[..., CTRModel]) -> None:
-    banks = list(experts(build_model("m3oe")).experts)
+    module = experts(build_model("m3oe"))
     shapes = []
-    for bank in banks:
-        assert isinstance(bank, NormalisedBank)
-        shapes.append(tuple(bank.bank.weight.shape))
-        assert len(torch.unique(bank.bank.weight.detach().flatten(1), dim=0)) == SHARED + DOMAINS
-    assert shapes == [(10, 8, 8), (10, 8, 4)]
+    for shared, own in zip(module.shared, module.own, strict=True):
+        assert isinstance(shared, NormalisedBank)
+        assert isinstance(own, NormalisedBank)
+        weight = torch.cat([shared.bank.weight, own.bank.weight]).detach()
+        shapes.append((len(shared.bank.weight), len(own.bank.weight), *weight.shape[1:]))
+        assert len(torch.unique(weight.flatten(1), dim=0)) == SHARED + DOMAINS
+    assert shapes == [(4, 6, 8, 8), (4, 6, 8, 4)]
 
 
 def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
-    # z is 17 wide; star and skip to 8, γ and β; ten experts of 8-4, with γ and β; b and w_d; gates and heads.
-    counts = build_model("m3oe").num_parameters()
-    assert counts["per_domain"] == 7 * ((17 + 1) * 8 + (8 + 1) * 4 + (4 + 1))
-    assert counts["dense"] == 2 * (17 + 1) * 8 + 2 * 8 + 10 * ((8 + 1) * 8 + (8 + 1) * 4 + 2 * (8 + 4)) + 2
+    # z is 17 wide; star and skip to 8, γ and β; experts of 8-4, with γ and β, four shared and one a domain; b and w_d;
+    # gates and heads.
+    counts, expert = build_model("m3oe").num_parameters(), (8 + 1) * 8 + (8 + 1) * 4 + 2 * (8 + 4)
+    assert counts["per_domain"] == 7 * ((17 + 1) * 8 + (8 + 1) * 4 + (4 + 1)) + 6 * expert
+    assert counts["dense"] == 2 * (17 + 1) * 8 + 2 * 8 + 4 * expert + 2
 
 
 def test_a_single_domain_has_its_own_expert_alone(schema: Schema, data: SplitData) -> None:

@@ -271,9 +271,10 @@ def test_visits_are_bounded_and_loops_go_as_the_method_says(data: SplitData) -> 
             assert domains[1:] == [whose]
             rounds[-1][1].append((whose, domains[:1]))
     assert len(rounds) > 6
-    for (first, _), (second, _) in zip(rounds[:6:2], rounds[1:6:2], strict=True):
-        assert len(first) == len(second) == 3
-        assert sorted(first + second) == [1, 2, 3, 4, 5, 6]
+    assert {len(set(domains)) for domains, _ in rounds[:6]} == {4}
+    in_order = [domain for domains, _ in rounds[:6] for domain in domains]
+    for start in range(0, 24, 6):
+        assert sorted(in_order[start : start + 6]) == [1, 2, 3, 4, 5, 6]
     assert len({tuple(domains) for domains, _ in rounds}) > 2
     for domains, own in rounds[:-1]:
         assert [whose for whose, _ in own] == [domain for domain in domains for _ in range(3)]
@@ -359,11 +360,28 @@ def test_embeddings_take_ordinary_steps_whatever_the_visit(build_model: Model, d
     assert dense.lr == 1e-20
 
 
-def test_at_the_start_scores_are_the_backbones(build_model: Model, data: SplitData) -> None:
-    scores = learner().score(build_model("mamdr"), data)
-    expected = score_rows(build_model(), data)
-    np.testing.assert_array_equal(scores[Column.SCORE], expected)
-    np.testing.assert_array_equal(scores[SHARED], expected)
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]"])
+def test_a_domain_is_scored_by_the_backbone_with_its_weights_added(
+    build_model: Model, data: SplitData, unseen_data: SplitData, backbone: str
+) -> None:
+    made, model = learner(), build_model("mamdr", backbone)
+    train(made, model, data)
+    assert made.own_MP is not None
+    scores = made.score(model, unseen_data)
+    for city in range(7):
+        added, place = build_model("plain", backbone), 0
+        added.load_state_dict(model.state_dict())
+        for value in added.net.parameters():
+            own = made.own_MP[city, place : place + value.numel()]
+            value.data += own.view(value.shape)
+            place += value.numel()
+        assert place == made.own_MP.shape[1]
+        rows = (unseen_data.indicator_B == city).numpy()
+        assert rows.any()
+        found = scores[Column.SCORE][rows]
+        np.testing.assert_allclose(found, score_rows(added, unseen_data)[rows], rtol=1e-4, atol=1e-5)
+        # City 6 has a single row and so no weights of its own.
+        assert (np.abs(found - scores[SHARED][rows]) > 1e-4).all() == (0 < city < 6)
 
 
 def test_scoring_leaves_the_model_as_it_was(build_model: Model, data: SplitData) -> None:
@@ -449,15 +467,39 @@ def test_a_batch_that_no_order_planned_is_an_ordinary_step(build_model: Model, d
         assert torch.equal(value, model.state_dict()[name])
 
 
-def test_own_weights_learn_what_domains_do_not_share() -> None:
-    data, test, model, made = numbers([1, 2] * 300), numbers([1, 2] * 300, seed=1), logistic(2), learner()
-    train(made, model, data, batch_size=16, epochs=12, lr=0.1)
-    scores, label = made.score(model, test), test.label_B.numpy()
-    own, shared = (auc(label, scores[name]) for name in (Column.SCORE, SHARED))
-    assert own is not None
-    assert shared is not None
-    assert own > 0.8
-    assert own > shared + 0.2
+def opposed(rows: int, seed: int) -> SplitData:
+    """Rows of all kinds of fields; a high price is liked in odd cities and disliked in even ones; age is liked."""
+    generator = np.random.default_rng(seed)
+    city, age = generator.integers(1, 7, rows), generator.integers(1, 4, rows)
+    price = generator.standard_normal(rows)
+    logit = np.where(city % 2, 3.0, -1.0) * price + 1.5 * (age - 2)
+    bag = (torch.ones(rows, dtype=torch.int32), torch.arange(rows + 1))
+    ids = np.stack([city, age, generator.integers(1, 41, rows)], axis=1)
+    return SplitData(
+        ids_BF=torch.from_numpy(ids.astype(np.int32)),
+        bags=(bag,),
+        numeric_BK=torch.from_numpy(price.astype(np.float32))[:, None],
+        domain_B=torch.from_numpy(((city - 1) * 3 + age).astype(np.int32)),
+        indicator_B=torch.from_numpy(city.astype(np.int32)),
+        label_B=torch.from_numpy((generator.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float32)),
+        row=np.arange(rows),
+        user=None,
+        probability=None,
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_defaults_come_near_plain_training_in_few_epochs(build_model: Model, seed: int) -> None:
+    """At equal rows, by 0.04 of AUC; own weights hold what cities do not share. With rates of 0.1 both fail."""
+    rows, test, areas = opposed(6000, 1), opposed(4000, 2), {}
+    for name, made in (("plain", Learner()), ("mamdr", learner())):
+        model = build_model(name, seed=seed)
+        train(made, model, rows, batch_size=64, epochs=3, lr=0.01)
+        for column, score in made.score(model, test).items():
+            areas[name, column] = auc(test.label_B.numpy(), score) or 0.0
+    assert areas["plain", Column.SCORE] > 0.85
+    assert areas["mamdr", Column.SCORE] > areas["plain", Column.SCORE] - 0.04
+    assert areas["mamdr", Column.SCORE] > areas["mamdr", SHARED] + 0.05
 
 
 def test_too_many_own_weights_are_refused(
@@ -486,9 +528,9 @@ def test_training_without_a_domain_of_two_rows_says_so() -> None:
     [
         ("negotiation=false,regularisation=false", "use plain"),
         ("norm=bn", "moments"),
-        ("negotiation=false,outer_rate=0.5", "outer_rate has no effect"),
+        ("negotiation=false,outer_rate=0.1", "outer_rate has no effect"),
         ("regularisation=false,others=3", "others has no effect"),
-        ("regularisation=false,own_rate=0.5", "own_rate has no effect"),
+        ("regularisation=false,own_rate=0.1", "own_rate has no effect"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: str, message: str) -> None:
@@ -496,8 +538,110 @@ def test_settings_that_make_no_sense_are_refused(settings: str, message: str) ->
         _ = select("methods", f"mamdr[{settings}]").value
 
 
-def test_scores_do_not_depend_on_the_labels_scored(build_model: Model, data: SplitData) -> None:
+def test_scores_do_not_depend_on_the_rows_scored_beside(build_model: Model, data: SplitData) -> None:
     made, model = learner(), build_model("mamdr")
     train(made, model, data)
-    flipped = replace(data, label_B=1.0 - data.label_B)
-    np.testing.assert_array_equal(*(made.score(model, one)[Column.SCORE] for one in (data, flipped)))
+    scores = made.score(model, data)[Column.SCORE]
+    for rows in (
+        torch.arange(len(data) - 1, -1, -1),
+        torch.arange(7),
+        torch.nonzero(data.indicator_B == 3)[:, 0],
+    ):
+        part = replace(
+            data, **{name: value for name, value in vars(data.take(rows)).items() if name != "weight"},
+            row=rows.numpy(), user=None,
+        )  # fmt: skip
+        np.testing.assert_allclose(
+            made.score(model, part)[Column.SCORE], scores[rows.numpy()], rtol=1e-4, atol=1e-6
+        )
+
+
+def turns(made: MamdrLearner) -> list[int]:
+    """The domains with loops of their own in an epoch, each once, in order; those that θ's loops visit without."""
+    return list(dict.fromkeys(one for one in made.programme[:, 0].tolist() if one > 0))
+
+
+@pytest.mark.parametrize("others", [2, 5])
+def test_all_domains_get_their_turn_over_epochs(others: int) -> None:
+    """Nine rounds of four go over 36 domains, but an epoch holds but a few and ends within one."""
+    many, made, had = numbers(list(range(1, 37)) * 30), learner(domains=4, others=others, batches=1), []
+    for epoch in range(12):
+        made.order(many, batch_size=8, generator=np.random.default_rng(epoch))
+        had += turns(made)
+        assert len(turns(made)) < 20
+    assert len(had) > 36
+    for start in range(0, len(had) - 35, 36):
+        assert sorted(had[start : start + 36]) == list(range(1, 37))
+
+
+def test_without_own_weights_rounds_go_on_over_epochs_too() -> None:
+    """An epoch visits 125 times, four times all and five more."""
+    made, visited = learner(regularisation=False, domains=5, batches=1), []
+    many = numbers([*range(1, 31)] * 2 + [1, 2, 3, 4, 5] * 38)
+    for epoch in range(6):
+        order = made.order(many, batch_size=2, generator=np.random.default_rng(epoch))
+        visited += [domain for _, batches in loops(made, order, many) for (domain,) in batches]
+        assert len(visited) == 125 * (epoch + 1)
+    for start in range(0, 750, 30):
+        assert sorted(visited[start : start + 30]) == list(range(1, 31))
+
+
+def test_a_round_over_the_end_of_a_pass_visits_no_domain_twice() -> None:
+    many, made = numbers([1, 2, 3, 4, 5] * 4000), learner(domains=4, others=1, batches=1)
+    order = made.order(many, batch_size=2, generator=np.random.default_rng(0))
+    rounds = [
+        [domain for (domain,) in batches] for whose, batches in loops(made, order, many) if whose == EVERYBODY
+    ][:-1]
+    assert len(rounds) > 100
+    assert {len(set(domains)) for domains in rounds} == {4}
+    visited = [domain for domains in rounds for domain in domains]
+    for start in range(0, len(visited) - 4, 5):
+        assert len(set(visited[start : start + 5])) == 5
+
+
+def test_a_restored_learner_draws_the_epoch_at_hand_again_and_then_the_same_next_ones() -> None:
+    """Also where all of its steps are made, but the epoch is not over yet."""
+    many = numbers([*range(1, 31)] * 40)
+    for steps in (0, 3, None):
+        made, other, model = learner(), learner(), logistic(30)
+        optimizer = Optimizer(model, AdamConfig())
+        for epoch in range(2):
+            order = made.order(many, batch_size=64, generator=np.random.default_rng(epoch))
+            for batch in list(many.batches(order))[: steps if epoch else None]:
+                made.step(model, optimizer, batch)
+        other.load_state_dict(made.state_dict())
+        again = other.order(many, batch_size=64, generator=np.random.default_rng(1))
+        np.testing.assert_array_equal(again.rows, order.rows)
+        assert (other.place, other.waiting) == (made.place, made.waiting)
+        for epoch in (2, 3):
+            one, same = (
+                side.order(many, batch_size=64, generator=np.random.default_rng(epoch))
+                for side in (made, other)
+            )
+            np.testing.assert_array_equal(one.rows, same.rows)
+            assert torch.equal(made.programme, other.programme)
+        fresh = learner().order(many, batch_size=64, generator=np.random.default_rng(3))
+        assert not np.array_equal(fresh.rows, one.rows)
+
+
+def test_domains_without_own_weights_are_counted_for_the_record(data: SplitData) -> None:
+    many, model, made = numbers([*range(1, 31)] * 40), logistic(30), learner()
+    assert made.select(model, many, many) == {"domains_without_own_weights": 30}
+    train(made, model, many)
+    had = len(turns(made))
+    assert 0 < had < 30
+    assert made.select(model, many, many) == {"domains_without_own_weights": 30 - had}
+    # City 6 has one row only.
+    made, model = learner(), logistic(6)
+    train(made, model, numbers(data.indicator_B.tolist()))
+    assert made.select(model, data, data) == {"domains_without_own_weights": 1}
+    assert learner(regularisation=False).select(model, data, data) == {}
+
+
+def test_rows_of_the_unseen_domain_are_no_domains() -> None:
+    many, made, model = numbers([0, 1, 2] * 100), learner(), logistic(2)
+    order = made.order(many, batch_size=8, generator=np.random.default_rng(0))
+    assert not (many.indicator_B[torch.from_numpy(order.rows)] == 0).any()
+    train(made, model, many, batch_size=8)
+    assert made.own_MP is not None
+    assert made.own_MP.any(1).tolist() == [False, True, True]

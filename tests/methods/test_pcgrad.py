@@ -305,16 +305,6 @@ def test_a_restored_learner_draws_the_same_orders(data: SplitData) -> None:
     assert torch.equal(other._others(5, 3, cpu), learner._others(5, 3, cpu))
 
 
-def test_training_lowers_the_loss(build_model: Model, data: SplitData) -> None:
-    easy = replace(data, label_B=(data.numeric_BK[:, 0] > 0).float())
-    model, learner = build_model("pcgrad"), PCGradLearner(4)
-    optimizer, losses = Optimizer(model, AdamConfig(lr=0.02)), []
-    for epoch in range(8):
-        order = learner.order(easy, batch_size=32, generator=np.random.default_rng(epoch))
-        losses += [float(learner.step(model, optimizer, batch).loss) for batch in easy.batches(order)]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-
-
 def test_a_single_group_is_refused() -> None:
     with pytest.raises(SettingError, match="groups"):
         _ = select("methods", "pcgrad[groups=1]").value

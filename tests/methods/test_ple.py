@@ -70,6 +70,14 @@ class ByHand:
             place += 1
         return x
 
+    def crossed(self, z: np.ndarray) -> np.ndarray:
+        """DCN-V2's cross layers of full rank, where the plan has them, for the head to see."""
+        x, layer = z, 0
+        while (name := f"interactions.0.kernels.{layer}.0") in self.state:
+            x = z * (x @ self.state[name] + self.state[f"interactions.0.biases.{layer}"]) + x
+            layer += 1
+        return x[: len(x) if layer else 0]
+
     def logit(self, z: np.ndarray, p: int) -> float:
         streams, shared = dict.fromkeys(CITIES, z), z
         for level in range(self.method.levels - 1):
@@ -81,7 +89,7 @@ class ByHand:
         weights = softmax(own @ self.state[f"{prefix}.gate.domain.weight"][p])
         mixture = sum(weight * expert for weight, expert in zip(weights, experts, strict=True))
         head, last = self.state["head.0.domain.weight"][p], self.own_layers("tower.0.tower", p, mixture)
-        return float(last @ head[:-1, 0] + head[-1, 0])
+        return float(np.concatenate([self.crossed(z), last]) @ head[:-1, 0] + head[-1, 0])
 
     def earlier(
         self, level: int, streams: dict[int, np.ndarray], shared: np.ndarray
@@ -94,8 +102,8 @@ class ByHand:
         common = [self.bank(f"{prefix}.shared", k, shared) for k in range(self.method.shared)]
         behind = {}
         for q in CITIES:
-            if f"{prefix}.gate" in self.state:
-                gate = self.state[f"{prefix}.gate"][q - 1]
+            if f"{prefix}.gate.weight" in self.state:
+                gate = self.state[f"{prefix}.gate.weight"][q - 1]
             else:
                 gate = self.state[f"{prefix}.gate.domain.weight"][q]
             weights = softmax(streams[q] @ gate)
@@ -115,11 +123,13 @@ def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) 
         Learner().step(model, optimizer, data.take(rows))
 
 
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]"])
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_rows_go_through_the_levels_as_by_hand(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, selector: str
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, selector: str, backbone: str
 ) -> None:
-    model, batch = stir(build_model(selector)), unseen_data.slice(0, 30)
+    model, batch = stir(build_model(selector, backbone)), unseen_data.slice(0, 30)
+    assert len(model.net.interactions) == backbone.startswith("dcnv2")
     by_hand = ByHand(model, select("methods", selector).value)  # type: ignore[arg-type]
     z_BN = model.context(batch).z_BN.detach().double().numpy()
     rows = zip(z_BN, batch.indicator_B.tolist(), strict=True)
@@ -221,6 +231,21 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
     counts = build_model("ple").num_parameters()
     assert counts["per_domain"] == 7 * (180 + 51 + 320 + 65)
     assert counts["dense"] == 2 * 180
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_experts_and_gates_of_earlier_levels_are_counted_as_the_domains(
+    build_model: Callable[..., CTRModel], levels: int
+) -> None:
+    # A level behind another has inputs of width 4: an expert has (4 + 1) 8 + (8 + 1) 4 there, a gate 4 x 3.
+    counts = build_model(f"ple[levels={levels}]").num_parameters()
+    first, later = 180, 76
+    if levels == 2:
+        earlier, shared_gates = 6 * first + 7 * 51, 17 * (6 + 2)
+    else:
+        earlier, shared_gates = 6 * (first + 51) + 6 * later + 7 * 12, (17 + 4) * (6 + 2)
+    assert counts["per_domain"] == earlier + 7 * (later + 12 + 320 + 65)
+    assert counts["dense"] == 2 * (first + (levels - 1) * later) + shared_gates
 
 
 def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,30 @@ def test_each_domain_trains_as_if_it_stood_alone(
         train(alone, data, [rows for rows in turns if int(data.indicator_B[rows[0]]) == city], rule)
         assert_equal(own(model, city), alone.state_dict())
     assert_equal(own(model, 4), build_model("plain", backbone).state_dict())
+
+
+def test_under_its_own_learner_each_domain_trains_as_plain_does_on_its_rows(
+    build_model: Model, data: SplitData
+) -> None:
+    # Domains of 9 rows and of one, and remainders of 22, 16 and so on, are batches of their own and of full weight.
+    model, generator = build_model("separate"), np.random.default_rng(3)
+    learner: Learner = select("methods", "separate").value.learner()  # type: ignore[union-attr]
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    steps: dict[int, list[torch.Tensor]] = {city: [] for city in range(1, 7)}
+    for _ in range(10):
+        order = learner.order(data, batch_size=64, generator=generator)
+        blocks = np.split(order.rows, order.starts[1:-1])
+        assert sorted(order.rows.tolist()) == list(range(len(data)))
+        for batch, rows in zip(data.batches(order), blocks, strict=True):
+            learner.step(model, optimizer, batch)
+            (city,) = batch.indicator_B.unique().tolist()
+            steps[city].append(torch.from_numpy(rows))
+    optimizer.flush()
+    assert [len(steps[city]) for city in range(1, 7)] == [30, 20, 10, 10, 10, 10]
+    for city in range(1, 7):
+        alone = build_model("plain")
+        train(alone, data, steps[city])
+        assert_equal(own(model, city), alone.state_dict())
 
 
 def test_in_mixed_batches_too_absent_domains_are_bit_equal(build_model: Model, data: SplitData) -> None:

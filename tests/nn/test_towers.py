@@ -139,6 +139,32 @@ def test_a_single_row_is_normalised_with_running_moments(schema: Schema) -> None
     assert module.batches == 0.0
 
 
+def test_a_constant_column_is_zero_with_running_moments_too(schema: Schema) -> None:
+    # The second column is one number in each batch and moves from batch to batch, as a lone domain's embedding does.
+    module = batch_norm(schema)
+    for k in range(40):
+        x_BN = torch.tensor([[0.0, 0.05 + 0.001 * k], [4.0, 0.05 + 0.001 * k]])
+        module(x_BN, context(schema, x_BN))
+    assert module.variance[1] < 1e-10
+    x_BN = torch.tensor([[2.0, 0.089], [0.0, 0.5]])
+    for rows_BN in (x_BN, x_BN[:1]):
+        found = module.train(len(rows_BN) == 1)(rows_BN, context(schema, rows_BN))
+        np.testing.assert_allclose(found[:, 1].detach(), -1.0, atol=1e-6)
+    found = module.eval()(x_BN, context(schema, x_BN))
+    np.testing.assert_allclose(found[:, 0].detach(), [1.0, 1.0 - 4.0 / np.sqrt(8.0)], atol=1e-4)
+
+
+@pytest.mark.parametrize(("std", "is_constant"), [(5e-5, True), (2e-4, False)])
+def test_a_column_is_constant_below_a_thousandth_of_eps(
+    schema: Schema, std: float, is_constant: bool
+) -> None:
+    module = batch_norm(schema)
+    module.variance.copy_(torch.tensor([std**2, 1.0]))
+    x_BN = torch.tensor([[0.01, 0.0]])
+    found = module.eval()(x_BN, context(schema, x_BN))[0, 0].item()
+    assert found == pytest.approx(1.0 + (0.0 if is_constant else 2.0 * 0.01 / np.sqrt(1e-5 + std**2)))
+
+
 def test_layer_normalisation_takes_moments_of_the_row(schema: Schema, build: Build) -> None:
     module = LayerNorm(name="ln", eps=0.5).build(3, build)
     torch.nn.init.constant_(module.get_parameter("scale"), 2.0)

@@ -136,8 +136,8 @@ WITHOUT_WAITING = [
     "star[batching=mixed]",
     "plain[norm=bn,aux=all]",
 ]
-OF_DOMAINS = ("star", "shared_bottom")
-"""On a DNN all their products are those of domains, in float32 whatever is asked for."""
+OF_DOMAINS = ("star", "shared_bottom", "adaptdhm")
+"""On a DNN all their products are those of domains or clusters, in float32 whatever is asked for."""
 
 
 @pytest.mark.parametrize(
