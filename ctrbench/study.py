@@ -100,7 +100,7 @@ def read_study(file: Path) -> Study:
 def nested_sets(sets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the longest chain of domain sets in which each holds all features of the one before, and more.
 
-    Of equal sets the first counts; of equally long chains the one that starts with the fewest features.
+    Of equal sets the first counts; of equally long chains the one that ends with the fewest features.
     """
     distinct: dict[frozenset[str], str] = {}
     for name, features in sets.items():

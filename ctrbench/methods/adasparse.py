@@ -207,11 +207,12 @@ class AdaSparse(Method):
         `domain` holds the ids of the domains with test rows, `rows` their numbers of rows.
         """
         kept: dict[str, torch.Tensor] = {}
-        rows_D = torch.zeros(model.schema.num_domains + 1)
+        rows_D = torch.zeros(model.schema.num_domains + 1, dtype=torch.float64)
 
         def look(gate: GateModule, given: tuple[torch.Tensor, Context]) -> None:
             x_BN, context = given
-            kept_BN = (gate.factors(x_BN, context) > 0.0).float()
+            # In float64: a float32 count of ones stops at 16.7 million.
+            kept_BN = (gate.factors(x_BN, context) > 0.0).double()
             total_DN = kept.setdefault(gate.name, kept_BN.new_zeros(len(rows_D), kept_BN.shape[1]))
             total_DN.index_add_(0, context.domain_B.long().to(kept_BN.device), kept_BN)
 
@@ -229,7 +230,7 @@ class AdaSparse(Method):
         return {
             "domain": present.numpy(),
             "rows": rows_D[present].numpy().astype(np.int64),
-            **{name: (total / rows_D[present, None]).numpy() for name, total in shares.items()},
+            **{name: (total / rows_D[present, None]).float().numpy() for name, total in shares.items()},
         }
 
     def supports(self, plan: Plan) -> str | None:

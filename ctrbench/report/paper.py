@@ -27,13 +27,22 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float, float]] = {
 }
 """LogLoss, AUC and GAUC of Table 1, public data (METHODS 1.10)."""
 
+REPORTED: dict[str, dict[str, str]] = {
+    "star": {"norm": "pn", "aux": "all"},
+    "apg": {"version": "v5"},
+    "adasparse": {"form": "fusion"},
+}
+"""Settings of the methods that Table 1 is about; another form or normalisation has no figure there."""
+
 
 def paper_table(comparison: Comparison) -> Table | None:
-    """Return published figures beside ours; None unless data and domains are the paper's."""
+    """Return published figures beside ours; None unless data, domains and a method are the paper's."""
     key = comparison.key
     if key.dataset != DATASET or set(key.domain_features) != set(DOMAIN_FEATURES):
         return None
     lines = tuple(line for backbone in comparison.backbones for line in _lines(comparison, backbone))
+    if not lines:
+        return None
     columns = tuple(f"{TITLES[metric]} {whose}" for metric in RANKED for whose in ("paper", "ours"))
     return Table(
         name="paper",
@@ -62,4 +71,8 @@ def _ours(row: Row, metric: str) -> Cell:
 
 
 def _name(row: Row) -> tuple[str, str]:
-    return row.key.backbone.name, row.key.method.name
+    """Return backbone and method; the latter with a mark where its settings are not those that the paper reports on."""
+    method = row.key.method
+    asked = {"norm": None, "aux": None, **REPORTED.get(method.name, {})}
+    is_theirs = all(method.settings.get(name, value) == value for name, value in asked.items())
+    return row.key.backbone.name, method.name if is_theirs else f"{method.name}*"

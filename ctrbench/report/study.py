@@ -31,16 +31,19 @@ from ctrbench.report.tables import (
     Table,
     bins_table,
     cell,
+    indicator_note,
     number,
     overall_table,
     quality_and_cost,
     signed,
 )
-from ctrbench.runs.record import RunKey, RunRecord
+from ctrbench.runs.record import Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.study import Drawing, Study
 
 ALL_DOMAINS = "all rows"
+LEAST_POSITIVES = 100
+"""Clicks in the test rows from which on a domain's calibration is drawn (METHODS 8.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,11 @@ def make_part(
 
 
 def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Path) -> StudyFiles:
-    """Write the study's tables and pictures to a folder."""
+    """Write the study's tables and pictures to a folder; raises `StoreError` where a domain set has no result."""
+    for part in parts:
+        if not part.comparison.records:
+            reasons = " ".join(dict.fromkeys(f"{row.method}: {row.reason}" for row in part.comparison.rows))
+            raise StoreError("no run of a study has a result", value=part.comparison.title, remedy=reasons)
     drawn = _DRAWINGS[study.draw](study, parts, store)
     tables = [_with_source(table, study) for table in drawn.tables]
     paths = [
@@ -164,7 +171,7 @@ def _draw_domains(parts: Sequence[Part], metric: str, title: str, reference: flo
     panels = [(part, backbone) for part in parts for backbone in part.comparison.backbones]
     for place, (part, backbone) in enumerate(panels, start=1):
         tables.append(_domains_table(part, backbone, metric, title, reference))
-        points = list(_domain_points(part, backbone, metric))
+        points = list(_domain_points(part, backbone, metric, 0 if reference is None else LEAST_POSITIVES))
         data += [
             {
                 "backbone": backbone,
@@ -175,8 +182,9 @@ def _draw_domains(parts: Sequence[Part], metric: str, title: str, reference: flo
             }
             for point in points
         ]
-        chart = domains_chart(part.comparison, points, title=f"{title} on the test rows", reference=reference)
-        charts.append((_stem(metric, place, len(panels)), chart if points else None))
+        words = f"{title} on the test rows"
+        chart = domains_chart(part.comparison, points, title=words, reference=reference) if points else None
+        charts.append((_stem(metric, place, len(panels)), chart))
     return _Drawn(tables=tuple(tables), charts=tuple(charts), data=tuple(data))
 
 
@@ -196,14 +204,14 @@ def _of_domain(row: Row, domain: int, metric: str) -> dict[int, float]:
 
 def _shown_domains(part: Part) -> list[int]:
     """Return the domains with test rows, largest training sets first."""
-    result = next(record.result for record in part.comparison.records if record.result)
+    result = _any_result(part)
     columns = zip(result.domains.domain, result.domains.rows_train, result.domains.rows, strict=True)
     return [domain for domain, _, rows in sorted(columns, key=lambda one: -one[1]) if rows]
 
 
 def _domains_table(part: Part, backbone: str, metric: str, title: str, reference: float | None) -> Table:
     rows = [row for row in part.comparison.of_backbone(backbone) if row.finished]
-    result = next(record.result for record in part.comparison.records if record.result)
+    result = _any_result(part)
     test_rows = dict(zip(result.domains.domain, result.domains.rows, strict=True))
 
     def line(label: str, count: int, values: list[Estimate | None], of: float | None) -> Line:
@@ -231,10 +239,21 @@ def _domains_table(part: Part, backbone: str, metric: str, title: str, reference
         notes=(
             f"{'±: standard deviation over seeds. ' if part.comparison.num_seeds > 1 else ''}Bold: the best mean of "
             f"the line{'' if reference is None else ', nearest to 1'}; {DASH}: undefined for want of a class. "
-            "Domains by training rows, largest first.",
+            f"Domains by training rows, largest first.{_drawn_share(result, reference)}",
+            *indicator_note(part.comparison),
         ),
         definitions=tuple(f"{row.method} on {backbone}: {row.reason}" for row in _without(part, backbone)),
     )
+
+
+def _drawn_share(result: Result, reference: float | None) -> str:
+    """Say how many domains the picture of calibration shows, and which share of test rows they hold."""
+    if reference is None:
+        return ""
+    columns = list(zip(result.domains.positives, result.domains.rows, strict=True))
+    rows = [count for positives, count in columns if positives >= LEAST_POSITIVES]
+    share = 100 * sum(rows) / max(sum(count for _, count in columns), 1)
+    return f" The picture shows the {len(rows)} with {LEAST_POSITIVES} clicks or more, {share:.1f} % of the test rows."
 
 
 def _without(part: Part, backbone: str) -> list[Row]:
@@ -255,12 +274,19 @@ def _best(values: Sequence[float | None], reference: float | None) -> int | None
     return max(known, key=lambda one: goodness(one[1]))[0]
 
 
-def _domain_points(part: Part, backbone: str, metric: str) -> Iterable[Point]:
-    for domain in _shown_domains(part):
+def _domain_points(part: Part, backbone: str, metric: str, least: int) -> Iterable[Point]:
+    domains = _any_result(part).domains
+    positives = dict(zip(domains.domain, domains.positives, strict=True))
+    for domain in (one for one in _shown_domains(part) if positives[one] >= least):
         for row in part.comparison.of_backbone(backbone):
             values = list(_of_domain(row, domain, metric).values())
             if values:
                 yield Point(method=row.method, place=_name(part, domain), values=values)
+
+
+def _any_result(part: Part) -> Result:
+    """Return some run's result: rows, positives and training rows of the domains are the same for all."""
+    return next(record.result for record in part.comparison.records if record.result)
 
 
 # Gain against the number of domains.
@@ -277,7 +303,7 @@ def _draw_domain_sets(study: Study, parts: Sequence[Part], store: RunStore) -> _
             data += [
                 {
                     "backbone": backbone,
-                    "domains": point.place,
+                    "domains": int(point.place),
                     "method": point.method,
                     "metric": f"gain in {metric}",
                     **_number(point),
@@ -296,7 +322,7 @@ def _draw_domain_sets(study: Study, parts: Sequence[Part], store: RunStore) -> _
 
 
 def _num_domains(part: Part) -> int:
-    result = next(record.result for record in part.comparison.records if record.result)
+    result = _any_result(part)
     return sum(rows > 0 for rows in result.domains.rows_train)
 
 
@@ -314,7 +340,8 @@ def _domain_sets_table(parts: Sequence[Part], backbone: str) -> Table:
     lines = []
     for part in parts:
         key, num = part.comparison.key, _num_domains(part)
-        lines.append(Line(kind="backbone", label=f"{' × '.join(key.domain_features)}: {num:,} domains"))
+        label = f"{' × '.join(key.domain_features)}: {num:,} domains, indicator {key.indicator}"
+        lines.append(Line(kind="backbone", label=label))
         for metric in (Metric.AUC, Metric.GAUC):
             cells = [_gain_cell(part, backbone, method, metric) for method in methods]
             lines.append(Line(kind="method", label=metric.upper(), cells=tuple(cells)))
@@ -325,7 +352,8 @@ def _domain_sets_table(parts: Sequence[Part], backbone: str) -> Table:
         lines=tuple(lines),
         notes=(
             "plain: its own metric; the others: gain over plain with the same seed, mean and standard deviation over "
-            "seeds. GAUC's groups are the domains of the set, so plain's own changes with it.",
+            "seeds. GAUC's groups are the domains of the set, so plain's own changes with it. Methods with parameters "
+            "of single domains keep them by the indicator, which differs between the sets.",
         ),
     )
 
@@ -350,7 +378,7 @@ def _draw_sparsity(study: Study, parts: Sequence[Part], store: RunStore) -> _Dra
     panels = [(part, backbone) for part in parts for backbone in part.comparison.backbones]
     for place, (part, backbone) in enumerate(panels, start=1):
         shares = {row.method: _pruned_shares(row, store) for row in part.comparison.of_backbone(backbone)}
-        tables.append(_sparsity_table(part, backbone, shares))
+        tables.append(_sparsity_table(part, backbone, shares, store))
         charts.append((_stem("sparsity", place, len(panels)), _sparsity_chart(part, backbone, shares)))
         data += [
             {"backbone": backbone, "method": method, "seed": seed, "pruned": share}
@@ -378,7 +406,9 @@ def _sites(shown: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: values.astype(np.float64) for name, values in shown.items() if values.ndim == 2}
 
 
-def _sparsity_table(part: Part, backbone: str, shares: Mapping[str, Mapping[int, float]]) -> Table:
+def _sparsity_table(
+    part: Part, backbone: str, shares: Mapping[str, Mapping[int, float]], store: RunStore
+) -> Table:
     lines = []
     for row in part.comparison.of_backbone(backbone):
         share = estimate(shares[row.method].values())
@@ -394,7 +424,17 @@ def _sparsity_table(part: Part, backbone: str, shares: Mapping[str, Mapping[int,
         title=f"AUC by pruned share · {backbone} · {part.comparison.title}",
         columns=("pruned share", "AUC ↑", "GAUC ↑", "gain in AUC"),
         lines=tuple(lines),
-        notes=("±: standard deviation over seeds.",) if part.comparison.num_seeds > 1 else (),
+        notes=(
+            "Pruned share: of all sites' neurons together, on the test rows"
+            f"{'; ±: standard deviation over seeds' if part.comparison.num_seeds > 1 else ''}.",
+            *(
+                note
+                for row in part.comparison.of_backbone(backbone)
+                for shown in (store.inspection(row.finished[0].key) if row.finished else {},)
+                if shown
+                for note in _repetition_note(row, shown)
+            ),
+        ),
     )
 
 
@@ -488,9 +528,11 @@ def _mask_tables(
         columns=("test rows", "pruned", *(f"with {letter}" for letter in "ABC"[: len(places)])),
         lines=tuple(lines),
         notes=(
-            "A neuron is pruned in a domain where more than half of the domain's test rows prune it. With A, B, C: "
-            "the overlap of the pruned sets, as intersection over union, lines in order. The domains: the largest, "
-            "the largest that differs in one feature, the largest that differs in all.",
+            "A neuron is pruned in a domain where at least half of the domain's test rows prune it. With A, B, C: "
+            "the overlap of the pruned sets, as intersection over union, lines in order; "
+            f"{DASH}: nothing is pruned in either. The domains, as far as there are such: the largest in test rows, "
+            "the largest that differs from it in one feature, the largest that differs in all.",
+            *_repetition_note(row, shown),
         ),
     )
     yield _pruned_by_bin(part, row, shown)
@@ -499,6 +541,16 @@ def _mask_tables(
 def _stage(site: str) -> str:
     """Return the dense stage whose input a gate weighs."""
     return site.removesuffix(".gate")
+
+
+def _repetition_note(row: Row, shown: Mapping[str, np.ndarray]) -> Iterable[str]:
+    """Say so where the model looked at is not the very one of the record."""
+    result = next(record.result for record in row.finished if record.result)
+    if str(shown["predictions"]) != result.predictions_sha256:
+        yield (
+            f"{row.method}: looked at in a repetition of the run, whose predictions are not those of the record to "
+            "the last digit."
+        )
 
 
 def _jaccard(first: np.ndarray, second: np.ndarray) -> str:

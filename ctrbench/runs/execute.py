@@ -182,8 +182,8 @@ def _run(
     clock.take(trained.fit)
     test = load(prepared, Split.TEST, key).to(device)
     predictions = predictions_frame(test, trained.score(test))
-    write_inspection(trained.inspect(test), store.inspection_file(key))
     sha256 = write_predictions(predictions, store.predictions_file(key))
+    write_inspection(trained.inspect(test), sha256, store.inspection_file(key))
     result = make_result(predictions, prepared, key, trained.fit, trained.parameters, sha256)
     clock.lap("test")
     return result, trained.fit.resumed
@@ -295,11 +295,11 @@ def write_predictions(predictions: pl.DataFrame, file: Path) -> str:
         return hashlib.sha256(part.read_bytes()).hexdigest()
 
 
-def write_inspection(arrays: dict[str, np.ndarray], file: Path) -> None:
-    """Write what a method shows of its model in one move, if it shows anything."""
+def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Path) -> None:
+    """Write what a method shows of its model in one move, if anything, with the digest of the model's predictions."""
     if arrays:
         with replacing(file) as part, part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(stream, predictions=np.array(sha256), **arrays)  # type: ignore[arg-type]
 
 
 def make_result(

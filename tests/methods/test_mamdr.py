@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -467,12 +467,12 @@ def test_a_batch_that_no_order_planned_is_an_ordinary_step(build_model: Model, d
         assert torch.equal(value, model.state_dict()[name])
 
 
-def opposed(rows: int, seed: int) -> SplitData:
-    """Rows of all kinds of fields; a high price is liked in odd cities and disliked in even ones; age is liked."""
+def slopes(odd: float, even: float, rows: int, seed: int) -> SplitData:
+    """Rows of all kinds of fields; how the price counts differs between odd and even cities, and age is liked."""
     generator = np.random.default_rng(seed)
     city, age = generator.integers(1, 7, rows), generator.integers(1, 4, rows)
     price = generator.standard_normal(rows)
-    logit = np.where(city % 2, 3.0, -1.0) * price + 1.5 * (age - 2)
+    logit = np.where(city % 2, odd, even) * price + 1.5 * (age - 2)
     bag = (torch.ones(rows, dtype=torch.int32), torch.arange(rows + 1))
     ids = np.stack([city, age, generator.integers(1, 41, rows)], axis=1)
     return SplitData(
@@ -488,18 +488,33 @@ def opposed(rows: int, seed: int) -> SplitData:
     )
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_defaults_come_near_plain_training_in_few_epochs(build_model: Model, seed: int) -> None:
-    """At equal rows, by 0.04 of AUC; own weights hold what cities do not share. With rates of 0.1 both fail."""
-    rows, test, areas = opposed(6000, 1), opposed(4000, 2), {}
+def areas(build_model: Model, seed: int, odd: float, even: float) -> tuple[float, float, float]:
+    """The AUC of plain training, of MAMDR as it is by default, and of its shared weights, after three epochs."""
+    rows, test, found = slopes(odd, even, 6000, 1), slopes(odd, even, 4000, 2), []
     for name, made in (("plain", Learner()), ("mamdr", learner())):
         model = build_model(name, seed=seed)
         train(made, model, rows, batch_size=64, epochs=3, lr=0.01)
-        for column, score in made.score(model, test).items():
-            areas[name, column] = auc(test.label_B.numpy(), score) or 0.0
-    assert areas["plain", Column.SCORE] > 0.85
-    assert areas["mamdr", Column.SCORE] > areas["plain", Column.SCORE] - 0.04
-    assert areas["mamdr", Column.SCORE] > areas["mamdr", SHARED] + 0.05
+        found += [auc(test.label_B.numpy(), score) or 0.0 for score in made.score(model, test).values()]
+    plain, own, shared = found
+    assert plain > 0.85
+    return plain, own, shared
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_of_what_domains_share_defaults_learn_nearly_what_plain_training_does(
+    build_model: Model, seed: int
+) -> None:
+    """At equal rows, by 0.02 of AUC, shared weights too; with an outer rate of 0.1 these are 0.15 behind."""
+    plain, own, shared = areas(build_model, seed, -2.0, -2.0)
+    assert min(own, shared) > plain - 0.02
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_own_weights_learn_what_domains_do_not_share(build_model: Model, seed: int) -> None:
+    """At equal rows, by 0.04 of AUC as well as plain training; with an own rate of 0.1 this fails."""
+    plain, own, shared = areas(build_model, seed, 3.0, -1.0)
+    assert own > plain - 0.04
+    assert own > shared + 0.05
 
 
 def test_too_many_own_weights_are_refused(
@@ -557,8 +572,8 @@ def test_scores_do_not_depend_on_the_rows_scored_beside(build_model: Model, data
 
 
 def turns(made: MamdrLearner) -> list[int]:
-    """The domains with loops of their own in an epoch, each once, in order; those that θ's loops visit without."""
-    return list(dict.fromkeys(one for one in made.programme[:, 0].tolist() if one > 0))
+    """The domains with loops of their own in an epoch, in order."""
+    return [whose for whose, _ in groupby(made.programme[:, 0].tolist()) if whose > 0]
 
 
 @pytest.mark.parametrize("others", [2, 5])
@@ -575,13 +590,13 @@ def test_all_domains_get_their_turn_over_epochs(others: int) -> None:
 
 
 def test_without_own_weights_rounds_go_on_over_epochs_too() -> None:
-    """An epoch visits 125 times, four times all and five more."""
+    """An epoch visits 127 times, all domains four times and some again, two of them in a round of five."""
     made, visited = learner(regularisation=False, domains=5, batches=1), []
-    many = numbers([*range(1, 31)] * 2 + [1, 2, 3, 4, 5] * 38)
+    many = numbers([*range(1, 31)] * 2 + [1, 2, 3, 4, 5] * 38 + [1, 2] * 2)
     for epoch in range(6):
         order = made.order(many, batch_size=2, generator=np.random.default_rng(epoch))
         visited += [domain for _, batches in loops(made, order, many) for (domain,) in batches]
-        assert len(visited) == 125 * (epoch + 1)
+        assert len(visited) == 127 * (epoch + 1)
     for start in range(0, 750, 30):
         assert sorted(visited[start : start + 30]) == list(range(1, 31))
 

@@ -28,6 +28,16 @@ def test_published_figures_stand_beside_ours(record: Callable[..., RunRecord]) -
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("settings", [{"form": "scaling"}, {"form": "fusion", "norm": "bn"}])
+def test_never_beside_another_form_of_the_method(
+    record: Callable[..., RunRecord], settings: dict[str, str]
+) -> None:
+    (comparison,) = compare(
+        [record("adasparse", auc=0.66, dataset="iaac", features=DOMAIN_FEATURES, settings=settings)]
+    )
+    assert paper_table(comparison) is None
+
+
 @pytest.mark.parametrize("dataset", ["iaac-twin", "iaac-round1", "movielens-1m"])
 def test_never_beside_other_data(record: Callable[..., RunRecord], dataset: str) -> None:
     assert table(record, dataset) is None
