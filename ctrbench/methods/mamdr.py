@@ -329,6 +329,8 @@ class _Rounds:
 
     def _round(self) -> list[int]:
         """Return the domains of a round, beginning with what is left of a pass over all; none is among them twice."""
+        # Where the rows end within θ's loop, some of the round before have not been visited.
+        self.queue = [*self.turn, *self.queue]
         if len(self.queue) < self.num_drawn:
             drawn = self.generator.permutation(list(self.rows)).tolist()
             self.queue += sorted(drawn, key=self.queue.__contains__)
