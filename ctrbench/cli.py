@@ -220,7 +220,7 @@ def study(
         int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
     ] = None,
     results: Results = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder for the study's folder.")] = Path("studies"),
+    out: Annotated[Path, typer.Option(help="Folder for the study's folder.")] = Path("study"),
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
 ) -> None:
     """Make the runs of a paper's table or figure, and draw it."""

@@ -202,10 +202,10 @@ def test_calibration_is_drawn_of_domains_with_clicks_enough(
     domains = store.find(part.runs[0].key).result.domains  # type: ignore[union-attr]
     enough = sum(positives >= 40 for positives in domains.positives)
     assert 0 < enough < sum(rows > 0 for rows in domains.rows)
-    with (place / "studies" / "pcoc" / "data.csv").open(encoding="utf-8") as stream:
+    with (place / "study" / "pcoc" / "data.csv").open(encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == 2 * enough
-    assert f"shows the {enough} with 40 clicks" in (place / "studies" / "pcoc" / "table.md").read_text()
-    assert (place / "studies" / "pcoc" / "pcoc.svg").exists()
+    assert f"shows the {enough} with 40 clicks" in (place / "study" / "pcoc" / "table.md").read_text()
+    assert (place / "study" / "pcoc" / "pcoc.svg").exists()
 
 
 @pytest.mark.parametrize("draw", PICTURES)
@@ -255,7 +255,7 @@ def test_a_repetition_that_differs_from_its_record_is_said_to(
     file = write("masks")
     arguments = ("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1")
     assert ctrbench(monkeypatch, *arguments) == 0
-    table = place / "studies" / "masks" / "table.md"
+    table = place / "study" / "masks" / "table.md"
     assert "repetition" not in table.read_text()
     store = RunStore(results=place / "results", home=place / "home")
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
@@ -294,7 +294,7 @@ def test_the_shares_shown_are_those_of_the_model(
     pruned = sum(float((1.0 - shown[name]).sum(1) @ shown["rows"]) for name in widths) / (
         24 * shown["rows"].sum()
     )
-    with (place / "studies" / "sparsity" / "data.csv").open(encoding="utf-8") as stream:
+    with (place / "study" / "sparsity" / "data.csv").open(encoding="utf-8") as stream:
         (line,) = csv.DictReader(stream)
     assert float(line["pruned"]) == pytest.approx(pruned)
     assert 0.0 < pruned < 1.0
