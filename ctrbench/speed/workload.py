@@ -43,6 +43,10 @@ class Workload:
     data: SplitData
 
 
+ROLES = {1: "user", 2: "item"}
+"""Roles of fields by place, for methods that look for them; all others are context."""
+
+
 def field_sizes(embedding_rows: int | None = None, num_domains: int = DOMAINS) -> tuple[int, ...]:
     """Return the ids of each field, the domain first; larger totals scale the other fields."""
     if embedding_rows is None:
@@ -68,7 +72,9 @@ def synthetic(
         name="synthetic",
         schema=Schema(
             fields=tuple(
-                FieldShape(name=f"field{place}", kind="categorical", role="context", size=size + 1)
+                FieldShape(
+                    name=f"field{place}", kind="categorical", role=ROLES.get(place, "context"), size=size + 1
+                )
                 for place, size in enumerate(sizes)
             ),
             embedding_size=embedding_size,
