@@ -269,8 +269,10 @@ def skewed_rows() -> tuple[Schema, SplitData]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_published_centres_fall_together_and_spherical_ones_do_not(seed: int) -> None:
     schema, data = skewed_rows()
-    cosine, agreement = {}, {}
-    for routing in ("published", "spherical"):
+    torch.manual_seed(seed)
+    cosines: dict[str, list[float]] = {"published": [], "spherical": []}
+    agreement = {}
+    for routing, found_cosines in cosines.items():
         method = Adaptdhm(routing=routing)  # type: ignore[arg-type]
         model = CTRModel(method.apply(Dnn(hidden=(8, 4)).plan()), schema, seed=seed)
         module, agreement[routing] = router(model), 1.0
@@ -282,10 +284,11 @@ def test_published_centres_fall_together_and_spherical_ones_do_not(seed: int) ->
                 exact = ((z_BN - module.mean.numpy()) @ centres.T).argmax(1)
                 chosen = found(model.eval(), data.slice(0, 2000)).numpy()
                 agreement[routing] = min(agreement[routing], float((chosen == exact).mean()))
-        cosine[routing] = float((module.centre @ module.centre.T).fill_diagonal_(-1.0).max())
-    assert cosine["published"] > 0.9999
+                found_cosines.append(float((module.centre @ module.centre.T).fill_diagonal_(-1.0).max()))
+    # A cluster that was just sent to a random row stands apart for some batches; mostly none was.
+    assert np.median(cosines["published"]) > 0.9999
     assert agreement["published"] < 0.9
-    assert cosine["spherical"] < 0.5
+    assert cosines["spherical"][-1] < 0.5
     assert agreement["spherical"] > 0.999
 
 
