@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from itertools import islice
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
-from ctrbench.data.batches import Batch, Order, SplitData
+from ctrbench.data.batches import Batch, Order, SplitData, subset
 from ctrbench.extend import Estimator
 from ctrbench.names import Column
 from ctrbench.nn.embed import RowTable
@@ -202,10 +202,7 @@ def _test_rows() -> SplitData:
 
 def _some(data: SplitData, rows: Iterable[int] | np.ndarray) -> SplitData:
     """Return some rows of a split, copied."""
-    index = torch.as_tensor(np.fromiter(rows, dtype=np.int64))
-    batch = data.take(index)
-    content = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "weight"}
-    return SplitData(**content, row=data.row[index.numpy()], user=None, probability=None)
+    return subset(data, np.fromiter(rows, dtype=np.int64))
 
 
 # A case and its training, as `train.loop` goes about it.

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
-from ctrbench.files import write_text
+from ctrbench.files import location, write_text
 
 if TYPE_CHECKING:
     from ctrbench.data.card import DatasetCard
     from ctrbench.data.shards import Prepared
     from ctrbench.runs.grid import Run
+    from ctrbench.synthetic.production_spec import ProductionSpec
 
 app = typer.Typer(
     name="ctrbench",
@@ -40,7 +41,17 @@ Methods = Annotated[
 ]
 Backbones = Annotated[str, typer.Option(help="Backbones, separated by commas, or all.")]
 Indicator = Annotated[str | None, typer.Option(help="Feature that per-domain parameters go by, or all.")]
-Results = Annotated[Path, typer.Option(help="Folder of the run records.")]
+Rows = Annotated[str | None, typer.Option(help="Generated data: rows, such as 20e6.")]
+Size = Annotated[
+    str | None, typer.Option("--size", help="Generated data: unit, small, medium or full, in place of rows.")
+]
+Variant = Annotated[
+    str | None, typer.Option(help="Generated data: null, long-tail, sequences, interaction=mlp, seed=1, …")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that generate; as many as there are cores.")
+]
+Results = Annotated[str, typer.Option(help="Folder of the run records, a URL too: s3://bucket/results.")]
 
 
 def main() -> None:
@@ -70,12 +81,28 @@ def prepare(
     ] = None,
     domains: Domains = None,
     force: Annotated[bool, typer.Option(help="Prepare again even if nothing changed.")] = False,
+    rows: Rows = None,
+    size: Size = None,
+    variant: Variant = None,
+    workers: Workers = None,
+    on_the_fly: Annotated[
+        bool, typer.Option(help="Generated data: store nothing, generate rows when they are read.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Generated data: say what they would take, and make nothing.")
+    ] = False,
 ) -> None:
     """Prepare a dataset: split, encode, find domains."""
     from ctrbench import display
     from ctrbench.data.card import load_card
     from ctrbench.data.prepare import prepare as prepare_data
 
+    if dataset == "production":
+        _prepare_production(
+            _spec(rows, size, variant), domains, workers, force=force, on_the_fly=on_the_fly, plan=plan
+        )
+        return
+    _only_generated(rows=rows, size=size, variant=variant, workers=workers, on_the_fly=on_the_fly, plan=plan)
     card = load_card(dataset)
     with _resumable(), display.phases() as report:
         prepared = prepare_data(
@@ -83,6 +110,37 @@ def prepare(
         )
     prepared, domain_set = _domain_set(prepared, domains)
     display.show_prepared(prepared, domain_set)
+
+
+def _prepare_production(
+    spec: ProductionSpec,
+    domains: str | None,
+    workers: int | None,
+    *,
+    force: bool,
+    on_the_fly: bool,
+    plan: bool,
+) -> None:
+    from ctrbench import display
+    from ctrbench.data.generated import outlook, prepare_generated
+
+    if plan:
+        display.show_outlook(outlook(spec))
+        return
+    with _resumable(), display.phases() as report:
+        prepared = prepare_generated(
+            spec, is_stored=not on_the_fly, workers=workers, force=force, report=report
+        )
+    display.show_prepared(*_domain_set(prepared, domains))
+
+
+def _only_generated(**options: object) -> None:
+    """Refuse options that mean nothing to data that are read."""
+    for name, value in options.items():
+        if value:
+            option = f"--{name}".replace("_", "-")
+            remedy = "leave it out, or prepare production"
+            raise SettingError("an option of generated data", value=option, remedy=remedy)
 
 
 @app.command()
@@ -131,6 +189,9 @@ def run(
     domains: Domains = None,
     seeds: Annotated[str, typer.Option(help="A count (5), a list (1,2,7) or a range (3-8).")] = "1",
     indicator: Indicator = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A paper's set-up: public (128-64-32) or production (512-256-128).")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training rows at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     embedding_size: Annotated[int | None, typer.Option(min=1)] = None,
@@ -138,12 +199,16 @@ def run(
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better dev AUC.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or lazy_adam, for embedding rows.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, or bf16 for matrix products.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="Rows held for shuffling, such as 4e6; 0: all. Streams beyond 8 million."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
     ] = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
 ) -> None:
     """Train methods on backbones; go on where stopped."""
@@ -151,25 +216,27 @@ def run(
     from ctrbench.data.shards import home_folder, open_prepared
     from ctrbench.registry import selectors
     from ctrbench.runs.engine import LocalEngine, default_jobs
-    from ctrbench.runs.grid import make_config, make_grid, parse_seeds
+    from ctrbench.runs.grid import find_preset, make_config, make_grid, parse_seeds, with_tower
     from ctrbench.runs.store import RunStore
 
-    seed_list = parse_seeds(seeds)
-    config = make_config(
+    seed_list, setup = parse_seeds(seeds), find_preset(preset)
+    prepared, domain_set = _domain_set(open_prepared(dataset or _latest()), domains)
+    settings = setup.under(
         epochs=epochs, batch_size=batch_size, embedding_size=embedding_size, lr=lr, patience=patience,
         optimizer=optimizer, precision=precision, device=device, threads=threads,
+        window=_window(window, prepared),
     )  # fmt: skip
-    prepared, domain_set = _domain_set(open_prepared(dataset or _latest()), domains)
+    config = make_config(**settings)
     grid = make_grid(
         prepared,
         methods=selectors("methods", methods),
-        backbones=selectors("backbones", backbone),
+        backbones=with_tower(selectors("backbones", backbone), setup.hidden),
         seeds=seed_list,
         domain_set=domain_set,
         indicator=indicator,
         config=config,
     )
-    store = RunStore(results=results, home=home_folder())
+    store = RunStore(results=location(results), home=home_folder())
     waiting = store.unfinished(grid)
     _announce(prepared, waiting)
     engine = LocalEngine(jobs or default_jobs(config), checkpoint_seconds=checkpoint_seconds)
@@ -189,7 +256,7 @@ def report(
     ] = None,
     domains: Annotated[str | None, typer.Option(help="Only records of this domain set.")] = None,
     bins: Annotated[int, typer.Option(min=1, help="Bins of domains by equal share of rows.")] = 5,
-    results: Results = Path("results"),
+    results: Results = "results",
     out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path("report"),
     benchmarks: Annotated[
         Path | None, typer.Option(help="File with the leaderboard block; ./BENCHMARKS.md, if there is one.")
@@ -201,7 +268,7 @@ def report(
     from ctrbench.report.write import report as write_report
     from ctrbench.runs.store import RunStore
 
-    store = RunStore(results=results, home=home_folder())
+    store = RunStore(results=location(results), home=home_folder())
     board = benchmarks or next(Path().glob("BENCHMARKS.md"), None)
     files = write_report(
         store, dataset=dataset or _latest(), domain_set=domains, bins=bins, out=out, benchmarks=board
@@ -219,7 +286,7 @@ def study(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
     ] = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     out: Annotated[Path, typer.Option(help="Folder for the study's folder.")] = Path("study"),
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
 ) -> None:
@@ -233,7 +300,7 @@ def study(
 
     chosen = load_study(name)
     parts = plan_study(chosen, open_prepared(dataset or _latest()), seeds=seeds)
-    store = RunStore(results=results, home=home_folder())
+    store = RunStore(results=location(results), home=home_folder())
     waiting = to_make(chosen, parts, store)
     engine = LocalEngine(jobs or default_jobs(study_config(chosen)), checkpoint_seconds=checkpoint_seconds)
     grid = [run for part in parts for run in part.runs]
@@ -386,6 +453,21 @@ def synth_iaac(
     with _resumable(), display.phases() as report:
         make_twin(rows, out, seed=seed, report=lambda done, total: report("write", done / total))
     typer.echo(f"{out}: now try\n  ctrbench prepare iaac --source {out}")
+
+
+def _spec(rows: str | None, size: str | None, variant: str | None) -> ProductionSpec:
+    from ctrbench.data.generated import parse_spec
+
+    return parse_spec(rows=rows, preset_name=size, variant=variant)
+
+
+def _window(text: str | None, prepared: Prepared) -> int | None:
+    """Return the rows held for shuffling; None where all are."""
+    from ctrbench.runs.grid import usual_window, whole_number
+
+    if text is None:
+        return usual_window(prepared)
+    return whole_number(text, "--window") or None
 
 
 def _announce(prepared: Prepared, runs: Sequence[Run]) -> None:

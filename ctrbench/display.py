@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctrbench.check import Finding
+    from ctrbench.data.generated import Outlook
     from ctrbench.data.shards import Prepared
     from ctrbench.explain import Account, Explanation, Pair, Part
     from ctrbench.nn.plan import Stage
@@ -212,6 +213,21 @@ def show_prepared(prepared: Prepared, domain_set: str) -> None:
     if manifest.note:
         console.print(manifest.note, highlight=False, markup=False)
     console.print(f"in {prepared.folder}", highlight=False, soft_wrap=True)
+
+
+def show_outlook(outlook: Outlook) -> None:
+    """Print what generated data would take; nothing is made."""
+    lines = [
+        f"{outlook.rows:,} rows, {outlook.domains:,} domains, {outlook.users:,} users, {outlook.items:,} items",
+        f"{outlook.bytes / 1e9:,.1f} GB on disk ({outlook.bytes_a_row:.0f} bytes a row), none with --on-the-fly",
+        f"{outlook.rows_per_second:,.0f} rows/s a process here, writing included "
+        f"(a sample of {outlook.sample:,} rows was made)",
+    ]
+    for machines in (1, 2, 4, 8, 16):
+        hours = outlook.hours(outlook.cores * machines)
+        machine = "this machine" if machines == 1 else f"{machines} machines like it"
+        lines.append(f"{hours:8.2f} hours on {machine} ({outlook.cores * machines} processes)")
+    console.print("\n".join(lines), highlight=False)
 
 
 def show_domains(prepared: Prepared, domain_set: str, domains: pl.DataFrame, top: int) -> None:

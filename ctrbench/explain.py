@@ -3,8 +3,9 @@
 Nothing is estimated: the model is built for the schema of the data and run on made-up rows, and what its matrix
 products multiply is counted at each stage. A row's own cost is the difference between batches of two sizes, all rows of
 one domain, so it holds what is routed and no padding; what is left is made once a batch, or once for each domain in it,
-whatever the number of rows. Element-wise work and compiled loops are left out. Large tables are never filled, so
-this takes milliseconds and no memory, however many ids and domains there are.
+whatever the number of rows. Sequences that have a target are as long as they are on average in the data, all other
+lists have one element. Element-wise work and compiled loops are left out. Large tables are never filled, so this takes
+milliseconds and no memory, however many ids and domains there are.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -27,12 +30,14 @@ from torch.utils.flop_counter import flop_registry, shape_wrapper
 from ctrbench.data.batches import Batch
 from ctrbench.errors import SettingError
 from ctrbench.extend import Estimator
-from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.names import Split
+from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel, Owner
 from ctrbench.nn.plan import Plan, Schema, Stage
+from ctrbench.nn.pooling import SequencePooling
 from ctrbench.nn.separate import SeparateNetworks
 from ctrbench.registry import Plugin, select
-from ctrbench.runs.execute import field_shapes
+from ctrbench.runs.execute import field_shapes, make_schema
 from ctrbench.runs.grid import Run, make_grid
 from ctrbench.speed.bounds import MORE_PRODUCTS
 from ctrbench.speed.workload import synthetic
@@ -40,7 +45,6 @@ from ctrbench.speed.workload import synthetic
 if TYPE_CHECKING:
     from ctrbench.data.shards import Prepared
     from ctrbench.extend import Method
-    from ctrbench.runs.record import RunKey
     from ctrbench.train.config import TrainConfig
 
 SEED = 1
@@ -102,14 +106,20 @@ class Account:
         return tuple(part.stage for place in self.places for part in place.parts if part.stage is not None)
 
 
-def account(plan: Plan, schema: Schema, *, batch_rows: int = 256) -> Account:
+Lengths = Mapping[str, int]
+"""Elements of each list of a field; one where a field is left out."""
+
+
+def account(
+    plan: Plan, schema: Schema, *, batch_rows: int = 256, lengths: Lengths = MappingProxyType({})
+) -> Account:
     """Build a plan for a schema, run it and return what each of its stages costs; raises what building raises."""
     model = _build(plan, schema)
-    one, two = (_trace(model, _one_domain(schema, rows)) for rows in ROWS)
+    one, two = (_trace(model, _one_domain(schema, rows, lengths)) for rows in ROWS)
     tally, owners = _Tally(one, two), model.owners()
-    mixed = _mixed(schema, batch_rows)
+    mixed = _mixed(schema, batch_rows, lengths)
     return Account(
-        places=(_embeddings(model, owners), *_places(plan, model, owners, tally)),
+        places=(_embeddings(model, owners, tally), *_places(plan, model, owners, tally)),
         join=plan.join if plan.interactions else "",
         cost=_total(model, tally),
         batch_rows=batch_rows,
@@ -118,10 +128,10 @@ def account(plan: Plan, schema: Schema, *, batch_rows: int = 256) -> Account:
     )
 
 
-def total(plan: Plan, schema: Schema) -> Cost:
+def total(plan: Plan, schema: Schema, *, lengths: Lengths = MappingProxyType({})) -> Cost:
     """Return what a plan costs in all; raises what building raises."""
     model = _build(plan, schema)
-    one, two = (_trace(model, _one_domain(schema, rows), (model,)) for rows in ROWS)
+    one, two = (_trace(model, _one_domain(schema, rows, lengths), (model,)) for rows in ROWS)
     return _total(model, _Tally(one, two))
 
 
@@ -176,21 +186,23 @@ def explain(
     if prepared is None:
         schema = synthetic(rows=MADE_UP_ROWS, embedding_size=config.embedding_size).schema
         data, goes_by = "made-up data, since nothing is prepared", "the made-up domain"
+        lengths, said = dict[str, int](), ""
     else:
         (run, *_) = make_grid(
             prepared, methods=(method,), backbones=(backbone,), seeds=(SEED,),
             domain_set=domain_set, indicator=indicator, config=config,
         )  # fmt: skip
-        schema, goes_by = schema_of(prepared, run.key), run.key.indicator
+        schema, goes_by = make_schema(prepared, run.key), run.key.indicator
         data = f"{prepared.manifest.name}, domains by {' × '.join(run.key.domain_features)}"
+        lengths, said = sequence_lengths(prepared)
     rewritten = rewriter.apply(plan)
-    after = account(rewritten, schema, batch_rows=config.batch_size)
+    after = account(rewritten, schema, batch_rows=config.batch_size, lengths=lengths)
     return Explanation(
         method=chosen.label,
         backbone=base.label,
-        data=f"{data}: {len(schema.slices)} fields, {schema.num_domains:,} domains",
+        data=f"{data}: {len(schema.slices)} fields, {schema.num_domains:,} domains{said}",
         indicator=_goes_by(after.cost, chosen.plugin, goes_by, schema),
-        before=account(plan, schema, batch_rows=config.batch_size),
+        before=account(plan, schema, batch_rows=config.batch_size, lengths=lengths),
         after=after,
     )
 
@@ -233,8 +245,9 @@ def pairs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[Pair]:
     """Say of each method × backbone of the runs what it costs; nothing that a plug-in raises ends it."""
     first = {(run.key.method.digest, run.key.backbone.digest): run for run in runs}
     plain: dict[str, Cost] = {}
+    lengths, _ = sequence_lengths(prepared)
     for run in first.values():
-        schema, (method, backbone) = schema_of(prepared, run.key), run.chosen()
+        schema, (method, backbone) = make_schema(prepared, run.key), run.chosen()
         pair = Pair(method=run.labels[0], backbone=run.labels[1], reason=run.unsupported or "")
         if isinstance(method, Estimator):
             pair = replace(pair, reason=pair.reason or "no network; its size is known once it is fitted")
@@ -243,8 +256,8 @@ def pairs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[Pair]:
             continue
         try:
             if run.key.backbone.digest not in plain:
-                plain[run.key.backbone.digest] = total(backbone.full_plan(), schema)
-            cost = total(method.apply(backbone.full_plan()), schema)
+                plain[run.key.backbone.digest] = total(backbone.full_plan(), schema, lengths=lengths)
+            cost = total(method.apply(backbone.full_plan()), schema, lengths=lengths)
         except SettingError as refusal:
             yield replace(pair, reason=str(refusal), refusal=refusal)
         except Exception as problem:  # noqa: BLE001  # the run will fail of it and its record say so
@@ -254,24 +267,24 @@ def pairs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[Pair]:
             yield replace(pair, cost=cost, plain=plain[run.key.backbone.digest], indicator=indicator)
 
 
-def schema_of(prepared: Prepared, key: RunKey) -> Schema:
-    """Describe prepared data as `runs.execute.make_schema` does, from what is counted already."""
-    manifest = prepared.manifest
-    train = manifest.splits[Split.TRAIN]
-    if key.indicator == "all":
-        known = prepared.domain_table(key.domain_set).sort(Column.DOMAIN)
-        rows = known[DomainColumn.ROWS.format(split=Split.TRAIN)].to_list()[1:]
+def sequence_lengths(prepared: Prepared) -> tuple[dict[str, int], str]:
+    """Return the usual length of each sequence that has a target, and a clause that says where it comes from.
+
+    That is the mean of the last training shard, or, of rows that are generated when they are read, the card's most.
+    """
+    names = [field.name for field in field_shapes(prepared) if field.target is not None]
+    if not names:
+        return {}, ""
+    shards = prepared.manifest.splits[Split.TRAIN].shards
+    if shards[-1].sha256:
+        table = prepared.read_shard(Split.TRAIN, len(shards) - 1, names, verify=False)
+        means = {name: pc.list_flatten(table[name]).length() / table.num_rows for name in names}
+        lengths, source = {name: max(1, round(mean)) for name, mean in means.items()}, "the last rows' mean"
     else:
-        rows = prepared.vocabulary(key.indicator).sort("id")["rows"].to_list()
-    rate = train.positives / train.rows
-    return Schema(
-        fields=field_shapes(prepared),
-        embedding_size=key.train["embedding_size"],
-        domain_features=key.domain_features,
-        num_domains=manifest.domain_sets[key.domain_set].num_domains,
-        indicator_rows=(train.rows - sum(rows), *rows),
-        base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
-    )
+        most = {field.name: field.max_length or 1 for field in prepared.manifest.card.fields}
+        lengths, source = {name: most[name] for name in names}, "the card's max_length"
+    listed = ", ".join(f"{length} elements in {name}" for name, length in lengths.items())
+    return lengths, f"; {listed} ({source})"
 
 
 # Building without filling.
@@ -326,11 +339,14 @@ def _build(plan: Plan, schema: Schema) -> CTRModel:
 # Made-up rows: which ids they hold does not matter, which domains they are of does.
 
 
-def _one_domain(schema: Schema, rows: int) -> Batch:
-    return _rows(schema, np.full(rows, min(1, schema.num_domains)), np.full(rows, schema.largest_indicator))
+def _one_domain(schema: Schema, rows: int, lengths: Lengths) -> Batch:
+    domain_B, indicator_B = (
+        np.full(rows, one) for one in (min(1, schema.num_domains), schema.largest_indicator)
+    )
+    return _rows(schema, domain_B, indicator_B, lengths)
 
 
-def _mixed(schema: Schema, rows: int) -> Batch:
+def _mixed(schema: Schema, rows: int, lengths: Lengths = MappingProxyType({})) -> Batch:
     """Draw rows as training does: indicators in proportion to their rows."""
     generator = np.random.default_rng(SEED)
     share = np.asarray(schema.indicator_rows, dtype=np.float64)
@@ -338,24 +354,24 @@ def _mixed(schema: Schema, rows: int) -> Batch:
     indicator_B = generator.choice(len(share), rows, p=share)
     is_composite = schema.num_indicators == schema.num_domains
     domain_B = indicator_B if is_composite else generator.integers(1, schema.num_domains + 1, rows)
-    return _rows(schema, domain_B, indicator_B)
+    return _rows(schema, domain_B, indicator_B, lengths)
 
 
-def _rows(schema: Schema, domain_B: np.ndarray, indicator_B: np.ndarray) -> Batch:
+def _rows(schema: Schema, domain_B: np.ndarray, indicator_B: np.ndarray, lengths: Lengths) -> Batch:
     rows, seen = len(domain_B), replace(schema, hidden=())
     ids_F = torch.tensor([min(1, field.size - 1) for field in seen.single_fields], dtype=torch.int32)
-    offsets = torch.arange(rows + 1)
     return Batch(
         ids_BF=ids_F.expand(rows, -1).contiguous(),
-        bags=tuple(
-            (torch.full((rows,), min(1, field.size - 1), dtype=torch.int32), offsets)
-            for field in seen.bag_fields
-        ),
+        bags=tuple(_bag(min(1, one.size - 1), rows, lengths.get(one.name, 1)) for one in seen.bag_fields),
         numeric_BK=torch.zeros(rows, len(seen.numeric_fields)),
         domain_B=torch.from_numpy(domain_B.astype(np.int64)),
         indicator_B=torch.from_numpy(indicator_B.astype(np.int64)),
         label_B=torch.zeros(rows),
     )
+
+
+def _bag(value: int, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((rows * length,), value, dtype=torch.int32), length * torch.arange(rows + 1)
 
 
 # Counting.
@@ -448,15 +464,36 @@ Owners = Mapping[nn.Parameter, Owner]
 """`CTRModel.owners()`."""
 
 
-def _embeddings(model: CTRModel, owners: Owners) -> Part:
+def _embeddings(model: CTRModel, owners: Owners, tally: _Tally) -> Part:
     schema = model.schema
     num_fields = len(schema.slices)
+    poolings = tuple(_poolings(model, owners, tally))
+    tables = [one for one in model.embedding.modules() if isinstance(one, RowTable)]
+    ids = Part(name="ids", kind="RowTable", cost=_parameters(tables, owners))
     return Part(
         name="embeddings",
         kind=f"{num_fields} field{'' if num_fields == 1 else 's'}",
         num_outputs=schema.num_inputs,
-        cost=_parameters([model.embedding], owners),
+        cost=sum((part.cost for part in (ids, *poolings)), Cost()),
+        parts=(ids, *poolings) if poolings else (),
     )
+
+
+def _poolings(model: CTRModel, owners: Owners, tally: _Tally) -> Iterator[Part]:
+    """Describe what pools each sequence, where that is more than its mean."""
+    found = [one for one in model.embedding.modules() if isinstance(one, SequencePooling)]
+    for place, name in enumerate(model.schema.targets if found else ()):
+        # Of poolings that domains have to themselves, each in this order, one ran; it comes first.
+        copies = sorted(
+            found[place :: len(model.schema.targets)], key=lambda one: tally.one.macs[one], reverse=True
+        )
+        row, once = tally.of(copies[0])
+        yield Part(
+            name=f"pooling of {name}",
+            kind=type(copies[0]).__name__,
+            num_outputs=model.schema.embedding_size,
+            cost=replace(_parameters(copies, owners), row=row, once=once),
+        )
 
 
 def _places(plan: Plan, model: CTRModel, owners: Owners, tally: _Tally) -> Iterator[Part]:

@@ -19,6 +19,7 @@ from ctrbench.data.batches import Batch, Order, SplitData, domain_order
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
 from ctrbench.nn.embed import EMBEDDING_STD, RowTable, rows_at
+from ctrbench.nn.exchange import Team
 from ctrbench.nn.gates import EmbeddingGate, GateUnit, PriorGate
 from ctrbench.nn.interactions import (
     AsEmbedded,
@@ -49,6 +50,7 @@ from ctrbench.nn.plan import (
     activate,
     start_weight,
 )
+from ctrbench.nn.pooling import Behaviours
 from ctrbench.nn.routing import Routing, full_precision
 from ctrbench.nn.stages import (
     Auxiliary,
@@ -81,6 +83,7 @@ __all__ = [
     "Backbone",
     "Batch",
     "BatchNorm",
+    "Behaviours",
     "BilinearFusion",
     "Branch",
     "Build",
@@ -125,6 +128,7 @@ __all__ = [
     "StarDense",
     "StarDenseModule",
     "StepOutput",
+    "Team",
     "TowerBank",
     "activate",
     "bce",

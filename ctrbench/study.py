@@ -48,6 +48,8 @@ class Study(BaseModel):
     train: dict[str, str | int | float] = {}
     """Training settings by the names of `ctrbench run`'s options, such as batch_size."""
     bins: int = Field(default=5, ge=1)
+    by_user: bool = False
+    """`table` and `domains`: show AUC within each user too, weighted by rows, which STAR's paper measures."""
     site: str = "head"
     """`masks`: the dense stage whose input is looked at."""
 
@@ -55,6 +57,8 @@ class Study(BaseModel):
     def _consistent(self) -> Self:
         if NESTED in self.domain_sets and len(self.domain_sets) > 1:
             raise ValueError("nested stands alone in domain_sets")
+        if self.by_user and self.draw not in ("table", "domains"):
+            raise ValueError(f"by_user goes with draw = 'table' or 'domains', not {self.draw!r}")
         if self.draw in ("domain_sets", "bins") and "plain" not in self.methods.values():
             raise ValueError(f"draw = {self.draw!r} shows gains over plain, which methods must name")
         return self

@@ -1,13 +1,18 @@
-"""Made-up data that several tests share: small, seeded, with every kind of field and the odd rows."""
+"""What several tests share: the command line, and small, seeded data with every kind of field and the odd rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 
+from ctrbench.cli import main
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
@@ -22,6 +27,21 @@ USERS, TAGS = 40, 10
 def one_thread() -> None:
     """At these sizes more threads only wait for one another."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def ctrbench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command line as a shell would, and return its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["ctrbench", *arguments])
+        try:
+            main()
+        except SystemExit as leave:
+            return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+        return 0
+
+    return run
 
 
 @pytest.fixture
@@ -88,3 +108,39 @@ def build_model(schema: Schema) -> Callable[..., CTRModel]:
         return CTRModel(rewriter.apply(base.plan()), schema, seed=seed)  # type: ignore[union-attr]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """A server on this machine that speaks S3's protocol."""
+    pytest.importorskip("s3fs", reason="needs the extra cloud")
+    pytest.importorskip("upath", reason="needs the extra cloud")
+    moto = pytest.importorskip("moto.server", reason="needs moto[s3] and flask-cors")
+    from werkzeug.serving import make_server
+
+    # One request after another: a bucket's promises hold, whatever the server does in between.
+    app = moto.DomainDispatcherApplication(moto.create_backend_app)
+    server = make_server("127.0.0.1", 0, app, threaded=False)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def bucket(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket on that server."""
+    from s3fs import S3FileSystem
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_address,
+        "AWS_ACCESS_KEY_ID": "made-up",
+        "AWS_SECRET_ACCESS_KEY": "made-up",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "CTRBENCH_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{secrets.token_hex(6)}"
+    S3FileSystem().mkdir(name)
+    return f"s3://{name}"

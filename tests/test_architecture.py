@@ -22,18 +22,20 @@ GROUND = ("errors", "names", "files")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "names": (),
-    "files": ("errors",),
+    "cloud": ("errors",),
+    "files": ("errors", "cloud"),
     "readers": (*GROUND, "readers"),
     "synthetic": (*GROUND, "readers", "synthetic"),
-    "data": (*GROUND, "data", "readers"),
+    "data": (*GROUND, "data", "readers", "synthetic"),
     "data.batches": (*GROUND, "data.shards"),
+    "data.stream": (*GROUND, "data.batches", "data.shards"),
     "nn": (*GROUND, "nn"),
     "backbones": ("extend",),
     "methods": ("extend",),
     "extend": (*GROUND, "nn", "train.learner", "data.batches"),
     "registry": (*GROUND, "extend"),
     "eval": (*GROUND, "eval"),
-    "train": (*GROUND, "nn", "data.batches", "eval.metrics", "train"),
+    "train": (*GROUND, "nn", "data.batches", "eval", "train"),
     "study": GROUND,
     "runs": (*GROUND, "data", "eval", "extend", "nn", "registry", "runs", "study", "train", "ctrbench"),
     "runs.record": GROUND,
@@ -58,6 +60,7 @@ THIRD_PARTY = {
         "train",
         "runs.execute",
         "data.batches",
+        "data.stream",
         "check",
         "explain",
         "speed",
@@ -81,7 +84,7 @@ WITHOUT_TORCH = (
     "synthetic",
     "data",
 )
-"""Folders and modules that are imported without waiting for torch; in `data`, all but `batches`."""
+"""Folders and modules that are imported without waiting for torch; in `data`, all but `batches` and `stream`."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,11 @@ def test_heavy_imports_of_the_command_line_wait() -> None:
 
 def light_modules() -> list[str]:
     light = [name for name in modules() if any(within(name, folder) for folder in WITHOUT_TORCH)]
-    return [*(name for name in light if name != "data.batches"), "runs.record", "runs.store"]
+    return [
+        *(name for name in light if name not in ("data.batches", "data.stream")),
+        "runs.record",
+        "runs.store",
+    ]
 
 
 def test_most_of_the_house_is_imported_without_torch() -> None:
@@ -217,7 +224,9 @@ def test_most_of_the_house_is_imported_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", ["torch", "polars", "pyarrow", "altair", "sklearn", "scipy", "numpy"])
+@pytest.mark.parametrize(
+    "package", ["torch", "polars", "pyarrow", "altair", "sklearn", "scipy", "numpy", "fsspec"]
+)
 def test_help_waits_for_nothing_heavy(package: str) -> None:
     code = f"import ctrbench.cli, sys; sys.exit({package!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

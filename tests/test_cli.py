@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from ctrbench.cli import main
 from ctrbench.speed.bounds import Roofs
 
 CARD = """
@@ -76,16 +76,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ctrbench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run the command line as a shell would, and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["ctrbench", *arguments])
-    try:
-        main()
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
-    return 0
-
-
 BROKEN = """
 from ctrbench.extend import Method, Plan
 
@@ -98,38 +88,38 @@ RUN = ("run", "--epochs", "1", "--batch-size", "64", "--embedding-size", "4", "-
 
 
 def test_from_a_csv_to_the_report(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
     assert "1,200" in capsys.readouterr().out
-    assert ctrbench(monkeypatch, *RUN, "--methods", "plain,adasparse[form=scaling]", "--seeds", "2") == 0
+    assert ctrbench(*RUN, "--methods", "plain,adasparse[form=scaling]", "--seeds", "2") == 0
     records = sorted((place / "results" / "tiny").glob("*.json"))
     assert len(records) == 4
     before = [record.read_bytes() for record in records]
-    assert ctrbench(monkeypatch, *RUN, "--methods", "plain,adasparse[form=scaling]", "--seeds", "2") == 0
+    assert ctrbench(*RUN, "--methods", "plain,adasparse[form=scaling]", "--seeds", "2") == 0
     assert "4 finished before, 0 to make" in capsys.readouterr().err
     assert [record.read_bytes() for record in records] == before
-    assert ctrbench(monkeypatch, "report", "--bins", "3") == 0
+    assert ctrbench("report", "--bins", "3") == 0
     assert (place / "report").is_dir()
     assert any((place / "report").glob("*.md"))
-    assert ctrbench(monkeypatch, "show", "tiny") == 0
+    assert ctrbench("show", "tiny") == 0
 
 
 def test_domains_by_any_features(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml", "--domains", "age,user") == 0
-    assert ctrbench(monkeypatch, *RUN, "--domains", "age,user", "--methods", "plain") == 0
+    assert ctrbench("prepare", "tiny.toml", "--domains", "age,user") == 0
+    assert ctrbench(*RUN, "--domains", "age,user", "--methods", "plain") == 0
     record = json.loads(next((place / "results" / "tiny").glob("*.json")).read_text(encoding="utf-8"))
     assert record["key"]["domain_features"] == ["age", "user"]
 
 
 def test_a_failing_plugin_is_recorded_and_the_others_go_on(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
     (place / "broken.py").write_text(BROKEN, encoding="utf-8")
-    assert ctrbench(monkeypatch, *RUN, "--methods", "broken.py,plain") == 1
+    assert ctrbench(*RUN, "--methods", "broken.py,plain") == 1
     records = [json.loads(file.read_text()) for file in (place / "results" / "tiny").glob("*.json")]
     assert {record["key"]["method"]["name"]: record["status"] for record in records} == {
         "broken": "failed",
@@ -170,14 +160,14 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(bad[0][-3:]) for bad in BAD])
 def test_bad_input_is_one_clear_error(
     place: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ctrbench: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
     capsys.readouterr()
-    assert ctrbench(monkeypatch, *arguments) == 2
+    assert ctrbench(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -195,7 +185,7 @@ BAD_CARDS = [
 @pytest.mark.parametrize(("extra", "data", "message"), BAD_CARDS, ids=["key", "column", "label", "split"])
 def test_a_bad_card_is_one_clear_error(
     place: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ctrbench: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     extra: str,
     data: str,
@@ -206,59 +196,63 @@ def test_a_bad_card_is_one_clear_error(
     frame.with_columns(pl.col("click") * 2).write_csv(place / "label.csv")
     text = CARD.format(extra=extra).replace("tiny.csv", data)
     (place / "bad.toml").write_text(text, encoding="utf-8")
-    assert ctrbench(monkeypatch, "prepare", "bad.toml") == 2
+    assert ctrbench("prepare", "bad.toml") == 2
     assert message in capsys.readouterr().err
     assert not list((place / "home").glob("datasets/*"))
     assert not list((place / "home").glob("datasets/.*"))
 
 
 def test_a_source_that_is_no_archive(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "round2_train.zip").write_bytes(b"this is no archive")
-    assert ctrbench(monkeypatch, "prepare", "iaac", "--source", "round2_train.zip") == 2
+    assert ctrbench("prepare", "iaac", "--source", "round2_train.zip") == 2
     assert "round2_train.zip" in capsys.readouterr().err
 
 
 def test_results_of_a_newer_schema(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
-    assert ctrbench(monkeypatch, *RUN, "--methods", "plain") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
+    assert ctrbench(*RUN, "--methods", "plain") == 0
     record = next((place / "results" / "tiny").glob("*.json"))
     content = json.loads(record.read_text(encoding="utf-8"))
     record.write_text(json.dumps({**content, "schema_version": 99}), encoding="utf-8")
     for command in (("report",), (*RUN, "--methods", "plain")):
-        assert ctrbench(monkeypatch, *command) == 2
+        assert ctrbench(*command) == 2
         assert "upgrade ctrbench" in capsys.readouterr().err
 
 
 def test_a_new_method_passes_the_check_and_trains(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
-    assert ctrbench(monkeypatch, "new-method", "my_gate") == 0
-    assert ctrbench(monkeypatch, "check", "my_gate.py") == 0
-    assert ctrbench(monkeypatch, *RUN, "--methods", "my_gate.py") == 0
-    assert ctrbench(monkeypatch, "new-method", "my_gate") == 2
+    assert ctrbench("prepare", "tiny.toml") == 0
+    assert ctrbench("new-method", "my_gate") == 0
+    assert ctrbench("check", "my_gate.py") == 0
+    assert ctrbench(*RUN, "--methods", "my_gate.py") == 0
+    assert ctrbench("new-method", "my_gate") == 2
     assert "my_gate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["datasets", "methods", "backbones"])
 def test_listings(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+    place: Path, ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    assert ctrbench(monkeypatch, "list", what) == 0
+    assert ctrbench("list", what) == 0
     expected = {"datasets": "movielens-1m", "methods": "adasparse", "backbones": "dcnv2"}
     assert expected[what] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_listing_of_methods_fits(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+    place: Path,
+    ctrbench: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    columns: int,
 ) -> None:
     monkeypatch.setattr("ctrbench.display.console", Console(width=columns))
-    assert ctrbench(monkeypatch, "list", "methods") == 0
+    assert ctrbench("list", "methods") == 0
     shown = capsys.readouterr().out
     words = " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= columns
@@ -278,31 +272,38 @@ def test_the_listing_of_methods_waits_for_no_torch() -> None:
 
 
 def test_a_run_says_what_it_costs_before_it_starts(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    ctrbench: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
     monkeypatch.setattr("ctrbench.display.progress_console", Console(width=120, stderr=True))
     asked = ("--methods", "plain,star[norm=none,aux=none]", "--seeds", "2")
-    assert ctrbench(monkeypatch, *RUN, *asked) == 0
+    assert ctrbench(*RUN, *asked) == 0
     shown, _, rest = capsys.readouterr().err.partition("tiny: 4 runs")
     # Four fields of four numbers and the price enter: 17 → 8 → 4 → 1.
     assert re.search(r"plain +dnn\[hidden=8-4\] +\d+ +185 +0 +172 +1\.00 *\n", shown)
     assert re.search(r"star\[norm=none,aux=none\] .* 740 +172 +1\.00 +shop \(3\)", shown)
     assert "star[norm=none,aux=none] × dnn[hidden=8-4], seed 2: AUC" in rest
-    assert ctrbench(monkeypatch, *RUN, *asked) == 0
+    assert ctrbench(*RUN, *asked) == 0
     assert "forward" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_explain_shows_both_plans(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+    place: Path,
+    ctrbench: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    columns: int,
 ) -> None:
     monkeypatch.setattr("ctrbench.display.console", Console(width=columns))
-    assert ctrbench(monkeypatch, "explain", "star") == 0
+    assert ctrbench("explain", "star") == 0
     assert "made-up data, since nothing is prepared" in capsys.readouterr().out
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
     capsys.readouterr()
-    assert ctrbench(monkeypatch, "explain", "star", "--backbone", "dcnv2", "--indicator", "age") == 0
+    assert ctrbench("explain", "star", "--backbone", "dcnv2", "--indicator", "age") == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= columns
     before, _, after = shown.partition("after: star, parallel")
@@ -313,13 +314,16 @@ def test_explain_shows_both_plans(
 
 
 def test_several_methods_are_checked_as_a_matrix(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    ctrbench: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("ctrbench.check._backbones", lambda: iter(["dnn[hidden=4]", "dcnv2[hidden=4]"]))
     (place / "broken.py").write_text(BROKEN, encoding="utf-8")
-    assert ctrbench(monkeypatch, "check", "plain,gbdt[max_trees=2]") == 0
+    assert ctrbench("check", "plain,gbdt[max_trees=2]") == 0
     assert re.search(r"gbdt\[max_trees=2\] +ok +–", capsys.readouterr().out)
-    assert ctrbench(monkeypatch, "check", "plain,broken.py") == 1
+    assert ctrbench("check", "plain,broken.py") == 1
     shown = capsys.readouterr().out
     assert re.search(r" plain +ok +ok ", shown)
     assert re.search(r"broken.py +1! +1!", shown)
@@ -331,12 +335,15 @@ BENCH = ("bench", "--rows", "200", "--domains", "3", "--batch-sizes", "64", "--e
 
 
 def test_bench_prints_and_writes_figures(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    ctrbench: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     roofs = Roofs(gflops=100.0, gigabytes_per_second=10.0)
     monkeypatch.setattr("ctrbench.speed.bench.measure_roofs", lambda _: roofs)
     asked = ("--methods", "plain,star", "--seconds", "0.01", "--json", "s.json")
-    assert ctrbench(monkeypatch, *BENCH, *asked) == 0
+    assert ctrbench(*BENCH, *asked) == 0
     captured = capsys.readouterr()
     lines = json.loads((place / "s.json").read_text(encoding="utf-8"))["lines"]
     assert [line["method"] for line in lines] == ["plain", "star"]
@@ -345,13 +352,16 @@ def test_bench_prints_and_writes_figures(
 
 
 def test_bench_of_a_failing_plugin_goes_on_and_ends_with_1(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    ctrbench: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
         "ctrbench.speed.bench.measure_roofs", lambda _: Roofs(gflops=1.0, gigabytes_per_second=1.0)
     )
     (place / "broken.py").write_text(BROKEN, encoding="utf-8")
-    assert ctrbench(monkeypatch, *BENCH, "--methods", "broken.py,plain", "--seconds", "0.01") == 1
+    assert ctrbench(*BENCH, "--methods", "broken.py,plain", "--seconds", "0.01") == 1
     shown = capsys.readouterr().out
     assert "batch 64: KeyError: 'no such stage'" in shown
     assert " plain " in shown
@@ -372,12 +382,12 @@ BAD_BENCH = [
 @pytest.mark.parametrize(("arguments", "message"), BAD_BENCH, ids=[" ".join(bad[0]) for bad in BAD_BENCH])
 def test_bad_input_of_bench_is_one_clear_error(
     place: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ctrbench: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    assert ctrbench(monkeypatch, *BENCH, *arguments, "--json", "s.json") == 2
+    assert ctrbench(*BENCH, *arguments, "--json", "s.json") == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

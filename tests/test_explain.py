@@ -14,7 +14,7 @@ from ctrbench.data.card import read_card
 from ctrbench.data.prepare import prepare
 from ctrbench.data.shards import Prepared
 from ctrbench.errors import SettingError
-from ctrbench.explain import Cost, Part, _mixed, account, explain, pairs, schema_of, total
+from ctrbench.explain import Cost, Part, _mixed, account, explain, pairs, sequence_lengths, total
 from ctrbench.extend import Estimator, Plan
 from ctrbench.names import Split
 from ctrbench.nn.model import CTRModel
@@ -135,6 +135,57 @@ def test_networks_of_the_domains_own_count_as_often_as_there_are_domains() -> No
     assert sum((place.cost for place in found.places), Cost()) == found.cost
 
 
+def historied(schema: Schema) -> Schema:
+    """The same with two sequences, of f5 and of f7, whose embeddings they share."""
+    made = (
+        FieldShape(name=f"past_f{one}", kind="sequence", role="user", size=11, target=f"f{one}")
+        for one in (5, 7)
+    )
+    return replace(schema, fields=(*schema.fields, *made))
+
+
+DIN_ROW, DIN_ELEMENT = 16 * 80, 2 * 16 * 80 + 80 * 40 + 40
+"""What is made of the target, once, and of each element: METHODS 6.1, with [e_j ; e_t ; e_j - e_t ; e_j * e_t]."""
+DIN = (64 * 80 + 80) + (80 * 40 + 40) + (40 + 1) + (80 + 40) + 16
+"""Three layers, the slopes, and the vector of an empty list."""
+DIEN_ROW, DIEN_ELEMENT = 16 * 16, 2 * 6 * 16 * 16
+"""W e_t; and two recurrences of three gates, each of input and state."""
+DIEN = 2 * (6 * 16 * 16 + 3 * 16) + 16 * 16 + 16
+LENGTHS = {"past_f5": 9, "past_f7": 4}
+
+
+def pooled(kind: str, method: str = "plain") -> Plan:
+    rewriter, base = select("methods", method).value, select("backbones", f"dnn[pooling={kind}]").value
+    return rewriter.apply(base.full_plan())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_row", "of_element", "parameters"),
+    [("din", DIN_ROW, DIN_ELEMENT, DIN), ("dien", DIEN_ROW, DIEN_ELEMENT, DIEN)],
+)
+def test_poolings_have_lines_of_their_own(kind: str, of_row: int, of_element: int, parameters: int) -> None:
+    found = account(pooled(kind), historied(wide()), lengths=LENGTHS)
+    ids, *poolings = named(found.places)["embeddings"].parts
+    assert ids.cost == Cost(embedding=20 * 11 * 16)
+    assert [part.name for part in poolings] == ["pooling of past_f5", "pooling of past_f7"]
+    for part, length in zip(poolings, (9, 4), strict=True):
+        assert part.cost == Cost(shared=parameters, row=of_row + length * of_element)
+    assert found.cost == sum((place.cost for place in found.places), Cost())
+
+
+def test_a_domains_own_poolings_count_as_often_as_there_are_domains() -> None:
+    found = account(pooled("din", "separate"), historied(wide()), lengths=LENGTHS)
+    (_, first, second) = named(found.places)["embeddings"].parts
+    assert first.cost == Cost(per_domain=6 * DIN, row=DIN_ROW + 9 * DIN_ELEMENT)
+    assert second.cost == Cost(per_domain=6 * DIN, row=DIN_ROW + 4 * DIN_ELEMENT)
+    assert found.cost == sum((place.cost for place in found.places), Cost())
+
+
+def test_lists_have_one_element_where_nothing_is_said_of_them() -> None:
+    found = total(pooled("din"), historied(wide()))
+    assert found.row - total(pooled("mean"), historied(wide())).row == 2 * (DIN_ROW + DIN_ELEMENT)
+
+
 NEURAL = [
     name
     for name, plugin in plugins("methods").items()
@@ -209,9 +260,12 @@ def grid(prepared: Prepared, *methods: str, indicator: str | None = None) -> tup
 
 
 @pytest.mark.parametrize("indicator", [None, "age", "price", "all"])
-def test_the_schema_is_that_of_a_run(prepared: Prepared, indicator: str | None) -> None:
+def test_the_schema_counts_training_rows(prepared: Prepared, indicator: str | None) -> None:
     key = grid(prepared, "plain", indicator=indicator)[0].key
-    assert schema_of(prepared, key) == make_schema(prepared, load(prepared, Split.TRAIN, key), key, 4)
+    schema, train = make_schema(prepared, key), load(prepared, Split.TRAIN, key)
+    rows = np.bincount(train.indicator_B.numpy(), minlength=schema.num_indicators + 1)
+    assert schema.indicator_rows == tuple(rows.tolist())
+    assert schema.base_rate == float(train.label_B.double().mean())
 
 
 BROKEN = """
@@ -264,3 +318,58 @@ def test_what_cannot_be_built_is_refused() -> None:
         explain("gbdt", "dcnv2", config=make_config())
     with pytest.raises(SettingError, match="max_domains"):
         explain("cross_stitch", "dnn", config=make_config())
+
+
+HISTORY = CARD.replace(
+    'name = "x", kind = "numeric" }',
+    'name = "x", kind = "numeric" },\n'
+    '    { name = "past", kind = "sequence", target = "shop", separator = ",", max_length = 7 }',
+)
+
+
+@pytest.fixture
+def historic(tmp_path: Path) -> Prepared:
+    """500 training rows and more, with lists of 0, 3 and 6 shops in turn."""
+    rows = 600
+    columns = {
+        "time": np.arange(rows),
+        "shop": np.arange(rows) % 5,
+        "age": np.arange(rows) % 3,
+        "price": np.arange(rows) / rows,
+        "x": np.arange(rows) / rows,
+        "click": np.arange(rows) % 2,
+        "past": [",".join(["1"] * (3 * (row % 3))) for row in range(rows)],
+    }
+    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
+    (tmp_path / "tiny.toml").write_text(HISTORY, encoding="utf-8")
+    return prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
+
+
+def test_sequences_are_as_long_as_they_are_on_average(historic: Prepared) -> None:
+    found = explain("plain", "dnn[pooling=din]", prepared=historic, config=make_config(embedding_size=16))
+    assert found.data.endswith(" domains; 3 elements in past (the last rows' mean)")
+    pooling = found.after.places[0].parts[1]
+    assert pooling.cost.row == DIN_ROW + 3 * DIN_ELEMENT
+    assert explain("plain", "dnn", prepared=historic, config=make_config()).after.places[0].parts == ()
+
+
+def test_of_rows_not_made_yet_the_card_says_how_long_sequences_are(historic: Prepared) -> None:
+    train = historic.manifest.splits[Split.TRAIN]
+    unmade = tuple(shard.model_copy(update={"sha256": ""}) for shard in train.shards)
+    splits = {**historic.manifest.splits, Split.TRAIN: train.model_copy(update={"shards": unmade})}
+    generated = replace(historic, manifest=historic.manifest.model_copy(update={"splits": splits}))
+    assert sequence_lengths(generated) == ({"past": 7}, "; 7 elements in past (the card's max_length)")
+
+
+def test_pairs_count_sequences_at_that_length(historic: Prepared) -> None:
+    runs = make_grid(
+        historic, methods=["plain"], backbones=["dnn[hidden=8-4,pooling=din]"], seeds=[1],
+        domain_set="default", indicator=None, config=make_config(embedding_size=16),
+    )  # fmt: skip
+    (pair,) = pairs(historic, runs)
+    assert pair.cost is not None
+    assert pair.cost.row == DIN_ROW + 3 * DIN_ELEMENT + (4 * 16 + 1) * 8 + 8 * 4 + 4
+
+
+def test_data_without_such_sequences_say_nothing_of_lengths(prepared: Prepared) -> None:
+    assert sequence_lengths(prepared) == ({}, "")

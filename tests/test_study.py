@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctrbench.cli import main
 from ctrbench.data.card import bundled_cards, load_card
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import SettingError
@@ -47,7 +45,7 @@ AdaSparse = "adasparse[alpha_start=5,epsilon=0.98,r_min={r_min}]"
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, ctrbench: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with tiny prepared data, and a home of its own."""
     monkeypatch.setenv("CTRBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -63,7 +61,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
     (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
-    assert ctrbench(monkeypatch, "prepare", "tiny.toml") == 0
+    assert ctrbench("prepare", "tiny.toml") == 0
     return tmp_path
 
 
@@ -77,15 +75,6 @@ def write(place: Path) -> Callable[..., Path]:
         return file
 
     return write
-
-
-def ctrbench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["ctrbench", *arguments])
-    try:
-        main()
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
-    return 0
 
 
 @pytest.mark.parametrize("name", bundled_studies())
@@ -112,6 +101,7 @@ def test_the_papers_studies_are_all_there() -> None:
         ('title = "a"\ndraw = "pie"\nmethods = { a = "plain" }', "draw: Input should be"),
         ('title = "a"\ndraw = "table"\nmethods = {}', "methods: Dictionary should have at least 1"),
         ('title = "a"\ndraw = "bins"\nmethods = { a = "star" }', "gains over plain"),
+        ('title = "a"\ndraw = "pcoc"\nby_user = true\nmethods = { a = "star" }', "by_user goes with"),
         (
             'title = "a"\ndraw = "table"\nmethods = { a = "star" }\ndomain_sets = ["nested", "default"]',
             "nested stands alone",
@@ -192,11 +182,11 @@ PICTURES = {
 
 
 def test_calibration_is_drawn_of_domains_with_clicks_enough(
-    place: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctrbench.report.study.LEAST_POSITIVES", 40)
     file = write("pcoc")
-    assert ctrbench(monkeypatch, "study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
+    assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     store = RunStore(results=place / "results", home=place / "home")
     domains = store.find(part.runs[0].key).result.domains  # type: ignore[union-attr]
@@ -212,13 +202,13 @@ def test_calibration_is_drawn_of_domains_with_clicks_enough(
 def test_every_drawing_from_runs_to_files(
     place: Path,
     write: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
+    ctrbench: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     draw: str,
 ) -> None:
     file = write(draw, '"nested"' if draw == "domain_sets" else '"default"')
     arguments = ("study", file.name, "--dataset", "tiny", "--jobs", "1", "--out", "out", "--seeds", "1")
-    assert ctrbench(monkeypatch, *arguments) == 0
+    assert ctrbench(*arguments) == 0
     shown = capsys.readouterr()
     assert "AdaSparse" in shown.out
     assert "After A paper, Table 9. Smaller than the paper's." in " ".join(shown.out.split())
@@ -228,61 +218,58 @@ def test_every_drawing_from_runs_to_files(
     assert (place / "out" / draw / "table.md").read_text().startswith("### Tiny · ")
     # Again: nothing is left to do, and the files come out the same.
     before = {one.name: one.read_bytes() for one in (place / "out" / draw).iterdir()}
-    assert ctrbench(monkeypatch, *arguments) == 0
+    assert ctrbench(*arguments) == 0
     assert "0 to make" in capsys.readouterr().err
     assert {one.name: one.read_bytes() for one in (place / "out" / draw).iterdir()} == before
 
 
 def test_runs_without_what_is_drawn_are_made_again_and_the_record_stays(
-    place: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
     file = write("masks")
-    assert ctrbench(monkeypatch, "study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
+    assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     study, store = read_study(file), RunStore(results=place / "results", home=place / "home")
     parts = plan_study(study, open_prepared("tiny"), seeds="1")
     gated = parts[0].runs[1]
     record = store.record_file(gated.key).read_bytes()
     store.inspection_file(gated.key).unlink()
     assert [run.key.digest for run in to_make(study, parts, store)] == [gated.key.digest]
-    assert ctrbench(monkeypatch, "study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
+    assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     assert store.inspection_file(gated.key).exists()
     assert store.record_file(gated.key).read_bytes() == record
 
 
 def test_a_repetition_that_differs_from_its_record_is_said_to(
-    place: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
     file = write("masks")
     arguments = ("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1")
-    assert ctrbench(monkeypatch, *arguments) == 0
+    assert ctrbench(*arguments) == 0
     table = place / "study" / "masks" / "table.md"
     assert "repetition" not in table.read_text()
     store = RunStore(results=place / "results", home=place / "home")
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     shown = store.inspection(part.runs[1].key)
     np.savez(store.inspection_file(part.runs[1].key), **{**shown, "predictions": np.array("another")})
-    assert ctrbench(monkeypatch, *arguments) == 0
+    assert ctrbench(*arguments) == 0
     assert "AdaSparse: looked at in a repetition of the run" in table.read_text()
 
 
 def test_a_study_without_any_result_says_why(
-    place: Path,
-    write: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write("domains")
     text = file.read_text().replace("dnn[hidden=8-4]", "dcnv2").split("[methods]")[0]
     file.write_text(text + '[methods]\nTrees = "gbdt"\n', encoding="utf-8")
-    assert ctrbench(monkeypatch, "study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 2
+    assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 2
     assert "no run of a study has a result" in capsys.readouterr().err
 
 
 def test_the_shares_shown_are_those_of_the_model(
-    place: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
     file = write("sparsity")
-    assert ctrbench(monkeypatch, "study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
+    assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     store = RunStore(results=place / "results", home=place / "home")
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     shown = store.inspection(part.runs[1].key)
@@ -300,5 +287,5 @@ def test_the_shares_shown_are_those_of_the_model(
     assert 0.0 < pruned < 1.0
 
 
-def test_a_study_that_is_none_ends_with_code_2(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ctrbench(monkeypatch, "study", "adasparse/table9", "--dataset", "tiny") == 2
+def test_a_study_that_is_none_ends_with_code_2(place: Path, ctrbench: Callable[..., int]) -> None:
+    assert ctrbench("study", "adasparse/table9", "--dataset", "tiny") == 2

@@ -1,17 +1,17 @@
-"""A split in memory as contiguous arrays, and the batches cut from them.
+"""Rows in memory as contiguous arrays, and the batches cut from them.
 
 Ids lie in one int32 block; a batch is a gather of its rows, never a loop over them. The order in which an epoch visits
-the rows is a value (`Order`), a pure function of seed and epoch, so a position in the data is two numbers. This is the
-only part of `data` that knows torch.
+the rows is a value (`Order`), a pure function of seed and epoch, so a position in the data is two numbers. This and
+`stream` are the only parts of `data` that know torch.
 
 Shapes in names: B rows, F one-id fields, K plain numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ctrbench.data.shards import Prepared
 
 BLOCK_ROWS = 4096
+Cut = Callable[[torch.Tensor], tuple[torch.Tensor, float]]
+"""From the rows of a batch to one worker's, and their share of the batch."""
+_TENSORS = ("ids_BF", "bags", "numeric_BK", "domain_B", "indicator_B", "label_B")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class Batch(Rows):
 
     weight: float = 1.0
     """Factor of the batch's mean loss; below 1 for the remainder blocks of domain-pure batching."""
+    share: float = 1.0
+    """Share of the step's rows, those of all workers together; 0 where a row stands in for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,9 @@ class SplitData(Rows):
     row: np.ndarray
     user: np.ndarray | None
     probability: np.ndarray | None
+    """The true click probability, where it is known."""
+    ceiling: np.ndarray | None = None
+    """The probability given all that a model could learn, where it is known."""
 
     def to(self, device: torch.device) -> SplitData:
         """Return the split with what a model computes on resident on the device.
@@ -81,19 +89,15 @@ class SplitData(Rows):
         """
         if device.type == "cpu":
             return self
-        return SplitData(
+        return replace(
+            self,
             ids_BF=self.ids_BF.to(device),
             bags=tuple((values.to(device), offsets) for values, offsets in self.bags),
             numeric_BK=self.numeric_BK.to(device),
-            domain_B=self.domain_B,
-            indicator_B=self.indicator_B,
             label_B=self.label_B.to(device),
-            row=self.row,
-            user=self.user,
-            probability=self.probability,
         )
 
-    def take(self, rows: torch.Tensor, *, weight: float = 1.0) -> Batch:
+    def take(self, rows: torch.Tensor, *, weight: float = 1.0, share: float = 1.0) -> Batch:
         """Return a batch of the rows with these numbers, which are on the CPU."""
         domain_B = self.domain_B.index_select(0, rows)
         # Where both are one tensor, what is grouped by the one need not be by the other.
@@ -107,6 +111,7 @@ class SplitData(Rows):
             indicator_B=domain_B if is_same else self.indicator_B.index_select(0, rows),
             label_B=self.label_B.index_select(0, there),
             weight=weight,
+            share=share,
         )
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -121,13 +126,30 @@ class SplitData(Rows):
             label_B=self.label_B[part],
         )
 
-    def batches(self, order: Order, *, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an order from number `first` on."""
+    def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
+        """Yield the one window of an epoch: all rows."""
+        if first == 0:
+            yield Window(data=self, generator=np.random.default_rng([*seed]))
+
+    def pieces(self) -> Iterator[SplitData]:
+        """Yield the split as it is."""
+        yield self
+
+    def latest(self) -> SplitData:
+        """Return the split as it is."""
+        return self
+
+    def batches(self, order: Order, *, first: int = 0, cut: Cut | None = None) -> Iterator[Batch]:
+        """Yield the batches of an order from number `first` on; of each, with `cut`, one worker's rows.
+
+        A worker's mean loss weighs by its share, so that the workers' losses add up to that of the whole batch.
+        """
         rows = torch.from_numpy(order.rows)
         for place in range(first, order.num_batches):
             start, stop = int(order.starts[place]), int(order.starts[place + 1])
             weight = 1.0 if order.nominal is None else min(1.0, (stop - start) / order.nominal)
-            yield self.take(rows[start:stop], weight=weight)
+            own, share = (rows[start:stop], 1.0) if cut is None else cut(rows[start:stop])
+            yield self.take(own, weight=weight * share, share=share)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Yield all rows as they lie, in slices."""
@@ -135,13 +157,48 @@ class SplitData(Rows):
             yield self.slice(start, min(start + batch_size, len(self)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Rows that are shuffled together, and where in the epoch they stand."""
+
+    data: SplitData
+    generator: np.random.Generator
+    """For their order."""
+    before: float = 0.0
+    """Share of the epoch's rows in windows before."""
+    share: float = 1.0
+    """Share of the epoch's rows."""
+
+
+class RowSource(Protocol):
+    """A split as training and scoring see it: `SplitData`, or one that is read shard by shard."""
+
+    def __len__(self) -> int:
+        """Rows of the split."""
+
+    def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
+        """Yield the windows of the epoch with that seed, from number `first` on."""
+
+    def pieces(self) -> Iterator[SplitData]:
+        """Yield all rows in time order, in pieces."""
+
+    def latest(self) -> SplitData:
+        """Return the last rows in time order, as many as are held at a time."""
+
+
 def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: str) -> SplitData:
     """Read a split of prepared data whole.
 
     `indicator` names the feature that per-domain parameters are indexed by, or `all` for the composite domain.
     """
+    return to_split_data(
+        prepared, prepared.read(split, prepared.model_columns), domain_set=domain_set, indicator=indicator
+    )
+
+
+def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indicator: str) -> SplitData:
+    """Return rows of prepared data as arrays; see `load_split`."""
     manifest = prepared.manifest
-    table = prepared.read(split)
     single = [
         field.name for field in manifest.fields if field.size and field.kind in ("categorical", "numeric")
     ]
@@ -161,7 +218,52 @@ def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: 
         row=_array(table, Column.ROW),
         user=_array(table, user).astype(np.int32) if user else None,
         probability=_array(table, Column.PROBABILITY) if manifest.has_probability else None,
+        ceiling=_array(table, Column.CEILING) if Column.CEILING in table.column_names else None,
     )
+
+
+def subset(data: SplitData, rows: np.ndarray) -> SplitData:
+    """Return a copy of some rows of a split that lies on the CPU, in the order given."""
+    batch = data.take(torch.from_numpy(rows))
+    return SplitData(
+        **{name: getattr(batch, name) for name in _TENSORS},
+        row=data.row[rows],
+        user=None if data.user is None else data.user[rows],
+        probability=None if data.probability is None else data.probability[rows],
+        ceiling=None if data.ceiling is None else data.ceiling[rows],
+    )
+
+
+def concatenated(parts: Sequence[SplitData]) -> SplitData:
+    """Return the rows of all parts, which lie on the CPU, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    domain = torch.cat([part.domain_B for part in parts])
+    is_same = first.indicator_B is first.domain_B
+    return SplitData(
+        ids_BF=torch.cat([part.ids_BF for part in parts]),
+        bags=tuple(_joined([part.bags[place] for part in parts]) for place in range(len(first.bags))),
+        numeric_BK=torch.cat([part.numeric_BK for part in parts]),
+        domain_B=domain,
+        indicator_B=domain if is_same else torch.cat([part.indicator_B for part in parts]),
+        label_B=torch.cat([part.label_B for part in parts]),
+        row=np.concatenate([part.row for part in parts]),
+        user=_all([part.user for part in parts]),
+        probability=_all([part.probability for part in parts]),
+        ceiling=_all([part.ceiling for part in parts]),
+    )
+
+
+def _all(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None
+
+
+def _joined(bags: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.cat([offsets.diff() for _, offsets in bags])
+    ends = torch.cumsum(lengths, 0)
+    return torch.cat([values for values, _ in bags]), torch.cat([ends.new_zeros(1), ends])
 
 
 def mixed_order(num_rows: int, batch_size: int, generator: np.random.Generator) -> Order:

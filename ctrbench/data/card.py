@@ -164,7 +164,8 @@ class DatasetCard(Model):
     title: str
     description: str = ""
     homepage: str = ""
-    reader: Literal["table", "iaac", "movielens"] = "table"
+    reader: Literal["table", "iaac", "movielens", "production"] = "table"
+    """`production` reads nothing: its rows are generated (`data.generated`)."""
     sources: tuple[Source, ...] = ()
     path: str | None = None
     """`table` only: the data file, relative to the card; CSV (also .gz) or parquet."""

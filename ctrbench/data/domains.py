@@ -7,16 +7,19 @@ any time, without the raw data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctrbench.names import UNSEEN, Column, DomainColumn, Split
 
 UNSEEN_KEY = "unseen"
 KEY_SEPARATOR = " · "
+ROWS, POSITIVES = "#rows", "#positives"
+"""Columns of counted tuples, beside those of the features; no field can have such a name."""
 
 Ids = NDArray[np.int32]
 
@@ -55,19 +58,29 @@ def _ranks(codes: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.in
     return np.where(codes[found] == values, found, -1)
 
 
-def make_domain_table(
-    splits: Mapping[Split, Mapping[str, Ids]],
-    labels: Mapping[Split, NDArray[np.int8]],
-    values: Mapping[str, pl.Series],
-) -> pl.DataFrame:
+def count_tuples(rows: pa.Table, features: Sequence[str]) -> pl.DataFrame:
+    """Return each tuple of the features' ids that occurs, with its rows and positives."""
+    frame: pl.DataFrame = pl.from_arrow(rows.select([Column.LABEL, *features]))  # type: ignore[assignment]
+    label = pl.col(Column.LABEL).cast(pl.Int64)
+    counted = frame.group_by(features).agg(pl.len().cast(pl.Int64).alias(ROWS), label.sum().alias(POSITIVES))
+    return counted.with_columns(pl.col(features).cast(pl.Int32))
+
+
+def merged_counts(parts: Sequence[pl.DataFrame], features: Sequence[str]) -> pl.DataFrame:
+    """Add up what `count_tuples` found in parts of the rows."""
+    if not parts:
+        return pl.DataFrame(schema={**dict.fromkeys(features, pl.Int32), ROWS: pl.Int64, POSITIVES: pl.Int64})
+    return pl.concat(parts).group_by(features).agg(pl.col(ROWS, POSITIVES).sum())
+
+
+def make_domain_table(counts: Mapping[Split, pl.DataFrame], values: Mapping[str, pl.Series]) -> pl.DataFrame:
     """Return the domain table of the features in `values`, one row a domain, the unseen domain first.
 
-    `splits` holds the features' encoded columns of each split, `values` the text of each feature's ids from 1 on.
+    `counts` holds each split's tuples as `merged_counts` gives them, `values` the text of each feature's ids from 1 on.
     """
     features = list(values)
-    train = pl.DataFrame({feature: splits[Split.TRAIN][feature] for feature in features})
-    seen = train.filter(pl.all_horizontal(pl.col(features) != UNSEEN)).group_by(features).len("rows")
-    seen = seen.sort(["rows", *features], descending=[True, *(False for _ in features)])
+    seen = counts[Split.TRAIN].filter(pl.all_horizontal(pl.col(features) != UNSEEN))
+    seen = seen.sort([ROWS, *features], descending=[True, *(False for _ in features)])
     unseen = pl.DataFrame(
         {feature: [UNSEEN] for feature in features}, schema=dict.fromkeys(features, pl.Int32)
     )
@@ -75,7 +88,7 @@ def make_domain_table(
     table = table.select(
         pl.Series(Column.DOMAIN, np.arange(table.height, dtype=np.int32)), _keys(table, values), *features
     )
-    return table.with_columns(*_counts(table, splits, labels))
+    return table.with_columns(*_counts(table, counts))
 
 
 def _keys(table: pl.DataFrame, values: Mapping[str, pl.Series]) -> pl.Series:
@@ -87,16 +100,14 @@ def _keys(table: pl.DataFrame, values: Mapping[str, pl.Series]) -> pl.Series:
     return pl.concat([pl.Series(DomainColumn.KEY, [UNSEEN_KEY]), keys[DomainColumn.KEY]])
 
 
-def _counts(
-    table: pl.DataFrame,
-    splits: Mapping[Split, Mapping[str, Ids]],
-    labels: Mapping[Split, NDArray[np.int8]],
-) -> list[pl.Series]:
+def _counts(table: pl.DataFrame, counts: Mapping[Split, pl.DataFrame]) -> list[pl.Series]:
     columns = []
+    features = [name for name in table.columns if name not in (Column.DOMAIN, DomainColumn.KEY)]
     for split in Split:
-        ids = domain_ids(splits[split], table)
-        rows = np.bincount(ids, minlength=table.height)
-        positives = np.bincount(ids[labels[split] == 1], minlength=table.height)
-        columns.append(pl.Series(DomainColumn.ROWS.format(split=split), rows))
-        columns.append(pl.Series(DomainColumn.POSITIVES.format(split=split), positives))
+        found = counts[split]
+        ids = domain_ids({name: found[name].to_numpy() for name in features}, table)
+        for name, count in ((DomainColumn.ROWS, ROWS), (DomainColumn.POSITIVES, POSITIVES)):
+            sums = np.zeros(table.height, dtype=np.int64)
+            np.add.at(sums, ids, found[count].to_numpy())
+            columns.append(pl.Series(name.format(split=split), sums))
     return columns

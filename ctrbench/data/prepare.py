@@ -10,6 +10,7 @@ import errno
 import importlib
 import json
 import os
+import platform
 import shlex
 import shutil
 import time
@@ -28,6 +29,7 @@ from ctrbench.data.build import Report, build
 from ctrbench.data.card import DatasetCard, bundled_cards
 from ctrbench.data.fetch import fetch, sha256_of
 from ctrbench.data.shards import (
+    MANIFEST,
     Manifest,
     Prepared,
     SourceInfo,
@@ -39,7 +41,7 @@ from ctrbench.data.shards import (
     write_manifest,
 )
 from ctrbench.errors import CardError, CtrbenchError, DataError
-from ctrbench.files import is_disk_full, write_text
+from ctrbench.files import Place, is_disk_full, move_folder, read_text, workplace, write_text
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.readers.raw import RawData
 
@@ -72,7 +74,7 @@ class Summary:
 def prepare(
     card: DatasetCard,
     *,
-    home: Path | None = None,
+    home: Place | None = None,
     sources: Sequence[Path] = (),
     domains: tuple[str, ...] = (),
     force: bool = False,
@@ -123,7 +125,7 @@ def _silent(_phase: str, _fraction: float) -> None:
 
 
 @contextmanager
-def _plain_disk_errors(home: Path) -> Iterator[None]:
+def _plain_disk_errors(home: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -139,7 +141,7 @@ def _plain_disk_errors(home: Path) -> Iterator[None]:
 # What is there already ------------------------------------------------------------------------------------------
 
 
-def _known(card: DatasetCard, home: Path, sources: Sequence[Path]) -> Prepared | None:
+def _known(card: DatasetCard, home: Place, sources: Sequence[Path]) -> Prepared | None:
     """Return the dataset that was prepared from this card and these files, told by their sizes and times alone."""
     given = _given(card, sources)
     if not given:
@@ -154,7 +156,7 @@ def _known(card: DatasetCard, home: Path, sources: Sequence[Path]) -> Prepared |
     return None
 
 
-def _matching(name: str, card: DatasetCard, home: Path) -> Prepared | None:
+def _matching(name: str, card: DatasetCard, home: Place) -> Prepared | None:
     """The prepared dataset of that name, if it can be read and is of this card."""
     try:
         prepared = open_prepared(name, home)
@@ -190,24 +192,27 @@ def _inputs(paths: Sequence[Path]) -> _Inputs:
 
 def _recorded_inputs(prepared: Prepared) -> _Inputs | None:
     try:
-        recorded: dict[str, Any] = json.loads((prepared.folder / INPUTS).read_text(encoding="utf-8"))
+        recorded: dict[str, Any] = json.loads(read_text(prepared.folder / INPUTS))
         return _Inputs(**recorded)
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _record_inputs(folder: Path, inputs: _Inputs) -> None:
+def _record_inputs(folder: Place, inputs: _Inputs) -> None:
     write_text(folder / INPUTS, json.dumps({"at": inputs.at, "files": inputs.files}))
 
 
 # Making it ------------------------------------------------------------------------------------------------------
 
 
-def _make(card: DatasetCard, home: Path, sources: Sequence[Path], *, force: bool, report: Report) -> Prepared:
+def _make(
+    card: DatasetCard, home: Place, sources: Sequence[Path], *, force: bool, report: Report
+) -> Prepared:
     given = _given(card, sources)
     inputs = _inputs(given)
-    paths = given or _fetched(card, home, report)
-    with _scratch(home, card.name) as scratch, ThreadPoolExecutor(1) as pool:
+    here = workplace(home)
+    paths = given or _fetched(card, here, report)
+    with _scratch(here, card.name) as scratch, ThreadPoolExecutor(1) as pool:
         report("read", 0.0)
         raw = _read(card, paths, scratch / "raw", report)
         name = card.name + raw.suffix
@@ -227,7 +232,8 @@ def _make(card: DatasetCard, home: Path, sources: Sequence[Path], *, force: bool
                 rule, value=", ".join(map(str, given)), remedy="prepare again when it is complete"
             )
         _record_inputs(prepared.folder, inputs)
-        return _in_place(prepared, dataset_folder(name, home))
+        target = move_folder(scratch / "data", dataset_folder(name, home), last=MANIFEST)
+        return Prepared(target, prepared.manifest)
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,9 @@ def _command(card: DatasetCard, sources: Sequence[Path]) -> str:
 
 
 def _fetched(card: DatasetCard, home: Path, report: Report) -> tuple[Path, ...]:
+    if card.reader == "production":
+        remedy = "ctrbench prepare production --rows 20e6"
+        raise CardError("these data are generated, not read", value=card.name, remedy=remedy)
     if not card.sources:
         remedy = 'give the card a path = "DATA.csv", or --source PATH'
         raise CardError("the card names no data", value=card.name, remedy=remedy)
@@ -280,7 +289,7 @@ def _unreadable(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError
     return DataError("the raw data cannot be read", value=value)
 
 
-def _same_content(name: str, card: DatasetCard, home: Path, raw: RawData) -> Prepared | None:
+def _same_content(name: str, card: DatasetCard, home: Place, raw: RawData) -> Prepared | None:
     prepared = _matching(name, card, home) if name in prepared_names(home) else None
     if prepared is None:
         return None
@@ -302,10 +311,12 @@ def _scratch(home: Path, name: str) -> Iterator[Path]:
     """A folder that is gone afterwards, whatever happens; those of processes that were killed go too."""
     folder = home / "datasets"
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*.part"):
+    # In a shared folder, processes of other machines have the same numbers.
+    machine = platform.node().replace(".", "-")
+    for left in folder.glob(f".*.{machine}.*.part"):
         if not _is_running(left.name.split(".")[-2]):
             shutil.rmtree(left, ignore_errors=True)
-    scratch = folder / f".{name}.{os.getpid()}.part"
+    scratch = folder / f".{name}.{machine}.{os.getpid()}.part"
     scratch.mkdir()
     try:
         yield scratch
@@ -321,15 +332,6 @@ def _is_running(pid: str) -> bool:
     except (ValueError, PermissionError):
         return True
     return True
-
-
-def _in_place(prepared: Prepared, target: Path) -> Prepared:
-    """Rename the finished folder to its place; the old one, if any, is removed after."""
-    old = prepared.folder.with_name("old")
-    if target.exists():
-        target.rename(old)
-    prepared.folder.rename(target)
-    return Prepared(target, prepared.manifest)
 
 
 def _build(

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ctrbench.data.card import DatasetCard, Kind, Model, Role, bundled_cards
-from ctrbench.data.domains import domain_ids, make_domain_table
+from ctrbench.data.domains import count_tuples, domain_ids, make_domain_table, merged_counts
 from ctrbench.data.encode import Encoded
 from ctrbench.data.fetch import sha256_of
 from ctrbench.errors import DataError, SettingError, did_you_mean
-from ctrbench.files import replacing, write_text
+from ctrbench.files import Place, local_copy, location, matching, read_text, replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
 
 SCHEMA_VERSION = 1
@@ -59,6 +60,7 @@ class ShardInfo(Model):
     file: str
     rows: int
     sha256: str
+    """Empty where there is no file: the rows are generated when they are read."""
 
 
 class SplitInfo(Model):
@@ -109,6 +111,8 @@ class Manifest(Model):
     note: str = ""
     command: str = "ctrbench prepare"
     """Makes the dataset again."""
+    generator: dict[str, Any] | None = None
+    """Of generated data, all that determines every row."""
 
     def field(self, name: str) -> FieldInfo:
         """Return the field of that name, or say which name is near."""
@@ -123,7 +127,7 @@ class Manifest(Model):
 class Prepared:
     """A prepared dataset: its folder and its manifest."""
 
-    folder: Path
+    folder: Place
     manifest: Manifest
 
     def read(self, split: Split, columns: Sequence[str] | None = None, *, verify: bool = True) -> pa.Table:
@@ -132,12 +136,38 @@ class Prepared:
         Raises `DataError` that names the file when one is missing or, with `verify`, not as it was written.
         """
 
-        def read_one(shard: ShardInfo) -> pa.Table:
-            path = self._checked(shard.file, shard.sha256 if verify else None)
-            return pq.read_table(path, columns=None if columns is None else list(columns))
+        def read_one(place: int) -> pa.Table:
+            return self.read_shard(split, place, columns, verify=verify)
 
         with ThreadPoolExecutor(WRITERS) as pool:
-            return pa.concat_tables(pool.map(read_one, self.manifest.splits[split].shards))
+            return pa.concat_tables(pool.map(read_one, range(len(self.manifest.splits[split].shards))))
+
+    def read_shard(
+        self, split: Split, place: int, columns: Sequence[str] | None = None, *, verify: bool = True
+    ) -> pa.Table:
+        """Return the rows of one shard of a split; see `read`."""
+        shard = self.manifest.splits[split].shards[place]
+        if not shard.sha256:
+            return self._made(split, place, columns)
+        with self.local(shard.file, shard.sha256, verify=verify) as path:
+            return pq.read_table(path, columns=None if columns is None else list(columns))
+
+    def _made(self, split: Split, place: int, columns: Sequence[str] | None) -> pa.Table:
+        """Generate a shard that is not stored."""
+        from ctrbench.data.synthesis import first_row, made_rows, stored_columns
+
+        content = json.dumps(self.manifest.generator, sort_keys=True)
+        sizes = [shard.rows for shard in self.manifest.splits[split].shards]
+        start = first_row(content, list(Split).index(split)) + sum(sizes[:place])
+        return made_rows(content, start, start + sizes[place], columns or stored_columns(content))
+
+    @property
+    def model_columns(self) -> list[str]:
+        """Columns that training and scoring read."""
+        manifest = self.manifest
+        truth = [Column.PROBABILITY] if manifest.has_probability else []
+        truth += [Column.CEILING] if manifest.generator is not None else []
+        return [Column.ROW, Column.LABEL, *truth, *(field.name for field in manifest.fields)]
 
     def domain_table(self, set_name: str = "default") -> pl.DataFrame:
         """Return one row a domain: domain, key, the features' ids, rows and positives a split.
@@ -145,7 +175,8 @@ class Prepared:
         The first row is the unseen domain 0; the others go by training rows, descending.
         """
         info = self.domain_set(set_name)
-        return pl.from_arrow(pq.read_table(self._checked(info.file, info.sha256)))  # type: ignore[return-value]
+        with self.local(info.file, info.sha256) as path:
+            return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
 
     def domain_set(self, set_name: str) -> DomainSetInfo:
         """Return the domain set of that name, or say which name is near."""
@@ -179,45 +210,70 @@ class Prepared:
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Return id, value and training rows of a field's ids from 1 on."""
         file = vocabulary_file(self.manifest.field(field).name)
-        return pl.from_arrow(pq.read_table(self._checked(file, None)))  # type: ignore[return-value]
+        with self.local(file, None) as path:
+            return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
 
     def verify(self) -> None:
-        """Raise `DataError` that names the first file that is missing or not as it was written."""
+        """Raise `DataError` that names the first file that is missing or not as it was written.
+
+        Of files at a URL only that they are there: they cannot be written halfway, and reading one checks it.
+        """
         files = [shard for split in self.manifest.splits.values() for shard in split.shards]
-        digests = {file.file: file.sha256 for file in (*files, *self.manifest.vocabularies)}
+        digests = {file.file: file.sha256 for file in (*files, *self.manifest.vocabularies) if file.sha256}
         digests |= {info.file: info.sha256 for info in self.manifest.domain_sets.values()}
+        if not isinstance(self.folder, Path):
+            there = {str(place) for place in matching(self.folder, "**/*")}
+            for file in digests:
+                if str(self.folder / file) not in there:
+                    raise self._fault("missing", file)
+            return
         with ThreadPoolExecutor(WRITERS) as pool:
-            list(pool.map(self._checked, digests, digests.values()))
+            list(pool.map(self._check, digests, digests.values()))
 
-    def _checked(self, file: str, sha256: str | None) -> Path:
-        path = self.folder / file
+    @contextmanager
+    def local(self, file: str, sha256: str | None, *, verify: bool = True) -> Iterator[Path]:
+        """Yield a path of this machine to read one of the files from.
+
+        Raises `DataError` that names the file when it is missing or, with `verify`, not as it was written.
+        """
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(local_copy(self.folder / file, sha256))
+            except FileNotFoundError:
+                raise self._fault("missing", file) from None
+            if verify and sha256 is not None and sha256_of(path) != sha256:
+                raise self._fault("damaged", file)
+            yield path
+
+    def _check(self, file: str, sha256: str) -> None:
+        with self.local(file, sha256):
+            pass
+
+    def _fault(self, what: str, file: str) -> DataError:
         remedy = f"make it again with: {self.manifest.command} --force"
-        if not path.is_file():
-            raise DataError("a file of the prepared data is missing", value=path, remedy=remedy)
-        if sha256 is not None and sha256_of(path) != sha256:
-            raise DataError("a file of the prepared data is damaged", value=path, remedy=remedy)
-        return path
+        return DataError(f"a file of the prepared data is {what}", value=self.folder / file, remedy=remedy)
 
 
-def home_folder() -> Path:
-    """Return where prepared data, downloads and runs live: CTRBENCH_HOME, or the user's cache folder."""
+def home_folder() -> Place:
+    """Return where prepared data, downloads and runs live: CTRBENCH_HOME, a URL too, or the user's cache folder."""
     home = os.environ.get("CTRBENCH_HOME")
-    return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("ctrbench"))
+    return location(home) if home else Path(platformdirs.user_cache_dir("ctrbench"))
 
 
-def dataset_folder(name: str, home: Path | None = None) -> Path:
+def dataset_folder(name: str, home: Place | None = None) -> Place:
     """Return the folder of a prepared dataset, whether it is there or not."""
     return (home or home_folder()) / "datasets" / name
 
 
-def prepared_names(home: Path | None = None) -> list[str]:
+def prepared_names(home: Place | None = None) -> list[str]:
     """Return the names of all prepared datasets."""
     folder = (home or home_folder()) / "datasets"
     # What is being made has a name with a leading dot.
-    return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}") if path.parent.name[0] != ".")
+    names = sorted(file.parent.name for file in matching(folder, f"*/{MANIFEST}"))
+    return [name for name in names if name[0] != "."]
 
 
-def latest_prepared(home: Path | None = None) -> str:
+def latest_prepared(home: Place | None = None) -> str:
     """Return the name of the dataset prepared last."""
     names = prepared_names(home)
     if not names:
@@ -225,7 +281,7 @@ def latest_prepared(home: Path | None = None) -> str:
     return max(names, key=lambda name: (dataset_folder(name, home) / MANIFEST).stat().st_mtime_ns)
 
 
-def open_prepared(name: str, home: Path | None = None) -> Prepared:
+def open_prepared(name: str, home: Place | None = None) -> Prepared:
     """Open a prepared dataset by name."""
     names = prepared_names(home)
     if name not in names:
@@ -243,11 +299,11 @@ def _how_to_prepare(name: str) -> str:
     return f"prepare it with: ctrbench prepare {card}{'' if card == name else ' --source TWIN_FOLDER'}"
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Place) -> Manifest:
     path = folder / MANIFEST
     remedy = f"make it again with: ctrbench prepare {folder.name} --force"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_text(path))
         version = int(raw["schema_version"])
         if version != SCHEMA_VERSION:
             remedy = "update ctrbench" if version > SCHEMA_VERSION else remedy
@@ -258,7 +314,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise DataError("a manifest is damaged", value=path, remedy=remedy) from None
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Place, manifest: Manifest) -> None:
     """Write the manifest in one step: readers see the old one or the new one."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
@@ -268,7 +324,7 @@ def vocabulary_file(field: str) -> str:
     return f"vocabulary/{field}.parquet"
 
 
-def write_table(folder: Path, file: str, table: pa.Table) -> ShardInfo:
+def write_table(folder: Place, file: str, table: pa.Table) -> ShardInfo:
     """Write one parquet file in one step and return what the manifest keeps of it."""
     path = folder / file
     with replacing(path) as part:
@@ -338,16 +394,27 @@ def write_domain_set(
     prepared: Prepared, name: str, features: tuple[str, ...], *, verify: bool = False
 ) -> DomainSetInfo:
     """Make the domain table of a feature set from the shards and write it."""
-    columns = [Column.LABEL, *features]
-    tables = {split: prepared.read(split, columns, verify=verify) for split in Split}
-    table = make_domain_table(
-        {split: {feature: _numpy(rows[feature]) for feature in features} for split, rows in tables.items()},
-        {split: _numpy(rows[Column.LABEL]) for split, rows in tables.items()},
-        {feature: prepared.vocabulary(feature)["value"] for feature in features},
-    )
+    counts = {split: _tuple_counts(prepared, split, features, verify=verify) for split in Split}
+    values = {feature: prepared.vocabulary(feature)["value"] for feature in features}
+    return save_domain_set(prepared.folder, name, features, make_domain_table(counts, values))
+
+
+def _tuple_counts(
+    prepared: Prepared, split: Split, features: tuple[str, ...], *, verify: bool
+) -> pl.DataFrame:
+    """Count rows and positives of each tuple of ids, shard by shard, so that memory does not grow with the rows."""
+    shards = range(len(prepared.manifest.splits[split].shards))
+    tables = (prepared.read_shard(split, place, [Column.LABEL, *features], verify=verify) for place in shards)
+    return merged_counts([count_tuples(table, features) for table in tables], features)
+
+
+def save_domain_set(
+    folder: Place, name: str, features: tuple[str, ...], table: pl.DataFrame
+) -> DomainSetInfo:
+    """Write a domain table and return what the manifest keeps of it."""
     # A file's name has its limits, and a set may have any number of features.
     stem = name if len(name) <= 100 else hashlib.sha256(name.encode()).hexdigest()[:16]
-    info = write_table(prepared.folder, f"domains/{stem}.parquet", table.to_arrow())
+    info = write_table(folder, f"domains/{stem}.parquet", table.to_arrow())
     unseen = {split: int(table[DomainColumn.ROWS.format(split=split)][0]) for split in Split}
     return DomainSetInfo(
         features=features,

@@ -14,7 +14,15 @@ import numpy.typing as npt
 import polars as pl
 
 from ctrbench.errors import DataError, SettingError
-from ctrbench.eval.metrics import Floats, Ints, group_metrics, weighted_auc
+from ctrbench.eval.metrics import (
+    Floats,
+    GroupMetrics,
+    GroupPairs,
+    Ints,
+    group_metrics,
+    group_pairs,
+    weighted_auc,
+)
 from ctrbench.names import Column
 
 NOT_BINNED = 0
@@ -76,18 +84,43 @@ def bin_metrics(
     `domain` and `rows_train` are columns of the domain table, every domain in it. Raises `DataError` for predictions
     of a domain that the table lacks.
     """
-    table = np.asarray(domain, dtype=np.int64)
     row_domain, label = predictions[Column.DOMAIN].to_numpy(), predictions[Column.LABEL].to_numpy()
     value = predictions[score].to_numpy()
     groups = group_metrics(row_domain, label, value)
-    _check_known(groups.group, table)
+    check_known(groups.group, domain)
+    row_bin = bins_of_rows(row_domain, domain=domain, rows_train=rows_train, num_bins=num_bins)
+    pooled = group_pairs(row_bin, label, value)
+    return join_bins(groups, pooled, domain=domain, rows_train=rows_train, num_bins=num_bins)
+
+
+def bins_of_rows(
+    row_domain: npt.NDArray[np.integer], *, domain: npt.ArrayLike, rows_train: npt.ArrayLike, num_bins: int
+) -> Ints:
+    """Return the bin of each row, given its domain and the domain table."""
+    table = np.asarray(domain, dtype=np.int64)
+    found: Ints = _spread(table, _bins(table, rows_train, num_bins), row_domain).astype(np.int64, copy=False)
+    return found
+
+
+def join_bins(
+    groups: GroupMetrics,
+    pooled: GroupPairs,
+    *,
+    domain: npt.ArrayLike,
+    rows_train: npt.ArrayLike,
+    num_bins: int,
+) -> tuple[BinResult, ...]:
+    """Return the results of every bin, given the metrics of its domains and the pairs of its rows."""
+    table = np.asarray(domain, dtype=np.int64)
     by_domain = {
         name: _spread(groups.group, getattr(groups, name), table) for name in ("rows", "positives", "auc")
     }
     results = bin_gauc(domain=table, rows_train=rows_train, num_bins=num_bins, **by_domain)
-    row_bin = _spread(table, _bins(table, rows_train, num_bins), row_domain)
-    pooled = group_metrics(row_bin, label, value)
-    auc_of_bin = {int(b): float(a) for b, a in zip(pooled.group, pooled.auc, strict=True) if not np.isnan(a)}
+    auc_of_bin = {
+        int(number): float(auc)
+        for number, auc in zip(pooled.group, pooled.auc(), strict=True)
+        if not np.isnan(auc)
+    }
     return tuple(replace(result, auc=auc_of_bin.get(result.bin)) for result in results)
 
 
@@ -126,6 +159,17 @@ def bin_gauc(
     return tuple(result(number) for number in range(1, num_bins + 1))
 
 
+def check_known(domains: npt.NDArray[np.integer], table: npt.ArrayLike) -> None:
+    """Raise `DataError` for domains that the domain table lacks."""
+    missing = np.setdiff1d(domains, np.asarray(table))
+    if missing.size:
+        raise DataError(
+            "predictions name only domains of the domain table",
+            value=f"{missing.size:,} unknown, the first is {missing[0]}",
+            remedy="use the domain table of the data and the domain set that the run was made with",
+        )
+
+
 def _bins(domain: Ints, rows_train: npt.ArrayLike, num_bins: int) -> Ints:
     """Assign bins to domains given in any order."""
     order = np.argsort(domain, kind="stable")
@@ -141,13 +185,3 @@ def _spread(ids: Ints, values: npt.NDArray[np.generic], wanted: npt.NDArray[np.i
     by_id[ids] = values
     found: Floats | Ints = by_id[wanted]
     return found
-
-
-def _check_known(domains: Ints, table: Ints) -> None:
-    missing = np.setdiff1d(domains, table)
-    if missing.size:
-        raise DataError(
-            "predictions name only domains of the domain table",
-            value=f"{missing.size:,} unknown, the first is {missing[0]}",
-            remedy="use the domain table of the data and the domain set that the run was made with",
-        )

@@ -7,7 +7,7 @@ Undefined is None (NaN inside arrays), never 0 and never 0.5. No torch: predicti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ AUC_EXPECTED = "auc_expected"
 """AUC of the true probability, from the probabilities alone."""
 LOGLOSS_EXPECTED = "logloss_expected"
 """LogLoss of the true probability, from the probabilities alone: the mean entropy."""
+CEILING_METRIC = "ceiling_{metric}"
+"""Name, among the oracle's metrics, of a metric of the learnable ceiling."""
 
 _LARGEST_LOGIT = 700.0
 """Stands for the infinite logit of a true probability of 0 or 1; its loss is 0 in float64 all the same."""
@@ -46,9 +48,41 @@ class GroupMetrics:
     logloss: Floats
     pcoc: Floats
 
+    @classmethod
+    def of(
+        cls, pairs: GroupPairs, *, losses: npt.NDArray[np.number], clicks: npt.NDArray[np.number]
+    ) -> GroupMetrics:
+        """Return the metrics of groups whose pairs are counted, and losses and predicted clicks added up."""
+        return cls(
+            group=pairs.group,
+            rows=pairs.rows,
+            positives=pairs.positives,
+            auc=pairs.auc(),
+            logloss=_ratio(losses, pairs.rows),
+            pcoc=_ratio(clicks, pairs.positives),
+        )
+
     def select(self, keep: npt.NDArray[np.bool_]) -> GroupMetrics:
         """Return the groups marked in `keep`, such as those of one bin."""
         return GroupMetrics(**{name: values[keep] for name, values in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPairs:
+    """Rows, positives and doubled wins of each group, as integers.
+
+    A pair (positive, negative) of a group is won if its positive has the higher score, half won if they tie.
+    """
+
+    group: Ints
+    rows: Ints
+    positives: Ints
+    wins: Ints
+    """Doubled, so that ties are integers too."""
+
+    def auc(self) -> Floats:
+        """Return the share of pairs won; NaN if a class is missing."""
+        return _ratio(self.wins, 2 * self.positives * (self.rows - self.positives))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +97,112 @@ class Gauc:
     unweighted: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class GaucSums:
+    """What a GAUC is made of; sums of parts that share no group add up."""
+
+    weighted: float = 0.0
+    """Sum of AUC times rows."""
+    auc: float = 0.0
+    groups: int = 0
+    """Groups with both classes."""
+    rows_known: int = 0
+    """Rows in them."""
+    rows: int = 0
+
+    @classmethod
+    def of(cls, group_auc: npt.ArrayLike, rows: npt.ArrayLike) -> GaucSums:
+        """Add up groups of which AUC (NaN = undefined) and rows are known."""
+        value, weight = np.asarray(group_auc, dtype=np.float64), np.asarray(rows, dtype=np.int64)
+        known = ~np.isnan(value) & (weight > 0)
+        value, share = value[known], weight[known]
+        return cls(
+            weighted=float(value @ share),
+            auc=float(value.sum()),
+            groups=value.size,
+            rows_known=int(share.sum()),
+            rows=int(weight.sum()),
+        )
+
+    def __add__(self, other: GaucSums) -> GaucSums:
+        return GaucSums(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def gauc(self) -> Gauc:
+        """Return the means; None where no group has both classes."""
+        if not self.groups:
+            return Gauc(value=None, coverage=0.0, unweighted=None)
+        return Gauc(
+            value=self.weighted / self.rows_known,
+            coverage=self.rows_known / self.rows,
+            unweighted=self.auc / self.groups,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What `overall` makes its entries of, in whatever way it was found."""
+
+    rows: int
+    positives: int
+    loss: float
+    """Mean over rows, NaN without any."""
+    clicks: float
+    """Sum of the predicted probabilities."""
+    auc: float | None
+    domains: GroupMetrics
+    users: GaucSums | None = None
+    """Of the rows of seen users; None where users are not known."""
+    expected_loss: float | None = None
+    """Mean against the true probability; None where it is not known."""
+
+    def entries(self) -> dict[str, float | None]:
+        """Return every metric of `names.Metric` that applies; None = undefined."""
+        metrics = self._pooled() | _of_domains(self.domains)
+        if self.users is not None:
+            found = self.users.gauc()
+            share_known = self.users.rows / max(self.rows, 1)
+            metrics[Metric.USER_GAUC] = found.value
+            metrics[Metric.USER_GAUC_COVERAGE] = found.coverage * share_known
+        if self.expected_loss is not None:
+            metrics[Metric.EXPECTED_LOGLOSS] = _defined(self.expected_loss)
+        return metrics
+
+    def _pooled(self) -> dict[str, float | None]:
+        base_rate = self.positives / self.rows if self.rows else float("nan")
+        base_entropy = float(entr(base_rate) + entr(1 - base_rate))
+        return {
+            Metric.LOGLOSS: _defined(self.loss),
+            Metric.NE: self.loss / base_entropy if base_entropy > 0 else None,
+            Metric.AUC: self.auc,
+            Metric.PCOC: self.clicks / self.positives if self.positives else None,
+        }
+
+
+@dataclass(kw_only=True)
+class ExpectedPairs:
+    """Sums of the label-free AUC, over parts of the rows in ascending order of their true probability."""
+
+    clicks: float = 0.0
+    misses: float = 0.0
+    wins: float = 0.0
+
+    def add(self, probability: Floats) -> None:
+        """Add rows that lie above (or tie with) all rows so far."""
+        ordered = np.sort(probability)
+        misses, clicks = 1 - ordered, float(ordered.sum())
+        self.wins += float(ordered @ (np.cumsum(misses) - misses / 2)) + clicks * self.misses
+        self.clicks += clicks
+        self.misses += float(misses.sum())
+
+    def auc(self) -> float | None:
+        """Return the expected share of pairs in the right order; None without any."""
+        pairs = self.clicks * self.misses
+        return self.wins / pairs if pairs > 0 else None
+
+
 def logloss(label: npt.ArrayLike, score: npt.ArrayLike) -> float:
     """Return the mean of softplus(s) - y s, without clipping; NaN without rows."""
-    return _mean(_cross_entropy(np.asarray(label), _finite(score)))
+    return _mean(cross_entropy(np.asarray(label), _finite(score)))
 
 
 def auc(label: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
@@ -87,6 +224,11 @@ def group_metrics(group: npt.ArrayLike, label: npt.ArrayLike, score: npt.ArrayLi
     return _Rows.of(label, score).by_group(np.asarray(group))
 
 
+def group_pairs(group: npt.ArrayLike, label: npt.ArrayLike, score: npt.ArrayLike) -> GroupPairs:
+    """Return the pairs of every group, won and in all, with one sort for all groups."""
+    return _Rows.of(label, score).pairs(*_places(np.asarray(group)))
+
+
 def gauc(groups: GroupMetrics) -> Gauc:
     """Return the GAUC of these groups; single-class groups leave numerator and denominator."""
     return weighted_auc(groups.auc, groups.rows)
@@ -94,16 +236,7 @@ def gauc(groups: GroupMetrics) -> Gauc:
 
 def weighted_auc(group_auc: npt.ArrayLike, rows: npt.ArrayLike) -> Gauc:
     """Return the GAUC of groups of which only AUC (NaN = undefined) and rows are known."""
-    value, weight = np.asarray(group_auc, dtype=np.float64), np.asarray(rows, dtype=np.int64)
-    known = ~np.isnan(value) & (weight > 0)
-    if not known.any():
-        return Gauc(value=None, coverage=0.0, unweighted=None)
-    value, share = value[known], weight[known]
-    return Gauc(
-        value=float(value @ share / share.sum()),
-        coverage=float(share.sum() / weight.sum()),
-        unweighted=float(value.mean()),
-    )
+    return GaucSums.of(group_auc, rows).gauc()
 
 
 def average(runs: Sequence[GroupMetrics]) -> GroupMetrics:
@@ -138,29 +271,93 @@ def overall(predictions: pl.DataFrame, *, score: str = Column.SCORE) -> dict[str
     coverage. Raises `DataError` for scores that are not finite.
     """
     rows = _Rows.of(predictions[Column.LABEL].to_numpy(), predictions[score].to_numpy())
-    metrics = _pooled(rows) | _of_domains(rows.by_group(predictions[Column.DOMAIN].to_numpy()))
-    if Column.USER in predictions.columns:
-        metrics |= _of_users(rows, predictions[Column.USER].to_numpy())
-    if Column.PROBABILITY in predictions.columns:
-        losses = _cross_entropy(_probability(predictions), rows.score)
-        metrics[Metric.EXPECTED_LOGLOSS] = _defined(_mean(losses))
-    return metrics
+    has_user, has_truth = (name in predictions.columns for name in (Column.USER, Column.PROBABILITY))
+    return Summary(
+        rows=rows.score.size,
+        positives=int(np.count_nonzero(rows.is_positive)),
+        loss=_mean(cross_entropy(rows.is_positive, rows.score)),
+        clicks=float(click(rows.score).sum()),
+        auc=rows.auc(),
+        domains=rows.by_group(predictions[Column.DOMAIN].to_numpy()),
+        users=_of_users(rows, predictions[Column.USER].to_numpy()) if has_user else None,
+        expected_loss=_mean(cross_entropy(_probability(predictions), rows.score)) if has_truth else None,
+    ).entries()
 
 
 def oracle(predictions: pl.DataFrame) -> dict[str, float | None]:
     """Return the metrics of the true click probability: what no model can beat but by luck.
 
     The metrics of `overall` with logit(p) as score, plus `auc_expected` and `logloss_expected`, which need no labels:
-    LL* = mean H(p), AUC* = sum of p_i (sum of 1 - p below i, and half of its own) / (sum of p · sum of 1 - p).
+    LL* = mean H(p), AUC* = sum of p_i (sum of 1 - p below i, and half of its own) / (sum of p · sum of 1 - p). Where
+    the learnable ceiling p* is known, the metrics of logit(p*) too, each named `ceiling_...`.
     """
     probability = _probability(predictions)
-    true_logit = np.clip(logit(probability), -_LARGEST_LOGIT, _LARGEST_LOGIT)
-    entropy = entr(probability) + entr(1 - probability)
-    expected = {
-        AUC_EXPECTED: _expected_auc(probability),
-        LOGLOSS_EXPECTED: _defined(_mean(entropy)),
-    }
-    return overall(predictions.with_columns(pl.Series(Column.SCORE, true_logit))) | expected
+    pairs = ExpectedPairs()
+    pairs.add(probability)
+    found = overall(_with_score(predictions, probability))
+    found |= {AUC_EXPECTED: pairs.auc(), LOGLOSS_EXPECTED: _defined(_mean(entropy(probability)))}
+    if Column.CEILING not in predictions.columns:
+        return found
+    return found | of_ceiling(overall(_with_score(predictions, _probability(predictions, Column.CEILING))))
+
+
+def of_ceiling(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Name the learnable ceiling's metrics as they stand among the oracle's."""
+    return {CEILING_METRIC.format(metric=name): value for name, value in metrics.items()}
+
+
+def cross_entropy(target: npt.NDArray[np.generic], score: Scores) -> Floats:
+    """Return softplus(s) - t s of each row, where the target t is a label or a probability."""
+    wide = score.astype(np.float64, copy=False)
+    losses: Floats = np.logaddexp(0.0, wide) - wide * target.astype(np.float64)
+    return losses
+
+
+def click(score: Scores) -> Floats:
+    """Return the predicted probability of a click of each row."""
+    probability: Floats = expit(score.astype(np.float64, copy=False))
+    return probability
+
+
+def entropy(probability: Floats) -> Floats:
+    """Return the entropy of each row's label, in nats."""
+    values: Floats = entr(probability) + entr(1 - probability)
+    return values
+
+
+def true_logit(probability: Floats) -> Floats:
+    """Return the logit of a probability as a score, finite for 0 and 1 too."""
+    values: Floats = np.clip(logit(probability), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    return values
+
+
+def as_scores(values: npt.NDArray[np.generic]) -> Scores:
+    """Return scores in float32 if they come so, else in float64."""
+    kind = np.float32 if values.dtype == np.float32 else np.float64
+    return values.astype(kind, copy=False)
+
+
+def check_scores(num_bad: int | np.integer, num_rows: int) -> None:
+    """Refuse scores of which some are not finite."""
+    if num_bad:
+        raise DataError(
+            "scores are finite numbers",
+            value=f"{num_bad:,} of {num_rows:,} are NaN or infinite",
+            remedy="training diverged: lower the learning rate, or look for outliers in numeric fields",
+        )
+
+
+def check_probabilities(num_bad: int | np.integer, num_rows: int) -> None:
+    """Refuse probabilities of which some are not between 0 and 1."""
+    if num_bad:
+        raise DataError("probabilities lie in [0, 1]", value=f"{num_bad:,} of {num_rows:,} do not")
+
+
+def codes_of(score: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return integers in the order of float32 scores, equal exactly where scores are equal."""
+    single = score + np.float32(0)  # -0 and 0 are one score
+    is_negative = single.view(np.int32) >> 31  # all ones or all zeros
+    return single.view(np.uint32) ^ (is_negative.view(np.uint32) | np.uint32(2**31))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,36 +377,27 @@ class _Rows:
         return _Rows(is_positive=self.is_positive[keep], score=self.score[keep], codes=self.codes[keep])
 
     def auc(self) -> float | None:
-        rows, positives = np.array([self.score.size]), np.array([np.count_nonzero(self.is_positive)])
-        return _defined(_auc_of_groups(_sorted_keys(self.codes, self.is_positive), rows, positives)[0])
+        pairs = self.pairs(np.zeros(1, dtype=np.int64))
+        return _defined(pairs.auc()[0])
+
+    def pairs(self, ids: Ints, place: Ints | None = None) -> GroupPairs:
+        """Count the pairs of each group, given each row's place among the ids; all rows are one without."""
+        if place is None:
+            rows, positives = np.array([self.score.size]), np.array([np.count_nonzero(self.is_positive)])
+        else:
+            rows = np.bincount(place, minlength=ids.size)
+            positives = np.bincount(place[self.is_positive], minlength=ids.size)
+        keys = _sorted_keys(self.codes, self.is_positive, place)
+        return GroupPairs(group=ids, rows=rows, positives=positives, wins=_wins(keys, rows, positives))
 
     def by_group(self, group: npt.NDArray[np.integer]) -> GroupMetrics:
         ids, place = _places(group)
-        rows = np.bincount(place, minlength=ids.size)
-        positives = np.bincount(place[self.is_positive], minlength=ids.size)
-        keys = _sorted_keys(self.codes, self.is_positive, place)
-        losses = _cross_entropy(self.is_positive, self.score)
-        return GroupMetrics(
-            group=ids,
-            rows=rows,
-            positives=positives,
-            auc=_auc_of_groups(keys, rows, positives),
-            logloss=np.bincount(place, weights=losses, minlength=ids.size) / rows,
-            pcoc=_ratio(np.bincount(place, weights=_click(self.score), minlength=ids.size), positives),
+        losses = cross_entropy(self.is_positive, self.score)
+        return GroupMetrics.of(
+            self.pairs(ids, place),
+            losses=np.bincount(place, weights=losses, minlength=ids.size),
+            clicks=np.bincount(place, weights=click(self.score), minlength=ids.size),
         )
-
-
-def _pooled(rows: _Rows) -> dict[str, float | None]:
-    loss = _mean(_cross_entropy(rows.is_positive, rows.score))
-    positives = np.count_nonzero(rows.is_positive)
-    base_rate = _mean(rows.is_positive)
-    base_entropy = float(entr(base_rate) + entr(1 - base_rate))
-    return {
-        Metric.LOGLOSS: _defined(loss),
-        Metric.NE: loss / base_entropy if base_entropy > 0 else None,
-        Metric.AUC: rows.auc(),
-        Metric.PCOC: float(_click(rows.score).sum()) / positives if positives else None,
-    }
 
 
 def _of_domains(groups: GroupMetrics) -> dict[str, float | None]:
@@ -226,47 +414,30 @@ def _of_domains(groups: GroupMetrics) -> dict[str, float | None]:
     }
 
 
-def _of_users(rows: _Rows, user: npt.NDArray[np.integer]) -> dict[str, float | None]:
+def _of_users(rows: _Rows, user: npt.NDArray[np.integer]) -> GaucSums:
     is_known = user != UNSEEN
-    by_user = gauc(rows.select(is_known).by_group(user[is_known]))
-    share_known = np.count_nonzero(is_known) / max(user.size, 1)
-    return {Metric.USER_GAUC: by_user.value, Metric.USER_GAUC_COVERAGE: by_user.coverage * share_known}
+    by_user = rows.select(is_known).pairs(*_places(user[is_known]))
+    return GaucSums.of(by_user.auc(), by_user.rows)
 
 
 def _finite(score: npt.ArrayLike) -> Scores:
-    """Return scores in float32 if they come so, else in float64; raise unless all are finite."""
-    values = np.asarray(score)
-    values = values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
-    num_bad = values.size - np.count_nonzero(np.isfinite(values))
-    if num_bad:
-        raise DataError(
-            "scores are finite numbers",
-            value=f"{num_bad:,} of {values.size:,} are NaN or infinite",
-            remedy="training diverged: lower the learning rate, or look for outliers in numeric fields",
-        )
+    """Return scores; raise unless all are finite."""
+    values = as_scores(np.asarray(score))
+    check_scores(values.size - np.count_nonzero(np.isfinite(values)), values.size)
     return values
 
 
-def _probability(predictions: pl.DataFrame) -> Floats:
-    if Column.PROBABILITY not in predictions.columns:
+def _probability(predictions: pl.DataFrame, column: str = Column.PROBABILITY) -> Floats:
+    if column not in predictions.columns:
         raise DataError("these predictions hold no true click probability", remedy="use synthetic data")
-    values = predictions[Column.PROBABILITY].to_numpy().astype(np.float64)
-    num_bad = values.size - np.count_nonzero((values >= 0) & (values <= 1))
-    if num_bad:
-        raise DataError("probabilities lie in [0, 1]", value=f"{num_bad:,} of {values.size:,} do not")
+    values = predictions[column].to_numpy().astype(np.float64)
+    check_probabilities(values.size - np.count_nonzero((values >= 0) & (values <= 1)), values.size)
     return values
 
 
-def _cross_entropy(target: npt.NDArray[np.generic], score: Scores) -> Floats:
-    """Per row: softplus(s) - t s, where the target t is a label or a probability."""
-    wide = score.astype(np.float64, copy=False)
-    losses: Floats = np.logaddexp(0.0, wide) - wide * target.astype(np.float64)
-    return losses
-
-
-def _click(score: Scores) -> Floats:
-    probability: Floats = expit(score.astype(np.float64, copy=False))
-    return probability
+def _with_score(predictions: pl.DataFrame, probability: Floats) -> pl.DataFrame:
+    """Return the predictions of who knows this probability."""
+    return predictions.with_columns(pl.Series(Column.SCORE, true_logit(probability)))
 
 
 def _mean(values: npt.NDArray[np.bool_] | Floats) -> float:
@@ -289,10 +460,7 @@ def _codes(score: Scores) -> Keys:
     if score.dtype != np.float32 and not np.array_equal(single, score):
         ranks: Keys = np.unique(score, return_inverse=True)[1].astype(np.uint64)
         return ranks
-    single = single + np.float32(0)  # -0 and 0 are one score
-    is_negative = single.view(np.int32) >> 31  # all ones or all zeros
-    bits = single.view(np.uint32) ^ (is_negative.view(np.uint32) | np.uint32(2**31))
-    return bits.astype(np.uint64)
+    return codes_of(single).astype(np.uint64)
 
 
 def _sorted_keys(codes: Keys, is_positive: npt.NDArray[np.bool_], place: Ints | None = None) -> Keys:
@@ -304,10 +472,10 @@ def _sorted_keys(codes: Keys, is_positive: npt.NDArray[np.bool_], place: Ints | 
     return keys
 
 
-def _auc_of_groups(keys: Keys, rows: Ints, positives: Ints) -> Floats:
-    """Return the Mann-Whitney statistic of each group from its sum of mid-ranks; NaN if a class is missing."""
+def _wins(keys: Keys, rows: Ints, positives: Ints) -> Ints:
+    """Return twice the Mann-Whitney statistic of each group, from its sum of mid-ranks."""
     if keys.size == 0:
-        return np.full(rows.size, np.nan)
+        return np.zeros(rows.size, dtype=np.int64)
     tied = keys >> np.uint64(1)
     run_start = np.flatnonzero(np.concatenate(([True], tied[1:] != tied[:-1])))
     run_end = np.append(run_start[1:], keys.size)
@@ -315,17 +483,8 @@ def _auc_of_groups(keys: Keys, rows: Ints, positives: Ints) -> Floats:
     rank_sums = (num_positive[run_end] - num_positive[run_start]) * (run_start + run_end + 1)
     offset = np.cumsum(rows) - rows
     # All doubled, to stay with integers: mid-ranks have halves.
-    ranks = np.add.reduceat(rank_sums, np.searchsorted(run_start, offset)) - 2 * offset * positives
-    wins = ranks - positives * (positives + 1)
-    return _ratio(wins, 2 * positives * (rows - positives))
-
-
-def _expected_auc(probability: Floats) -> float | None:
-    ordered = np.sort(probability)
-    misses = 1 - ordered
-    pairs = float(ordered.sum() * misses.sum())
-    wins = float(ordered @ (np.cumsum(misses) - misses / 2))
-    return wins / pairs if pairs > 0 else None
+    ranks: Ints = np.add.reduceat(rank_sums, np.searchsorted(run_start, offset)) - 2 * offset * positives
+    return ranks - positives * (positives + 1)
 
 
 def _ratio(numerator: npt.NDArray[np.number], denominator: Ints) -> Floats:

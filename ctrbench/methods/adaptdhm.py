@@ -155,6 +155,7 @@ class ClusterRouting(Stage):
 class ClusterRoutingModule(StageModule):
     """Computes `ClusterRouting`; centres are buffers, moved in training mode only."""
 
+    refuses_workers = "its clusters move with a batch's rows and start anew at random ones"
     centre: torch.Tensor
     mean: torch.Tensor
     """Running mean of the embedding vectors; stays at zero with `published`."""

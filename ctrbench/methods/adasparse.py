@@ -20,7 +20,8 @@ Readings: `sign` is a step, its gradient is straight-through (1.3), r^l counts z
 start at 0.1 x Xavier (1.7). Where METHODS is silent: r^l of a site with ungated columns counts its gated columns only;
 `prune_input` also rules the first cross layer under `prune_cross`, and is refused where no embeddings enter a site, as
 in stacked DCNv2 without it; `gradient=zero` keeps R_s from the pruners too, as automatic differentiation would.
-`inspect` gives studies r^l of each domain's test rows; the log holds its mean over an epoch's batches (1.4). Not here:
+`inspect` gives studies r^l of each domain's test rows; the log holds its mean over an epoch's batches (1.4). Where
+several workers train, r^l is the mean over all their rows, each of which pulls as in one process (1.4). Not here:
 weight matrices compacted for serving (1.5; factors are computed for each row). Scaling and slopes near 1 start within
 2e-2 of the backbone, not 1e-2, where the input is wide (measured: 1.2e-2 at 337 inputs).
 """
@@ -56,6 +57,7 @@ from ctrbench.extend import (
     SplitData,
     Stage,
     StageModule,
+    Team,
     compiled,
     full_precision,
     model_validator,
@@ -303,6 +305,18 @@ class Site:
     routing: Routing | None
     """Set where factors are those of a row's domain, and so e_d and factors are given by domain."""
     takes_hidden: bool
+    team: Team | None = None
+    """The workers that have the batch's other rows: r^l is the mean over all."""
+
+    def over_workers(self, pruned: Number, ratio: Number) -> tuple[Number, Number]:
+        """Return the means over the rows of all workers of the pruned share and r^l."""
+        if self.team is None or self.settings.form == "scaling":
+            return pruned, ratio
+        if isinstance(pruned, torch.Tensor) and isinstance(ratio, torch.Tensor):
+            pruned, ratio = self.team.mean(torch.stack([pruned, ratio])).unbind()
+        else:
+            pruned, ratio = self.team.mean(torch.tensor([pruned, ratio], dtype=torch.float64)).tolist()
+        return pruned, ratio
 
     @property
     def steepness(self) -> torch.Tensor | float:
@@ -354,10 +368,12 @@ class _TrainGate(torch.autograd.Function):
         base = site.base(v_in)
         if base.device.type == "cpu":
             product, share, ratio = multiply_by_loops(gated_BN, base, site)
+            share, ratio = site.over_workers(share, ratio)
             band = (share, *band_penalty(ratio, float(site.lambda_hat), site.settings))
             pruned, penalty, slope = torch.tensor(band, dtype=base.dtype).unbind()
         else:
             product, pruned, r = multiply_by_tensors(gated_BN, base, site)
+            pruned, r = site.over_workers(pruned, r)
             penalty, slope = band_penalty(r, site.lambda_hat, site.settings)
         ctx.save_for_backward(gated_BN, hidden_BN, domain_GE, weight, base, slope / site.num_sites)
         ctx.site = site  # type: ignore[attr-defined]
@@ -370,7 +386,9 @@ class _TrainGate(torch.autograd.Function):
         gated_BN, hidden_BN, domain_GE, weight, base, slope = ctx.saved_tensors  # type: ignore[attr-defined]
         site: Site = ctx.site  # type: ignore[attr-defined]
         back = back_by_loops if base.device.type == "cpu" else back_by_tensors
-        by_gated, by_v = back(grads[0], grads[1] * slope, gated_BN, base, site)
+        # Of r^l's gradient a worker has what its own rows have.
+        pull = grads[1] * slope if site.team is None else grads[1] * slope * site.team.share
+        by_gated, by_v = back(grads[0], pull, gated_BN, base, site)
         if site.settings.form != "scaling" and site.settings.gradient == "zero":
             return by_gated, None, None, None, None, None
         width, by_weight, by_hidden, by_domain = domain_GE.shape[1], torch.empty_like(weight), None, None
@@ -614,6 +632,7 @@ class GateModule(StageModule):
             num_sites=self.num_sites,
             routing=context.domain_routing if is_grouped else None,
             takes_hidden=takes_hidden,
+            team=context.team,
         )
         domain_GE = context.domain_GE if is_grouped else context.domain_BE
         product, penalty, pruned = train_gate(gated_BN, x_BN, domain_GE, self.weight, self.bias, site)

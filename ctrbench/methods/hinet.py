@@ -87,8 +87,9 @@ class Hinet(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower is not made of dense stages."""
-        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return None if is_dense else "sub-experts are towers of dense layers, and this plan's tower is none"
+        if plan.has_dense_tower:
+            return None
+        return "sub-experts are towers of dense layers, and this plan's tower is none"
 
 
 @dataclass(frozen=True, kw_only=True)

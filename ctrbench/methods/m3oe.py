@@ -14,7 +14,8 @@ METHODS 7.10, with one task. With z what the tower is given, E shared experts f_
     s = head_p(u), or head_p([interactions ; u]) in a parallel plan
 
 b and w_d are scalars, sigmoids of numbers that start at zero. They are learned with all else; the task's experts are
-left out.
+left out. With `learn=bilevel` all else is learned with b and w_d as they are, and these by an Adam of their own (rate
+1e-3), one step an epoch, on the cross-entropy of one batch of rows that nothing else is learned from.
 
 Each expert has the backbone's tower widths, for fairness, with layer normalisation before each activation; x is as wide
 as the first layer. Every row runs through all E + M experts, at E + M times the cost of a tower, so more domains than
@@ -22,37 +23,56 @@ as the first layer. Every row runs through all E + M experts, at E + M times the
 
 Readings: W_p = 1 and b_p = 0 at the start (2.4); gates start alike, experts apart; heads, the paper's towers, are the
 plan's own dense stages, one for each domain. An unseen domain has the shared weights in the first layer, all domains'
-experts in equal shares, and gate and head of the largest domain (0.4). With a single domain nothing follows b f_p.
-Departures: METHODS' option to learn b and w_d bi-level, by a second optimiser with a step an epoch on another batch as
-published, is left out.
+experts in equal shares, and gate and head of the largest domain (0.4). With a single domain nothing follows b f_p. Of
+bi-level learning: the batch comes from one training row in 50, picked by a hash of its number and so the same in every
+epoch and run, since dev is to select only, and rows that the weights have fitted, as published, say little of b and
+w_d; the model is in eval mode, and the step is taken when the epoch is over, before dev is scored. At a step of 1e-3 an
+epoch b and w_d stay close to 1/2, which is what this option amounts to.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ctrbench.extend import (
+    Batch,
     Build,
     Context,
+    CTRModel,
     Dense,
     DenseBank,
     DomainDense,
     Field,
     LayerNorm,
+    Learner,
     Method,
+    Order,
     Plan,
+    SplitData,
     Stage,
     StageModule,
     StarDense,
     activate,
+    bce,
+    later,
     mixed,
     named,
     refuse_many_domains,
 )
+
+OUTER_LR = 1e-3
+"""Rate of the Adam of b and w_d."""
+HELD_OUT = 50
+"""One training row in so many is held out for b and w_d."""
+HASH = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio: multiples of it, modulo 2^64, lie evenly."""
 
 
 class M3oe(Method):
@@ -62,6 +82,8 @@ class M3oe(Method):
     """E, the shared experts."""
     max_domains: int = Field(default=32, ge=1)
     """Most domains, each with an expert that every row runs through; more are refused."""
+    learn: Literal["jointly", "bilevel"] = later("jointly")
+    """Whether b and w_d are learned with all else, or by a step an epoch on rows held out from training."""
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with experts for its tower, and heads of the domains' own."""
@@ -70,6 +92,10 @@ class M3oe(Method):
     def _mixture(self, tower: tuple[Stage, ...]) -> Stage:
         dense = tuple(stage for stage in tower if isinstance(stage, Dense))
         return Experts(name="m3oe", tower=dense, settings=self)
+
+    def learner(self) -> Learner:
+        """Return the learner that keeps rows for b and w_d, where these are learned apart."""
+        return BilevelLearner() if self.learn == "bilevel" else Learner()
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower is not made of dense stages."""
@@ -107,6 +133,13 @@ class ExpertsModule(StageModule):
         gate = DomainDense(name=f"{stage.name}.gate", width=self.num_shared)
         self.gate = gate.build(self.first.num_outputs, build)
         self.balance, self.weight = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+        for scalar in self.scalars:
+            scalar.requires_grad_(stage.settings.learn == "jointly")
+
+    @property
+    def scalars(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """What b and w_d are sigmoids of."""
+        return self.balance, self.weight
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
@@ -177,3 +210,69 @@ class NormalisedBank(nn.Module):
         """(B, N) or (K, B, N) to (K, B, M)."""
         normed_KBM = functional.layer_norm(self.bank(x), [self.width])
         return activate(torch.addcmul(self.shift, normed_KBM, self.scale), self.activation)
+
+
+class BilevelLearner(Learner):
+    """Makes ordinary steps on all rows but those held out, and with each epoch a step of b and w_d on these.
+
+    State are the Adam of the two, and what the last order was drawn with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adam: torch.optim.Adam | None = None
+        self.restored: dict[str, Any] | None = None
+        """State of an Adam that waits for the model's parameters."""
+        self.seed, self.batch_size = 0, 1
+
+    def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
+        """Return the rows that are not held out, shuffled."""
+        rows = generator.permutation(np.flatnonzero(~is_held_out(train.row)))
+        self.seed, self.batch_size = int(generator.integers(1 << 62)), batch_size
+        return Order(rows=rows, starts=np.append(np.arange(0, len(rows), batch_size), len(rows)))
+
+    def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
+        """Make the step of b and w_d, on training rows; choose nothing on dev."""
+        (experts,) = (module for module in model.modules() if isinstance(module, ExpertsModule))
+        rows = np.flatnonzero(is_held_out(train.row))
+        if len(rows):
+            rows = np.random.default_rng(self.seed).permutation(rows)[: self.batch_size]
+            self._step(model, experts, train.take(torch.from_numpy(rows)))
+        b, w_d = (float(torch.sigmoid(one)) for one in experts.scalars)
+        return {"balance": b, "weight": w_d}
+
+    def _step(self, model: CTRModel, experts: ExpertsModule, batch: Batch) -> None:
+        adam, was_training = self._adam_of(experts), model.training
+        model.eval()
+        for scalar in experts.scalars:
+            scalar.requires_grad_()
+        loss = bce(model(batch), batch.label_B)
+        for scalar, grad in zip(experts.scalars, torch.autograd.grad(loss, experts.scalars), strict=True):
+            scalar.requires_grad_(False).grad = grad
+        adam.step()
+        adam.zero_grad()
+        model.train(was_training)
+
+    def _adam_of(self, experts: ExpertsModule) -> torch.optim.Adam:
+        if self.adam is None:
+            self.adam = torch.optim.Adam(experts.scalars, lr=OUTER_LR)
+            if self.restored is not None:
+                self.adam.load_state_dict(deepcopy(self.restored))
+        return self.adam
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of it."""
+        adam = self.restored if self.adam is None else deepcopy(self.adam.state_dict())
+        return {"adam": adam, "seed": self.seed, "batch_size": self.batch_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.adam, self.restored = None, state["adam"]
+        self.seed, self.batch_size = state["seed"], state["batch_size"]
+
+
+def is_held_out(row_B: np.ndarray) -> np.ndarray:
+    """Say of rows, by their numbers in the data, whether they are for b and w_d alone; never all of them are."""
+    hashed = row_B.astype(np.uint64) * np.uint64(HASH) >> np.uint64(32)
+    held: np.ndarray = hashed % np.uint64(HELD_OUT) == 0
+    return held & ~held.all()

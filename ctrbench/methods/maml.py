@@ -470,12 +470,11 @@ def _rows_by_task(indicator_B: torch.Tensor) -> dict[int, np.ndarray]:
     return dict(zip(tasks.tolist(), np.split(rows, starts[1:]), strict=True))
 
 
-def _tensors(split: SplitData) -> dict[str, Any]:
+def _tensors(split: SplitData | Batch) -> dict[str, Any]:
     names = ("ids_BF", "bags", "numeric_BK", "domain_B", "indicator_B", "label_B")
     return {name: getattr(split, name) for name in names}
 
 
 def _as_split(batch: Batch) -> SplitData:
     """Return rows of a split as a split of their own."""
-    tensors = {name: value for name, value in vars(batch).items() if name != "weight"}
-    return SplitData(**tensors, row=np.arange(len(batch)), user=None, probability=None)
+    return SplitData(**_tensors(batch), row=np.arange(len(batch)), user=None, probability=None)

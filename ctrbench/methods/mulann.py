@@ -95,7 +95,7 @@ class DiscriminatorModule(StageModule):
         if self.training:
             told_BM = self.output(self.hidden(reversed_gradient(x_BN, self.reversal), context), context)
             loss = self._cross_entropy(told_BM.float(), context)
-            context.penalties.append(loss)
+            context.penalties.append(loss * context.share)
             context.logs["mulann.domain_loss"] = loss.detach()
         return x_BN
 

@@ -96,8 +96,9 @@ class Ple(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower is not made of dense stages."""
-        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return None if is_dense else "experts stand for a tower of dense layers, and this plan has none"
+        if plan.has_dense_tower:
+            return None
+        return "experts stand for a tower of dense layers, and this plan has none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,18 +16,27 @@ own; towers have the backbone's widths:
 Every row runs through the branches of all M domains, forwards only but for its own; more domains than `max_domains`
 are refused. Without the mutual unit, b'_p = b_p, and a row runs through its own branch alone, of any number.
 
+With `attention`, a sequence of behaviours e_j that has a target t (6.1) is one group more of e, which differs from
+transform to transform. For W_g, and for each W_p, with V the group's own matrix in it, the group is
+
+    Σ_j a_j e_j        a_j = softmax_j(<e_j V, e_t V>)
+
+and so enters g, or u_p, as Σ_j a_j e_j V. That of an empty sequence is a learned vector, which starts at zero.
+
 Readings: gradients stop at b_q in c_pq as well, or a row would train branches of absent domains (0.5 no. 3). A group
 is a piece of the tower's input as long as an embedding, the last one filled up with zeros: where the tower is given
 z, a field, though plain numbers share pieces. Transforms start as the identity and the domains alike. W has a bias;
 tower, head and W are shared. An unseen domain is treated as the largest (0.4). A single domain has nobody to learn
-of, and so no unit. W_p and the part of the first layer behind it merge into one matrix a domain, once a step. Left
-out: the transforms in an attention over behaviours, which needs sequences.
+of, and so no unit. W_p and the part of the first layer behind it merge into one matrix a domain, once a step. Of the
+attention 7.2 has only that it is on both transforms: inner products as in DIEN, and one matrix for behaviours and
+target, are readings. Stacked towers are given no field, so the group comes beside what a tower is given, in every plan
+alike; what the backbone's pooling makes of the sequence stays in z.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -35,6 +44,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctrbench.extend import (
+    Behaviours,
     Build,
     Chain,
     Context,
@@ -47,6 +57,8 @@ from ctrbench.extend import (
     StageModule,
     activate,
     domain_table,
+    full_precision,
+    later,
     mixed,
     model_validator,
     named,
@@ -68,6 +80,9 @@ class Saml(Method):
     max_domains: int = Field(default=32, ge=1)
     """Most domains with the mutual unit, since every row runs through the branches of all."""
 
+    attention: bool = later(False)
+    """Whether shared and domain's transforms attend to the sequences that have a target."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in () if self.mutual else ("temperature", "max_domains"):
@@ -77,7 +92,7 @@ class Saml(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with a shared and a domain's tower for its own."""
-        return plan.wrap_tower(self._branched)
+        return replace(plan.wrap_tower(self._branched), attends=self.attention)
 
     def _branched(self, stages: tuple[Stage, ...]) -> Branched:
         tower = tuple(stage for stage in stages if isinstance(stage, Dense))
@@ -111,6 +126,8 @@ class BranchedModule(StageModule):
         size = build.schema.embedding_size
         num_groups = -(-num_inputs // size)
         self.num_filled = num_groups * size - num_inputs
+        self.histories = Histories(build) if stage.settings.attention else None
+        num_groups += len(build.schema.targets) if self.histories is not None else 0
         eye_FEE = torch.eye(size).repeat(num_groups, 1, 1)
         self.transform = nn.Parameter(eye_FEE)
         self.shared = Chain(stage.tower, num_groups * size, build)
@@ -123,13 +140,19 @@ class BranchedModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, 2 M)."""
         x_BN = functional.pad(x_BN, (0, self.num_filled))
-        x_BFE = x_BN.view(len(x_BN), *self.transform.shape[:2])
-        g_BN = torch.bmm(x_BFE.transpose(0, 1), self.transform).transpose(0, 1).flatten(1)
+        g_BN = self._transformed(x_BN, context)
         both_BN = torch.cat([g_BN, x_BN], dim=1)
-        own_BM = self.branches.own(both_BN, context)
+        own_BM = self.branches.own(both_BN, context, self.histories)
         if self.mutual is not None:
-            own_BM = self.mutual(own_BM, self.branches.every(both_BN), context)
+            own_BM = self.mutual(own_BM, self.branches.every(both_BN, context, self.histories), context)
         return torch.cat([self.shared(g_BN, context), own_BM], dim=1)
+
+    def _transformed(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return g, (B, N) to (B, N) and the sequences' groups."""
+        if self.histories is not None:
+            x_BN = torch.cat([x_BN, self.histories.of_all(self.transform, context)], dim=1)
+        x_BFE = x_BN.view(len(x_BN), *self.transform.shape[:2])
+        return torch.bmm(x_BFE.transpose(0, 1), self.transform).transpose(0, 1).flatten(1)
 
 
 class Branches(nn.Module):
@@ -147,20 +170,28 @@ class Branches(nn.Module):
             num_inputs = dense.width
         self.tables = nn.ModuleList(domain_table(build.schema.num_indicators, start) for start in starts)
 
-    def own(self, both_BN: torch.Tensor, context: Context) -> torch.Tensor:
+    def own(
+        self, both_BN: torch.Tensor, context: Context, histories: Histories | None = None
+    ) -> torch.Tensor:
         """Run each row through its own domain's branch: (B, 2 N) to (B, M)."""
         routing, x_BN = context.known_routing, both_BN
         rows = [context.read(table, routing) for table in self._row_tables()]
+        if histories is not None:
+            x_BN = torch.cat([x_BN, histories.of_own(rows[0], context)], dim=1)
         for place, (weight_GNM, bias_GM) in enumerate(_layers(rows)):
             product_BM = routing.linear(x_BN, weight_GNM) + routing.spread(bias_GM)
             x_BN = activate(product_BM, self.activations[place])
         return x_BN
 
     @torch.no_grad()
-    def every(self, both_BN: torch.Tensor) -> torch.Tensor:
+    def every(
+        self, both_BN: torch.Tensor, context: Context, histories: Histories | None = None
+    ) -> torch.Tensor:
         """Run all rows through all branches, without gradient: (B, 2 N) to (P, B, M)."""
-        x = both_BN.expand(len(self._row_tables()[0].weight) - 1, *both_BN.shape)
         rows = [table.weight[1:] for table in self._row_tables()]
+        x = both_BN.expand(len(rows[0]), *both_BN.shape)
+        if histories is not None:
+            x = torch.cat([x, histories.of_each(rows[0], context)], dim=2)
         for place, (weight_PNM, bias_PM) in enumerate(_layers(rows)):
             x = activate(torch.baddbmm(bias_PM[:, None], x, weight_PNM), self.activations[place])
         return x
@@ -178,6 +209,61 @@ def _layers(rows: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.
     yield torch.cat([of_g, (transform_GFEE @ of_u_GFEM).flatten(1, 2)], dim=1), bias[:, 0]
     for one in others:
         yield one[:, :-1], one[:, -1]
+
+
+class Histories(nn.Module):
+    """Attends to each sequence by the matrices that are the last of a transform, in the order of the targets."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__()
+        self.sequences = tuple(build.schema.targets)
+        self.empty_HE = nn.Parameter(torch.zeros(len(self.sequences), build.schema.embedding_size))
+
+    def of_all(self, transform_FEE: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return what all rows attend to by one transform, (B, H E)."""
+        groups = [
+            self._attended(place, (one.target_BE @ _square(transform_FEE[place]))[:, None], one)
+            for place, one in self._behaviours(context)
+        ]
+        return torch.cat(groups, dim=2)[:, 0]
+
+    def of_own(self, transform_GFEE: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return what each row attends to by its domain's transform, (B, H E)."""
+        routing = context.known_routing
+        groups = [
+            self._attended(
+                place, routing.linear(one.target_BE, _square(transform_GFEE[:, place]))[:, None], one
+            )
+            for place, one in self._behaviours(context)
+        ]
+        return torch.cat(groups, dim=2)[:, 0]
+
+    def of_each(self, transform_PFEE: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return what all rows attend to by each domain's transform, (P, B, H E)."""
+        groups = [
+            self._attended(place, (one.target_BE @ _square(transform_PFEE[:, place])).transpose(0, 1), one)
+            for place, one in self._behaviours(context)
+        ]
+        return torch.cat(groups, dim=2).transpose(0, 1)
+
+    def _behaviours(self, context: Context) -> Iterator[tuple[int, Behaviours]]:
+        """Yield the sequences, and the places of their matrices in a transform, counted from its end."""
+        for place, name in enumerate(self.sequences, start=-len(self.sequences)):
+            yield place, context.behaviours[name]
+
+    def _attended(self, place: int, asked_BKE: torch.Tensor, behaviours: Behaviours) -> torch.Tensor:
+        """Return Σ_j softmax_j(<e_j, asked>) e_j, (B, K, E)."""
+        lists, e_n1E = behaviours.lists, behaviours.rows_nE[:, None]
+        with full_precision(e_n1E.device):
+            asked_nKE = asked_BKE.to(e_n1E.dtype).index_select(0, lists.owner_n)
+            share_nK = lists.softmax((e_n1E * asked_nKE).sum(2))
+            summed_BKE = lists.sum((share_nK[:, :, None] * e_n1E).flatten(1)).view(asked_BKE.shape)
+        return summed_BKE + lists.is_empty_B1[:, :, None] * self.empty_HE[place]
+
+
+def _square(v: torch.Tensor) -> torch.Tensor:
+    """Return V V^T, of one matrix or of many."""
+    return v @ v.mT
 
 
 class Mutual(nn.Module):

@@ -18,8 +18,9 @@ from torch import nn
 from torch.autograd.function import FunctionCtx
 
 from ctrbench.nn import kernels
+from ctrbench.nn.exchange import Team
 from ctrbench.nn.plan import Build, FieldShape, Pooling, Schema
-from ctrbench.nn.pooling import RowLoss, make_pooling
+from ctrbench.nn.pooling import Behaviours, Lists, RowLoss, make_pooling
 
 EMBEDDING_STD = 0.05
 
@@ -66,6 +67,10 @@ class RowTable(nn.Module):
 
 class Reader(Protocol):
     """Hands out rows of tables, so that their gradients can be found again."""
+
+    @property
+    def team(self) -> Team | None:
+        """The workers that have the other rows of the step's batch, if there are any."""
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
         """Return the rows (distinct ids), current as of this step, with their own gradient."""
@@ -158,11 +163,16 @@ class FieldEmbedding(nn.Module):
         return torch.cat(parts) if parts else torch.empty(0, schema.embedding_size)
 
     def forward(
-        self, inputs: Inputs, reader: Reader | None = None, losses: list[RowLoss] | None = None
+        self,
+        inputs: Inputs,
+        reader: Reader | None = None,
+        losses: list[RowLoss] | None = None,
+        behaviours: dict[str, Behaviours] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None.
 
-        What the pooling of sequences adds to the loss is appended to `losses`.
+        What the pooling of sequences adds to the loss is appended to `losses`; the elements of those that have a target
+        are put into `behaviours`, where there is one.
         """
         ids_BF = _seen(inputs.ids_BF, self.columns) + self.offsets
         bags = inputs.bags if self.bags is None else [inputs.bags[place] for place in self.bags]
@@ -172,6 +182,8 @@ class FieldEmbedding(nn.Module):
         found_nE = self.find(flat, inputs, reader)
         single, *lists = torch.split(found_nE, [ids_BF.numel(), *(len(value) for value in values)])
         single_BFE = single.view(*ids_BF.shape, single.shape[1])
+        if behaviours is not None:
+            behaviours |= self._behaviours(lists, [offsets for _, offsets in bags], single_BFE)
         pooled = [
             self._pooled(field, rows, offsets, single_BFE, inputs, [] if losses is None else losses)
             for field, rows, (_, offsets) in zip(self.schema.bag_fields, lists, bags, strict=True)
@@ -186,6 +198,21 @@ class FieldEmbedding(nn.Module):
         if numbers_BK.shape[1]:
             parts.append(numbers_BK)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], weights_BF
+
+    def _behaviours(
+        self, lists: Sequence[torch.Tensor], offsets: Sequence[torch.Tensor], single_BFE: torch.Tensor
+    ) -> dict[str, Behaviours]:
+        """Return the elements of the sequences that have a target, by field."""
+        places = {field.name: place for place, field in enumerate(self.schema.bag_fields)}
+        size = self.schema.embedding_size
+        return {
+            name: Behaviours(
+                rows_nE=lists[places[name]][:, :size],
+                lists=Lists(offsets[places[name]], single_BFE.device),
+                target_BE=single_BFE[:, target, :size],
+            )
+            for name, target in self.schema.targets.items()
+        }
 
     def _pooled(
         self,

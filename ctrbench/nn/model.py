@@ -17,8 +17,9 @@ from torch import nn
 
 from ctrbench.errors import SettingError
 from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, read_rows
+from ctrbench.nn.exchange import Team
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
-from ctrbench.nn.pooling import RowLoss
+from ctrbench.nn.pooling import Behaviours, RowLoss
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.separate import SeparateEmbedding, SeparateNetworks, check_separable, moved
 
@@ -43,6 +44,8 @@ class Context:
     """The weights of the ids themselves, where the plan asks for them; columns are fields as in z, numbers left out."""
     gated_BN: torch.Tensor | None = None
     """z as a stage left it that weighs the embeddings for all that reads them, if there is one."""
+    behaviours: dict[str, Behaviours] = field(default_factory=dict)
+    """The elements of each sequence that has a target, where the plan asks for them."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What stages of one method hand to one another, by names of their own."""
     row_losses: tuple[RowLoss, ...] = ()
@@ -51,6 +54,20 @@ class Context:
     """Scalars that stages add to the loss, such as AdaSparse's sparsity term."""
     logs: dict[str, torch.Tensor] = field(default_factory=dict)
     """Scalars that stages report, such as the share of pruned neurons."""
+
+    @property
+    def team(self) -> Team | None:
+        """The workers that have the other rows of the step's batch, if there are any.
+
+        A stage that looks at other rows in training must reckon with them: a moment is one of the rows of all, and a
+        penalty's gradient is that of this worker's rows, a mean over rows times their `share`.
+        """
+        return None if self.reader is None else self.reader.team
+
+    @property
+    def share(self) -> float:
+        """Share of the step's rows that are here; below one where other workers have some."""
+        return 1.0 if self.team is None else self.team.share
 
     @cached_property
     def domain_BE(self) -> torch.Tensor:
@@ -103,6 +120,7 @@ class Context:
             first_order_BF=None if self.first_order_BF is None else self.first_order_BF[there],
             gated_BN=None,
             row_losses=tuple(loss.part(rows, there) for loss in self.row_losses),
+            behaviours={name: one.part(rows, there) for name, one in self.behaviours.items()},
             shared={},
             penalties=[],
             logs={},
@@ -117,6 +135,7 @@ class Context:
             first_order_BF=weights_BF,
             gated_BN=None,
             row_losses=(),
+            behaviours={name: one.detached() for name, one in self.behaviours.items()},
             shared={},
             penalties=[],
             logs={},
@@ -211,7 +230,7 @@ class CTRModel(nn.Module):
             schema = _without_domain(schema)
         _check_pooling(plan, schema)
         build = Build(schema=schema, seed=seed)
-        self.schema = schema
+        self.schema, self.attends = schema, plan.attends
         self.embedding: FieldEmbedding
         self.net: Network | SeparateNetworks
         if plan.separate is None:
@@ -232,7 +251,8 @@ class CTRModel(nn.Module):
     def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
         """Embed a batch; the network can then be run on it, or on parts of it."""
         losses: list[RowLoss] = []
-        z_BN, first_order_BF = self.embedding(inputs, reader, losses)
+        behaviours: dict[str, Behaviours] = {}
+        z_BN, first_order_BF = self.embedding(inputs, reader, losses, behaviours if self.attends else None)
         return Context(
             schema=self.schema,
             z_BN=z_BN,
@@ -241,6 +261,7 @@ class CTRModel(nn.Module):
             reader=reader,
             first_order_BF=first_order_BF,
             row_losses=tuple(losses),
+            behaviours=behaviours,
         )
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
@@ -293,11 +314,13 @@ def _without_domain(schema: Schema) -> Schema:
 
 
 def _check_pooling(plan: Plan, schema: Schema) -> None:
-    if plan.pooling.kind != "mean" and not schema.targets:
+    asked = ["attention=true"] if plan.attends else []
+    asked += [f"pooling={plan.pooling.kind}"] if plan.pooling.kind != "mean" else []
+    if asked and not schema.targets:
         raise SettingError(
-            f"pooling={plan.pooling.kind} compares sequences with a field that is seen, their target",
+            f"{asked[0]} compares sequences with a field that is seen, their target",
             value="no sequence has one",
-            remedy="name the field in the card (target), or leave pooling out",
+            remedy=f"name the field in the card (target), or leave {asked[0].partition('=')[0]} out",
         )
 
 

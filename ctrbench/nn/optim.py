@@ -22,6 +22,7 @@ from torch import nn
 
 from ctrbench.nn import kernels
 from ctrbench.nn.embed import RowTable, rows_at
+from ctrbench.nn.exchange import RowGrads, Team, Workers, sum_gradients
 
 EmbeddingRule = Literal["adam", "lazy_adam"]
 _WEIGHT, _MEAN, _SQUARE = 0, 1, 2
@@ -102,7 +103,8 @@ class RowAdam(ABC):
         """Steps of the table; None: those of the model."""
         weight = table.weight
         self.num_rows, self.shape = len(weight), weight.shape[1:]
-        self.packed = _zeros((self.num_rows + spare, 3, max(1, self.shape.numel())), weight)
+        self.width, self.spare = max(1, self.shape.numel()), spare
+        self.packed = _zeros((self.num_rows + spare, 3, self.width), weight)
         self.packed[: self.num_rows, _WEIGHT] = weight.detach().flatten(1)
         # The model reads the very memory that is updated here.
         weight.data = self.packed[: self.num_rows, _WEIGHT].view(weight.shape)
@@ -333,15 +335,32 @@ class Read:
     rows_U: torch.Tensor
     leaf: torch.Tensor
 
+    @property
+    def grads(self) -> RowGrads | None:
+        """The rows' gradient, those that only fill up left out; None where there is none."""
+        if self.leaf.grad is None:
+            return None
+        grad_UW = self.leaf.grad.flatten(1)
+        if not self.rule.spare:
+            return RowGrads(self.rows_U, grad_UW)
+        is_real_U = self.rows_U < self.rule.num_rows
+        return RowGrads(self.rows_U[is_real_U], grad_UW[is_real_U])
+
+
+Touched = tuple[RowAdam, torch.Tensor, torch.Tensor, torch.Tensor]
+"""A table, rows of it, their weights and their gradient."""
+
 
 class Optimizer:
     """Adam for a whole model: dense weights by `DenseAdam`, table rows by `RowAdam`.
 
-    One step: `begin()`, forward with this object as the reader, `loss.backward()`, `step()`.
+    One step: `begin()`, forward with this object as the reader, `loss.backward()`, `step()`. With `workers`, gradients
+    are summed over all of them, and a step is everywhere the same.
     """
 
-    def __init__(self, model: nn.Module, config: AdamConfig) -> None:
-        self.config = config
+    def __init__(self, model: nn.Module, config: AdamConfig, workers: Workers | None = None) -> None:
+        self.config, self.workers = config, workers
+        self.team: Team | None = None
         missed = MissedSteps(config, next(model.parameters()).device)
         tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
         self.tables = {name: _row_adam(table, config, missed) for name, table in tables.items()}
@@ -351,8 +370,9 @@ class Optimizer:
         self.steps = 0
         self._reads: list[Read] = []
 
-    def begin(self) -> None:
-        """Forget gradients and what was read before."""
+    def begin(self, share: float = 1.0) -> None:
+        """Forget gradients and what was read before; `share` of the step's rows are this worker's."""
+        self.team = None if self.workers is None else Team(self.workers, share)
         self.dense.begin()
         self._reads.clear()
 
@@ -372,15 +392,31 @@ class Optimizer:
 
     def step(self) -> None:
         """Make one Adam step with the gradients at hand."""
+        touched = self._touched() if self.team is None else self._touched_by_all(self.team)
         self.steps += 1
         self.dense.step()
-        for read in self._reads:
-            if read.leaf.grad is not None:
-                weight, grad = read.leaf.detach().flatten(1), read.leaf.grad.flatten(1)
-                if read.rule.steps is not None:
-                    read.rule.steps += 1
-                read.rule.update(read.rows_U, weight, grad, self._made(read.rule))
+        for rule, rows_U, weight_UW, grad_UW in touched:
+            if rule.steps is not None:
+                rule.steps += 1
+            rule.update(rows_U, weight_UW, grad_UW, self._made(rule))
         self._reads.clear()
+
+    def _touched(self) -> list[Touched]:
+        return [
+            (read.rule, read.rows_U, read.leaf.detach().flatten(1), read.leaf.grad.flatten(1))
+            for read in self._reads
+            if read.leaf.grad is not None
+        ]
+
+    def _touched_by_all(self, team: Team) -> list[Touched]:
+        """Sum gradients over workers; rows are read again, for another worker's were not read here."""
+        found: dict[RowAdam, RowGrads | None] = dict.fromkeys(self.tables.values())
+        found |= {read.rule: read.grads for read in self._reads}
+        summed = sum_gradients(self.dense.parameters, found, team)
+        return [
+            (rule, one.rows_U, rule.read(one.rows_U, self._made(rule) + 1), one.grad_UW)
+            for rule, one in summed.items()
+        ]
 
     def _made(self, rule: RowAdam) -> int:
         """Return the steps made so far, as a table counts them."""

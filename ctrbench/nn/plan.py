@@ -266,8 +266,15 @@ class Plan:
     hides_domain: bool = False
     """Whether the model is kept from seeing the domain features."""
     pooling: Pooling = Pooling()
+    attends: bool = False
+    """Whether stages attend to the elements of sequences that have a target, `Context.behaviours`."""
     separate: int | None = None
     """Where each value of the indicator has a whole model of its own: how many there may be at most."""
+
+    @property
+    def has_dense_tower(self) -> bool:
+        """Whether the tower is dense stages and nothing else, and there is one."""
+        return bool(self.tower) and all(isinstance(stage, Dense) for stage in self.tower)
 
     def map_dense(self, change: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Replace each dense stage of the tower, and of the head unless told otherwise."""

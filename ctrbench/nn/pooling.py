@@ -126,12 +126,37 @@ class Lists:
         zeros_BE = values_nE.new_zeros(len(self.length_B), values_nE.shape[1])
         return zeros_BE.index_add(0, self.owner_n, values_nE)
 
-    def softmax(self, score_n: torch.Tensor) -> torch.Tensor:
-        """Return shares that add up to one in each list."""
-        highest_B = score_n.detach().new_zeros(len(self.length_B))
-        highest_B = highest_B.scatter_reduce(0, self.owner_n, score_n.detach(), "amax", include_self=False)
-        power_n1 = (score_n - highest_B.index_select(0, self.owner_n)).exp()[:, None]
-        return (power_n1 / self.sum(power_n1).index_select(0, self.owner_n))[:, 0]
+    def softmax(self, score_nK: torch.Tensor) -> torch.Tensor:
+        """Return shares that add up to one in each list, column by column."""
+        lowest_BK = score_nK.detach().new_zeros(len(self.length_B), score_nK.shape[1])
+        owner_nK = self.owner_n[:, None].expand_as(score_nK)
+        highest_BK = lowest_BK.scatter_reduce(0, owner_nK, score_nK.detach(), "amax", include_self=False)
+        power_nK = (score_nK - highest_BK.index_select(0, self.owner_n)).exp()
+        return power_nK / self.sum(power_nK).index_select(0, self.owner_n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviours:
+    """A sequence as the embeddings found it, for stages that attend to its elements."""
+
+    rows_nE: torch.Tensor
+    lists: Lists
+    target_BE: torch.Tensor
+    """Of each row the embedding of the sequence's target."""
+
+    def part(self, rows: slice | torch.Tensor, there: slice | torch.Tensor) -> Behaviours:
+        """Return that of some rows, whose numbers are given on the CPU and on the device."""
+        index = torch.arange(len(self.lists.length_B))[rows]
+        places, offsets = take_lists(self.lists.offsets, index)
+        return Behaviours(
+            rows_nE=self.rows_nE.index_select(0, self.lists.moved(places)),
+            lists=Lists(offsets, self.lists.device),
+            target_BE=self.target_BE[there],
+        )
+
+    def detached(self) -> Behaviours:
+        """Return the same cut off from the gradient."""
+        return replace(self, rows_nE=self.rows_nE.detach(), target_BE=self.target_BE.detach())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +288,11 @@ class Recurrence(nn.Module):
 class Dien(SequencePooling):
     """Computes DIEN's h_T, and in training its auxiliary loss."""
 
+    @property
+    def refuses_workers(self) -> str | None:
+        """Why a batch can't be cut by workers: negatives are other rows'."""
+        return "pooling=dien draws behaviours from the batch's other rows" if self.weight > 0.0 else None
+
     def __init__(self, field: str, build: Build, *, weight: float) -> None:
         super().__init__(field, build)
         size = build.schema.embedding_size
@@ -284,7 +314,7 @@ class Dien(SequencePooling):
         g_nE = torch.cat(self.extractor(rows_nE.index_select(0, order_n), lists))
         asked_nE = (target_BE @ self.attention.T).index_select(0, lists.owner_n)
         own_nE = g_nE.index_select(0, lists.place_n)
-        share_n1 = lists.softmax((own_nE * asked_nE).sum(1))[:, None]
+        share_n1 = lists.softmax((own_nE * asked_nE).sum(1, keepdim=True))
         states = self.evolution(g_nE, lists, share_n1.index_select(0, order_n))
         loss = self.auxiliary(rows_nE, own_nE, lists) if is_aux else None
         return _last_states(states, lists).index_select(0, lists.rank_B), loss

@@ -27,6 +27,7 @@ from ctrbench.nn.embed import (
 from ctrbench.nn.plan import Build, Pooling, Schema
 from ctrbench.nn.pooling import RowLoss, take_lists, together
 from ctrbench.nn.routing import Routing
+from ctrbench.nn.stages import BatchNormModule
 
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context
@@ -107,6 +108,12 @@ class SeparateNetworks(nn.Module):
     """A network for each value of the indicator; a row runs through its own alone."""
 
     of_domains = True
+
+    @property
+    def refuses_workers(self) -> str | None:
+        """Why a batch can't be cut by workers: they would not all run the network whose moments are shared."""
+        has_norm = any(isinstance(module, BatchNormModule) for module in self.modules())
+        return "norm=bn in a model for each domain, of which a worker may have no rows" if has_norm else None
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()

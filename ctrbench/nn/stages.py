@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ctrbench.errors import SettingError
 from ctrbench.nn.embed import EMBEDDING_STD, RowTable
+from ctrbench.nn.exchange import Groups, Team
 from ctrbench.nn.kernels import Array, compiled
 from ctrbench.nn.plan import Build, Dense, Schema, Stage, StageModule, activate, start_weight
 from ctrbench.nn.routing import Routing
@@ -226,16 +227,36 @@ class BatchNormModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
+        if self.training and context.team is not None:
+            return self._over_workers(x_BN, context.team)
         eps = self.stage.eps
         if not self.training or len(x_BN) == 1:
-            is_constant = self.variance < CONSTANT * eps
-            variance = self.variance.masked_fill(is_constant, float("inf"))
-            return functional.batch_norm(x_BN, self.mean, variance, self.scale, self.shift, eps=eps)
+            return self._by_running(x_BN)
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.native_batch_norm(
             x_BN, self.scale, self.shift, None, None, True, 0.0, eps
         )
         self._update(found[1].detach(), found[2].detach(), len(x_BN))
         return found[0]
+
+    def _by_running(self, x_BN: torch.Tensor) -> torch.Tensor:
+        eps = self.stage.eps
+        is_constant = self.variance < CONSTANT * eps
+        variance = self.variance.masked_fill(is_constant, float("inf"))
+        return functional.batch_norm(x_BN, self.mean, variance, self.scale, self.shift, eps=eps)
+
+    def _over_workers(self, x_BN: torch.Tensor, team: Team) -> torch.Tensor:
+        """Normalise by the moments of all workers' rows."""
+        sums = team.total(torch.cat([x_BN.sum(0), x_BN.new_full((1,), len(x_BN))]))
+        num_rows = round(float(sums[-1].detach()))
+        if num_rows == 1:
+            return self._by_running(x_BN)
+        mean_N = sums[:-1] / num_rows
+        # The sum of squares does not change with the mean to first order, so its gradient need not pass there.
+        squares_N = team.total((x_BN - mean_N.detach()).square().sum(0))
+        root_N = torch.rsqrt(squares_N / num_rows + self.stage.eps)
+        self._update(mean_N.detach(), root_N.detach(), num_rows)
+        scale_N = self.scale * root_N
+        return torch.addcmul(self.shift - mean_N * scale_N, x_BN, scale_N)
 
     @torch.no_grad()
     def _update(self, mean_N: torch.Tensor, root_N: torch.Tensor, num_rows: int) -> None:
@@ -438,10 +459,11 @@ class PartitionedNormModule(StageModule):
         routing = context.routing
         scale_p, shift_p = context.read(self.domain_affine).unbind(1)
         scale_GN, shift_GN = self.scale * scale_p, self.shift + shift_p
+        team = context.team
         is_full = routing.smallest >= self.stage.smallest
-        if self.training and is_full and routing.num_groups == 1:
+        if self.training and is_full and routing.num_groups == 1 and team is None:
             return self._batch_norm(x_BN, scale_GN[0], shift_GN[0], routing)
-        moments = self._of_batch(x_BN, routing) if self.training else self.running(routing.present_G)
+        moments = self._of_batch(x_BN, routing, team) if self.training else self.running(routing.present_G)
         mean_GN, variance_GN = moments
         scale_GN = scale_GN * torch.rsqrt(variance_GN + self.stage.eps)
         return torch.addcmul(routing.spread(shift_GN - mean_GN * scale_GN), x_BN, routing.spread(scale_GN))
@@ -453,7 +475,7 @@ class PartitionedNormModule(StageModule):
         eps = self.stage.eps
         x_BN, mean_N, root_N = torch.native_batch_norm(x_BN, scale_N, shift_N, None, None, True, 0.0, eps)
         variance_N = (root_N.detach() ** -2.0 - eps).clamp_min(0.0)
-        self._update(mean_N.detach()[None], len(x_BN) * variance_N[None], routing)
+        self._update(mean_N.detach()[None], len(x_BN) * variance_N[None], Groups.of(routing, None))
         return x_BN
 
     def running(self, present_G: torch.Tensor) -> Moments:
@@ -467,35 +489,38 @@ class PartitionedNormModule(StageModule):
         mean_GN = torch.lerp(self.global_mean, own_mean, weight_G1)
         return mean_GN, variance_GN.masked_fill(is_constant, float("inf"))
 
-    def _of_batch(self, x_BN: torch.Tensor, routing: Routing) -> Moments:
-        rows_G1 = routing.counts_G[:, None]
-        mean_GN = routing.sum(x_BN) / rows_G1
+    def _of_batch(self, x_BN: torch.Tensor, routing: Routing, team: Team | None) -> Moments:
+        groups = Groups.of(routing, team)
+        rows_G1 = groups.counts_G[:, None]
+        mean_GN = groups.total(routing.sum(x_BN)) / rows_G1
         # The sum of squares does not change with the mean to first order, so its gradient need not pass there.
-        squares_GN = routing.sum((x_BN - routing.spread(mean_GN.detach())).square())
+        apart_BN = x_BN - routing.spread(groups.own(mean_GN.detach()))
+        squares_GN = groups.total(routing.sum(apart_BN.square()))
         variance_GN = squares_GN / rows_G1
-        self._update(mean_GN.detach(), squares_GN.detach(), routing)
-        if routing.smallest >= self.stage.smallest:
+        self._update(mean_GN.detach(), squares_GN.detach(), groups)
+        mean_GN, variance_GN, rows_G1 = (groups.own(one) for one in (mean_GN, variance_GN, rows_G1))
+        if team is None and routing.smallest >= self.stage.smallest:
             return mean_GN, variance_GN
         # Read after the update: before the first one, nothing but a made-up start is known.
         running, is_full = self.running(routing.present_G), rows_G1 >= self.stage.smallest
         return torch.where(is_full, mean_GN, running[0]), torch.where(is_full, variance_GN, running[1])
 
     @torch.no_grad()
-    def _update(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, routing: Routing) -> None:
+    def _update(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, groups: Groups) -> None:
         """Take note of the batch's means and sums of squares around them."""
         if mean_GN.device.type != "cpu":
-            self.update_by_tensors(mean_GN, squares_GN, routing)
+            self.update_by_tensors(mean_GN, squares_GN, groups)
             return
         _update_moments(
             self.mean.numpy(), self.variance.numpy(), self.seen.numpy(),
             self.global_mean.numpy(), self.global_variance.numpy(),
-            mean_GN.numpy(), squares_GN.numpy(), routing.counts_G.numpy(), routing.present_G.numpy(),
+            mean_GN.numpy(), squares_GN.numpy(), groups.counts_G.numpy(), groups.present_G.numpy(),
             self.stage.momentum, self.stage.smallest,
         )  # fmt: skip
 
-    def update_by_tensors(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, routing: Routing) -> None:
+    def update_by_tensors(self, mean_GN: torch.Tensor, squares_GN: torch.Tensor, groups: Groups) -> None:
         """Do the same by operations that any device has."""
-        rows_G, present_G = routing.counts_G, routing.present_G
+        rows_G, present_G = groups.counts_G, groups.present_G
         # Rows inform the mean, rows less one the variance, which is taken around each batch's own mean.
         counts_G2 = torch.stack([rows_G, rows_G - 1], dim=1)
         new_G2 = counts_G2.to(mean_GN.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ import polars as pl
 
 from ctrbench.eval import longtail
 from ctrbench.eval.significance import LEVEL, holm, paired
+from ctrbench.files import Place, local_copy
 from ctrbench.names import Column
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate
 from ctrbench.runs.record import BinMetrics, Result, RunRecord
@@ -118,13 +119,26 @@ def _by_seed(
 def _bins(record: RunRecord, result: Result, num_bins: int, store: RunStore) -> tuple[BinMetrics, ...]:
     if len(result.bins) == num_bins:
         return result.bins
-    file = store.predictions_file(record.key)
-    is_there = file.exists() and sha256(file.read_bytes()).hexdigest() == result.predictions_sha256
-    found = _from_predictions(file, result, num_bins) if is_there else _from_domains(result, num_bins)
-    return tuple(BinMetrics(**asdict(one)) for one in found)
+    found = _from_predictions(store.predictions_file(record.key), result, num_bins)
+    return tuple(BinMetrics(**asdict(one)) for one in found or _from_domains(result, num_bins))
 
 
-def _from_predictions(file: Path, result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
+def _from_predictions(file: Place, result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
+    """Return the bins; none where the predictions are gone or are not those of the record."""
+    try:
+        with local_copy(file, result.predictions_sha256) as path:
+            is_same = _sha256_of(path) == result.predictions_sha256
+            return _measured(path, result, num_bins) if is_same else ()
+    except FileNotFoundError:
+        return ()
+
+
+def _sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def _measured(file: Path, result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
     return longtail.bin_metrics(
         pl.read_parquet(file, columns=[Column.DOMAIN, Column.LABEL, Column.SCORE]),
         domain=result.domains.domain,

@@ -19,6 +19,7 @@ import numpy as np
 from ctrbench.errors import StoreError, did_you_mean
 from ctrbench.eval.metrics import GroupMetrics, average
 from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, standings
+from ctrbench.files import matching
 from ctrbench.names import Metric
 from ctrbench.runs.record import Choice, DomainMetrics, Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
@@ -346,7 +347,7 @@ def _text(value: object) -> str:
 
 
 def _no_records(store: RunStore, dataset: str) -> StoreError:
-    known = sorted({file.parent.name for file in store.results.glob("*/*.json")})
+    known = sorted({file.parent.name for file in matching(store.results, "*/*.json")})
     there = f" (records there: {', '.join(known)})" if known else ""
     return StoreError(
         f"no records of {dataset} in {store.results}{there}",

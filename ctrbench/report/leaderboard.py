@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctrbench.errors import StoreError
-from ctrbench.files import write_text
+from ctrbench.files import Place, write_text
 from ctrbench.names import Metric
 from ctrbench.report.commands import run_command
 from ctrbench.report.comparison import Comparison, Row, compare, stand
@@ -112,8 +112,12 @@ def _shown(found: Cell) -> str:
 
 def _links(row: Row, store: RunStore, folder: Path) -> Iterable[str]:
     for record in row.finished:
-        link = os.path.relpath(store.record_file(record.key), folder)
-        yield f"[{record.key.seed}]({Path(link).as_posix()})"
+        yield f"[{record.key.seed}]({_link(store.record_file(record.key), folder)})"
+
+
+def _link(file: Place, folder: Path) -> str:
+    """From a folder to a file of this machine, else the address."""
+    return Path(os.path.relpath(file, folder)).as_posix() if isinstance(file, Path) else str(file)
 
 
 def _oracle_line(comparison: Comparison) -> str:

@@ -25,6 +25,7 @@ from ctrbench.report.plots import gain_chart, metric_chart, save_chart
 from ctrbench.report.study_plots import Point, domains_chart, line_chart, masks_chart
 from ctrbench.report.tables import (
     DASH,
+    USERS_NOTE,
     Cell,
     Line,
     Mark,
@@ -36,6 +37,7 @@ from ctrbench.report.tables import (
     overall_table,
     quality_and_cost,
     signed,
+    users_table,
 )
 from ctrbench.runs.record import Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
@@ -134,7 +136,9 @@ def _stem(name: str, place: int, num: int) -> str:
 def _draw_table(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
     tables: list[Table] = []
     for part in parts:
-        tables += [table for table in (overall_table(part.comparison), paper_table(part.comparison)) if table]
+        users = users_table(part.comparison) if study.by_user else None
+        found = (overall_table(part.comparison), users, paper_table(part.comparison))
+        tables += [table for table in found if table]
     charts = [
         (_stem(metric, place, len(parts)), metric_chart(part.comparison, metric))
         for place, part in enumerate(parts, start=1)
@@ -158,19 +162,22 @@ def _draw_bins(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
 
 
 def _draw_auc(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
-    return _draw_domains(parts, "auc", "AUC", None)
+    return _draw_domains(parts, "auc", "AUC", None, by_user=study.by_user)
 
 
 def _draw_pcoc(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
     return _draw_domains(parts, "pcoc", "PCOC", 1.0)
 
 
-def _draw_domains(parts: Sequence[Part], metric: str, title: str, reference: float | None) -> _Drawn:
+def _draw_domains(
+    parts: Sequence[Part], metric: str, title: str, reference: float | None, *, by_user: bool = False
+) -> _Drawn:
     tables, charts = [], []
     data: list[dict[str, object]] = []
     panels = [(part, backbone) for part in parts for backbone in part.comparison.backbones]
     for place, (part, backbone) in enumerate(panels, start=1):
-        tables.append(_domains_table(part, backbone, metric, title, reference))
+        table = _domains_table(part, backbone, metric, title, reference)
+        tables.append(_with_users(table, part, backbone) if by_user else table)
         points = list(_domain_points(part, backbone, metric, 0 if reference is None else LEAST_POSITIVES))
         data += [
             {
@@ -214,23 +221,15 @@ def _domains_table(part: Part, backbone: str, metric: str, title: str, reference
     result = _any_result(part)
     test_rows = dict(zip(result.domains.domain, result.domains.rows, strict=True))
 
-    def line(label: str, count: int, values: list[Estimate | None], of: float | None) -> Line:
-        best = _best([value.mean if value else None for value in values], of)
-        cells = [
-            cell(value, 4 if of is None else 3, mark=Mark.BEST if place == best else Mark.NONE)
-            for place, value in enumerate(values)
-        ]
-        return Line(kind="method", label=label, cells=(Cell(text=f"{count:,}"), *cells))
-
     overall = Metric.AUC if reference is None else Metric.PCOC
     total = sum(test_rows.values())
-    lines = [line(ALL_DOMAINS, total, [row.estimate(overall) for row in rows], reference)]
+    lines = [_of_rows(ALL_DOMAINS, total, [row.estimate(overall) for row in rows], reference)]
     if reference is None:
         found = [row.estimate(Metric.GAUC) for row in rows]
-        lines.append(line("GAUC over domains", total, found, reference))
+        lines.append(_of_rows("GAUC over domains", total, found, reference))
     for domain in _shown_domains(part):
         values = [estimate(_of_domain(row, domain, metric).values()) for row in rows]
-        lines.append(line(_name(part, domain), test_rows[domain], values, reference))
+        lines.append(_of_rows(_name(part, domain), test_rows[domain], values, reference))
     return Table(
         name=f"domains-{metric}",
         title=f"{title} of each domain · {backbone} · {part.comparison.title}",
@@ -243,6 +242,30 @@ def _domains_table(part: Part, backbone: str, metric: str, title: str, reference
             *indicator_note(part.comparison),
         ),
         definitions=tuple(f"{row.method} on {backbone}: {row.reason}" for row in _without(part, backbone)),
+    )
+
+
+def _of_rows(label: str, count: int | None, values: list[Estimate | None], reference: float | None) -> Line:
+    """Return the methods' numbers on some of the test rows."""
+    best = _best([value.mean if value else None for value in values], reference)
+    cells = [
+        cell(value, 4 if reference is None else 3, mark=Mark.BEST if place == best else Mark.NONE)
+        for place, value in enumerate(values)
+    ]
+    return Line(
+        kind="method", label=label, cells=(Cell(text=DASH if count is None else f"{count:,}"), *cells)
+    )
+
+
+def _with_users(table: Table, part: Part, backbone: str) -> Table:
+    """Put AUC within users behind the two lines that are of all domains."""
+    rows = [row for row in part.comparison.of_backbone(backbone) if row.finished]
+    found = [row.estimate(Metric.USER_GAUC) for row in rows]
+    share = next((one.mean for row in rows if (one := row.estimate(Metric.USER_GAUC_COVERAGE))), None)
+    num_rows = None if share is None else round(share * sum(_any_result(part).domains.rows))
+    lines = (*table.lines[:2], _of_rows("GAUC over users", num_rows, found, None), *table.lines[2:])
+    return replace(
+        table, lines=lines, notes=(*table.notes, f"{USERS_NOTE} Its test rows: those of such users.")
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from ctrbench.eval.metrics import CEILING_METRIC
 from ctrbench.eval.significance import Standing
 from ctrbench.names import Metric
 from ctrbench.report.bins import BinMetric, BinTable
@@ -24,6 +25,14 @@ RANKED = (Metric.LOGLOSS, Metric.AUC, Metric.GAUC)
 TITLES = {Metric.LOGLOSS: "LogLoss", Metric.AUC: "AUC", Metric.GAUC: "GAUC"}
 DIGITS = {Metric.LOGLOSS: 5, Metric.AUC: 4, Metric.GAUC: 4}
 PARAMETERS_NOTE = "Parameters: embedding tables; dense, shared by all domains; owned by single domains."
+BEST_NOTE = "Bold: the best mean of its backbone."
+USERS_NOTE = (
+    "GAUC over users: AUC inside each user, weighted by rows, over users seen in training who have both classes among "
+    f"the test rows; {DASH}: there is no such user, or the data name none."
+)
+REFERENCES = {"learnable ceiling": CEILING_METRIC, "oracle": "{metric}"}
+"""What no model beats but by luck, by label: how its metrics are named among the oracle's."""
+CEILING_NOTE = "Learnable ceiling: the click probability given all that a model could learn of a row."
 INDICATOR_NOTE = "What single domains own goes by"
 """Begins the note that names the indicator."""
 LineKind = Literal["backbone", "method", "variant", "gain", "oracle", "fact"]
@@ -137,6 +146,19 @@ def quality_and_cost(table: Table) -> tuple[Table, Table]:
     )
 
 
+def users_table(comparison: Comparison) -> Table:
+    """Return AUC within users, weighted by rows, of every method under its backbone, and which rows it is of."""
+    lines = [line for backbone in comparison.backbones for line in _user_lines(comparison, backbone)]
+    return Table(
+        name="users",
+        title=f"AUC within users · {comparison.title}",
+        columns=("GAUC over users ↑", "its rows", "seeds"),
+        lines=tuple(lines),
+        notes=(BEST_NOTE, _test_note(comparison)),
+        definitions=(f"{USERS_NOTE} Its rows: the share of test rows in them.",),
+    )
+
+
 def bins_table(table: BinTable, metric: BinMetric) -> Table:
     """Return a metric by bin of domains, each method with its gain over the plain backbone."""
     comparison, bins = table.comparison, table.bins
@@ -222,6 +244,19 @@ def _cost(row: Row) -> tuple[Cell, ...]:
     )
 
 
+def _user_lines(comparison: Comparison, backbone: str) -> Iterable[Line]:
+    rows = comparison.of_backbone(backbone)
+    standing = stand(rows, Metric.USER_GAUC)
+    yield Line(kind="backbone", label=backbone)
+    for row in rows:
+        cells = (
+            cell(row.estimate(Metric.USER_GAUC), 4, mark=mark_of(standing.get((row.backbone, row.method)))),
+            Cell(text=_percent(row.estimate(Metric.USER_GAUC_COVERAGE))),
+            Cell(text=str(len(row.finished))),
+        )
+        yield Line(kind="method", label=row.method, cells=() if row.reason else cells, remark=row.reason)
+
+
 def _seconds(found: Estimate | None) -> str:
     return DASH if found is None else f"{found.mean:,.0f}" if found.mean >= 10 else f"{found.mean:.1f}"
 
@@ -236,19 +271,17 @@ def _variant_line(row: Row, variant: str) -> Line:
 
 
 def _oracle_lines(comparison: Comparison) -> Iterable[Line]:
-    oracle = comparison.oracle
-    if not oracle:
-        return
     blank = tuple(Cell(text="") for _ in COST)
-    shown = (
-        *(Cell(text=number(oracle.get(metric), DIGITS[metric])) for metric in RANKED),
-        *(Cell(text=number(oracle.get(metric), 3)) for metric in (Metric.PCOC, Metric.PCOC_ERROR)),
-    )
-    yield Line(kind="oracle", label="oracle", cells=(*shown, *blank))
+    digits = {**DIGITS, Metric.PCOC: 3, Metric.PCOC_ERROR: 3}
+    for label, form in REFERENCES.items():
+        found = {metric: comparison.oracle.get(form.format(metric=metric)) for metric in digits}
+        if any(value is not None for value in found.values()):
+            shown = tuple(Cell(text=number(found[metric], digits[metric])) for metric in digits)
+            yield Line(kind="oracle", label=label, cells=(*shown, *blank))
 
 
 def _mark_notes(comparison: Comparison) -> Iterable[str]:
-    yield "Bold: the best mean of its backbone."
+    yield BEST_NOTE
     yield _test_note(comparison)
     yield from _provenance_notes(comparison.records)
     yield from comparison.failures
@@ -259,6 +292,8 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
         yield "Indented: a further score of the same runs, which takes no part in the comparison."
     if comparison.oracle:
         yield "Oracle: the true click probability, scored on the same test rows; a model beats it by luck alone."
+    if comparison.oracle.get(CEILING_METRIC.format(metric=Metric.AUC)) is not None:
+        yield CEILING_NOTE
     yield (
         "GAUC: AUC inside each domain, weighted by rows, over domains with both classes; GAUC rows: the share of test "
         "rows in them. PCOC: predicted over observed positives; |PCOC−1|: its weighted mean over domains."

@@ -22,6 +22,7 @@ from ctrbench.report.page import Picture, Section, render_page
 from ctrbench.report.paper import paper_table
 from ctrbench.report.plots import gain_chart, metric_chart, save_chart
 from ctrbench.report.tables import Table, bins_table, overall_table, quality_and_cost
+from ctrbench.report.truth import truth_table
 from ctrbench.runs.store import RunStore
 
 
@@ -74,9 +75,9 @@ def report(
 
 
 def _tables(comparison: Comparison, found: BinTable) -> tuple[Table, ...]:
-    overall, paper = overall_table(comparison), paper_table(comparison)
+    first = (overall_table(comparison), truth_table(comparison), paper_table(comparison))
     by_bin = [bins_table(found, metric) for metric in BIN_METRICS] if found.bins else []
-    return (overall, *((paper,) if paper else ()), *by_bin)
+    return (*(table for table in first if table), *by_bin)
 
 
 def _write_tables(

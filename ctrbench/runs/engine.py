@@ -1,7 +1,8 @@
-"""Where runs go: processes on this machine, each making one run at a time.
+"""Where runs go: processes on this machine, each making one run at a time, or a Ray cluster (`ray_engine`).
 
 A worker that dies takes one run with it: the run is recorded as failed, a new worker takes the place and the others
-go on. Stopping the parent stops the workers; whatever was under way resumes from its checkpoint.
+go on. Stopping the parent stops the workers; whatever was under way resumes from its checkpoint. Either engine makes
+the same records, so nothing else knows which of them it was.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from ctrbench.errors import CtrbenchError
+from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
+from ctrbench.runs.room import find_room, gpu_share
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
 
@@ -36,31 +38,79 @@ class Watcher(Protocol):
         """A run has ended, well or not."""
 
 
+class Engine(Protocol):
+    """Makes runs somewhere."""
+
+    def run(self, runs: Iterable[Run], store: RunStore, watcher: Watcher) -> list[RunRecord]:
+        """Make all runs and return their records in the order in which they ended."""
+
+
+def make_engine(
+    name: str = "local",
+    *,
+    config: TrainConfig,
+    checkpoint_seconds: float,
+    jobs: int | None = None,
+    address: str | None = None,
+    gpus_a_run: float | None = None,
+    memory_a_run: int = 0,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Engine:
+    """Return the engine of that name; `say` hears the few lines that it has for the user.
+
+    `memory_a_run`, in bytes, is `room.run_memory` of the largest run; 0 leaves memory out of account.
+    """
+    share = gpu_share(config, gpus_a_run)
+    if name == "ray":
+        from ctrbench.runs.ray_engine import RayEngine
+
+        return RayEngine(
+            address=address,
+            checkpoint_seconds=checkpoint_seconds,
+            cpus_a_run=config.threads,
+            gpus_a_run=share,
+            memory_a_run=memory_a_run,
+            jobs=jobs,
+            say=say,
+        )
+    if name != "local":
+        raise SettingError("no such engine", value=name, remedy=did_you_mean(name, ("local", "ray")))
+    if address is not None:
+        raise SettingError("an address is that of a Ray cluster", value=address, remedy="add --engine ray")
+    room = find_room(config, memory_a_run=memory_a_run, gpus_a_run=share or 1.0)
+    if jobs is None and room.limit == "memory":
+        say(
+            f"{room.jobs} side by side: memory, not cores, is the limit, at {memory_a_run / 1e9:.1f} GB a run"
+        )
+    return LocalEngine(jobs or room.jobs, checkpoint_seconds=checkpoint_seconds, devices=room.devices)
+
+
 def default_jobs(config: TrainConfig) -> int:
-    """As many runs side by side as cores allow; one on a GPU."""
-    if config.device == "cuda":
-        return 1
-    return max(1, (os.cpu_count() or 1) // config.threads)
+    """As many runs side by side as cores and GPUs allow."""
+    return find_room(config).jobs
 
 
 @dataclass(kw_only=True)
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    device: str | None
+    """The one GPU that it sees."""
     run: Run | None = None
 
 
 class LocalEngine:
     """Runs side by side in processes of this machine."""
 
-    def __init__(self, jobs: int, *, checkpoint_seconds: float) -> None:
-        self.jobs, self.checkpoint_seconds = jobs, checkpoint_seconds
+    def __init__(self, jobs: int, *, checkpoint_seconds: float, devices: Sequence[str] = ()) -> None:
+        """Make an engine of that many processes, which see one each of the devices, in turn."""
+        self.jobs, self.checkpoint_seconds, self.devices = jobs, checkpoint_seconds, tuple(devices)
 
     def run(self, runs: Iterable[Run], store: RunStore, watcher: Watcher) -> list[RunRecord]:
         """Make all runs and return their records in the order in which they ended."""
         waiting = deque(runs)
         records: list[RunRecord] = []
-        workers = [self._hire(store) for _ in range(min(self.jobs, len(waiting)))]
+        workers = [self._hire(store, self._device(place)) for place in range(min(self.jobs, len(waiting)))]
         try:
             while waiting or any(worker.run for worker in workers):
                 for worker in workers:
@@ -89,7 +139,7 @@ class LocalEngine:
             except (EOFError, ConnectionError):
                 worker.process.join()
                 message = _lost(worker.run, store, worker.process.exitcode)
-                fresh = self._hire(store)
+                fresh = self._hire(store, worker.device)
                 worker.process, worker.pipe = fresh.process, fresh.pipe
                 _end(worker, message, watcher, records)
                 continue
@@ -100,14 +150,18 @@ class LocalEngine:
             else:
                 watcher.ticked(worker.run, message)
 
-    def _hire(self, store: RunStore) -> _Worker:
+    def _device(self, place: int) -> str | None:
+        return self.devices[place % len(self.devices)] if self.devices else None
+
+    def _hire(self, store: RunStore, device: str | None) -> _Worker:
         # Spawned, not forked: torch's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, store, self.checkpoint_seconds), daemon=True)
+        arguments = (theirs, store, self.checkpoint_seconds, device)
+        process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        return _Worker(process=process, pipe=ours)
+        return _Worker(process=process, pipe=ours, device=device)
 
 
 def _end(worker: _Worker, record: RunRecord, watcher: Watcher, records: list[RunRecord]) -> None:
@@ -121,7 +175,7 @@ def _lost(run: Run, store: RunStore, exitcode: int | None) -> RunRecord:
     from ctrbench.runs.execute import failed_record
 
     how = f"signal {-exitcode}" if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
-    hint = "; the system may have run out of memory" if exitcode == -signal.SIGKILL else ""
+    hint = "; if memory ran out, fewer --jobs may help" if exitcode == -signal.SIGKILL else ""
     record = failed_record(
         run, f"the process of the run died with {how}{hint}; run again to go on from its checkpoint"
     )
@@ -129,9 +183,12 @@ def _lost(run: Run, store: RunStore, exitcode: int | None) -> RunRecord:
     return record
 
 
-def _work(pipe: Connection, store: RunStore, checkpoint_seconds: float) -> None:
+def _work(pipe: Connection, store: RunStore, checkpoint_seconds: float, device: str | None = None) -> None:
     """Make the runs that come through the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if device is not None:
+        # Before anything asks CUDA what there is.
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     from ctrbench.runs.execute import execute
 
     while True:

@@ -5,13 +5,12 @@ Every arrow is a file or a frozen value: shards in, checkpoints on the way, pred
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -20,16 +19,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import torch
 
 import ctrbench
-from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.batches import RowSource, SplitData, load_split
+from ctrbench.data.fetch import sha256_of
 from ctrbench.data.shards import Prepared, open_prepared
-from ctrbench.errors import SettingError
-from ctrbench.eval.longtail import bin_metrics
-from ctrbench.eval.metrics import group_metrics, oracle, overall
+from ctrbench.data.stream import StreamedSplit
+from ctrbench.errors import SettingError, StoreError
+from ctrbench.eval.external import DomainTable, Measures, measure_file, measure_frame
+from ctrbench.eval.metrics import GroupMetrics
 from ctrbench.extend import Estimator
-from ctrbench.files import replacing
+from ctrbench.files import Place, remove, replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
@@ -47,7 +49,7 @@ from ctrbench.runs.record import (
 )
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.loop import CHECKPOINT_SECONDS, Fit, History, Tick, Trainer, dev_metrics
+from ctrbench.train.loop import CHECKPOINT_SECONDS, STREAMED, Fit, History, Tick, Trainer, dev_metrics
 
 if TYPE_CHECKING:
     from ctrbench.extend import Backbone, Method
@@ -84,17 +86,27 @@ def execute(
         measured=clock.measured(run.key, resumed),
         result=result,
     )
-    known = store.find(run.key)
-    if known is None or known.status != "finished":
-        store.write(record)
+    _keep(record, store)
     if result is not None:
-        (store.folder(run.key) / "checkpoint.pt").unlink(missing_ok=True)
+        remove(store.folder(run.key) / "checkpoint.pt")
     return record
 
 
-def _keep_traceback(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+def _keep(record: RunRecord, store: RunStore) -> None:
+    """Write the record, unless a finished one is there, perhaps of another machine that has just made the same run."""
+    known = store.find(record.key)
+    if known is not None and known.status == "finished":
+        return
+    try:
+        store.write(record)
+    except StoreError:
+        known = store.find(record.key)
+        if known is None or known.status != "finished":
+            raise
+
+
+def _keep_traceback(folder: Place) -> None:
+    write_text(folder / "traceback.txt", traceback.format_exc())
 
 
 def failed_record(run: Run, error: str) -> RunRecord:
@@ -155,12 +167,12 @@ def _run(
     device = device_of(config)
     config.set_up_process()
     prepared = _open(key, store.home)
-    train, dev = (load(prepared, split, key).to(device) for split in (Split.TRAIN, Split.DEV))
+    train, dev = (rows_of(prepared, split, key, config, device) for split in (Split.TRAIN, Split.DEV))
     method, backbone = _plugins(run)
-    schema = make_schema(prepared, train, key, config.embedding_size)
+    schema = make_schema(prepared, key)
     if isinstance(method, Estimator):
         clock.lap("load")
-        trained = _estimate(method, train, dev, schema, key.seed)
+        trained = _estimate(method, train, dev, schema, key)
     else:
         plan = method.apply(backbone.full_plan())
         model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(device)
@@ -180,11 +192,11 @@ def _run(
             inspect=partial(method.inspect, model),
         )
     clock.take(trained.fit)
-    test = load(prepared, Split.TEST, key).to(device)
-    predictions = predictions_frame(test, trained.score(test))
-    sha256 = write_predictions(predictions, store.predictions_file(key))
-    write_inspection(trained.inspect(test), sha256, store.inspection_file(key))
-    result = make_result(predictions, prepared, key, trained.fit, trained.parameters, sha256)
+    test = rows_of(prepared, Split.TEST, key, config, device)
+    table = domain_table(prepared, key)
+    measures, sha256 = write_predictions(test, trained.score, table, store.predictions_file(key))
+    write_inspection(trained.inspect(test.latest()), sha256, store.inspection_file(key))
+    result = make_result(measures, table, trained.fit, trained.parameters, sha256)
     clock.lap("test")
     return result, trained.fit.resumed
 
@@ -199,12 +211,19 @@ class _Trained:
     inspect: Callable[[SplitData], dict[str, np.ndarray]]
 
 
-def _estimate(estimator: Estimator, train: SplitData, dev: SplitData, schema: Schema, seed: int) -> _Trained:
+def _estimate(
+    estimator: Estimator, train: RowSource, dev: RowSource, schema: Schema, key: RunKey
+) -> _Trained:
     """Fit an estimator; its account is that of one pass over the training rows."""
+    if not isinstance(train, SplitData) or not isinstance(dev, SplitData):
+        remedy = "hold all rows in memory with --window 0, or leave the method out"
+        raise SettingError(
+            "an estimator sees all training rows at once", value=key.method.name, remedy=remedy
+        )
     started = time.perf_counter()
-    fitted = estimator.fit(train, dev, schema=schema, seed=seed)
+    fitted = estimator.fit(train, dev, schema=schema, seed=key.seed)
     fit_seconds, started = time.perf_counter() - started, time.perf_counter()
-    metrics = dev_metrics(dev, fitted.logits(dev))
+    metrics = dev_metrics(dev.label_B.cpu().numpy(), fitted.logits(dev))
     epoch = {"epoch": 1, "step": fitted.steps, "loss": fitted.loss, "dev": metrics, "logs": {}}
     history = History(epoch=1, best_epoch=1, rows=len(train), epochs=[epoch], is_done=True)
     history.seconds = {"train": fit_seconds, "dev": time.perf_counter() - started}
@@ -222,7 +241,7 @@ def _plugins(run: Run) -> tuple[Method, Backbone]:
     return method, backbone
 
 
-def _open(key: RunKey, home: Path) -> Prepared:
+def _open(key: RunKey, home: Place) -> Prepared:
     prepared = open_prepared(key.dataset, home)
     if prepared.manifest.content_digest != key.data_digest:
         raise SettingError("the prepared data changed since the run was planned", value=key.dataset)
@@ -241,19 +260,38 @@ def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
     return _load(prepared.folder, digest, split, key.domain_set, key.indicator)
 
 
-def make_schema(prepared: Prepared, train: SplitData, key: RunKey, embedding_size: int) -> Schema:
-    """Describe the data to a model; counts come from the training rows."""
+def rows_of(
+    prepared: Prepared, split: Split, key: RunKey, config: TrainConfig, device: torch.device
+) -> RowSource:
+    """Return a split for a run: held whole, or streamed where the configuration has a window."""
+    if config.window is None:
+        return load(prepared, split, key).to(device)
+    return StreamedSplit(
+        prepared=prepared,
+        split=split,
+        domain_set=key.domain_set,
+        indicator=key.indicator,
+        window=config.window,
+        device=device,
+    )
+
+
+def make_schema(prepared: Prepared, key: RunKey) -> Schema:
+    """Describe the data to a model, from what was counted of the training rows when they were prepared."""
     manifest = prepared.manifest
-    num_domains = manifest.domain_sets[key.domain_set].num_domains
-    num_indicators = num_domains if key.indicator == "all" else manifest.field(key.indicator).size - 1
-    rows = np.bincount(train.indicator_B.cpu().numpy(), minlength=num_indicators + 1)
-    rate = float(train.label_B.double().mean())
+    train = manifest.splits[Split.TRAIN]
+    if key.indicator == "all":
+        known = prepared.domain_table(key.domain_set).sort(Column.DOMAIN)
+        rows = known[DomainColumn.ROWS.format(split=Split.TRAIN)].to_list()[1:]
+    else:
+        rows = prepared.vocabulary(key.indicator).sort("id")["rows"].to_list()
+    rate = train.positives / train.rows
     return Schema(
         fields=field_shapes(prepared),
-        embedding_size=embedding_size,
+        embedding_size=key.train["embedding_size"],
         domain_features=key.domain_features,
-        num_domains=num_domains,
-        indicator_rows=tuple(rows.tolist()),
+        num_domains=manifest.domain_sets[key.domain_set].num_domains,
+        indicator_rows=(train.rows - sum(rows), *rows),
         base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
     )
 
@@ -274,28 +312,51 @@ def field_shapes(prepared: Prepared) -> tuple[FieldShape, ...]:
 
 
 def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.DataFrame:
-    """Return the predictions of a split: row, domain, label, scores, and user and true probability where known."""
-    columns: dict[str, np.ndarray] = {
+    """Return predictions: row, domain, label, scores, and user and what is known of the truth, where they are known."""
+    columns: dict[str, np.ndarray | None] = {
         Column.ROW: data.row,
         Column.DOMAIN: data.domain_B.cpu().numpy().astype(np.int32),
         Column.LABEL: data.label_B.cpu().numpy().astype(np.int8),
         **scores,
+        Column.USER: data.user,
+        Column.PROBABILITY: data.probability,
+        Column.CEILING: data.ceiling,
     }
-    if data.user is not None:
-        columns[Column.USER] = data.user
-    if data.probability is not None:
-        columns[Column.PROBABILITY] = data.probability
-    return pl.DataFrame(columns)
+    return pl.DataFrame({name: values for name, values in columns.items() if values is not None})
 
 
-def write_predictions(predictions: pl.DataFrame, file: Path) -> str:
-    """Write predictions in one move and return the file's sha256."""
+def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:
+    """Return what metrics need to know of the domains."""
+    table = prepared.domain_table(key.domain_set)
+    rows_train = table[DomainColumn.ROWS.format(split=Split.TRAIN)]
+    return DomainTable(
+        domain=table[Column.DOMAIN].to_numpy(), rows_train=rows_train.to_numpy(), num_bins=NUM_BINS
+    )
+
+
+def write_predictions(
+    data: RowSource, score: Callable[[SplitData], dict[str, np.ndarray]], table: DomainTable, file: Place
+) -> tuple[Measures, str]:
+    """Write the predictions of a split in one move, piece after piece; return their metrics and the file's sha256."""
     with replacing(file) as part:
-        predictions.write_parquet(part, compression="zstd")
-        return hashlib.sha256(part.read_bytes()).hexdigest()
+        frames = (predictions_frame(piece, score(piece)) for piece in data.pieces())
+        if isinstance(data, SplitData):
+            frame = next(frames)
+            frame.write_parquet(part, compression="zstd")
+            return measure_frame(frame, table=table), sha256_of(part)
+        _write_frames(frames, part)
+        return measure_file(part, table=table, limits=STREAMED), sha256_of(part)
 
 
-def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Path) -> None:
+def _write_frames(frames: Iterator[pl.DataFrame], file: Path) -> None:
+    first = next(frames).to_arrow()
+    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for frame in frames:
+            writer.write_table(frame.to_arrow())
+
+
+def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Place) -> None:
     """Write what a method shows of its model in one move, if anything, with the digest of the model's predictions."""
     if arrays:
         with replacing(file) as part, part.open("wb") as stream:
@@ -303,19 +364,9 @@ def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Path) -> 
 
 
 def make_result(
-    predictions: pl.DataFrame,
-    prepared: Prepared,
-    key: RunKey,
-    fit: Fit,
-    parameters: Parameters,
-    sha256: str,
+    measures: Measures, table: DomainTable, fit: Fit, parameters: Parameters, sha256: str
 ) -> Result:
-    """Compute everything that a record says about the predictions."""
-    table = prepared.domain_table(key.domain_set)
-    domain = table[Column.DOMAIN].to_numpy()
-    rows_train = table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_numpy()
-    known = {Column.ROW, Column.DOMAIN, Column.LABEL, Column.SCORE, Column.USER, Column.PROBABILITY}
-    bins = bin_metrics(predictions, domain=domain, rows_train=rows_train, num_bins=NUM_BINS)
+    """Put together what a record says."""
     best = fit.history.epochs[fit.history.best_epoch - 1]
     return Result(
         parameters=parameters,
@@ -323,26 +374,19 @@ def make_result(
         steps=fit.steps,
         rows_seen=fit.history.rows,
         dev=best["dev"],
-        test=overall(predictions),
-        variants={
-            name: overall(predictions, score=name) for name in predictions.columns if name not in known
-        },
-        oracle=oracle(predictions) if Column.PROBABILITY in predictions.columns else {},
-        domains=_domain_metrics(predictions, domain, rows_train),
-        bins=tuple(BinMetrics(**asdict(one)) for one in bins),
+        test=measures.overall,
+        variants=measures.variants,
+        oracle=measures.oracle,
+        domains=_domain_metrics(measures.domains, np.asarray(table.domain), np.asarray(table.rows_train)),
+        bins=tuple(BinMetrics(**asdict(one)) for one in measures.bins),
         history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
         notes=fit.notes,
         predictions_sha256=sha256,
     )
 
 
-def _domain_metrics(predictions: pl.DataFrame, domain: np.ndarray, rows_train: np.ndarray) -> DomainMetrics:
+def _domain_metrics(groups: GroupMetrics, domain: np.ndarray, rows_train: np.ndarray) -> DomainMetrics:
     """Return a line for every domain of the table; those without test rows shape the bins all the same."""
-    groups = group_metrics(
-        predictions[Column.DOMAIN].to_numpy(),
-        predictions[Column.LABEL].to_numpy(),
-        predictions[Column.SCORE].to_numpy(),
-    )
     place = np.searchsorted(domain, groups.group)
 
     def spread(values: np.ndarray, missing: float) -> np.ndarray:

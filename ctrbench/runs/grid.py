@@ -6,16 +6,17 @@ A pair that makes no sense is no run: it comes with the reason, which tables sho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from ctrbench.errors import SettingError
+from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.names import Split
 from ctrbench.registry import Plugin, Selected, select
 from ctrbench.runs.record import Choice, RunKey
-from ctrbench.train.config import TrainConfig
+from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
 if TYPE_CHECKING:
     from ctrbench.data.shards import Prepared
@@ -66,6 +67,63 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not seeds:
         raise SettingError(rule, value=text, remedy="ask for at least one")
     return seeds
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a paper's experiment, each of which the command line may replace."""
+
+    hidden: str
+    train: Mapping[str, object]
+
+    def under(self, **settings: object) -> dict[str, object]:
+        """Return the settings, with the preset's in place of those that are None."""
+        return {**self.train, **{name: value for name, value in settings.items() if value is not None}}
+
+
+NO_PRESET = Preset("", {})
+PRESETS = {
+    "public": Preset("128-64-32", {"batch_size": 256}),
+    "production": Preset("512-256-128", {"batch_size": 1024, "epochs": 1}),
+}
+"""The two set-ups of the AdaSparse study (METHODS 0.3); data of billions of rows are passed over once."""
+
+
+def find_preset(name: str | None) -> Preset:
+    """Return the preset of that name, or say which name is near; without a name one that presets nothing."""
+    if name is None:
+        return NO_PRESET
+    if name not in PRESETS:
+        raise SettingError("no such preset", value=name, remedy=did_you_mean(name, PRESETS))
+    return PRESETS[name]
+
+
+def with_tower(selectors: Sequence[str], hidden: str) -> list[str]:
+    """Give backbones that say nothing of their tower these widths."""
+
+    def one(selector: str) -> str:
+        name, _, settings = selector.removesuffix("]").partition("[")
+        if not hidden or "hidden=" in settings:
+            return selector
+        return f"{name}[{settings},hidden={hidden}]" if settings else f"{name}[hidden={hidden}]"
+
+    return [one(selector) for selector in selectors]
+
+
+def whole_number(text: str, option: str) -> int:
+    """Read 4e6 as 4,000,000."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 0 or number != int(number):
+        raise SettingError(f"{option} is a whole number, such as 4e6", value=text)
+    return int(number)
+
+
+def usual_window(prepared: Prepared) -> int | None:
+    """Return the rows held for shuffling where nothing is said: all, or of more than memory should hold, some."""
+    return WINDOW if prepared.manifest.splits[Split.TRAIN].rows > MOST_HELD else None
 
 
 def make_config(**settings: object) -> TrainConfig:

@@ -3,88 +3,112 @@
     <results>/<dataset>/<run>.json        the record: kept, shared, merged by copying files together
     <home>/runs/<digest>/                 predictions.parquet, inspection.npz, checkpoint.pt
 
-A finished record is never overwritten; a failed one gives way to the next try.
+A finished record is never overwritten; a failed one gives way to the next try. Both folders may be URLs, which several
+machines share; of two that bring the same record at once one is told that the other came first.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
-from ctrbench.files import write_text
+from ctrbench.files import Place, local_copy, matching, read_text, write_text
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
+
+READERS = 16
+"""Requests on their way at a time, where each record costs one."""
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStore:
     """Records under `results`, everything else under `home`."""
 
-    results: Path
-    home: Path
+    results: Place
+    home: Place
 
-    def record_file(self, key: RunKey) -> Path:
+    def record_file(self, key: RunKey) -> Place:
         """Where the record of this run stands."""
         return self.results / key.dataset / f"{key.run}.json"
 
-    def folder(self, key: RunKey) -> Path:
+    def folder(self, key: RunKey) -> Place:
         """Where the run keeps predictions and checkpoints."""
         return self.home / "runs" / key.digest[:20]
 
-    def predictions_file(self, key: RunKey) -> Path:
+    def predictions_file(self, key: RunKey) -> Place:
         """Where the predictions of the test split stand."""
         return self.folder(key) / "predictions.parquet"
 
-    def inspection_file(self, key: RunKey) -> Path:
+    def inspection_file(self, key: RunKey) -> Place:
         """Where what the method showed of the trained model stands."""
         return self.folder(key) / "inspection.npz"
 
     def inspection(self, key: RunKey) -> dict[str, np.ndarray]:
         """Return what the method showed of the trained model, by name; empty where it showed nothing."""
-        file = self.inspection_file(key)
-        if not file.exists():
+        try:
+            with local_copy(self.inspection_file(key)) as file, np.load(file) as arrays:
+                return dict(arrays)
+        except FileNotFoundError:
             return {}
-        with np.load(file) as arrays:
-            return dict(arrays)
 
     def find(self, key: RunKey) -> RunRecord | None:
         """Return the record of this run, finished or failed, if there is one."""
-        file = self.record_file(key)
-        return read_record(file) if file.exists() else None
+        try:
+            return read_record(self.record_file(key))
+        except FileNotFoundError:
+            return None
 
-    def write(self, record: RunRecord) -> Path:
+    def write(self, record: RunRecord) -> Place:
         """Write a record in one move; raises `StoreError` rather than replace a finished one."""
-        file = self.record_file(record.key)
+        file, text = self.record_file(record.key), record.model_dump_json(indent=None) + "\n"
         known = self.find(record.key)
+        if known is None:
+            try:
+                return write_text(file, text, is_new=True)
+            except FileExistsError:
+                known = self.find(record.key)
+                if known == record:
+                    # Ours: the answer to a first try was lost on the way.
+                    return file
         if known is not None and known.status == "finished":
             raise StoreError("a finished record is never overwritten", value=file, remedy="delete it first")
-        return write_text(file, record.model_dump_json(indent=None) + "\n")
+        return write_text(file, text)
 
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs without a finished record; other records are checked to be readable."""
-        known = ((run, self.find(run.key)) for run in runs)
+        every = list(runs)
+        known = zip(every, self._each(lambda run: self.find(run.key), every), strict=True)
         return [run for run, record in known if record is None or record.status != "finished"]
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (of one dataset), in order of file name."""
-        pattern = f"{dataset or '*'}/*.json"
-        for file in sorted(self.results.glob(pattern)):
-            yield read_record(file)
+        yield from self._each(read_record, matching(self.results, f"{dataset or '*'}/*.json"))
+
+    def _each(self, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+        """Read one after another on this machine, several at a time where each waits for an answer."""
+        if isinstance(self.results, Path):
+            yield from map(read, items)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            yield from pool.map(read, items)
 
 
-def read_record(file: Path) -> RunRecord:
+def read_record(file: Place) -> RunRecord:
     """Read one record; raises `StoreError` for a newer schema or a file that is no record."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         version = content.get("schema_version")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise StoreError("not a run record", value=file, remedy="remove the file or restore it") from None

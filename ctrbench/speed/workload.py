@@ -7,7 +7,7 @@ ids of a field and rows of a domain follow power laws. Labels are coin flips: sp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,7 +100,7 @@ def synthetic(
 def from_prepared(prepared: Prepared, key: RunKey, *, embedding_size: int = 16) -> Workload:
     """Read the training rows of a prepared dataset as a run with that key does."""
     train = load(prepared, Split.TRAIN, key)
-    schema = make_schema(prepared, train, key, embedding_size)
+    schema = replace(make_schema(prepared, key), embedding_size=embedding_size)
     return Workload(name=prepared.manifest.name, schema=schema, data=train)
 
 

@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from ctrbench.nn.model import Precision
 from ctrbench.nn.optim import AdamConfig
 
+MOST_HELD = 1 << 23
+"""Training rows that are held whole unless a window is asked for."""
+WINDOW = 1 << 22
+"""Rows of a window where none is asked for."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of two parameters in glibc's malloc.h."""
 
@@ -34,6 +38,8 @@ class TrainConfig(BaseModel):
     """What happens to embedding rows that a batch does not touch (METHODS 12)."""
     precision: Precision = "float32"
     """Of matrix products behind the embeddings; `bf16` is faster where the processor has it, and moves results."""
+    window: int | None = Field(default=None, ge=1)
+    """Rows held for shuffling (`data.stream`); None: all of them."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1)
     """Threads of one run; more runs side by side use cores better than more threads do."""
@@ -41,7 +47,10 @@ class TrainConfig(BaseModel):
     @property
     def key(self) -> dict[str, Any]:
         """What a run's key holds. A setting younger than the first records is left out where it is off."""
-        return self.model_dump(exclude={"precision"} if self.precision == "float32" else None)
+        later = {"precision": "float32", "window": None}
+        return self.model_dump(
+            exclude={name for name, value in later.items() if getattr(self, name) == value}
+        )
 
     def set_up_process(self) -> None:
         """Give this process its threads, and let it keep the memory that a step frees for the next one."""

@@ -48,7 +48,7 @@ class Learner:
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
         """Make one optimiser step; the caller anneals and counts."""
-        optimizer.begin()
+        optimizer.begin(batch.share)
         context = model.context(batch, optimizer)
         loss = bce(model.net(context), batch.label_B)
         torch.autograd.backward(total_loss(loss * batch.weight, context))

@@ -1,11 +1,12 @@
 """The training loop: epochs, early stopping on dev, the best weights kept, checkpoints that resume bit for bit.
 
-Everything random in an epoch is a pure function of seed and epoch, so a position in the data is the epoch and the
-number of the next batch. The test split is unknown here.
+Everything random in an epoch is a pure function of seed and epoch, so a position in the data is the epoch, the window
+of rows and the number of the next batch. The test split is unknown here.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,19 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
-from ctrbench.data.batches import SplitData
+from ctrbench.data.batches import RowSource, SplitData, Window, subset
+from ctrbench.eval.external import DomainTable, Limits, measure_file
 from ctrbench.eval.metrics import auc, logloss
+from ctrbench.files import Place
 from ctrbench.names import Column, Metric
+from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import Optimizer
 from ctrbench.train.checkpoint import load_checkpoint, save_checkpoint
 from ctrbench.train.config import TrainConfig
+from ctrbench.train.distributed import check_replicas, check_supported, joined
 from ctrbench.train.learner import Learner, StepOutput
 
 REPORT_SECONDS = 0.5
 CHECKPOINT_SECONDS = 60.0
+STREAMED = Limits(held=1 << 21)
+"""Predictions of streamed splits are measured without holding more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,7 @@ class History:
     """The epoch under way and those before it."""
 
     epoch: int = 0
+    window: int = 0
     batch: int = 0
     rows: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "dev": 0.0})
@@ -80,14 +90,18 @@ class Trainer:
         *,
         model: CTRModel,
         learner: Learner,
-        train: SplitData,
-        dev: SplitData,
+        train: RowSource,
+        dev: RowSource,
         config: TrainConfig,
         seed: int,
+        workers: Workers | None = None,
     ) -> None:
+        """With `workers`, this is one of several processes that train one model, each on its rows of every batch."""
         self.model, self.learner, self.train, self.dev = model, learner, train, dev
-        self.config, self.seed = config, seed
-        self.optimizer = Optimizer(model, config.adam)
+        self.config, self.seed, self.workers = config, seed, workers
+        if workers is not None:
+            check_supported(model, learner)
+        self.optimizer = Optimizer(model, config.adam, workers)
         self.history = History()
         self.best: dict[str, Any] = {}
         self.notes: dict[str, float | int | str] = {}
@@ -95,7 +109,7 @@ class Trainer:
     def fit(
         self,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: Place | None = None,
         report: Callable[[Tick], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> Fit:
@@ -119,24 +133,42 @@ class Trainer:
 
     def _epoch(self, watch: _Watch) -> None:
         history = self.history
-        generator = np.random.default_rng([self.seed, history.epoch])
-        order = self.learner.order(self.train, batch_size=self.config.batch_size, generator=generator)
-        planned = order.num_batches * self.config.epochs
+        for window in self.train.windows((self.seed, history.epoch), first=history.window):
+            self._window(window, watch)
+            history.window += 1
+            history.batch = 0
+
+    def _window(self, window: Window, watch: _Watch) -> None:
+        history = self.history
+        order = self.learner.order(window.data, batch_size=self.config.batch_size, generator=window.generator)
+        planned = round(order.num_batches * self.config.epochs / window.share)
         watch.start(planned)
-        for batch in self.train.batches(order, first=history.batch):
+        workers, cut = self.workers, None if self.workers is None else self.workers.cut
+        for batch in window.data.batches(order, first=history.batch, cut=cut):
             output = self.learner.step(self.model, self.optimizer, batch)
-            self.model.advance(min(1.0, self.optimizer.steps / planned))
+            if workers is not None:
+                output = joined(output, batch.share, workers)
+            self.model.advance(min(1.0, self._progress(window, order.num_batches, planned)))
             watch.add(output)
         watch.collect()
+
+    def _progress(self, window: Window, num_batches: int, planned: int) -> float:
+        """Return the share of the planned training that is behind, the step just made included."""
+        if window.share == 1.0:
+            return self.optimizer.steps / planned
+        within = window.before + window.share * (self.history.batch + 1) / num_batches
+        return (self.history.epoch + within) / self.config.epochs
 
     def _judge(self) -> None:
         """Score dev, keep the weights if they are the best so far, and decide whether to go on."""
         history, started = self.history, time.perf_counter()
         self.optimizer.flush()
-        self.notes = self.learner.select(self.model, self.train, self.dev)
-        metrics = dev_metrics(self.dev, self.learner.score(self.model, self.dev)[Column.SCORE])
+        if self.workers is not None:
+            check_replicas(self.optimizer, self.model, self.workers)
+        self.notes = self.learner.select(self.model, self.train.latest(), self.dev.latest())
+        metrics = self._dev_metrics()
         history.epoch += 1
-        history.batch = 0
+        history.window = history.batch = 0
         history.epochs.append(
             {
                 "epoch": history.epoch,
@@ -147,8 +179,31 @@ class Trainer:
             }
         )
         history.loss_sum, history.loss_rows, history.log_sums, history.log_steps = 0.0, 0, {}, 0
-        self._keep_best(_criterion(metrics))
+        score = _criterion(metrics)
+        self._keep_best(score if self.workers is None else self.workers.agreed(score))
         history.seconds["dev"] += time.perf_counter() - started
+
+    def _dev_metrics(self) -> dict[str, float | None]:
+        if isinstance(self.dev, SplitData):
+            return dev_metrics(self.dev.label_B.cpu().numpy(), self._scores(self.dev))
+        with tempfile.TemporaryDirectory(prefix="ctrbench-") as folder:
+            file = Path(folder) / "dev.parquet"
+            self._write_dev(file)
+            ids = np.arange(self.model.schema.num_domains + 1)
+            table = DomainTable(domain=ids, rows_train=np.ones_like(ids), num_bins=1)
+            found = measure_file(file, table=table, limits=STREAMED).overall
+        return {name: found[name] for name in (Metric.AUC, Metric.LOGLOSS)}
+
+    def _write_dev(self, file: Path) -> None:
+        """Write labels and scores, which may be too many to hold."""
+        columns = {Column.DOMAIN: pa.int32(), Column.LABEL: pa.int8(), Column.SCORE: pa.float32()}
+        with pq.ParquetWriter(file, pa.schema(columns), compression="zstd") as writer:
+            for piece in self.dev.pieces():
+                rows = (piece.domain_B.cpu().numpy(), piece.label_B.cpu().numpy(), self._scores(piece))
+                writer.write_table(pa.table(list(rows), names=list(columns)).cast(writer.schema))
+
+    def _scores(self, piece: SplitData) -> np.ndarray:
+        return score_piece(self.model, self.learner, piece, self.workers)[Column.SCORE]
 
     def _keep_best(self, score: float) -> None:
         history = self.history
@@ -171,7 +226,7 @@ class Trainer:
             "rng": torch.get_rng_state(),
         }
 
-    def _resume(self, checkpoint: Path) -> None:
+    def _resume(self, checkpoint: Place) -> None:
         state = load_checkpoint(checkpoint)
         if state is None:
             return
@@ -189,7 +244,7 @@ class _Watch:
     """Sums up what steps report, tells the watcher, and saves checkpoints by the clock."""
 
     def __init__(
-        self, trainer: Trainer, checkpoint: Path | None, report: Callable[[Tick], None] | None, every: float
+        self, trainer: Trainer, checkpoint: Place | None, report: Callable[[Tick], None] | None, every: float
     ) -> None:
         self.trainer, self.checkpoint, self.report, self.every = trainer, checkpoint, report, every
         self.saved = self.told = self.timed = time.perf_counter()
@@ -247,14 +302,25 @@ class _Watch:
     def save(self) -> None:
         """Write a checkpoint, if there is a place for it."""
         self.collect()
-        if self.checkpoint is not None:
+        workers = self.trainer.workers
+        if self.checkpoint is not None and (workers is None or workers.rank == 0):
             save_checkpoint(self.checkpoint, self.trainer.state_dict())
         self.saved = time.perf_counter()
 
 
-def dev_metrics(dev: SplitData, score: np.ndarray) -> dict[str, float | None]:
+def score_piece(
+    model: CTRModel, learner: Learner, piece: SplitData, workers: Workers | None
+) -> dict[str, np.ndarray]:
+    """Return the scores of rows; of several workers each scores its part, and all learn all of them."""
+    if workers is None or len(piece) < workers.size:
+        return learner.score(model, piece)
+    part = workers.slice(len(piece))
+    own = learner.score(model, subset(piece, np.arange(len(piece))[part]))
+    return {name: workers.join(torch.from_numpy(scores)).numpy() for name, scores in own.items()}
+
+
+def dev_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float | None]:
     """Return AUC and log-loss of the dev split."""
-    label = dev.label_B.cpu().numpy()
     return {Metric.AUC: auc(label, score), Metric.LOGLOSS: logloss(label, score)}
 
 

@@ -4,8 +4,9 @@ from collections import Counter
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
-from ctrbench.data.domains import domain_ids, make_domain_table
+from ctrbench.data.domains import count_tuples, domain_ids, make_domain_table, merged_counts
 from ctrbench.names import Split
 
 Columns = dict[str, np.ndarray]
@@ -16,11 +17,13 @@ def columns(**values: list[int]) -> Columns:
 
 
 def table_of(train: Columns, labels: list[int], values: dict[str, list[str]]) -> pl.DataFrame:
-    none = {name: np.zeros(0, np.int32) for name in train}
-    splits = {Split.TRAIN: train, Split.DEV: none, Split.TEST: none}
-    empty = np.zeros(0, np.int8)
-    all_labels = {Split.TRAIN: np.array(labels, np.int8), Split.DEV: empty, Split.TEST: empty}
-    return make_domain_table(splits, all_labels, {name: pl.Series(text) for name, text in values.items()})
+    rows = pa.table({**train, "label": np.array(labels, np.int8)})
+    features = list(train)
+    # In two parts, as from two shards.
+    parts = [count_tuples(rows.slice(0, 3), features), count_tuples(rows.slice(3), features)]
+    none = merged_counts([], features)
+    counts = {Split.TRAIN: merged_counts(parts, features), Split.DEV: none, Split.TEST: none}
+    return make_domain_table(counts, {name: pl.Series(text) for name, text in values.items()})
 
 
 TRAIN = columns(a=[1, 2, 1, 1, 2, 0], b=[1, 1, 1, 2, 1, 1])

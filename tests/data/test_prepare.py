@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import platform
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -615,14 +616,15 @@ def test_an_interrupt_leaves_what_was_there(
 
 
 def test_what_a_killed_process_left_is_removed(card: DatasetCard, home: Path) -> None:
-    left = home / "datasets" / f".shop.{2**22 + 1}.part"
-    ours = home / "datasets" / ".other.1.part"
-    for folder in (left, ours):
+    here = platform.node().replace(".", "-")
+    left = home / "datasets" / f".shop.{here}.{2**22 + 1}.part"
+    # Process 1 runs, so this is somebody's work; so may be that of another machine in a shared folder.
+    others = [home / "datasets" / f".other.{here}.1.part", home / "datasets" / f".other.far.{2**22 + 1}.part"]
+    for folder in (left, *others):
         folder.mkdir(parents=True)
     prepare(card, home=home)
     assert not left.exists()
-    # Process 1 runs, so this is somebody's work.
-    assert ours.exists()
+    assert all(other.exists() for other in others)
     assert prepared_names(home) == ["shop"]
 
 

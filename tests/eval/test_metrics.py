@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from ctrbench.errors import CtrbenchError, DataError
-from ctrbench.eval.metrics import auc, average, gauc, group_metrics, logloss, oracle, overall
+from ctrbench.eval.metrics import GaucSums, auc, average, gauc, group_metrics, logloss, oracle, overall
 from ctrbench.names import Column, Metric
 
 ROWS = st.lists(
@@ -255,6 +255,31 @@ def test_oracle_knows_certain_clicks() -> None:
 def test_oracle_needs_probabilities() -> None:
     with pytest.raises(DataError, match="no true click probability"):
         oracle(frame(domain=[1], label=[0], score=[0.0]))
+
+
+def test_the_learnable_ceiling_stands_among_the_oracle() -> None:
+    # Ranked by the ceiling, the positive at 0.5 beats 0.25 alone.
+    rows = frame(domain=[1] * 3, label=[1, 0, 0], probability=[0.9, 0.1, 0.1], ceiling=[0.5, 0.25, 0.75])
+    found = oracle(rows)
+    assert (found[Metric.AUC], found["ceiling_auc"]) == (1.0, 0.5)
+    assert found["ceiling_logloss"] == pytest.approx(-np.log([0.5, 0.75, 0.25]).mean())
+    expected = (
+        -(0.9 * np.log(0.5) + 0.1 * np.log(0.5) + 0.1 * np.log(0.25 * 0.75) + 0.9 * np.log(0.75 * 0.25)) / 3
+    )
+    assert found["ceiling_expected_logloss"] == pytest.approx(expected)
+
+
+def test_without_a_ceiling_the_oracle_has_none() -> None:
+    found = oracle(frame(domain=[1, 1], label=[0, 1], probability=[0.2, 0.6]))
+    assert not [name for name in found if name.startswith("ceiling")]
+
+
+def test_sums_of_gauc_add_up_over_groups() -> None:
+    rows = random_rows()
+    groups = group_metrics(rows["domain"], rows["label"], rows["score"])
+    parts = [groups.select(groups.group % 3 == place) for place in range(3)]
+    total = sum((GaucSums.of(part.auc, part.rows) for part in parts), GaucSums())
+    assert vars(total.gauc()) == pytest.approx(vars(gauc(groups)), rel=1e-12)
 
 
 def test_probabilities_lie_between_0_and_1() -> None:

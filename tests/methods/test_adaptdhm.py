@@ -22,11 +22,9 @@ from ctrbench.methods.adaptdhm import (
     Clusters,
 )
 from ctrbench.nn.model import Context, CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import FieldShape, Plan, Schema
 from ctrbench.nn.stages import LayerNorm
 from ctrbench.registry import select
-from ctrbench.train.learner import Learner
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=1]", "dcnv2[hidden=8-4,layers=1,structure=stacked]"]
 
@@ -304,15 +302,17 @@ def test_the_log_has_each_clusters_share(build_model: Callable[..., CTRModel], d
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_it_starts_as_its_backbone_and_then_clusters_part(
-    build_model: Callable[..., CTRModel], data: SplitData, unseen_data: SplitData, backbone: str
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    unseen_data: SplitData,
+    backbone: str,
+    learn: Callable[..., None],
 ) -> None:
     model, plain = build_model("adaptdhm", backbone), build_model("plain", backbone)
     batch = unseen_data.slice(0, 30)
     apart = (model.eval()(batch) - plain.eval()(batch)).abs().max()
     assert apart <= Adaptdhm().starts_as_backbone
-    optimizer = Optimizer(model.train(), AdamConfig(lr=0.01))
-    for _ in range(3):
-        Learner().step(model, optimizer, data.slice(0, 64))
+    learn(model.train(), data.slice(0, 64))
     for layer in layers(model):
         assert all(not torch.equal(layer.own_weight[k], layer.own_weight[0]) for k in (1, 2))
         assert (layer.own_bias != 0.0).all()

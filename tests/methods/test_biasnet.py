@@ -12,9 +12,7 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.biasnet import BiasTowerModule
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.registry import select
-from ctrbench.train.learner import Learner
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 
@@ -60,14 +58,12 @@ def test_what_it_adds_is_the_same_for_all_rows_of_a_domain(
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_it_starts_as_its_backbone_and_then_learns(
-    build_model: Callable[..., CTRModel], data: SplitData, backbone: str
+    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
 ) -> None:
     model, batch = build_model("biasnet", backbone), data.slice(0, 50)
     assert torch.equal(model(batch), build_model("plain", backbone)(batch))
     start = [parameter.detach().clone() for parameter in side(model).parameters()]
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(2):
-        Learner().step(model, optimizer, batch)
+    learn(model, batch, steps=2)
     moved = zip(side(model).parameters(), start, strict=True)
     assert not any(torch.equal(parameter, before) for parameter, before in moved)
 

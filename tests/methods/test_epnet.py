@@ -15,9 +15,7 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.epnet import EPNet
 from ctrbench.nn.gates import EmbeddingGate
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.registry import select
-from ctrbench.train.learner import Learner
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 ALL = [
@@ -108,14 +106,12 @@ def test_the_gate_stands_before_all_else_at_the_input() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_it_starts_as_its_backbone_and_then_learns(
-    build_model: Callable[..., CTRModel], data: SplitData, backbone: str
+    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
 ) -> None:
     model, batch = build_model("epnet", backbone), data.slice(0, 50)
     assert torch.equal(model(batch), build_model("plain", backbone)(batch))
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(2):
-        Learner().step(model, optimizer, batch)
+    learn(model, batch, steps=2)
     now = model.state_dict()
     gate = [name for name in now if name.startswith(GATE)]
     assert len(gate) == 4
@@ -123,15 +119,14 @@ def test_it_starts_as_its_backbone_and_then_learns(
 
 
 def test_embeddings_learn_through_the_product_and_e_d_through_the_gate_too(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, slope: Callable[..., np.ndarray]
+    build_model: Callable[..., CTRModel],
+    slope: Callable[..., np.ndarray],
+    input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
     model = stir(build_model("epnet"))
-    context = model.context(unseen_data.slice(0, 4))
-    context.z_BN = context.z_BN.detach().requires_grad_()
-    model.net(context).square().sum().backward()
-    z_BN = context.z_BN.detach().double().numpy()
+    z_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, z_BN) ** 2).sum()), z_BN)
-    np.testing.assert_allclose(context.z_BN.grad, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_other_factors_than_two_make_no_claim_of_the_start() -> None:

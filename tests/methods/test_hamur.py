@@ -196,12 +196,12 @@ def test_the_first_step_adds_little(build_model: Callable[..., CTRModel], data: 
     assert (model.eval()(batch) - plain.eval()(batch)).std() < 0.1
 
 
-def test_cells_and_hyper_network_learn(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+def test_cells_and_hyper_network_learn(
+    build_model: Callable[..., CTRModel], data: SplitData, learn: Callable[..., None]
+) -> None:
     model = build_model("hamur").train()
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(4):
-        Learner().step(model, optimizer, data.slice(0, 200))
+    learn(model, data.slice(0, 200), steps=4)
     assert [name for name, value in model.named_parameters() if torch.equal(value, start[name])] == []
 
 

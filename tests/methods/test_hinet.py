@@ -8,37 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.hinet import Attention, Extraction, Hinet
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
 from ctrbench.registry import select
-from ctrbench.train.learner import Learner
 
 LARGEST = 1
 SMALL = "hinet[sub_experts=3,experts=2,expert=6-5,tower=4-3,embedding=3,attention=5]"
 STAGE = "net.tower.0"
-
-
-def stir(model: CTRModel) -> CTRModel:
-    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
-    generator = torch.Generator().manual_seed(5)
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
-    with torch.no_grad():
-        for parameter in model.net.parameters():
-            part = parameter[1:] if id(parameter) in tables else parameter
-            part += 0.3 * torch.randn(part.shape, generator=generator)
-    return model
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
 
 
 class ByHand:
@@ -97,16 +79,6 @@ class ByHand:
         return float(h @ self.state["net.head.0.weight"][:, 0] + self.state["net.head.0.bias"][0])
 
 
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
-
-
-def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(steps):
-        Learner().step(model, optimizer, data.take(rows))
-
-
 def few_domains(schema: Schema, num_domains: int) -> CTRModel:
     few = replace(schema, indicator_rows=schema.indicator_rows[: num_domains + 1])
     method = select("methods", SMALL).value
@@ -123,7 +95,10 @@ def assert_as_by_hand(model: CTRModel, data: SplitData, rows: torch.Tensor) -> N
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]"])
 def test_rows_are_extracted_as_by_hand(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    backbone: str,
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model = stir(build_model(SMALL, backbone))
     assert len(model.net.interactions) == backbone.startswith("dcnv2")
@@ -131,18 +106,30 @@ def test_rows_are_extracted_as_by_hand(
 
 
 @pytest.mark.parametrize("num_domains", [1, 2, 3])
-def test_few_domains_have_few_others(schema: Schema, data: SplitData, num_domains: int) -> None:
-    model, rows = stir(few_domains(schema, num_domains)), of_city(data, *range(1, num_domains + 1))
+def test_few_domains_have_few_others(
+    schema: Schema,
+    data: SplitData,
+    num_domains: int,
+    of_city: Callable[..., torch.Tensor],
+    stir: Callable[[CTRModel], CTRModel],
+) -> None:
+    model, rows = stir(few_domains(schema, num_domains)), of_city(*range(1, num_domains + 1))
     assert_as_by_hand(model, data, rows[:40])
     has_attention = any(isinstance(module, Attention) for module in model.modules())
     assert has_attention == (num_domains > 2)
 
 
 @pytest.mark.parametrize("num_domains", [1, 2, 6])
-def test_every_parameter_learns(schema: Schema, data: SplitData, num_domains: int) -> None:
-    model, rows = few_domains(schema, num_domains), of_city(data, *range(1, num_domains + 1))
+def test_every_parameter_learns(
+    schema: Schema,
+    data: SplitData,
+    num_domains: int,
+    of_city: Callable[..., torch.Tensor],
+    learn: Callable[..., None],
+) -> None:
+    model, rows = few_domains(schema, num_domains), of_city(*range(1, num_domains + 1))
     start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
-    learn(model, data, rows, steps=4)
+    learn(model, data.take(rows), steps=4)
     for name, value in model.net.named_parameters():
         moved = value != start[name]
         # Columns of gates, and of what ends in weights, belong to experts and domains; rows of all else do.
@@ -152,7 +139,7 @@ def test_every_parameter_learns(schema: Schema, data: SplitData, num_domains: in
 
 
 def test_weights_of_the_others_sum_to_one(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData
+    build_model: Callable[..., CTRModel], unseen_data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model = stir(build_model(SMALL))
     (attention,) = (module for module in model.modules() if isinstance(module, Attention))
@@ -165,30 +152,39 @@ def test_weights_of_the_others_sum_to_one(
 
 
 def test_sub_experts_of_other_domains_learn_through_the_attention(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    of_city: Callable[..., torch.Tensor],
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model = stir(build_model(SMALL))
-    model(data.take(of_city(data, 2))).sum().backward()
+    model(data.take(of_city(2))).sum().backward()
     grad = model.get_parameter(f"{STAGE}.own.experts.0.weight").grad
     assert grad is not None
     assert (grad.flatten(1).abs().amax(1) > 0.0).all()
 
 
 def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    of_city: Callable[..., torch.Tensor],
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
-    model, rows = stir(build_model(SMALL)), of_city(data, 2)
+    model, rows = stir(build_model(SMALL)), of_city(2)
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
 def test_embeddings_of_absent_domains_are_bit_equal(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    of_city: Callable[..., torch.Tensor],
+    learn: Callable[..., None],
 ) -> None:
     model = build_model(SMALL)
     table = model.get_parameter(f"{STAGE}.attention.embedding.weight")
-    learn(model, data, torch.arange(len(data)))
+    learn(model, data.slice(0, len(data)))
     before = table.detach().clone()
-    learn(model, data, of_city(data, 1, 3))
+    learn(model, data.take(of_city(1, 3)))
     assert (table != before).any(1).tolist() == [False, True, False, True, False, False, False]
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ctrbench.backbones.dnn import Dnn
-from ctrbench.data.batches import Batch, SplitData
+from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.methods.m3oe import ExpertsModule, M3oe, NormalisedBank
+from ctrbench.methods.m3oe import BilevelLearner, ExpertsModule, M3oe, NormalisedBank, is_held_out
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
@@ -22,6 +22,7 @@ from ctrbench.registry import select
 from ctrbench.train.learner import Learner
 
 LARGEST, DOMAINS, SHARED = 1, 6, 4
+Build = Callable[..., CTRModel]
 
 
 def experts(model: CTRModel) -> ExpertsModule:
@@ -244,3 +245,123 @@ def test_impossible_settings_are_refused(settings: str) -> None:
 def test_a_plan_without_hidden_layers_is_refused() -> None:
     assert M3oe().supports(Dnn().plan()) is None
     assert "tower" in str(M3oe().supports(Plan(tower=(), head=Dnn().plan().head)))
+
+
+# --- b and w_d learned apart ---
+
+BILEVEL = "m3oe[learn=bilevel]"
+
+
+def scalars(model: CTRModel) -> list[float]:
+    return [one.item() for one in experts(model).scalars]
+
+
+def drawn(learner: Learner, data: SplitData, epoch: int = 0) -> Order:
+    return learner.order(data, batch_size=64, generator=np.random.default_rng([1, epoch]))
+
+
+def test_rows_held_out_are_the_same_in_every_epoch_and_all_others_are_visited_once(data: SplitData) -> None:
+    data = replace(data, row=np.arange(300) + 10_000)
+    orders = [drawn(BilevelLearner(), data, epoch) for epoch in range(2)]
+    for order in orders:
+        assert sorted(order.rows.tolist()) == np.flatnonzero(~is_held_out(data.row)).tolist()
+        assert np.diff(order.starts).tolist() == [64] * 4 + [len(order.rows) - 256]
+    assert orders[0].rows.tolist() != orders[1].rows.tolist()
+
+
+def test_one_row_in_fifty_is_held_out_wherever_rows_lie() -> None:
+    for start in (0, 10**6, 2 * 10**9):
+        assert is_held_out(np.arange(start, start + 100_000)).mean() == pytest.approx(0.02, abs=0.001)
+
+
+def test_ordinary_steps_leave_b_and_w_d_alone_and_move_all_else(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    model, learner = build_model(BILEVEL).train(), BilevelLearner()
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = Optimizer(model, AdamConfig(lr=0.01))
+    for batch in data.batches(drawn(learner, data)):
+        learner.step(model, optimizer, batch)
+    still = [name for name, value in model.named_parameters() if torch.equal(value, start[name])]
+    assert still == ["net.tower.0.balance", "net.tower.0.weight"]
+
+
+def test_an_epoch_ends_with_a_step_of_b_and_w_d_against_the_slope_on_the_rows_held_out(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    """Adam's first step is its rate against the sign of the slope, which is found by hand."""
+    model, learner = stir(build_model(BILEVEL)).train(), BilevelLearner()
+    drawn(learner, data)
+    held, before = data.take(torch.from_numpy(np.flatnonzero(is_held_out(data.row)))), scalars(model)
+    assert 1 < len(held) < 20
+    labels = held.label_B.numpy()
+
+    def loss() -> float:
+        logits = by_hand(model, held)
+        return float(np.mean(np.log1p(np.exp(logits)) - labels * logits))
+
+    slopes = []
+    for scalar in experts(model).scalars:
+        losses = []
+        for step in (0.01, -0.02, 0.01):
+            scalar.data += step
+            losses.append(loss())
+        slopes.append(losses[0] - losses[1])
+    # Labels of the dev rows are none of its business.
+    notes = learner.select(model, data, replace(data, label_B=torch.full((300,), float("nan"))))
+    expected = [one - 1e-3 * np.sign(slope) for one, slope in zip(before, slopes, strict=True)]
+    assert scalars(model) == pytest.approx(expected, abs=1e-5)
+    sigmoids = [1.0 / (1.0 + np.exp(-one)) for one in expected]
+    assert [notes["balance"], notes["weight"]] == pytest.approx(sigmoids, abs=1e-5)
+    assert model.training
+    assert all(one.grad is None and not one.requires_grad for one in experts(model).scalars)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_steps(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
+    found = []
+    for is_interrupted in (False, True):
+        model, learner = stir(build_model(BILEVEL)), BilevelLearner()
+        for epoch in range(3):
+            drawn(learner, data, epoch)
+            if is_interrupted:
+                state, learner = learner.state_dict(), BilevelLearner()
+                learner.load_state_dict(state)
+            learner.select(model, data, data)
+        found.append(scalars(model))
+    assert found[0] == found[1]
+
+
+def test_each_epoch_takes_other_rows_of_those_held_out(data: SplitData, build_model: Build) -> None:
+    model, learner, seen = build_model(BILEVEL), BilevelLearner(), []
+    many = replace(data, row=np.where(np.arange(300) < 200, 0, 1))  # the first 200 are held out
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for epoch in range(2):
+        drawn(learner, many, epoch)
+        learner.select(model, many, many)
+    assert [len(batch) for batch in seen] == [64, 64]
+    assert not torch.equal(seen[0].numeric_BK, seen[1].numeric_BK)
+
+
+def test_a_single_row_is_for_the_weights(data: SplitData, build_model: Build) -> None:
+    model, learner = build_model(BILEVEL), BilevelLearner()
+    one = replace(data, row=np.zeros(300, dtype=np.int64))
+    assert sorted(drawn(learner, one).rows.tolist()) == list(range(300))
+    learner.select(model, one, one)
+    assert scalars(model) == [0.0, 0.0]
+
+
+def test_the_moments_of_normalisation_are_the_training_rows(data: SplitData, build_model: Build) -> None:
+    model, learner = build_model("m3oe[learn=bilevel,norm=bn]").train(), BilevelLearner()
+    drawn(learner, data)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    learner.select(model, data, data)
+    assert before
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_jointly_is_the_default_and_in_no_key() -> None:
+    assert type(M3oe().learner()) is Learner
+    assert isinstance(M3oe(learn="bilevel").learner(), BilevelLearner)
+    assert "learn" not in M3oe().key()

@@ -13,10 +13,8 @@ from ctrbench.data.batches import Batch, SplitData
 from ctrbench.methods.pepnet import PEPNet
 from ctrbench.nn.gates import EmbeddingGate, EmbeddingGateModule, PriorGateModule
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
 from ctrbench.registry import select
-from ctrbench.train.learner import Learner
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 PRIORS = {"pepnet": slice(8, 12), "pepnet[ppnet_prior=domain]": slice(0, 8)}
@@ -76,17 +74,14 @@ def test_the_layers_gates_see_gated_embeddings(
 @pytest.mark.parametrize("method", PRIORS)
 def test_e_d_and_the_prior_learn_through_the_gates_and_all_embeddings_through_the_products(
     build_model: Callable[..., CTRModel],
-    unseen_data: SplitData,
     slope: Callable[..., np.ndarray],
     method: str,
+    input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
     model, prior = stir(build_model(method)), PRIORS[method]
-    context = model.context(unseen_data.slice(0, 4))
-    context.z_BN = context.z_BN.detach().requires_grad_()
-    model.net(context).square().sum().backward()
-    e_BN = context.z_BN.detach().double().numpy()
+    e_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, e_BN, prior) ** 2).sum()), e_BN)
-    np.testing.assert_allclose(context.z_BN.grad, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_gate_of_embeddings_stands_before_all_else_at_the_input() -> None:
@@ -97,14 +92,12 @@ def test_the_gate_of_embeddings_stands_before_all_else_at_the_input() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_it_starts_as_its_backbone_and_then_learns(
-    build_model: Callable[..., CTRModel], data: SplitData, backbone: str
+    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
 ) -> None:
     model, batch = build_model("pepnet", backbone), data.slice(0, 50)
     assert torch.equal(model(batch), build_model("plain", backbone)(batch))
     start = [parameter.detach().clone() for gate in gates(model) for parameter in gate.parameters()]
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(2):
-        Learner().step(model, optimizer, batch)
+    learn(model, batch, steps=2)
     now = [parameter for gate in gates(model) for parameter in gate.parameters()]
     assert len(now) == 16
     assert not any(torch.equal(after, before) for after, before in zip(now, start, strict=True))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.backbones.dnn import Dnn
@@ -16,11 +17,9 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.ple import Extraction, Ple
 from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
 from ctrbench.nn.stages import Cross
 from ctrbench.registry import select
-from ctrbench.train.learner import Learner
 
 CITIES = range(1, 7)
 LARGEST = 1
@@ -30,22 +29,6 @@ SELECTORS = [
     "ple[levels=2,tower=3]",
     "ple[levels=3,specific=2,shared=3,tower=3]",
 ]
-
-
-def stir(model: CTRModel) -> CTRModel:
-    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
-    generator = torch.Generator().manual_seed(5)
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
-    with torch.no_grad():
-        for parameter in model.net.parameters():
-            part = parameter[1:] if id(parameter) in tables else parameter
-            part += 0.3 * torch.randn(part.shape, generator=generator)
-    return model
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
 
 
 class ByHand:
@@ -113,20 +96,14 @@ class ByHand:
         return behind, sum(w * f for w, f in zip(weights, everything, strict=True))
 
 
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
-
-
-def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(steps):
-        Learner().step(model, optimizer, data.take(rows))
-
-
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]"])
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_rows_go_through_the_levels_as_by_hand(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, selector: str, backbone: str
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    selector: str,
+    backbone: str,
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model, batch = stir(build_model(selector, backbone)), unseen_data.slice(0, 30)
     assert len(model.net.interactions) == backbone.startswith("dcnv2")
@@ -139,14 +116,18 @@ def test_rows_go_through_the_levels_as_by_hand(
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    selector: str,
+    of_city: Callable[..., torch.Tensor],
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
-    model, rows = stir(build_model(selector)), of_city(data, 2)
+    model, rows = stir(build_model(selector)), of_city(2)
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
 def test_with_one_level_a_domains_own_parts_are_met_by_its_rows_alone(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("ple")), data.slice(0, len(data))
     before = model(batch)
@@ -161,7 +142,7 @@ def test_with_one_level_a_domains_own_parts_are_met_by_its_rows_alone(
 
 
 def test_with_more_levels_earlier_experts_reach_all_rows_by_the_shared_stream(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("ple[levels=2]")), data.slice(0, len(data))
     before = model(batch)
@@ -172,13 +153,17 @@ def test_with_more_levels_earlier_experts_reach_all_rows_by_the_shared_stream(
 
 @pytest.mark.parametrize("selector", ["ple[specific=2]", "ple[levels=2]", "ple[levels=3]"])
 def test_absent_domains_are_bit_equal(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    selector: str,
+    of_city: Callable[..., torch.Tensor],
+    learn: Callable[..., None],
 ) -> None:
     model = build_model(selector)
     tables = {n: m for n, m in model.named_modules() if isinstance(m, RowTable) and m.rule == "domain"}
-    learn(model, data, torch.arange(len(data)))
+    learn(model, data.slice(0, len(data)))
     before = {name: table.weight.detach().clone() for name, table in tables.items()}
-    learn(model, data, of_city(data, 1, 3))
+    learn(model, data.take(of_city(1, 3)))
     for name, table in tables.items():
         moved = (table.weight != before[name]).flatten(1).any(1).tolist()
         assert moved == [False, True, False, True, False, False, False], name
@@ -186,11 +171,11 @@ def test_absent_domains_are_bit_equal(
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_every_expert_gate_and_tower_learns(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str, learn: Callable[..., None]
 ) -> None:
     model = build_model(selector)
     start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
-    learn(model, data, torch.arange(len(data)), steps=4)
+    learn(model, data.slice(0, len(data)), steps=4)
     for name, value in model.net.named_parameters():
         moved = (value != start[name]).flatten(1)
         assert moved[1:].any(1).all() if name.endswith("domain.weight") else moved.any(1).all(), name
@@ -257,11 +242,17 @@ def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> N
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_a_single_domain_will_do(schema: Schema, data: SplitData, levels: int) -> None:
+def test_a_single_domain_will_do(
+    schema: Schema,
+    data: SplitData,
+    levels: int,
+    of_city: Callable[..., torch.Tensor],
+    learn: Callable[..., None],
+) -> None:
     one = replace(schema, indicator_rows=(0, 150))
     model = CTRModel(Ple(levels=levels).apply(Dnn(hidden=(8, 4)).plan()), one, seed=1)
-    rows = of_city(data, 1)
-    learn(model, data, rows)
+    rows = of_city(1)
+    learn(model, data.take(rows))
     assert torch.isfinite(model(data.take(rows))).all()
 
 

@@ -15,9 +15,7 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.ppnet import PPNet
 from ctrbench.nn.gates import PriorGate, PriorGateModule
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema, Stage
-from ctrbench.train.learner import Learner
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 DNN = ("tower.0", "tower.1", "tower.2", "tower.3", "head.0", "head.1")
@@ -88,14 +86,16 @@ def test_a_gate_stands_before_each_dense_layer_and_nowhere_else() -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", PRIORS)
 def test_it_starts_as_its_backbone_and_then_learns(
-    build_model: Callable[..., CTRModel], data: SplitData, method: str, backbone: str
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    method: str,
+    backbone: str,
+    learn: Callable[..., None],
 ) -> None:
     model, batch = build_model(method, backbone), data.slice(0, 50)
     assert torch.equal(model(batch), build_model("plain", backbone)(batch))
     start = [parameter.detach().clone() for gate in gates(model) for parameter in gate.parameters()]
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(2):
-        Learner().step(model, optimizer, batch)
+    learn(model, batch, steps=2)
     now = [parameter for gate in gates(model) for parameter in gate.parameters()]
     assert len(now) == 12
     assert not any(torch.equal(after, before) for after, before in zip(now, start, strict=True))
@@ -104,17 +104,14 @@ def test_it_starts_as_its_backbone_and_then_learns(
 @pytest.mark.parametrize("method", PRIORS)
 def test_embeddings_learn_through_the_network_and_the_prior_through_the_gates_too(
     build_model: Callable[..., CTRModel],
-    unseen_data: SplitData,
     slope: Callable[..., np.ndarray],
     method: str,
+    input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
     model, prior = stir(build_model(method)), PRIORS[method]
-    context = model.context(unseen_data.slice(0, 4))
-    context.z_BN = context.z_BN.detach().requires_grad_()
-    model.net(context).square().sum().backward()
-    z_BN = context.z_BN.detach().double().numpy()
+    z_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, z_BN, prior) ** 2).sum()), z_BN)
-    np.testing.assert_allclose(context.z_BN.grad, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_without_fields_of_ids_the_prior_must_be_the_domain(schema: Schema) -> None:

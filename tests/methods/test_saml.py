@@ -51,8 +51,11 @@ class ByHand:
         self.method = method
         self.state = {name: value.double().numpy() for name, value in model.state_dict().items()}
 
+    def transform(self, x: np.ndarray, weight_FEE: np.ndarray) -> np.ndarray:
+        return transformed(x, weight_FEE)
+
     def branch(self, x: np.ndarray, g: np.ndarray, p: int) -> np.ndarray:
-        u = transformed(x, self.state[f"{STAGE}.branches.tables.0.weight"][p])
+        u = self.transform(x, self.state[f"{STAGE}.branches.tables.0.weight"][p])
         h = np.concatenate([g, u])
         for layer in (1, 2):
             table = self.state[f"{STAGE}.branches.tables.{layer}.weight"][p]
@@ -70,7 +73,7 @@ class ByHand:
         return gate * own + (1.0 - gate) * mean
 
     def logit(self, x: np.ndarray, p: int) -> float:
-        g = transformed(x, self.state[f"{STAGE}.transform"])
+        g = self.transform(x, self.state[f"{STAGE}.transform"])
         a = g
         for layer in range(2):
             weight, bias = (self.state[f"{STAGE}.shared.{layer}.{part}"] for part in ("weight", "bias"))
@@ -173,9 +176,9 @@ def test_what_is_learnt_of_others_reaches_the_inputs_through_the_own_branch_alon
     context = model.context(batch)
     (branches,) = (module for module in model.modules() if isinstance(module, Branches))
     both_BN = torch.randn(len(batch), 40, requires_grad=True)
-    assert not branches.every(both_BN).requires_grad
+    assert not branches.every(both_BN, context).requires_grad
     assert branches.own(both_BN, context).requires_grad
-    torch.testing.assert_close(branches.every(both_BN)[1], branches.own(both_BN, context))
+    torch.testing.assert_close(branches.every(both_BN, context)[1], branches.own(both_BN, context))
 
 
 def test_the_unit_learns_as_soon_as_branches_differ(
@@ -279,3 +282,125 @@ def test_settings_without_effect_or_sense_are_refused(settings: str) -> None:
 def test_a_plan_without_a_dense_tower_is_refused() -> None:
     assert "this plan's tower is none" in str(Saml().supports(Plan(tower=(), head=())))
     assert Saml().supports(Dnn().plan()) is None
+
+
+# --- the attention over behaviours ---
+
+ATTENDING = ["saml[attention=true]", "saml[attention=true,mutual=false]"]
+Build, AddHistory = Callable[..., CTRModel], Callable[[SplitData], SplitData]
+
+
+class AttendingByHand(ByHand):
+    """z is 21 wide, in six groups; the seventh is what a transform attends to."""
+
+    es: np.ndarray
+    target: np.ndarray
+
+    def transform(self, x: np.ndarray, weight_FEE: np.ndarray) -> np.ndarray:
+        group = self.state[f"{STAGE}.histories.empty_HE"][0]
+        if len(self.es):
+            powers = np.exp([(e @ weight_FEE[6]) @ (self.target @ weight_FEE[6]) for e in self.es])
+            group = powers @ self.es / powers.sum()
+        pieces = [*np.split(np.concatenate([x, np.zeros(3)]), 6), group]
+        return np.concatenate([piece @ weight for piece, weight in zip(pieces, weight_FEE, strict=True)])
+
+
+@pytest.mark.parametrize("selector", ATTENDING)
+def test_sequences_are_attended_to_by_each_transform_as_by_hand(
+    build_with_history: Build, add_history: AddHistory, unseen_data: SplitData, selector: str
+) -> None:
+    model, batch = stir(build_with_history(selector)).double(), add_history(unseen_data).slice(0, 30)
+    with torch.no_grad():
+        model.embedding.table.weight *= 10.0  # so that weights are far from equal
+    batch = replace(batch, numeric_BK=batch.numeric_BK.double())
+    by_hand = AttendingByHand(model, select("methods", selector).value)  # type: ignore[arg-type]
+    z_BN, users = model.context(batch).z_BN.detach().numpy(), model.schema.slices["user"]
+    users_RE = model.embedding.table.weight.detach().numpy()[-52:-11]  # before the tags' rows
+    values, offsets = batch.bags[1]
+    expected = []
+    for row, (z, p) in enumerate(zip(z_BN, batch.indicator_B.tolist(), strict=True)):
+        by_hand.es = users_RE[values[offsets[row] : offsets[row + 1]].numpy()]
+        by_hand.target = z[users]
+        expected.append(by_hand.logit(z, p or LARGEST))
+    np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("selector", ATTENDING)
+def test_all_of_the_attention_learns(
+    build_with_history: Build, add_history: AddHistory, data: SplitData, selector: str
+) -> None:
+    model, names = build_with_history(selector), ("transform", "branches.tables.0.weight")
+    learn(model, add_history(data), torch.arange(len(data)))
+    assert (model.get_parameter(f"{STAGE}.histories.empty_HE") != 0.0).all()
+    shared_EE, own_REE = (model.get_parameter(f"{STAGE}.{name}")[..., 6, :, :] for name in names)
+    assert (shared_EE != torch.eye(4)).all()
+    assert not (own_REE[1:] == torch.eye(4)).all(2).all(1).any()
+    assert torch.equal(own_REE[0], torch.eye(4))
+
+
+def test_a_transform_learns_through_the_weights_of_behaviours_too(
+    build_with_history: Build, add_history: AddHistory, data: SplitData
+) -> None:
+    # Of its own row's branch alone: with the unit, what other branches attend to has no gradient.
+    model, batch = stir(build_with_history(ATTENDING[1])).double(), add_history(data).take(of_city(data, 2))
+    batch = replace(batch, numeric_BK=batch.numeric_BK.double())
+    model.embedding.table.weight.data *= 10.0
+    model(batch).sum().backward()
+    for name, place in (("transform", (6, 1, 2)), ("branches.tables.0.weight", (2, 6, 1, 2))):
+        weight, sums = model.get_parameter(f"{STAGE}.{name}"), []
+        for step in (1e-5, -2e-5, 1e-5):
+            with torch.no_grad():
+                weight[place] += step
+                sums.append(model(batch).sum().item())
+        assert weight.grad is not None
+        assert weight.grad[place].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5), name
+
+
+@pytest.mark.parametrize("selector", ATTENDING)
+def test_a_row_trains_no_other_domains_attention(
+    build_with_history: Build, add_history: AddHistory, data: SplitData, selector: str
+) -> None:
+    model = stir(build_with_history(selector))
+    model(add_history(data).take(of_city(data, 2, 4))).sum().backward()
+    grad = model.get_parameter(f"{STAGE}.branches.tables.0.weight").grad
+    assert grad is not None
+    assert (grad[:, 6] != 0.0).flatten(1).any(1).nonzero().flatten().tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4,pooling=dien]", "dcnv2[hidden=8-4,structure=stacked]"])
+def test_rows_without_any_behaviour_are_scored_and_learned_from(
+    build_with_history: Build, add_history: AddHistory, data: SplitData, backbone: str
+) -> None:
+    model, rows = build_with_history(ATTENDING[0], backbone), torch.arange(0, 300, 5)
+    learn(model, add_history(data), rows)
+    assert (model.get_parameter(f"{STAGE}.histories.empty_HE") != 0.0).all()
+    assert torch.isfinite(model.eval()(add_history(data).take(rows))).all()
+
+
+def test_parameters_of_the_attention_are_counted_by_hand(build_with_history: Build) -> None:
+    # One more group of 4: a matrix, and four more inputs of each part of the first layers.
+    with_attention, without = (build_with_history(one).num_parameters() for one in (ATTENDING[0], "saml"))
+    assert with_attention["per_domain"] - without["per_domain"] == 7 * (16 + 8 * 8)
+    assert with_attention["dense"] - without["dense"] == 16 + 4 * 8 + 4
+
+
+def test_no_step_of_the_attention_waits_for_a_value_of_the_device(
+    build_with_history: Build, add_history: AddHistory, data: SplitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    model, rows = build_with_history(ATTENDING[0]).to("meta"), add_history(data).to(torch.device("meta"))
+    optimizer = Optimizer(model, AdamConfig())
+    assert Learner().step(model, optimizer, rows.take(torch.arange(64))).loss.is_meta
+
+
+def test_it_attends_in_bf16(history_schema: Schema, add_history: AddHistory, data: SplitData) -> None:
+    plan = Saml(attention=True).apply(Dnn(hidden=(8, 4)).plan())
+    model = CTRModel(plan, history_schema, seed=1, precision="bf16")
+    learn(model, add_history(data), torch.arange(200))
+    assert torch.isfinite(model(add_history(data).slice(0, 30))).all()
+
+
+def test_attention_without_sequences_is_refused(schema: Schema) -> None:
+    with pytest.raises(SettingError, match=r"attention=true compares sequences.*leave attention out"):
+        CTRModel(Saml(attention=True).apply(Dnn().plan()), schema, seed=1)
+    assert "attention" not in Saml().key()

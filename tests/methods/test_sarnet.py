@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ctrbench.backbones.dnn import Dnn
-from ctrbench.data.batches import SplitData
+from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.sarnet import Sarnet
 from ctrbench.nn.embed import RowTable
@@ -211,3 +211,137 @@ def test_settings_without_sense_are_refused(settings: str) -> None:
 def test_a_plan_without_a_dense_tower_is_refused() -> None:
     assert "this plan has none" in str(Sarnet().supports(Plan(tower=(), head=())))
     assert Sarnet().supports(Dnn().plan()) is None
+
+
+# --- the attention over behaviours ---
+
+ATTENDING = "sarnet[shared=3,specific=2,expert=5-3,attention=true]"
+Build, AddHistory = Callable[..., CTRModel], Callable[[SplitData], SplitData]
+
+
+def doubled(model: CTRModel, batch: Batch) -> tuple[CTRModel, Batch]:
+    return model.double(), replace(batch, numeric_BK=batch.numeric_BK.double())
+
+
+def score(state: dict[str, np.ndarray], x: np.ndarray) -> float:
+    for layer in range(2):
+        x = np.maximum(x @ state[f"hidden.{layer}.weight"] + state[f"hidden.{layer}.bias"], 0.0)
+    return float((x @ state["output"])[0])
+
+
+def attended(model: CTRModel, batch: Batch) -> np.ndarray:
+    """u of each row, from the ids of its list, its user and its domain."""
+    part = model.net.at_input[0].attentions[0]
+    item, scenario = (
+        {name: value.detach().numpy() for name, value in one.named_parameters()}
+        for one in (part.item, part.scenario)
+    )
+    z_BN, slices = model.context(batch).z_BN.detach().numpy(), model.schema.slices
+    table = model.embedding.table.weight.detach().numpy()
+    first = len(table) - 41 - 11  # the users' rows stand before the tags'
+    values, offsets = batch.bags[1]
+    found = []
+    for z, start, stop in zip(z_BN, offsets[:-1], offsets[1:], strict=True):
+        t, d = z[slices["user"]], np.concatenate([z[slices["city"]], z[slices["age"]]])
+        es = table[first + values[start:stop].numpy()]
+        weights = np.exp([score(item, np.concatenate([e, t, e - t, e * t])) for e in es]) * np.exp(
+            [score(scenario, np.concatenate([e, d])) for e in es]
+        )
+        empty = part.empty_E.detach().numpy()
+        found.append(weights @ es / weights.sum() if len(es) else empty)
+    return np.array(found)
+
+
+def test_a_sequence_is_pooled_by_the_product_of_two_weights(
+    build_with_history: Build, add_history: AddHistory, unseen_data: SplitData
+) -> None:
+    model, batch = doubled(stir(build_with_history(ATTENDING)), add_history(unseen_data).slice(0, 30))
+    context, place = model.context(batch), model.schema.slices["history"]
+    given = model.net.at_input[0](context.z_BN, context).detach().numpy()
+    np.testing.assert_allclose(given[:, place], attended(model, batch), rtol=1e-10)
+    others = np.delete(np.arange(given.shape[1]), place)
+    np.testing.assert_array_equal(given[:, others], context.z_BN.detach().numpy()[:, others])
+
+
+@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "deepfm[hidden=8-4]", "pnn[hidden=8-4]"])
+def test_at_the_start_a_sequence_is_its_mean(
+    build_with_history: Build, add_history: AddHistory, unseen_data: SplitData, backbone: str
+) -> None:
+    batch = add_history(unseen_data).slice(0, 30)
+    with_attention, without = (build_with_history(one, backbone) for one in (ATTENDING, SMALL))
+    torch.testing.assert_close(with_attention.eval()(batch), without.eval()(batch))
+
+
+def test_what_reads_the_embeddings_themselves_is_given_the_pooled_sequence(
+    build_with_history: Build, add_history: AddHistory, unseen_data: SplitData
+) -> None:
+    model, batch = stir(build_with_history(ATTENDING, "deepfm[hidden=8-4]")), add_history(unseen_data)
+    context = model.context(batch.slice(0, 30))
+    model.net(context)
+    assert (context.embeddings_BN != context.z_BN).any(0).nonzero().flatten().tolist() == [16, 17, 18, 19]
+
+
+def test_all_of_the_attention_learns(
+    build_with_history: Build, add_history: AddHistory, data: SplitData
+) -> None:
+    model = build_with_history(ATTENDING)
+    start = {name: value.detach().clone() for name, value in model.net.at_input.named_parameters()}
+    assert len(start) == 11
+    learn(model, add_history(data), torch.arange(len(data)))
+    for name, value in model.net.at_input.named_parameters():
+        assert not torch.equal(value, start[name]), name
+
+
+def test_behaviours_learn_through_their_weights_too(
+    build_with_history: Build, add_history: AddHistory, unseen_data: SplitData
+) -> None:
+    model, batch = doubled(stir(build_with_history(ATTENDING)).eval(), add_history(unseen_data).slice(0, 30))
+    place = (len(model.embedding.table.weight) - 52 + int(batch.bags[1][0][0]), 2)
+    model(batch).sum().backward()
+    weight, sums = model.embedding.table.weight, []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight[place] += step
+            sums.append(model(batch).sum().item())
+    assert weight.grad[place].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5)
+
+
+def test_rows_without_any_behaviour_have_the_learned_vector(
+    build_with_history: Build, add_history: AddHistory, data: SplitData
+) -> None:
+    model, rows = build_with_history(ATTENDING), torch.arange(0, 300, 5)
+    batch = add_history(data).take(rows)
+    assert not len(batch.bags[1][0])
+    learn(model, add_history(data), rows)
+    context = model.context(batch)
+    given = model.net.at_input[0](context.z_BN, context)[:, model.schema.slices["history"]]
+    empty = model.net.at_input[0].attentions[0].empty_E
+    assert empty.abs().min() > 0.0
+    assert torch.equal(given, empty.expand(60, -1))
+
+
+def test_no_step_of_the_attention_waits_for_a_value_of_the_device(
+    build_with_history: Build, add_history: AddHistory, data: SplitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    model, rows = build_with_history(ATTENDING).to("meta"), add_history(data).to(torch.device("meta"))
+    optimizer = Optimizer(model, AdamConfig())
+    assert Learner().step(model, optimizer, rows.take(torch.arange(64))).loss.is_meta
+
+
+def test_it_attends_in_bf16(history_schema: Schema, add_history: AddHistory, data: SplitData) -> None:
+    plan = Sarnet(attention=True).apply(Dnn(hidden=(8, 4)).plan())
+    model = CTRModel(plan, history_schema, seed=1, precision="bf16")
+    learn(model, add_history(data), torch.arange(200))
+    assert torch.isfinite(model(add_history(data).slice(0, 30))).all()
+
+
+def test_attention_without_sequences_or_beside_another_pooling_is_refused(schema: Schema) -> None:
+    method = Sarnet(attention=True)
+    with pytest.raises(SettingError, match=r"attention=true compares sequences.*leave attention out"):
+        CTRModel(method.apply(Dnn().plan()), schema, seed=1)
+    assert method.supports(Dnn().full_plan()) is None
+    reason = method.supports(Dnn(pooling="din").full_plan())
+    assert reason == "attention stands in for the pooling of sequences, here din"
+    assert Sarnet().supports(Dnn(pooling="din").full_plan()) is None
+    assert "attention" not in Sarnet().key()

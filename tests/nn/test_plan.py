@@ -151,3 +151,10 @@ def test_bucketed_numbers_are_ids_and_plain_ones_are_not(schema: Schema) -> None
     bucketed = replace(schema, fields=(replace(price, size=9),))
     assert bucketed.numeric_fields == ()
     assert bucketed.num_inputs == schema.embedding_size
+
+
+@pytest.mark.parametrize(
+    ("tower", "is_dense"), [((FIRST, SECOND), True), ((), False), ((FIRST, Gate(name="gate")), False)]
+)
+def test_a_dense_tower_is_dense_stages_and_nothing_else(tower: tuple[Stage, ...], is_dense: bool) -> None:
+    assert replace(PLAN, tower=tower).has_dense_tower == is_dense

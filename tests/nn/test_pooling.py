@@ -212,8 +212,9 @@ def test_gradients_are_those_of_finite_differences(
 def test_shares_add_up_to_one_and_bear_large_scores() -> None:
     offsets = torch.tensor([0, 2, 2, 5])
     lists = Lists(offsets, torch.device("cpu"))
-    share = lists.softmax(torch.tensor([1e4, 1e4, -1e4, 0.0, 0.0]))
-    torch.testing.assert_close(share, torch.tensor([0.5, 0.5, 0.0, 0.5, 0.5]))
+    share = lists.softmax(torch.tensor([[1e4, 0.0], [1e4, 0.0], [-1e4, 1.0], [0.0, 1.0], [0.0, 1.0]]))
+    third = [1 / 3] * 3
+    torch.testing.assert_close(share.T, torch.tensor([[0.5, 0.5, 0.0, 0.5, 0.5], [0.5, 0.5, *third]]))
 
 
 def test_negatives_come_from_every_other_list_and_never_from_ones_own() -> None:
@@ -511,3 +512,19 @@ def test_every_backbone_takes_the_setting_over() -> None:
 def test_the_default_leaves_a_runs_key_as_it_was() -> None:
     assert not {"pooling", "pooling_aux"} & set(select("backbones", "dnn").value.key())
     assert select("backbones", "dnn[pooling=din]").value.key()["pooling"] == "din"
+
+
+def test_a_part_of_a_batch_takes_its_own_behaviours_along(schema: Schema, data: SplitData) -> None:
+    plan = replace(select("backbones", "dnn[hidden=8-4]").value.full_plan(), attends=True)  # type: ignore[union-attr]
+    model, rows = CTRModel(plan, schema, seed=1), torch.tensor([5, 2, 31])
+    whole, own = model.context(data.slice(0, 40)), model.context(data.take(rows)).behaviours["history"]
+    for part in (
+        whole.part(rows).behaviours["history"],
+        whole.part(slice(0, 40)).part(rows).behaviours["history"],
+    ):
+        assert torch.equal(part.rows_nE, own.rows_nE)
+        assert torch.equal(part.lists.offsets, own.lists.offsets)
+        assert torch.equal(part.target_BE, own.target_BE)
+    assert own.rows_nE.requires_grad
+    assert not whole.detached().behaviours["history"].rows_nE.requires_grad
+    assert CTRModel(replace(plan, attends=False), schema, seed=1).context(data.slice(0, 9)).behaviours == {}

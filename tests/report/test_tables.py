@@ -83,6 +83,12 @@ def test_the_oracle_has_the_last_line(toy: list[RunRecord], record: Callable[...
     assert lines_of(toy)[-1].kind == "method"
 
 
+def test_the_learnable_ceiling_stands_above_the_oracle(record: Callable[..., RunRecord]) -> None:
+    lines = lines_of([record(oracle={"auc": 0.8, "ceiling_auc": 0.7654, "ceiling_logloss": 0.45})])
+    assert [line.label for line in lines[-2:]] == ["learnable ceiling", "oracle"]
+    assert [cell.text for cell in lines[-2].cells[:3]] == ["0.45000", "0.7654", "–"]
+
+
 def test_machines_are_told_apart(toy: list[RunRecord]) -> None:
     other = toy[0].measured.model_copy(update={"machine": {"cores": 64}})
     (comparison,) = compare([toy[0].model_copy(update={"measured": other}), *toy[1:]])

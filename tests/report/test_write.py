@@ -54,6 +54,19 @@ def test_comparisons_have_pictures_of_their_own(
     assert text.count("### Test results · toy · domains a × b · batch\\_size") == 2
 
 
+def test_the_distance_from_the_truth_is_shown_where_it_is_known(
+    store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    for name, oracle in (("known", {"auc": 0.8, "auc_expected": 0.8}), ("unknown", {})):
+        store.write(record(dataset=name, oracle=oracle))
+        report(store, dataset=name, out=tmp_path / name)
+    shown = {name: (tmp_path / name / "overall.md").read_text() for name in ("known", "unknown")}
+    assert {name: "Distance from the truth" in text for name, text in shown.items()} == {
+        "known": True,
+        "unknown": False,
+    }
+
+
 def test_only_failures_still_make_a_report(
     store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
 ) -> None:

@@ -9,50 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
 
-from ctrbench.errors import DataError
-from ctrbench.runs.engine import _work
+from ctrbench.errors import DataError, SettingError
+from ctrbench.runs.engine import LocalEngine, _work, make_engine
+from ctrbench.runs.grid import make_config
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
 
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop"] }
-fields = [{ name = "shop" }, { name = "item" }]
-"""
 COMMAND = (
     "run", "--methods", "adasparse", "--epochs", "3", "--patience", "9", "--batch-size", "16",
     "--backbone", "dnn[hidden=8-4]", "--checkpoint-seconds", "0.2",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a small prepared dataset."""
-    folder = tmp_path_factory.mktemp("engine")
-    generator = np.random.default_rng(0)
-    rows = 36_000
-    frame = pl.DataFrame(
-        {
-            "time": np.arange(rows),
-            "shop": generator.integers(0, 5, rows),
-            "item": generator.integers(0, 300, rows),
-            "click": generator.integers(0, 2, rows),
-        }
-    )
-    frame.write_csv(folder / "tiny.csv")
-    (folder / "tiny.toml").write_text(CARD, encoding="utf-8")
-    subprocess.run(command(folder, "prepare", "tiny.toml"), cwd=folder, env=environment(folder), check=True)
-    return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -145,3 +115,58 @@ def test_a_record_that_cannot_be_written_is_the_users_error(
     _work(pipe, RunStore(results=tmp_path, home=tmp_path), 1.0)  # type: ignore[arg-type]
     assert [str(error) for error in pipe.sent] == ["no space left on the disk: a.json. make room"]
     assert isinstance(pipe.sent[0], DataError)
+
+
+def engine(**settings: Any) -> LocalEngine:  # noqa: ANN401
+    made = make_engine(**{"config": make_config(), "checkpoint_seconds": 1.0, **settings})
+    assert isinstance(made, LocalEngine)
+    return made
+
+
+def free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr("ctrbench.runs.room.available_memory", lambda: free)
+    monkeypatch.setattr("ctrbench.runs.room.cores", lambda: 4)
+
+
+def test_the_user_hears_that_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(10e9))
+    said: list[str] = []
+    assert engine(memory_a_run=int(3e9), say=said.append).jobs == 3
+    assert said == ["3 side by side: memory, not cores, is the limit, at 3.0 GB a run"]
+
+
+def test_the_user_hears_nothing_where_cores_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(100e9))
+    assert engine(memory_a_run=int(3e9), say=pytest.fail).jobs == 4
+
+
+def test_a_number_of_jobs_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, 1)
+    assert engine(jobs=7, memory_a_run=int(3e9), say=pytest.fail).jobs == 7
+
+
+def test_workers_take_gpus_in_turn() -> None:
+    taken = LocalEngine(5, checkpoint_seconds=1.0, devices=("2", "7"))
+    assert [taken._device(place) for place in range(5)] == ["2", "7", "2", "7", "2"]
+    assert LocalEngine(1, checkpoint_seconds=1.0)._device(0) is None
+
+
+def test_a_worker_sees_its_gpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
+    monkeypatch.setattr(
+        "ctrbench.runs.execute.execute", lambda *_, **__: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    )
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    _work(Pipe(), RunStore(results=tmp_path, home=tmp_path), 1.0, "7")  # type: ignore[arg-type]
+    assert seen == ["7"]
+
+
+def test_engines_have_names() -> None:
+    with pytest.raises(SettingError, match=r"no such engine: rai\. did you mean 'ray'\?"):
+        engine(name="rai")
+
+
+def test_only_a_cluster_has_an_address() -> None:
+    with pytest.raises(SettingError, match="add --engine ray"):
+        engine(address="auto")

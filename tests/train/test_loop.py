@@ -104,7 +104,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.6, 0.8, 0.7, 0.75])
     monkeypatch.setattr(
-        "ctrbench.train.loop.dev_metrics", lambda dev, score: {"auc": next(scores), "logloss": 0.5}
+        "ctrbench.train.loop.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
     )
     one = trainer(epochs=4, patience=2)
     weights = []
@@ -119,7 +119,7 @@ def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_patience_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.8, 0.7, 0.6, 0.9])
     monkeypatch.setattr(
-        "ctrbench.train.loop.dev_metrics", lambda dev, score: {"auc": next(scores), "logloss": 0.5}
+        "ctrbench.train.loop.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
     )
     fit = trainer(epochs=4, patience=1).fit()
     assert (fit.history.epoch, fit.history.best_epoch) == (2, 1)

@@ -1,0 +1,454 @@
+"""Generated data as a prepared dataset: every shard straight from the generator, nothing written twice.
+
+Ids are known beforehand, so there is nothing to stage or to encode; what training rows alone may tell (domains and the
+rows of domain features) is counted while shards are made. A shard is written with a note of its digest and counts, and
+one that is there and whole is not made again. With `stored=False` only the notes are kept, and rows are generated
+whenever they are read. The manifest comes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import ValidationError
+
+from ctrbench.data.card import DatasetCard, FieldCard, load_card
+from ctrbench.data.domains import POSITIVES, ROWS, count_tuples, make_domain_table, merged_counts
+from ctrbench.data.fetch import sha256_of
+from ctrbench.data.shards import (
+    DomainSetInfo,
+    FieldInfo,
+    Manifest,
+    Prepared,
+    ShardInfo,
+    SplitInfo,
+    dataset_folder,
+    home_folder,
+    open_prepared,
+    prepared_names,
+    save_domain_set,
+    vocabulary_file,
+    write_manifest,
+    write_table,
+)
+from ctrbench.data.synthesis import as_text, made_rows, stored_columns
+from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.files import Place, is_there, local_copy, read_text, remove, write_text
+from ctrbench.names import Column, Split
+from ctrbench.synthetic.production import DOMAIN_FEATURES, Production, ProductionField
+from ctrbench.synthetic.production_calibration import Constants, calibrate
+from ctrbench.synthetic.production_spec import SHARD_ROWS, ProductionSpec, preset, spec_for
+
+GENERATOR = "generator.json"
+"""In the dataset's folder: spec and constants, which every worker reads."""
+SAMPLE_ROWS = 1 << 17
+"""Generated to tell what all rows will take."""
+
+Report = Callable[[str, float], None]
+Spread = Callable[[Callable[["Piece"], "Made"], Sequence["Piece"]], Iterator["Made"]]
+"""Calls a function on all pieces and yields the results in any order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Rows of one split that become one shard."""
+
+    folder: Place
+    split: Split
+    place: int
+    start: int
+    stop: int
+    is_stored: bool
+
+    @property
+    def file(self) -> str:
+        """The shard's file, relative to the dataset's folder."""
+        return f"shards/{self.split}-{self.place:05d}.parquet"
+
+    @property
+    def note(self) -> Place:
+        """Where digest and counts stand."""
+        return self.folder / "notes" / f"{self.split}-{self.place:05d}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A piece that is made."""
+
+    piece: Piece
+    sha256: str
+    positives: int
+    counts: dict[str, list[int]]
+    """Each tuple of domain features, with rows and positives, as columns."""
+
+
+def prepare_generated(
+    spec: ProductionSpec,
+    *,
+    home: Place | None = None,
+    is_stored: bool = True,
+    workers: int | None = None,
+    spread: Spread | None = None,
+    force: bool = False,
+    report: Report = lambda _phase, _done: None,
+) -> Prepared:
+    """Return the dataset of that spec, generated now as far as it is not there.
+
+    `workers` processes make shards, one a core when not given; `spread` gives the work to others instead.
+    """
+    home, name = home or home_folder(), dataset_name(spec)
+    if name in prepared_names(home) and not force:
+        known = open_prepared(name, home)
+        if _is_of(known, spec, is_stored=is_stored):
+            known.verify()
+            return known
+    folder = dataset_folder(name, home)
+    for left in ("manifest.json", *((GENERATOR,) if force else ())):
+        remove(folder / left)
+    constants = _constants(folder, spec, report)
+    pieces = _pieces(folder, spec, is_stored=is_stored)
+    made = []
+    report("generate", 0.0)
+    for one in (spread or _local(workers or os.cpu_count() or 1))(make_piece, pieces):
+        made.append(one)
+        report("generate", len(made) / len(pieces))
+    made.sort(key=lambda one: one.piece.start)
+    manifest = _manifest(name, folder, spec, constants, made)
+    write_manifest(folder, manifest)
+    return Prepared(folder, manifest)
+
+
+def parse_spec(*, rows: str | None, preset_name: str | None, variant: str | None) -> ProductionSpec:
+    """Read what the command line says of generated data.
+
+    `rows` is a number (20e6), `variant` a list of settings of the spec (null,interaction=mlp,seed=1), where a bare name
+    means true.
+    """
+    if rows is not None and preset_name is not None:
+        raise SettingError(
+            "a preset has its own number of rows", value=f"--rows {rows} --preset {preset_name}"
+        )
+    spec = spec_for(_count(rows)) if rows is not None else preset(preset_name or "unit")
+    content = spec.model_dump() | _settings(variant or "")
+    try:
+        return ProductionSpec.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        known = [field for field in ProductionSpec.model_fields if field not in ("rows", "data_version")]
+        remedy = did_you_mean(name, known) if problem["type"] == "extra_forbidden" else problem["msg"]
+        raise SettingError("a setting of generated data", value=name or variant, remedy=remedy) from None
+
+
+def _count(text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (number >= 1 and number == int(number)):
+        raise SettingError("rows are a whole number, such as 20e6", value=text)
+    return int(number)
+
+
+def _settings(variant: str) -> dict[str, object]:
+    """Split settings; their names may be written with hyphens."""
+    pairs = (part.strip().partition("=") for part in variant.split(",") if part.strip())
+    return {name.strip().replace("-", "_"): value.strip() if equal else True for name, equal, value in pairs}
+
+
+def _command(spec: ProductionSpec) -> str:
+    """The command that makes the dataset again."""
+    differs = [name if value is True else f"{name}={value}" for name, value in _unusual(spec).items()]
+    variant = f" --variant {','.join(differs)}" if differs else ""
+    return f"ctrbench prepare production --rows {spec.rows}{variant}"
+
+
+def _unusual(spec: ProductionSpec) -> dict[str, object]:
+    """Return the settings that are not those of the spec's number of rows."""
+    usual = spec_for(spec.rows)
+    names = [name for name in type(spec).model_fields if getattr(spec, name) != getattr(usual, name)]
+    return {name: getattr(spec, name) for name in names}
+
+
+def dataset_name(spec: ProductionSpec) -> str:
+    """Return the name under which a spec is prepared: its rows, and whatever is not their default."""
+    marks = [name if value is True else f"{name}-{value}" for name, value in _unusual(spec).items()]
+    marks = [mark.replace("_", "-").removeprefix("interaction-") for mark in marks]
+    return "-".join(["production", _short(spec.rows), *marks])
+
+
+def _short(rows: int) -> str:
+    for unit, size in (("g", 10**9), ("m", 10**6), ("k", 10**3)):
+        if rows >= size and (rows * 10) % size == 0:
+            return f"{rows / size:g}{unit}"
+    return str(rows)
+
+
+def card_of(name: str, fields: Sequence[ProductionField], max_length: int) -> DatasetCard:
+    """Return the card of generated data: the bundled one, named, with behaviours where they are put out."""
+    card = load_card("production")
+    sequences = tuple(
+        FieldCard(name=one.name, kind="sequence", role=one.role, target=one.target, max_length=max_length)
+        for one in fields
+        if one.kind == "sequence"
+    )
+    return card.model_copy(update={"name": name, "fields": (*card.fields, *sequences)})
+
+
+def make_piece(piece: Piece) -> Made:
+    """Make one shard unless it is there and whole, and return what the manifest needs of it."""
+    known = _noted(piece)
+    if known is not None:
+        return known
+    content, features = read_text(piece.folder / GENERATOR), list(DOMAIN_FEATURES)
+    columns = stored_columns(content) if piece.is_stored else [Column.LABEL, *features]
+    table = made_rows(content, piece.start, piece.stop, columns)
+    written = write_table(piece.folder, piece.file, table) if piece.is_stored else None
+    counts = count_tuples(table, features).sort(features)
+    made = Made(
+        piece=piece,
+        sha256=written.sha256 if written else "",
+        positives=int(counts[POSITIVES].sum()),
+        counts={name: counts[name].to_list() for name in counts.columns},
+    )
+    write_text(
+        piece.note, json.dumps({"sha256": made.sha256, "positives": made.positives, "counts": made.counts})
+    )
+    return made
+
+
+# What is there already ------------------------------------------------------------------------------------------
+
+
+def _is_of(prepared: Prepared, spec: ProductionSpec, *, is_stored: bool) -> bool:
+    generator = prepared.manifest.generator
+    shards = prepared.manifest.splits[Split.TRAIN].shards
+    return (
+        generator is not None
+        and ProductionSpec.model_validate(generator["spec"]) == spec
+        and bool(shards[0].sha256) == is_stored
+    )
+
+
+def _constants(folder: Place, spec: ProductionSpec, report: Report) -> Constants:
+    """Return the constants of an interrupted preparation of the same spec, or calibrate."""
+    file = folder / GENERATOR
+    if is_there(file):
+        known = json.loads(read_text(file))
+        if ProductionSpec.model_validate(known["spec"]) == spec:
+            return Constants.model_validate(known["constants"])
+        raise SettingError(
+            "the folder holds the beginning of other data", value=folder, remedy="--force makes it anew"
+        )
+    report("calibrate", 0.0)
+    constants = calibrate(spec)
+    write_text(
+        file,
+        json.dumps({"spec": spec.model_dump(mode="json"), "constants": constants.model_dump(mode="json")}),
+    )
+    return constants
+
+
+def _noted(piece: Piece) -> Made | None:
+    """Return what the note of a piece says, if its shard is as it was written."""
+    if not is_there(piece.note):
+        return None
+    note: dict[str, Any] = json.loads(read_text(piece.note))
+    file = piece.folder / piece.file
+    if bool(note["sha256"]) != piece.is_stored:
+        return None
+    if piece.is_stored and not (is_there(file) and _digest(file) == note["sha256"]):
+        return None
+    return Made(piece=piece, **note)
+
+
+def _digest(file: Place) -> str:
+    with local_copy(file) as path:
+        return sha256_of(path)
+
+
+# Making it ------------------------------------------------------------------------------------------------------
+
+
+def _pieces(folder: Place, spec: ProductionSpec, *, is_stored: bool) -> list[Piece]:
+    ends = (*spec.cuts, spec.rows)
+    pieces = []
+    for split, stop in zip(Split, ends, strict=True):
+        for place, start in enumerate(range(_first_row(spec, split), stop, SHARD_ROWS)):
+            last = min(start + SHARD_ROWS, stop)
+            pieces.append(
+                Piece(folder=folder, split=split, place=place, start=start, stop=last, is_stored=is_stored)
+            )
+    return pieces
+
+
+def _first_row(spec: ProductionSpec, split: Split) -> int:
+    return {Split.TRAIN: 0, Split.DEV: spec.cuts[0], Split.TEST: spec.cuts[1]}[split]
+
+
+def _local(workers: int) -> Spread:
+    def spread(function: Callable[[Piece], Made], pieces: Sequence[Piece]) -> Iterator[Made]:
+        if workers == 1 or len(pieces) == 1:
+            yield from map(function, pieces)
+            return
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                for done in as_completed([pool.submit(function, piece) for piece in pieces]):
+                    yield done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    return spread
+
+
+def _manifest(
+    name: str, folder: Place, spec: ProductionSpec, constants: Constants, made: Sequence[Made]
+) -> Manifest:
+    made_of = Production(spec, constants).fields
+    card = card_of(name, made_of, spec.sequence_length)
+    generator = json.loads(as_text(spec, constants))
+    counts = {split: _merged(split, made) for split in Split}
+    sizes = {one.name: one.num_ids + 1 for one in made_of if one.name in DOMAIN_FEATURES}
+    vocabularies = _vocabularies(sizes, counts[Split.TRAIN])
+    return Manifest(
+        name=name,
+        title=card.title,
+        card=card,
+        card_digest=card.digest,
+        sources=(),
+        fields=tuple(_info(one) for one in made_of),
+        splits={split: _split(split, made) for split in Split},
+        domain_sets=_domain_sets(folder, card, counts, vocabularies),
+        vocabularies=tuple(
+            write_table(folder, vocabulary_file(name), table) for name, table in vocabularies.items()
+        ),
+        has_time=True,
+        has_probability=True,
+        content_digest=hashlib.sha256(json.dumps(generator, sort_keys=True).encode()).hexdigest(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        note="generated; results test implementations and are no evidence for a method",
+        command=_command(spec),
+        generator=generator,
+    )
+
+
+def _merged(split: Split, made: Sequence[Made]) -> pl.DataFrame:
+    features = [name for name in made[0].counts if name not in (ROWS, POSITIVES)]
+    parts = [
+        pl.DataFrame(
+            one.counts, schema={**dict.fromkeys(features, pl.Int32), ROWS: pl.Int64, POSITIVES: pl.Int64}
+        )
+        for one in made
+        if one.piece.split == split
+    ]
+    return merged_counts(parts, features)
+
+
+def _split(split: Split, made: Sequence[Made]) -> SplitInfo:
+    own = [one for one in made if one.piece.split == split]
+    return SplitInfo(
+        rows=sum(one.piece.stop - one.piece.start for one in own),
+        positives=sum(one.positives for one in own),
+        shards=tuple(
+            ShardInfo(file=one.piece.file, rows=one.piece.stop - one.piece.start, sha256=one.sha256)
+            for one in own
+        ),
+    )
+
+
+def _info(field: ProductionField) -> FieldInfo:
+    size = field.num_ids + 1 if field.num_ids else 0
+    return FieldInfo(name=field.name, kind=field.kind, role=field.role, size=size)
+
+
+def _vocabularies(sizes: Mapping[str, int], train: pl.DataFrame) -> dict[str, pa.Table]:
+    """Return the vocabularies of the domain features, which are all that anyone counts by."""
+    tables = {}
+    for name, size in sizes.items():
+        rows = np.bincount(train[name].to_numpy(), weights=train[ROWS].to_numpy(), minlength=size)[1:]
+        ids = np.arange(1, size, dtype=np.int32)
+        values = [f"{name} {value}" for value in ids]
+        tables[name] = pa.table({"id": ids, "value": values, "rows": rows.astype(np.int64)})
+    return tables
+
+
+def _domain_sets(
+    folder: Place,
+    card: DatasetCard,
+    counts: Mapping[Split, pl.DataFrame],
+    vocabularies: Mapping[str, pa.Table],
+) -> dict[str, DomainSetInfo]:
+    values = {name: pl.Series(table["value"].to_pylist()) for name, table in vocabularies.items()}
+    sets = {}
+    for name, features in card.domain_sets.items():
+        own = {split: merged_counts([found], features) for split, found in counts.items()}
+        table = make_domain_table(own, {feature: values[feature] for feature in features})
+        sets[name] = save_domain_set(folder, name, features, table)
+    return sets
+
+
+# What it would take ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a dataset of a spec takes to make, by a sample of its rows made here."""
+
+    rows: int
+    domains: int
+    users: int
+    items: int
+    bytes_a_row: float
+    """On disk."""
+    rows_per_second: float
+    """Of one process here, writing included."""
+    cores: int
+    sample: int
+    """Rows that were made to tell."""
+
+    @property
+    def bytes(self) -> float:
+        """On disk, in all."""
+        return self.rows * self.bytes_a_row
+
+    def hours(self, processes: int) -> float:
+        """Hours of so many processes side by side, each as fast as here."""
+        return self.rows / self.rows_per_second / processes / 3600
+
+
+def outlook(spec: ProductionSpec) -> Outlook:
+    """Make and write a sample of the rows, and tell from it what all of them take."""
+    constants = calibrate(spec.model_copy(update={"calibration_rows": 1 << 16}))
+    content = as_text(spec, constants)
+    columns, count = stored_columns(content), min(SAMPLE_ROWS, spec.rows)
+    made_rows(content, 0, 1024, columns)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        written = write_table(Path(folder), "sample.parquet", made_rows(content, 0, count, columns))
+        seconds = time.perf_counter() - started
+        size = (Path(folder) / written.file).stat().st_size
+    return Outlook(
+        rows=spec.rows,
+        domains=spec.domains,
+        users=spec.num_users,
+        items=spec.num_items,
+        bytes_a_row=size / count,
+        rows_per_second=count / seconds,
+        cores=os.cpu_count() or 1,
+        sample=count,
+    )

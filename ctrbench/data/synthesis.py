@@ -1,0 +1,60 @@
+"""Rows of generated data as a table: what stored shards hold, and what is read where nothing is stored.
+
+Spec and constants come as text, as they stand in a dataset's folder and manifest, so that a process that makes many
+shards builds its tables of the made-up world once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from ctrbench.names import Column
+from ctrbench.synthetic.production import BID, COST, PRICE, Production
+from ctrbench.synthetic.production_calibration import Constants
+from ctrbench.synthetic.production_spec import ProductionSpec
+
+OWN_COLUMNS = (Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.CEILING)
+LOG_COLUMNS = (BID, PRICE, COST)
+
+
+def as_text(spec: ProductionSpec, constants: Constants) -> str:
+    """Return all that determines every row, as JSON."""
+    content = {"spec": spec.model_dump(mode="json"), "constants": constants.model_dump(mode="json")}
+    return json.dumps(content, sort_keys=True)
+
+
+def stored_columns(content: str) -> list[str]:
+    """Return the columns of stored shards."""
+    return [*OWN_COLUMNS, *LOG_COLUMNS, *(field.name for field in generator_of(content).fields)]
+
+
+def made_rows(content: str, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    """Return columns of the rows from `start` to `stop`."""
+    rows = generator_of(content).rows(start, stop, list(columns))
+    return pa.table({name: _arrow(rows[name]) for name in columns})
+
+
+def first_row(content: str, place: int) -> int:
+    """Return the first row of the split of that place: train, dev, test."""
+    return (0, *generator_of(content).cuts)[place]
+
+
+@lru_cache(maxsize=2)
+def generator_of(content: str) -> Production:
+    """Return the generator; its tables are made when they are first asked for."""
+    read = json.loads(content)
+    spec, constants = ProductionSpec.model_validate(read["spec"]), Constants.model_validate(read["constants"])
+    return Production(spec, constants)
+
+
+def _arrow(values: np.ndarray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    # Of behaviours, the newest last; 0 stands for none.
+    offsets = np.concatenate([[0], np.cumsum((values > 0).sum(1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, values[values > 0])

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ctrbench.data import generated
+from ctrbench.data.card import load_card
+from ctrbench.data.generated import (
+    Made,
+    Piece,
+    dataset_name,
+    make_piece,
+    outlook,
+    parse_spec,
+    prepare_generated,
+)
+from ctrbench.data.shards import Prepared, open_prepared, prepared_names
+from ctrbench.data.synthesis import generator_of
+from ctrbench.errors import SettingError
+from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.synthetic.production import Production
+from ctrbench.synthetic.production_spec import ProductionSpec, spec_for
+
+SPEC = ProductionSpec(rows=9_000, domains=50, calibration_rows=1 << 14, sequences=True, sequence_length=5)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated, "SHARD_ROWS", 1000)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Two homes with the same data, one with stored rows and one without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generated, "SHARD_ROWS", 1000)
+        found = {}
+        for is_stored in (True, False):
+            found[is_stored] = tmp_path_factory.mktemp("home")
+            prepare_generated(SPEC, home=found[is_stored], is_stored=is_stored, workers=1)
+    return found
+
+
+@pytest.fixture
+def prepared(homes: dict[bool, Path]) -> Prepared:
+    return open_prepared(dataset_name(SPEC), homes[True])
+
+
+def test_the_card_names_the_generators_fields() -> None:
+    made = Production(ProductionSpec(rows=9_000, domains=50), None).fields  # type: ignore[arg-type]
+    card = load_card("production")
+    assert [(one.name, one.kind, one.role) for one in card.fields] == [
+        (one.name, one.kind, one.role) for one in made
+    ]
+
+
+def test_shards_hold_the_generators_rows(prepared: Prepared) -> None:
+    generator = generator_of(json.dumps(prepared.manifest.generator))
+    table = prepared.read(Split.DEV)
+    expected = generator.rows(6000, 7500)
+    assert [shard.rows for shard in prepared.manifest.splits[Split.DEV].shards] == [1000, 500]
+    for name in (
+        "row",
+        "label",
+        "time",
+        "probability",
+        "ceiling",
+        "user_id",
+        "ad_position",
+        "item_ctr",
+        "bid",
+    ):
+        assert np.array_equal(np.asarray(table[name]), expected[name]), name
+    histories = table["item_history"].to_pylist()
+    assert histories[:50] == [[one for one in row if one] for row in expected["item_history"][:50].tolist()]
+
+
+def test_splits_are_the_days(prepared: Prepared) -> None:
+    assert [prepared.manifest.splits[split].rows for split in Split] == [6000, 1500, 1500]
+    days = {split: set(np.asarray(prepared.read(split, ["time"])["time"]) // 86400) for split in Split}
+    assert days == {Split.TRAIN: {0, 1, 2, 3}, Split.DEV: {4}, Split.TEST: {5}}
+
+
+def test_domains_are_counted_as_rows_show_them(prepared: Prepared) -> None:
+    features = ("scenario", "ad_position", "user_profile")
+    rows = {
+        split: list(zip(*(np.asarray(prepared.read(split)[name]).tolist() for name in features), strict=True))
+        for split in Split
+    }
+    table = prepared.domain_table()
+    counts = Counter(rows[Split.TRAIN])
+    assert (
+        dict(zip(table.select(features).rows()[1:], table["rows_train"].to_list()[1:], strict=True)) == counts
+    )
+    unseen = sum(one not in counts for one in rows[Split.TEST])
+    assert table[DomainColumn.ROWS.format(split=Split.TEST)][0] == unseen
+    assert prepared.domain_set("default").rows_unseen[Split.TEST] == unseen
+    labels = np.asarray(prepared.read(Split.TRAIN, ["label"])["label"])
+    assert table["positives_train"].sum() == labels.sum() == prepared.manifest.splits[Split.TRAIN].positives
+
+
+def test_vocabularies_count_training_rows(prepared: Prepared) -> None:
+    vocabulary = prepared.vocabulary("ad_position")
+    positions = np.asarray(prepared.read(Split.TRAIN)["ad_position"])
+    assert vocabulary["rows"].to_list() == np.bincount(positions, minlength=19)[1:].tolist()
+
+
+def test_rows_made_when_read_are_those_stored(homes: dict[bool, Path]) -> None:
+    stored, made = (open_prepared(dataset_name(SPEC), homes[one]) for one in (True, False))
+    assert not (homes[False] / "datasets" / dataset_name(SPEC) / "shards").exists()
+    for split in Split:
+        assert made.read(split, made.model_columns).equals(stored.read(split, stored.model_columns))
+    assert made.manifest.content_digest == stored.manifest.content_digest
+    assert made.manifest.domain_sets == stored.manifest.domain_sets
+    made.verify()
+
+
+def test_an_interrupted_preparation_makes_only_what_is_missing(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def stops(function: object, pieces: list[Piece]) -> list[Made]:
+        for piece in pieces[:3]:
+            make_piece(piece)
+        raise KeyboardInterrupt
+
+    def notes(function: object, pieces: list[Piece]) -> list[Made]:
+        found = []
+        for piece in pieces:
+            if generated._noted(piece) is None:
+                done.append(piece.file)
+            found.append(make_piece(piece))
+        return found
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_generated(SPEC, home=tmp_path, spread=stops)  # type: ignore[arg-type]
+    assert prepared_names(tmp_path) == []
+    damaged = tmp_path / "datasets" / dataset_name(SPEC) / "shards" / "train-00001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    prepare_generated(SPEC, home=tmp_path, spread=notes)  # type: ignore[arg-type]
+    assert len(done) == 10 - 2
+    assert "shards/train-00001.parquet" in done
+
+
+def test_the_order_in_which_shards_are_made_does_not_matter(prepared: Prepared, tmp_path: Path) -> None:
+    again = prepare_generated(SPEC, home=tmp_path, spread=lambda make, pieces: map(make, reversed(pieces)))
+    manifests = [one.manifest.model_dump(exclude={"created"}) for one in (again, prepared)]
+    assert manifests[0] == manifests[1]
+
+
+def test_what_is_there_is_returned(prepared: Prepared, homes: dict[bool, Path]) -> None:
+    def never(function: object, pieces: object) -> list[Made]:
+        raise AssertionError
+
+    assert (
+        prepare_generated(SPEC, home=homes[True], spread=never).manifest.created == prepared.manifest.created
+    )  # type: ignore[arg-type]
+
+
+def test_histories_share_the_items_ids(prepared: Prepared) -> None:
+    fields = {field.name: field for field in prepared.manifest.fields}
+    assert fields["item_history"].size == fields["item_id"].size == SPEC.num_items + 1
+    assert prepared.manifest.card.field("item_history").target == "item_id"
+
+
+@pytest.mark.parametrize(
+    ("rows", "variant", "name"),
+    [
+        ("20e6", "", "production-20m"),
+        ("2.2e9", "null", "production-2.2g-null"),
+        ("262144", "interaction=mlp, long-tail,seed=3", "production-262144-seed-3-mlp-long-tail"),
+        ("2e6", "users=1000000", "production-2m-users-1000000"),
+    ],
+)
+def test_names_tell_specs_apart(rows: str, variant: str, name: str) -> None:
+    assert dataset_name(parse_spec(rows=rows, preset_name=None, variant=variant)) == name
+
+
+def test_the_command_of_a_spec_makes_it_again() -> None:
+    spec = parse_spec(rows="2e6", preset_name=None, variant="null,seed=7,interaction=tree")
+    command = generated._command(spec)
+    assert command == "ctrbench prepare production --rows 2000000 --variant seed=7,interaction=tree,null"
+    assert parse_spec(rows="2000000", preset_name=None, variant="seed=7,interaction=tree,null") == spec
+
+
+@pytest.mark.parametrize(
+    ("rows", "preset_name", "variant", "message"),
+    [
+        ("many", None, None, "whole number"),
+        ("1.5", None, None, "whole number"),
+        ("5", None, None, "rows lie between"),
+        ("2e6", "small", None, "a preset has its own number of rows"),
+        (None, "smal", None, "did you mean 'small'"),
+        ("2e6", None, "nul", "did you mean 'null'"),
+        ("2e6", None, "interaction=cubic", "bilinear"),
+        ("2e6", None, "domains=1", "greater than or equal to 2"),
+    ],
+)
+def test_wrong_settings_are_refused(
+    rows: str | None, preset_name: str | None, variant: str | None, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        parse_spec(rows=rows, preset_name=preset_name, variant=variant)
+
+
+def test_an_outlook_scales_with_the_rows() -> None:
+    one, ten = outlook(SPEC), outlook(spec_for(90_000))
+    assert ten.bytes == pytest.approx(90_000 * ten.bytes_a_row)
+    assert one.hours(2) == pytest.approx(9_000 / one.rows_per_second / 2 / 3600)
+
+
+def test_truth_is_read_with_the_rows(prepared: Prepared) -> None:
+    table = prepared.read_shard(Split.TEST, 0, prepared.model_columns)
+    assert isinstance(table, pa.Table)
+    assert {Column.PROBABILITY, Column.CEILING} <= set(table.column_names)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.card import DatasetCard
+from ctrbench.data.prepare import prepare
+from ctrbench.data.shards import Prepared
+from ctrbench.data.stream import StreamedSplit
+from ctrbench.names import Split
+
+MakeCard = Callable[..., DatasetCard]
+
+ROWS, SHARD = 1200, 100
+
+
+@pytest.fixture
+def prepared(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Prepared:
+    """800 training rows in eight shards, 200 rows of dev and of test."""
+    monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", SHARD)
+    generator = np.random.default_rng(5)
+    frame = pl.DataFrame(
+        {
+            "time": np.arange(ROWS),
+            "city": generator.choice(["A", "B", "C"], ROWS),
+            "device": generator.choice(["m", "w"], ROWS),
+            "tags": generator.choice(["x|y", "x", "", "z|x|y"], ROWS),
+            "price": generator.random(ROWS),
+            "click": generator.integers(0, 2, ROWS),
+        }
+    )
+    return prepare(make_card(frame), home=tmp_path / "home")  # type: ignore[operator]
+
+
+def streamed(
+    prepared: Prepared, window: int, split: Split = Split.TRAIN, indicator: str = "city"
+) -> StreamedSplit:
+    return StreamedSplit(
+        prepared=prepared, split=split, domain_set="default", indicator=indicator, window=window,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def contents(data: SplitData) -> list[tuple[object, ...]]:
+    """Every value of every row."""
+    values, offsets = data.bags[0]
+    bags = [tuple(values[a:b].tolist()) for a, b in itertools.pairwise(offsets.tolist())]
+    columns = (data.row, data.ids_BF, data.numeric_BK, data.domain_B, data.indicator_B, data.label_B)
+    return [(bag, *(str(value) for value in row)) for bag, *row in zip(bags, *columns, strict=True)]
+
+
+@pytest.mark.parametrize("window", [1, 250, 100_000])
+def test_an_epoch_holds_every_row_once(prepared: Prepared, window: int) -> None:
+    train = streamed(prepared, window)
+    whole = load_split(prepared, Split.TRAIN, domain_set="default", indicator="city")
+    seen = [row for part in train.windows((1, 0)) for row in contents(part.data)]
+    assert len(train) == len(seen) == 800
+    assert sorted(seen, key=lambda row: int(row[1])) == contents(whole)  # type: ignore[call-overload]
+
+
+def test_a_window_holds_a_share_of_each_of_its_shards_in_time_order(prepared: Prepared) -> None:
+    windows = list(streamed(prepared, 250).windows((1, 0)))
+    assert len(windows) == 8 + 3 - 1
+    for place, window in enumerate(windows):
+        shards = np.bincount(window.data.row // SHARD, minlength=8)
+        expected = [
+            33 <= shards[one] <= 34 if place - 2 <= one <= place else shards[one] == 0 for one in range(8)
+        ]
+        assert all(expected)
+        assert (np.diff(window.data.row) > 0).all()
+
+
+def test_rows_are_dealt_anew_in_each_epoch_and_for_each_seed(prepared: Prepared) -> None:
+    train = streamed(prepared, 250)
+    first, again, epoch, seed = (
+        next(iter(train.windows(key))).data.row.tolist() for key in ((1, 0), (1, 0), (1, 1), (2, 0))
+    )
+    assert first == again
+    assert first != epoch
+    assert first != seed
+
+
+@pytest.mark.parametrize("first", [1, 2, 5, 9, 10])
+def test_an_epoch_goes_on_from_any_window(prepared: Prepared, first: int) -> None:
+    train = streamed(prepared, 250)
+    whole, rest = list(train.windows((1, 0)))[first:], list(train.windows((1, 0), first=first))
+    assert [contents(one.data) for one in rest] == [contents(one.data) for one in whole]
+    assert [one.generator.random() for one in rest] == [one.generator.random() for one in whole]
+    assert [one.before for one in rest] == [one.before for one in whole]
+
+
+def test_shares_are_those_of_the_rows(prepared: Prepared) -> None:
+    windows = list(streamed(prepared, 250).windows((1, 0)))
+    rows = np.array([len(one.data) for one in windows])
+    assert np.array([one.share for one in windows]) == pytest.approx(rows / 800, abs=2 / 800)
+    assert [one.before for one in windows] == pytest.approx(
+        np.cumsum([0, *[one.share for one in windows]])[:-1]
+    )
+
+
+def test_pieces_are_the_rows_in_time_order(prepared: Prepared) -> None:
+    whole = load_split(prepared, Split.TEST, domain_set="default", indicator="all")
+    pieces = list(streamed(prepared, 100, Split.TEST, "all").pieces())
+    assert [len(piece) for piece in pieces] == [100, 100]
+    assert [row for piece in pieces for row in contents(piece)] == contents(whole)
+
+
+def test_latest_is_the_last_window_of_rows(prepared: Prepared) -> None:
+    assert streamed(prepared, 250).latest().row.tolist() == list(range(500, 800))
+
+
+def test_one_tensor_for_domain_and_indicator_stays_one(prepared: Prepared) -> None:
+    window = next(iter(streamed(prepared, 250, indicator="all").windows((1, 0)))).data
+    assert window.indicator_B is window.domain_B
+
+
+def test_held_rows_never_exceed_window_and_the_shard_read_ahead(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = StreamedSplit._shard
+    monkeypatch.setattr(
+        StreamedSplit, "_shard", lambda self, shard: (read.append(shard), original(self, shard))[1]
+    )
+    windows = streamed(prepared, 250).windows((1, 0))
+    next(windows)
+    assert max(read) <= 2
+    next(windows)
+    assert max(read) <= 3

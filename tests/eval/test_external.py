@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+from ctrbench.errors import DataError
+from ctrbench.eval.external import DomainTable, Limits, Measures, binned_auc, measure_file, measure_frame
+from ctrbench.names import Column, Metric
+
+TABLE = DomainTable(domain=range(40), rows_train=[0, *range(1, 40)], num_bins=5)
+SMALL = Limits(held=0, piece=200, chunk=80)
+"""Nothing fits into memory: pieces are split many times over."""
+
+
+def predictions(num_rows: int = 2_000, *, kind: str = "float32", decimals: int = 7) -> pl.DataFrame:
+    """Every column; one user and one domain of many rows, and many of few."""
+    rng = np.random.default_rng(3)
+    logit = rng.normal(-1.5, 1.0, num_rows)
+    probability = expit(logit + rng.normal(0, 0.5, num_rows))
+    return pl.DataFrame(
+        {
+            Column.DOMAIN: (40 * rng.random(num_rows) ** 3).astype(np.int32),
+            Column.USER: np.maximum(rng.integers(-60, 200, num_rows), 0).astype(np.int32) // 3,
+            Column.LABEL: (rng.random(num_rows) < probability).astype(np.int8),
+            Column.SCORE: logit.round(decimals).astype(kind),
+            "adapted": (logit + rng.normal(size=num_rows)).astype(kind),
+            Column.PROBABILITY: probability,
+            Column.CEILING: expit(logit),
+        }
+    )
+
+
+def both(rows: pl.DataFrame, folder: Path, limits: Limits = SMALL) -> tuple[Measures, Measures]:
+    """The measures of the same file, held in memory and not."""
+    rows.write_parquet(folder / "predictions.parquet")
+    file = folder / "predictions.parquet"
+    return measure_file(file, table=TABLE), measure_file(file, table=TABLE, limits=limits)
+
+
+def numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: np.nan if value is None else value for name, value in metrics.items()}
+
+
+def assert_close(found: Mapping[str, float | None], expected: Mapping[str, float | None]) -> None:
+    assert list(found) == list(expected)
+    assert numbers(found) == pytest.approx(numbers(expected), rel=1e-12, abs=0, nan_ok=True)
+
+
+def assert_same(held: Measures, external: Measures) -> None:
+    assert_close(external.overall, held.overall)
+    assert_close(external.oracle, held.oracle)
+    assert list(external.variants) == list(held.variants)
+    for name, metrics in held.variants.items():
+        assert_close(external.variants[name], metrics)
+    for name, values in vars(held.domains).items():
+        found = getattr(external.domains, name)
+        if name in ("group", "rows", "positives", "auc"):
+            assert found.tobytes() == values.tobytes()
+        else:
+            assert found == pytest.approx(values, rel=1e-12, abs=0, nan_ok=True)
+    assert external.bins == held.bins
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+def test_both_ways_give_the_same(tmp_path: Path, kind: str, decimals: int) -> None:
+    assert_same(*both(predictions(kind=kind, decimals=decimals), tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_auc_is_the_same_to_the_last_bit(tmp_path: Path, kind: str) -> None:
+    held, external = both(predictions(kind=kind), tmp_path)
+    exact = [Metric.AUC, Metric.GAUC, Metric.GAUC_UNWEIGHTED, Metric.GAUC_COVERAGE]
+    assert [external.overall[name] for name in exact] == [held.overall[name] for name in exact]
+    assert external.oracle[Metric.AUC] == held.oracle[Metric.AUC]
+
+
+@pytest.mark.parametrize("column", [Column.SCORE, Column.PROBABILITY, Column.DOMAIN, Column.USER])
+def test_one_value_for_all_rows_is_no_harm(tmp_path: Path, column: str) -> None:
+    rows = predictions()
+    assert_same(
+        *both(rows.with_columns(pl.lit(rows[column][0]).alias(column).cast(rows[column].dtype)), tmp_path)
+    )
+
+
+def test_rows_in_order_of_score_are_no_harm(tmp_path: Path) -> None:
+    assert_same(*both(predictions().sort(Column.SCORE), tmp_path))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_missing_class_is_undefined_both_ways(tmp_path: Path, label: int) -> None:
+    held, external = both(predictions().with_columns(label=pl.lit(label, pl.Int8)), tmp_path)
+    assert external.overall[Metric.AUC] is None
+    assert_same(held, external)
+
+
+def test_all_users_unseen_leave_user_gauc_undefined(tmp_path: Path) -> None:
+    _, external = both(predictions().with_columns(user=pl.lit(0, pl.Int32)), tmp_path)
+    assert external.overall[Metric.USER_GAUC] is None
+    assert external.overall[Metric.USER_GAUC_COVERAGE] == 0.0
+
+
+def test_minus_zero_ties_with_zero(tmp_path: Path) -> None:
+    zeros = np.where(np.arange(2_000) % 3 == 0, 0.0, -0.0).astype(np.float32)
+    _, external = both(predictions().with_columns(score=pl.Series(zeros)), tmp_path)
+    assert external.overall[Metric.AUC] == 0.5
+
+
+def test_certain_clicks_are_no_harm(tmp_path: Path) -> None:
+    rows = predictions()
+    assert_same(*both(rows.with_columns(probability=rows[Column.PROBABILITY].round(0)), tmp_path))
+
+
+def test_metrics_are_there_if_their_columns_are(tmp_path: Path) -> None:
+    held, external = both(predictions().select(Column.DOMAIN, Column.LABEL, Column.SCORE), tmp_path)
+    assert (external.oracle, external.variants) == ({}, {})
+    assert Metric.USER_GAUC not in external.overall
+    assert_same(held, external)
+
+
+def test_auc_is_that_of_scikit_learn(tmp_path: Path) -> None:
+    rows = predictions(decimals=1)
+    _, external = both(rows, tmp_path)
+    assert external.overall[Metric.AUC] == pytest.approx(
+        roc_auc_score(rows["label"], rows["score"]), abs=1e-12
+    )
+    assert external.oracle["ceiling_auc"] == pytest.approx(
+        roc_auc_score(rows["label"], rows["ceiling"]), abs=1e-12
+    )
+
+
+def test_no_scratch_file_is_left(tmp_path: Path) -> None:
+    both(predictions(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "message"),
+    [
+        (Column.SCORE, float("nan"), "finite numbers: 3 of 2,000 are NaN or infinite"),
+        (Column.PROBABILITY, 1.5, r"lie in \[0, 1\]: 3 of 2,000 do not"),
+        (Column.CEILING, float("nan"), r"lie in \[0, 1\]: 3 of 2,000 do not"),
+        (Column.DOMAIN, 77, "1 unknown, the first is 77"),
+    ],
+)
+@pytest.mark.parametrize("limits", [SMALL, Limits()])
+def test_rows_that_break_a_rule_are_refused(
+    tmp_path: Path, column: str, bad: float, message: str, limits: Limits
+) -> None:
+    rows = predictions().with_row_index()
+    broken = pl.when(pl.col("index") % 700 == 5).then(bad).otherwise(pl.col(column))
+    rows = rows.with_columns(broken.cast(rows[column].dtype).alias(column)).drop("index")
+    rows.write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=message):
+        measure_file(tmp_path / "p.parquet", table=TABLE, limits=limits)
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.parquet").write_text("row,score", encoding="utf-8")
+    with pytest.raises(DataError, match="predictions are a parquet file"):
+        measure_file(tmp_path / "p.parquet", table=TABLE)
+
+
+def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
+    predictions().drop(Column.SCORE).write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"lacks \['score'\]"):
+        measure_file(tmp_path / "p.parquet", table=TABLE)
+
+
+def test_a_full_disk_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ctrbench.eval.partition._append", full)
+    with pytest.raises(DataError, match="no space left for sorting"):
+        both(predictions(), tmp_path)
+
+
+def test_a_frame_is_measured_as_its_file_is(tmp_path: Path) -> None:
+    held, _ = both(predictions(), tmp_path)
+    assert_same(measure_frame(predictions(), table=TABLE), held)
+
+
+def test_binned_auc_by_hand(tmp_path: Path) -> None:
+    # One bit parts negative scores from the others. Below: 1 positive, 2 negatives; above: 2 and 1. Won 2 · 2, tied
+    # 1 · 2 + 2 · 1, of 9 pairs.
+    rows = pl.DataFrame(
+        {
+            Column.DOMAIN: [1] * 6,
+            Column.LABEL: [1, 0, 0, 1, 1, 0],
+            Column.SCORE: [-1.0, -2.0, -3.0, 1.0, 2.0, 3.0],
+        }
+    )
+    rows.write_parquet(tmp_path / "p.parquet")
+    found = binned_auc(tmp_path / "p.parquet", bits=1)
+    assert found is not None
+    assert (found.value, found.bound) == pytest.approx((6 / 9, 2 / 9))
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.booleans(), st.floats(-1e300, 1e300) | st.floats(-6, 6, width=32)),
+        min_size=2,
+        max_size=40,
+    ),
+    bits=st.integers(1, 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_exact_auc_lies_within_the_bound(
+    rows: list[tuple[bool, float]], bits: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "binned.parquet"
+    label, score = (list(column) for column in zip(*rows, strict=True))
+    pl.DataFrame({"domain": [1] * len(rows), "label": label, "score": score}).write_parquet(file)
+    found = binned_auc(file, bits=bits)
+    if len(set(label)) < 2:
+        assert found is None
+    else:
+        assert found is not None
+        assert abs(found.value - roc_auc_score(label, score)) <= found.bound + 1e-12
+
+
+def test_binned_auc_needs_finite_scores(tmp_path: Path) -> None:
+    rows = predictions().with_columns(score=pl.lit(float("inf")))
+    rows.write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="2,000 of 2,000 are NaN or infinite"):
+        binned_auc(tmp_path / "p.parquet")

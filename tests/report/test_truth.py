@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ctrbench.report.comparison import compare
+from ctrbench.report.tables import Table
+from ctrbench.report.truth import truth_table
+from ctrbench.runs.record import RunRecord
+
+ORACLE = {"auc": 0.8, "logloss": 0.4, "expected_logloss": 0.41, "auc_expected": 0.81}
+CEILING = {"ceiling_auc": 0.78, "ceiling_logloss": 0.43, "ceiling_expected_logloss": 0.42}
+
+
+def table(record: Callable[..., RunRecord], oracle: dict[str, float]) -> Table | None:
+    losses = {1: 0.5, 2: 0.52}
+    runs = [
+        record(
+            seed=seed,
+            oracle=oracle,
+            test={"auc": 0.7 + seed / 100, "logloss": loss, "expected_logloss": 0.45},
+        )
+        for seed, loss in losses.items()
+    ]
+    (comparison,) = compare(runs)
+    return truth_table(comparison)
+
+
+def texts(found: Table | None) -> dict[str, list[str]]:
+    assert found is not None
+    return {line.label: [cell.text for cell in line.cells] for line in found.lines if line.cells}
+
+
+def test_methods_are_measured_from_the_truth(record: Callable[..., RunRecord]) -> None:
+    # AUC 0.71 and 0.72 against 0.81, LogLoss 0.50 and 0.52 against 0.40.
+    found = texts(table(record, ORACLE))
+    assert found["plain"] == ["−0.0950", "+0.11000", "0.45000"]
+    assert found["oracle"] == ["−0.0100", "0.00000", "0.41000"]
+    assert "learnable ceiling" not in found
+
+
+def test_differences_have_a_deviation_over_seeds(record: Callable[..., RunRecord]) -> None:
+    found = table(record, ORACLE)
+    assert found is not None
+    assert [cell.spread for cell in found.lines[1].cells] == ["0.0071", "0.01414", "0.00000"]
+
+
+def test_the_learnable_ceiling_stands_above_the_oracle(record: Callable[..., RunRecord]) -> None:
+    found = texts(table(record, ORACLE | CEILING))
+    assert list(found) == ["plain", "learnable ceiling", "oracle"]
+    assert found["learnable ceiling"] == ["−0.0300", "+0.03000", "0.42000"]
+
+
+def test_nothing_is_measured_from_an_unknown_truth(record: Callable[..., RunRecord]) -> None:
+    assert table(record, {}) is None
+
+
+def test_a_method_that_failed_says_why(record: Callable[..., RunRecord]) -> None:
+    (comparison,) = compare([record(oracle=ORACLE), record("apg", status="failed", error="out of memory")])
+    found = truth_table(comparison)
+    assert found is not None
+    assert [(line.label, line.remark) for line in found.lines if line.remark] == [("apg", "out of memory.")]

@@ -1,0 +1,283 @@
+"""The whole way from raw file to report in a bucket: what is made there is what is made here, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ctrbench.data.card import DatasetCard, read_card
+from ctrbench.data.prepare import prepare
+from ctrbench.data.shards import latest_prepared, open_prepared, prepared_names
+from ctrbench.errors import DataError, StoreError
+from ctrbench.files import is_there, local_copy, location, matching, read_text, remove
+from ctrbench.names import Split
+from ctrbench.report.write import report
+from ctrbench.runs.execute import execute
+from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore
+from ctrbench.train import loop
+from ctrbench.train.checkpoint import load_checkpoint
+
+CARD = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+label = { column = "click" }
+domain_sets = { default = ["shop"] }
+fields = [{ name = "shop" }, { name = "item" }]
+"""
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> DatasetCard:
+    generator = np.random.default_rng(0)
+    rows = 3000
+    columns = {
+        "time": np.arange(rows),
+        "shop": generator.integers(0, 4, rows),
+        "item": generator.integers(0, 30, rows),
+        "click": generator.integers(0, 2, rows),
+    }
+    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
+    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
+    return read_card(tmp_path / "tiny.toml")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> RunStore:
+    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
+
+
+@pytest.fixture
+def there(bucket: str) -> RunStore:
+    return RunStore(results=location(f"{bucket}/results"), home=location(f"{bucket}/home"))
+
+
+def runs_of(store: RunStore, *methods: str) -> list[Run]:
+    return make_grid(
+        open_prepared("tiny", store.home),
+        methods=methods or ("plain",),
+        backbones=["dnn[hidden=8-4]"],
+        seeds=[1],
+        domain_set="default",
+        indicator=None,
+        config=make_config(epochs=2, patience=9, batch_size=64, embedding_size=4),
+    )
+
+
+def run_of(store: RunStore) -> Run:
+    (only,) = runs_of(store)
+    return only
+
+
+def predictions(store: RunStore, run: Run) -> bytes:
+    with local_copy(store.predictions_file(run.key)) as path:
+        return path.read_bytes()
+
+
+def another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From here on nothing is found in this machine's cache."""
+    monkeypatch.setenv("CTRBENCH_CACHE", str(tmp_path / "another"))
+
+
+def test_prepared_data_are_the_same(
+    card: DatasetCard, here: RunStore, there: RunStore, tmp_path: Path
+) -> None:
+    near, far = prepare(card, home=here.home), prepare(card, home=there.home)
+    assert near.manifest.model_copy(update={"created": ""}) == far.manifest.model_copy(update={"created": ""})
+    for split in Split:
+        assert near.read(split).equals(far.read(split))
+    assert (prepared_names(there.home), latest_prepared(there.home)) == (["tiny"], "tiny")
+    assert not list((tmp_path / "cache" / "datasets").iterdir()), "nothing half made is left here"
+
+
+def test_what_is_unchanged_is_not_prepared_again(card: DatasetCard, there: RunStore) -> None:
+    heard: list[str] = []
+    prepare(card, home=there.home)
+    prepare(card, home=there.home, report=lambda phase, _: heard.append(phase))
+    assert "write" not in heard
+    prepare(card, home=there.home, report=lambda phase, _: heard.append(phase), force=True)
+    assert "write" in heard
+
+
+def test_a_domain_set_is_added_there(card: DatasetCard, there: RunStore) -> None:
+    prepared, name = prepare(card, home=there.home).ensure_domains(("item",))
+    assert open_prepared("tiny", there.home).domain_set(name).num_domains == 30
+    assert prepared.domain_table(name).height == 31
+
+
+def test_a_missing_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> None:
+    prepared = prepare(card, home=there.home)
+    file = prepared.manifest.splits[Split.DEV].shards[0].file
+    remove(prepared.folder / file)
+    for look in (prepared.verify, lambda: prepared.read(Split.DEV)):
+        with pytest.raises(DataError, match=rf"missing: s3://.*{file}.*ctrbench prepare"):
+            look()
+
+
+def test_a_damaged_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> None:
+    prepared = prepare(card, home=there.home)
+    train, dev = (prepared.manifest.splits[split].shards[0].file for split in (Split.TRAIN, Split.DEV))
+    with local_copy(prepared.folder / train) as path:
+        (prepared.folder / dev).write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=rf"damaged: s3://.*{dev}"):
+        prepared.read(Split.DEV)
+
+
+def test_runs_and_report_are_the_same(
+    card: DatasetCard, here: RunStore, there: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for store in (here, there):
+        prepare(card, home=store.home)
+        for run in runs_of(store, "plain", "adasparse"):
+            assert execute(run, store).error is None
+    another_machine(monkeypatch, tmp_path)
+    for run in runs_of(there, "plain", "adasparse"):
+        near, far = here.find(run.key), there.find(run.key)
+        assert near is not None
+        assert far is not None
+        assert near.reproducible() == far.reproducible()
+        assert predictions(here, run) == predictions(there, run)
+        assert [(k, v.tolist()) for k, v in here.inspection(run.key).items()] == [
+            (k, v.tolist()) for k, v in there.inspection(run.key).items()
+        ]
+    assert there.unfinished(runs_of(there, "plain", "adasparse")) == []
+    for store, name in ((here, "near"), (there, "far")):
+        report(store, dataset="tiny", bins=3, out=tmp_path / name)
+    for file in ("bins.csv", "bins.md", "gain-auc.svg"):
+        assert (tmp_path / "near" / file).read_bytes() == (tmp_path / "far" / file).read_bytes()
+
+
+def kill(run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a run, after a checkpoint at each of two steps, where it leaves nothing more behind."""
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0.0)
+    heard: list[object] = []
+
+    def stop(tick: object) -> None:
+        heard.append(tick)
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, report=stop, checkpoint_seconds=0.0)
+
+
+def test_a_killed_run_goes_on_elsewhere(
+    card: DatasetCard, here: RunStore, there: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for store in (here, there):
+        prepare(card, home=store.home)
+    run, checkpoint = run_of(there), there.folder(run_of(there).key) / "checkpoint.pt"
+    whole = execute(run, here)
+    kill(run, there, monkeypatch)
+    another_machine(monkeypatch, tmp_path)
+    assert load_checkpoint(checkpoint) is not None
+    again = execute(run, there)
+    assert (again.status, again.measured.resumed) == ("finished", 1)
+    assert again.reproducible() == whole.reproducible()
+    assert predictions(there, run) == predictions(here, run)
+    assert not is_there(checkpoint)
+
+
+def test_a_checkpoint_out_of_reach_is_not_a_new_start(
+    there: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not isinstance(there.home, Path)
+
+    def cut(*_: object) -> None:
+        raise TimeoutError("cut")
+
+    monkeypatch.setattr(there.home.fs, "get_file", cut)
+    with pytest.raises(StoreError, match="cut"):
+        load_checkpoint(there.home / "checkpoint.pt")
+
+
+def test_a_finished_record_is_never_overwritten(card: DatasetCard, there: RunStore) -> None:
+    prepare(card, home=there.home)
+    run = run_of(there)
+    execute(run, there)
+    record = there.find(run.key)
+    assert record is not None
+    with pytest.raises(StoreError, match=r"never overwritten: s3://.*delete it first"):
+        there.write(record)
+    (before,) = matching(there.results, "tiny/*.json")
+    assert len(list(there.records())) == 1
+    assert read_text(before) == record.model_dump_json(indent=None) + "\n"
+
+
+@pytest.mark.parametrize("is_url", [False, True])
+def test_of_two_that_bring_a_record_at_once_one_wins(
+    card: DatasetCard, request: pytest.FixtureRequest, here: RunStore, is_url: bool
+) -> None:
+    prepare(card, home=here.home)
+    made = execute(run_of(here), replace(here, results=here.home / "elsewhere"))
+    store: RunStore = request.getfixturevalue("there") if is_url else here
+    tries = [
+        made.model_copy(update={"code": made.code.model_copy(update={"version": str(n)})}) for n in range(8)
+    ]
+
+    def bring(record: RunRecord) -> bool:
+        try:
+            store.write(record)
+        except StoreError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(bring, tries))
+    assert sum(won) == 1
+    assert store.find(made.key) == tries[won.index(True)]
+
+
+def test_an_answer_lost_on_the_way_is_no_other_writer(
+    card: DatasetCard, here: RunStore, there: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(card, home=here.home)
+    record = execute(run_of(here), here)
+    assert not isinstance(there.results, Path)
+    put = there.results.fs.put_file
+
+    def put_twice(*args: object, **options: object) -> None:
+        put(*args, **options)
+        put(*args, **options)
+
+    monkeypatch.setattr(there.results.fs, "put_file", put_twice)
+    there.write(record)
+    assert there.find(record.key) == record
+
+
+@pytest.mark.usefixtures("card")
+def test_the_command_line_works_there(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrbench: Callable[..., int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CTRBENCH_HOME", f"{bucket}/home")
+    results = f"{bucket}/results"
+    for command in (
+        "prepare tiny.toml",
+        f"run --epochs 1 --backbone dnn[hidden=4] --jobs 1 --results {results}",
+        f"report --bins 3 --results {results} --out report",
+    ):
+        assert ctrbench(*command.split()) == 0
+    assert len(matching(location(results), "tiny/*.json")) == 1
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_wrong_bucket_ends_the_command_line_in_one_line(
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ctrbench: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CTRBENCH_HOME", f"s3://none-{bucket[-6:]}/home")
+    assert ctrbench("run", "--dataset", "tiny") == 2
+    assert "name a bucket that is there" in capsys.readouterr().err

@@ -1,0 +1,40 @@
+"""Small Production-scale datasets that several tests read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ctrbench.synthetic.production import DOMAIN_PLACE, Production
+from ctrbench.synthetic.production_calibration import calibrate
+from ctrbench.synthetic.production_clicks import Component
+from ctrbench.synthetic.production_spec import ProductionSpec, preset
+
+Make = Callable[..., Production]
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    """Return the unit preset with other options, calibrated on few rows."""
+
+    @cache
+    def made(**options: object) -> Production:
+        content = preset("unit").model_dump() | {"calibration_rows": 1 << 16} | options
+        spec = ProductionSpec.model_validate(content)
+        return Production(spec, calibrate(spec))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def unit(make: Make) -> Production:
+    return make()
+
+
+@pytest.fixture(scope="session")
+def columns(unit: Production) -> dict[str, np.ndarray]:
+    """All columns of the unit preset's 262,144 rows, and the components of the logit."""
+    return unit.rows(0, unit.spec.rows, [*unit.columns, *Component, DOMAIN_PLACE])

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, nn
+
+from ctrbench.data.batches import Batch, SplitData
+from ctrbench.errors import CtrbenchError, SettingError
+from ctrbench.nn import optim
+from ctrbench.nn.embed import RowTable
+from ctrbench.nn.exchange import Workers
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer, TensorRowAdam
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.registry import presets, select
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.distributed import (
+    check_replicas,
+    check_start,
+    check_supported,
+    joined,
+    start_local,
+    start_ray,
+)
+from ctrbench.train.learner import Learner, StepOutput
+from ctrbench.train.loop import Fit, Trainer
+
+CITIES, AGES, USERS, TAGS = 6, 3, 60, 10
+
+
+def made_up(num_rows: int) -> SplitData:
+    generator = np.random.default_rng(0)
+    city = generator.choice(np.arange(1, CITIES + 1), num_rows, p=[0.5, 0.2, 0.15, 0.1, 0.03, 0.02])
+    age, user = generator.integers(1, AGES + 1, num_rows), generator.integers(1, USERS + 1, num_rows)
+    offsets = np.concatenate([[0], np.cumsum(generator.integers(0, 4, num_rows))])
+    tags = generator.integers(1, TAGS + 1, offsets[-1]).astype(np.int32)
+    label = generator.random(num_rows) < np.where(city + age > 4, 0.6, 0.2)
+    return SplitData(
+        ids_BF=torch.from_numpy(np.stack([city, age, user], axis=1).astype(np.int32)),
+        bags=((torch.from_numpy(tags), torch.from_numpy(offsets)),),
+        numeric_BK=torch.from_numpy(generator.standard_normal((num_rows, 1)).astype(np.float32)),
+        domain_B=torch.from_numpy(((city - 1) * AGES + age).astype(np.int32)),
+        indicator_B=torch.from_numpy(city.astype(np.int32)),
+        label_B=torch.from_numpy(label.astype(np.float32)),
+        row=np.arange(num_rows),
+        user=user.astype(np.int32),
+        probability=None,
+    )
+
+
+SCHEMA = Schema(
+    fields=(
+        FieldShape(name="city", kind="categorical", role="context", size=CITIES + 1),
+        FieldShape(name="price", kind="numeric", role="item", size=0),
+        FieldShape(name="tags", kind="multi_valued", role="item", size=TAGS + 1),
+        FieldShape(name="age", kind="categorical", role="user", size=AGES + 1),
+        FieldShape(name="user", kind="categorical", role="user", size=USERS + 1),
+    ),
+    embedding_size=4,
+    domain_features=("city", "age"),
+    num_domains=CITIES * AGES,
+    indicator_rows=(0, 150, 60, 45, 30, 9, 6),
+    base_rate=0.4,
+)
+
+
+USUAL = AdamConfig()
+# A column that is constant within a domain has no gradient behind PN but rounding, of which Adam's usual ε makes steps
+# of the full rate: there one worker differs from itself as much, once the rows of its batches are in another order.
+CALM = AdamConfig(eps=1e-3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training; 300 rows in batches of 23 leave a last one of a single row, so that a worker has none."""
+
+    method: str
+    backbone: str = "dnn"
+    steps: int = 4
+    batch_size: int = 23
+    adam: AdamConfig = USUAL
+    by_tensors: bool = False
+    """Whether rows are updated as they are on a GPU."""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.backbone} {self.adam.embedding_rule}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to."""
+
+    outputs: list[StepOutput]
+    state: dict[str, torch.Tensor]
+
+
+def batches(learner: Learner, case: Case, workers: Workers | None) -> Iterator[Batch]:
+    data, cut = made_up(300), None if workers is None else workers.cut
+    for epoch in count():
+        order = learner.order(data, batch_size=case.batch_size, generator=np.random.default_rng(epoch))
+        yield from data.batches(order, cut=cut)
+
+
+def build(case: Case) -> tuple[CTRModel, Learner]:
+    method, backbone = select("methods", case.method).value, select("backbones", case.backbone).value
+    small = backbone.model_copy(update={"hidden": (8, 4)})
+    return CTRModel(method.apply(small.full_plan()), SCHEMA, seed=1), method.learner()  # type: ignore[union-attr]
+
+
+def train(workers: Workers | None, case: Case) -> Trained:
+    torch.set_num_threads(1)
+    model, learner = build(case)
+    with pytest.MonkeyPatch.context() as patch:
+        if case.by_tensors:
+            patch.setattr(optim, "_row_adam", TensorRowAdam)
+        optimizer, outputs = Optimizer(model, case.adam, workers), []
+    for batch in islice(batches(learner, case, workers), case.steps):
+        output = learner.step(model, optimizer, batch)
+        outputs.append(output if workers is None else joined(output, batch.share, workers))
+        model.advance(len(outputs) / case.steps)
+    optimizer.flush()
+    if workers is not None:
+        check_replicas(optimizer, model, workers)
+    return Trained(outputs, model.state_dict())
+
+
+REFUSED = {
+    "adaptdhm": "random ones",
+    "maml": "steps of its own",
+    "mamdr": "steps of its own",
+    "pcgrad": "steps of its own",
+}
+SIX = ("plain", "star", "apg", "adasparse", "ple", "epnet")
+PRUNING = Case("adasparse[epsilon=0.999]", steps=1)
+"""About half of the neurons are pruned from the start, not as many in one worker's rows as in the other's."""
+CASES = [
+    *(Case(method, backbone, steps=20) for method in SIX for backbone in ("dnn", "dcnv2")),
+    Case("plain", steps=20, adam=AdamConfig(embedding_rule="lazy_adam")),
+    Case("star", steps=20, by_tensors=True),
+    Case("plain[norm=bn]", steps=20),
+    Case("plain[norm=pn]", steps=20, batch_size=100, adam=CALM),
+    Case("star", steps=20, batch_size=64, adam=CALM),
+    Case("star[batching=mixed]", steps=20, batch_size=100, adam=CALM),
+    Case("hamur", steps=20, batch_size=100, adam=CALM),
+    Case("adasparse[gradient=soft,ratio_mode=l1,lambda_start=1]", steps=20),
+    Case("adasparse[pruner_input=domain]", steps=20),
+    PRUNING,
+    Case("separate[batching=mixed]", steps=20),
+    Case("ple[levels=2]"),
+    *(Case(method) for method in presets("methods")["all"] if method not in {*SIX, *REFUSED, "gbdt"}),
+    *(Case("plain", backbone) for backbone in presets("backbones")["all"]),
+]
+
+
+class OneTable(nn.Module):
+    """A table of three numbers a row and a bias."""
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__()
+        self.table = RowTable(torch.zeros(num_rows, 3), "embedding")
+        self.bias = nn.Parameter(torch.zeros(1))
+
+
+def sent(workers: Workers, *, num_rows: int, num_read: int) -> int:
+    """Return the bytes that a worker gives to exchanges in a step that reads so many rows, of its own."""
+    model = OneTable(num_rows)
+    optimizer, total = Optimizer(model, AdamConfig(), workers), 0
+
+    def counting(exchange: Callable[..., object], place: int) -> Callable[..., object]:
+        def exchanged(*tensors: object, **options: object) -> object:
+            nonlocal total
+            given = tensors[place]
+            assert isinstance(given, torch.Tensor)
+            total += given.numel() * given.element_size()
+            return exchange(*tensors, **options)
+
+        return exchanged
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in (("all_reduce", 0), ("all_gather", 1)):
+            patch.setattr(distributed, name, counting(getattr(distributed, name), place))
+        optimizer.begin(1.0 / workers.size)
+        rows_UW = optimizer.read(model.table, torch.arange(num_read) + workers.rank * num_read)
+        torch.autograd.backward(((rows_UW + model.bias - 1.0) ** 2).sum())
+        optimizer.step()
+    return total
+
+
+def drifted(workers: Workers) -> str:
+    """Return what is said of models of which one has moved by itself."""
+    model, _ = build(Case("plain"))
+    with torch.no_grad():
+        model.get_parameter("net.head.0.bias").add_(1e-7 * workers.rank)
+    try:
+        check_replicas(Optimizer(model, AdamConfig()), model, workers)
+    except CtrbenchError as error:
+        return str(error)
+    return "nothing"
+
+
+def apart(workers: Workers) -> str:
+    """Return what is said of workers that found different checkpoints."""
+    with pytest.raises(SettingError) as raised:
+        check_start(500 * workers.rank, workers)
+    return str(raised.value)
+
+
+class Killed(Exception):
+    """Stands for a kill signal."""
+
+
+def trainer(workers: Workers | None) -> Trainer:
+    torch.set_num_threads(1)
+    model, learner = build(Case("adasparse"))
+    config = TrainConfig(embedding_size=4, batch_size=23, epochs=2, patience=2)
+    return Trainer(
+        model=model,
+        learner=learner,
+        train=made_up(300),
+        dev=made_up(101),
+        config=config,
+        seed=3,
+        workers=workers,
+    )
+
+
+def fit(workers: Workers | None) -> tuple[Fit, dict[str, torch.Tensor]]:
+    whole = trainer(workers)
+    return whole.fit(), whole.model.state_dict()
+
+
+def fit_interrupted(workers: Workers, folder: Path) -> tuple[Fit, dict[str, torch.Tensor]]:
+    """Fit, with all workers killed in the middle of the second epoch, and their going on."""
+    killed = trainer(workers)
+    step = killed.learner.step
+
+    def stop(*given: object) -> StepOutput:
+        if killed.optimizer.steps == 20:
+            raise Killed
+        return step(*given)  # type: ignore[arg-type]
+
+    killed.learner.step = stop  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        killed.fit(checkpoint=folder / "checkpoint.pt", checkpoint_seconds=0.0)
+    workers.agreed(0.0)
+    resumed = trainer(workers)
+    return resumed.fit(checkpoint=folder / "checkpoint.pt"), resumed.model.state_dict()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What two workers found, as the first of them tells it."""
+
+    trained: dict[Case, Trained]
+    sent: dict[tuple[int, int], int]
+    drifted: str
+    apart: str
+    fit: tuple[Fit, dict[str, torch.Tensor]]
+    interrupted: tuple[Fit, dict[str, torch.Tensor]]
+    agreed: float
+    scores: list[float]
+
+
+def work(workers: Workers, cases: list[Case], folder: Path) -> Found:
+    return Found(
+        trained={case: train(workers, case) for case in cases},
+        sent={
+            (rows, read): sent(workers, num_rows=rows, num_read=read)
+            for rows, read in ((100, 10), (10_000, 10), (100, 20))
+        },
+        drifted=drifted(workers),
+        apart=apart(workers),
+        fit=fit(workers),
+        interrupted=fit_interrupted(workers, folder),
+        agreed=workers.agreed(workers.rank + 0.5),
+        scores=workers.join(torch.arange(7.0)[workers.slice(7)]).tolist(),
+    )
+
+
+def refuse(workers: Workers) -> None:
+    raise SettingError("a rule", value="a value", remedy="a remedy")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Everything that two processes are needed for, of which the start alone takes seconds."""
+    return start_local(work, 2, CASES, tmp_path_factory.mktemp("workers"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_workers_give_the_numbers_of_one(found: Found, case: Case) -> None:
+    one, two = train(None, case), found.trained[case]
+    assert two.state.keys() == one.state.keys()
+    for name, value in one.state.items():
+        torch.testing.assert_close(two.state[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    losses = [[float(output.loss) for output in run.outputs] for run in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_workers_report_the_rows_of_all(found: Found) -> None:
+    rows = [output.rows for output in found.trained[CASES[0]].outputs]
+    assert rows == [23] * 13 + [1] + [23] * 6
+
+
+def test_the_share_of_pruned_neurons_is_that_of_all_rows(found: Found) -> None:
+    alone, together = ((run.outputs[0].logs) for run in (train(None, PRUNING), found.trained[PRUNING]))
+    assert 0.1 < float(alone["tower0.gate.pruned"]) < 0.9
+    for name, share in alone.items():
+        assert float(together[name]) == pytest.approx(float(share), abs=1e-6)
+
+
+def test_what_is_sent_grows_with_the_rows_read_and_not_with_the_table(found: Found) -> None:
+    assert found.sent[10_000, 10] == found.sent[100, 10]
+    # Ten rows more a worker: twenty more of three floats in the sum, and ten more ids.
+    assert found.sent[100, 20] - found.sent[100, 10] == 20 * 3 * 4 + 10 * 8
+
+
+def test_models_that_drift_apart_are_found(found: Found) -> None:
+    assert "1 of" in found.drifted
+    assert "net.head.0.bias" in found.drifted
+
+
+def test_workers_that_found_different_checkpoints_are_stopped(found: Found) -> None:
+    assert "steps made: 0, 500" in found.apart
+
+
+def test_a_whole_training_of_two_workers_is_that_of_one(found: Found) -> None:
+    (one, weights), (two, found_weights) = fit(None), found.fit
+    assert two.history.rows == one.history.rows == 600
+    for mine, theirs in zip(one.history.epochs, two.history.epochs, strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-5)
+        assert theirs["dev"] == pytest.approx(mine["dev"], abs=1e-5)
+    torch.testing.assert_close(found_weights, weights, rtol=1e-5, atol=1e-5)
+
+
+def test_workers_go_on_from_a_checkpoint_bit_for_bit(found: Found) -> None:
+    (whole, weights), (resumed, found_weights) = found.fit, found.interrupted
+    assert resumed.resumed == 1
+    assert resumed.history.epochs == whole.history.epochs
+    assert all(torch.equal(found_weights[name], weight) for name, weight in weights.items())
+
+
+def test_a_decision_is_the_first_workers(found: Found) -> None:
+    assert found.agreed == 0.5
+
+
+def test_scores_of_parts_are_joined_in_order(found: Found) -> None:
+    assert found.scores == list(range(7))
+
+
+@pytest.mark.parametrize("method", REFUSED)
+def test_what_needs_the_whole_batch_is_refused_in_words(method: str) -> None:
+    with pytest.raises(SettingError, match=REFUSED[method]):
+        check_supported(*build(Case(method)))
+
+
+def test_moments_within_models_of_single_domains_are_refused() -> None:
+    with pytest.raises(SettingError, match="norm=bn"):
+        check_supported(*build(Case("separate[norm=bn]")))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_gives_the_same_numbers_is_not_refused(case: Case) -> None:
+    check_supported(*build(case))
+
+
+def test_the_error_of_a_worker_is_the_callers() -> None:
+    with pytest.raises(SettingError, match=r"a rule: a value\. a remedy"):
+        start_local(refuse, 1)
+
+
+def test_without_ray_train_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.train", None)
+    with pytest.raises(SettingError, match=r"pip install .*ray\[train\]"):
+        start_ray(refuse, 2)
