@@ -6,9 +6,11 @@ elsewhere.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +53,10 @@ Variant = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that generate; as many as there are cores.")
 ]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="local: processes of this machine; ray: a Ray cluster.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray only: where the cluster is; auto when not given.")]
 Results = Annotated[str, typer.Option(help="Folder of the run records, a URL too: s3://bucket/results.")]
 
 
@@ -91,6 +97,8 @@ def prepare(
     plan: Annotated[
         bool, typer.Option("--plan", help="Generated data: say what they would take, and make nothing.")
     ] = False,
+    engine: EngineName = "local",
+    address: Address = None,
 ) -> None:
     """Prepare a dataset: split, encode, find domains."""
     from ctrbench import display
@@ -98,9 +106,11 @@ def prepare(
     from ctrbench.data.prepare import prepare as prepare_data
 
     if dataset == "production":
-        _prepare_production(
-            _spec(rows, size, variant), domains, workers, force=force, on_the_fly=on_the_fly, plan=plan
-        )
+        spec = _spec(rows, size, variant)
+        if plan:
+            _show_outlook(spec)
+            return
+        _prepare_production(spec, domains, workers, (engine, address), force=force, on_the_fly=on_the_fly)
         return
     _only_generated(rows=rows, size=size, variant=variant, workers=workers, on_the_fly=on_the_fly, plan=plan)
     card = load_card(dataset)
@@ -112,24 +122,34 @@ def prepare(
     display.show_prepared(prepared, domain_set)
 
 
+def _show_outlook(spec: ProductionSpec) -> None:
+    from ctrbench import display
+    from ctrbench.data.generated import outlook
+
+    display.show_outlook(outlook(spec))
+
+
 def _prepare_production(
     spec: ProductionSpec,
     domains: str | None,
     workers: int | None,
+    engine: tuple[str, str | None],
     *,
     force: bool,
     on_the_fly: bool,
-    plan: bool,
 ) -> None:
     from ctrbench import display
-    from ctrbench.data.generated import outlook, prepare_generated
+    from ctrbench.data.generated import prepare_generated
+    from ctrbench.runs.engine import spread
 
-    if plan:
-        display.show_outlook(outlook(spec))
-        return
     with _resumable(), display.phases() as report:
         prepared = prepare_generated(
-            spec, is_stored=not on_the_fly, workers=workers, force=force, report=report
+            spec,
+            is_stored=not on_the_fly,
+            workers=workers,
+            spread=spread(*engine),
+            force=force,
+            report=report,
         )
     display.show_prepared(*_domain_set(prepared, domains))
 
@@ -208,6 +228,14 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
     ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that make each run together, on parts of every batch.")
+    ] = 1,
+    gpus_a_run: Annotated[
+        float | None, typer.Option(min=0.0, help="Share of a GPU that a run takes; 1 with --device cuda.")
+    ] = None,
     results: Results = "results",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
 ) -> None:
@@ -215,7 +243,7 @@ def run(
     from ctrbench import display
     from ctrbench.data.shards import home_folder, open_prepared
     from ctrbench.registry import selectors
-    from ctrbench.runs.engine import LocalEngine, default_jobs
+    from ctrbench.runs.engine import make_engine
     from ctrbench.runs.grid import find_preset, make_config, make_grid, parse_seeds, with_tower
     from ctrbench.runs.store import RunStore
 
@@ -238,10 +266,13 @@ def run(
     )
     store = RunStore(results=location(results), home=home_folder())
     waiting = store.unfinished(grid)
-    _announce(prepared, waiting)
-    engine = LocalEngine(jobs or default_jobs(config), checkpoint_seconds=checkpoint_seconds)
+    maker = make_engine(
+        engine, config=config, address=address, jobs=jobs, workers=workers, gpus_a_run=gpus_a_run,
+        memory_a_run=_announce(prepared, waiting), checkpoint_seconds=checkpoint_seconds,
+        say=partial(typer.echo, err=True),
+    )  # fmt: skip
     with _resumable(), display.training(prepared, grid, waiting) as watcher:
-        records = engine.run(waiting, store, watcher)
+        records = maker.run(waiting, store, watcher)
     failed = [record for record in records if record.status == "failed"]
     display.show_runs(grid, store)
     if failed:
@@ -286,6 +317,8 @@ def study(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side; as many as there are cores.")
     ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
     results: Results = "results",
     out: Annotated[Path, typer.Option(help="Folder for the study's folder.")] = Path("study"),
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")] = 60.0,
@@ -293,7 +326,7 @@ def study(
     """Make the runs of a paper's table or figure, and draw it."""
     from ctrbench import display
     from ctrbench.data.shards import home_folder, open_prepared
-    from ctrbench.runs.engine import LocalEngine, default_jobs
+    from ctrbench.runs.engine import make_engine
     from ctrbench.runs.store import RunStore
     from ctrbench.runs.study import plan_study, study_config, to_make
     from ctrbench.study import load_study
@@ -302,13 +335,17 @@ def study(
     parts = plan_study(chosen, open_prepared(dataset or _latest()), seeds=seeds)
     store = RunStore(results=location(results), home=home_folder())
     waiting = to_make(chosen, parts, store)
-    engine = LocalEngine(jobs or default_jobs(study_config(chosen)), checkpoint_seconds=checkpoint_seconds)
     grid = [run for part in parts for run in part.runs]
+    memory = 0
     for part in parts:
         mine = {run.key.digest for run in part.runs}
-        _announce(part.prepared, [run for run in waiting if run.key.digest in mine])
+        memory = max(memory, _announce(part.prepared, [run for run in waiting if run.key.digest in mine]))
+    maker = make_engine(
+        engine, config=study_config(chosen), address=address, jobs=jobs,
+        memory_a_run=memory, checkpoint_seconds=checkpoint_seconds, say=partial(typer.echo, err=True),
+    )  # fmt: skip
     with _resumable(), display.training(parts[-1].prepared, grid, waiting) as watcher:
-        records = engine.run(waiting, store, watcher)
+        records = maker.run(waiting, store, watcher)
     display.show_study(chosen, parts, store, out / name.removesuffix(".toml"))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
@@ -455,6 +492,34 @@ def synth_iaac(
     typer.echo(f"{out}: now try\n  ctrbench prepare iaac --source {out}")
 
 
+@synth_app.command(name="production")
+def synth_production(
+    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    rows: Rows = None,
+    size: Size = None,
+    variant: Variant = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
+) -> None:
+    """Make Production-scale data as parquet shards, the truth in them."""
+    from ctrbench import display
+    from ctrbench.data.generated import command_of
+    from ctrbench.runs.engine import spread
+    from ctrbench.synthetic.production_files import make_production
+
+    spec = _spec(rows, size, variant)
+    with _resumable(), display.phases() as report:
+        make_production(
+            spec,
+            out,
+            workers=workers or os.cpu_count() or 1,
+            map=spread(engine, address),
+            report=lambda done, total: report("generate", done / total),
+        )
+    typer.echo(f"{out}: {spec.rows:,} rows; to train on the same ones\n  {command_of(spec)}")
+
+
 def _spec(rows: str | None, size: str | None, variant: str | None) -> ProductionSpec:
     from ctrbench.data.generated import parse_spec
 
@@ -470,18 +535,27 @@ def _window(text: str | None, prepared: Prepared) -> int | None:
     return whole_number(text, "--window") or None
 
 
-def _announce(prepared: Prepared, runs: Sequence[Run]) -> None:
-    """Say what each method costs on each backbone before any is trained; raise what a method refuses."""
+def _announce(prepared: Prepared, runs: Sequence[Run]) -> int:
+    """Say what each method costs on each backbone before any is trained; raise what a method refuses.
+
+    Returns the bytes of memory that the largest run takes, about.
+    """
     if not runs:
-        return
+        return 0
     from ctrbench import display
     from ctrbench.explain import pairs
+    from ctrbench.runs.room import run_memory
+    from ctrbench.train.config import TrainConfig
 
     found = tuple(pairs(prepared, runs))
-    display.show_costs(found)
+    config = TrainConfig.model_validate(runs[0].key.train)
+    costs = [pair.cost for pair in found if pair.cost is not None]
+    sizes = [run_memory(prepared, config, cost.embedding + cost.shared + cost.per_domain) for cost in costs]
+    display.show_costs(found, memory=max(sizes, default=0))
     for pair in found:
         if pair.refusal is not None:
             raise pair.refusal
+    return max(sizes, default=0)
 
 
 def _latest() -> str:

@@ -557,8 +557,11 @@ def _verdict(findings: Iterable[Finding], backbone: str) -> str:
     return "–" if any(finding.rule == SUPPORTS for finding in here) else "ok" if here else ""
 
 
-def show_costs(pairs: Sequence[Pair]) -> None:
-    """Print what each method costs on each backbone, before it is trained; below, why that cannot be said."""
+def show_costs(pairs: Sequence[Pair], *, memory: int) -> None:
+    """Print what each method costs on each backbone, before it is trained; below, why that cannot be said.
+
+    `memory` is what the largest run takes, in bytes.
+    """
     title = "Parameters, and multiply-adds of a row forward; training makes about three times as many"
     table = _listing(title)
     for heading in ("method", "backbone"):
@@ -574,6 +577,7 @@ def show_costs(pairs: Sequence[Pair]) -> None:
             )
     if table.row_count:
         progress_console.print(table)
+        progress_console.print(f"memory of the largest run: about {memory / 1e9:.1f} GB", highlight=False)
     for pair in pairs:
         if pair.reason:
             line = f"{pair.method} × {pair.backbone}: {pair.reason}"

@@ -171,7 +171,7 @@ def _settings(variant: str) -> dict[str, object]:
     return {name.strip().replace("-", "_"): value.strip() if equal else True for name, equal, value in pairs}
 
 
-def _command(spec: ProductionSpec) -> str:
+def command_of(spec: ProductionSpec) -> str:
     """The command that makes the dataset again."""
     differs = [name if value is True else f"{name}={value}" for name, value in _unusual(spec).items()]
     variant = f" --variant {','.join(differs)}" if differs else ""
@@ -342,7 +342,7 @@ def _manifest(
         content_digest=hashlib.sha256(json.dumps(generator, sort_keys=True).encode()).hexdigest(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note="generated; results test implementations and are no evidence for a method",
-        command=_command(spec),
+        command=command_of(spec),
         generator=generator,
     )
 

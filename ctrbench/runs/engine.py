@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from ctrbench.runs.record import RunRecord
 from ctrbench.runs.room import find_room, gpu_share
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
+
+ENGINES = ("local", "ray")
 
 
 class Watcher(Protocol):
@@ -54,12 +57,17 @@ def make_engine(
     address: str | None = None,
     gpus_a_run: float | None = None,
     memory_a_run: int = 0,
+    workers: int = 1,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Engine:
     """Return the engine of that name; `say` hears the few lines that it has for the user.
 
-    `memory_a_run`, in bytes, is `room.run_memory` of the largest run; 0 leaves memory out of account.
+    `memory_a_run`, in bytes, is `room.run_memory` of the largest run; 0 leaves memory out of account. More than one of
+    `workers` make each run together, one run after the other.
     """
+    _check_names(name, address)
+    if workers > 1:
+        return _team(name, workers, address, jobs, checkpoint_seconds)
     share = gpu_share(config, gpus_a_run)
     if name == "ray":
         from ctrbench.runs.ray_engine import RayEngine
@@ -73,10 +81,6 @@ def make_engine(
             jobs=jobs,
             say=say,
         )
-    if name != "local":
-        raise SettingError("no such engine", value=name, remedy=did_you_mean(name, ("local", "ray")))
-    if address is not None:
-        raise SettingError("an address is that of a Ray cluster", value=address, remedy="add --engine ray")
     room = find_room(config, memory_a_run=memory_a_run, gpus_a_run=share or 1.0)
     if jobs is None and room.limit == "memory":
         say(
@@ -85,9 +89,36 @@ def make_engine(
     return LocalEngine(jobs or room.jobs, checkpoint_seconds=checkpoint_seconds, devices=room.devices)
 
 
-def default_jobs(config: TrainConfig) -> int:
-    """As many runs side by side as cores and GPUs allow."""
-    return find_room(config).jobs
+def spread(name: str, address: str | None) -> Callable[..., Iterator[Any]] | None:
+    """Return what calls a function on all items on the engine of that name; None: processes of this machine."""
+    _check_names(name, address)
+    if name == "local":
+        return None
+    from ctrbench.runs.ray_engine import ray_map
+
+    return partial(ray_map, address=address)
+
+
+def _check_names(name: str, address: str | None) -> None:
+    if name not in ENGINES:
+        raise SettingError("no such engine", value=name, remedy=did_you_mean(name, ENGINES))
+    if name == "local" and address is not None:
+        raise SettingError("an address is that of a Ray cluster", value=address, remedy="add --engine ray")
+
+
+def _team(
+    name: str, workers: int, address: str | None, jobs: int | None, checkpoint_seconds: float
+) -> Engine:
+    from ctrbench.runs.team import RayTeamEngine, TeamEngine
+
+    if jobs is not None:
+        remedy = "leave out --jobs, or --workers"
+        raise SettingError(
+            "runs that workers make together go one after the other", value=f"--jobs {jobs}", remedy=remedy
+        )
+    if name == "ray":
+        return RayTeamEngine(workers, address=address, checkpoint_seconds=checkpoint_seconds)
+    return TeamEngine(workers, checkpoint_seconds=checkpoint_seconds)
 
 
 @dataclass(kw_only=True)

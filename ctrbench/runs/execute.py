@@ -33,6 +33,7 @@ from ctrbench.eval.metrics import GroupMetrics
 from ctrbench.extend import Estimator
 from ctrbench.files import Place, remove, replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.runs.grid import Run
@@ -49,7 +50,16 @@ from ctrbench.runs.record import (
 )
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.loop import CHECKPOINT_SECONDS, STREAMED, Fit, History, Tick, Trainer, dev_metrics
+from ctrbench.train.loop import (
+    CHECKPOINT_SECONDS,
+    STREAMED,
+    Fit,
+    History,
+    Tick,
+    Trainer,
+    dev_metrics,
+    score_piece,
+)
 
 if TYPE_CHECKING:
     from ctrbench.extend import Backbone, Method
@@ -63,16 +73,18 @@ def execute(
     *,
     report: Callable[[Tick], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    workers: Workers | None = None,
 ) -> RunRecord:
     """Make one run and write its record; a failure of the run is a record too.
 
-    A finished record stays as it is: the run is then made again for its predictions and inspection alone.
+    A finished record stays as it is: the run is then made again for its predictions and inspection alone. With
+    `workers`, this is the first of several processes that make the run together (`assist` is what the others do).
     """
     clock = _Clock()
     result, error, resumed = None, None, 0
     try:
         if run.unsupported is None:
-            result, resumed = _run(run, store, clock, report, checkpoint_seconds)
+            result, resumed = _run(run, store, clock, report, checkpoint_seconds, workers)
     except Exception as problem:  # noqa: BLE001  # whatever a plug-in raises ends this run, not the others
         error = f"{type(problem).__name__}: {problem}"
         _keep_traceback(store.folder(run.key))
@@ -83,16 +95,16 @@ def execute(
         status="finished" if result else "failed" if error else "unsupported",
         error=error or run.unsupported,
         code=_code(run),
-        measured=clock.measured(run.key, resumed),
+        measured=clock.measured(run.key, resumed, workers=1 if workers is None else workers.size),
         result=result,
     )
-    _keep(record, store)
+    keep(record, store)
     if result is not None:
         remove(store.folder(run.key) / "checkpoint.pt")
     return record
 
 
-def _keep(record: RunRecord, store: RunStore) -> None:
+def keep(record: RunRecord, store: RunStore) -> None:
     """Write the record, unless a finished one is there, perhaps of another machine that has just made the same run."""
     known = store.find(record.key)
     if known is not None and known.status == "finished":
@@ -143,14 +155,15 @@ class _Clock:
             self.rows_per_second = round(fit.history.rows / self.seconds["train"], 1)
         self._last = time.perf_counter()
 
-    def measured(self, key: RunKey, resumed: int) -> Measured:
-        """Return what was measured so far."""
+    def measured(self, key: RunKey, resumed: int, *, workers: int = 1) -> Measured:
+        """Return what was measured so far, memory by this process."""
         return Measured(
             started=self.started,
             seconds={name: round(value, 3) for name, value in self.seconds.items()},
             rows_per_second=self.rows_per_second,
             peak_memory_bytes=peak_memory(),
-            machine=machine(key.train["threads"], key.train["device"]),
+            machine=machine(key.train["threads"], key.train["device"])
+            | ({"workers": workers} if workers > 1 else {}),
             resumed=resumed,
         )
 
@@ -161,44 +174,92 @@ def _run(
     clock: _Clock,
     report: Callable[[Tick], None] | None,
     checkpoint_seconds: float,
+    workers: Workers | None,
 ) -> tuple[Result, int]:
     reset_peak_memory()
     key, config = run.key, TrainConfig.model_validate(run.key.train)
-    device = device_of(config)
     config.set_up_process()
-    prepared = _open(key, store.home)
-    train, dev = (rows_of(prepared, split, key, config, device) for split in (Split.TRAIN, Split.DEV))
-    method, backbone = _plugins(run)
-    schema = make_schema(prepared, key)
-    if isinstance(method, Estimator):
-        clock.lap("load")
-        trained = _estimate(method, train, dev, schema, key)
-    else:
-        plan = method.apply(backbone.full_plan())
-        model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(device)
-        torch.manual_seed(key.seed)
-        clock.lap("load")
-        learner = method.learner()
-        trainer = Trainer(model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed)
-        fit = trainer.fit(
-            checkpoint=store.folder(key) / "checkpoint.pt",
-            report=report,
-            checkpoint_seconds=checkpoint_seconds,
-        )
-        trained = _Trained(
-            fit=fit,
-            parameters=Parameters(**model.num_parameters()),
-            score=partial(learner.score, model),
-            inspect=partial(method.inspect, model),
-        )
+    data = _Data(prepared=_open(key, store.home), key=key, config=config, device=_device(config, workers))
+    trained = _train(run, store, data, clock, report, checkpoint_seconds, workers)
     clock.take(trained.fit)
-    test = rows_of(prepared, Split.TEST, key, config, device)
-    table = domain_table(prepared, key)
+    test = data.rows(Split.TEST)
+    table = domain_table(data.prepared, key)
     measures, sha256 = write_predictions(test, trained.score, table, store.predictions_file(key))
     write_inspection(trained.inspect(test.latest()), sha256, store.inspection_file(key))
     result = make_result(measures, table, trained.fit, trained.parameters, sha256)
     clock.lap("test")
     return result, trained.fit.resumed
+
+
+def assist(run: Run, store: RunStore, workers: Workers) -> None:
+    """Do the part of a worker of a run that is not the first: train, score, and write nothing."""
+    key, config = run.key, TrainConfig.model_validate(run.key.train)
+    config.set_up_process()
+    data = _Data(prepared=_open(key, store.home), key=key, config=config, device=_device(config, workers))
+    trained = _train(run, store, data, _Clock(), None, CHECKPOINT_SECONDS, workers)
+    for piece in data.rows(Split.TEST).pieces():
+        trained.score(piece)
+
+
+def _device(config: TrainConfig, workers: Workers | None) -> torch.device:
+    return device_of(config) if workers is None else workers.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """The data of a run."""
+
+    prepared: Prepared
+    key: RunKey
+    config: TrainConfig
+    device: torch.device
+
+    def rows(self, split: Split) -> RowSource:
+        """Return a split: held whole, or streamed where the configuration has a window."""
+        if self.config.window is None:
+            return load(self.prepared, split, self.key).to(self.device)
+        return StreamedSplit(
+            prepared=self.prepared,
+            split=split,
+            domain_set=self.key.domain_set,
+            indicator=self.key.indicator,
+            window=self.config.window,
+            device=self.device,
+        )
+
+
+def _train(
+    run: Run,
+    store: RunStore,
+    data: _Data,
+    clock: _Clock,
+    report: Callable[[Tick], None] | None,
+    checkpoint_seconds: float,
+    workers: Workers | None,
+) -> _Trained:
+    key, config, (method, backbone) = run.key, data.config, _plugins(run)
+    train, dev = data.rows(Split.TRAIN), data.rows(Split.DEV)
+    schema = make_schema(data.prepared, key)
+    if isinstance(method, Estimator):
+        clock.lap("load")
+        return _estimate(method, train, dev, schema, key, workers)
+    plan = method.apply(backbone.full_plan())
+    model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(data.device)
+    torch.manual_seed(key.seed)
+    clock.lap("load")
+    learner = method.learner()
+    trainer = Trainer(
+        model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed, workers=workers
+    )
+    fit = trainer.fit(
+        checkpoint=store.folder(key) / "checkpoint.pt", report=report, checkpoint_seconds=checkpoint_seconds
+    )
+    return _Trained(
+        fit=fit,
+        parameters=Parameters(**model.num_parameters()),
+        score=partial(score_piece, model, learner, workers=workers),
+        inspect=partial(method.inspect, model),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +273,17 @@ class _Trained:
 
 
 def _estimate(
-    estimator: Estimator, train: RowSource, dev: RowSource, schema: Schema, key: RunKey
+    estimator: Estimator,
+    train: RowSource,
+    dev: RowSource,
+    schema: Schema,
+    key: RunKey,
+    workers: Workers | None,
 ) -> _Trained:
     """Fit an estimator; its account is that of one pass over the training rows."""
+    if workers is not None:
+        remedy = "leave out --workers"
+        raise SettingError("an estimator is fitted by one process", value=key.method.name, remedy=remedy)
     if not isinstance(train, SplitData) or not isinstance(dev, SplitData):
         remedy = "hold all rows in memory with --window 0, or leave the method out"
         raise SettingError(
@@ -258,22 +327,6 @@ def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
     """Load a split for a run; a process that makes several runs on the same data reads it once."""
     digest = prepared.manifest.content_digest
     return _load(prepared.folder, digest, split, key.domain_set, key.indicator)
-
-
-def rows_of(
-    prepared: Prepared, split: Split, key: RunKey, config: TrainConfig, device: torch.device
-) -> RowSource:
-    """Return a split for a run: held whole, or streamed where the configuration has a window."""
-    if config.window is None:
-        return load(prepared, split, key).to(device)
-    return StreamedSplit(
-        prepared=prepared,
-        split=split,
-        domain_set=key.domain_set,
-        indicator=key.indicator,
-        window=config.window,
-        device=device,
-    )
 
 
 def make_schema(prepared: Prepared, key: RunKey) -> Schema:

@@ -39,7 +39,10 @@ RETRIES = 3
 POLL_SECONDS = 0.2
 KNOCK_SECONDS = 5.0
 STOP_SECONDS = 10.0
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+}
 """No report to Ray's makers, and none of its own lines between ours; a user's setting goes first."""
 T = TypeVar("T")
 R = TypeVar("R")
@@ -113,7 +116,8 @@ def cluster(address: str | None = None) -> Iterator[Any]:
     try:
         ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        raise _unreachable(wanted, str(error).partition("\n")[0]) from None
+        why = str(error).partition("\n")[0]
+        raise _unreachable(wanted, why, "if it asks for a token, set RAY_AUTH_MODE=token here too") from None
     try:
         yield ray
     finally:
@@ -142,8 +146,9 @@ def _knock(address: str) -> None:
         raise _unreachable(address, str(error)) from None
 
 
-def _unreachable(address: str, why: str) -> SettingError:
-    remedy = "start one with: ray start --head; or name one with --address host:6379"
+def _unreachable(address: str, why: str, hint: str = "") -> SettingError:
+    remedies = ("start one with: ray start --head", "name one with --address host:6379", hint)
+    remedy = "; ".join(one for one in remedies if one)
     return SettingError("no Ray cluster answers", value=f"{address} ({why.rstrip('.')})", remedy=remedy)
 
 
@@ -307,7 +312,11 @@ def _open_desk(ray: Any) -> Any:  # noqa: ANN401
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote()
+    return (
+        ray.remote(_Desk)
+        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        .remote()
+    )
 
 
 class _Sweep:

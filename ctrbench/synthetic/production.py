@@ -10,7 +10,7 @@ Example:
     >>> from ctrbench.synthetic.production_calibration import calibrate
     >>> spec = preset("unit")
     >>> Production(spec, calibrate(spec)).rows(0, 4, ["row", "time"])["time"].tolist()
-    [2, 5, 9, 12]
+    [0, 2, 3, 4]
 """
 
 from __future__ import annotations

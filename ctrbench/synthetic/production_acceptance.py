@@ -159,7 +159,7 @@ def expected_auc(counts: Floats) -> NDArray[Any]:
     below = np.cumsum(negative, axis=-1) - negative / 2
     pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
     wins = (positive * below).sum(axis=-1)
-    return np.divide(wins, pairs, out=np.full(np.shape(pairs), np.nan), where=pairs > 0)
+    return np.asarray(np.divide(wins, pairs, out=np.full(np.shape(pairs), np.nan), where=pairs > 0))
 
 
 def ladder_auc(sums: Tally) -> Floats:
@@ -231,7 +231,8 @@ def _size_checks(production: Production, sums: Tally) -> Iterator[Check]:
     rows, spec = float(sums.rows), production.spec
     spread = float(np.sqrt(_variance_of_p(sums) * (1 / rows + 1 / spec.calibration_rows)))
     yield _near("2. mean p", BASE_RATE, float(sums.probability) / rows, 0.0002 + 4 * spread)
-    counts = bin_counts(production.domains.share)
+    domains = production.domains
+    counts = bin_counts(domains.share[~domains.is_reserved])
     known = EXPECTED_BINS.get(production.spec.domains)
     if known is not None and not production.spec.long_tail:
         yield Check(

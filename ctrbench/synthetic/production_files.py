@@ -35,7 +35,7 @@ RECIPE = "production.json"
 PART_ROWS = 1 << 17
 """Rows in memory at a time, and of a row group."""
 COMPRESSION_LEVEL = 1
-BYTES_PER_ROW, BYTES_PER_SLOT = 90, 3
+BYTES_PER_ROW, BYTES_PER_SLOT = 60, 3
 """About what a row takes on disk, and a place of its sequences, to see beforehand whether there is room."""
 PRECISION = 1e-9
 """To which probabilities and prices are rounded before they are hashed."""

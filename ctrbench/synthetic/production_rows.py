@@ -1,8 +1,9 @@
 """Who sees what, when and where: the loops that make rows of the Production-scale data (METHODS 9.3-9.5).
 
 Each loop passes once over a block of rows and fills arrays that the next one reads; none keeps state, and a row's
-numbers depend on its place in the data alone. B rows of a block, C categories, K slots of a sequence. Entities are
-plain integers from 0 on here; ids are put out at the end. Time is in days from the beginning of day 0.
+numbers depend on its place in the data alone. Readings where METHODS leave room: activity of users has density
+rank^-0.6; behaviours a day are log-normal with log sd 1; interests and their items follow the categories' global law;
+a slot's interest takes one word of a block. B rows of a block, K slots of a sequence. Entities go from 0 on here.
 """
 
 from __future__ import annotations

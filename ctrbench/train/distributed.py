@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+WorkerDied = ProcessException
+"""Raised by `start_local` where a process dies, or raises what is no error of the user's."""
 _RESULT, _ERROR = "result", "error"
 """Names of the files in which a process leaves what came of it."""
 PATIENCE = timedelta(minutes=30)

@@ -28,7 +28,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import Optimizer
 from ctrbench.train.checkpoint import load_checkpoint, save_checkpoint
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.distributed import check_replicas, check_supported, joined
+from ctrbench.train.distributed import check_replicas, check_start, check_supported, joined
 from ctrbench.train.learner import Learner, StepOutput
 
 REPORT_SECONDS = 0.5
@@ -116,6 +116,8 @@ class Trainer:
         """Train until dev stops improving or the epochs are over, then restore the best weights."""
         if checkpoint is not None:
             self._resume(checkpoint)
+        if self.workers is not None:
+            check_start(self.optimizer.steps, self.workers)
         self.model.train()
         watch = _Watch(self, checkpoint, report, checkpoint_seconds)
         while not self.history.is_done:
@@ -203,7 +205,7 @@ class Trainer:
                 writer.write_table(pa.table(list(rows), names=list(columns)).cast(writer.schema))
 
     def _scores(self, piece: SplitData) -> np.ndarray:
-        return score_piece(self.model, self.learner, piece, self.workers)[Column.SCORE]
+        return score_piece(self.model, self.learner, piece, workers=self.workers)[Column.SCORE]
 
     def _keep_best(self, score: float) -> None:
         history = self.history
@@ -309,7 +311,7 @@ class _Watch:
 
 
 def score_piece(
-    model: CTRModel, learner: Learner, piece: SplitData, workers: Workers | None
+    model: CTRModel, learner: Learner, piece: SplitData, *, workers: Workers | None
 ) -> dict[str, np.ndarray]:
     """Return the scores of rows; of several workers each scores its part, and all learn all of them."""
     if workers is None or len(piece) < workers.size:

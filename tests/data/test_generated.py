@@ -182,7 +182,7 @@ def test_names_tell_specs_apart(rows: str, variant: str, name: str) -> None:
 
 def test_the_command_of_a_spec_makes_it_again() -> None:
     spec = parse_spec(rows="2e6", preset_name=None, variant="null,seed=7,interaction=tree")
-    command = generated._command(spec)
+    command = generated.command_of(spec)
     assert command == "ctrbench prepare production --rows 2000000 --variant seed=7,interaction=tree,null"
     assert parse_spec(rows="2000000", preset_name=None, variant="seed=7,interaction=tree,null") == spec
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ import pytest
 import ctrbench
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import DataError, SettingError
+from ctrbench.registry import Plugin
 from ctrbench.runs.engine import LocalEngine
 from ctrbench.runs.execute import failed_record
 from ctrbench.runs.grid import Run, make_config, make_grid
@@ -27,7 +29,9 @@ from ctrbench.runs.ray_engine import (
     RETRIES,
     RayEngine,
     _check_node,
+    _content,
     _import_ray,
+    _placed,
     _Pool,
     _Sweep,
     _Task,
@@ -165,13 +169,24 @@ def test_records_are_those_of_the_local_engine(home: Path, two: Two, local: dict
     assert not ray.is_initialized()
 
 
-def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(home: Path, two: Two, tmp_path: Path) -> None:
+def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
+    home: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, heard = tmp_path / "mine.py", Heard()
     file.write_text(PLUGIN, encoding="utf-8")
     (run,) = grid(home, (str(file),), (1,))
+    sha256 = run.method.sha256
+
+    def taken(plugin: Plugin) -> bytes | None:
+        content = _content(plugin)
+        file.unlink(missing_ok=True)
+        return content
+
+    # Nodes do not have the file.
+    monkeypatch.setattr("ctrbench.runs.ray_engine._content", taken)
     (record,) = engine(two).run([run], store(home, "plugin"), heard)
     assert record.status == "finished"
-    assert record.code.method_sha256 == run.method.sha256
+    assert record.code.method_sha256 == sha256
     assert 1 in heard.steps
 
 
@@ -234,12 +249,6 @@ def test_what_no_node_can_hold_is_refused(home: Path, two: Two) -> None:
         large.run(grid(home), store(home, "large"), Heard())
 
 
-def test_a_node_must_see_the_data(home: Path, two: Two, tmp_path: Path) -> None:
-    elsewhere = RunStore(results=tmp_path, home=tmp_path)
-    with pytest.raises(DataError, match="a node does not see the prepared data"):
-        engine(two).run(grid(home), elsewhere, Heard())
-
-
 def test_a_killed_node_loses_and_doubles_nothing(home: Path, two: Two, local: dict[str, str]) -> None:
     said: list[str] = []
 
@@ -281,6 +290,22 @@ def test_all_nodes_need_the_same_version(home: Path) -> None:
         _check_node(run, store(home, "any"), "9.9")
 
 
+def test_a_node_must_see_the_data(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a node does not see the prepared data"):
+        _check_node(grid(home)[0], RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
+
+
+def test_built_in_plugins_are_those_of_the_node(home: Path) -> None:
+    method = grid(home)[0].method
+    there = replace(method, file=Path("/another/machine/adasparse.py"))
+    assert _placed(there, _content(there)) == method
+
+
+def test_ray_is_imported_when_it_is_needed() -> None:
+    code = "import ctrbench.runs.ray_engine, sys; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 class Desk:
     """A desk on which one tick lies."""
 
@@ -316,6 +341,11 @@ def test_a_run_whose_workers_always_die_is_a_failed_run(home: Path, sweep: _Swee
     assert "given up after 4 tries" in str(record.error)
     assert list(sweep.store.records()) == [record]
     assert task.number == RETRIES == len(places.waiting)
+
+
+def test_what_a_node_refuses_is_the_users_error(home: Path, sweep: _Sweep) -> None:
+    with pytest.raises(DataError, match="no space"):
+        sweep._end(pool(), _Task(item=grid(home)[0]), DataError("no space"))
 
 
 def test_progress_between_deaths_forgives_them(home: Path, sweep: _Sweep) -> None:

@@ -62,7 +62,9 @@ def test_a_word_is_shared_out_evenly() -> None:
 
 
 def test_normals_are_the_inverse_of_the_normal_law() -> None:
-    probability = np.concatenate([np.logspace(-300, -2, 500), np.linspace(0.001, 0.999, 500), 1 - np.logspace(-15, -2)])
+    probability = np.concatenate(
+        [np.logspace(-300, -2, 500), np.linspace(0.001, 0.999, 500), 1 - np.logspace(-15, -2)]
+    )
     found = np.array([normal(one) for one in probability])
     np.testing.assert_allclose(found, ndtri(probability), rtol=1e-13, atol=1e-15)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
+from ctrbench.synthetic.philox import uniforms, words
 from ctrbench.synthetic.production import (
     CATEGORY_SEQUENCE,
     DOMAIN_FEATURES,
@@ -21,7 +22,9 @@ from ctrbench.synthetic.production import (
     Production,
 )
 from ctrbench.synthetic.production_block import BLOCK_ROWS
+from ctrbench.synthetic.production_clicks import ClickBlock
 from ctrbench.synthetic.production_law import traffic_before
+from ctrbench.synthetic.production_streams import Stream
 from ctrbench.synthetic.production_world import make_world
 
 Columns = dict[str, np.ndarray]
@@ -92,7 +95,9 @@ def test_ids_go_from_1_to_their_number(unit: Production, columns: Columns) -> No
 
 
 def test_types_are_those_promised(columns: Columns) -> None:
-    found = {name: columns[name].dtype.name for name in ("row", "time", "label", "probability", "item_ctr", "city")}
+    found = {
+        name: columns[name].dtype.name for name in ("row", "time", "label", "probability", "item_ctr", "city")
+    }
     assert list(found.values()) == ["int64", "int64", "int8", "float64", "float32", "int32"]
 
 
@@ -107,7 +112,10 @@ def test_sequences_are_fields_on_request(unit: Production, make: Callable[..., P
 @pytest.mark.parametrize(
     ("entity", "features"),
     [
-        ("user_id", "gender age level user_profile city device noise_1 noise_2 noise_3 noise_4 user_activity"),
+        (
+            "user_id",
+            "gender age level user_profile city device noise_1 noise_2 noise_3 noise_4 user_activity",
+        ),
         ("item_id", "category brand shop price_level creative_type item_ctr"),
     ],
 )
@@ -206,25 +214,50 @@ def test_users_are_as_many_as_their_profiles_traffic(unit: Production) -> None:
 
 
 def test_active_users_follow_their_law(unit: Production) -> None:
-    # Rank k of n has density k^-0.6: the first tenth of the users has 0.1^0.4 of the rows.
-    block, world = unit.block(0, 100_000), make_world(unit.spec)
-    start = world.traffic.user_start
-    rank = (block.user - start[block.profile]) / np.diff(start)[block.profile]
-    assert (rank < 0.1).mean() == pytest.approx(0.1**0.4, abs=0.02)
+    # Rank k of n has density k^-0.6, whose integral is k^0.4.
+    block, world = unit.block(0, 200_000), make_world(unit.spec)
+    largest = int(np.bincount(block.profile).argmax())
+    first, end = world.traffic.user_start[largest : largest + 2]
+    seen = np.bincount(block.user[block.profile == largest] - first, minlength=end - first)
+    expected = np.diff(np.arange(1, end - first + 2) ** 0.4)
+    expected *= seen.sum() / expected.sum()
+    chi = ((seen - expected) ** 2 / expected).sum()
+    assert abs(chi - len(seen)) < 5 * np.sqrt(2 * len(seen))
 
 
-def test_a_third_of_the_rows_is_targeted(unit: Production) -> None:
-    # Untargeted rows of a dataset with one scenario's law have the law's category by chance only.
-    block = unit.block(0, 100_000)
-    world = make_world(unit.spec)
-    tilted = np.diff(world.traffic.tilted, axis=1, prepend=0)
-    general = np.diff(world.traffic.category, prepend=0)
-    rare = int(tilted[0].argmin())
-    inside = block.scenario == 0
-    expected = 0.65 * tilted[0, rare] + 0.35 * general[rare]
-    seen = (block.category[inside] == rare).mean()
-    # Interests are of few users, so they scatter more than rows would.
-    assert seen == pytest.approx(expected, rel=0.2)
+def interests(block: ClickBlock, row: int) -> list[int]:
+    """Return the categories of the user's three interests when the row is shown."""
+    traffic, user = block.world.traffic, int(block.user[row])
+    phases = [
+        one * length >> 32
+        for one, length in zip(words(0, Stream.INTEREST_PHASE, user), (2, 5, 12), strict=False)
+    ]
+    stints = [(block.slots[row] // 16 + phases[j]) // length for j, length in enumerate((2, 5, 12))]
+    u = [uniforms(0, Stream.INTEREST, user, 2**30 * j + int(stint))[0] for j, stint in enumerate(stints)]
+    return np.searchsorted(traffic.category, u, side="right").tolist()
+
+
+def test_a_third_of_the_rows_is_of_a_current_interest(unit: Production) -> None:
+    block = unit.block(0, 4_000)
+    tilted = np.diff(block.world.traffic.tilted, axis=1, prepend=0)
+    mine = [interests(block, row) for row in range(4_000)]
+    by_chance = [tilted[s, list(set(own))].sum() for s, own in zip(block.scenario, mine, strict=True)]
+    expected = 0.35 + 0.65 * np.array(by_chance)
+    seen = [one in own for one, own in zip(block.category, mine, strict=True)]
+    assert abs(np.mean(seen) - expected.mean()) < 4 * np.sqrt((expected * (1 - expected)).mean() / 4_000)
+
+
+def test_behaviours_follow_the_first_interest_most(unit: Production) -> None:
+    # Where the latest behaviour's category is one of three different ones, it tells which interest was chosen.
+    block = unit.block(0, 6_000)
+    newest = unit.block(0, 6_000).sequences[0][np.arange(6_000), np.minimum(block.slots, 50) - 1]
+    chosen = []
+    for row in np.flatnonzero(block.slots % 16 > 0):
+        own = interests(block, row)
+        if len(set(own)) == 3:
+            chosen.append(own.index(newest[row]))
+    shares_seen = np.bincount(chosen) / len(chosen)
+    assert np.abs(shares_seen - (0.5, 0.3, 0.2)).max() < 4 * np.sqrt(0.25 / len(chosen)) + 0.01
 
 
 def test_popular_items_are_drawn_by_zipfs_law(unit: Production) -> None:

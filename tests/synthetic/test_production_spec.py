@@ -52,7 +52,14 @@ def test_an_unknown_preset_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rows": 10}, {"days": 7}, {"domains": 5_721}, {"seed": 2**32}, {"interaction": "linear"}, {"colour": 1}],
+    [
+        {"rows": 10},
+        {"days": 7},
+        {"domains": 5_721},
+        {"seed": 2**32},
+        {"interaction": "linear"},
+        {"colour": 1},
+    ],
 )
 def test_impossible_specs_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):

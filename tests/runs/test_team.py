@@ -1,0 +1,113 @@
+"""One run by two processes: the numbers of one, and what of it a record says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ctrbench.data.shards import open_prepared
+from ctrbench.names import Column
+from ctrbench.runs.execute import execute
+from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore
+from ctrbench.runs.team import TeamEngine
+from ctrbench.train.loop import Tick
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+class Heard:
+    """A watcher that keeps what it hears, and may kill a worker."""
+
+    def __init__(self, *, kill: bool = False) -> None:
+        self.ticks: list[Tick] = []
+        self.records: list[RunRecord] = []
+        self.kill = kill
+
+    def started(self, run: Run) -> None:
+        pass
+
+    def ticked(self, run: Run, tick: Tick) -> None:
+        self.ticks.append(tick)
+        if self.kill:
+            self.kill = False
+            os.kill(_a_worker(), signal.SIGKILL)
+
+    def finished(self, run: Run, record: RunRecord) -> None:
+        self.records.append(record)
+
+
+def _a_worker() -> int:
+    """Return a process that this one has started to work."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return max(pid for pid in map(int, children) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
+
+
+def grid(home: Path, *methods: str, **settings: object) -> tuple[Run, ...]:
+    given = {"epochs": 1, "batch_size": 512, "embedding_size": 4, "window": None, **settings}
+    return make_grid(
+        open_prepared("tiny", home / "home"),
+        methods=methods,
+        backbones=["dnn[hidden=8-4]"],
+        seeds=[1],
+        domain_set="default",
+        indicator=None,
+        config=make_config(**given),
+    )
+
+
+def store_of(home: Path, folder: Path) -> RunStore:
+    (folder / "home").mkdir(parents=True)
+    (folder / "home" / "datasets").symlink_to(home / "home" / "datasets")
+    return RunStore(results=folder / "results", home=folder / "home")
+
+
+@pytest.mark.parametrize("window", [None, 9_000])
+def test_two_workers_give_the_numbers_of_one(home: Path, tmp_path: Path, window: int | None) -> None:
+    runs = grid(home, "plain", "adasparse", window=window)
+    alone, together = store_of(home, tmp_path / "one"), store_of(home, tmp_path / "two")
+    heard = Heard()
+    records = TeamEngine(2, checkpoint_seconds=60.0).run(runs, together, heard)
+    for run, record in zip(runs, records, strict=True):
+        expected = execute(run, alone)
+        assert record.error is None
+        assert record.result is not None
+        assert expected.result is not None
+        assert record.measured.machine["workers"] == 2
+        assert (record.result.steps, record.result.rows_seen) == (expected.result.steps, 24_000)
+        scores = [
+            pl.read_parquet(store.predictions_file(run.key))[Column.SCORE].to_numpy()
+            for store in (alone, together)
+        ]
+        assert np.abs(scores[0] - scores[1]).max() < 1e-4
+        assert record.result.test["logloss"] == pytest.approx(expected.result.test["logloss"], abs=1e-5)
+        assert together.find(run.key) == record
+    assert heard.records == records
+
+
+def test_what_workers_cannot_do_together_fails_in_words(home: Path, tmp_path: Path) -> None:
+    store = store_of(home, tmp_path)
+    records = TeamEngine(2, checkpoint_seconds=60.0).run(grid(home, "maml", "gbdt"), store, Heard())
+    assert [record.status for record in records] == ["failed", "failed"]
+    assert "makes steps of its own" in (records[0].error or "")
+    assert "leave out --workers" in (records[1].error or "")
+
+
+def test_a_killed_worker_ends_the_run_which_goes_on_later(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = grid(home, "plain", batch_size=8, epochs=2)
+    store = store_of(home, tmp_path)
+    engine = TeamEngine(2, checkpoint_seconds=0.2)
+    (first,) = engine.run([run], store, Heard(kill=True))
+    assert (first.status, first.error is not None and "worker died" in first.error) == ("failed", True)
+    assert (store.folder(run.key) / "checkpoint.pt").exists()
+    (second,) = engine.run([run], store, Heard())
+    assert second.status == "finished"
+    assert second.measured.resumed == 1
