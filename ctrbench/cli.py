@@ -106,6 +106,8 @@ def prepare(
     from ctrbench.data.prepare import prepare as prepare_data
 
     if dataset == "production":
+        if source:
+            raise SettingError("these data are generated, not read", value=f"--source {source[0]}")
         spec = _spec(rows, size, variant)
         if plan:
             _show_outlook(spec)

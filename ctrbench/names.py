@@ -27,7 +27,7 @@ class Column:
     TIME = "time"
     """int64, in the raw data's own unit; absent where the card names no timestamp."""
     PROBABILITY = "probability"
-    """float64, the true click probability; only where it is known."""
+    """The true click probability; only where it is known."""
     CEILING = "ceiling"
     """The click probability given all that a model could learn of the row; only of generated data."""
     DOMAIN = "domain"

@@ -52,7 +52,7 @@ from ctrbench.files import Place, is_there, local_copy, read_text, remove, write
 from ctrbench.names import Column, Split
 from ctrbench.synthetic.production import DOMAIN_FEATURES, Production, ProductionField
 from ctrbench.synthetic.production_calibration import Constants, calibrate
-from ctrbench.synthetic.production_spec import SHARD_ROWS, ProductionSpec, preset, spec_for
+from ctrbench.synthetic.production_spec import ProductionSpec, preset, spec_for
 
 GENERATOR = "generator.json"
 """In the dataset's folder: spec and constants, which every worker reads."""
@@ -289,8 +289,8 @@ def _pieces(folder: Place, spec: ProductionSpec, *, is_stored: bool) -> list[Pie
     ends = (*spec.cuts, spec.rows)
     pieces = []
     for split, stop in zip(Split, ends, strict=True):
-        for place, start in enumerate(range(_first_row(spec, split), stop, SHARD_ROWS)):
-            last = min(start + SHARD_ROWS, stop)
+        for place, start in enumerate(range(_first_row(spec, split), stop, spec.shard_rows)):
+            last = min(start + spec.shard_rows, stop)
             pieces.append(
                 Piece(folder=folder, split=split, place=place, start=start, stop=last, is_stored=is_stored)
             )

@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 import pyarrow as pa
 
 from ctrbench.names import Column
 from ctrbench.synthetic.production import BID, COST, PRICE, Production
 from ctrbench.synthetic.production_calibration import Constants
+from ctrbench.synthetic.production_files import as_table
 from ctrbench.synthetic.production_spec import ProductionSpec
 
 OWN_COLUMNS = (Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.CEILING)
@@ -35,8 +35,7 @@ def stored_columns(content: str) -> list[str]:
 
 def made_rows(content: str, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
     """Return columns of the rows from `start` to `stop`."""
-    rows = generator_of(content).rows(start, stop, list(columns))
-    return pa.table({name: _arrow(rows[name]) for name in columns})
+    return as_table(generator_of(content).rows(start, stop, list(columns)))
 
 
 def first_row(content: str, place: int) -> int:
@@ -50,11 +49,3 @@ def generator_of(content: str) -> Production:
     read = json.loads(content)
     spec, constants = ProductionSpec.model_validate(read["spec"]), Constants.model_validate(read["constants"])
     return Production(spec, constants)
-
-
-def _arrow(values: np.ndarray) -> pa.Array:
-    if values.ndim == 1:
-        return pa.array(values)
-    # Of behaviours, the newest last; 0 stands for none.
-    offsets = np.concatenate([[0], np.cumsum((values > 0).sum(1))]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, values[values > 0])

@@ -94,7 +94,7 @@ def domain_chart(domain_table: pl.DataFrame) -> alt.VConcatChart:
     return styled(alt.vconcat(_size_panel(ranked), _ctr_panel(ranked, overall), spacing=26))
 
 
-def save_chart(chart: alt.VConcatChart, stem: Path) -> tuple[Path, Path]:
+def save_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> tuple[Path, Path]:
     """Write the chart as `stem`.svg and `stem`.png, each in one move."""
     specification = chart.to_dict()
     svg = str(vl_convert.vegalite_to_svg(specification))

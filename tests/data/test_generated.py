@@ -26,23 +26,18 @@ from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.synthetic.production import Production
 from ctrbench.synthetic.production_spec import ProductionSpec, spec_for
 
-SPEC = ProductionSpec(rows=9_000, domains=50, calibration_rows=1 << 14, sequences=True, sequence_length=5)
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generated, "SHARD_ROWS", 1000)
+SPEC = ProductionSpec(
+    rows=9_000, domains=50, calibration_rows=1 << 14, sequences=True, sequence_length=5, shard_rows=1024
+)
 
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """Two homes with the same data, one with stored rows and one without."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generated, "SHARD_ROWS", 1000)
-        found = {}
-        for is_stored in (True, False):
-            found[is_stored] = tmp_path_factory.mktemp("home")
-            prepare_generated(SPEC, home=found[is_stored], is_stored=is_stored, workers=1)
+    found = {}
+    for is_stored in (True, False):
+        found[is_stored] = tmp_path_factory.mktemp("home")
+        prepare_generated(SPEC, home=found[is_stored], is_stored=is_stored, workers=1)
     return found
 
 
@@ -63,7 +58,7 @@ def test_shards_hold_the_generators_rows(prepared: Prepared) -> None:
     generator = generator_of(json.dumps(prepared.manifest.generator))
     table = prepared.read(Split.DEV)
     expected = generator.rows(6000, 7500)
-    assert [shard.rows for shard in prepared.manifest.splits[Split.DEV].shards] == [1000, 500]
+    assert [shard.rows for shard in prepared.manifest.splits[Split.DEV].shards] == [1024, 476]
     for name in (
         "row",
         "label",
@@ -75,7 +70,10 @@ def test_shards_hold_the_generators_rows(prepared: Prepared) -> None:
         "item_ctr",
         "bid",
     ):
-        assert np.array_equal(np.asarray(table[name]), expected[name]), name
+        assert np.array_equal(
+            np.asarray(table[name]), expected[name].astype(np.asarray(table[name]).dtype)
+        ), name
+    assert np.asarray(table["probability"]).dtype == np.float32
     histories = table["item_history"].to_pylist()
     assert histories[:50] == [[one for one in row if one] for row in expected["item_history"][:50].tolist()]
 

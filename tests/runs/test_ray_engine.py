@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -39,6 +40,7 @@ from ctrbench.runs.ray_engine import (
 )
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.runs.team import RayTeamEngine
 from ctrbench.train.loop import Tick
 
 ray = pytest.importorskip("ray", reason="the Ray engine needs Ray: pip install 'ctrbench[ray]'")
@@ -167,6 +169,18 @@ def test_records_are_those_of_the_local_engine(home: Path, two: Two, local: dict
     assert in_short(list(store(home, "same").records())) == local
     assert sorted(heard.began) == sorted(heard.ended) == sorted(run.label for run in grid(home))
     assert not ray.is_initialized()
+
+
+def test_a_team_of_two_nodes_gives_the_numbers_of_one(home: Path, two: Two, local: dict[str, str]) -> None:
+    """Ray Train starts a worker on each node; sums come in another order, so digits differ at the end."""
+    pytest.importorskip("pandas", reason="Ray Train needs pandas: pip install 'ray[train]'")
+    team = RayTeamEngine(2, address=two.address, checkpoint_seconds=60.0)
+    (record,) = team.run(grid(home, seeds=(1,)), store(home, "team"), Heard())
+    assert record.error is None
+    assert record.result is not None
+    expected = json.loads(local[record.run])["result"]["test"]["logloss"]
+    assert record.result.test["logloss"] == pytest.approx(expected, abs=1e-5)
+    assert record.measured.machine["workers"] == 2
 
 
 def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
