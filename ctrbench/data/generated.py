@@ -13,6 +13,8 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from ctrbench.data.card import DatasetCard, FieldCard, load_card
 from ctrbench.data.domains import POSITIVES, ROWS, count_tuples, make_domain_table, merged_counts
 from ctrbench.data.fetch import sha256_of
 from ctrbench.data.shards import (
+    MANIFEST,
     DomainSetInfo,
     FieldInfo,
     Manifest,
@@ -47,15 +50,17 @@ from ctrbench.data.shards import (
     write_table,
 )
 from ctrbench.data.synthesis import as_text, made_rows, stored_columns
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.files import Place, is_there, local_copy, read_text, remove, write_text
 from ctrbench.names import Column, Split
 from ctrbench.synthetic.production import DOMAIN_FEATURES, Production, ProductionField
 from ctrbench.synthetic.production_calibration import Constants, calibrate
+from ctrbench.synthetic.production_files import BYTES_PER_ROW, BYTES_PER_SLOT
 from ctrbench.synthetic.production_spec import ProductionSpec, preset, spec_for
 
 GENERATOR = "generator.json"
 """In the dataset's folder: spec and constants, which every worker reads."""
+NOTED = ("sha256", "positives", "counts")
 SAMPLE_ROWS = 1 << 17
 """Generated to tell what all rows will take."""
 
@@ -118,10 +123,15 @@ def prepare_generated(
             known.verify()
             return known
     folder = dataset_folder(name, home)
-    for left in ("manifest.json", *((GENERATOR,) if force else ())):
-        remove(folder / left)
-    constants = _constants(folder, spec, report)
     pieces = _pieces(folder, spec, is_stored=is_stored)
+    for left in (
+        folder / MANIFEST,
+        *((folder / GENERATOR, *(piece.note for piece in pieces)) if force else ()),
+    ):
+        remove(left)
+    if is_stored and isinstance(folder, Path):
+        _check_room(folder, spec)
+    constants = _constants(folder, spec, report)
     made = []
     report("generate", 0.0)
     for one in (spread or _local(workers or os.cpu_count() or 1))(make_piece, pieces):
@@ -143,8 +153,9 @@ def parse_spec(*, rows: str | None, preset_name: str | None, variant: str | None
         raise SettingError(
             "a preset has its own number of rows", value=f"--rows {rows} --preset {preset_name}"
         )
+    settings = _settings(variant or "")
     spec = spec_for(_count(rows)) if rows is not None else preset(preset_name or "unit")
-    content = spec.model_dump() | _settings(variant or "")
+    content = spec.model_dump() | settings
     try:
         return ProductionSpec.model_validate(content)
     except ValidationError as error:
@@ -160,7 +171,7 @@ def _count(text: str) -> int:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (number >= 1 and number == int(number)):
+    if not (1 <= number < math.inf and number == int(number)):
         raise SettingError("rows are a whole number, such as 20e6", value=text)
     return int(number)
 
@@ -168,7 +179,18 @@ def _count(text: str) -> int:
 def _settings(variant: str) -> dict[str, object]:
     """Split settings; their names may be written with hyphens."""
     pairs = (part.strip().partition("=") for part in variant.split(",") if part.strip())
-    return {name.strip().replace("-", "_"): value.strip() if equal else True for name, equal, value in pairs}
+    found: dict[str, object] = {
+        name.strip().replace("-", "_"): value.strip() if equal else True for name, equal, value in pairs
+    }
+    for name in found:
+        if name in ("rows", "data_version"):
+            raise SettingError("a setting of generated data", value=name, remedy="rows are given by --rows")
+    return found
+
+
+def recipe_digest(content: str) -> str:
+    """Return the sha256 of all that determines every row."""
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def command_of(spec: ProductionSpec) -> str:
@@ -212,10 +234,10 @@ def card_of(name: str, fields: Sequence[ProductionField], max_length: int) -> Da
 
 def make_piece(piece: Piece) -> Made:
     """Make one shard unless it is there and whole, and return what the manifest needs of it."""
-    known = _noted(piece)
+    content, features = read_text(piece.folder / GENERATOR), list(DOMAIN_FEATURES)
+    known = _noted(piece, content)
     if known is not None:
         return known
-    content, features = read_text(piece.folder / GENERATOR), list(DOMAIN_FEATURES)
     columns = stored_columns(content) if piece.is_stored else [Column.LABEL, *features]
     table = made_rows(content, piece.start, piece.stop, columns)
     written = write_table(piece.folder, piece.file, table) if piece.is_stored else None
@@ -226,9 +248,8 @@ def make_piece(piece: Piece) -> Made:
         positives=int(counts[POSITIVES].sum()),
         counts={name: counts[name].to_list() for name in counts.columns},
     )
-    write_text(
-        piece.note, json.dumps({"sha256": made.sha256, "positives": made.positives, "counts": made.counts})
-    )
+    note = {"recipe": recipe_digest(content), **{name: getattr(made, name) for name in NOTED}}
+    write_text(piece.note, json.dumps(note))
     return made
 
 
@@ -240,7 +261,7 @@ def _is_of(prepared: Prepared, spec: ProductionSpec, *, is_stored: bool) -> bool
     shards = prepared.manifest.splits[Split.TRAIN].shards
     return (
         generator is not None
-        and ProductionSpec.model_validate(generator["spec"]) == spec
+        and generator["spec"] == spec.model_dump(mode="json")
         and bool(shards[0].sha256) == is_stored
     )
 
@@ -250,7 +271,7 @@ def _constants(folder: Place, spec: ProductionSpec, report: Report) -> Constants
     file = folder / GENERATOR
     if is_there(file):
         known = json.loads(read_text(file))
-        if ProductionSpec.model_validate(known["spec"]) == spec:
+        if known["spec"] == spec.model_dump(mode="json"):
             return Constants.model_validate(known["constants"])
         raise SettingError(
             "the folder holds the beginning of other data", value=folder, remedy="--force makes it anew"
@@ -264,12 +285,31 @@ def _constants(folder: Place, spec: ProductionSpec, report: Report) -> Constants
     return constants
 
 
-def _noted(piece: Piece) -> Made | None:
-    """Return what the note of a piece says, if its shard is as it was written."""
+def _check_room(folder: Path, spec: ProductionSpec) -> None:
+    """Raise `DataError` where the disk has no room for all shards; those that are there count as room."""
+    needed = spec.rows * (
+        BYTES_PER_ROW + (2 * BYTES_PER_SLOT * spec.sequence_length if spec.sequences else 0)
+    )
+    near = next(path for path in (folder, *folder.parents) if path.exists())
+    there = sum(file.stat().st_size for file in folder.glob("shards/*"))
+    free = shutil.disk_usage(near).free + there
+    if free < needed:
+        remedy = "make room, set CTRBENCH_HOME to a folder elsewhere, or store nothing: --on-the-fly"
+        raise DataError(
+            "no space for all rows",
+            value=f"{needed / 1e9:,.0f} GB needed, {free / 1e9:,.0f} GB free at {near}",
+            remedy=remedy,
+        )
+
+
+def _noted(piece: Piece, content: str) -> Made | None:
+    """Return what the note of a piece says, if its shard is of this spec and as it was written."""
     if not is_there(piece.note):
         return None
     note: dict[str, Any] = json.loads(read_text(piece.note))
     file = piece.folder / piece.file
+    if note.pop("recipe") != recipe_digest(content):
+        return None
     if bool(note["sha256"]) != piece.is_stored:
         return None
     if piece.is_stored and not (is_there(file) and _digest(file) == note["sha256"]):
@@ -306,7 +346,10 @@ def _local(workers: int) -> Spread:
         if workers == 1 or len(pieces) == 1:
             yield from map(function, pieces)
             return
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        # Ctrl-C is for this process, which lets the others end the shards that they are at.
+        ignore = (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore) as pool:
             try:
                 for done in as_completed([pool.submit(function, piece) for piece in pieces]):
                     yield done.result()
@@ -339,7 +382,7 @@ def _manifest(
         ),
         has_time=True,
         has_probability=True,
-        content_digest=hashlib.sha256(json.dumps(generator, sort_keys=True).encode()).hexdigest(),
+        content_digest=recipe_digest(as_text(spec, constants)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note="generated; results test implementations and are no evidence for a method",
         command=command_of(spec),

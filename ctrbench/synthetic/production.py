@@ -31,7 +31,6 @@ from ctrbench.synthetic.production_block import BLOCK_ROWS
 from ctrbench.synthetic.production_calibration import Constants
 from ctrbench.synthetic.production_clicks import ClickBlock, Component
 from ctrbench.synthetic.production_law import DAY_SECONDS
-from ctrbench.synthetic.production_rows import HISTORY_DAYS
 from ctrbench.synthetic.production_spec import (
     NUM_AGES,
     NUM_GENDERS,
@@ -120,7 +119,11 @@ class Production:
     def domains(self) -> ProductionDomains:
         """The tuples that make domains, with their shares of the traffic."""
         domains, ids = self._world.domains, self._world.ids
-        values = (ids.scenario[domains.scenario], ids.position[domains.position], domains.profile + 1)
+        values = (
+            ids.scenario[domains.scenario],
+            ids.position[domains.position],
+            ids.profile[domains.profile],
+        )
         features = {name: one.astype(np.int32) for name, one in zip(DOMAIN_FEATURES, values, strict=True)}
         return ProductionDomains(features=features, share=domains.share, is_reserved=domains.is_reserved)
 
@@ -268,6 +271,12 @@ def _time(block: ClickBlock) -> Values:
     return day * DAY_SECONDS + second.astype(np.int64)
 
 
+def _weekday(block: ClickBlock) -> Values:
+    """Return the day of the week; 0 where it is none of the training days'."""
+    weekday, train_days = block.times[0] % 7, 4 * block.world.spec.days // 6
+    return _ids(np.where(weekday < train_days, weekday + 1, 0))
+
+
 MAKERS: dict[str, Maker] = {
     Column.ROW: lambda block: np.arange(block.start, block.stop),
     Column.TIME: _time,
@@ -278,7 +287,7 @@ MAKERS: dict[str, Maker] = {
     "gender": lambda block: _ids(block.profile // (NUM_AGES * NUM_LEVELS) + 1),
     "age": lambda block: _ids(block.profile // NUM_LEVELS % NUM_AGES + 1),
     "level": lambda block: _ids(block.profile % NUM_LEVELS + 1),
-    "user_profile": lambda block: _ids(block.profile + 1),
+    "user_profile": lambda block: _ids(block.world.ids.profile[block.profile]),
     "city": lambda block: _ids(block.world.ids.city[block.place[0]]),
     "device": lambda block: _ids(block.world.ids.device[block.place[1]]),
     **{f"noise_{place + 1}": partial(_noise, place) for place in range(len(NOISE_SIZES))},
@@ -291,13 +300,11 @@ MAKERS: dict[str, Maker] = {
     "scenario": lambda block: _ids(block.world.ids.scenario[block.scenario]),
     "ad_position": lambda block: _ids(block.world.ids.position[block.position]),
     "hour": lambda block: _ids(block.times[1].astype(np.int64) // 3600 + 1),
-    "weekday": lambda block: _ids(block.times[0] % 7 + 1),
+    "weekday": _weekday,
     "page_index": lambda block: _ids(block.context[0] + 1),
     "network_type": lambda block: _ids(block.context[1] + 1),
     "item_ctr": lambda block: block.item_ctr.astype(np.float32),
-    "user_activity": lambda block: np.log1p(np.floor(HISTORY_DAYS * np.exp(block.log_rate))).astype(
-        np.float32
-    ),
+    "user_activity": lambda block: block.user_activity.astype(np.float32),
     ITEM_SEQUENCE: _item_history,
     CATEGORY_SEQUENCE: _category_history,
     ITEM_NEGATIVES: _item_negatives,

@@ -5,6 +5,7 @@ What `production_block` computes raw is put together here by the constants of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -16,9 +17,10 @@ from ctrbench.synthetic import production_truth as truth
 from ctrbench.synthetic.philox import Floats
 from ctrbench.synthetic.production_block import Block
 from ctrbench.synthetic.production_calibration import Constants, part_weights
+from ctrbench.synthetic.production_rows import HISTORY_DAYS, RATE_SHIFT, RATE_SPREAD
 
-ITEM_CTR_SLOPE, ITEM_CTR_NOISE, ITEM_CTR_LEVEL = 0.4, 0.4, -4.4
-"""The estimate of an item's CTR: σ(level + slope · quality + noise)."""
+ITEM_CTR_SLOPE, ITEM_CTR_NOISE = 0.4, 0.4
+"""The log-odds of the estimate of an item's CTR: slope · quality + noise, but for their level."""
 
 
 class Component(StrEnum):
@@ -119,6 +121,12 @@ class ClickBlock(Block):
 
     @property
     def item_ctr(self) -> Floats:
-        """What days before the first one told of the item's CTR."""
+        """What days before the first one told of the item's CTR: its log-odds, standardised over items."""
         known = ITEM_CTR_SLOPE * self.quality + ITEM_CTR_NOISE * self.quality_noise
-        return 1 / (1 + np.exp(-ITEM_CTR_LEVEL - known))
+        return known / math.hypot(ITEM_CTR_SLOPE, ITEM_CTR_NOISE)
+
+    @property
+    def user_activity(self) -> Floats:
+        """The user's behaviours before the first day: the logarithm of one more, standardised over users, about."""
+        count = np.floor(HISTORY_DAYS * np.exp(self.log_rate))
+        return (np.log1p(count) - math.log(HISTORY_DAYS) - RATE_SHIFT) / RATE_SPREAD

@@ -14,12 +14,10 @@ import numpy as np
 
 from ctrbench.synthetic.philox import Floats, Integers, below, compiled, normal, permuted, uniforms, words
 from ctrbench.synthetic.production_law import BUCKETS, DAY_SECONDS, quantile
-from ctrbench.synthetic.production_spec import NUM_RESERVED
+from ctrbench.synthetic.production_spec import NUM_RESERVED, RESERVED_SHARE
 from ctrbench.synthetic.production_streams import Stream
 from ctrbench.synthetic.production_world import NUM_BRANDS, NUM_CREATIVES, NUM_PRICES, USER_EXPONENT
 
-RESERVED_SHARE = 0.001
-"""Of the last sixth's rows that are of a reserved tuple."""
 TARGETED = 0.35
 FIRST_INTEREST, SECOND_INTEREST = 0.5, 0.8
 """Cumulated shares of the first two interests."""
@@ -32,7 +30,7 @@ MEAN_RATE, RATE_SPREAD = 8.0, 1.0
 STINT_RANGE = 1 << 30
 
 _USER_POWER = 1 / (1 - USER_EXPONENT)
-_RATE_SHIFT = math.log(MEAN_RATE) - RATE_SPREAD**2 / 2
+RATE_SHIFT = math.log(MEAN_RATE) - RATE_SPREAD**2 / 2
 _SECONDS, _BUCKET_SECONDS = DAY_SECONDS, DAY_SECONDS // BUCKETS
 _L0, _L1, _L2 = STINTS
 _DOMAIN, _USER_ROW, _ITEM_ROW = int(Stream.ROW_DOMAIN), int(Stream.ROW_USER), int(Stream.ROW_ITEM)
@@ -126,7 +124,7 @@ def users(
 def rates(seed: int, user_B: Integers, rate_B: Floats) -> None:
     """Write the logarithm of each row's user's behaviours a day."""
     for i in range(len(user_B)):
-        rate_B[i] = _RATE_SHIFT + RATE_SPREAD * normal(uniforms(seed, _USER, user_B[i])[0])
+        rate_B[i] = RATE_SHIFT + RATE_SPREAD * normal(uniforms(seed, _USER, user_B[i])[0])
 
 
 @compiled

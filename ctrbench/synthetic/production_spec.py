@@ -22,8 +22,8 @@ NUM_SCENARIOS, NUM_POSITIONS, NUM_PAIRS = 10, 18, 60
 NUM_GENDERS, NUM_AGES, NUM_LEVELS = 3, 8, 4
 NUM_PROFILES = NUM_GENDERS * NUM_AGES * NUM_LEVELS
 NUM_CANDIDATES = NUM_PAIRS * NUM_PROFILES
-NUM_RESERVED = 40
-"""Tuples that appear in the last sixth only."""
+NUM_RESERVED, RESERVED_SHARE = 40, 0.001
+"""Tuples that appear in the last sixth only, and their share of its rows."""
 MAX_DOMAINS, MIN_DOMAINS = 5_000, 50
 ROWS_PER_DOMAIN = 42_500
 """Leaves 30 test clicks to an average domain of the tail."""
@@ -48,7 +48,9 @@ class ProductionSpec(BaseModel):
     interaction: Interaction = "bilinear"
     """Form of the structured domain × content part."""
     null: bool = False
-    """No part of the logit joins domain and content, so no multi-domain method can win."""
+    """The two parts of the logit that join domain and content are left out.
+
+    What the shared part joins stays (a user's profile, which is a domain feature, with the category)."""
     long_tail: bool = False
     """The last tenth of the domains shrinks geometrically, to 200 rows at full scale."""
     sequences: bool = False
@@ -128,8 +130,9 @@ def spec_for(rows: int) -> ProductionSpec:
     >>> spec_for(20_000_000) == preset("small"), spec_for(2_200_000_000) == preset("full")
     (True, True)
     """
-    if not MIN_ROWS <= rows <= MAX_ROWS:
-        raise SettingError(f"rows lie between {MIN_ROWS:,} and {MAX_ROWS:,}", value=f"{rows:,}")
+    most = ROWS_PER_USER * ((1 << 31) - 1)
+    if not MIN_ROWS <= rows <= most:
+        raise SettingError(f"rows lie between {MIN_ROWS:,} and {most:,}", value=f"{rows:,}")
     domains = min(MAX_DOMAINS, max(MIN_DOMAINS, rows // ROWS_PER_DOMAIN // 10 * 10))
     return ProductionSpec(
         rows=rows, domains=domains, calibration_rows=min(CALIBRATION_ROWS, max(1 << 18, rows // 2))

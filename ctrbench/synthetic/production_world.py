@@ -38,6 +38,7 @@ from ctrbench.synthetic.production_spec import (
     NUM_PROFILES,
     NUM_RESERVED,
     NUM_SCENARIOS,
+    RESERVED_SHARE,
     ProductionSpec,
 )
 from ctrbench.synthetic.production_streams import Stream
@@ -79,10 +80,14 @@ class Domains:
 
 @dataclass(frozen=True, kw_only=True)
 class Ids:
-    """What is put out for each value of a small vocabulary, from 1 on; keys for users, items and shops."""
+    """What is put out for each value of a small vocabulary, from 1 on; keys for users, items and shops.
+
+    Values of domain features that reserved tuples alone have are put out as 0: training never sees them.
+    """
 
     scenario: Integers
     position: Integers
+    profile: Integers
     city: Integers
     device: Integers
     category: Integers
@@ -163,7 +168,7 @@ def make_world(spec: ProductionSpec) -> World:
     return World(
         spec=spec,
         domains=domains,
-        ids=_make_ids(spec),
+        ids=_make_ids(spec, domains),
         traffic=traffic,
         truth=_make_truth(spec, domains),
     )
@@ -224,7 +229,9 @@ def _make_traffic(spec: ProductionSpec, domains: Domains) -> Traffic:
     category = zipf(spec.num_categories, CATEGORY_EXPONENT)
     tilted = cumulative(tilted_shares(spec))
     items = blocks(spec.num_items, category)
-    by_profile = _summed(domains.share, domains.profile, NUM_PROFILES)
+    # Reserved tuples bring users of their own, by their share of all rows.
+    late = np.where(domains.is_reserved, RESERVED_SHARE / 6 / NUM_RESERVED, 0.0)
+    by_profile = _summed(domains.share + late, domains.profile, NUM_PROFILES)
     city = cumulative(zipf(NUM_CITIES, CITY_EXPONENT))
     return Traffic(
         mix=cumulative(scenario_mix(shares, phases)),
@@ -263,13 +270,17 @@ def _within(shares: Floats, start: Integers) -> Floats:
     return np.concatenate(parts)
 
 
-def _make_ids(spec: ProductionSpec) -> Ids:
+def _make_ids(spec: ProductionSpec, domains: Domains) -> Ids:
     def from_one(size: int, stream: Stream) -> Integers:
         return permutation(size, feistel_keys(spec.seed, stream)) + 1
 
+    def seen(ids: Integers, values_D: Integers) -> Integers:
+        return np.where(np.isin(np.arange(len(ids)), values_D[~domains.is_reserved]), ids, 0)
+
     return Ids(
-        scenario=from_one(NUM_SCENARIOS, Stream.ID_SCENARIO),
-        position=from_one(NUM_POSITIONS, Stream.ID_POSITION),
+        scenario=seen(from_one(NUM_SCENARIOS, Stream.ID_SCENARIO), domains.scenario),
+        position=seen(from_one(NUM_POSITIONS, Stream.ID_POSITION), domains.position),
+        profile=seen(np.arange(NUM_PROFILES) + 1, domains.profile),
         city=from_one(NUM_CITIES, Stream.ID_CITY),
         device=from_one(NUM_DEVICES, Stream.ID_DEVICE),
         category=from_one(spec.num_categories, Stream.ID_CATEGORY),
@@ -327,11 +338,12 @@ def _normal_scores(seed: int, stream: Stream, value_D: Integers, share_D: Floats
     """Give each value of a feature a level, so that levels are standard normal under the traffic.
 
     Values lie side by side in a random order, each as wide as its share; a level is the normal quantile of the
-    value's middle. With plain normals, one scenario with 43 % of the rows would settle the shape of the whole.
+    value's middle. With plain normals, one scenario with 43 % of the rows would settle the shape of the whole. A value
+    without traffic is as wide as the mean of the others, so that none lies at the edge.
     """
     order = np.argsort(uniform_table(seed, stream, int(value_D.max()) + 1), kind="stable")
     share = _summed(share_D, value_D, int(value_D.max()) + 1)
-    width = np.maximum(share, 1e-9 * share.sum())[order]
+    width = np.where(share > 0, share, share[share > 0].mean())[order]
     middle = np.empty(len(order))
     middle[order] = (np.cumsum(width) - width / 2) / width.sum()
     return np.array([normal(one) for one in middle])[value_D]

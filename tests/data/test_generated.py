@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from ctrbench.data.generated import (
 )
 from ctrbench.data.shards import Prepared, open_prepared, prepared_names
 from ctrbench.data.synthesis import generator_of
-from ctrbench.errors import SettingError
+from ctrbench.errors import DataError, SettingError
+from ctrbench.files import read_text
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.synthetic.production import Production
 from ctrbench.synthetic.production_spec import ProductionSpec, spec_for
@@ -129,7 +131,7 @@ def test_an_interrupted_preparation_makes_only_what_is_missing(tmp_path: Path) -
     def notes(function: object, pieces: list[Piece]) -> list[Made]:
         found = []
         for piece in pieces:
-            if generated._noted(piece) is None:
+            if generated._noted(piece, read_text(piece.folder / generated.GENERATOR)) is None:
                 done.append(piece.file)
             found.append(make_piece(piece))
         return found
@@ -142,6 +144,33 @@ def test_an_interrupted_preparation_makes_only_what_is_missing(tmp_path: Path) -
     prepare_generated(SPEC, home=tmp_path, spread=notes)  # type: ignore[arg-type]
     assert len(done) == 10 - 2
     assert "shards/train-00001.parquet" in done
+
+
+def test_force_makes_every_shard_again(tmp_path: Path) -> None:
+    first = prepare_generated(SPEC, home=tmp_path, workers=1)
+    shard = first.folder / "shards" / "test-00000.parquet"
+    written = shard.stat().st_mtime_ns
+    again = prepare_generated(SPEC, home=tmp_path, workers=1, force=True)
+    assert shard.stat().st_mtime_ns > written
+    assert again.manifest.splits == first.manifest.splits
+
+
+def test_shards_of_another_recipe_are_not_taken_over(tmp_path: Path) -> None:
+    prepared = prepare_generated(SPEC, home=tmp_path, workers=1)
+    (piece, *_) = generated._pieces(prepared.folder, SPEC, is_stored=True)
+    content = read_text(prepared.folder / generated.GENERATOR)
+    assert generated._noted(piece, content) is not None
+    assert generated._noted(piece, content.replace('"seed": 0', '"seed": 1')) is None
+
+
+def test_too_little_room_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match="--on-the-fly"):
+        prepare_generated(SPEC, home=tmp_path, workers=1)
+    assert prepared_names(tmp_path) == []
 
 
 def test_the_order_in_which_shards_are_made_does_not_matter(prepared: Prepared, tmp_path: Path) -> None:
@@ -191,6 +220,9 @@ def test_the_command_of_a_spec_makes_it_again() -> None:
         ("many", None, None, "whole number"),
         ("1.5", None, None, "whole number"),
         ("5", None, None, "rows lie between"),
+        ("1e12", None, None, "rows lie between"),
+        ("inf", None, None, "whole number"),
+        ("2e6", None, "rows=2000", "rows are given by --rows"),
         ("2e6", "small", None, "a preset has its own number of rows"),
         (None, "smal", None, "did you mean 'small'"),
         ("2e6", None, "nul", "did you mean 'null'"),

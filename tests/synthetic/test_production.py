@@ -90,7 +90,8 @@ def test_shards_cover_all_rows(make: Callable[..., Production]) -> None:
 def test_ids_go_from_1_to_their_number(unit: Production, columns: Columns) -> None:
     for field in unit.fields:
         if field.kind == "categorical":
-            assert columns[field.name].min() >= 1, field
+            may_be_unseen = field.name in (*DOMAIN_FEATURES, "weekday")
+            assert columns[field.name].min() >= (0 if may_be_unseen else 1), field
             assert columns[field.name].max() <= field.num_ids, field
 
 
@@ -127,7 +128,24 @@ def test_an_entity_has_the_same_features_on_all_days(columns: Columns, entity: s
 
 def test_a_profile_is_gender_age_and_level(columns: Columns) -> None:
     gender, age, level = (columns[name].astype(int) - 1 for name in ("gender", "age", "level"))
-    assert np.array_equal(columns["user_profile"], (gender * 8 + age) * 4 + level + 1)
+    profile = columns["user_profile"]
+    assert np.array_equal(profile[profile > 0], ((gender * 8 + age) * 4 + level + 1)[profile > 0])
+
+
+def test_what_training_never_has_is_unseen(unit: Production, columns: Columns) -> None:
+    """A domain feature's value that reserved tuples alone have, and a weekday after the training days."""
+    train = slice(0, unit.cuts[0])
+    for name in (*DOMAIN_FEATURES, "weekday"):
+        assert columns[name][train].min() >= 1
+        assert set(columns[name]) - set(columns[name][train]) <= {0}
+
+
+def test_numbers_are_standardised_over_their_entities(columns: Columns) -> None:
+    for entity, name in (("item_id", "item_ctr"), ("user_id", "user_activity")):
+        frame = pl.DataFrame({"id": columns[entity], "value": columns[name]}).unique()
+        error = 1 / np.sqrt(frame.height)
+        assert abs(frame["value"].mean()) < 5 * error + 0.02  # type: ignore[operator]
+        assert abs(frame["value"].std() - 1) < 5 * error + 0.03  # type: ignore[operator]
 
 
 def test_a_brand_has_one_category(columns: Columns) -> None:
@@ -141,8 +159,7 @@ def test_features_that_mean_nothing_are_even(columns: Columns) -> None:
 
 
 def test_the_estimate_of_an_items_ctr_tells_of_its_clicks(columns: Columns) -> None:
-    logit = np.log(columns["item_ctr"] / (1 - columns["item_ctr"]))
-    assert np.corrcoef(logit, columns["component_shared"])[0, 1] > 0.2
+    assert np.corrcoef(columns["item_ctr"], columns["component_shared"])[0, 1] > 0.2
 
 
 # --- when and where ------------------------------------------------------------------------------------------------
@@ -154,7 +171,8 @@ def test_rows_are_in_order_of_time_and_days_have_equal_rows(unit: Production, co
     assert np.ptp(np.bincount(time // DAY)) <= 1
     assert np.searchsorted(time, [4 * DAY, 5 * DAY]).tolist() == list(unit.cuts)
     assert (columns["hour"] == time % DAY // 3_600 + 1).all()
-    assert (columns["weekday"] == time // DAY + 1).all()
+    day = time // DAY
+    assert (columns["weekday"] == np.where(day < 4, day + 1, 0)).all()
 
 
 def test_a_row_stands_where_the_days_traffic_says(unit: Production, columns: Columns) -> None:
