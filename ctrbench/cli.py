@@ -112,9 +112,13 @@ def prepare(
         if plan:
             _show_outlook(spec)
             return
+        _one_kind_of_workers(engine, workers)
         _prepare_production(spec, domains, workers, (engine, address), force=force, on_the_fly=on_the_fly)
         return
-    _only_generated(rows=rows, size=size, variant=variant, workers=workers, on_the_fly=on_the_fly, plan=plan)
+    _only_generated(
+        rows=rows, size=size, variant=variant, workers=workers, on_the_fly=on_the_fly, plan=plan,
+        engine=engine != "local", address=address,
+    )  # fmt: skip
     card = load_card(dataset)
     with _resumable(), display.phases() as report:
         prepared = prepare_data(
@@ -141,9 +145,11 @@ def _prepare_production(
     on_the_fly: bool,
 ) -> None:
     from ctrbench import display
-    from ctrbench.data.generated import prepare_generated
+    from ctrbench.data.card import load_card
+    from ctrbench.data.generated import check_domains, prepare_generated
     from ctrbench.runs.engine import spread
 
+    check_domains(_features(load_card("production"), domains), spec)
     with _resumable(), display.phases() as report:
         prepared = prepare_generated(
             spec,
@@ -154,6 +160,12 @@ def _prepare_production(
             report=report,
         )
     display.show_prepared(*_domain_set(prepared, domains))
+
+
+def _one_kind_of_workers(engine: str, workers: int | None) -> None:
+    if engine == "ray" and workers is not None:
+        remedy = "leave it out: as many shards are made at a time as the cluster has cores"
+        raise SettingError("processes of this machine", value=f"--workers {workers}", remedy=remedy)
 
 
 def _only_generated(**options: object) -> None:
@@ -496,7 +508,7 @@ def synth_iaac(
 
 @synth_app.command(name="production")
 def synth_production(
-    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    out: Annotated[str, typer.Option(help="Folder for the shards, on this machine or shared.")],
     rows: Rows = None,
     size: Size = None,
     variant: Variant = None,
@@ -510,11 +522,15 @@ def synth_production(
     from ctrbench.runs.engine import spread
     from ctrbench.synthetic.production_files import make_production
 
-    spec = _spec(rows, size, variant)
+    spec, folder = _spec(rows, size, variant), location(out)
+    if not isinstance(folder, Path):
+        remedy = "prepare production writes to URLs: CTRBENCH_HOME=s3://…"
+        raise SettingError("raw shards are written to a folder", value=out, remedy=remedy)
+    _one_kind_of_workers(engine, workers)
     with _resumable(), display.phases() as report:
         make_production(
             spec,
-            out,
+            folder,
             workers=workers or os.cpu_count() or 1,
             map=spread(engine, address),
             report=lambda done, total: report("generate", done / total),

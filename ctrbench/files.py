@@ -27,9 +27,9 @@ AnyPlace = TypeVar("AnyPlace", bound="Path | UPath")
 
 
 def location(text: str | Path) -> Place:
-    """Return the place that a user names; a URL (s3://bucket/folder) must answer."""
+    """Return the place that a user names, the same for whoever works elsewhere; a URL must answer."""
     if isinstance(text, Path) or "://" not in text:
-        return Path(text).expanduser()
+        return Path(text).expanduser().absolute()
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     from ctrbench import cloud

@@ -119,6 +119,10 @@ def test_raw_shards(place: Path, call: Call) -> None:
         (["prepare", "movielens-1m", "--on-the-fly"], "an option of generated data: --on-the-fly"),
         (["prepare", "production", "--rows", "6e3", "--address", "here:1"], "add --engine ray"),
         (["prepare", "production", "--rows", "6e3", "--engine", "spark"], "no such engine"),
+        (["prepare", "production", "--rows", "6e3", "--engine", "ray", "--workers", "2"], "leave it out"),
+        (["prepare", "production", "--rows", "6e3", "--domains", "itme_id,gender"], "did you mean"),
+        (["prepare", "movielens-1m", "--engine", "ray"], "an option of generated data: --engine"),
+        (["synth", "production", "--rows", "6e3", "--out", "s3://nowhere/x"], "nowhere"),
         (["prepare", "production", "--rows", "6e3", "--source", "x.csv"], "--source"),
         (["run", "--preset", "productoin"], "did you mean 'production'"),
     ],
@@ -134,6 +138,7 @@ def test_bad_input_is_one_clear_error(call: Call, arguments: list[str], message:
     ("arguments", "message"),
     [
         (["--window", "some"], "--window is a whole number"),
+        (["--window", "inf"], "--window is a whole number"),
         (["--workers", "2", "--jobs", "2"], "leave out --jobs"),
         (["--engine", "ray", "--address", "127.0.0.1:9"], "127.0.0.1:9"),
     ],

@@ -11,14 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +27,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from ctrbench.data.card import DatasetCard, FieldCard, load_card
-from ctrbench.data.domains import POSITIVES, ROWS, count_tuples, make_domain_table, merged_counts
+from ctrbench.data.domains import POSITIVES, count_tuples, make_domain_table, merged_counts
 from ctrbench.data.fetch import sha256_of
 from ctrbench.data.shards import (
     MANIFEST,
@@ -49,18 +46,20 @@ from ctrbench.data.shards import (
     write_manifest,
     write_table,
 )
-from ctrbench.data.synthesis import as_text, made_rows, stored_columns
+from ctrbench.data.synthesis import as_text, generator_of, made_rows, stored_columns
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.files import Place, is_there, local_copy, read_text, remove, write_text
 from ctrbench.names import Column, Split
-from ctrbench.synthetic.production import DOMAIN_FEATURES, Production, ProductionField
+from ctrbench.synthetic.production import DOMAIN_FEATURES, Production, ProductionField, production_fields
 from ctrbench.synthetic.production_calibration import Constants, calibrate
-from ctrbench.synthetic.production_files import BYTES_PER_ROW, BYTES_PER_SLOT
+from ctrbench.synthetic.production_files import BYTES_PER_ROW, BYTES_PER_SLOT, in_processes
 from ctrbench.synthetic.production_spec import ProductionSpec, preset, spec_for
 
 GENERATOR = "generator.json"
 """In the dataset's folder: spec and constants, which every worker reads."""
-NOTED = ("sha256", "positives", "counts")
+NOTED = ("sha256", "positives", "counts", "rows")
+FEW_IDS = 2_000
+"""Fields with at most so many are counted, and can be domain features."""
 SAMPLE_ROWS = 1 << 17
 """Generated to tell what all rows will take."""
 
@@ -100,6 +99,8 @@ class Made:
     positives: int
     counts: dict[str, list[int]]
     """Each tuple of domain features, with rows and positives, as columns."""
+    rows: dict[str, list[int]]
+    """Rows of each id of the fields that have few."""
 
 
 def prepare_generated(
@@ -124,22 +125,25 @@ def prepare_generated(
             return known
     folder = dataset_folder(name, home)
     pieces = _pieces(folder, spec, is_stored=is_stored)
-    for left in (
-        folder / MANIFEST,
-        *((folder / GENERATOR, *(piece.note for piece in pieces)) if force else ()),
-    ):
-        remove(left)
     if is_stored and isinstance(folder, Path):
         _check_room(folder, spec)
+    if force:
+        for left in (folder / MANIFEST, *(piece.note for piece in pieces), folder / GENERATOR):
+            remove(left)
     constants = _constants(folder, spec, report)
-    made = []
+    remove(folder / MANIFEST)
+    tally = _Tally()
     report("generate", 0.0)
-    for one in (spread or _local(workers or os.cpu_count() or 1))(make_piece, pieces):
-        made.append(one)
-        report("generate", len(made) / len(pieces))
-    made.sort(key=lambda one: one.piece.start)
-    manifest = _manifest(name, folder, spec, constants, made)
+    for done, made in enumerate(
+        (spread or in_processes(workers or os.cpu_count() or 1))(make_piece, pieces), start=1
+    ):
+        tally.add(made)
+        report("generate", done / len(pieces))
+    manifest = _manifest(name, folder, spec, constants, tally)
     write_manifest(folder, manifest)
+    if not is_stored:
+        for piece in pieces:
+            remove(folder / piece.file)
     return Prepared(folder, manifest)
 
 
@@ -188,6 +192,20 @@ def _settings(variant: str) -> dict[str, object]:
     return found
 
 
+def has_few(field: ProductionField) -> bool:
+    """Return whether a field can be a domain feature."""
+    return field.kind == "categorical" and field.num_ids <= FEW_IDS
+
+
+def check_domains(features: Sequence[str], spec: ProductionSpec) -> None:
+    """Raise `SettingError` unless each can be a domain feature."""
+    known = [field.name for field in production_fields(spec) if has_few(field)]
+    for name in features:
+        if name not in known:
+            rule = f"a domain feature of generated data is a field of at most {FEW_IDS:,} values"
+            raise SettingError(rule, value=name, remedy=did_you_mean(name, known))
+
+
 def recipe_digest(content: str) -> str:
     """Return the sha256 of all that determines every row."""
     return hashlib.sha256(content.encode()).hexdigest()
@@ -217,7 +235,8 @@ def dataset_name(spec: ProductionSpec) -> str:
 def _short(rows: int) -> str:
     for unit, size in (("g", 10**9), ("m", 10**6), ("k", 10**3)):
         if rows >= size and (rows * 10) % size == 0:
-            return f"{rows / size:g}{unit}"
+            whole, tenths = divmod(rows * 10 // size, 10)
+            return f"{whole}.{tenths}{unit}" if tenths else f"{whole}{unit}"
     return str(rows)
 
 
@@ -238,7 +257,8 @@ def make_piece(piece: Piece) -> Made:
     known = _noted(piece, content)
     if known is not None:
         return known
-    columns = stored_columns(content) if piece.is_stored else [Column.LABEL, *features]
+    few = {field.name: field.num_ids + 1 for field in generator_of(content).fields if has_few(field)}
+    columns = stored_columns(content) if piece.is_stored else [Column.LABEL, *few]
     table = made_rows(content, piece.start, piece.stop, columns)
     written = write_table(piece.folder, piece.file, table) if piece.is_stored else None
     counts = count_tuples(table, features).sort(features)
@@ -247,6 +267,9 @@ def make_piece(piece: Piece) -> Made:
         sha256=written.sha256 if written else "",
         positives=int(counts[POSITIVES].sum()),
         counts={name: counts[name].to_list() for name in counts.columns},
+        rows={
+            name: np.bincount(table[name].to_numpy(), minlength=size).tolist() for name, size in few.items()
+        },
     )
     note = {"recipe": recipe_digest(content), **{name: getattr(made, name) for name in NOTED}}
     write_text(piece.note, json.dumps(note))
@@ -270,9 +293,13 @@ def _constants(folder: Place, spec: ProductionSpec, report: Report) -> Constants
     """Return the constants of an interrupted preparation of the same spec, or calibrate."""
     file = folder / GENERATOR
     if is_there(file):
-        known = json.loads(read_text(file))
+        try:
+            known = json.loads(read_text(file))
+            constants = Constants.model_validate(known["constants"])
+        except (ValueError, KeyError, TypeError):
+            raise DataError("a recipe is damaged", value=file, remedy="--force makes it anew") from None
         if known["spec"] == spec.model_dump(mode="json"):
-            return Constants.model_validate(known["constants"])
+            return constants
         raise SettingError(
             "the folder holds the beginning of other data", value=folder, remedy="--force makes it anew"
         )
@@ -306,9 +333,12 @@ def _noted(piece: Piece, content: str) -> Made | None:
     """Return what the note of a piece says, if its shard is of this spec and as it was written."""
     if not is_there(piece.note):
         return None
-    note: dict[str, Any] = json.loads(read_text(piece.note))
+    try:
+        note: dict[str, Any] = json.loads(read_text(piece.note))
+    except ValueError:
+        return None
     file = piece.folder / piece.file
-    if note.pop("recipe") != recipe_digest(content):
+    if note.pop("recipe", None) != recipe_digest(content) or set(note) != set(NOTED):
         return None
     if bool(note["sha256"]) != piece.is_stored:
         return None
@@ -341,33 +371,13 @@ def _first_row(spec: ProductionSpec, split: Split) -> int:
     return {Split.TRAIN: 0, Split.DEV: spec.cuts[0], Split.TEST: spec.cuts[1]}[split]
 
 
-def _local(workers: int) -> Spread:
-    def spread(function: Callable[[Piece], Made], pieces: Sequence[Piece]) -> Iterator[Made]:
-        if workers == 1 or len(pieces) == 1:
-            yield from map(function, pieces)
-            return
-        context = multiprocessing.get_context("spawn")
-        # Ctrl-C is for this process, which lets the others end the shards that they are at.
-        ignore = (signal.SIGINT, signal.SIG_IGN)
-        with ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore) as pool:
-            try:
-                for done in as_completed([pool.submit(function, piece) for piece in pieces]):
-                    yield done.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    return spread
-
-
 def _manifest(
-    name: str, folder: Place, spec: ProductionSpec, constants: Constants, made: Sequence[Made]
+    name: str, folder: Place, spec: ProductionSpec, constants: Constants, tally: _Tally
 ) -> Manifest:
     made_of = Production(spec, constants).fields
     card = card_of(name, made_of, spec.sequence_length)
     generator = json.loads(as_text(spec, constants))
-    counts = {split: _merged(split, made) for split in Split}
-    sizes = {one.name: one.num_ids + 1 for one in made_of if one.name in DOMAIN_FEATURES}
-    vocabularies = _vocabularies(sizes, counts[Split.TRAIN])
+    vocabularies = _vocabularies(tally.rows)
     return Manifest(
         name=name,
         title=card.title,
@@ -375,8 +385,8 @@ def _manifest(
         card_digest=card.digest,
         sources=(),
         fields=tuple(_info(one) for one in made_of),
-        splits={split: _split(split, made) for split in Split},
-        domain_sets=_domain_sets(folder, card, counts, vocabularies),
+        splits={split: tally.split(split) for split in Split},
+        domain_sets=_domain_sets(folder, card, tally.counts, vocabularies),
         vocabularies=tuple(
             write_table(folder, vocabulary_file(name), table) for name, table in vocabularies.items()
         ),
@@ -390,28 +400,34 @@ def _manifest(
     )
 
 
-def _merged(split: Split, made: Sequence[Made]) -> pl.DataFrame:
-    features = [name for name in made[0].counts if name not in (ROWS, POSITIVES)]
-    parts = [
-        pl.DataFrame(
-            one.counts, schema={**dict.fromkeys(features, pl.Int32), ROWS: pl.Int64, POSITIVES: pl.Int64}
+class _Tally:
+    """Adds up what is known of pieces as they come, in any order."""
+
+    def __init__(self) -> None:
+        self.shards: dict[Split, dict[int, ShardInfo]] = {split: {} for split in Split}
+        self.positives = dict.fromkeys(Split, 0)
+        self.counts = {split: merged_counts([], DOMAIN_FEATURES) for split in Split}
+        self.rows: dict[str, np.ndarray] = {}
+        """Training rows of each id."""
+
+    def add(self, made: Made) -> None:
+        """Take note of a piece."""
+        piece, split = made.piece, made.piece.split
+        rows = piece.stop - piece.start
+        self.shards[split][piece.place] = ShardInfo(file=piece.file, rows=rows, sha256=made.sha256)
+        self.positives[split] += made.positives
+        found = pl.DataFrame(made.counts, schema=self.counts[split].schema)
+        self.counts[split] = merged_counts([self.counts[split], found], DOMAIN_FEATURES)
+        if split == Split.TRAIN:
+            for name, count in made.rows.items():
+                self.rows[name] = self.rows.get(name, 0) + np.array(count)
+
+    def split(self, split: Split) -> SplitInfo:
+        """Return what the manifest keeps of a split."""
+        shards = tuple(info for _, info in sorted(self.shards[split].items()))
+        return SplitInfo(
+            rows=sum(info.rows for info in shards), positives=self.positives[split], shards=shards
         )
-        for one in made
-        if one.piece.split == split
-    ]
-    return merged_counts(parts, features)
-
-
-def _split(split: Split, made: Sequence[Made]) -> SplitInfo:
-    own = [one for one in made if one.piece.split == split]
-    return SplitInfo(
-        rows=sum(one.piece.stop - one.piece.start for one in own),
-        positives=sum(one.positives for one in own),
-        shards=tuple(
-            ShardInfo(file=one.piece.file, rows=one.piece.stop - one.piece.start, sha256=one.sha256)
-            for one in own
-        ),
-    )
 
 
 def _info(field: ProductionField) -> FieldInfo:
@@ -419,15 +435,14 @@ def _info(field: ProductionField) -> FieldInfo:
     return FieldInfo(name=field.name, kind=field.kind, role=field.role, size=size)
 
 
-def _vocabularies(sizes: Mapping[str, int], train: pl.DataFrame) -> dict[str, pa.Table]:
-    """Return the vocabularies of the domain features, which are all that anyone counts by."""
-    tables = {}
-    for name, size in sizes.items():
-        rows = np.bincount(train[name].to_numpy(), weights=train[ROWS].to_numpy(), minlength=size)[1:]
-        ids = np.arange(1, size, dtype=np.int32)
-        values = [f"{name} {value}" for value in ids]
-        tables[name] = pa.table({"id": ids, "value": values, "rows": rows.astype(np.int64)})
-    return tables
+def _vocabularies(rows: Mapping[str, np.ndarray]) -> dict[str, pa.Table]:
+    """Return the vocabularies of the fields that may be domain features."""
+    return {name: _vocabulary(name, counts[1:]) for name, counts in rows.items()}
+
+
+def _vocabulary(name: str, counts: np.ndarray) -> pa.Table:
+    ids = np.arange(1, len(counts) + 1, dtype=np.int32)
+    return pa.table({"id": ids, "value": [f"{name} {one}" for one in ids], "rows": counts.astype(np.int64)})
 
 
 def _domain_sets(

@@ -210,6 +210,12 @@ class Prepared:
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Return id, value and training rows of a field's ids from 1 on."""
         file = vocabulary_file(self.manifest.field(field).name)
+        if self.manifest.generator is not None and file not in {
+            info.file for info in self.manifest.vocabularies
+        }:
+            known = [Path(info.file).stem for info in self.manifest.vocabularies]
+            rule = "values of generated data are counted for fields of few values"
+            raise SettingError(rule, value=field, remedy=did_you_mean(field, known))
         with self.local(file, None) as path:
             return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
 
@@ -394,8 +400,8 @@ def write_domain_set(
     prepared: Prepared, name: str, features: tuple[str, ...], *, verify: bool = False
 ) -> DomainSetInfo:
     """Make the domain table of a feature set from the shards and write it."""
-    counts = {split: _tuple_counts(prepared, split, features, verify=verify) for split in Split}
     values = {feature: prepared.vocabulary(feature)["value"] for feature in features}
+    counts = {split: _tuple_counts(prepared, split, features, verify=verify) for split in Split}
     return save_domain_set(prepared.folder, name, features, make_domain_table(counts, values))
 
 
@@ -405,7 +411,10 @@ def _tuple_counts(
     """Count rows and positives of each tuple of ids, shard by shard, so that memory does not grow with the rows."""
     shards = range(len(prepared.manifest.splits[split].shards))
     tables = (prepared.read_shard(split, place, [Column.LABEL, *features], verify=verify) for place in shards)
-    return merged_counts([count_tuples(table, features) for table in tables], features)
+    merged = merged_counts([], features)
+    for table in tables:
+        merged = merged_counts([merged, count_tuples(table, features)], features)
+    return merged
 
 
 def save_domain_set(

@@ -23,6 +23,8 @@ from ctrbench.data.shards import Prepared
 from ctrbench.names import Split
 
 T = TypeVar("T")
+SHORT = 1 / 8
+"""A last shard with less than this share of the largest one's rows is short: its parts would be next to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +48,31 @@ class StreamedSplit:
         return tuple(shard.rows for shard in self.prepared.manifest.splits[self.split].shards)
 
     @property
+    def runs(self) -> tuple[range, ...]:
+        """The shards that are dealt together: each by itself, but for a short last one, which joins the one before."""
+        sizes = self.sizes
+        last = len(sizes) - 1
+        is_short = last > 0 and sizes[last] < max(sizes) * SHORT
+        single = [range(place, place + 1) for place in range(last - 1 if is_short else last + 1)]
+        return (*single, range(last - 1, last + 1)) if is_short else tuple(single)
+
+    @property
     def num_shards(self) -> int:
         """Shards in a window."""
-        return min(len(self.sizes), max(1, -(-self.window // max(self.sizes, default=1))))
+        return min(len(self.runs), max(1, -(-self.window // max(self.sizes, default=1))))
 
     def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
         """Yield the windows of an epoch from number `first` on; the next shard is read meanwhile.
 
         `seed` is that of the run and the epoch's number.
         """
-        width, shares = self.num_shards, _shares(self.sizes, self.num_shards)
+        runs, width = self.runs, self.num_shards
+        shares = _shares([sum(self.sizes[shard] for shard in run) for run in runs], width)
         oldest = max(0, first - width + 1)
         held: deque[tuple[int, list[SplitData | None]]] = deque()
-        dealt = _ahead(partial(self._dealt, shard, seed) for shard in range(oldest, len(self.sizes)))
+        dealt = _ahead(partial(self._dealt, place, seed) for place in range(oldest, len(runs)))
         for place in range(oldest, len(shares)):
-            if place < len(self.sizes):
+            if place < len(runs):
                 held.append((place, next(dealt)))
             if held and held[0][0] <= place - width:
                 held.popleft()
@@ -88,10 +100,11 @@ class StreamedSplit:
         table = self.prepared.read_shard(self.split, shard, self.prepared.model_columns)
         return to_split_data(self.prepared, table, domain_set=self.domain_set, indicator=self.indicator)
 
-    def _dealt(self, shard: int, seed: Sequence[int]) -> list[SplitData | None]:
-        """Return the parts of a shard, for its own window and for those that follow."""
-        data = self._shard(shard)
-        order = np.random.default_rng([*seed, len(self.sizes) + shard, 1]).permutation(len(data))
+    def _dealt(self, place: int, seed: Sequence[int]) -> list[SplitData | None]:
+        """Return the parts of a run of shards, for its own window and for those that follow."""
+        runs = self.runs
+        data = concatenated([self._shard(shard) for shard in runs[place]])
+        order = np.random.default_rng([*seed, len(runs) + place, 1]).permutation(len(data))
         return [subset(data, np.sort(part)) for part in np.array_split(order, self.num_shards)]
 
 

@@ -32,7 +32,10 @@ USERS_NOTE = (
 )
 REFERENCES = {"learnable ceiling": CEILING_METRIC, "oracle": "{metric}"}
 """What no model beats but by luck, by label: how its metrics are named among the oracle's."""
-CEILING_NOTE = "Learnable ceiling: the click probability given all that a model could learn of a row."
+CEILING_NOTE = (
+    "Learnable ceiling: the click probability given all that could be learned of a row, behaviours of its user "
+    "included; models see those only where sequences are among the fields."
+)
 INDICATOR_NOTE = "What single domains own goes by"
 """Begins the note that names the indicator."""
 LineKind = Literal["backbone", "method", "variant", "gain", "oracle", "fact"]

@@ -30,7 +30,7 @@ from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError, StoreError
 from ctrbench.eval.external import DomainTable, Measures, measure_file, measure_frame
 from ctrbench.eval.metrics import GroupMetrics
-from ctrbench.extend import Estimator
+from ctrbench.extend import Estimator, Method
 from ctrbench.files import Place, remove, replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.exchange import Workers
@@ -62,7 +62,7 @@ from ctrbench.train.loop import (
 )
 
 if TYPE_CHECKING:
-    from ctrbench.extend import Backbone, Method
+    from ctrbench.extend import Backbone
 
 NUM_BINS = 5
 
@@ -185,7 +185,7 @@ def _run(
     test = data.rows(Split.TEST)
     table = domain_table(data.prepared, key)
     measures, sha256 = write_predictions(test, trained.score, table, store.predictions_file(key))
-    write_inspection(trained.inspect(test.latest()), sha256, store.inspection_file(key))
+    write_inspection(trained.inspect(test), sha256, store.inspection_file(key))
     result = make_result(measures, table, trained.fit, trained.parameters, sha256)
     clock.lap("test")
     return result, trained.fit.resumed
@@ -258,8 +258,15 @@ def _train(
         fit=fit,
         parameters=Parameters(**model.num_parameters()),
         score=partial(score_piece, model, learner, workers=workers),
-        inspect=partial(method.inspect, model),
+        inspect=partial(_inspect, method, model),
     )
+
+
+def _inspect(method: Method, model: CTRModel, test: RowSource) -> dict[str, np.ndarray]:
+    """Return what the method shows of the model; of rows that are streamed, by the latest of them."""
+    if type(method).inspect is Method.inspect:
+        return {}
+    return method.inspect(model, test.latest())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +276,7 @@ class _Trained:
     fit: Fit
     parameters: Parameters
     score: Callable[[SplitData], dict[str, np.ndarray]]
-    inspect: Callable[[SplitData], dict[str, np.ndarray]]
+    inspect: Callable[[RowSource], dict[str, np.ndarray]]
 
 
 def _estimate(

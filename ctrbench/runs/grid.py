@@ -5,6 +5,7 @@ A pair that makes no sense is no run: it comes with the reason, which tables sho
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def whole_number(text: str, option: str) -> int:
         number = float(text)
     except ValueError:
         number = -1.0
-    if number < 0 or number != int(number):
+    if not 0 <= number < math.inf or number != int(number):
         raise SettingError(f"{option} is a whole number, such as 4e6", value=text)
     return int(number)
 

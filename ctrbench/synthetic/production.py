@@ -112,8 +112,7 @@ class Production:
     @property
     def fields(self) -> tuple[ProductionField, ...]:
         """The fields that models see, in their order."""
-        fields = _fields(self.spec)
-        return fields if self.spec.sequences else tuple(one for one in fields if one.kind != "sequence")
+        return production_fields(self.spec)
 
     @property
     def domains(self) -> ProductionDomains:
@@ -175,6 +174,12 @@ class Production:
             rule = "the Production-scale data have no such column"
             raise SettingError(rule, value=name, remedy=did_you_mean(name, MAKERS))
         return MAKERS[name]
+
+
+def production_fields(spec: ProductionSpec) -> tuple[ProductionField, ...]:
+    """Return the fields of a dataset in their order."""
+    fields = _fields(spec)
+    return fields if spec.sequences else tuple(one for one in fields if one.kind != "sequence")
 
 
 def _fields(spec: ProductionSpec) -> tuple[ProductionField, ...]:

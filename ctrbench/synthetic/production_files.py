@@ -14,10 +14,11 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ from ctrbench.synthetic.production import Production
 from ctrbench.synthetic.production_calibration import Constants, calibrate
 from ctrbench.synthetic.production_spec import ProductionSpec
 
+T = TypeVar("T")
+R = TypeVar("R")
 RECIPE = "production.json"
 PART_ROWS = 1 << 17
 """Rows in memory at a time, and of a row group."""
@@ -90,7 +93,7 @@ def make_production(
     """
     write_recipe(spec, out)
     jobs = [Job(out, number) for number in range(spec.num_shards)]
-    spread = map or (_in_turn if workers == 1 else _in_pool(workers))
+    spread = map or in_processes(workers)
     found: dict[int, Made] = {}
     done = 0
     for made in spread(make_shard, jobs):
@@ -223,19 +226,26 @@ def content_digest(columns: Mapping[str, NDArray[Any]]) -> str:
 # --- workers -------------------------------------------------------------------------------------------------------
 
 
-def _in_turn(function: Callable[[Job], Made], jobs: Sequence[Job]) -> Iterator[Made]:
-    return (function(job) for job in jobs)
+def in_processes(workers: int) -> Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]:
+    """Return a map over processes of this machine, results in any order; with one worker, over none.
 
+    An interrupt waits for the items at hand and drops the others.
+    """
 
-def _in_pool(workers: int) -> Map:
-    """Return a map over processes; an interrupt waits for the shards at hand and drops the others."""
-
-    def spread(function: Callable[[Job], Made], jobs: Sequence[Job]) -> Iterator[Made]:
+    def spread(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        if workers == 1 or len(items) == 1:
+            yield from map(function, items)
+            return
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_leave_interrupts)
+        pool = ProcessPoolExecutor(
+            min(workers, len(items)), mp_context=context, initializer=_leave_interrupts
+        )
         try:
-            for future in as_completed([pool.submit(function, job) for job in jobs]):
+            for future in as_completed([pool.submit(function, item) for item in items]):
                 yield future.result()
+        except BrokenProcessPool:
+            remedy = "the same command goes on; fewer --workers take less memory"
+            raise DataError("a process that generates rows died", remedy=remedy) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

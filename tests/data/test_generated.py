@@ -14,6 +14,7 @@ from ctrbench.data.card import load_card
 from ctrbench.data.generated import (
     Made,
     Piece,
+    check_domains,
     dataset_name,
     make_piece,
     outlook,
@@ -29,7 +30,13 @@ from ctrbench.synthetic.production import Production
 from ctrbench.synthetic.production_spec import ProductionSpec, spec_for
 
 SPEC = ProductionSpec(
-    rows=9_000, domains=50, calibration_rows=1 << 14, sequences=True, sequence_length=5, shard_rows=1024
+    rows=9_000,
+    domains=50,
+    users=3_000,
+    calibration_rows=1 << 14,
+    sequences=True,
+    sequence_length=5,
+    shard_rows=1024,
 )
 
 
@@ -199,6 +206,8 @@ def test_histories_share_the_items_ids(prepared: Prepared) -> None:
     [
         ("20e6", "", "production-20m"),
         ("2.2e9", "null", "production-2.2g-null"),
+        ("123456700", "", "production-123456.7k"),
+        ("123457000", "", "production-123457k"),
         ("262144", "interaction=mlp, long-tail,seed=3", "production-262144-seed-3-mlp-long-tail"),
         ("2e6", "users=1000000", "production-2m-users-1000000"),
     ],
@@ -212,6 +221,37 @@ def test_the_command_of_a_spec_makes_it_again() -> None:
     command = generated.command_of(spec)
     assert command == "ctrbench prepare production --rows 2000000 --variant seed=7,interaction=tree,null"
     assert parse_spec(rows="2000000", preset_name=None, variant="seed=7,interaction=tree,null") == spec
+
+
+def test_other_domain_sets_are_of_fields_of_few_values(homes: dict[bool, Path]) -> None:
+    for home in homes.values():
+        prepared = open_prepared(dataset_name(SPEC), home)
+        counted, name = prepared.ensure_domains(("gender", "city"))
+        assert counted.domain_table(name)["rows_train"].sum() == 6000
+        with pytest.raises(SettingError, match="few values"):
+            prepared.ensure_domains(("user_id",))
+    check_domains(("gender", "city"), SPEC)
+    with pytest.raises(SettingError, match="at most 2,000 values"):
+        check_domains(("user_id",), parse_spec(rows="2e6", preset_name=None, variant=None))
+
+
+def test_damaged_notes_are_made_again_and_a_damaged_recipe_is_said(tmp_path: Path) -> None:
+    folder = prepare_generated(SPEC, home=tmp_path, workers=1).folder
+    (folder / "notes" / "train-00000.json").write_text("{", encoding="utf-8")
+    (folder / "manifest.json").unlink()
+    assert prepare_generated(SPEC, home=tmp_path, workers=1).manifest.splits[Split.TRAIN].rows == 6000
+    (folder / "manifest.json").unlink()
+    (folder / generated.GENERATOR).write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="recipe is damaged"):
+        prepare_generated(SPEC, home=tmp_path, workers=1)
+
+
+def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> None:
+    stored = prepare_generated(SPEC, home=tmp_path, workers=1)
+    assert list(stored.folder.glob("shards/*"))
+    made = prepare_generated(SPEC, home=tmp_path, is_stored=False, workers=1)
+    assert not list(stored.folder.glob("shards/*"))
+    made.verify()
 
 
 @pytest.mark.parametrize(

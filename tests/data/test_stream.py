@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ ROWS, SHARD = 1200, 100
 
 
 @pytest.fixture
-def prepared(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Prepared:
+def prepared(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Prepared:
     """800 training rows in eight shards, 200 rows of dev and of test."""
     monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", SHARD)
     generator = np.random.default_rng(5)
@@ -35,7 +36,7 @@ def prepared(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: obj
             "click": generator.integers(0, 2, ROWS),
         }
     )
-    return prepare(make_card(frame), home=tmp_path / "home")  # type: ignore[operator]
+    return prepare(make_card(frame), home=tmp_path / "home")
 
 
 def streamed(
@@ -93,6 +94,33 @@ def test_an_epoch_goes_on_from_any_window(prepared: Prepared, first: int) -> Non
     assert [contents(one.data) for one in rest] == [contents(one.data) for one in whole]
     assert [one.generator.random() for one in rest] == [one.generator.random() for one in whole]
     assert [one.before for one in rest] == [one.before for one in whole]
+
+
+@pytest.fixture
+def with_a_crumb(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Prepared:
+    """Two shards of 100 training rows and one of 2."""
+    monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", SHARD)
+    rows = 303
+    frame = pl.DataFrame(
+        {
+            "time": np.arange(rows),
+            "city": ["A", "B", "C"] * 101,
+            "device": ["m"] * rows,
+            "tags": ["x"] * rows,
+            "price": [1.0] * rows,
+            "click": [0, 1, 1] * 101,
+        }
+    )
+    return prepare(make_card(frame), home=tmp_path / "home")
+
+
+def test_a_short_last_shard_is_dealt_with_the_one_before(with_a_crumb: Prepared) -> None:
+    train = streamed(with_a_crumb, 250)
+    assert train.sizes == (100, 100, 2)
+    windows = list(train.windows((1, 0)))
+    assert [len(window.data) for window in windows] == [50, 101, 51]
+    assert sorted(row for window in windows for row in window.data.row.tolist()) == list(range(202))
+    assert sum(window.share for window in windows) == pytest.approx(1.0)
 
 
 def test_shares_are_those_of_the_rows(prepared: Prepared) -> None:
