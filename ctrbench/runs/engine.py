@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
-from ctrbench.runs.room import find_room, gpu_share
+from ctrbench.runs.room import find_room, gpu_share, gpus
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
 
@@ -67,7 +67,8 @@ def make_engine(
     """
     _check_names(name, address)
     if workers > 1:
-        return _team(name, workers, address, jobs, checkpoint_seconds)
+        _check_team(name, workers, config, jobs, gpus_a_run)
+        return _team(name, workers, address, checkpoint_seconds)
     share = gpu_share(config, gpus_a_run)
     if name == "ray":
         from ctrbench.runs.ray_engine import RayEngine
@@ -106,16 +107,30 @@ def _check_names(name: str, address: str | None) -> None:
         raise SettingError("an address is that of a Ray cluster", value=address, remedy="add --engine ray")
 
 
-def _team(
-    name: str, workers: int, address: str | None, jobs: int | None, checkpoint_seconds: float
-) -> Engine:
-    from ctrbench.runs.team import RayTeamEngine, TeamEngine
-
+def _check_team(
+    name: str, workers: int, config: TrainConfig, jobs: int | None, gpus_a_run: float | None
+) -> None:
     if jobs is not None:
         remedy = "leave out --jobs, or --workers"
         raise SettingError(
             "runs that workers make together go one after the other", value=f"--jobs {jobs}", remedy=remedy
         )
+    if gpus_a_run is not None:
+        remedy = "leave out --gpus-a-run, or --workers"
+        raise SettingError(
+            "each worker of a run has a GPU of its own", value=f"--gpus-a-run {gpus_a_run:g}", remedy=remedy
+        )
+    if name == "local" and config.device == "cuda" and (found := len(gpus())) < workers:
+        raise SettingError(
+            "each worker of a run has a GPU of its own",
+            value=f"--workers {workers}, and {found} GPUs here",
+            remedy="ask for no more workers than GPUs, or leave out --device cuda",
+        )
+
+
+def _team(name: str, workers: int, address: str | None, checkpoint_seconds: float) -> Engine:
+    from ctrbench.runs.team import RayTeamEngine, TeamEngine
+
     if name == "ray":
         return RayTeamEngine(workers, address=address, checkpoint_seconds=checkpoint_seconds)
     return TeamEngine(workers, checkpoint_seconds=checkpoint_seconds)
@@ -203,15 +218,12 @@ def _end(worker: _Worker, record: RunRecord, watcher: Watcher, records: list[Run
 
 
 def _lost(run: Run, store: RunStore, exitcode: int | None) -> RunRecord:
-    from ctrbench.runs.execute import failed_record
+    from ctrbench.runs.team import failed
 
     how = f"signal {-exitcode}" if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
     hint = "; if memory ran out, fewer --jobs may help" if exitcode == -signal.SIGKILL else ""
-    record = failed_record(
-        run, f"the process of the run died with {how}{hint}; run again to go on from its checkpoint"
-    )
-    store.write(record)
-    return record
+    error = f"the process of the run died with {how}{hint}; run again to go on from its checkpoint"
+    return failed(run, store, error)
 
 
 def _work(pipe: Connection, store: RunStore, checkpoint_seconds: float, device: str | None = None) -> None:

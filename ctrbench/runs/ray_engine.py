@@ -152,6 +152,16 @@ def _unreachable(address: str, why: str, hint: str = "") -> SettingError:
     return SettingError("no Ray cluster answers", value=f"{address} ({why.rstrip('.')})", remedy=remedy)
 
 
+def check_room(ray: Any, needs: dict[str, float], workers: int) -> None:  # noqa: ANN401
+    """Refuse more workers than there is room for: Ray would wait for ever."""
+    if (found := _slots(ray, needs)) < workers:
+        rule, remedy = (
+            "the cluster has too little room for the workers of a run",
+            "start more nodes, or ask for less",
+        )
+        raise SettingError(rule, value=f"{workers} asked for, room for {found}", remedy=remedy)
+
+
 def _slots(ray: Any, needs: dict[str, float]) -> int:  # noqa: ANN401
     """Return how many tasks with these needs the nodes that are alive could hold."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -325,7 +335,7 @@ class _Sweep:
     def __init__(self, ray: Any, engine: RayEngine, store: RunStore, watcher: Watcher) -> None:  # noqa: ANN401
         _refuse_too_large(ray, engine.needs)
         self.ray, self.engine, self.watcher = ray, engine, watcher
-        self.store = RunStore(results=_absolute(store.results), home=_absolute(store.home))
+        self.store = as_seen(store)
         self.remote = ray.remote(_make)
         self.desk = _open_desk(ray)
         self.records: list[RunRecord] = []
@@ -349,7 +359,7 @@ class _Sweep:
         return self.records
 
     def _start(self, task: _Task[Run]) -> Any:  # noqa: ANN401
-        run, files = task.item, (_content(task.item.method), _content(task.item.backbone))
+        run, files = task.item, carried(task.item)
         if task.number == 0 and self._finished(run) is not None:
             self.made_before.add(run.key.digest)
         return self.remote.options(**_options(self.engine.needs), name=run.key.run).remote(
@@ -421,8 +431,24 @@ class _Sweep:
             self.store.write(record)
 
 
+# What goes to a node with a run.
+
+Files = tuple[bytes | None, bytes | None]
+"""The files of method and backbone, of those that nodes may not have."""
+
+
+def as_seen(store: RunStore) -> RunStore:
+    """Return the store by names that are the same whatever folder a node's worker starts in."""
+    return RunStore(results=_absolute(store.results), home=_absolute(store.home))
+
+
 def _absolute(place: Place) -> Place:
     return place.absolute() if isinstance(place, Path) else place
+
+
+def carried(run: Run) -> Files:
+    """Return the files that go with a run."""
+    return _content(run.method), _content(run.backbone)
 
 
 def _content(plugin: Plugin) -> bytes | None:
@@ -435,7 +461,7 @@ def _content(plugin: Plugin) -> bytes | None:
 
 def _make(
     run: Run,
-    files: tuple[bytes | None, bytes | None],
+    files: Files,
     store: RunStore,
     checkpoint_seconds: float,
     desk: Any,  # noqa: ANN401  # the handle of a _Desk
@@ -451,13 +477,18 @@ def _make(
 
     tell(None)
     try:
-        _check_node(run, store, version)
-        at_hand = replace(run, method=_placed(run.method, files[0]), backbone=_placed(run.backbone, files[1]))
-        return execute(at_hand, store, report=tell, checkpoint_seconds=checkpoint_seconds)
+        here = at_hand(run, files, store, version)
+        return execute(here, store, report=tell, checkpoint_seconds=checkpoint_seconds)
     except CtrbenchError as error:
         # A worker that was taken for dead may have come first.
         known = store.find(run.key)
         return known if known is not None and known.status == "finished" else error
+
+
+def at_hand(run: Run, files: Files, store: RunStore, version: str) -> Run:
+    """Return the run with its plug-ins as they are on this node; raise what keeps the node from making it."""
+    _check_node(run, store, version)
+    return replace(run, method=_placed(run.method, files[0]), backbone=_placed(run.backbone, files[1]))
 
 
 def _check_node(run: Run, store: RunStore, version: str) -> None:

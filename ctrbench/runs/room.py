@@ -29,6 +29,10 @@ LIST_LENGTH = 8
 """Ids taken for a list of them, whose length is known only once it is read."""
 COPIES_READ = 2
 """Rows lie in memory twice while they are read: as columns and as the block that training reads."""
+COPIES_STREAMED = 3
+"""Of streamed rows: the window being built stands beside the last one, and the next shard is read and dealt."""
+TRUTH_BYTES = 8
+"""Of a known probability, or of its ceiling."""
 MEMORY_SHARE = 0.9
 """Of the free memory that runs may take; the rest is everybody else's."""
 
@@ -36,25 +40,42 @@ MEMORY_SHARE = 0.9
 def run_memory(prepared: Prepared, config: TrainConfig, num_parameters: int) -> int:
     """Estimate the peak memory of a run in bytes."""
     activations = config.batch_size * len(prepared.manifest.fields) * config.embedding_size * 4
+    copies = COPIES_READ if config.window is None else COPIES_STREAMED
     return (
         PROCESS_BYTES
         + num_parameters * PARAMETER_BYTES
-        + rows_held(prepared, config) * row_bytes(prepared) * COPIES_READ
+        + rows_held(prepared, config) * row_bytes(prepared) * copies
         + activations * ACTIVATION_COPIES
     )
 
 
 def rows_held(prepared: Prepared, config: TrainConfig) -> int:
-    """Return the rows of all splits that a run holds at a time: all, or no more than a window of each."""
-    most = config.window or max(info.rows for info in prepared.manifest.splits.values())
-    return sum(min(info.rows, most) for split, info in prepared.manifest.splits.items() if split in Split)
+    """Return the rows of all splits that a run holds at a time: all, or the shards of a window of each."""
+    return sum(
+        info.rows if config.window is None else min(info.rows, _window_rows(prepared, split, config.window))
+        for split, info in prepared.manifest.splits.items()
+    )
+
+
+def _window_rows(prepared: Prepared, split: Split, window: int) -> int:
+    """Return the rows of as many of the largest shard as a window spans: shards are held whole."""
+    import torch
+
+    from ctrbench.data.stream import StreamedSplit
+
+    rows = StreamedSplit(
+        prepared=prepared, split=split, domain_set="", indicator="", window=window, device=torch.device("cpu")
+    )
+    return rows.num_shards * max(rows.sizes, default=0)
 
 
 def row_bytes(prepared: Prepared) -> int:
-    """Return the bytes of a row in memory: its fields, two domains, the label, the row's number and the user."""
-    lists = sum(field.kind in ("multi_valued", "sequence") for field in prepared.manifest.fields)
-    singles = len(prepared.manifest.fields) - lists
-    return 4 * singles + (4 * LIST_LENGTH + 8) * lists + 32
+    """Return the bytes of a row in memory: fields, two domains, label, number, user, and what is known of the truth."""
+    manifest = prepared.manifest
+    lists = [field.name for field in manifest.fields if field.kind in ("multi_valued", "sequence")]
+    ids = sum(manifest.card.field(name).max_length or LIST_LENGTH for name in lists)
+    truths = manifest.has_probability + (manifest.generator is not None)
+    return 4 * (len(manifest.fields) - len(lists)) + 4 * ids + 8 * len(lists) + 32 + TRUTH_BYTES * truths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ctrbench.data.shards import Prepared
 from ctrbench.errors import SettingError
-from ctrbench.runs.grid import Run, make_config, make_grid, parse_seeds
+from ctrbench.runs.grid import Run, make_config, make_grid, parse_seeds, usual_window
 from ctrbench.runs.store import RunStore
 from ctrbench.study import NESTED, REPRESENTATIVE, Study, nested_sets
 from ctrbench.train.config import TrainConfig
@@ -35,12 +35,15 @@ def study_config(study: Study) -> TrainConfig:
             raise SettingError(
                 "no such training setting", value=name, remedy=f"known: {', '.join(sorted(known))}"
             )
-    return make_config(**study.train)
+    # As with the command's option, 0 stands for all rows.
+    return make_config(**{**study.train, "window": study.train.get("window") or None})
 
 
 def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) -> tuple[Planned, ...]:
     """Return the runs of a study on a dataset, one part a domain set; `seeds` overrules the study's."""
     chosen, config = parse_seeds(seeds or str(study.seeds)), study_config(study)
+    if "window" not in study.train:
+        config = config.model_copy(update={"window": usual_window(prepared)})
     parts = []
     for wanted in _domain_sets(study, prepared):
         name = wanted

@@ -13,16 +13,17 @@ from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import ctrbench
 from ctrbench.errors import CtrbenchError
 from ctrbench.nn.exchange import Workers
 from ctrbench.runs.execute import assist, execute, failed_record, keep
 from ctrbench.runs.grid import Run
-from ctrbench.runs.ray_engine import cluster
+from ctrbench.runs.ray_engine import Files, as_seen, at_hand, carried, check_room, cluster
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.train.distributed import WorkerDied, start_local, start_ray
+from ctrbench.train.distributed import WorkerDied, WorkerFailed, start_local, start_ray
 from ctrbench.train.loop import Tick
 
 if TYPE_CHECKING:
@@ -40,23 +41,23 @@ class TeamEngine:
         records = []
         for run in runs:
             watcher.started(run)
-            with _heard(partial(watcher.ticked, run)) as address:
-                record = self._make(run, store, address)
+            record = self._make(run, store, watcher)
             watcher.finished(run, record)
             records.append(record)
         return records
 
-    def _make(self, run: Run, store: RunStore, address: str) -> RunRecord:
-        device = run.key.train["device"]
-        try:
-            return _of_first(
-                start_local(together, self.size, run, store, self.checkpoint_seconds, address, device=device)
-            )
-        except CtrbenchError as refusal:
-            return _failed(run, store, f"{type(refusal).__name__}: {refusal}")
-        except WorkerDied as death:
-            how = str(death).strip().splitlines()[-1]
-            return _failed(run, store, f"a worker died: {how}; run again to go on from its checkpoint")
+    def _make(self, run: Run, store: RunStore, watcher: Watcher) -> RunRecord:
+        if run.unsupported is not None:
+            return execute(run, store)
+        with _heard(partial(watcher.ticked, run)) as address:
+            try:
+                record = start_local(
+                    together, self.size, run, store, self.checkpoint_seconds, address,
+                    device=run.key.train["device"],
+                )  # fmt: skip
+            except (CtrbenchError, WorkerFailed, WorkerDied) as error:
+                return failed(run, store, _words(error))
+        return _of_first(record)
 
 
 class RayTeamEngine:
@@ -68,26 +69,57 @@ class RayTeamEngine:
     def run(self, runs: Iterable[Run], store: RunStore, watcher: Watcher) -> list[RunRecord]:
         """Make all runs, one after the other, and return their records."""
         records = []
-        with cluster(self.address):
+        with cluster(self.address) as ray:
             for run in runs:
                 watcher.started(run)
-                train = run.key.train
-                try:
-                    record = start_ray(
-                        together, self.size, run, store, self.checkpoint_seconds, "",
-                        device=train["device"], cpus=train["threads"],
-                    )  # fmt: skip
-                    records.append(_of_first(record))
-                except CtrbenchError as refusal:
-                    records.append(_failed(run, store, f"{type(refusal).__name__}: {refusal}"))
-                watcher.finished(run, records[-1])
+                record = self._make(ray, run, as_seen(store))
+                watcher.finished(run, record)
+                records.append(record)
         return records
 
+    def _make(self, ray: Any, run: Run, store: RunStore) -> RunRecord:  # noqa: ANN401
+        if run.unsupported is not None:
+            return execute(run, store)
+        device, threads = run.key.train["device"], run.key.train["threads"]
+        check_room(ray, {"CPU": threads, "GPU": float(device == "cuda")}, self.size)
+        try:
+            record = _of_first(
+                start_ray(
+                    _together_on_node, self.size,
+                    run, carried(run), store, self.checkpoint_seconds, ctrbench.__version__,
+                    device=device, cpus=threads,
+                )
+            )  # fmt: skip
+        except _UnfitNode:
+            raise
+        except (CtrbenchError, WorkerFailed, WorkerDied) as error:
+            return failed(run, store, _words(error))
+        # The folder of records that the first worker sees may be another than ours.
+        keep(record, store)
+        return record
 
-def _failed(run: Run, store: RunStore, error: str) -> RunRecord:
+
+class _UnfitNode(CtrbenchError):
+    """Why a node can make no run at all."""
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, WorkerDied):
+        return f"a worker died: {error}; run again to go on from its checkpoint"
+    return (
+        f"a worker failed: {error}" if isinstance(error, WorkerFailed) else f"{type(error).__name__}: {error}"
+    )
+
+
+def failed(run: Run, store: RunStore, error: str) -> RunRecord:
+    """Record that a run failed, and return what stands there: one that ended well, or said the same itself, stays."""
+    known = store.find(run.key)
+    if known is not None and known.status == "failed" and known.error and error.endswith(known.error):
+        return known
     record = failed_record(run, error)
     keep(record, store)
-    return record
+    known = store.find(run.key)
+    return known if known is not None and known.status == "finished" else record
 
 
 def _of_first(record: RunRecord | None) -> RunRecord:
@@ -104,6 +136,17 @@ def together(
         return None
     with _telling(address) as report:
         return execute(run, store, report=report, checkpoint_seconds=checkpoint_seconds, workers=workers)
+
+
+def _together_on_node(
+    workers: Workers, run: Run, files: Files, store: RunStore, checkpoint_seconds: float, version: str
+) -> RunRecord | None:
+    """Be one of the workers of a run on a node of a cluster."""
+    try:
+        here = at_hand(run, files, store, version)
+    except CtrbenchError as error:
+        raise _UnfitNode(error.rule, value=error.value, remedy=error.remedy) from None
+    return together(workers, here, store, checkpoint_seconds, "")
 
 
 @contextmanager

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from ctrbench.data.batches import SplitData
+from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Split
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.runs.execute import load, make_schema
+from ctrbench.runs.grid import usual_window
 
 if TYPE_CHECKING:
     from ctrbench.data.shards import Prepared
@@ -98,10 +100,22 @@ def synthetic(
 
 
 def from_prepared(prepared: Prepared, key: RunKey, *, embedding_size: int = 16) -> Workload:
-    """Read the training rows of a prepared dataset as a run with that key does."""
-    train = load(prepared, Split.TRAIN, key)
+    """Read the training rows of a prepared dataset as a run with that key does; where they are streamed, the latest."""
+    window = usual_window(prepared)
+    train = load(prepared, Split.TRAIN, key) if window is None else _latest(prepared, key, window)
     schema = replace(make_schema(prepared, key), embedding_size=embedding_size)
     return Workload(name=prepared.manifest.name, schema=schema, data=train)
+
+
+def _latest(prepared: Prepared, key: RunKey, window: int) -> SplitData:
+    return StreamedSplit(
+        prepared=prepared,
+        split=Split.TRAIN,
+        domain_set=key.domain_set,
+        indicator=key.indicator,
+        window=window,
+        device=torch.device("cpu"),
+    ).latest()
 
 
 def synthetic_ids(rows: int, sizes: Sequence[int], seed: int) -> np.ndarray:

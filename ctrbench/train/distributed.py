@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import distributed
-from torch.multiprocessing.spawn import ProcessException, spawn
+from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, spawn
 
 from ctrbench.errors import CtrbenchError, SettingError
 from ctrbench.files import replacing
@@ -32,12 +32,18 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-WorkerDied = ProcessException
-"""Raised by `start_local` where a process dies, or raises what is no error of the user's."""
 _RESULT, _ERROR = "result", "error"
 """Names of the files in which a process leaves what came of it."""
 PATIENCE = timedelta(minutes=30)
 """How long a worker waits for the others, who may be reading data."""
+
+
+class WorkerDied(RuntimeError):
+    """A worker died, or lost touch with one that did."""
+
+
+class WorkerFailed(RuntimeError):
+    """What a worker raised itself, such as a plug-in's error; it would raise the same again."""
 
 
 def unsupported(model: CTRModel, learner: Learner) -> str | None:
@@ -112,18 +118,47 @@ def start_local(
 ) -> Result:
     """Call `function(workers, *arguments)` in so many processes of this machine; return the first one's result.
 
-    The function is one that a new process can import. With `cuda` each process has a GPU of its own.
+    The function is one that a new process can import. With `cuda` each process has a GPU of its own. Raises a user's
+    error as it is, `WorkerFailed` for any other, and `WorkerDied`.
     """
     with TemporaryDirectory() as folder:
         call = (function, size, arguments, device, Path(folder))
         try:
             spawn(_work, call, nprocs=size)  # type: ignore[no-untyped-call]
-        except ProcessException:
-            if (Path(folder) / _ERROR).exists():
-                raise _read(Path(folder) / _ERROR) from None
-            raise
+        except ProcessException as problem:
+            error = _cause(problem, Path(folder))
+            has_ended = isinstance(problem, ProcessRaisedException) and (Path(folder) / _RESULT).exists()
+            # Others lose touch with the first worker, too, where it has ended in its own way.
+            if not (has_ended and isinstance(error, WorkerDied)):
+                raise error from None
         result: Result = _read(Path(folder) / _RESULT)
     return result
+
+
+def _cause(problem: ProcessException, folder: Path) -> Exception:
+    """Return what ended the processes: the first error that one of them left, or a death."""
+    file = folder / _ERROR
+    if isinstance(problem, ProcessRaisedException) and file.exists():
+        error: Exception = _read(file)
+        return error
+    return WorkerDied(str(problem).strip().splitlines()[-1])
+
+
+def _told(error: Exception) -> Exception:
+    """Return an error as it goes to the caller: a user's as it is, the words of any other."""
+    if isinstance(error, CtrbenchError):
+        return error
+    kind = WorkerDied if _lost_touch(error) else WorkerFailed
+    return kind(f"{type(error).__name__}: {error}".strip())
+
+
+def _lost_touch(error: Exception) -> bool:
+    """Tell the error of an exchange that others have left: torch raises it from within."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    name = "" if last is None else last.tb_frame.f_globals.get("__name__", "")
+    return isinstance(error, RuntimeError) and str(name).startswith("torch.distributed")
 
 
 def _work(
@@ -147,8 +182,10 @@ def _work(
         result = function(Workers(rank=rank, size=size, device=place), *arguments)
         if rank == 0:
             _write(result, folder / _RESULT)
-    except CtrbenchError as error:
-        _write(error, folder / _ERROR)
+    except Exception as error:
+        # The first to fail says why; with the group, the others' exchanges end only afterwards.
+        if not (folder / _ERROR).exists():
+            _write(_told(error), folder / _ERROR)
         raise
     finally:
         distributed.destroy_process_group()
@@ -189,16 +226,18 @@ def start_ray(
     """Do what `start_local` does on the Ray cluster that this process is connected to, by Ray Train.
 
     Where a worker or its node dies, all start again, as often as `retries` says; what they had is in a checkpoint.
+    What a worker raised itself is not tried again.
     """
     try:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError:
         remedy = 'pip install "ray[train]"'
         raise SettingError(
             "many workers on a cluster need Ray Train", value="not installed", remedy=remedy
         ) from None
-    with TemporaryDirectory() as folder:
+
+    def fit(folder: str) -> Any:  # noqa: ANN401  # what the first worker returns
         trainer = TorchTrainer(
             _work_on_ray,  # type: ignore[arg-type]
             train_loop_config={"function": function, "arguments": arguments},
@@ -207,17 +246,31 @@ def start_ray(
                 num_workers=size, use_gpu=device == "cuda", resources_per_worker={"CPU": cpus}
             ),
             # Checkpoints are ours; what Ray writes down about the run is of no use afterwards.
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=retries)),
+            run_config=RunConfig(storage_path=folder),
         )
-        found = trainer.fit().return_value  # type: ignore[attr-defined]
-    if isinstance(found, CtrbenchError):
-        raise found
-    result: Result = found
-    return result
+        return trainer.fit().return_value  # type: ignore[attr-defined]
+
+    while True:
+        try:
+            with TemporaryDirectory() as folder:
+                result: Result = fit(folder)
+            return result
+        except TrainingFailedError as problem:
+            error = _cause_on_ray(problem)
+            if retries == 0 or not isinstance(error, WorkerDied):
+                raise error from None
+            retries -= 1
+
+
+def _cause_on_ray(problem: Exception) -> Exception:
+    """Return what a worker raised itself, if one did, or a death."""
+    errors: list[Exception] = list(getattr(problem, "worker_failures", {}).values())
+    own = [error for error in errors if isinstance(error, CtrbenchError | WorkerFailed)]
+    return own[0] if own else WorkerDied(str((*errors, problem)[0]).strip().splitlines()[-1])
 
 
 def _work_on_ray(call: dict[str, Any]) -> object:
-    """Return what the function returns, or an error of the user's, which is the same however often it is tried."""
+    """Return what the function returns; what it raises lets Ray end the other workers."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
@@ -225,5 +278,9 @@ def _work_on_ray(call: dict[str, Any]) -> object:
     workers = Workers(rank=place.get_world_rank(), size=place.get_world_size(), device=get_device())
     try:
         return call["function"](workers, *call["arguments"])
-    except CtrbenchError as error:
-        return error
+    except Exception as error:
+        raise _told(error) from error
+    finally:
+        # Nobody waits for one that has left; Ray keeps its process until all have ended.
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

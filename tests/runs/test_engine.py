@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from ctrbench.data.shards import open_prepared
 from ctrbench.errors import DataError, SettingError
-from ctrbench.runs.engine import LocalEngine, _work, make_engine
-from ctrbench.runs.grid import make_config
+from ctrbench.runs.engine import LocalEngine, _lost, _work, make_engine
+from ctrbench.runs.execute import failed_record
+from ctrbench.runs.grid import make_config, make_grid
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
 
@@ -86,6 +88,18 @@ def test_a_dead_worker_is_a_failed_run_that_goes_on_later(home: Path) -> None:
     assert record.status == "failed"
     assert "signal 9" in (record.error or "")
     assert run_to_the_end(home, "dead").measured.resumed == 1
+
+
+def test_a_process_that_dies_after_its_record_costs_nothing(home: Path, tmp_path: Path) -> None:
+    prepared, config = open_prepared("tiny", home / "home"), make_config()
+    (run,) = make_grid(
+        prepared, methods=["plain"], backbones=["dnn"], seeds=[1], domain_set="default", indicator=None,
+        config=config,
+    )  # fmt: skip
+    store = RunStore(results=tmp_path, home=home / "home")
+    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    store.write(done)
+    assert _lost(run, store, -9) == done == store.find(run.key)
 
 
 class Pipe:
@@ -160,6 +174,18 @@ def test_a_worker_sees_its_gpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("signal.signal", lambda *_: None)
     _work(Pipe(), RunStore(results=tmp_path, home=tmp_path), 1.0, "7")  # type: ignore[arg-type]
     assert seen == ["7"]
+
+
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_workers_of_a_run_share_no_gpu(name: str) -> None:
+    with pytest.raises(SettingError, match=r"--gpus-a-run 0\.5\. leave out --gpus-a-run, or --workers"):
+        engine(name=name, config=make_config(device="cuda"), workers=2, gpus_a_run=0.5)
+
+
+def test_each_worker_of_a_run_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctrbench.runs.engine.gpus", lambda: ("0",))
+    with pytest.raises(SettingError, match="--workers 2, and 1 GPUs here"):
+        engine(config=make_config(device="cuda"), workers=2)
 
 
 def test_engines_have_names() -> None:

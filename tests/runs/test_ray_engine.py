@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +20,10 @@ import pytest
 
 import ctrbench
 from ctrbench.data.shards import open_prepared
-from ctrbench.errors import DataError, SettingError
+from ctrbench.errors import CtrbenchError, DataError, SettingError
+from ctrbench.nn.exchange import Workers
 from ctrbench.registry import Plugin
+from ctrbench.runs import ray_engine
 from ctrbench.runs.engine import LocalEngine
 from ctrbench.runs.execute import execute, failed_record
 from ctrbench.runs.grid import Run, make_config, make_grid
@@ -40,6 +42,7 @@ from ctrbench.runs.ray_engine import (
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.runs.team import RayTeamEngine
+from ctrbench.train.distributed import WorkerDied
 from ctrbench.train.loop import Tick
 
 ray = pytest.importorskip("ray", reason="the Ray engine needs Ray: pip install 'ctrbench[ray]'")
@@ -118,7 +121,10 @@ class Heard:
 
 
 def grid(
-    home: Path, methods: tuple[str, ...] = ("adasparse",), seeds: tuple[int, ...] = (1, 2, 3)
+    home: Path,
+    methods: tuple[str, ...] = ("adasparse",),
+    seeds: tuple[int, ...] = (1, 2, 3),
+    batch_size: int = 48,
 ) -> tuple[Run, ...]:
     return make_grid(
         open_prepared("tiny", home / "home"),
@@ -127,7 +133,7 @@ def grid(
         seeds=seeds,
         domain_set="default",
         indicator=None,
-        config=make_config(epochs=1, batch_size=48),
+        config=make_config(epochs=1, batch_size=batch_size),
     )
 
 
@@ -192,6 +198,35 @@ def test_a_team_of_two_nodes_gives_the_numbers_of_one(home: Path, two: Two) -> N
     assert record.result.steps == expected.steps == 8
     assert record.result.test["logloss"] == pytest.approx(expected.test["logloss"], abs=1e-5)
     assert record.measured.machine["workers"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+def test_a_team_of_nodes_goes_on_after_a_run_that_fails(
+    home: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are relative to the command's, and nodes do not have the file of the second plug-in."""
+    pytest.importorskip("pandas", reason="Ray Train needs pandas: pip install 'ray[train]'")
+    for name, body in (("bad", "raise RuntimeError('boom')"), ("mine", "return Learner()")):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.replace("return Slow()", body), encoding="utf-8")
+    bad, mine = (grid(home, (f"{tmp_path}/{name}.py",), (1,), batch_size=6000)[0] for name in ("bad", "mine"))
+    files = {run.key.digest: ray_engine.carried(run) for run in (bad, mine)}
+    (tmp_path / "mine.py").unlink()
+    monkeypatch.setattr("ctrbench.runs.team.carried", lambda run: files[run.key.digest])
+    monkeypatch.chdir(home)
+    here = RunStore(results=Path("relative"), home=Path("home"))
+    runs = [replace(grid(home)[0], unsupported="why"), bad, mine]
+    made = RayTeamEngine(2, address=two.address, checkpoint_seconds=60.0).run(runs, here, Heard())
+    assert [record.status for record in made] == ["unsupported", "failed", "finished"]
+    assert str(made[1].error).endswith("RuntimeError: boom")
+    assert [here.find(run.key) for run in runs] == made
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+def test_a_team_that_no_cluster_holds_is_refused(home: Path, two: Two) -> None:
+    with pytest.raises(SettingError, match="3 asked for, room for 2"):
+        RayTeamEngine(3, address=two.address, checkpoint_seconds=60.0).run(
+            grid(home), store(home, "3"), Heard()
+        )
 
 
 def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
@@ -401,6 +436,47 @@ def test_a_run_that_ended_before_its_worker_died_is_not_made_again(home: Path, s
     sweep.made_before.add(run.key.digest)
     sweep._end(places, _Task(item=run), ray.exceptions.NodeDiedError("gone"))
     assert places.is_busy
+
+
+@pytest.fixture
+def team(monkeypatch: pytest.MonkeyPatch) -> RayTeamEngine:
+    """A team of a cluster that is not there."""
+    monkeypatch.setattr("ctrbench.runs.team.cluster", lambda _address: nullcontext())
+    monkeypatch.setattr("ctrbench.runs.team.check_room", lambda *_: None)
+    return RayTeamEngine(2, address=None, checkpoint_seconds=1.0)
+
+
+def test_the_record_of_a_team_is_written_here(
+    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = grid(home)[0], RunStore(results=tmp_path, home=home / "home")
+    made = failed_record(run, "why")
+    monkeypatch.setattr("ctrbench.runs.team.start_ray", lambda *_, **__: made)
+    assert team.run([run], here, Heard()) == [made] == list(here.records())
+
+
+def test_a_death_in_a_team_is_a_failed_run(
+    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise WorkerDied("its node")
+
+    monkeypatch.setattr("ctrbench.runs.team.start_ray", die)
+    here = RunStore(results=tmp_path, home=home / "home")
+    (record,) = team.run(grid(home)[:1], here, Heard())
+    assert record.error == "a worker died: its node; run again to go on from its checkpoint"
+    assert here.find(record.key) == record
+
+
+def test_a_node_that_cannot_make_runs_ends_them_all(
+    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ctrbench.runs.team.start_ray", lambda f, _size, *given, **_: f(Workers(rank=0, size=1), *given)
+    )
+    monkeypatch.setattr("ctrbench.runs.ray_engine.socket.gethostname", lambda: "there")
+    with pytest.raises(CtrbenchError, match="a node does not see the prepared data"):
+        team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
 
 
 def test_records_of_a_folder_that_is_not_shared_are_written_here(home: Path, sweep: _Sweep) -> None:

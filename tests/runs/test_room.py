@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ctrbench.data.shards import Prepared, open_prepared
+from ctrbench.data.card import FieldCard
+from ctrbench.data.shards import FieldInfo, Prepared, ShardInfo, SplitInfo, open_prepared
 from ctrbench.errors import SettingError
+from ctrbench.names import Split
 from ctrbench.runs import room
 from ctrbench.runs.grid import make_config
 
@@ -27,9 +29,51 @@ def test_memory_counts_process_parameters_rows_and_activations(prepared: Prepare
     assert room.run_memory(prepared, config, 1000) == (700 << 20) + 24_000 + rows + activations
 
 
-def test_a_window_bounds_the_rows_of_each_split(prepared: Prepared) -> None:
+def test_the_estimate_covers_what_a_streamed_run_took() -> None:
+    """Three million generated rows, 25 fields, in shards of 2^20, and a window of 1000: the peak of its training."""
+    rows, row, peak = (1 << 20) + 500_000 + 500_000, 25 * 4 + 32 + 2 * room.TRUTH_BYTES, 1.22e9
+    assert peak < room.PROCESS_BYTES + rows * row * room.COPIES_STREAMED < 1.4 * peak
+
+
+def test_rows_are_held_whole_without_a_window(prepared: Prepared) -> None:
     assert room.rows_held(prepared, make_config()) == ROWS
-    assert room.rows_held(prepared, make_config(window=7000)) == 7000 + 2 * 6000
+
+
+def with_shards(prepared: Prepared, sizes: tuple[int, ...]) -> Prepared:
+    """Return the dataset as if each split had shards of these sizes."""
+    shards = tuple(ShardInfo(file="", rows=rows, sha256="") for rows in sizes)
+    split = SplitInfo(rows=sum(sizes), positives=0, shards=shards)
+    manifest = prepared.manifest.model_copy(update={"splits": dict.fromkeys(Split, split)})
+    return Prepared(prepared.folder, manifest)
+
+
+@pytest.mark.parametrize(
+    ("window", "rows"), [(10, 1000), (1000, 1000), (1001, 2000), (2500, 3000), (9000, 3900)]
+)
+def test_shards_of_a_window_are_held_whole(prepared: Prepared, window: int, rows: int) -> None:
+    sharded = with_shards(prepared, (1000, 1000, 1000, 900))
+    assert room.rows_held(sharded, make_config(window=window)) == 3 * rows
+    streamed, held = (room.run_memory(sharded, make_config(window=most), 0) for most in (9000, None))
+    assert streamed - held == 3 * 3900 * (2 * 4 + 32)
+
+
+def test_lists_are_as_long_as_the_card_allows_and_the_truth_is_counted(prepared: Prepared) -> None:
+    card = prepared.manifest.card
+    fields = (
+        *card.fields,
+        FieldCard(name="a", kind="sequence", max_length=50),
+        FieldCard(name="b", kind="sequence"),
+    )
+    infos = (FieldInfo(name=name, kind="sequence", role="other", size=9) for name in "ab")
+    update = {
+        "card": card.model_copy(update={"fields": fields}),
+        "fields": (*prepared.manifest.fields, *infos),
+        "has_probability": True,
+        "generator": {"seed": 1},
+    }
+    listed = Prepared(prepared.folder, prepared.manifest.model_copy(update=update))
+    lists, truths = (50 + 8) * 4 + 2 * 8, 2 * 8
+    assert room.row_bytes(listed) == room.row_bytes(prepared) + lists + truths
 
 
 def test_the_estimate_covers_what_a_run_took() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,32 @@ import pytest
 
 from ctrbench.data.shards import open_prepared
 from ctrbench.names import Column
-from ctrbench.runs.execute import execute
+from ctrbench.runs.execute import execute, failed_record
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.runs.team import TeamEngine
+from ctrbench.runs.team import TeamEngine, failed
 from ctrbench.train.loop import Tick
 
+FAILING = '''
+"""Plain, which one worker or all cannot train."""
+
+from torch import distributed
+
+from ctrbench.extend import Method
+
+
+class Failing(Method):
+    rank: int = -1
+
+    def rewrite(self, plan):
+        return plan
+
+    def learner(self):
+        if self.rank in (-1, distributed.get_rank()):
+            raise RuntimeError("boom")
+        return super().learner()
+'''
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
@@ -97,6 +117,43 @@ def test_what_workers_cannot_do_together_fails_in_words(home: Path, tmp_path: Pa
     assert [record.status for record in records] == ["failed", "failed"]
     assert "makes steps of its own" in (records[0].error or "")
     assert "leave out --workers" in (records[1].error or "")
+
+
+def test_what_a_plugin_raises_is_the_record_that_the_first_worker_wrote(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
+    store = store_of(home, tmp_path)
+    runs = grid(home, *(f"{tmp_path}/failing.py[rank={rank}]" for rank in (-1, 0)))
+    records = TeamEngine(2, checkpoint_seconds=60.0).run(runs, store, Heard())
+    assert [record.error for record in records] == ["RuntimeError: boom"] * 2
+    assert [store.find(run.key) for run in runs] == records
+    assert [record.measured.machine["workers"] for record in records] == [2, 2]
+
+
+def test_another_workers_error_goes_before_what_it_did_to_the_first(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
+    runs = grid(home, f"{tmp_path}/failing.py[rank=1]", "plain")
+    first, second = TeamEngine(2, checkpoint_seconds=60.0).run(runs, store_of(home, tmp_path), Heard())
+    assert first.error == "a worker failed: RuntimeError: boom"
+    assert second.status == "finished"
+
+
+def test_what_a_backbone_does_not_support_is_no_failure(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = grid(home, "plain")
+    monkeypatch.setattr("ctrbench.runs.team.start_local", pytest.fail)
+    store = store_of(home, tmp_path)
+    (record,) = TeamEngine(2, checkpoint_seconds=60.0).run([replace(run, unsupported="why")], store, Heard())
+    assert (record.status, record.error) == ("unsupported", "why")
+    assert store.find(run.key) == record
+
+
+def test_a_finished_record_outlives_the_death_of_its_worker(home: Path, tmp_path: Path) -> None:
+    (run,) = grid(home, "plain")
+    store = store_of(home, tmp_path)
+    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    store.write(done)
+    assert failed(run, store, "a worker died") == done
 
 
 def test_a_killed_worker_ends_the_run_which_goes_on_later(

@@ -1,8 +1,26 @@
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from ctrbench.speed.workload import FIELD_SIZES, field_sizes, synthetic, synthetic_ids
+import numpy as np
+import polars as pl
+import pytest
+
+from ctrbench.data.card import read_card
+from ctrbench.data.prepare import prepare
+from ctrbench.runs.grid import make_config, make_grid
+from ctrbench.speed.workload import FIELD_SIZES, field_sizes, from_prepared, synthetic, synthetic_ids
+
+CARD = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+label = { column = "click" }
+domain_sets = { default = ["shop"] }
+fields = [{ name = "shop" }]
+"""
 
 
 def test_the_known_shape_has_its_known_size() -> None:
@@ -33,3 +51,21 @@ def test_the_schema_counts_the_rows_of_each_domain() -> None:
     counts = np.bincount(made.data.indicator_B.numpy(), minlength=6)
     assert made.schema.indicator_rows == tuple(counts.tolist())
     assert sum(made.schema.indicator_rows) == len(made.data) == 1_000
+
+
+def test_of_large_data_the_latest_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", 50)
+    rows = np.arange(300)
+    pl.DataFrame({"time": rows, "shop": rows % 3, "click": rows % 2}).write_csv(tmp_path / "tiny.csv")
+    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
+    prepared = prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
+    (run,) = make_grid(
+        prepared, methods=["plain"], backbones=["dnn"], seeds=[1], domain_set="default", indicator=None,
+        config=make_config(),
+    )  # fmt: skip
+    assert len(from_prepared(prepared, run.key).data) == 200
+    monkeypatch.setattr("ctrbench.runs.grid.MOST_HELD", 199)
+    monkeypatch.setattr("ctrbench.runs.grid.WINDOW", 100)
+    large = from_prepared(prepared, run.key)
+    assert large.data.row.tolist() == list(range(100, 200))
+    assert sum(large.schema.indicator_rows) == 200

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.registry import presets, select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import (
+    WorkerDied,
+    WorkerFailed,
     check_replicas,
     check_start,
     check_supported,
@@ -284,6 +287,18 @@ def work(workers: Workers, cases: list[Case], folder: Path) -> Found:
     )
 
 
+def break_down(workers: Workers) -> None:
+    if workers.rank == 1:
+        raise RuntimeError("boom")
+    workers.sum(torch.zeros(1))
+
+
+def leave_first(workers: Workers) -> str:
+    if workers.rank == 1:
+        workers.sum(torch.zeros(1))
+    return "gone"
+
+
 def refuse(workers: Workers) -> None:
     raise SettingError("a rule", value="a value", remedy="a remedy")
 
@@ -380,3 +395,50 @@ def test_without_ray_train_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(SettingError, match=r"pip install .*ray\[train\]"):
         start_ray(refuse, 2)
+
+
+def test_the_first_cause_is_told_and_not_what_came_of_it() -> None:
+    with pytest.raises(WorkerFailed, match=r"^RuntimeError: boom$"):
+        start_local(break_down, 2)
+
+
+def test_a_first_worker_that_ends_before_the_others_is_heard() -> None:
+    assert start_local(leave_first, 2) == "gone"
+
+
+class FailingTrainer:
+    """Stands for Ray Train where workers fail in ways that are given."""
+
+    failures: ClassVar[list[Exception]] = []
+    tries = 0
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def fit(self) -> None:
+        from ray.train import WorkerGroupError
+
+        FailingTrainer.tries += 1
+        raise WorkerGroupError("of two", dict(enumerate(self.failures)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+@pytest.mark.parametrize(
+    ("failures", "raised", "tries"),
+    [
+        ([WorkerDied("node"), WorkerFailed("RuntimeError: boom")], WorkerFailed, 1),
+        ([WorkerDied("node"), SettingError("a rule")], SettingError, 1),
+        ([OSError("a line\nnode")], WorkerDied, 3),
+        ([], WorkerDied, 3),
+    ],
+)
+def test_deaths_on_a_cluster_are_tried_again_and_errors_are_not(
+    monkeypatch: pytest.MonkeyPatch, failures: list[Exception], raised: type[Exception], tries: int
+) -> None:
+    pytest.importorskip("ray.train", reason="needs ray[train]", exc_type=ImportError)
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", FailingTrainer)
+    monkeypatch.setattr(FailingTrainer, "failures", failures)
+    monkeypatch.setattr(FailingTrainer, "tries", 0)
+    with pytest.raises(raised, match=r"node|boom|a rule|of two"):
+        start_ray(refuse, 2, retries=2)
+    assert FailingTrainer.tries == tries
