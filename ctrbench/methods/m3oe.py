@@ -71,8 +71,6 @@ OUTER_LR = 1e-3
 """Rate of the Adam of b and w_d."""
 HELD_OUT = 50
 """One training row in so many is held out for b and w_d."""
-HASH = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio: multiples of it, modulo 2^64, lie evenly."""
 
 
 class M3oe(Method):
@@ -122,6 +120,8 @@ class ExpertsModule(StageModule):
     def __init__(self, stage: Experts, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.name, self.num_shared = stage.name, stage.settings.experts
+        is_bilevel = stage.settings.learn == "bilevel"
+        self.refuses_workers = "b and w_d are learned by steps of their own" if is_bilevel else None
         self.num_domains = build.schema.num_indicators
         self.first = FirstLayer(stage, num_inputs, build)
         width, self.num_outputs = self.first.num_outputs, stage.tower[-1].width
@@ -226,8 +226,9 @@ class BilevelLearner(Learner):
         self.seed, self.batch_size = 0, 1
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
-        """Return the rows that are not held out, shuffled."""
-        rows = generator.permutation(np.flatnonzero(~is_held_out(train.row)))
+        """Return the rows that are not held out, shuffled; all of them where none would be left."""
+        is_held = is_held_out(train.row)
+        rows = generator.permutation(np.flatnonzero(~is_held) if not is_held.all() else len(is_held))
         self.seed, self.batch_size = int(generator.integers(1 << 62)), batch_size
         return Order(rows=rows, starts=np.append(np.arange(0, len(rows), batch_size), len(rows)))
 
@@ -272,7 +273,9 @@ class BilevelLearner(Learner):
 
 
 def is_held_out(row_B: np.ndarray) -> np.ndarray:
-    """Say of rows, by their numbers in the data, whether they are for b and w_d alone; never all of them are."""
-    hashed = row_B.astype(np.uint64) * np.uint64(HASH) >> np.uint64(32)
-    held: np.ndarray = hashed % np.uint64(HELD_OUT) == 0
-    return held & ~held.all()
+    """Say of rows, by the splitmix64 hash of their numbers in the data, whether they are for b and w_d alone."""
+    mixed = (row_B.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    held: np.ndarray = (mixed ^ (mixed >> np.uint64(31))) % np.uint64(HELD_OUT) == 0
+    return held

@@ -86,7 +86,7 @@ class Sarnet(Method):
         plan = plan.wrap_tower(self._debiased)
         if not self.attention:
             return plan
-        # First at the input: what a backbone has there is given v.
+        # First at the input: what a backbone has there is given u.
         return replace(plan, at_input=(Attention(name="sarnet.attention"), *plan.at_input), attends=True)
 
     def _debiased(self, stages: tuple[Stage, ...]) -> Debiased:

@@ -19,6 +19,7 @@ from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema, StageModule
 from ctrbench.nn.stages import CrossModule, StarDenseModule
 from ctrbench.registry import select
+from ctrbench.train.distributed import unsupported
 from ctrbench.train.learner import Learner
 
 LARGEST, DOMAINS, SHARED = 1, 6, 4
@@ -267,6 +268,18 @@ def test_rows_held_out_are_the_same_in_every_epoch_and_all_others_are_visited_on
         assert sorted(order.rows.tolist()) == np.flatnonzero(~is_held_out(data.row)).tolist()
         assert np.diff(order.starts).tolist() == [64] * 4 + [len(order.rows) - 256]
     assert orders[0].rows.tolist() != orders[1].rows.tolist()
+
+
+def test_workers_are_refused_where_b_and_w_d_have_steps_of_their_own(build_model: Build) -> None:
+    for learn, refused in (("jointly", False), ("bilevel", True)):
+        reason = unsupported(build_model(f"m3oe[learn={learn}]"), M3oe(learn=learn).learner())
+        assert (reason is not None) == refused
+
+
+def test_a_row_is_held_out_whatever_lies_beside_it() -> None:
+    rows = np.arange(1000)
+    assert [bool(is_held_out(rows[place : place + 1])[0]) for place in rows] == is_held_out(rows).tolist()
+    assert len(set(np.diff(np.flatnonzero(is_held_out(np.arange(100_000)))))) > 100
 
 
 def test_one_row_in_fifty_is_held_out_wherever_rows_lie() -> None:
