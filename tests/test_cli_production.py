@@ -122,7 +122,6 @@ def test_raw_shards(place: Path, call: Call) -> None:
         (["prepare", "production", "--rows", "6e3", "--engine", "ray", "--workers", "2"], "leave it out"),
         (["prepare", "production", "--rows", "6e3", "--domains", "itme_id,gender"], "did you mean"),
         (["prepare", "movielens-1m", "--engine", "ray"], "an option of generated data: --engine"),
-        (["synth", "production", "--rows", "6e3", "--out", "s3://nowhere/x"], "nowhere"),
         (["prepare", "production", "--rows", "6e3", "--source", "x.csv"], "--source"),
         (["run", "--preset", "productoin"], "did you mean 'production'"),
     ],

@@ -256,7 +256,7 @@ def test_a_folder_half_put_has_no_last_file(
 
 
 def test_paths_and_file_urls_are_paths(tmp_path: Path) -> None:
-    assert location("results") == Path("results")
+    assert location("results") == Path.cwd() / "results"
     assert location("~/x") == Path.home() / "x"
     assert location(tmp_path) == tmp_path
     assert location(f"file://{tmp_path}/a") == tmp_path / "a"

@@ -85,10 +85,10 @@ def test_star_by_hand() -> None:
     assert full.per_domain == bare.per_domain + 7 * (2 * 320 + 16)
 
 
-def test_thousands_of_domains_cost_a_row_nothing_and_the_count_no_memory() -> None:
-    found = cost_of("star", schema=wide(20_000))
+def test_thousands_of_domains_cost_a_row_nothing() -> None:
+    found = cost_of("star", schema=wide(2_000))
     assert (found.row, found.once) == (cost_of("star").row, cost_of("star").once)
-    assert found.per_domain == 20_001 * (328_705 + 2 * 320 + 16)
+    assert found.per_domain == 2_001 * (328_705 + 2 * 320 + 16)
 
 
 def test_experts_by_hand() -> None:

@@ -82,7 +82,7 @@ def test_a_row_to_be_scored_is_described_by_all_training_rows(
 
 def first_rows(data: SplitData, count: int) -> SplitData:
     part = data.slice(0, count)
-    content = {name: value for name, value in vars(part).items() if name != "weight"}
+    content = {name: value for name, value in vars(part).items() if name not in ("weight", "share")}
     return SplitData(**content, row=data.row[:count], user=None, probability=None)
 
 
@@ -210,7 +210,7 @@ def test_dev_of_one_class_is_judged_by_log_loss(
     # Without the rows of high prices no clicks are what trees foretell, but for those between.
     rows = torch.nonzero(unseen_data.numeric_BK[:, 0] < 0.8)[:, 0]
     content = vars(unseen_data.take(rows)).items()
-    some = {name: value for name, value in content if name != "weight"}
+    some = {name: value for name, value in content if name not in ("weight", "share")}
     dev = SplitData(**some, row=rows.numpy(), user=None, probability=None)
     dev = replace(dev, label_B=torch.zeros(len(rows)))
     fitted = fit(schema, clicks(data, 1), dev, max_trees=30)

@@ -563,7 +563,7 @@ def test_scores_do_not_depend_on_the_rows_scored_beside(build_model: Model, data
         torch.nonzero(data.indicator_B == 3)[:, 0],
     ):
         part = replace(
-            data, **{name: value for name, value in vars(data.take(rows)).items() if name != "weight"},
+            data, **{name: value for name, value in vars(data.take(rows)).items() if name not in ("weight", "share")},
             row=rows.numpy(), user=None,
         )  # fmt: skip
         np.testing.assert_allclose(

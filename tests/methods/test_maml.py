@@ -153,7 +153,9 @@ def explicit(model: CTRModel, data: SplitData, cuts: list[tuple[int, int, int]],
 
 
 def rows_of(data: SplitData, rows: torch.Tensor) -> SplitData:
-    tensors = {name: value for name, value in vars(data.take(rows)).items() if name != "weight"}
+    tensors = {
+        name: value for name, value in vars(data.take(rows)).items() if name not in ("weight", "share")
+    }
     return SplitData(**tensors, row=rows.numpy(), user=None, probability=None)
 
 
