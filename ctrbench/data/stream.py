@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -127,10 +127,10 @@ def _shares(sizes: Sequence[int], width: int) -> np.ndarray:
 def _ahead(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
     """Yield the results in order, the next one being made while one is used."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque[object]()
+        waiting: deque[Future[T]] = deque()
         for task in tasks:
             waiting.append(pool.submit(task))
             if len(waiting) > 1:
-                yield waiting.popleft().result()  # type: ignore[attr-defined]
+                yield waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()  # type: ignore[attr-defined]
+            yield waiting.popleft().result()
