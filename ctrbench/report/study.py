@@ -39,7 +39,7 @@ from ctrbench.report.tables import (
     signed,
     users_table,
 )
-from ctrbench.runs.record import Result, RunKey, RunRecord
+from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.study import Drawing, Study
 
@@ -414,14 +414,10 @@ def _draw_sparsity(study: Study, parts: Sequence[Part], store: RunStore) -> _Dra
 def _pruned_shares(row: Row, store: RunStore) -> dict[int, float]:
     """Return the share of pruned neurons over all sites and test rows, by seed; empty for methods without gates."""
     found = {}
-    for record in row.finished:
-        shown = store.inspection(record.key)
-        if shown:
-            kept = [
-                shown["rows"] @ kept_DN.mean(1) / shown["rows"].sum() for kept_DN in _sites(shown).values()
-            ]
-            sizes = [kept_DN.shape[1] for kept_DN in _sites(shown).values()]
-            found[record.key.seed] = 1.0 - float(np.average(kept, weights=sizes))
+    for seed, shown in _seen(row, store).items():
+        kept = [shown["rows"] @ kept_DN.mean(1) / shown["rows"].sum() for kept_DN in _sites(shown).values()]
+        sizes = [kept_DN.shape[1] for kept_DN in _sites(shown).values()]
+        found[seed] = 1.0 - float(np.average(kept, weights=sizes))
     return found
 
 
@@ -453,9 +449,7 @@ def _sparsity_table(
             *(
                 note
                 for row in part.comparison.of_backbone(backbone)
-                for shown in (store.inspection(row.finished[0].key) if row.finished else {},)
-                if shown
-                for note in _repetition_note(row, shown)
+                for note in _repetition_note(row, _seen(row, store))
             ),
         ),
     )
@@ -493,16 +487,16 @@ def _draw_masks(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
     charts: list[tuple[str, alt.VConcatChart | None]] = []
     gates: list[str] = []
     for part in parts:
-        for row in (row for row in part.comparison.rows if row.finished):
-            key = row.finished[0].key
-            shown = store.inspection(key)
-            gates += _sites(shown)
-            site = next((name for name in _sites(shown) if _stage(name) == study.site), None)
+        for row in part.comparison.rows:
+            seen = _seen(row, store)
+            sites = [name for shown in seen.values() for name in _sites(shown)]
+            gates += sites
+            site = next((name for name in sites if _stage(name) == study.site), None)
             if site is not None:
-                tables += _mask_tables(part, row, key, shown, site)
-                places = _three(part, shown)
-                names = [_name(part, int(shown["domain"][place])) for place in places]
-                chart = masks_chart(names, _sites(shown)[site][places])
+                domains = _three(part, next(iter(seen.values())))
+                tables += _mask_tables(part, row, seen, site, domains)
+                kept = {seed: _of_domains(shown, site, domains) for seed, shown in seen.items()}
+                chart = masks_chart([_name(part, domain) for domain in domains], kept)
                 charts.append((_stem("masks", len(charts) + 1, 1 if not charts else 2), chart))
     if not tables:
         known = ", ".join(dict.fromkeys(map(_stage, gates))) or "none of these methods prunes"
@@ -510,55 +504,82 @@ def _draw_masks(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
     return _Drawn(tables=tuple(tables), charts=tuple(charts))
 
 
-def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
-    """Return places of three domains: the largest in test rows, its largest near one and its largest far one.
+def _seen(row: Row, store: RunStore) -> dict[int, dict[str, np.ndarray]]:
+    """Return what the runs of a row show of their models, by seed; empty for a method that shows nothing."""
+    found = {record.key.seed: store.inspection(record.key) for record in row.finished}
+    return {seed: dict(shown) for seed, shown in found.items() if shown}
 
-    Near: all but one feature alike; far: none alike. Chosen before any mask is looked at.
+
+def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
+    """Return the ids of three domains: the largest in test rows, its largest near one and its largest far one.
+
+    Near: all but one feature alike; far: none alike. Chosen before any mask is looked at, and alike for all seeds,
+    whose test rows are the same.
     """
-    order = np.argsort(-shown["rows"], kind="stable")
-    known = [int(place) for place in order if int(shown["domain"][place]) in part.domains]
-    values = {place: part.domains[int(shown["domain"][place])].values for place in known}
-    first, *others = known
+    order = shown["domain"][np.argsort(-shown["rows"], kind="stable")].tolist()
+    values = {domain: part.domains[domain].values for domain in order if domain in part.domains}
+    first, *others = values
     alike = {
-        place: sum(a == b for a, b in zip(values[first], values[place], strict=True)) for place in others
+        domain: sum(a == b for a, b in zip(values[first], values[domain], strict=True)) for domain in others
     }
-    near = next((place for place in others if alike[place] == len(values[first]) - 1), None)
-    far = next((place for place in others if alike[place] == 0 and place != near), None)
-    return [place for place in (first, near, far) if place is not None]
+    near = next((domain for domain in others if alike[domain] == len(values[first]) - 1), None)
+    far = next((domain for domain in others if alike[domain] == 0 and domain != near), None)
+    return [domain for domain in (first, near, far) if domain is not None]
+
+
+def _of_domains(shown: Mapping[str, np.ndarray], name: str, domains: Sequence[int]) -> np.ndarray:
+    """Return the lines of one of the arrays shown that belong to these domains, in their order."""
+    place = {domain: at for at, domain in enumerate(shown["domain"].tolist())}
+    lines: np.ndarray = shown[name][[place[domain] for domain in domains]]
+    return lines
 
 
 def _mask_tables(
-    part: Part, row: Row, key: RunKey, shown: Mapping[str, np.ndarray], site: str
+    part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndarray]], site: str, domains: Sequence[int]
 ) -> Iterable[Table]:
-    places = _three(part, shown)
-    names = [_name(part, int(shown["domain"][place])) for place in places]
-    pruned_DN = _sites(shown)[site][places] <= 0.5
+    pruned = [_of_domains(shown, site, domains) <= 0.5 for shown in seen.values()]
+    rows = _of_domains(next(iter(seen.values())), "rows", domains)
     lines = [
         Line(
             kind="method",
-            label=name,
+            label=_name(part, domain),
             cells=(
-                Cell(text=f"{int(shown['rows'][place]):,}"),
-                Cell(text=number(float(pruned.mean()), 3)),
-                *(Cell(text=_jaccard(pruned, other)) for other in pruned_DN),
+                Cell(text=f"{int(rows[place]):,}"),
+                _over_seeds(float(pruned_DN[place].mean()) for pruned_DN in pruned),
+                *(
+                    _over_seeds(_jaccard(pruned_DN[place], pruned_DN[other]) for pruned_DN in pruned)
+                    for other in range(len(domains))
+                ),
             ),
         )
-        for name, place, pruned in zip(names, places, pruned_DN, strict=True)
+        for place, domain in enumerate(domains)
     ]
     yield Table(
         name="masks",
-        title=f"{row.method} on {row.backbone}, input of {_stage(site)}, seed {key.seed} · {part.comparison.title}",
-        columns=("test rows", "pruned", *(f"with {letter}" for letter in "ABC"[: len(places)])),
+        title=f"{row.method} on {row.backbone}, input of {_stage(site)} · {part.comparison.title}",
+        columns=("test rows", "pruned", *(f"with {letter}" for letter in "ABC"[: len(domains)])),
         lines=tuple(lines),
         notes=(
             "A neuron is pruned in a domain where at least half of the domain's test rows prune it. With A, B, C: "
             "the overlap of the pruned sets, as intersection over union, lines in order; "
             f"{DASH}: nothing is pruned in either. The domains, as far as there are such: the largest in test rows, "
             "the largest that differs from it in one feature, the largest that differs in all.",
-            *_repetition_note(row, shown),
+            *_seeds_note(seen),
+            *_repetition_note(row, seen),
         ),
     )
-    yield _pruned_by_bin(part, row, shown)
+    yield _pruned_by_bin(part, row, seen)
+
+
+def _over_seeds(values: Iterable[float | None]) -> Cell:
+    """Show a share's mean and deviation over the seeds for which it is defined."""
+    return cell(estimate(value for value in values if value is not None), 3)
+
+
+def _seeds_note(seen: Mapping[int, object]) -> Iterable[str]:
+    """Say of several seeds what is shown of them."""
+    if len(seen) > 1:
+        yield f"Mean ± standard deviation over {len(seen)} seeds."
 
 
 def _stage(site: str) -> str:
@@ -566,40 +587,40 @@ def _stage(site: str) -> str:
     return site.removesuffix(".gate")
 
 
-def _repetition_note(row: Row, shown: Mapping[str, np.ndarray]) -> Iterable[str]:
+def _repetition_note(row: Row, seen: Mapping[int, Mapping[str, np.ndarray]]) -> Iterable[str]:
     """Say so where the model looked at is not the very one of the record."""
-    result = next(record.result for record in row.finished if record.result)
-    if str(shown["predictions"]) != result.predictions_sha256:
+    made = {record.key.seed: record.result.predictions_sha256 for record in row.finished if record.result}
+    if any(str(shown["predictions"]) != made[seed] for seed, shown in seen.items()):
         yield (
             f"{row.method}: looked at in a repetition of the run, whose predictions are not those of the record to "
             "the last digit."
         )
 
 
-def _jaccard(first: np.ndarray, second: np.ndarray) -> str:
+def _jaccard(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Return intersection over union of two sets, given as membership; None where both are empty."""
     union = int((first | second).sum())
-    return DASH if union == 0 else number(int((first & second).sum()) / union, 3)
+    return None if union == 0 else int((first & second).sum()) / union
 
 
-def _pruned_by_bin(part: Part, row: Row, shown: Mapping[str, np.ndarray]) -> Table:
+def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndarray]]) -> Table:
     """Return the pruned share of each site by size of domain (METHODS 1.4)."""
     result = next(record.result for record in row.finished if record.result)
     num_bins = len(result.bins)
     known = dict(
         zip(result.domains.domain, assign_bins(result.domains.rows_train, num_bins).tolist(), strict=True)
     )
-    bin_of = np.array([known[domain] for domain in shown["domain"].tolist()])
-    weights = shown["rows"].astype(np.float64)
-    lines = []
-    for name, kept_DN in _sites(shown).items():
-        shares = 1.0 - kept_DN.mean(1)
-        cells = [
-            Cell(text=number(float(np.average(shares[bin_of == one], weights=weights[bin_of == one])), 3))
-            if weights[bin_of == one].sum()
-            else Cell()
-            for one in range(1, num_bins + 1)
-        ]
-        lines.append(Line(kind="method", label=_stage(name), cells=tuple(cells)))
+    lines = [
+        Line(
+            kind="method",
+            label=_stage(name),
+            cells=tuple(
+                _over_seeds(_pruned_in_bin(shown, name, known, one) for shown in seen.values())
+                for one in range(1, num_bins + 1)
+            ),
+        )
+        for name in _sites(next(iter(seen.values())))
+    ]
     return Table(
         name="pruned-by-bin",
         title=f"Pruned share by size of domain · {row.method} on {row.backbone} · {part.comparison.title}",
@@ -607,8 +628,22 @@ def _pruned_by_bin(part: Part, row: Row, shown: Mapping[str, np.ndarray]) -> Tab
         lines=tuple(lines),
         notes=(
             "Bins: domains by training rows, largest first, in equal shares of rows; share over test rows.",
+            *_seeds_note(seen),
         ),
     )
+
+
+def _pruned_in_bin(
+    shown: Mapping[str, np.ndarray], name: str, bin_of: Mapping[int, int], wanted: int
+) -> float | None:
+    """Return the pruned share of a site over a bin's test rows; None where it has none."""
+    weights = np.array(
+        [
+            rows if bin_of[domain] == wanted else 0
+            for domain, rows in zip(shown["domain"].tolist(), shown["rows"].tolist(), strict=True)
+        ]
+    )
+    return float(np.average(1.0 - shown[name].mean(1), weights=weights)) if weights.any() else None
 
 
 _DRAWINGS: dict[Drawing, Callable[[Study, Sequence[Part], RunStore], _Drawn]] = {

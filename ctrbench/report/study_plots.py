@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,20 @@ def domains_chart(
     return styled(alt.vconcat(alt.layer(*layers).properties(width=WIDTH - 130, height=height)))
 
 
-def masks_chart(names: Sequence[str], kept_DN: np.ndarray) -> alt.VConcatChart:
-    """Draw the neurons of a site, a row a domain: dark where the domain's rows prune a neuron in the main."""
+def masks_chart(names: Sequence[str], kept: Mapping[int, np.ndarray]) -> alt.VConcatChart:
+    """Draw the neurons of a site, a row a domain: dark where the domain's rows prune a neuron in the main.
+
+    `kept` holds, by seed, the share of a domain's rows that keep each neuron, of shape [domains, neurons]; a model's
+    neurons are its own, so seeds stand one below the other.
+    """
+    seeds = [
+        _masks_of_seed(names, kept_DN, f"seed {seed}" if len(kept) > 1 else "")
+        for seed, kept_DN in kept.items()
+    ]
+    return styled(alt.vconcat(*seeds))
+
+
+def _masks_of_seed(names: Sequence[str], kept_DN: np.ndarray, title: str) -> alt.Chart:
     data = [
         {"domain": name, "neuron": place, "kept": "kept" if share > 0.5 else "pruned"}
         for name, row in zip(names, kept_DN, strict=True)
@@ -115,8 +127,9 @@ def masks_chart(names: Sequence[str], kept_DN: np.ndarray) -> alt.VConcatChart:
         scale=alt.Scale(domain=["kept", "pruned"], range=[GRID, PALETTE[0]]),
         legend=alt.Legend(orient="top", symbolType="square"),
     )
-    cells = alt.Chart(inline(data)).mark_rect(stroke=PAPER, strokeWidth=0.6).encode(x=x, y=y, color=color)
-    return styled(alt.vconcat(alt.layer(cells).properties(width=width, height=34 * len(names))))
+    cells = alt.Chart(inline(data), width=width, height=34 * len(names), title=title)
+    marked: alt.Chart = cells.mark_rect(stroke=PAPER, strokeWidth=0.6).encode(x=x, y=y, color=color)
+    return marked
 
 
 def _ends(data: Data, *, also: float | None) -> list[float]:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ctrbench.report.study import Domain, Part, draw_study, make_part
@@ -69,3 +71,48 @@ def test_auc_within_users_is_shown_where_it_is_asked_for_alone(draw: Callable[..
 def test_without_users_a_dash_stands_for_it(draw: Callable[..., str]) -> None:
     assert "| GAUC over users | – | – | – |" in draw("domains", True, {})
     assert "| STAR | – | – | 2 |" in draw("table", True, {})
+
+
+@pytest.fixture
+def masks(store: RunStore, tmp_path: Path, record: Callable[..., RunRecord]) -> Callable[..., str]:
+    """Draw the masks of a site of four neurons, given by domain and seed as neurons pruned; return the tables."""
+
+    def masks(pruned: dict[int, dict[int, set[int]]]) -> str:
+        records = [record("plain", seed) for seed in pruned]
+        for made in records:
+            of_domain = pruned[made.key.seed]
+            kept_DN = [[float(place not in out) for place in range(4)] for out in of_domain.values()]
+            file = store.inspection_file(made.key)
+            file.parent.mkdir(parents=True)
+            assert made.result is not None
+            shown = {"domain": list(of_domain), "rows": [40, 30, 15], "head.gate": kept_DN}
+            np.savez(file, predictions=np.array(made.result.predictions_sha256), **map_arrays(shown))
+        study = Study(title="S", draw="masks", site="head", methods={"Gated": "plain"})
+        labels = {records[0].key.method.digest: "Gated"}
+        draw_study(study, [make_part(records, labels=labels, domains=NAMES)], store=store, out=tmp_path)
+        return (tmp_path / "table.md").read_text(encoding="utf-8")
+
+    return masks
+
+
+def map_arrays(values: dict[str, list[Any]]) -> dict[str, Any]:
+    return {name: np.array(value) for name, value in values.items()}
+
+
+def test_masks_are_drawn_of_every_seed(masks: Callable[..., str], tmp_path: Path) -> None:
+    text = masks({1: {1: {0, 1}, 2: {0}, 3: {2}}, 2: {1: {3}, 2: {3}, 3: set()}})
+    # Pruned: 2 and 1 of 4. With south: 1 of 2 and 1 of 1; with west: nothing in common.
+    assert "| north | 40 | 0.375 ± 0.177 | 1.000 ± 0.000 | 0.750 ± 0.354 | 0.000 ± 0.000 |" in text
+    # West prunes nothing in the second seed.
+    assert "| west | 15 | 0.125 ± 0.177 | 0.000 ± 0.000 | 0.000 ± 0.000 | 1.000 |" in text
+    assert text.count("Mean ± standard deviation over 2 seeds.") == 2
+    picture = (tmp_path / "masks.svg").read_text(encoding="utf-8")
+    assert "seed 1" in picture
+    assert "seed 2" in picture
+
+
+def test_masks_of_one_seed_have_no_deviation(masks: Callable[..., str]) -> None:
+    text = masks({1: {1: {0, 1}, 2: {0}, 3: set()}})
+    assert "| north | 40 | 0.500 | 1.000 | 0.500 | 0.000 |" in text
+    assert "| west | 15 | 0.000 | 0.000 | 0.000 | – |" in text
+    assert "over 1 seeds" not in text
