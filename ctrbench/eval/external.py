@@ -120,6 +120,20 @@ def measure_file(
         return _External(found, table, limits, inside).measures()
 
 
+def measure_bins(
+    file: Path, *, table: DomainTable, limits: Limits | None = None, folder: Path | None = None
+) -> tuple[BinResult, ...]:
+    """Return the metrics of the bins alone; otherwise as `measure_file`."""
+    limits = limits or Limits()
+    found = _Predictions.open(file, limits.chunk)
+    if found.num_rows <= limits.held:
+        return bin_metrics(
+            pl.read_parquet(file, columns=[Column.DOMAIN, Column.LABEL, Column.SCORE]), **vars(table)
+        )
+    with scratch(folder or file.parent) as inside:
+        return _External(found, table, limits, inside).of_bins(has_users=False)[1]
+
+
 def measure_frame(predictions: pl.DataFrame, *, table: DomainTable) -> Measures:
     """Return every metric of predictions in memory."""
     columns = (Column.DOMAIN, Column.LABEL, Column.SCORE)
@@ -378,18 +392,23 @@ class _External:
 
     def measures(self) -> Measures:
         """Return every metric."""
-        self._check_domains()
-        bin_of = bins_of_rows(np.arange(self.table.num_ids), **vars(self.table))
-        bins = _PairTally(lambda rows: bin_of[rows[Column.DOMAIN]], self.table.num_bins + 1)
-        main = self._summary(_Ranking(Column.SCORE), bins)
+        main, bins = self.of_bins()
         variants = _variants(self.predictions.columns)
         return Measures(
             overall=main.entries(),
             variants={name: self._summary(_Ranking(name)).entries() for name in variants},
             oracle=self._oracle() if Column.PROBABILITY in self.predictions.columns else {},
             domains=main.domains,
-            bins=join_bins(main.domains, bins.pairs(), **vars(self.table)),
+            bins=bins,
         )
+
+    def of_bins(self, *, has_users: bool = True) -> tuple[Summary, tuple[BinResult, ...]]:
+        """Return the metrics of the main score, those of users unless they are not wanted, and of the bins."""
+        self._check_domains()
+        bin_of = bins_of_rows(np.arange(self.table.num_ids), **vars(self.table))
+        tally = _PairTally(lambda rows: bin_of[rows[Column.DOMAIN]], self.table.num_bins + 1)
+        main = self._summary(_Ranking(Column.SCORE), tally, has_users=has_users)
+        return main, join_bins(main.domains, tally.pairs(), **vars(self.table))
 
     def _check_domains(self) -> None:
         found = [
@@ -397,7 +416,9 @@ class _External:
         ]
         check_known(np.unique(np.concatenate(found)), self.table.domain)
 
-    def _summary(self, ranking: _Ranking, *takers: _Taker, keep: tuple[str, ...] = ()) -> Summary:
+    def _summary(
+        self, ranking: _Ranking, *takers: _Taker, keep: tuple[str, ...] = (), has_users: bool = True
+    ) -> Summary:
         """Judge a score; further takers see the rows too, with further columns (of float64) that they need."""
         sums = self._sums(ranking)
         pooled = _PairTally(lambda rows: np.zeros(rows.size, dtype=np.int64), 1)
@@ -407,7 +428,7 @@ class _External:
             _FileRows(predictions=self.predictions, ranking=ranking, fields=fields), pooled, domains, *takers
         )
         (auc,) = pooled.pairs().auc()
-        has_user, has_truth = (name in self.predictions.columns for name in (Column.USER, Column.PROBABILITY))
+        has_users &= Column.USER in self.predictions.columns
         return Summary(
             rows=sums.num_rows,
             positives=sums.positives,
@@ -415,8 +436,10 @@ class _External:
             clicks=sums.clicks,
             auc=None if np.isnan(auc) else float(auc),
             domains=sums.domains(domains.pairs()),
-            users=self._users(ranking) if has_user else None,
-            expected_loss=sums.expected_loss / sums.num_rows if has_truth else None,
+            users=self._users(ranking) if has_users else None,
+            expected_loss=sums.expected_loss / sums.num_rows
+            if Column.PROBABILITY in self.predictions.columns
+            else None,
         )
 
     def _sums(self, ranking: _Ranking) -> _Sums:

@@ -13,12 +13,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
-
 from ctrbench.eval import longtail
+from ctrbench.eval.external import DomainTable, measure_bins
 from ctrbench.eval.significance import LEVEL, holm, paired
 from ctrbench.files import Place, local_copy
-from ctrbench.names import Column
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate
 from ctrbench.runs.record import BinMetrics, Result, RunRecord
 from ctrbench.runs.store import RunStore
@@ -139,12 +137,9 @@ def _sha256_of(file: Path) -> str:
 
 
 def _measured(file: Path, result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
-    return longtail.bin_metrics(
-        pl.read_parquet(file, columns=[Column.DOMAIN, Column.LABEL, Column.SCORE]),
-        domain=result.domains.domain,
-        rows_train=result.domains.rows_train,
-        num_bins=num_bins,
-    )
+    domains = result.domains
+    table = DomainTable(domain=domains.domain, rows_train=domains.rows_train, num_bins=num_bins)
+    return measure_bins(file, table=table)
 
 
 def _from_domains(result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:

@@ -12,7 +12,15 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from ctrbench.errors import DataError
-from ctrbench.eval.external import DomainTable, Limits, Measures, binned_auc, measure_file, measure_frame
+from ctrbench.eval.external import (
+    DomainTable,
+    Limits,
+    Measures,
+    binned_auc,
+    measure_bins,
+    measure_file,
+    measure_frame,
+)
 from ctrbench.names import Column, Metric
 
 TABLE = DomainTable(domain=range(40), rows_train=[0, *range(1, 40)], num_bins=5)
@@ -135,6 +143,13 @@ def test_auc_is_that_of_scikit_learn(tmp_path: Path) -> None:
     assert external.oracle["ceiling_auc"] == pytest.approx(
         roc_auc_score(rows["label"], rows["ceiling"]), abs=1e-12
     )
+
+
+@pytest.mark.parametrize("limits", [None, SMALL])
+def test_bins_alone_are_the_same(tmp_path: Path, limits: Limits | None) -> None:
+    held, _ = both(predictions(), tmp_path)
+    assert measure_bins(tmp_path / "predictions.parquet", table=TABLE, limits=limits) == held.bins
+    assert [one.name for one in tmp_path.iterdir()] == ["predictions.parquet"]
 
 
 def test_no_scratch_file_is_left(tmp_path: Path) -> None:
