@@ -108,11 +108,11 @@ def prepare(
     if dataset == "production":
         if source:
             raise SettingError("these data are generated, not read", value=f"--source {source[0]}")
+        _one_kind_of_workers(engine, workers)
         spec = _spec(rows, size, variant)
         if plan:
-            _show_outlook(spec)
+            _show_outlook(spec, workers, is_stored=not on_the_fly)
             return
-        _one_kind_of_workers(engine, workers)
         _prepare_production(spec, domains, workers, (engine, address), force=force, on_the_fly=on_the_fly)
         return
     _only_generated(
@@ -128,11 +128,11 @@ def prepare(
     display.show_prepared(prepared, domain_set)
 
 
-def _show_outlook(spec: ProductionSpec) -> None:
+def _show_outlook(spec: ProductionSpec, workers: int | None, *, is_stored: bool) -> None:
     from ctrbench import display
     from ctrbench.data.generated import outlook
 
-    display.show_outlook(outlook(spec))
+    display.show_outlook(outlook(spec, is_stored=is_stored, workers=workers))
 
 
 def _prepare_production(

@@ -219,14 +219,17 @@ def show_outlook(outlook: Outlook) -> None:
     """Print what generated data would take; nothing is made."""
     lines = [
         f"{outlook.rows:,} rows, {outlook.domains:,} domains, {outlook.users:,} users, {outlook.items:,} items",
-        f"{outlook.bytes / 1e9:,.1f} GB on disk ({outlook.bytes_a_row:.0f} bytes a row), none with --on-the-fly",
-        f"{outlook.rows_per_second:,.0f} rows/s a process here, writing included "
+        f"{outlook.bytes / 1e9:,.1f} GB on disk ({outlook.bytes_a_row:.0f} bytes a row), none with --on-the-fly"
+        if outlook.bytes
+        else "nothing on disk: every reading makes the rows anew",
+        f"{outlook.rows_per_second:,.0f} rows/s a process here, "
+        f"{'writing included' if outlook.bytes else 'what preparing counts alone'} "
         f"(a sample of {outlook.sample:,} rows was made)",
     ]
     for machines in (1, 2, 4, 8, 16):
-        hours = outlook.hours(outlook.cores * machines)
+        hours = outlook.hours(outlook.processes * machines)
         machine = "this machine" if machines == 1 else f"{machines} machines like it"
-        lines.append(f"{hours:8.2f} hours on {machine} ({outlook.cores * machines} processes)")
+        lines.append(f"{hours:8.2f} hours on {machine} ({outlook.processes * machines} processes)")
     console.print("\n".join(lines), highlight=False)
 
 

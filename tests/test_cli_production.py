@@ -99,6 +99,14 @@ def test_a_plan_makes_nothing(place: Path, call: Call) -> None:
     assert not (place / "home").exists()
 
 
+def test_a_plan_heeds_what_it_is_asked(call: Call) -> None:
+    plan = call("prepare", "production", "--rows", "2.2e9", "--plan", "--on-the-fly", "--workers", "3")
+    assert plan.returncode == 0, plan.stderr
+    assert "nothing on disk: every reading makes the rows anew" in plan.stdout
+    assert "hours on this machine (3 processes)" in plan.stdout
+    assert "hours on 4 machines like it (12 processes)" in plan.stdout
+
+
 def test_raw_shards(place: Path, call: Call) -> None:
     made = call("synth", "production", "--out", "raw", *ROWS)
     assert made.returncode == 0, made.stderr

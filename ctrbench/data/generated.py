@@ -257,9 +257,8 @@ def make_piece(piece: Piece) -> Made:
     known = _noted(piece, content)
     if known is not None:
         return known
-    few = {field.name: field.num_ids + 1 for field in generator_of(content).fields if has_few(field)}
-    columns = stored_columns(content) if piece.is_stored else [Column.LABEL, *few]
-    table = made_rows(content, piece.start, piece.stop, columns)
+    few = _few(content)
+    table = made_rows(content, piece.start, piece.stop, _columns(content, is_stored=piece.is_stored))
     written = write_table(piece.folder, piece.file, table) if piece.is_stored else None
     counts = count_tuples(table, features).sort(features)
     made = Made(
@@ -274,6 +273,16 @@ def make_piece(piece: Piece) -> Made:
     note = {"recipe": recipe_digest(content), **{name: getattr(made, name) for name in NOTED}}
     write_text(piece.note, json.dumps(note))
     return made
+
+
+def _few(content: str) -> dict[str, int]:
+    """Return the number of ids, the unseen one included, of the fields that have few values."""
+    return {field.name: field.num_ids + 1 for field in generator_of(content).fields if has_few(field)}
+
+
+def _columns(content: str, *, is_stored: bool) -> list[str]:
+    """Return what is made of each row: what is stored of it, or else what is counted."""
+    return stored_columns(content) if is_stored else [Column.LABEL, *_few(content)]
 
 
 # What is there already ------------------------------------------------------------------------------------------
@@ -472,10 +481,11 @@ class Outlook:
     users: int
     items: int
     bytes_a_row: float
-    """On disk."""
+    """On disk; 0 if nothing is stored."""
     rows_per_second: float
-    """Of one process here, writing included."""
-    cores: int
+    """Of one process here, writing included; without storing, of the columns alone that preparing looks at."""
+    processes: int
+    """On one machine."""
     sample: int
     """Rows that were made to tell."""
 
@@ -489,17 +499,21 @@ class Outlook:
         return self.rows / self.rows_per_second / processes / 3600
 
 
-def outlook(spec: ProductionSpec) -> Outlook:
-    """Make and write a sample of the rows, and tell from it what all of them take."""
+def outlook(spec: ProductionSpec, *, is_stored: bool = True, workers: int | None = None) -> Outlook:
+    """Make a sample of the rows, write it if they are to be stored, and tell from it what all of them take.
+
+    `workers` is the number of processes a machine, as many as cores here when not given.
+    """
     constants = calibrate(spec.model_copy(update={"calibration_rows": 1 << 16}))
     content = as_text(spec, constants)
-    columns, count = stored_columns(content), min(SAMPLE_ROWS, spec.rows)
+    columns, count = _columns(content, is_stored=is_stored), min(SAMPLE_ROWS, spec.rows)
     made_rows(content, 0, 1024, columns)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        written = write_table(Path(folder), "sample.parquet", made_rows(content, 0, count, columns))
+        table = made_rows(content, 0, count, columns)
+        written = write_table(Path(folder), "sample.parquet", table) if is_stored else None
         seconds = time.perf_counter() - started
-        size = (Path(folder) / written.file).stat().st_size
+        size = (Path(folder) / written.file).stat().st_size if written else 0
     return Outlook(
         rows=spec.rows,
         domains=spec.domains,
@@ -507,6 +521,6 @@ def outlook(spec: ProductionSpec) -> Outlook:
         items=spec.num_items,
         bytes_a_row=size / count,
         rows_per_second=count / seconds,
-        cores=os.cpu_count() or 1,
+        processes=workers or os.cpu_count() or 1,
         sample=count,
     )
