@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
-from ctrbench.runs.room import find_room, gpu_share, gpus
+from ctrbench.runs.room import find_room, fit, gpu_share, gpus
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
 
@@ -68,6 +68,10 @@ def make_engine(
     _check_names(name, address)
     if workers > 1:
         _check_team(name, workers, config, jobs, gpus_a_run)
+        if name == "local" and not fit(workers, memory_a_run):
+            say(
+                f"{workers} workers of about {memory_a_run / 1e9:.1f} GB each may not fit into the free memory"
+            )
         return _team(name, workers, address, checkpoint_seconds)
     share = gpu_share(config, gpus_a_run)
     if name == "ray":

@@ -94,11 +94,22 @@ def find_room(config: TrainConfig, *, memory_a_run: int = 0, gpus_a_run: float =
     allowed = {"cores": cores() // config.threads}
     if config.device == "cuda":
         allowed["GPUs"] = len(devices) * int(1 / gpus_a_run)
-    free = available_memory()
-    if memory_a_run and free is not None:
-        allowed["memory"] = int(free * MEMORY_SHARE) // memory_a_run
+    most = _most_in_memory(memory_a_run)
+    if most is not None:
+        allowed["memory"] = most
     limit = min(allowed, key=lambda name: allowed[name])
     return Room(jobs=max(1, allowed[limit]), limit=limit, devices=devices)
+
+
+def fit(processes: int, memory_a_process: int) -> bool:
+    """Return whether so many processes find room in this machine's memory, as far as that is known."""
+    most = _most_in_memory(memory_a_process)
+    return most is None or processes <= most
+
+
+def _most_in_memory(memory: int) -> int | None:
+    free = available_memory()
+    return None if free is None or not memory else int(free * MEMORY_SHARE) // memory
 
 
 def gpu_share(config: TrainConfig, gpus_a_run: float | None) -> float:

@@ -142,6 +142,17 @@ def free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr("ctrbench.runs.room.cores", lambda: 4)
 
 
+def test_the_user_hears_that_a_team_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(10e9))
+    said: list[str] = []
+    for workers in (3, 4):
+        make_engine(
+            config=make_config(), checkpoint_seconds=1.0, workers=workers, memory_a_run=int(3e9),
+            say=said.append,
+        )  # fmt: skip
+    assert said == ["4 workers of about 3.0 GB each may not fit into the free memory"]
+
+
 def test_the_user_hears_that_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(10e9))
     said: list[str] = []
