@@ -213,7 +213,8 @@ class Block:
         return self._qualities[1]
 
     @cached_property
-    def _contents(self) -> Floats:
+    def contents(self) -> Floats:
+        """What content adds by latents of users and items, and of domains: taste, structured, idiosyncratic (3, B)."""
         world, parts = self.world.truth, self._floats(3)
         truth.contents(
             self.seed,
@@ -234,15 +235,17 @@ class Block:
         return parts
 
     @cached_property
-    def _shared(self) -> Floats:
+    def shared(self) -> Floats:
+        """The part of the logit that all domains share."""
         world, level, part = self.world.truth, self._floats(), self._floats()
         truth.levels(self.seed, self.user, self.place[0], self.place[1], world.city, world.device, level)
         table = world.profile_category_PC
-        truth.shared(self.quality, level, self._contents[0], self.profile, self.category, table, part)
+        truth.shared(self.quality, level, self.contents[0], self.profile, self.category, table, part)
         return part
 
     @cached_property
-    def _match(self) -> Floats:
+    def match(self) -> Floats:
+        """How well the item fits what the user did lately."""
         traffic, match = self.world.traffic, self._floats()
         truth.matches(
             self.seed,
@@ -264,7 +267,7 @@ class Block:
     @cached_property
     def parts(self) -> Floats:
         """The raw parts of the logit that are scaled, in the order of `truth.PARTS` (4, B)."""
-        return np.stack([self._shared, self._contents[1], self._contents[2], self._match])
+        return np.stack([self.shared, self.contents[1], self.contents[2], self.match])
 
     @cached_property
     def residual(self) -> Floats:

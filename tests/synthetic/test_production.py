@@ -54,7 +54,7 @@ def test_a_column_is_the_same_whatever_else_is_asked(unit: Production, columns: 
 def test_domains_need_no_user_and_no_item(unit: Production) -> None:
     block = unit.block(0, 10)
     assert len(block.domain) == 10
-    assert not {"user", "slots", "_shown", "_contents", "_match"} & set(vars(block))
+    assert not {"user", "slots", "_shown", "contents", "match"} & set(vars(block))
 
 
 def test_another_seed_gives_other_rows(unit: Production, make: Callable[..., Production]) -> None:
