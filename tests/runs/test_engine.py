@@ -160,6 +160,13 @@ def test_the_user_hears_that_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch
     assert said == ["3 side by side: memory, not cores, is the limit, at 3.0 GB a run"]
 
 
+def test_the_user_hears_that_a_run_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(10e9))
+    said: list[str] = []
+    assert engine(memory_a_run=int(43e9), say=said.append).jobs == 1
+    assert said == ["a run of about 43.0 GB may not fit into the free memory"]
+
+
 def test_the_user_hears_nothing_where_cores_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(100e9))
     assert engine(memory_a_run=int(3e9), say=pytest.fail).jobs == 4

@@ -1,0 +1,112 @@
+"""`python benchmarks/production_learnable.py`: what the fields of the Production-scale data tell without the ids.
+
+The ladder of `production_acceptance.py` knows each part of the logit exactly. Here boosted trees regress the parts
+themselves, free of the clicks' noise, on the fields that models see but those of users and items, whose few rows each
+tell little: what they find is about what a model can reach before its tables of ids have learned anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import TargetEncoder
+
+from ctrbench.files import write_text
+from ctrbench.names import Column
+from ctrbench.synthetic.production import Production, ProductionField, Values
+from ctrbench.synthetic.production_calibration import calibrate, part_weights
+from ctrbench.synthetic.production_clicks import Component
+from ctrbench.synthetic.production_spec import preset
+from ctrbench.synthetic.production_truth import V_DOMAIN
+
+Rows = Mapping[str, Values]
+
+MOST_VALUES = 250
+"""Values of a field up to which trees take each one by itself; more are replaced by their mean, cross-fitted."""
+IDS = frozenset({"user_id", "item_id", "shop"})
+STEPS = (
+    Component.DOMAIN,
+    Component.SHARED,
+    Component.STRUCTURED,
+    Component.IDIOSYNCRATIC,
+    Component.BEHAVIOUR,
+)
+
+
+def main() -> None:
+    """Regress, add up, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows to learn from, and to judge on")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/scale"))
+    arguments = parser.parse_args()
+    spec = preset(arguments.size)
+    found = learnable(Production(spec, calibrate(spec)), arguments.rows)
+    write_text(arguments.out / "learnable.json", json.dumps(found, indent=1) + "\n")
+    typer.echo(json.dumps(found, indent=1))
+
+
+def learnable(data: Production, num_rows: int) -> dict[str, dict[str, float]]:
+    """Return the share of each part's variance that fields tell, and AUCs of what is known of the parts, summed."""
+    fields = [field for field in data.fields if field.name not in IDS and field.kind != "sequence"]
+    columns = [Column.LABEL, *(field.name for field in fields), *STEPS]
+    middle, end = data.spec.rows // 2, data.spec.rows
+    train, test = (data.rows(stop - num_rows, stop, columns) for stop in (middle, end))
+    told = {part: regress(train, test, fields, part) for part in STEPS[1:]}
+    weights = dict(zip(STEPS, [math.sqrt(V_DOMAIN), *part_weights(data.spec)], strict=True))
+    return {
+        "r2": {
+            part: round(1 - float(np.mean((test[part] - told[part]) ** 2) / np.var(test[part])), 4)
+            for part in told
+        },
+        "auc_of_parts_known": aucs(test, {part: weights[part] * test[part] for part in STEPS}),
+        "auc_of_parts_told_by_fields": aucs(
+            test, {part: weights[part] * told.get(part, test[part]) for part in STEPS}
+        ),
+    }
+
+
+def regress(
+    train: Rows, test: Rows, fields: Sequence[ProductionField], part: Component
+) -> npt.NDArray[np.float64]:
+    """Return what boosted trees make of a part of the logit from the fields of the test rows."""
+    many = [field.name for field in fields if field.num_ids > MOST_VALUES]
+    others = [field.name for field in fields if field.num_ids <= MOST_VALUES]
+    means = TargetEncoder(target_type="continuous")
+    encoded = means.fit_transform(matrix(train, many), train[part]), means.transform(matrix(test, many))
+    inputs = [
+        np.hstack([matrix(rows, others), more]) for rows, more in zip((train, test), encoded, strict=True)
+    ]
+    single = [place for place, name in enumerate(others) if train[name].dtype.kind == "i"]
+    trees = HistGradientBoostingRegressor(
+        max_iter=300, learning_rate=0.2, categorical_features=single, random_state=0
+    )
+    found: npt.NDArray[np.float64] = trees.fit(inputs[0], train[part]).predict(inputs[1])
+    return found
+
+
+def matrix(rows: Rows, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return columns side by side."""
+    return np.stack([rows[name].astype(np.float32) for name in names], axis=1)
+
+
+def aucs(test: Rows, logits: Mapping[Component, Values]) -> dict[str, float]:
+    """Return the AUC of the sum of parts up to each."""
+    sums = np.cumsum(list(logits.values()), axis=0)
+    return {
+        f"up to {part.removeprefix('component_')}": round(float(roc_auc_score(test[Column.LABEL], total)), 4)
+        for part, total in zip(logits, sums, strict=True)
+    }
+
+
+if __name__ == "__main__":
+    main()
