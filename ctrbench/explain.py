@@ -322,7 +322,8 @@ class _Unfilled(TorchFunctionMode):
         if dtype != self.memory.dtype:
             return torch.zeros(shape, dtype=dtype)
         if len(self.memory) < math.prod(shape):
-            self.memory = torch.zeros(math.prod(shape))
+            # Unlike torch's, numpy's zeros take no memory until they are written to.
+            self.memory = torch.from_numpy(np.zeros(math.prod(shape), dtype=np.float32))
         return self.memory[: math.prod(shape)].view(shape)
 
 
