@@ -26,8 +26,10 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# The tests of a file go to one process, so that what they share, such as a cluster, is made once; and files in their
+# order, so that the long ones do not come last.
 test: lint types
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # docs/methods.md, and the table of methods in README.md.
 docs: install

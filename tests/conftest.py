@@ -1,19 +1,21 @@
-"""What several tests share: the command line, and small, seeded data with every kind of field and the odd rows."""
+"""What several tests share: the command line, a tiny dataset in files, and seeded data with every kind of field."""
 
 from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from ctrbench.cli import main
 from ctrbench.data.batches import SplitData
+from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.registry import select
@@ -21,6 +23,16 @@ from ctrbench.registry import select
 CITY_ROWS = (150, 80, 40, 20, 9, 1)
 AGES = 3
 USERS, TAGS = 40, 10
+TINY = """
+name = "tiny"
+title = "A tiny dataset"
+path = "tiny.csv"
+timestamp = "time"
+representative = "shop"
+label = {{ column = "click" }}
+domain_sets = {{ {domain_sets} }}
+fields = [{fields}]
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +54,31 @@ def ctrbench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return 0
 
     return run
+
+
+@pytest.fixture(scope="session")
+def write_tiny() -> Callable[..., DatasetCard]:
+    """Write a table and its card into a folder as tiny.csv and tiny.toml.
+
+    Columns other than `time` and `click` are fields: of one id, unless more is said of one by its name.
+    """
+
+    def write(
+        folder: Path,
+        columns: Mapping[str, object] | pl.DataFrame,
+        domain_sets: str = 'default = ["shop"]',
+        **more: str,
+    ) -> DatasetCard:
+        frame = pl.DataFrame(columns)
+        frame.write_csv(folder / "tiny.csv")
+        said = {name: f'name = "{name}"' for name in frame.columns if name not in ("time", "click")}
+        said |= {name: f"{said[name]}, {text}" for name, text in more.items()}
+        fields = ", ".join(f"{{ {text} }}" for text in said.values())
+        card = folder / "tiny.toml"
+        card.write_text(TINY.format(domain_sets=domain_sets, fields=fields), encoding="utf-8")
+        return read_card(card)
+
+    return write
 
 
 @pytest.fixture

@@ -3,15 +3,15 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from ctrbench.data.card import read_card
+from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.data.shards import Prepared
 from ctrbench.errors import SettingError
@@ -223,25 +223,15 @@ def test_counting_does_not_wait_for_the_compiler() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop", "age"] }
-fields = [
-    { name = "shop" },
-    { name = "age" },
-    { name = "price", kind = "numeric", buckets = 4 },
-    { name = "x", kind = "numeric" },
-]
-"""
+KINDS = {
+    "domain_sets": 'default = ["shop", "age"]',
+    "price": 'kind = "numeric", buckets = 4',
+    "x": 'kind = "numeric"',
+}
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Prepared:
+def prepared(tmp_path: Path, write_tiny: Callable[..., DatasetCard]) -> Prepared:
     generator, rows = np.random.default_rng(0), 600
     columns = {
         "time": np.arange(rows),
@@ -251,9 +241,7 @@ def prepared(tmp_path: Path) -> Prepared:
         "x": generator.random(rows),
         "click": generator.integers(0, 2, rows),
     }
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
-    return prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
+    return prepare(write_tiny(tmp_path, columns, **KINDS), home=tmp_path / "home")
 
 
 def grid(prepared: Prepared, *methods: str, indicator: str | None = None) -> tuple[Run, ...]:
@@ -324,15 +312,8 @@ def test_what_cannot_be_built_is_refused() -> None:
         explain("cross_stitch", "dnn", config=make_config())
 
 
-HISTORY = CARD.replace(
-    'name = "x", kind = "numeric" }',
-    'name = "x", kind = "numeric" },\n'
-    '    { name = "past", kind = "sequence", target = "shop", separator = ",", max_length = 7 }',
-)
-
-
 @pytest.fixture
-def historic(tmp_path: Path) -> Prepared:
+def historic(tmp_path: Path, write_tiny: Callable[..., DatasetCard]) -> Prepared:
     """500 training rows and more, with lists of 0, 3 and 6 shops in turn."""
     rows = 600
     columns = {
@@ -344,9 +325,8 @@ def historic(tmp_path: Path) -> Prepared:
         "click": np.arange(rows) % 2,
         "past": [",".join(["1"] * (3 * (row % 3))) for row in range(rows)],
     }
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(HISTORY, encoding="utf-8")
-    return prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
+    past = 'kind = "sequence", target = "shop", separator = ",", max_length = 7'
+    return prepare(write_tiny(tmp_path, columns, past=past, **KINDS), home=tmp_path / "home")
 
 
 def test_sequences_are_as_long_as_they_are_on_average(historic: Prepared) -> None:

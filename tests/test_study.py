@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
-from ctrbench.data.card import bundled_cards, load_card
+from ctrbench.data.card import DatasetCard, bundled_cards, load_card
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.registry import select
@@ -18,16 +17,6 @@ from ctrbench.runs.store import RunStore
 from ctrbench.runs.study import plan_study, to_make
 from ctrbench.study import bundled_studies, load_study, nested_sets, read_study
 
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop", "age"], shop = ["shop"] }
-fields = [{ name = "shop" }, { name = "age" }, { name = "item" }]
-"""
 BODY = """
 title = "Tiny"
 source = "A paper, Table 9"
@@ -45,7 +34,12 @@ AdaSparse = "adasparse[alpha_start=5,epsilon=0.98,r_min={r_min}]"
 
 
 @pytest.fixture
-def place(tmp_path: Path, ctrbench: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(
+    tmp_path: Path,
+    ctrbench: Callable[..., int],
+    write_tiny: Callable[..., DatasetCard],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     """A folder with tiny prepared data, and a home of its own."""
     monkeypatch.setenv("CTRBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -59,8 +53,7 @@ def place(tmp_path: Path, ctrbench: Callable[..., int], monkeypatch: pytest.Monk
         "item": generator.integers(0, 30, rows),
         "click": (generator.random(rows) < np.where(shop == "s1", 0.7, 0.3)).astype(int),
     }
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
+    write_tiny(tmp_path, columns, 'default = ["shop", "age"], shop = ["shop"]')
     assert ctrbench("prepare", "tiny.toml") == 0
     return tmp_path
 

@@ -8,9 +8,11 @@ Ray is imported when it is needed, and kept quiet.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import pickle
+import shutil
 import socket
 import tempfile
 import time
@@ -517,4 +519,6 @@ def _placed(plugin: Plugin, content: bytes | None) -> Plugin:
 
 @cache
 def _plugin_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="ctrbench-plugins-"))
+    folder = tempfile.mkdtemp(prefix="ctrbench-plugins-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

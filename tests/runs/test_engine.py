@@ -7,7 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
 
 COMMAND = (
-    "run", "--methods", "adasparse", "--epochs", "3", "--patience", "9", "--batch-size", "16",
-    "--backbone", "dnn[hidden=8-4]", "--checkpoint-seconds", "0.2",
+    "run", "--methods", "./stopping.py", "--epochs", "3", "--patience", "9", "--batch-size", "400",
+    "--backbone", "dnn[hidden=8-4]", "--checkpoint-seconds", "0",
 )  # fmt: skip
 
 
@@ -46,44 +46,42 @@ def run_to_the_end(folder: Path, results: str) -> RunRecord:
     return only_record(folder / results)
 
 
-def wait_for(condition: object, seconds: float = 60.0) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < limit, "nothing happened"
-        time.sleep(0.02)
+def checkpoints(folder: Path) -> list[Path]:
+    return list((folder / "home" / "runs").glob("*/checkpoint.pt"))
 
 
-def test_kill_and_resume_gives_a_bit_identical_record(home: Path) -> None:
-    whole = run_to_the_end(home, "whole")
-    for place in (home / "home" / "runs").glob("*/*"):
-        place.unlink()
-    runs = home / "home" / "runs"
+def test_kill_and_resume_gives_a_bit_identical_record(
+    home: Path, stop: Path, wait_for: Callable[..., None]
+) -> None:
     started = command(home, *COMMAND, "--results", "killed")
     process = subprocess.Popen(
         started, cwd=home, env=environment(home), start_new_session=True, stderr=subprocess.DEVNULL
     )
-    wait_for(lambda: list(runs.glob("*/checkpoint.pt")))
-    time.sleep(0.5)
+    wait_for(lambda: checkpoints(home))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(home.glob("killed/tiny/*.json")), "killed too late to prove anything"
+    stop.unlink()
+    assert not list(home.glob("killed/tiny/*.json"))
     resumed = run_to_the_end(home, "killed")
     assert resumed.measured.resumed == 1
+    assert not checkpoints(home)
+    whole = run_to_the_end(home, "whole")
+    assert whole.measured.resumed == 0
     assert resumed.reproducible() == whole.reproducible()
-    assert not list(runs.glob("*/checkpoint.pt"))
 
 
-def test_a_dead_worker_is_a_failed_run_that_goes_on_later(home: Path) -> None:
-    for place in (home / "home" / "runs").glob("*/*"):
-        place.unlink()
+def test_a_dead_worker_is_a_failed_run_that_goes_on_later(
+    home: Path, stop: Path, wait_for: Callable[..., None]
+) -> None:
     started = command(home, *COMMAND, "--results", "dead", "--jobs", "1")
     process = subprocess.Popen(started, cwd=home, env=environment(home), stderr=subprocess.DEVNULL)
-    wait_for(lambda: list((home / "home" / "runs").glob("*/checkpoint.pt")))
+    wait_for(lambda: checkpoints(home))
     workers = subprocess.run(
         ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
     )
     os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
     assert process.wait(60) == 1
+    stop.unlink()
     record = only_record(home / "dead")
     assert record.status == "failed"
     assert "signal 9" in (record.error or "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ctrbench.data.card import read_card
+from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
+from ctrbench.data.shards import Prepared
 from ctrbench.names import Column, Split
 from ctrbench.registry import find
 from ctrbench.runs import execute as module
@@ -19,37 +21,12 @@ from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import Choice
 from ctrbench.runs.store import RunStore
 
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop"] }
-fields = [{ name = "shop" }, { name = "item" }]
-"""
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    generator = np.random.default_rng(0)
-    rows = 3000
-    shop = generator.integers(0, 4, rows)
-    click = (generator.random(rows) < 0.2 + 0.15 * shop).astype(int)
-    columns = {"time": np.arange(rows), "shop": shop, "item": generator.integers(0, 30, rows), "click": click}
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
-    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
-
-
-@pytest.fixture
-def run(store: RunStore) -> Run:
-    prepared = prepare(read_card(store.home.parent / "tiny.toml"), home=store.home)
+def run_of(prepared: Prepared, backbone: str) -> Run:
     (only,) = make_grid(
         prepared,
         methods=["plain"],
-        backbones=["dnn[hidden=8-4]"],
+        backbones=[backbone],
         seeds=[1],
         domain_set="default",
         indicator=None,
@@ -58,27 +35,23 @@ def run(store: RunStore) -> Run:
     return only
 
 
-WITH_HISTORY = CARD.replace('"item" }', '"item" }, { name = "past", kind = "sequence", target = "item" }')
+@pytest.fixture
+def run(card: DatasetCard, store: RunStore) -> Run:
+    return run_of(prepare(card, home=store.home), "dnn[hidden=8-4]")
 
 
+@pytest.mark.usefixtures("card")
 @pytest.mark.parametrize("pooling", ["din", "dien"])
-def test_a_sequence_is_compared_with_its_target(run: Run, store: RunStore, pooling: str) -> None:
-    folder = store.home.parent
-    table = pl.read_csv(folder / "tiny.csv").with_columns(
+def test_a_sequence_is_compared_with_its_target(
+    tmp_path: Path, store: RunStore, write_tiny: Callable[..., DatasetCard], pooling: str
+) -> None:
+    table = pl.read_csv(tmp_path / "tiny.csv").with_columns(
         pl.concat_str(pl.col("item").shift(7), pl.col("item").shift(3), separator="|").alias("past")
     )
-    table.write_csv(folder / "tiny.csv")
-    (folder / "tiny.toml").write_text(WITH_HISTORY, encoding="utf-8")
-    prepared = prepare(read_card(folder / "tiny.toml"), home=store.home)
-    (only,) = make_grid(
-        prepared,
-        methods=["plain"],
-        backbones=[f"dnn[hidden=8-4,pooling={pooling}]"],
-        seeds=[1],
-        domain_set="default",
-        indicator=None,
-        config=make_config(epochs=1, batch_size=64, embedding_size=4),
+    prepared = prepare(
+        write_tiny(tmp_path, table, past='kind = "sequence", target = "item"'), home=store.home
     )
+    only = run_of(prepared, f"dnn[hidden=8-4,pooling={pooling}]")
     assert [field.target for field in module.field_shapes(prepared)] == [None, None, "item"]
     assert (
         module.load(prepared, Split.TRAIN, only.key).bags[0][0].max() <= prepared.manifest.field("item").size

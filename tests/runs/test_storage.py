@@ -7,11 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 
-from ctrbench.data.card import DatasetCard, read_card
+from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.data.shards import latest_prepared, open_prepared, prepared_names
 from ctrbench.errors import DataError, StoreError
@@ -25,36 +23,10 @@ from ctrbench.runs.store import RunStore
 from ctrbench.train import loop
 from ctrbench.train.checkpoint import load_checkpoint
 
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop"] }
-fields = [{ name = "shop" }, { name = "item" }]
-"""
-
 
 @pytest.fixture
-def card(tmp_path: Path) -> DatasetCard:
-    generator = np.random.default_rng(0)
-    rows = 3000
-    columns = {
-        "time": np.arange(rows),
-        "shop": generator.integers(0, 4, rows),
-        "item": generator.integers(0, 30, rows),
-        "click": generator.integers(0, 2, rows),
-    }
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
-    return read_card(tmp_path / "tiny.toml")
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> RunStore:
-    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
+def here(store: RunStore) -> RunStore:
+    return store
 
 
 @pytest.fixture

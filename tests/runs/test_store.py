@@ -36,11 +36,6 @@ def record(status: str, seed: int = 1, started: str = "now") -> RunRecord:
     )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
-
-
 def test_a_record_comes_back_as_it_was(store: RunStore) -> None:
     store.write(record("failed"))
     assert store.find(key()) == record("failed")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
-from ctrbench.data.card import read_card
+from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
+from ctrbench.data.shards import open_prepared
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Column
 from ctrbench.registry import find
@@ -19,37 +18,19 @@ from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.store import RunStore
 from ctrbench.train.loop import Tick
 
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop"] }
-fields = [{ name = "shop" }, { name = "item" }]
-"""
-ROWS = 3000
-
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+def store(store: RunStore, card: DatasetCard, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     """Ten shards of training rows, three each of dev and test."""
     monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", 200)
-    generator = np.random.default_rng(0)
-    shop = generator.integers(0, 4, ROWS)
-    click = (generator.random(ROWS) < 0.2 + 0.15 * shop).astype(int)
-    columns = {"time": np.arange(ROWS), "shop": shop, "item": generator.integers(0, 30, ROWS), "click": click}
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
-    prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
-    return RunStore(results=tmp_path / "results", home=tmp_path / "home")
+    prepare(card, home=store.home)
+    return store
 
 
 def run_of(store: RunStore, method: str = "plain", **settings: object) -> Run:
     given = {"epochs": 2, "patience": 5, "batch_size": 64, "embedding_size": 4, "window": 500, **settings}
     (only,) = make_grid(
-        prepare(read_card(store.home.parent / "tiny.toml"), home=store.home),  # type: ignore[arg-type]
+        open_prepared("tiny", store.home),
         methods=[method],
         backbones=["dnn[hidden=8-4]"],
         seeds=[1],

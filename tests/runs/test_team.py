@@ -159,7 +159,7 @@ def test_a_finished_record_outlives_the_death_of_its_worker(home: Path, tmp_path
 def test_a_killed_worker_ends_the_run_which_goes_on_later(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run,) = grid(home, "plain", batch_size=8, epochs=2)
+    (run,) = grid(home, "plain", batch_size=32, epochs=2)
     store = store_of(home, tmp_path)
     engine = TeamEngine(2, checkpoint_seconds=0.2)
     (first,) = engine.run([run], store, Heard(kill=True))

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 
@@ -107,24 +107,11 @@ def test_what_cannot_be_measured_leaves_a_reason(
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def dataset(tmp_path: Path, write_tiny: Callable[..., DatasetCard], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("CTRBENCH_HOME", str(tmp_path / "home"))
     rows = 120
     columns = {"time": range(rows), "shop": [f"s{row % 4}" for row in range(rows)], "click": [0, 1] * 60}
-    pl.DataFrame(columns).write_csv(tmp_path / "tiny.csv")
-    card = DatasetCard.model_validate(
-        {
-            "name": "tiny",
-            "title": "A tiny dataset",
-            "path": str(tmp_path / "tiny.csv"),
-            "timestamp": "time",
-            "label": {"column": "click"},
-            "representative": "shop",
-            "domain_sets": {"default": ["shop"]},
-            "fields": [{"name": "shop"}],
-        }
-    )
-    return prepare(card).manifest.name
+    return prepare(write_tiny(tmp_path, columns)).manifest.name
 
 
 def of_dataset(dataset: str, **changes: Any) -> Request:  # noqa: ANN401

@@ -1,26 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
-from ctrbench.data.card import read_card
+from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.runs.grid import make_config, make_grid
 from ctrbench.speed.workload import FIELD_SIZES, field_sizes, from_prepared, synthetic, synthetic_ids
-
-CARD = """
-name = "tiny"
-title = "A tiny dataset"
-path = "tiny.csv"
-timestamp = "time"
-representative = "shop"
-label = { column = "click" }
-domain_sets = { default = ["shop"] }
-fields = [{ name = "shop" }]
-"""
 
 
 def test_the_known_shape_has_its_known_size() -> None:
@@ -53,12 +42,13 @@ def test_the_schema_counts_the_rows_of_each_domain() -> None:
     assert sum(made.schema.indicator_rows) == len(made.data) == 1_000
 
 
-def test_of_large_data_the_latest_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_large_data_the_latest_rows_are_read(
+    tmp_path: Path, write_tiny: Callable[..., DatasetCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", 50)
     rows = np.arange(300)
-    pl.DataFrame({"time": rows, "shop": rows % 3, "click": rows % 2}).write_csv(tmp_path / "tiny.csv")
-    (tmp_path / "tiny.toml").write_text(CARD, encoding="utf-8")
-    prepared = prepare(read_card(tmp_path / "tiny.toml"), home=tmp_path / "home")
+    card = write_tiny(tmp_path, {"time": rows, "shop": rows % 3, "click": rows % 2})
+    prepared = prepare(card, home=tmp_path / "home")
     (run,) = make_grid(
         prepared, methods=["plain"], backbones=["dnn"], seeds=[1], domain_set="default", indicator=None,
         config=make_config(),
