@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,6 +112,11 @@ class Comparison:
         return self.rows[0].key
 
     @property
+    def indicator(self) -> str:
+        """What parameters of single domains go by, in rows that name no other."""
+        return main_indicator(record.key for row in self.rows for record in (*row.finished, *row.unfinished))
+
+    @property
     def title(self) -> str:
         """Dataset and what the domains are made of, and what sets this comparison apart."""
         parts = [self.key.dataset, f"domains {' × '.join(self.key.domain_features)}", self.apart]
@@ -199,16 +204,24 @@ def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
 
 
 def conditions(key: RunKey) -> dict[str, object]:
-    """Everything in a key that must be equal within one table, flat, by readable name."""
+    """Everything in a key that must be equal within one table, flat, by readable name.
+
+    Not the indicator: it is each method's own affair what its parameters of single domains go by.
+    """
     train = {name: value for name, value in key.train.items() if name != "seed"}
     return {
         "dataset": key.dataset,
         "data": key.data_digest[:12],
         "domain set": key.domain_set,
         "domain features": list(key.domain_features),
-        "indicator": key.indicator,
         **train,
     }
+
+
+def main_indicator(keys: Iterable[RunKey]) -> str:
+    """Return the indicator of the most runs, of equally many the first by name."""
+    counts = Counter(key.indicator for key in keys)
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
 def labels(choices: Iterable[Choice]) -> dict[str, str]:
@@ -294,9 +307,11 @@ def _groups(domains: DomainMetrics) -> GroupMetrics:
 
 def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str, str]) -> tuple[Row, ...]:
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    main = main_indicator(record.key for record in records)
     for record in records:
         key = record.key
-        groups[backbones[key.backbone.digest], methods[key.method.digest]].append(record)
+        apart = "" if key.indicator == main else f", by {key.indicator}"
+        groups[backbones[key.backbone.digest], f"{methods[key.method.digest]}{apart}"].append(record)
     rows = [
         Row(
             backbone=backbone,
@@ -310,7 +325,7 @@ def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str
 
 
 def _order(label: str) -> tuple[int, str]:
-    name = label.split("[")[0]
+    name = label.split("[")[0].split(",")[0]
     place = PAPER_ORDER.index(name) if name in PAPER_ORDER else len(PAPER_ORDER)
     return place, label
 

@@ -346,12 +346,13 @@ def _base(index: int, comparison: Comparison) -> dict[str, object]:
         "data_digest": key.data_digest,
         "domain_set": key.domain_set,
         "domain_features": ",".join(key.domain_features),
-        "indicator": key.indicator,
+        "indicator": comparison.indicator,
     }
 
 
 def _place(index: int, comparison: Comparison, row: Row) -> dict[str, object]:
-    return {**_base(index, comparison), "backbone": row.backbone, "method": row.method}
+    own = {"indicator": row.key.indicator, "backbone": row.backbone, "method": row.method}
+    return {**_base(index, comparison), **own}
 
 
 def _estimate(found: Estimate | None) -> dict[str, object]:

@@ -308,8 +308,14 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
 def indicator_note(comparison: Comparison) -> Iterable[str]:
     """Say which indicator the methods that keep something for single domains have used, if there are any."""
     if any(row.parameters is not None and row.parameters.per_domain for row in comparison.rows):
-        indicator = comparison.key.indicator
-        yield f"{INDICATOR_NOTE} {'all domain features together' if indicator == 'all' else indicator}."
+        own = comparison.indicator
+        others = sorted({row.key.indicator for row in comparison.rows} - {own})
+        named = "".join(f"; in rows “by {other}” by {_all_or(other)}" for other in others)
+        yield f"{INDICATOR_NOTE} {_all_or(own)}{named}."
+
+
+def _all_or(indicator: str) -> str:
+    return "all domain features together" if indicator == "all" else indicator
 
 
 def _test_note(comparison: Comparison) -> str:

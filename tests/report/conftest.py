@@ -60,10 +60,12 @@ def record() -> MakeRecord:
         source: str | None = None,
         train: dict[str, Any] | None = None,
         data: str = "d" * 64,
+        indicator: str = "a",
         **result: object,
     ) -> RunRecord:
         key = RunKey(
-            dataset=dataset, data_digest=data, domain_set=domain_set, domain_features=features, indicator="a",
+            dataset=dataset, data_digest=data, domain_set=domain_set, domain_features=features,
+            indicator=indicator,
             backbone=Choice(name=backbone, settings={"hidden": [8, 4]}),
             method=Choice(name=method, settings=settings or {}, source=source),
             train=train or {"batch_size": 256, "lr": 0.001}, seed=seed,

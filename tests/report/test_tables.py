@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from ctrbench.names import Metric
 from ctrbench.report.bins import bin_table
-from ctrbench.report.comparison import compare
+from ctrbench.report.commands import run_command
+from ctrbench.report.comparison import compare, gain
 from ctrbench.report.tables import (
     Line,
     Mark,
@@ -133,6 +135,24 @@ def test_numbers_have_true_minus_signs_and_dashes() -> None:
     assert number(-0.5, 2) == "−0.50"
     assert number(None, 2) == "–"
     assert [signed(value, 2) for value in (0.5, -0.5, -0.001)] == ["+0.50", "−0.50", "0.00"]
+
+
+def test_a_run_by_another_indicator_is_an_extra_row(record: Callable[..., RunRecord]) -> None:
+    own = Parameters(embedding=1, dense=1, per_domain=5)
+    runs = [
+        record("plain"),
+        record("star", 1, 0.72),
+        record("star", 1, 0.75, indicator="all", parameters=own),
+    ]
+    (comparison,) = compare(runs)
+    assert [row.method for row in comparison.rows] == ["plain", "star", "star, by all"]
+    assert comparison.indicator == "a"
+    note = "What single domains own goes by a; in rows “by all” by all domain features together."
+    assert note in overall_table(comparison).definitions
+    extra, plain = comparison.rows[2], comparison.plain("dnn")
+    assert plain is not None
+    assert gain(extra, plain, Metric.AUC) == {1: pytest.approx(0.05)}
+    assert "--indicator all --methods star" in run_command(extra)
 
 
 def test_the_indicator_is_named_where_domains_own_something(record: Callable[..., RunRecord]) -> None:
