@@ -2,7 +2,8 @@
 
 The ladder of `production_acceptance.py` knows each part of the logit exactly. Here boosted trees regress the parts
 themselves, free of the clicks' noise, on the fields that models see but those of users and items, whose few rows each
-tell little: what they find is about what a model can reach before its tables of ids have learned anything.
+tell little. What domain and profile tell together with the category is given to the trees in closed form, as the
+generator's tables have it; so this is about what is left of each part when users and items are averaged out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sklearn.preprocessing import TargetEncoder
 from ctrbench.files import write_text
 from ctrbench.names import Column
 from ctrbench.synthetic.production import Production, ProductionField, Values
+from ctrbench.synthetic.production_block import BLOCK_ROWS
 from ctrbench.synthetic.production_calibration import calibrate, part_weights
 from ctrbench.synthetic.production_clicks import Component
 from ctrbench.synthetic.production_spec import preset
@@ -32,7 +34,8 @@ Rows = Mapping[str, Values]
 
 MOST_VALUES = 250
 """Values of a field up to which trees take each one by itself; more are replaced by their mean, cross-fitted."""
-IDS = frozenset({"user_id", "item_id", "shop"})
+IDS = frozenset({"user_id", "item_id"})
+PAIRS = ("profile and category", "taste", "structured", "idiosyncratic")
 STEPS = (
     Component.DOMAIN,
     Component.SHARED,
@@ -60,7 +63,10 @@ def learnable(data: Production, num_rows: int) -> dict[str, dict[str, float]]:
     fields = [field for field in data.fields if field.name not in IDS and field.kind != "sequence"]
     columns = [Column.LABEL, *(field.name for field in fields), *STEPS]
     middle, end = data.spec.rows // 2, data.spec.rows
-    train, test = (data.rows(stop - num_rows, stop, columns) for stop in (middle, end))
+    train, test = (
+        {**data.rows(stop - num_rows, stop, columns), **pairs(data, stop - num_rows, stop)}
+        for stop in (middle, end)
+    )
     told = {part: regress(train, test, fields, part) for part in STEPS[1:]}
     weights = dict(zip(STEPS, [math.sqrt(V_DOMAIN), *part_weights(data.spec)], strict=True))
     return {
@@ -75,12 +81,26 @@ def learnable(data: Production, num_rows: int) -> dict[str, dict[str, float]]:
     }
 
 
+def pairs(data: Production, start: int, stop: int) -> dict[str, Values]:
+    """Return what the category's content is expected to add in each row's domain and profile, in no units."""
+    found: dict[str, list[Values]] = {name: [] for name in PAIRS}
+    for begin in range(start, stop, BLOCK_ROWS):
+        block = data.block(begin, min(begin + BLOCK_ROWS, stop))
+        truth, content_BK = block.world.truth, block.world.truth.content_CK[block.category]
+        taste_BT = truth.taste_PT[block.profile]
+        found["profile and category"].append(truth.profile_category_PC[block.profile, block.category])
+        found["taste"].append((taste_BT * content_BK[:, : taste_BT.shape[1]]).sum(1))
+        found["structured"].append((truth.structured_DK[block.domain] * content_BK).sum(1))
+        found["idiosyncratic"].append((truth.idiosyncratic_DK[block.domain] * content_BK).sum(1))
+    return {name: np.concatenate(blocks) for name, blocks in found.items()}
+
+
 def regress(
     train: Rows, test: Rows, fields: Sequence[ProductionField], part: Component
 ) -> npt.NDArray[np.float64]:
     """Return what boosted trees make of a part of the logit from the fields of the test rows."""
     many = [field.name for field in fields if field.num_ids > MOST_VALUES]
-    others = [field.name for field in fields if field.num_ids <= MOST_VALUES]
+    others = [*(field.name for field in fields if field.num_ids <= MOST_VALUES), *PAIRS]
     means = TargetEncoder(target_type="continuous")
     encoded = means.fit_transform(matrix(train, many), train[part]), means.transform(matrix(test, many))
     inputs = [

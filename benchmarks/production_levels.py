@@ -32,7 +32,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/scale"))
     arguments = parser.parse_args()
     store = RunStore(results=arguments.results, home=home_folder())
-    found = [measure(record, store) for record in store.records(arguments.dataset) if record.result]
+    found = []
+    for record in store.records(arguments.dataset):
+        if record.result is not None and Path(str(store.predictions_file(record.key))).exists():
+            found.append(measure(record, store))
+        else:
+            typer.echo(f"{record.run}: no predictions here, left out", err=True)
     write_text(arguments.out / f"levels-{arguments.dataset}.json", json.dumps(found, indent=1) + "\n")
     typer.echo(json.dumps(found, indent=1))
 
@@ -53,11 +58,11 @@ def measure(record: RunRecord, store: RunStore) -> dict[str, object]:
         return round(float(roc_auc_score(rows[Column.LABEL], rows.select(score).to_series())), 4)
 
     return {
-        "method": record.key.method.name,
+        "run": record.run,
+        "domain_set": record.key.domain_set,
         "indicator": record.key.indicator,
-        "seed": record.key.seed,
         "auc": auc(pl.col(Column.SCORE)),
-        "gauc": round(record.result.test[Metric.GAUC] or 0.0, 4),
+        "gauc": record.result.test[Metric.GAUC],
         "auc_of_own_levels": auc(pl.col(OWN)),
         "auc_of_true_levels": auc(pl.col(TRUTH)),
         "auc_with_true_levels": auc(pl.col(TRUTH) + pl.col(Column.SCORE) - pl.col(OWN)),

@@ -8,7 +8,7 @@ integers, so that AUC is the same to the last bit. `binned_auc` needs no sort, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -131,7 +131,7 @@ def measure_bins(
             pl.read_parquet(file, columns=[Column.DOMAIN, Column.LABEL, Column.SCORE]), **vars(table)
         )
     with scratch(folder or file.parent) as inside:
-        return _External(found, table, limits, inside).of_bins(has_users=False)[1]
+        return _External(found, table, limits, inside).of_bins(is_bare=True)[1]
 
 
 def measure_frame(predictions: pl.DataFrame, *, table: DomainTable) -> Measures:
@@ -402,12 +402,12 @@ class _External:
             bins=bins,
         )
 
-    def of_bins(self, *, has_users: bool = True) -> tuple[Summary, tuple[BinResult, ...]]:
-        """Return the metrics of the main score, those of users unless they are not wanted, and of the bins."""
+    def of_bins(self, *, is_bare: bool = False) -> tuple[Summary, tuple[BinResult, ...]]:
+        """Return the metrics of the main score (bare: users and truth left out), and of the bins."""
         self._check_domains()
         bin_of = bins_of_rows(np.arange(self.table.num_ids), **vars(self.table))
         tally = _PairTally(lambda rows: bin_of[rows[Column.DOMAIN]], self.table.num_bins + 1)
-        main = self._summary(_Ranking(Column.SCORE), tally, has_users=has_users)
+        main = self._summary(_Ranking(Column.SCORE), tally, is_bare=is_bare)
         return main, join_bins(main.domains, tally.pairs(), **vars(self.table))
 
     def _check_domains(self) -> None:
@@ -417,10 +417,11 @@ class _External:
         check_known(np.unique(np.concatenate(found)), self.table.domain)
 
     def _summary(
-        self, ranking: _Ranking, *takers: _Taker, keep: tuple[str, ...] = (), has_users: bool = True
+        self, ranking: _Ranking, *takers: _Taker, keep: tuple[str, ...] = (), is_bare: bool = False
     ) -> Summary:
         """Judge a score; further takers see the rows too, with further columns (of float64) that they need."""
-        sums = self._sums(ranking)
+        known = set() if is_bare else {Column.USER, Column.PROBABILITY} & set(self.predictions.columns)
+        sums = self._sums(ranking, known)
         pooled = _PairTally(lambda rows: np.zeros(rows.size, dtype=np.int64), 1)
         domains = _PairTally(itemgetter(Column.DOMAIN), self.table.num_ids)
         fields: dict[str, type[np.generic]] = {Column.DOMAIN: np.int32, **dict.fromkeys(keep, np.float64)}
@@ -428,7 +429,6 @@ class _External:
             _FileRows(predictions=self.predictions, ranking=ranking, fields=fields), pooled, domains, *takers
         )
         (auc,) = pooled.pairs().auc()
-        has_users &= Column.USER in self.predictions.columns
         return Summary(
             rows=sums.num_rows,
             positives=sums.positives,
@@ -436,16 +436,14 @@ class _External:
             clicks=sums.clicks,
             auc=None if np.isnan(auc) else float(auc),
             domains=sums.domains(domains.pairs()),
-            users=self._users(ranking) if has_users else None,
-            expected_loss=sums.expected_loss / sums.num_rows
-            if Column.PROBABILITY in self.predictions.columns
-            else None,
+            users=self._users(ranking) if Column.USER in known else None,
+            expected_loss=sums.expected_loss / sums.num_rows if Column.PROBABILITY in known else None,
         )
 
-    def _sums(self, ranking: _Ranking) -> _Sums:
+    def _sums(self, ranking: _Ranking, known: Set[str]) -> _Sums:
         sums = _Sums(num_domains=self.table.num_ids)
-        needed = {Column.DOMAIN, Column.LABEL, ranking.column, Column.PROBABILITY}
-        for frame in self.predictions.frames(needed & set(self.predictions.columns)):
+        needed = {Column.DOMAIN, Column.LABEL, ranking.column} | (known & {Column.PROBABILITY})
+        for frame in self.predictions.frames(needed):
             sums.add(frame, ranking)
         ranking.check(sums.num_bad, sums.num_rows)
         _TRUTH.check(sums.num_bad_truth, sums.num_rows)

@@ -41,13 +41,15 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """All runs of one method on one backbone, by seed."""
+    """All runs of one method on one backbone by one indicator; those of plain by any, which are the same."""
 
     backbone: str
     method: str
     finished: tuple[RunRecord, ...]
     unfinished: tuple[RunRecord, ...]
     """Failed, or not supported by the method."""
+    by: str = ""
+    """The end of its label that names its indicator, where that is not the comparison's."""
 
     @property
     def key(self) -> RunKey:
@@ -114,7 +116,12 @@ class Comparison:
     @property
     def indicator(self) -> str:
         """What parameters of single domains go by, in rows that name no other."""
-        return main_indicator(record.key for row in self.rows for record in (*row.finished, *row.unfinished))
+        return main_indicator(record for row in self.rows for record in (*row.finished, *row.unfinished))
+
+    @property
+    def other_indicators(self) -> tuple[str, ...]:
+        """The indicators that rows name."""
+        return tuple(sorted({row.key.indicator for row in self.rows if row.by}))
 
     @property
     def title(self) -> str:
@@ -218,10 +225,17 @@ def conditions(key: RunKey) -> dict[str, object]:
     }
 
 
-def main_indicator(keys: Iterable[RunKey]) -> str:
-    """Return the indicator of the most runs, of equally many the first by name."""
-    counts = Counter(key.indicator for key in keys)
-    return min(counts, key=lambda name: (-counts[name], name))
+def main_indicator(records: Iterable[RunRecord]) -> str:
+    """Return the indicator of the most rows, whatever their seeds; of equally many a single feature goes before all.
+
+    Plain has no say, as indicators are nothing to it, and failed runs have none where others ended well.
+    """
+    found = list(records)
+    telling = [one for one in found if one.key.method.name != PLAIN] or found
+    ended = [one for one in telling if one.status == "finished"] or telling
+    rows = {(one.key.backbone.digest, one.key.method.digest, one.key.indicator) for one in ended}
+    counts = Counter(indicator for _, _, indicator in rows)
+    return min(counts, key=lambda name: (-counts[name], name == "all", name))
 
 
 def labels(choices: Iterable[Choice]) -> dict[str, str]:
@@ -306,22 +320,37 @@ def _groups(domains: DomainMetrics) -> GroupMetrics:
 
 
 def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str, str]) -> tuple[Row, ...]:
-    groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    main = main_indicator(record.key for record in records)
-    for record in records:
+    groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
+    main = main_indicator(records)
+    for record in _once(records, main):
         key = record.key
-        apart = "" if key.indicator == main else f", by {key.indicator}"
-        groups[backbones[key.backbone.digest], f"{methods[key.method.digest]}{apart}"].append(record)
+        by = "" if key.indicator == main or key.method.name == PLAIN else f", by {key.indicator}"
+        groups[backbones[key.backbone.digest], methods[key.method.digest], by].append(record)
     rows = [
         Row(
             backbone=backbone,
-            method=method,
+            method=f"{method}{by}",
             finished=tuple(record for record in group if record.status == "finished"),
             unfinished=tuple(record for record in group if record.status != "finished"),
+            by=by,
         )
-        for (backbone, method), group in groups.items()
+        for (backbone, method, by), group in groups.items()
     ]
     return tuple(sorted(rows, key=lambda row: (_order(row.backbone), _order(row.method))))
+
+
+def _once(records: list[RunRecord], main: str) -> list[RunRecord]:
+    """Leave out runs of plain that were made again by another indicator."""
+    known: dict[tuple[str, int], RunRecord] = {}
+    for record in records:
+        place = record.key.backbone.digest, record.key.seed
+        if record.key.method.name == PLAIN:
+            known[place] = min(
+                (record, known.get(place, record)),
+                key=lambda one: (one.status != "finished", one.key.indicator != main),
+            )
+    kept = {record.digest for record in known.values()}
+    return [one for one in records if one.key.method.name != PLAIN or one.digest in kept]
 
 
 def _order(label: str) -> tuple[int, str]:

@@ -75,7 +75,7 @@ def render_page(dataset: str, sections: Sequence[Section]) -> str:
 def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
     key = comparison.key
     yield "domains are", " × ".join(key.domain_features)
-    yield "per-domain parameters by", comparison.indicator
+    yield "per-domain parameters by", ", ".join((comparison.indicator, *comparison.other_indicators))
     result = next((record.result for record in comparison.records if record.result), None)
     if result is not None:
         yield "domains", f"{sum(rows > 0 for rows in result.domains.rows_train):,}"

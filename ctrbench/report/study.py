@@ -92,7 +92,7 @@ def make_part(
         return backbone, order.index(row.key.method.digest)
 
     rows = sorted(comparison.rows, key=place)
-    named = tuple(replace(row, method=labels[row.key.method.digest]) for row in rows)
+    named = tuple(replace(row, method=f"{labels[row.key.method.digest]}{row.by}") for row in rows)
     return Part(comparison=replace(comparison, rows=named), domains=domains)
 
 
@@ -518,6 +518,8 @@ def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
     """
     order = shown["domain"][np.argsort(-shown["rows"], kind="stable")].tolist()
     values = {domain: part.domains[domain].values for domain in order if domain in part.domains}
+    if not values:
+        raise StoreError("what a run shows of its model has no domain", value=part.comparison.title)
     first, *others = values
     alike = {
         domain: sum(a == b for a, b in zip(values[first], values[domain], strict=True)) for domain in others
@@ -562,9 +564,10 @@ def _mask_tables(
         notes=(
             "A neuron is pruned in a domain where at least half of the domain's test rows prune it. With A, B, C: "
             "the overlap of the pruned sets, as intersection over union, lines in order; "
-            f"{DASH}: nothing is pruned in either. The domains, as far as there are such: the largest in test rows, "
-            "the largest that differs from it in one feature, the largest that differs in all.",
-            *_seeds_note(seen),
+            f"{DASH}: nothing is pruned in either, and such a seed is left out. The domains, as far as there are such: "
+            "the largest in test rows, the largest that differs from it in one feature, the largest that differs in "
+            "all.",
+            *_seeds_note(row, seen),
             *_repetition_note(row, seen),
         ),
     )
@@ -576,10 +579,14 @@ def _over_seeds(values: Iterable[float | None]) -> Cell:
     return cell(estimate(value for value in values if value is not None), 3)
 
 
-def _seeds_note(seen: Mapping[int, object]) -> Iterable[str]:
-    """Say of several seeds what is shown of them."""
+def _seeds_note(row: Row, seen: Mapping[int, object]) -> Iterable[str]:
+    """Say which seeds are shown."""
     if len(seen) > 1:
         yield f"Mean ± standard deviation over {len(seen)} seeds."
+    else:
+        yield f"Seed {next(iter(seen))}."
+    if len(seen) < len(row.finished):
+        yield f"Of {len(row.finished)} runs {len(seen)} left what is shown here."
 
 
 def _stage(site: str) -> str:
@@ -590,10 +597,11 @@ def _stage(site: str) -> str:
 def _repetition_note(row: Row, seen: Mapping[int, Mapping[str, np.ndarray]]) -> Iterable[str]:
     """Say so where the model looked at is not the very one of the record."""
     made = {record.key.seed: record.result.predictions_sha256 for record in row.finished if record.result}
-    if any(str(shown["predictions"]) != made[seed] for seed, shown in seen.items()):
+    other = [seed for seed, shown in seen.items() if str(shown["predictions"]) != made[seed]]
+    if other:
         yield (
-            f"{row.method}: looked at in a repetition of the run, whose predictions are not those of the record to "
-            "the last digit."
+            f"{row.method}: looked at in a repetition of the run (seed {', '.join(map(str, other))}), whose "
+            "predictions are not those of the record to the last digit."
         )
 
 
@@ -628,7 +636,7 @@ def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndar
         lines=tuple(lines),
         notes=(
             "Bins: domains by training rows, largest first, in equal shares of rows; share over test rows.",
-            *_seeds_note(seen),
+            *_seeds_note(row, seen),
         ),
     )
 

@@ -307,11 +307,11 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
 
 def indicator_note(comparison: Comparison) -> Iterable[str]:
     """Say which indicator the methods that keep something for single domains have used, if there are any."""
-    if any(row.parameters is not None and row.parameters.per_domain for row in comparison.rows):
-        own = comparison.indicator
-        others = sorted({row.key.indicator for row in comparison.rows} - {own})
+    has_own = any(row.parameters is not None and row.parameters.per_domain for row in comparison.rows)
+    others = comparison.other_indicators
+    if has_own or others:
         named = "".join(f"; in rows “by {other}” by {_all_or(other)}" for other in others)
-        yield f"{INDICATOR_NOTE} {_all_or(own)}{named}."
+        yield f"{INDICATOR_NOTE} {_all_or(comparison.indicator)}{named}."
 
 
 def _all_or(indicator: str) -> str:

@@ -87,16 +87,12 @@ def make_engine(
             say=say,
         )
     room = find_room(config, memory_a_run=memory_a_run, gpus_a_run=share or 1.0)
-    if jobs is None and room.limit == "memory":
-        say(_of_memory(room.jobs, memory_a_run))
-    return LocalEngine(jobs or room.jobs, checkpoint_seconds=checkpoint_seconds, devices=room.devices)
-
-
-def _of_memory(jobs: int, memory_a_run: int) -> str:
     size = f"{memory_a_run / 1e9:.1f} GB"
     if not fit(1, memory_a_run):
-        return f"a run of about {size} may not fit into the free memory"
-    return f"{jobs} side by side: memory, not cores, is the limit, at {size} a run"
+        say(f"a run of about {size} may not fit into the free memory")
+    elif jobs is None and room.limit == "memory":
+        say(f"{room.jobs} side by side: memory, not cores, is the limit, at {size} a run")
+    return LocalEngine(jobs or room.jobs, checkpoint_seconds=checkpoint_seconds, devices=room.devices)
 
 
 def spread(name: str, address: str | None) -> Callable[..., Iterator[Any]] | None:

@@ -146,6 +146,14 @@ def test_auc_is_that_of_scikit_learn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limits", [None, SMALL])
+def test_bins_look_at_no_truth(tmp_path: Path, limits: Limits | None) -> None:
+    file = tmp_path / "predictions.parquet"
+    predictions().with_columns(probability=pl.lit(2.0), user=pl.lit(-1, pl.Int32)).write_parquet(file)
+    found = measure_bins(file, table=TABLE, limits=limits)
+    assert found == measure_frame(predictions(), table=TABLE).bins
+
+
+@pytest.mark.parametrize("limits", [None, SMALL])
 def test_bins_alone_are_the_same(tmp_path: Path, limits: Limits | None) -> None:
     held, _ = both(predictions(), tmp_path)
     assert measure_bins(tmp_path / "predictions.parquet", table=TABLE, limits=limits) == held.bins

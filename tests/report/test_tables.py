@@ -137,22 +137,35 @@ def test_numbers_have_true_minus_signs_and_dashes() -> None:
     assert [signed(value, 2) for value in (0.5, -0.5, -0.001)] == ["+0.50", "−0.50", "0.00"]
 
 
+OWN = Parameters(embedding=1, dense=1, per_domain=5)
+
+
 def test_a_run_by_another_indicator_is_an_extra_row(record: Callable[..., RunRecord]) -> None:
-    own = Parameters(embedding=1, dense=1, per_domain=5)
     runs = [
-        record("plain"),
-        record("star", 1, 0.72),
-        record("star", 1, 0.75, indicator="all", parameters=own),
+        record("plain", 1, 0.70),
+        record("plain", 2, 0.71, indicator="all"),
+        record("plain", 1, 0.70, indicator="all"),
+        record("apg", 1, 0.71),
+        *(record("star", seed, 0.72, parameters=OWN) for seed in (1, 2)),
+        *(record("star", seed, 0.75, indicator="all", parameters=OWN) for seed in (1, 2, 3)),
     ]
     (comparison,) = compare(runs)
-    assert [row.method for row in comparison.rows] == ["plain", "star", "star, by all"]
+    assert [row.method for row in comparison.rows] == ["plain", "star", "star, by all", "apg"]
+    # More rows go by a, though more runs go by all; plain is one row, whatever it was told.
     assert comparison.indicator == "a"
+    plain, extra = comparison.plain("dnn"), comparison.rows[2]
+    assert plain is not None
+    assert [one.key.indicator for one in plain.finished] == ["a", "all"]
+    assert gain(extra, plain, Metric.AUC) == {1: pytest.approx(0.05), 2: pytest.approx(0.04)}
+    assert "--indicator all --methods star" in run_command(extra)
     note = "What single domains own goes by a; in rows “by all” by all domain features together."
     assert note in overall_table(comparison).definitions
-    extra, plain = comparison.rows[2], comparison.plain("dnn")
-    assert plain is not None
-    assert gain(extra, plain, Metric.AUC) == {1: pytest.approx(0.05)}
-    assert "--indicator all --methods star" in run_command(extra)
+
+
+def test_failed_runs_do_not_choose_the_indicator(record: Callable[..., RunRecord]) -> None:
+    failed = [record("star", seed, indicator="all", status="failed", error="no") for seed in (1, 2, 3)]
+    (comparison,) = compare([record("plain"), record("apg"), *failed])
+    assert [row.method for row in comparison.rows] == ["plain", "star, by all", "apg"]
 
 
 def test_the_indicator_is_named_where_domains_own_something(record: Callable[..., RunRecord]) -> None:

@@ -171,7 +171,7 @@ def test_the_user_hears_nothing_where_cores_are_the_limit(monkeypatch: pytest.Mo
 
 
 def test_a_number_of_jobs_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    free_memory(monkeypatch, 1)
+    free_memory(monkeypatch, int(5e9))
     assert engine(jobs=7, memory_a_run=int(3e9), say=pytest.fail).jobs == 7
 
 
