@@ -231,6 +231,14 @@ def _lost(run: Run, store: RunStore, exitcode: int | None) -> RunRecord:
     return failed(run, store, error)
 
 
+def _tell(pipe: Connection, what: object) -> None:
+    """Send to whoever asked for runs; if nobody is left, leave too: that is no failure of the run."""
+    try:
+        pipe.send(what)
+    except (BrokenPipeError, ConnectionResetError):
+        raise SystemExit("whoever asked for this run is gone") from None
+
+
 def _work(pipe: Connection, store: RunStore, checkpoint_seconds: float, device: str | None = None) -> None:
     """Make the runs that come through the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -245,7 +253,8 @@ def _work(pipe: Connection, store: RunStore, checkpoint_seconds: float, device: 
         except EOFError:
             return
         try:
-            pipe.send(execute(run, store, report=pipe.send, checkpoint_seconds=checkpoint_seconds))
+            tell = partial(_tell, pipe)
+            tell(execute(run, store, report=tell, checkpoint_seconds=checkpoint_seconds))
         except CtrbenchError as error:
             # Not a failure of the run, which would be a record, but of writing one: a full disk, say.
-            pipe.send(error)
+            _tell(pipe, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -15,9 +16,9 @@ import pytest
 
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import DataError, SettingError
-from ctrbench.runs.engine import LocalEngine, _lost, _work, make_engine
+from ctrbench.runs.engine import LocalEngine, _lost, _tell, _work, make_engine
 from ctrbench.runs.execute import failed_record
-from ctrbench.runs.grid import make_config, make_grid
+from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
 
@@ -88,12 +89,29 @@ def test_a_dead_worker_is_a_failed_run_that_goes_on_later(
     assert run_to_the_end(home, "dead").measured.resumed == 1
 
 
-def test_a_process_that_dies_after_its_record_costs_nothing(home: Path, tmp_path: Path) -> None:
-    prepared, config = open_prepared("tiny", home / "home"), make_config()
+def a_run(home: Path) -> Run:
     (run,) = make_grid(
-        prepared, methods=["plain"], backbones=["dnn"], seeds=[1], domain_set="default", indicator=None,
-        config=config,
+        open_prepared("tiny", home / "home"), methods=["plain"], backbones=["dnn"], seeds=[1],
+        domain_set="default", indicator=None, config=make_config(epochs=1),
     )  # fmt: skip
+    return run
+
+
+def test_a_worker_that_is_left_alone_leaves_no_failed_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, its = multiprocessing.Pipe()
+    ours.send(a_run(home))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("ctrbench.runs.engine._tell", lambda *message: (ours.close(), _tell(*message)))
+    store = RunStore(results=tmp_path, home=home / "home")
+    with pytest.raises(SystemExit, match="whoever asked for this run is gone"):
+        _work(its, store, 60.0)
+    assert not list(store.records())
+
+
+def test_a_process_that_dies_after_its_record_costs_nothing(home: Path, tmp_path: Path) -> None:
+    run = a_run(home)
     store = RunStore(results=tmp_path, home=home / "home")
     done = failed_record(run, "").model_copy(update={"status": "finished"})
     store.write(done)
