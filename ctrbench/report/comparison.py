@@ -231,7 +231,7 @@ def main_indicator(records: Iterable[RunRecord]) -> str:
     Plain has no say, as indicators are nothing to it, and failed runs have none where others ended well.
     """
     found = list(records)
-    telling = [one for one in found if one.key.method.name != PLAIN] or found
+    telling = [one for one in found if not _is_bare(one)] or found
     ended = [one for one in telling if one.status == "finished"] or telling
     rows = {(one.key.backbone.digest, one.key.method.digest, one.key.indicator) for one in ended}
     counts = Counter(indicator for _, _, indicator in rows)
@@ -324,7 +324,7 @@ def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str
     main = main_indicator(records)
     for record in _once(records, main):
         key = record.key
-        by = "" if key.indicator == main or key.method.name == PLAIN else f", by {key.indicator}"
+        by = "" if key.indicator == main or _is_bare(record) else f", by {key.indicator}"
         groups[backbones[key.backbone.digest], methods[key.method.digest], by].append(record)
     rows = [
         Row(
@@ -344,13 +344,19 @@ def _once(records: list[RunRecord], main: str) -> list[RunRecord]:
     known: dict[tuple[str, int], RunRecord] = {}
     for record in records:
         place = record.key.backbone.digest, record.key.seed
-        if record.key.method.name == PLAIN:
+        if _is_bare(record):
             known[place] = min(
                 (record, known.get(place, record)),
                 key=lambda one: (one.status != "finished", one.key.indicator != main),
             )
     kept = {record.digest for record in known.values()}
-    return [one for one in records if one.key.method.name != PLAIN or one.digest in kept]
+    return [one for one in records if not _is_bare(one) or one.digest in kept]
+
+
+def _is_bare(record: RunRecord) -> bool:
+    """Whether this is the backbone and nothing else: normalisation or an auxiliary network may go by the indicator."""
+    method = record.key.method
+    return method.name == PLAIN and not any(value not in (None, "none") for value in method.settings.values())
 
 
 def _order(label: str) -> tuple[int, str]:

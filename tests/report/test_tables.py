@@ -162,6 +162,18 @@ def test_a_run_by_another_indicator_is_an_extra_row(record: Callable[..., RunRec
     assert note in overall_table(comparison).definitions
 
 
+def test_plain_with_normalisation_is_a_row_of_its_own(record: Callable[..., RunRecord]) -> None:
+    normed = {"norm": "pn", "aux": "all"}
+    runs = [
+        record("plain"),
+        record("plain", settings=normed, parameters=OWN),
+        record("plain", settings=normed, parameters=OWN, indicator="all"),
+    ]
+    (comparison,) = compare(runs)
+    own = "plain[aux=all,norm=pn]"
+    assert [row.method for row in comparison.rows] == ["plain", own, f"{own}, by all"]
+
+
 def test_failed_runs_do_not_choose_the_indicator(record: Callable[..., RunRecord]) -> None:
     failed = [record("star", seed, indicator="all", status="failed", error="no") for seed in (1, 2, 3)]
     (comparison,) = compare([record("plain"), record("apg"), *failed])
