@@ -103,6 +103,7 @@ def prepare(
     """Prepare a dataset: split, encode, find domains."""
     from ctrbench import display
     from ctrbench.data.card import load_card
+    from ctrbench.data.generated import check_domains
     from ctrbench.data.prepare import prepare as prepare_data
 
     if dataset == "production":
@@ -110,6 +111,7 @@ def prepare(
             raise SettingError("these data are generated, not read", value=f"--source {source[0]}")
         _one_kind_of_workers(engine, workers)
         spec = _spec(rows, size, variant)
+        check_domains(_features(load_card("production"), domains), spec)
         if plan:
             _show_outlook(spec, workers, is_stored=not on_the_fly)
             return
@@ -145,11 +147,9 @@ def _prepare_production(
     on_the_fly: bool,
 ) -> None:
     from ctrbench import display
-    from ctrbench.data.card import load_card
-    from ctrbench.data.generated import check_domains, prepare_generated
+    from ctrbench.data.generated import prepare_generated
     from ctrbench.runs.engine import spread
 
-    check_domains(_features(load_card("production"), domains), spec)
     with _resumable(), display.phases() as report:
         prepared = prepare_generated(
             spec,

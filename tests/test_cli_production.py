@@ -129,6 +129,7 @@ def test_raw_shards(place: Path, call: Call) -> None:
         (["prepare", "production", "--rows", "6e3", "--engine", "spark"], "no such engine"),
         (["prepare", "production", "--rows", "6e3", "--engine", "ray", "--workers", "2"], "leave it out"),
         (["prepare", "production", "--rows", "6e3", "--domains", "itme_id,gender"], "did you mean"),
+        (["prepare", "production", "--rows", "6e3", "--domains", "itme_id", "--plan"], "did you mean"),
         (["prepare", "movielens-1m", "--engine", "ray"], "an option of generated data: --engine"),
         (["prepare", "production", "--rows", "6e3", "--source", "x.csv"], "--source"),
         (["run", "--preset", "productoin"], "did you mean 'production'"),

@@ -9,11 +9,12 @@ Rows are records of plain numbers, hence numpy's own bytes on disk. Sorting insi
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,14 +76,18 @@ class Part:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yield a folder for scratch files, within another; it is gone in the end. A full disk is a user's error."""
+    """Yield a folder for scratch files, within another; it is gone in the end. A full disk is a user's error.
+
+    Where `folder` can't be written to (a home shared for reading), it stands among the temporary files.
+    """
+    place = folder if os.access(folder, os.W_OK) else Path(gettempdir())
     try:
-        with TemporaryDirectory(dir=folder, prefix=".scratch-") as made:
+        with TemporaryDirectory(dir=place, prefix=".scratch-") as made:
             yield Path(made)
     except OSError as error:
         if is_disk_full(error):
             remedy = "make room there for about 30 bytes a row, or name another folder"
-            raise DataError("no space left for sorting", value=folder, remedy=remedy) from None
+            raise DataError("no space left for sorting", value=place, remedy=remedy) from None
         raise
 
 
