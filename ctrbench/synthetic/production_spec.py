@@ -47,10 +47,11 @@ class ProductionSpec(BaseModel):
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     interaction: Interaction = "bilinear"
     """Form of the structured domain × content part."""
-    null: bool = False
+    null: Literal["strict"] | bool = False
     """The two parts of the logit that join domain and content are left out.
 
-    What the shared part joins stays (a user's profile, which is a domain feature, with the category)."""
+    What joins domain features elsewhere stays: levels of whole tuples, a profile's categories and taste, a scenario's
+    decay and drift. Strict leaves these out too: levels of domain features add up, and nothing else goes by them."""
     long_tail: bool = False
     """The last tenth of the domains shrinks geometrically, to 200 rows at full scale."""
     sequences: bool = False

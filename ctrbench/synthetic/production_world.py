@@ -298,21 +298,24 @@ def _make_truth(spec: ProductionSpec, domains: Domains) -> Truth:
     structured = _structured(seed, domains)
     taste = normal_table(seed, Stream.PROFILE_TASTE, NUM_PROFILES, TASTE)
     category = normal_table(seed, Stream.CATEGORY_QUALITY, spec.num_categories, 1)[:, 0]
-    joined = normal_table(seed, Stream.PROFILE_CATEGORY, NUM_PROFILES, spec.num_categories)
+    joined = centred(normal_table(seed, Stream.PROFILE_CATEGORY, NUM_PROFILES, spec.num_categories), shares)
+    drift, decay = _drift(seed, spec.days), uniform_table(seed, Stream.DECAY, NUM_SCENARIOS)
+    if spec.null == "strict":
+        taste, joined, drift, decay = 0 * taste, 0 * joined, 0 * drift, np.full_like(decay, 0.5)
     city = normal_table(seed, Stream.CITY_LEVEL, NUM_CITIES, 1)[:, 0]
     device = normal_table(seed, Stream.DEVICE_LEVEL, NUM_DEVICES, 1)[:, 0]
     return Truth(
-        level_D=_levels(seed, domains),
-        drift_SD=_drift(seed, spec.days),
+        level_D=_levels(seed, domains, is_additive=spec.null == "strict"),
+        drift_SD=drift,
         structured_DK=structured,
         idiosyncratic_DK=normal_table(seed, Stream.IDIOSYNCRATIC, len(domains.share), LATENT),
         content_CK=_unit_columns(normal_table(seed, Stream.CATEGORY_CONTENT, len(shares), LATENT), shares),
         quality_C=centred(category, shares),
         taste_PT=taste,
-        profile_category_PC=centred(joined, shares),
+        profile_category_PC=joined,
         city=centred(city, zipf(NUM_CITIES, CITY_EXPONENT)),
         device=centred(device, zipf(NUM_DEVICES, DEVICE_EXPONENT)),
-        decay_S=DECAYS[0] + (DECAYS[1] - DECAYS[0]) * uniform_table(seed, Stream.DECAY, NUM_SCENARIOS),
+        decay_S=DECAYS[0] + (DECAYS[1] - DECAYS[0]) * decay,
         mlp=_mlp(seed, structured),
         tree=_trees(seed, structured),
     )
@@ -323,15 +326,16 @@ def _unit_columns(table: Floats, shares: Floats) -> Floats:
     return np.stack([centred(column, shares) for column in table.T], axis=1)
 
 
-def _levels(seed: int, domains: Domains) -> Floats:
-    """Return the domains' levels, mean 0 and variance 1 under the traffic."""
+def _levels(seed: int, domains: Domains, *, is_additive: bool) -> Floats:
+    """Return the domains' levels, mean 0 and variance 1 under the traffic; sums of their features' if additive."""
     parts = (
         _normal_scores(seed, Stream.LEVEL_SCENARIO, domains.scenario, domains.share),
         _normal_scores(seed, Stream.LEVEL_POSITION, domains.position, domains.share),
         _normal_scores(seed, Stream.LEVEL_PROFILE, domains.profile, domains.share),
         _normal_scores(seed, Stream.LEVEL_TUPLE, np.arange(len(domains.share)), domains.share),
     )
-    return centred(np.asarray(LEVEL_WEIGHTS) @ np.stack(parts), domains.share)
+    weights = np.asarray(LEVEL_WEIGHTS) * [1, 1, 1, not is_additive]
+    return centred(weights @ np.stack(parts), domains.share)
 
 
 def _normal_scores(seed: int, stream: Stream, value_D: Integers, share_D: Floats) -> Floats:

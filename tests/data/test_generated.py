@@ -206,6 +206,7 @@ def test_histories_share_the_items_ids(prepared: Prepared) -> None:
     [
         ("20e6", "", "production-20m"),
         ("2.2e9", "null", "production-2.2g-null"),
+        ("2.2e9", "null=strict", "production-2.2g-null-strict"),
         ("123456700", "", "production-123456.7k"),
         ("123457000", "", "production-123457k"),
         ("262144", "interaction=mlp, long-tail,seed=3", "production-262144-seed-3-mlp-long-tail"),
@@ -267,6 +268,7 @@ def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> 
         (None, "smal", None, "did you mean 'small'"),
         ("2e6", None, "nul", "did you mean 'null'"),
         ("2e6", None, "interaction=cubic", "bilinear"),
+        ("2e6", None, "null=some", "'strict'"),
         ("2e6", None, "domains=1", "greater than or equal to 2"),
     ],
 )
