@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -47,14 +48,14 @@ NETWORK = (
 
 @lru_cache(maxsize=64)
 def connect(url: str) -> UPath:
-    """Return the place that a URL names, once it has answered."""
+    """Return the place that a URL names, once it has answered; a slash at its end is none."""
     if not url.partition("://")[2].strip("/"):
         raise SettingError("a URL names a bucket", value=url, remedy="s3://bucket/folder")
     try:
         from upath import UPath
 
         # Others write there too: what was listed a moment ago proves nothing.
-        place = UPath(url, use_listings_cache=False)
+        place = UPath(url.rstrip("/"), use_listings_cache=False)
         file_system = place.fs
     except ImportError as error:
         raise StoreError("storage by URL needs an extra", value=f"{url} ({error})", remedy=INSTALL) from None
@@ -62,6 +63,8 @@ def connect(url: str) -> UPath:
         raise SettingError(
             "no storage of that kind", value=f"{url} ({error})", remedy="s3://bucket/folder"
         ) from None
+    # Google's library would print what it raises, traces and all, where nobody has set up logging.
+    logging.getLogger("gcsfs").addHandler(logging.NullHandler())
     bucket = place.path.split("/")[0]
     with reaching(place):
         try:

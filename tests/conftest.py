@@ -164,9 +164,21 @@ def s3_address() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture(scope="session")
+def gs_address() -> Iterator[str]:
+    """A server on this machine that speaks Google's protocol, but for conditions on a put."""
+    pytest.importorskip("gcsfs", reason="needs the extra cloud")
+    pytest.importorskip("upath", reason="needs the extra cloud")
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
+    server = emulator.create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    yield f"http://127.0.0.1:{server._api._httpd.server_port}"
+    server.stop()
+
+
 @pytest.fixture
-def bucket(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a new bucket on that server."""
+def s3_bucket(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket on the one server."""
     from s3fs import S3FileSystem
 
     for name, value in {
@@ -181,3 +193,23 @@ def bucket(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     name = f"bucket-{secrets.token_hex(6)}"
     S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def gs_bucket(gs_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket on the other server."""
+    from gcsfs import GCSFileSystem
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gs_address)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CTRBENCH_CACHE", str(tmp_path / "cache"))
+    name = f"bucket-{secrets.token_hex(6)}"
+    GCSFileSystem(project="made-up").mkdir(name)
+    return f"gs://{name}"
+
+
+@pytest.fixture(params=["s3_bucket", "gs_bucket"])
+def bucket(request: pytest.FixtureRequest) -> str:
+    """The URL of a new bucket, of either cloud."""
+    url: str = request.getfixturevalue(request.param)
+    return url

@@ -92,7 +92,7 @@ def test_a_missing_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> 
     file = prepared.manifest.splits[Split.DEV].shards[0].file
     remove(prepared.folder / file)
     for look in (prepared.verify, lambda: prepared.read(Split.DEV)):
-        with pytest.raises(DataError, match=rf"missing: s3://.*{file}.*ctrbench prepare"):
+        with pytest.raises(DataError, match=rf"missing: (s3|gs)://.*{file}.*ctrbench prepare"):
             look()
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> 
     train, dev = (prepared.manifest.splits[split].shards[0].file for split in (Split.TRAIN, Split.DEV))
     with local_copy(prepared.folder / train) as path:
         (prepared.folder / dev).write_bytes(path.read_bytes())
-    with pytest.raises(DataError, match=rf"damaged: s3://.*{dev}"):
+    with pytest.raises(DataError, match=rf"damaged: (s3|gs)://.*{dev}"):
         prepared.read(Split.DEV)
 
 
@@ -179,20 +179,20 @@ def test_a_finished_record_is_never_overwritten(card: DatasetCard, there: RunSto
     execute(run, there)
     record = there.find(run.key)
     assert record is not None
-    with pytest.raises(StoreError, match=r"never overwritten: s3://.*delete it first"):
+    with pytest.raises(StoreError, match=r"never overwritten: (s3|gs)://.*delete it first"):
         there.write(record)
     (before,) = matching(there.results, "tiny/*.json")
     assert len(list(there.records())) == 1
     assert read_text(before) == record.model_dump_json(indent=None) + "\n"
 
 
-@pytest.mark.parametrize("is_url", [False, True])
+@pytest.mark.parametrize("where", ["tmp_path", "s3_bucket"])
 def test_of_two_that_bring_a_record_at_once_one_wins(
-    card: DatasetCard, request: pytest.FixtureRequest, here: RunStore, is_url: bool
+    card: DatasetCard, request: pytest.FixtureRequest, here: RunStore, where: str
 ) -> None:
     prepare(card, home=here.home)
     made = execute(run_of(here), replace(here, results=here.home / "elsewhere"))
-    store: RunStore = request.getfixturevalue("there") if is_url else here
+    store = replace(here, results=location(request.getfixturevalue(where)) / "results")
     tries = [
         made.model_copy(update={"code": made.code.model_copy(update={"version": str(n)})}) for n in range(8)
     ]
@@ -250,6 +250,6 @@ def test_a_wrong_bucket_ends_the_command_line_in_one_line(
     ctrbench: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("CTRBENCH_HOME", f"s3://none-{bucket[-6:]}/home")
+    monkeypatch.setenv("CTRBENCH_HOME", f"{bucket[:5]}none-{bucket[-6:]}/home")
     assert ctrbench("run", "--dataset", "tiny") == 2
     assert "name a bucket that is there" in capsys.readouterr().err
