@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """All runs of one method on one backbone by one indicator; those of plain by any, which are the same."""
+    """All runs of one method on one backbone by one indicator; by any where that makes no difference."""
 
     backbone: str
     method: str
@@ -321,10 +321,10 @@ def _groups(domains: DomainMetrics) -> GroupMetrics:
 
 def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str, str]) -> tuple[Row, ...]:
     groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
-    main = main_indicator(records)
-    for record in _once(records, main):
+    main, same = main_indicator(records), _indifferent(records)
+    for record in _once(records, main, same):
         key = record.key
-        by = "" if key.indicator == main or _is_bare(record) else f", by {key.indicator}"
+        by = "" if key.indicator == main or _pair(record) in same else f", by {key.indicator}"
         groups[backbones[key.backbone.digest], methods[key.method.digest], by].append(record)
     rows = [
         Row(
@@ -339,18 +339,42 @@ def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str
     return tuple(sorted(rows, key=lambda row: (_order(row.backbone), _order(row.method))))
 
 
-def _once(records: list[RunRecord], main: str) -> list[RunRecord]:
-    """Leave out runs of plain that were made again by another indicator."""
-    known: dict[tuple[str, int], RunRecord] = {}
+Pair = tuple[str, str]
+"""Digests of a backbone and a method."""
+
+
+def _pair(record: RunRecord) -> Pair:
+    return record.key.backbone.digest, record.key.method.digest
+
+
+def _indifferent(records: Iterable[RunRecord]) -> set[Pair]:
+    """Return what does not heed the indicator: the backbones themselves, and what predicts the same by two of them."""
+    same, first = set(), dict[tuple[Pair, int], RunRecord]()
     for record in records:
-        place = record.key.backbone.digest, record.key.seed
-        if _is_bare(record):
+        other = first.setdefault((_pair(record), record.key.seed), record)
+        is_repeated = other is not record and other.result is not None and record.result is not None
+        if _is_bare(record) or (is_repeated and _predictions(other) == _predictions(record)):
+            same.add(_pair(record))
+    return same
+
+
+def _predictions(record: RunRecord) -> str:
+    assert record.result is not None
+    return record.result.predictions_sha256
+
+
+def _once(records: list[RunRecord], main: str, same: set[Pair]) -> list[RunRecord]:
+    """Leave out runs that do not heed the indicator and were made again by another."""
+    known: dict[tuple[Pair, int], RunRecord] = {}
+    for record in records:
+        place = _pair(record), record.key.seed
+        if place[0] in same:
             known[place] = min(
                 (record, known.get(place, record)),
                 key=lambda one: (one.status != "finished", one.key.indicator != main),
             )
     kept = {record.digest for record in known.values()}
-    return [one for one in records if not _is_bare(one) or one.digest in kept]
+    return [one for one in records if _pair(one) not in same or one.digest in kept]
 
 
 def _is_bare(record: RunRecord) -> bool:

@@ -77,7 +77,7 @@ def record() -> MakeRecord:
         filled = Result(**{
             "parameters": Parameters(embedding=2_500_000, dense=999, per_domain=0),
             "best_epoch": 1, "steps": 1, "rows_seen": 1, "dev": test, "test": test, "domains": DOMAINS,
-            "bins": make_bins(auc or 0.5), "history": (), "predictions_sha256": "0", **result,
+            "bins": make_bins(auc or 0.5), "history": (), "predictions_sha256": key.digest, **result,
         })  # fmt: skip
         return RunRecord(
             run=key.run, digest=key.digest, key=key, status=status, error=error,

@@ -162,6 +162,18 @@ def test_a_run_by_another_indicator_is_an_extra_row(record: Callable[..., RunRec
     assert note in overall_table(comparison).definitions
 
 
+def test_what_does_not_heed_the_indicator_is_one_row(record: Callable[..., RunRecord]) -> None:
+    runs = [
+        record("star", 1),
+        *(record("adasparse", 1, indicator=by, predictions_sha256="same") for by in ("a", "all")),
+        record("adasparse", 2, indicator="all"),
+        *(record("apg", 1, indicator=by) for by in ("a", "all")),
+    ]
+    (comparison,) = compare(runs)
+    assert [row.method for row in comparison.rows] == ["star", "apg", "apg, by all", "adasparse"]
+    assert [one.key.indicator for one in comparison.rows[-1].finished] == ["a", "all"]
+
+
 def test_plain_with_normalisation_is_a_row_of_its_own(record: Callable[..., RunRecord]) -> None:
     normed = {"norm": "pn", "aux": "all"}
     runs = [
