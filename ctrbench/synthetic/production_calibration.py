@@ -56,7 +56,7 @@ class Constants(BaseModel):
 
 
 def part_weights(spec: ProductionSpec) -> Floats:
-    """Return sqrt(v_j) of the parts; the null dataset has nothing that joins domain and content."""
+    """Return sqrt(v_j) of the parts; those of domain and content are not in null data."""
     is_kept = [not (spec.null and part in ("structured", "idiosyncratic")) for part in PARTS]
     return np.sqrt(VARIANCES) * is_kept
 

@@ -50,8 +50,10 @@ class ProductionSpec(BaseModel):
     null: Literal["strict"] | bool = False
     """The two parts of the logit that join domain and content are left out.
 
-    What joins domain features elsewhere stays: levels of whole tuples, a profile's categories and taste, a scenario's
-    decay and drift. Strict leaves these out too: levels of domain features add up, and nothing else goes by them."""
+    What else joins domain features stays: levels of whole tuples, a profile's categories and taste, a scenario's decay,
+    drift and tilt of categories. Strict leaves these out too: each domain feature has a level, levels add up, and
+    nothing else goes by them but for the few users that a cell of other features happens to have. What is left of the
+    shared part is scaled up to the variance that it had."""
     long_tail: bool = False
     """The last tenth of the domains shrinks geometrically, to 200 rows at full scale."""
     sequences: bool = False

@@ -74,6 +74,10 @@ class Stream(IntEnum):
     MLP_OUT = 85
     TREE_SPLIT = 86
     TREE_VALUE = 87
+    LEVEL_GENDER = 88
+    LEVEL_AGE = 89
+    LEVEL_LEVEL = 90
+    """Of strict null data alone, as the two before."""
 
     # Keys of permutations of ids.
     ID_USER = 100

@@ -33,6 +33,9 @@ from ctrbench.synthetic.production_law import (
     zipf,
 )
 from ctrbench.synthetic.production_spec import (
+    NUM_AGES,
+    NUM_GENDERS,
+    NUM_LEVELS,
     NUM_PAIRS,
     NUM_POSITIONS,
     NUM_PROFILES,
@@ -258,9 +261,14 @@ def _summed(shares: Floats, places: Integers, size: int) -> Floats:
 
 
 def tilted_shares(spec: ProductionSpec) -> Floats:
-    """Return each scenario's shares of categories (scenarios, categories)."""
+    """Return each scenario's shares of categories (scenarios, categories).
+
+    Where a category is rare, more of its rows are targeted and match behaviours, so a tilt makes its clicks a matter of
+    the scenario to models that do not see behaviours: strict null data have none.
+    """
     tilt = normal_table(spec.seed, Stream.SCENARIO_CATEGORY, NUM_SCENARIOS, spec.num_categories)
-    weights = zipf(spec.num_categories, CATEGORY_EXPONENT) * np.exp(TILT * tilt)
+    strength = 0.0 if spec.null == "strict" else TILT
+    weights = zipf(spec.num_categories, CATEGORY_EXPONENT) * np.exp(strength * tilt)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
@@ -327,15 +335,28 @@ def _unit_columns(table: Floats, shares: Floats) -> Floats:
 
 
 def _levels(seed: int, domains: Domains, *, is_additive: bool) -> Floats:
-    """Return the domains' levels, mean 0 and variance 1 under the traffic; sums of their features' if additive."""
-    parts = (
-        _normal_scores(seed, Stream.LEVEL_SCENARIO, domains.scenario, domains.share),
-        _normal_scores(seed, Stream.LEVEL_POSITION, domains.position, domains.share),
-        _normal_scores(seed, Stream.LEVEL_PROFILE, domains.profile, domains.share),
-        _normal_scores(seed, Stream.LEVEL_TUPLE, np.arange(len(domains.share)), domains.share),
+    """Return the domains' levels, mean 0 and variance 1 under the traffic.
+
+    Additive levels are sums of one for each feature, a profile's three features among them, and tuples have none.
+    """
+    of_scenario, of_position, of_profile, of_tuple = LEVEL_WEIGHTS
+    parts = [
+        (of_scenario, Stream.LEVEL_SCENARIO, domains.scenario),
+        (of_position, Stream.LEVEL_POSITION, domains.position),
+    ]
+    if is_additive:
+        streams = (Stream.LEVEL_GENDER, Stream.LEVEL_AGE, Stream.LEVEL_LEVEL)
+        values = np.unravel_index(domains.profile, (NUM_GENDERS, NUM_AGES, NUM_LEVELS))
+        third = of_profile / np.sqrt(3)
+        parts += [(third, stream, value) for stream, value in zip(streams, values, strict=True)]
+    else:
+        parts.append((of_profile, Stream.LEVEL_PROFILE, domains.profile))
+        parts.append((of_tuple, Stream.LEVEL_TUPLE, np.arange(len(domains.share))))
+    weights, scores = zip(
+        *((weight, _normal_scores(seed, stream, value, domains.share)) for weight, stream, value in parts),
+        strict=True,
     )
-    weights = np.asarray(LEVEL_WEIGHTS) * [1, 1, 1, not is_additive]
-    return centred(weights @ np.stack(parts), domains.share)
+    return centred(np.asarray(weights) @ np.stack(scores), domains.share)
 
 
 def _normal_scores(seed: int, stream: Stream, value_D: Integers, share_D: Floats) -> Floats:

@@ -13,11 +13,10 @@ from scipy.stats import norm
 from ctrbench.names import Column
 from ctrbench.synthetic.philox import normals, uniforms
 from ctrbench.synthetic.production import CATEGORY_SEQUENCE, ITEM_SEQUENCE, Production
-from ctrbench.synthetic.production_calibration import part_weights
 from ctrbench.synthetic.production_clicks import ClickBlock, Component
 from ctrbench.synthetic.production_streams import Stream
 from ctrbench.synthetic.production_truth import _mlp
-from ctrbench.synthetic.production_world import make_world
+from ctrbench.synthetic.production_world import make_world, tilted_shares
 
 Columns = dict[str, np.ndarray]
 VARIANCES = {
@@ -65,32 +64,39 @@ def test_nothing_joins_domain_and_content_in_the_null_dataset(make: Callable[...
     np.testing.assert_allclose(logit(columns[Column.PROBABILITY]), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize(("null", "joins"), [(False, True), (True, True), ("strict", False)])
-def test_strict_null_data_join_domain_features_with_nothing(
-    make: Callable[..., Production], null: bool | str, joins: bool
+@pytest.mark.parametrize("null", [False, True, "strict"])
+def test_in_strict_null_data_the_same_row_clicks_alike_in_every_domain(
+    make: Callable[..., Production], null: bool | str
 ) -> None:
-    block = make(null=null).block(0, 2_000)
-    world, weights = block.world, part_weights(block.world.spec)
-    before = weights @ block.parts + world.truth.drift_SD[block.scenario, block.times[0]]
+    block = make(null=null).block(240_000, 242_000)
+    drift = block.world.truth.drift_SD
+    before = [block.shared, block.match, drift[block.scenario, block.times[0]]]
     # The same users see the same items at the same time, all in the domain of the row before.
     for derived in ("scenario", "position", "profile", "contents", "shared", "match", "parts"):
         vars(block).pop(derived, None)
     vars(block)["domain"] = np.roll(block.domain, 1)
-    after = weights @ block.parts + world.truth.drift_SD[block.scenario, block.times[0]]
-    assert np.any(after != before) == joins
-    assert (np.ptp(after - before) > 0.1) == joins
+    after = [block.shared, block.match, drift[block.scenario, block.times[0]]]
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one, other) == (null == "strict")
 
 
-@pytest.mark.parametrize(("null", "is_additive"), [(True, False), ("strict", True)])
-def test_levels_of_strict_null_data_add_up(
-    make: Callable[..., Production], null: bool | str, is_additive: bool
+@pytest.mark.parametrize("null", [True, "strict"])
+def test_in_strict_null_data_scenarios_show_the_same_categories(
+    make: Callable[..., Production], null: bool | str
 ) -> None:
+    shares = tilted_shares(make(null=null).spec)
+    assert np.allclose(shares, shares[0]) == (null == "strict")
+
+
+@pytest.mark.parametrize("null", [True, "strict"])
+def test_levels_of_strict_null_data_add_up(make: Callable[..., Production], null: bool | str) -> None:
     world = make_world(make(null=null).spec)
     domains, level = world.domains, world.truth.level_D
-    features = (domains.scenario, domains.position, domains.profile)
+    of_profile = np.unravel_index(domains.profile, (3, 8, 4))
+    features = (domains.scenario, domains.position, *of_profile)
     one_hot = np.concatenate([np.eye(values.max() + 1)[values] for values in features], axis=1)
     fitted = one_hot @ np.linalg.lstsq(one_hot, level)[0]
-    assert np.allclose(fitted, level) == is_additive
+    assert np.allclose(fitted, level) == (null == "strict")
     assert level**2 @ domains.share == pytest.approx(1)
 
 
