@@ -2,7 +2,7 @@
 
 Prints a table of test, expected, seen and verdict, then the ladder of METHODS 9.6. Rows are made and measured in
 ranges by as many processes as asked for; nothing is written. Test 7 (no method wins on the null dataset) needs
-training and is made elsewhere.
+training: docs/scale.md, from `prepare production --variant null=strict` on.
 """
 
 from __future__ import annotations

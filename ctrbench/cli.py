@@ -48,7 +48,8 @@ Size = Annotated[
     str | None, typer.Option("--size", help="Generated data: unit, small, medium or full, in place of rows.")
 ]
 Variant = Annotated[
-    str | None, typer.Option(help="Generated data: null, long-tail, sequences, interaction=mlp, seed=1, …")
+    str | None,
+    typer.Option(help="Generated data: null, null=strict, long-tail, sequences, interaction=mlp, seed=1, …"),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that generate; as many as there are cores.")

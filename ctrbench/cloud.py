@@ -45,6 +45,9 @@ NETWORK = (
     "then run the same command again"
 )
 
+# Google's library would print what it raises, traces and all, where nobody has set up logging.
+logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+
 
 @lru_cache(maxsize=64)
 def connect(url: str) -> UPath:
@@ -63,8 +66,6 @@ def connect(url: str) -> UPath:
         raise SettingError(
             "no storage of that kind", value=f"{url} ({error})", remedy="s3://bucket/folder"
         ) from None
-    # Google's library would print what it raises, traces and all, where nobody has set up logging.
-    logging.getLogger("gcsfs").addHandler(logging.NullHandler())
     bucket = place.path.split("/")[0]
     with reaching(place):
         try:

@@ -166,7 +166,8 @@ def parse_spec(*, rows: str | None, preset_name: str | None, variant: str | None
         problem = error.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else ""
         known = [field for field in ProductionSpec.model_fields if field not in ("rows", "data_version")]
-        remedy = did_you_mean(name, known) if problem["type"] == "extra_forbidden" else problem["msg"]
+        told = " or: ".join(one["msg"] for one in error.errors() if one["loc"][:1] == problem["loc"][:1])
+        remedy = did_you_mean(name, known) if problem["type"] == "extra_forbidden" else told
         raise SettingError("a setting of generated data", value=name or variant, remedy=remedy) from None
 
 

@@ -47,7 +47,7 @@ from ctrbench.eval.metrics import (
     overall,
     true_logit,
 )
-from ctrbench.eval.partition import Rows, Source, Values, in_order, scratch, whole
+from ctrbench.eval.partition import Rows, Source, Values, beside, in_order, scratch, whole
 from ctrbench.names import UNSEEN, Column
 
 NOT_SCORES = frozenset(
@@ -109,14 +109,14 @@ def measure_file(
 ) -> Measures:
     """Return every metric of a file of predictions (columns as in `names.Column`; further ones are scores).
 
-    Scratch files, at most 30 bytes a row at a time, go to `folder`, by default the file's own. Raises `DataError` as
-    `metrics.overall` and `longtail.bin_metrics` do, and for what is no file of predictions.
+    Scratch files, at most 30 bytes a row at a time, go to `folder`, by default the one that `beside` names. Raises
+    `DataError` as `metrics.overall` and `longtail.bin_metrics` do, and for what is no file of predictions.
     """
     limits = limits or Limits()
     found = _Predictions.open(file, limits.chunk)
     if found.num_rows <= limits.held:
         return measure_frame(pl.read_parquet(file), table=table)
-    with scratch(folder or file.parent) as inside:
+    with scratch(folder or beside(file)) as inside:
         return _External(found, table, limits, inside).measures()
 
 
@@ -130,7 +130,7 @@ def measure_bins(
         return bin_metrics(
             pl.read_parquet(file, columns=[Column.DOMAIN, Column.LABEL, Column.SCORE]), **vars(table)
         )
-    with scratch(folder or file.parent) as inside:
+    with scratch(folder or beside(file)) as inside:
         return _External(found, table, limits, inside).of_bins(is_bare=True)[1]
 
 

@@ -74,20 +74,21 @@ class Part:
         return (rows[field] for rows in self.chunks())
 
 
+def beside(file: Path) -> Path:
+    """Return a folder for scratch files: the file's own, or, where that can't be written to, the temporary files'."""
+    return file.parent if os.access(file.parent, os.W_OK) else Path(gettempdir())
+
+
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yield a folder for scratch files, within another; it is gone in the end. A full disk is a user's error.
-
-    Where `folder` can't be written to (a home shared for reading), it stands among the temporary files.
-    """
-    place = folder if os.access(folder, os.W_OK) else Path(gettempdir())
+    """Yield a folder for scratch files, within another; it is gone in the end. A full disk is a user's error."""
     try:
-        with TemporaryDirectory(dir=place, prefix=".scratch-") as made:
+        with TemporaryDirectory(dir=folder, prefix=".scratch-") as made:
             yield Path(made)
     except OSError as error:
         if is_disk_full(error):
             remedy = "make room there for about 30 bytes a row, or name another folder"
-            raise DataError("no space left for sorting", value=place, remedy=remedy) from None
+            raise DataError("no space left for sorting", value=folder, remedy=remedy) from None
         raise
 
 

@@ -53,7 +53,7 @@ class Row:
 
     @property
     def key(self) -> RunKey:
-        """The key of the first run; those of the others differ in the seed alone."""
+        """The key of the first run; others differ in the seed, and in the indicator where it makes no difference."""
         return (self.finished or self.unfinished)[0].key
 
     @property
@@ -348,19 +348,22 @@ def _pair(record: RunRecord) -> Pair:
 
 
 def _indifferent(records: Iterable[RunRecord]) -> set[Pair]:
-    """Return what does not heed the indicator: the backbones themselves, and what predicts the same by two of them."""
-    same, first = set(), dict[tuple[Pair, int], RunRecord]()
+    """Return what does not heed the indicator: the backbones themselves, and what predicts the same by all that it met.
+
+    That is known where a seed has runs by several indicators, and in every such seed all predict the same.
+    """
+    same = set[Pair]()
+    made: dict[Pair, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        other = first.setdefault((_pair(record), record.key.seed), record)
-        is_repeated = other is not record and other.result is not None and record.result is not None
-        if _is_bare(record) or (is_repeated and _predictions(other) == _predictions(record)):
+        if _is_bare(record):
             same.add(_pair(record))
+        if record.result is not None:
+            made[_pair(record)][record.key.seed].append(record.result.predictions_sha256)
+    for pair, seeds in made.items():
+        several = [found for found in seeds.values() if len(found) > 1]
+        if several and all(len(set(found)) == 1 for found in several):
+            same.add(pair)
     return same
-
-
-def _predictions(record: RunRecord) -> str:
-    assert record.result is not None
-    return record.result.predictions_sha256
 
 
 def _once(records: list[RunRecord], main: str, same: set[Pair]) -> list[RunRecord]:

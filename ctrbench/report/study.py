@@ -507,7 +507,14 @@ def _draw_masks(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
 def _seen(row: Row, store: RunStore) -> dict[int, dict[str, np.ndarray]]:
     """Return what the runs of a row show of their models, by seed; empty for a method that shows nothing."""
     found = {record.key.seed: store.inspection(record.key) for record in row.finished}
-    return {seed: dict(shown) for seed, shown in found.items() if shown}
+    seen = {seed: dict(shown) for seed, shown in found.items() if shown}
+    if len({(*sorted(shown), *shown["domain"].tolist()) for shown in seen.values()}) > 1:
+        raise StoreError(
+            "runs of one method show the same of their models, seed by seed",
+            value=f"runs of {row.method} × {row.backbone} show different things",
+            remedy="make the runs again with one version of the method",
+        )
+    return seen
 
 
 def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
@@ -519,7 +526,11 @@ def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
     order = shown["domain"][np.argsort(-shown["rows"], kind="stable")].tolist()
     values = {domain: part.domains[domain].values for domain in order if domain in part.domains}
     if not values:
-        raise StoreError("what a run shows of its model has no domain", value=part.comparison.title)
+        raise StoreError(
+            "what a run shows of its model is by domain, and the data have none of these",
+            value=part.comparison.title,
+            remedy="make the runs again with the data as they are prepared now",
+        )
     first, *others = values
     alike = {
         domain: sum(a == b for a, b in zip(values[first], values[domain], strict=True)) for domain in others

@@ -268,7 +268,7 @@ def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> 
         (None, "smal", None, "did you mean 'small'"),
         ("2e6", None, "nul", "did you mean 'null'"),
         ("2e6", None, "interaction=cubic", "bilinear"),
-        ("2e6", None, "null=some", "'strict'"),
+        ("2e6", None, "null=some", "'strict' or: Input should be a valid boolean"),
         ("2e6", None, "domains=1", "greater than or equal to 2"),
     ],
 )

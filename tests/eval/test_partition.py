@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrbench.eval.partition import Part, in_order, scratch, whole
+from ctrbench.eval.partition import Part, beside, in_order, whole
 
 ROW = np.dtype([("value", np.float32), ("place", np.int64)])
 
@@ -85,13 +85,8 @@ def test_a_piece_is_gone_when_the_next_is_asked_for(tmp_path: Path) -> None:
 def test_scratch_files_go_elsewhere_where_none_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, other = tmp_path / "home", tmp_path / "other"
-    home.mkdir()
-    other.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(other))
-    with scratch(home) as made:
-        assert made.parent == home
-    monkeypatch.setattr(os, "access", lambda path, _: path != home)
-    with scratch(home) as made:
-        assert made.parent == other
-    assert not [*home.iterdir(), *other.iterdir()]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "other"))
+    home = tmp_path / "home"
+    assert beside(home) == tmp_path
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    assert beside(home) == tmp_path / "other"

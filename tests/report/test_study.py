@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctrbench.errors import StoreError
 from ctrbench.report.study import Domain, Part, draw_study, make_part
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -77,16 +78,25 @@ def test_without_users_a_dash_stands_for_it(draw: Callable[..., str]) -> None:
 def masks(store: RunStore, tmp_path: Path, record: Callable[..., RunRecord]) -> Callable[..., str]:
     """Draw the masks of a site of four neurons, given by domain and seed as neurons pruned; return the tables."""
 
-    def masks(pruned: dict[int, dict[int, set[int]]]) -> str:
-        records = [record("plain", seed) for seed in pruned]
+    def masks(pruned: dict[int, dict[int, set[int]]], *, site: str = "head.gate", repeated: int = 0) -> str:
+        any_result = record("plain").result
+        assert any_result is not None
+        records = [record("plain", seed, bins=any_result.bins[:2]) for seed in pruned]
         for made in records:
-            of_domain = pruned[made.key.seed]
+            seed, of_domain = made.key.seed, pruned[made.key.seed]
+            if not of_domain:
+                continue
             kept_DN = [[float(place not in out) for place in range(4)] for out in of_domain.values()]
             file = store.inspection_file(made.key)
-            file.parent.mkdir(parents=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             assert made.result is not None
-            shown = {"domain": list(of_domain), "rows": [40, 30, 15], "head.gate": kept_DN}
-            np.savez(file, predictions=np.array(made.result.predictions_sha256), **map_arrays(shown))
+            shown = {
+                "domain": list(of_domain),
+                "rows": [40, 30, 15],
+                site if seed == 2 else "head.gate": kept_DN,
+            }
+            predictions = "other" if seed == repeated else made.result.predictions_sha256
+            np.savez(file, predictions=np.array(predictions), **map_arrays(shown))
         study = Study(title="S", draw="masks", site="head", methods={"Gated": "plain"})
         labels = {records[0].key.method.digest: "Gated"}
         draw_study(study, [make_part(records, labels=labels, domains=NAMES)], store=store, out=tmp_path)
@@ -116,3 +126,27 @@ def test_masks_of_one_seed_have_no_deviation(masks: Callable[..., str]) -> None:
     assert "| north | 40 | 0.500 | 1.000 | 0.500 | 0.000 |" in text
     assert "| west | 15 | 0.000 | 0.000 | 0.000 | – |" in text
     assert "over 1 seeds" not in text
+
+
+TWO_SEEDS = {1: {1: {0, 1}, 2: {0}, 3: {2, 3}}, 2: {1: {3}, 2: {3}, 3: set()}}
+
+
+def test_the_pruned_share_of_a_bin_weighs_its_domains_by_rows(masks: Callable[..., str]) -> None:
+    # South and west, 30 and 15 rows: 1/4 and 2/4 in one seed, 1/4 and 0 in the other.
+    assert "| head | 0.375 ± 0.177 | 0.250 ± 0.118 |" in masks(TWO_SEEDS)
+
+
+def test_a_seed_that_shows_nothing_is_said(masks: Callable[..., str]) -> None:
+    assert masks({1: TWO_SEEDS[1], 2: {}}).count("Seed 1.\n- Of 2 runs 1 left what is shown here.") == 2
+
+
+def test_a_model_made_once_more_is_said_of_its_seed(masks: Callable[..., str]) -> None:
+    assert "looked at in a repetition of the run (seed 2)" in masks(TWO_SEEDS, repeated=2)
+    assert "repetition" not in masks(TWO_SEEDS)
+
+
+def test_seeds_that_show_different_things_are_refused(masks: Callable[..., str]) -> None:
+    with pytest.raises(StoreError, match=r"runs of Gated × dnn show different things"):
+        masks(TWO_SEEDS, site="tower.gate")
+    with pytest.raises(StoreError, match=r"show different things"):
+        masks({1: TWO_SEEDS[1], 2: {1: {3}, 3: {3}, 2: set()}})

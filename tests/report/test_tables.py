@@ -174,6 +174,58 @@ def test_what_does_not_heed_the_indicator_is_one_row(record: Callable[..., RunRe
     assert [one.key.indicator for one in comparison.rows[-1].finished] == ["a", "all"]
 
 
+@pytest.mark.parametrize("differs", ["a", "b", "all"])
+def test_where_one_indicator_makes_a_difference_all_are_rows(
+    record: Callable[..., RunRecord], differs: str
+) -> None:
+    runs = [
+        record("star", 1, indicator=by, predictions_sha256="other" if by == differs else "same")
+        for by in ("a", "b", "all")
+    ]
+    (comparison,) = compare(runs)
+    assert len(comparison.rows) == 3
+
+
+def test_runs_of_other_seeds_or_without_result_do_not_prove_a_method_indifferent(
+    record: Callable[..., RunRecord],
+) -> None:
+    runs = [
+        record("plain"),
+        *(
+            record("star", seed, indicator=by, predictions_sha256="same")
+            for seed, by in ((1, "a"), (2, "all"))
+        ),
+        record("apg"),
+        record("apg", indicator="all", status="failed", error="no"),
+    ]
+    (comparison,) = compare(runs)
+    names = [row.method for row in comparison.rows]
+    assert names == ["plain", "star", "star, by all", "apg", "apg, by all"]
+
+
+def test_of_runs_of_plain_one_that_ended_is_kept(record: Callable[..., RunRecord]) -> None:
+    runs = [
+        record("star"),
+        record("plain", status="failed", error="no"),
+        record("plain", indicator="all"),
+        record("plain", indicator="b"),
+        record("plain", 2, indicator="b"),
+        record("plain", 2),
+    ]
+    (comparison,) = compare(runs)
+    assert [row.method for row in comparison.rows] == ["plain", "star"]
+    assert {one.key.seed for one in comparison.rows[0].finished} == {1, 2}
+    assert comparison.rows[0].finished[-1].key.indicator == "a"
+
+
+def test_of_two_indicators_of_as_many_rows_a_feature_goes_first(record: Callable[..., RunRecord]) -> None:
+    # Plain has no say.
+    runs = [record("star", indicator=by) for by in ("all", "z")]
+    plain = [record("plain", indicator="all")]
+    (comparison,) = compare([*runs, *plain])
+    assert comparison.indicator == "z"
+
+
 def test_plain_with_normalisation_is_a_row_of_its_own(record: Callable[..., RunRecord]) -> None:
     normed = {"norm": "pn", "aux": "all"}
     runs = [
