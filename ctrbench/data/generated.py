@@ -334,7 +334,7 @@ def _check_room(folder: Path, spec: ProductionSpec) -> None:
         remedy = "make room, set CTRBENCH_HOME to a folder elsewhere, or store nothing: --on-the-fly"
         raise DataError(
             "no space for all rows",
-            value=f"{needed / 1e9:,.0f} GB needed, {free / 1e9:,.0f} GB free at {near}",
+            value=f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free at {near}",
             remedy=remedy,
         )
 

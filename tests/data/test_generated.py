@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -277,6 +278,17 @@ def test_wrong_settings_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         parse_spec(rows=rows, preset_name=preset_name, variant=variant)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    with pytest.raises(
+        DataError, match=r"no space for all rows: 0\.\d MB needed, 0\.1 MB free at .*--on-the-fly"
+    ):
+        prepare_generated(SPEC, home=tmp_path, workers=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_outlook_scales_with_the_rows() -> None:
