@@ -33,7 +33,7 @@ test: lint types
 
 # docs/methods.md, and the table of methods in README.md.
 docs: install
-	$(BIN)/python -m ctrbench.pages
+	$(BIN)/python -m ctrbench.plugins.pages
 
 bench: install
 	$(BIN)/pytest tests/bench --override-ini addopts=--import-mode=importlib --benchmark-only -p no:xdist

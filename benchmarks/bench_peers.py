@@ -26,8 +26,8 @@ from contestants import Contestants, Failed, Result, Setting
 from contests import CONTESTS, SWR, Contest
 from figures import Record, insert, merge, rates, section, spread
 
-from ctrbench.files import write_text
 from ctrbench.runs.execute import commit, machine
+from ctrbench.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PEERS = ("torch==2.13.0", "fuxictr==2.3.10", "polars<2", "torch-rechub==0.9.0", "deepctr-torch==0.3.0")

@@ -20,8 +20,8 @@ import altair as alt
 import polars as pl
 import typer
 
-from ctrbench.files import write_text
 from ctrbench.report.plots import save_chart
+from ctrbench.storage.files import write_text
 
 SAME = "users=1000000,items=100000,domains=50"
 """Whatever else would grow with the rows."""
@@ -32,7 +32,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default="2e6,20e6,60e6", help="numbers of rows, separated by commas")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/scale"))
+    parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     parser.add_argument("--stored", action="store_true", help="from stored shards, not generated when read")
     arguments = parser.parse_args()
     lines = [measure(rows, is_stored=arguments.stored) for rows in arguments.rows.split(",")]
@@ -65,7 +65,7 @@ def measure(rows: str, *, is_stored: bool) -> dict[str, Any]:
 
 def call(command: list[str], environment: dict[str, str]) -> None:
     """Run the command line and let its error end this script."""
-    program = "from ctrbench.cli import main; main()"
+    program = "from ctrbench.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, *command], env=environment, capture_output=True, text=True
     )

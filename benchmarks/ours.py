@@ -23,7 +23,7 @@ from ctrbench.names import Column, Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.runs.execute import make_schema
 from ctrbench.runs.record import RunKey
 from ctrbench.speed.workload import Workload, synthetic

@@ -19,13 +19,12 @@ from operator import add
 from rich.console import Console
 from rich.table import Table
 
-from ctrbench.synthetic import production_acceptance as acceptance
 from ctrbench.synthetic.philox import Floats, words
-from ctrbench.synthetic.production import Production
-from ctrbench.synthetic.production_acceptance import Check, Tally
-from ctrbench.synthetic.production_calibration import calibrate
-from ctrbench.synthetic.production_files import content_digest
-from ctrbench.synthetic.production_spec import preset
+from ctrbench.synthetic.production.acceptance import Check, Tally
+from ctrbench.synthetic.production.calibration import calibrate
+from ctrbench.synthetic.production.generator import Production, acceptance
+from ctrbench.synthetic.production.raw_files import content_digest
+from ctrbench.synthetic.production.spec import preset
 
 START_ROWS, RANGE_ROWS, DIGEST_ROWS, HISTORY_ROWS = 2_000_000, 1 << 18, 1 << 20, 1 << 20
 WORKERS = (1, 4, 16)

@@ -21,14 +21,14 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import TargetEncoder
 
-from ctrbench.files import write_text
 from ctrbench.names import Column
-from ctrbench.synthetic.production import Production, ProductionField, Values
-from ctrbench.synthetic.production_block import BLOCK_ROWS
-from ctrbench.synthetic.production_calibration import calibrate, part_weights
-from ctrbench.synthetic.production_clicks import Component
-from ctrbench.synthetic.production_spec import preset
-from ctrbench.synthetic.production_truth import V_DOMAIN
+from ctrbench.storage.files import write_text
+from ctrbench.synthetic.production.block import BLOCK_ROWS
+from ctrbench.synthetic.production.calibration import calibrate, part_weights
+from ctrbench.synthetic.production.clicks import Component
+from ctrbench.synthetic.production.generator import Production, ProductionField, Values
+from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.truth import V_DOMAIN
 
 Rows = Mapping[str, Values]
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="small")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows to learn from, and to judge on")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/scale"))
+    parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
     spec = preset(arguments.size)
     found = learnable(Production(spec, calibrate(spec)), arguments.rows)

@@ -23,11 +23,11 @@ import typer
 
 from ctrbench.data.shards import Prepared, home_folder, open_prepared
 from ctrbench.eval.metrics import auc, gauc, group_metrics
-from ctrbench.files import is_there, local_copy, write_text
 from ctrbench.names import Column, Split
 from ctrbench.report.comparison import labels
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import is_there, local_copy, write_text
 
 TUPLE, TRUTH, OWN = "tuple", "truth", "own"
 FIGURES = ("auc", "auc_of_own_levels", "auc_with_true_levels", "gauc_within")
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("dataset")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/scale"))
+    parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
     store = RunStore(results=arguments.results, home=home_folder())
     prepared = open_prepared(arguments.dataset)

@@ -21,20 +21,20 @@ import typer
 
 from ctrbench.data.shards import write_table
 from ctrbench.data.synthesis import as_text, made_rows, stored_columns
-from ctrbench.files import write_text
 from ctrbench.names import Column
 from ctrbench.report.plots import save_chart
-from ctrbench.synthetic.production import (
+from ctrbench.storage.files import write_text
+from ctrbench.synthetic.production.block import BLOCK_ROWS
+from ctrbench.synthetic.production.calibration import calibrate
+from ctrbench.synthetic.production.clicks import ClickBlock
+from ctrbench.synthetic.production.generator import (
     CATEGORY_SEQUENCE,
     DOMAIN_FEATURES,
     ITEM_SEQUENCE,
     MAKERS,
     Production,
 )
-from ctrbench.synthetic.production_block import BLOCK_ROWS
-from ctrbench.synthetic.production_calibration import calibrate
-from ctrbench.synthetic.production_clicks import ClickBlock
-from ctrbench.synthetic.production_spec import ProductionSpec, preset
+from ctrbench.synthetic.production.spec import ProductionSpec, preset
 
 START, ROWS = 1_234_567_890, 1 << 18
 STAGES: dict[str, Callable[[ClickBlock], object]] = {
@@ -62,7 +62,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/scale"))
+    parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
     spec = preset("full").model_copy(update={"calibration_rows": 1 << 16})
     data = Production(spec, calibrate(spec))

@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 import torch
 
-from ctrbench.cli import main
+from ctrbench.cli.app import main
 from ctrbench.data.batches import SplitData
 from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 CITY_ROWS = (150, 80, 40, 20, 9, 1)
 AGES = 3

@@ -14,7 +14,7 @@ from ctrbench.methods.plain import Plain
 from ctrbench.methods.star import Star
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.stages import Auxiliary, BatchNorm, LayerNorm, PartitionedNorm
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 NORMS = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}
 

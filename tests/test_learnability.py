@@ -18,8 +18,8 @@ from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import plugins, select
-from ctrbench.scaffold import new_method
+from ctrbench.plugins.registry import plugins, select
+from ctrbench.plugins.scaffold import new_method
 from ctrbench.train.learner import score_rows
 
 DOMAINS, ITEMS, TASTES = 8, 20, 2

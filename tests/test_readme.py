@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ctrbench.cli import app
+from ctrbench.cli.app import app
 from ctrbench.data.card import DatasetCard
-from ctrbench.registry import plugins
-from ctrbench.scaffold import new_method
+from ctrbench.plugins.registry import plugins
+from ctrbench.plugins.scaffold import new_method
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

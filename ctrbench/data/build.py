@@ -28,9 +28,9 @@ from ctrbench.data.shards import (
     write_table,
 )
 from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
-from ctrbench.data.stage import KEY, Staged, stage, write_flat
+from ctrbench.data.staging import KEY, Staged, stage, write_flat
 from ctrbench.names import Column, Split
-from ctrbench.readers.raw import RawData
+from ctrbench.readers.base import RawData
 
 Report = Callable[[str, float], None]
 """Called with the phase and the fraction of it that is done."""

@@ -48,12 +48,17 @@ from ctrbench.data.shards import (
 )
 from ctrbench.data.synthesis import as_text, generator_of, made_rows, stored_columns
 from ctrbench.errors import DataError, SettingError, did_you_mean
-from ctrbench.files import Place, is_there, local_copy, read_text, remove, write_text
 from ctrbench.names import Column, Split
-from ctrbench.synthetic.production import DOMAIN_FEATURES, Production, ProductionField, production_fields
-from ctrbench.synthetic.production_calibration import Constants, calibrate
-from ctrbench.synthetic.production_files import BYTES_PER_ROW, BYTES_PER_SLOT, in_processes
-from ctrbench.synthetic.production_spec import ProductionSpec, preset, spec_for
+from ctrbench.storage.files import Place, is_there, local_copy, read_text, remove, write_text
+from ctrbench.synthetic.production.calibration import Constants, calibrate
+from ctrbench.synthetic.production.generator import (
+    DOMAIN_FEATURES,
+    Production,
+    ProductionField,
+    production_fields,
+)
+from ctrbench.synthetic.production.raw_files import BYTES_PER_ROW, BYTES_PER_SLOT, in_processes
+from ctrbench.synthetic.production.spec import ProductionSpec, preset, spec_for
 
 GENERATOR = "generator.json"
 """In the dataset's folder: spec and constants, which every worker reads."""

@@ -41,9 +41,9 @@ from ctrbench.data.shards import (
     write_manifest,
 )
 from ctrbench.errors import CardError, CtrbenchError, DataError
-from ctrbench.files import Place, is_disk_full, move_folder, read_text, workplace, write_text
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.readers.raw import RawData
+from ctrbench.readers.base import RawData
+from ctrbench.storage.files import Place, is_disk_full, move_folder, read_text, workplace, write_text
 
 INPUTS = "inputs.json"
 """Beside the manifest: sizes and times of the raw files, which spare reading them again."""

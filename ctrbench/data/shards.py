@@ -30,8 +30,8 @@ from ctrbench.data.domains import count_tuples, domain_ids, make_domain_table, m
 from ctrbench.data.encode import Encoded
 from ctrbench.data.fetch import sha256_of
 from ctrbench.errors import DataError, SettingError, did_you_mean
-from ctrbench.files import Place, local_copy, location, matching, read_text, replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.storage.files import Place, local_copy, location, matching, read_text, replacing, write_text
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -13,10 +13,10 @@ from functools import lru_cache
 import pyarrow as pa
 
 from ctrbench.names import Column
-from ctrbench.synthetic.production import BID, COST, PRICE, Production
-from ctrbench.synthetic.production_calibration import Constants
-from ctrbench.synthetic.production_files import as_table
-from ctrbench.synthetic.production_spec import ProductionSpec
+from ctrbench.synthetic.production.calibration import Constants
+from ctrbench.synthetic.production.generator import BID, COST, PRICE, Production
+from ctrbench.synthetic.production.raw_files import as_table
+from ctrbench.synthetic.production.spec import ProductionSpec
 
 OWN_COLUMNS = (Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.CEILING)
 LOG_COLUMNS = (BID, PRICE, COST)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctrbench.errors import DataError
-from ctrbench.files import is_disk_full
+from ctrbench.storage.files import is_disk_full
 
 Rows = npt.NDArray[np.void]
 """Rows with named fields."""

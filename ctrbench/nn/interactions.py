@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.embed import EMBEDDING_STD
 from ctrbench.nn.model import Chain
 from ctrbench.nn.plan import Build, Dense, Schema, Stage, StageModule, start_weight
 from ctrbench.nn.stages import Cross, CrossModule
+from ctrbench.nn.tables import EMBEDDING_STD
 
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.embed import FieldEmbedding, Inputs, Reader, RowTable, read_rows
 from ctrbench.nn.exchange import Team
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
 from ctrbench.nn.pooling import Behaviours, RowLoss
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.separate import SeparateEmbedding, SeparateNetworks, check_separable, moved
+from ctrbench.nn.tables import FieldEmbedding, Inputs, Reader, RowTable, read_rows
 
 Precision = Literal["float32", "bf16"]
 Owner = Literal["embedding", "dense", "per_domain"]

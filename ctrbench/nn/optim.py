@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from ctrbench.nn import kernels
-from ctrbench.nn.embed import RowTable, rows_at
 from ctrbench.nn.exchange import RowGrads, Team, Workers, sum_gradients
+from ctrbench.nn.tables import RowTable, rows_at
 
 EmbeddingRule = Literal["adam", "lazy_adam"]
 _WEIGHT, _MEAN, _SQUARE = 0, 1, 2

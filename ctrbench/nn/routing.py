@@ -19,7 +19,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 
 from ctrbench.nn import kernels
-from ctrbench.nn.embed import rows_at
+from ctrbench.nn.tables import rows_at
 
 
 @dataclass(frozen=True)

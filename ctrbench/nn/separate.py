@@ -15,7 +15,11 @@ import torch
 from torch import nn
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.embed import (
+from ctrbench.nn.plan import Build, Pooling, Schema
+from ctrbench.nn.pooling import RowLoss, take_lists, together
+from ctrbench.nn.routing import Routing
+from ctrbench.nn.stages import BatchNormModule
+from ctrbench.nn.tables import (
     FieldEmbedding,
     Inputs,
     Reader,
@@ -24,10 +28,6 @@ from ctrbench.nn.embed import (
     rows_at,
     sequence_poolings,
 )
-from ctrbench.nn.plan import Build, Pooling, Schema
-from ctrbench.nn.pooling import RowLoss, take_lists, together
-from ctrbench.nn.routing import Routing
-from ctrbench.nn.stages import BatchNormModule
 
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context

@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.embed import EMBEDDING_STD, RowTable
 from ctrbench.nn.exchange import Groups, Team
 from ctrbench.nn.kernels import Array, compiled
 from ctrbench.nn.plan import Build, Dense, Schema, Stage, StageModule, activate, start_weight
 from ctrbench.nn.routing import Routing
+from ctrbench.nn.tables import EMBEDDING_STD, RowTable
 
 if TYPE_CHECKING:
     from ctrbench.nn.model import Context

@@ -20,7 +20,7 @@ import polars as pl
 
 from ctrbench.errors import DataError, SourceError, did_you_mean
 from ctrbench.names import Column
-from ctrbench.readers.raw import RawData
+from ctrbench.readers.base import RawData
 
 ROUND1_FILE = "round1_ijcai_18_train_20180301.txt"
 ROUND2_FILE = "round2_train.txt"

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from ctrbench.errors import CardError, DataError, SourceError
-from ctrbench.readers.raw import RawData
+from ctrbench.readers.base import RawData
 
 AGES = {
     "1": "under 18",

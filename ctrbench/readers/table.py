@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from ctrbench.errors import DataError, SourceError
-from ctrbench.readers.raw import RawData
+from ctrbench.readers.base import RawData
 
 FORMS = (".csv", ".tsv", ".txt", ".parquet")
 BLOCK = 1 << 20

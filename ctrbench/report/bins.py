@@ -16,10 +16,10 @@ from typing import Literal
 from ctrbench.eval import longtail
 from ctrbench.eval.external import DomainTable, measure_bins
 from ctrbench.eval.significance import LEVEL, holm, paired
-from ctrbench.files import Place, local_copy
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate
 from ctrbench.runs.record import BinMetrics, Result, RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import Place, local_copy
 
 BinMetric = Literal["auc", "gauc"]
 BIN_METRICS: tuple[BinMetric, ...] = ("auc", "gauc")

@@ -19,10 +19,10 @@ import numpy as np
 from ctrbench.errors import StoreError, did_you_mean
 from ctrbench.eval.metrics import GroupMetrics, average
 from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, standings
-from ctrbench.files import matching
 from ctrbench.names import Metric
 from ctrbench.runs.record import Choice, DomainMetrics, Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import matching
 
 PLAIN = "plain"
 PAPER_ORDER = ("dnn", "dcnv2", PLAIN, "maml", "star", "apg", "adasparse")

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctrbench.errors import StoreError
-from ctrbench.files import Place, write_text
 from ctrbench.names import Metric
 from ctrbench.report.commands import run_command
 from ctrbench.report.comparison import Comparison, Row, compare, stand
 from ctrbench.report.formats import markdown_text
 from ctrbench.report.tables import DASH, DIGITS, Cell, Mark, cell, count, indicator_note, mark_of, number
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import Place, write_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 MIN_SEEDS = 5

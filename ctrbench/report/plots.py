@@ -16,11 +16,11 @@ import polars as pl
 import vl_convert
 
 from ctrbench.eval.significance import paired
-from ctrbench.files import replacing
 from ctrbench.names import UNSEEN, Column, DomainColumn, Metric, Split
 from ctrbench.report.bins import BinMetric, BinTable
 from ctrbench.report.comparison import Comparison, Row, stand
 from ctrbench.report.tables import Mark, mark_of, number
+from ctrbench.storage.files import replacing
 
 INK, MUTED, GRID, PAPER = "#1b1b1b", "#5f5f5f", "#dedede", "#fefefe"
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"

@@ -12,7 +12,6 @@ from pathlib import Path
 import altair as alt
 from rich.table import Table as RichTable
 
-from ctrbench.files import write_text
 from ctrbench.names import Metric
 from ctrbench.report.bins import BIN_METRICS, BinTable, bin_table
 from ctrbench.report.comparison import Comparison, collect
@@ -24,6 +23,7 @@ from ctrbench.report.plots import gain_chart, metric_chart, save_chart
 from ctrbench.report.tables import Table, bins_table, overall_table, quality_and_cost
 from ctrbench.report.truth import truth_table
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,12 +30,11 @@ from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError, StoreError
 from ctrbench.eval.external import DomainTable, Measures, measure_file, measure_frame
 from ctrbench.eval.metrics import GroupMetrics
-from ctrbench.extend import Estimator, Method
-from ctrbench.files import Place, remove, replacing, write_text
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.plugins.base import Estimator, Method
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import (
     BinMetrics,
@@ -49,6 +48,7 @@ from ctrbench.runs.record import (
     RunRecord,
 )
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import Place, remove, replacing, write_text
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import (
     CHECKPOINT_SECONDS,
@@ -62,7 +62,7 @@ from ctrbench.train.loop import (
 )
 
 if TYPE_CHECKING:
-    from ctrbench.extend import Backbone
+    from ctrbench.plugins.base import Backbone
 
 NUM_BINS = 5
 

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.names import Split
-from ctrbench.registry import Plugin, Selected, select
+from ctrbench.plugins.registry import Plugin, Selected, select
 from ctrbench.runs.record import Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
 if TYPE_CHECKING:
     from ctrbench.data.shards import Prepared
-    from ctrbench.extend import Backbone, Method
+    from ctrbench.plugins.base import Backbone, Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
-from ctrbench.files import Place, local_copy, matching, read_text, write_text
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
+from ctrbench.storage.files import Place, local_copy, matching, read_text, write_text
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run

@@ -19,19 +19,19 @@ import torch
 import ctrbench
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import SettingError
-from ctrbench.files import write_text
 from ctrbench.names import Split
-from ctrbench.registry import Selected, select
+from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.execute import commit, device_of, machine
 from ctrbench.runs.grid import make_grid
 from ctrbench.speed.bounds import Roofs, measure_roofs
 from ctrbench.speed.measure import Figures, measure
 from ctrbench.speed.training import SEED, Case
 from ctrbench.speed.workload import DOMAINS, FIELD_SIZES, Workload, from_prepared, synthetic
+from ctrbench.storage.files import write_text
 from ctrbench.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from ctrbench.extend import Backbone, Method
+    from ctrbench.plugins.base import Backbone, Method
 
 SCHEMA_VERSION = 1
 ROWS = 200_000

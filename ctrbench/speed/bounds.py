@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctrbench.data.batches import Batch
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.optim import Optimizer
+from ctrbench.nn.tables import RowTable
 from ctrbench.speed.phases import replaced
 from ctrbench.speed.training import Training, wait
 

@@ -22,7 +22,7 @@ from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import StepOutput
 
 if TYPE_CHECKING:
-    from ctrbench.extend import Backbone, Method
+    from ctrbench.plugins.base import Backbone, Method
 
 SEED = 1
 """Of weights and the order of rows."""

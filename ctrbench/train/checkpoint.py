@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ctrbench.errors import CtrbenchError
-from ctrbench.files import Place, local_copy, replacing
+from ctrbench.storage.files import Place, local_copy, replacing
 
 FORMAT = 2
 """Raised when what a checkpoint holds changes; one of another format is not resumed from."""

@@ -22,8 +22,8 @@ from torch import distributed
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, spawn
 
 from ctrbench.errors import CtrbenchError, SettingError
-from ctrbench.files import replacing
 from ctrbench.nn.exchange import Workers
+from ctrbench.storage.files import replacing
 from ctrbench.train.learner import Learner, StepOutput
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ import torch
 from ctrbench.data.batches import RowSource, SplitData, Window, subset
 from ctrbench.eval.external import DomainTable, Limits, measure_file
 from ctrbench.eval.metrics import auc, logloss
-from ctrbench.files import Place
 from ctrbench.names import Column, Metric
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import Optimizer
+from ctrbench.storage.files import Place
 from ctrbench.train.checkpoint import load_checkpoint, save_checkpoint
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import check_replicas, check_start, check_supported, joined

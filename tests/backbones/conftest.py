@@ -11,7 +11,7 @@ import torch
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 
 class ByHand:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ctrbench.check import check
+from ctrbench.contract.check import check
 from ctrbench.errors import SettingError
 from ctrbench.nn.interactions import FieldAttention
 from ctrbench.nn.plan import Plan

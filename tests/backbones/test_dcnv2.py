@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ctrbench.check import check
+from ctrbench.contract.check import check
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.nn.interactions import CrossMix, ScaledCross
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Build, Plan, Schema
 from ctrbench.nn.stages import Cross
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 
 def plan_of(selector: str) -> Plan:

@@ -9,7 +9,7 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Dense, Plan
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 
 def plan_of(selector: str) -> Plan:

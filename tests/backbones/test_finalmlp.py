@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctrbench.check import check
+from ctrbench.contract.check import check
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.nn.model import Context, CTRModel

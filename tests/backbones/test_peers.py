@@ -27,7 +27,7 @@ import torch
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 SIZES, EMBEDDING, HIDDEN, ROWS = (9, 7, 12, 5, 8), 4, (8, 6), 40
 TOLERANCE = 1e-8

@@ -6,7 +6,7 @@ from itertools import combinations, combinations_with_replacement
 import numpy as np
 import pytest
 
-from ctrbench.check import check
+from ctrbench.contract.check import check
 from ctrbench.errors import SettingError
 from ctrbench.nn.plan import Plan
 

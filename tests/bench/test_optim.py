@@ -11,8 +11,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 from torch.nn import functional
 
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.tables import RowTable
 
 WIDTH, TOUCHED, BATCHES = 16, 256, 16
 Step = Callable[[torch.Tensor], None]

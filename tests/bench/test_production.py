@@ -8,15 +8,15 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctrbench.names import Column
-from ctrbench.synthetic.production import (
+from ctrbench.synthetic.production.calibration import calibrate
+from ctrbench.synthetic.production.generator import (
     CATEGORY_SEQUENCE,
     DOMAIN_FEATURES,
     ITEM_SEQUENCE,
     Production,
 )
-from ctrbench.synthetic.production_calibration import calibrate
-from ctrbench.synthetic.production_files import Job, make_shard, write_recipe
-from ctrbench.synthetic.production_spec import preset
+from ctrbench.synthetic.production.raw_files import Job, make_shard, write_recipe
+from ctrbench.synthetic.production.spec import preset
 
 ROWS = 1 << 17
 START = 1_234_567_890

@@ -8,8 +8,8 @@ from contestants import Failed, Setting
 from contests import CONTESTS, Case, Contest
 from worker import Supply
 
-from ctrbench.files import write_text
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import write_text
 
 
 def test_the_order_moves_on_by_one_a_round() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ctrbench.data import encode
 from ctrbench.data.card import FieldCard
 from ctrbench.data.encode import Rows, bucket_edges, encode_field, make_vocabulary, moments
-from ctrbench.data.stage import Staged, field_column, write_flat
+from ctrbench.data.staging import Staged, field_column, write_flat
 from ctrbench.errors import DataError
 
 NAN = float("nan")

@@ -25,10 +25,10 @@ from ctrbench.data.generated import (
 from ctrbench.data.shards import Prepared, open_prepared, prepared_names
 from ctrbench.data.synthesis import generator_of
 from ctrbench.errors import DataError, SettingError
-from ctrbench.files import read_text
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.synthetic.production import Production
-from ctrbench.synthetic.production_spec import ProductionSpec, spec_for
+from ctrbench.storage.files import read_text
+from ctrbench.synthetic.production.generator import Production
+from ctrbench.synthetic.production.spec import ProductionSpec, spec_for
 
 SPEC = ProductionSpec(
     rows=9_000,

@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from ctrbench.data import prepare as module
-from ctrbench.data import shards, stage
+from ctrbench.data import shards
+from ctrbench.data import staging as stage
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare, summary
 from ctrbench.data.shards import Prepared, open_prepared, prepared_names
@@ -345,7 +346,7 @@ def test_content_does_not_depend_on_batches_or_shards(
 ) -> None:
     first = prepare(card, home=home).manifest
     monkeypatch.setattr(shards, "SHARD_ROWS", 3)
-    monkeypatch.setattr("ctrbench.data.stage.BATCH_ROWS", 5)
+    monkeypatch.setattr("ctrbench.data.staging.BATCH_ROWS", 5)
     second = prepare(card, home=home, force=True).manifest
     assert len(second.splits[Split.TRAIN].shards) == 3
     assert second.content_digest == first.content_digest
@@ -519,7 +520,7 @@ def test_a_missing_label(make_card: MakeCard, frame: pl.DataFrame, home: Path) -
 def test_the_row_of_an_error_counts_over_batches(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctrbench.data.stage.BATCH_ROWS", 4)
+    monkeypatch.setattr("ctrbench.data.staging.BATCH_ROWS", 4)
     wrong = frame.with_columns(pl.when(time=8).then(None).otherwise("time").alias("time"))
     with pytest.raises(DataError, match=r"a timestamp is .*'time' has no value in row 12"):
         prepare(make_card(wrong), home=home)

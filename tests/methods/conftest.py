@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ctrbench.data.batches import Batch, SplitData
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 Slope = Callable[[Callable[[np.ndarray], float], np.ndarray], np.ndarray]

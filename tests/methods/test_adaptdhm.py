@@ -24,7 +24,7 @@ from ctrbench.methods.adaptdhm import (
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.plan import FieldShape, Plan, Schema
 from ctrbench.nn.stages import LayerNorm
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=1]", "dcnv2[hidden=8-4,layers=1,structure=stacked]"]
 

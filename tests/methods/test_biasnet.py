@@ -12,7 +12,7 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.biasnet import BiasTowerModule
 from ctrbench.nn.model import CTRModel
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 

@@ -15,7 +15,7 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.epnet import EPNet
 from ctrbench.nn.gates import EmbeddingGate
 from ctrbench.nn.model import CTRModel
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 ALL = [

@@ -16,7 +16,7 @@ from ctrbench.errors import SettingError
 from ctrbench.methods import gbdt as module
 from ctrbench.methods.gbdt import Features, FittedTrees, Gbdt, earlier
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 KAPPA = 5.0
 

@@ -12,12 +12,12 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.hamur import AdaptedTower, AdaptedTowerModule, Cell, Hamur
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
 from ctrbench.nn.stages import DomainDense, PartitionedNormModule
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 SMALL = "bottleneck=3,rank=5,hidden=6"

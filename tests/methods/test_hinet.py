@@ -16,7 +16,7 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.hinet import Attention, Extraction, Hinet
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 LARGEST = 1
 SMALL = "hinet[sub_experts=3,experts=2,expert=6-5,tower=4-3,embedding=3,attention=5]"

@@ -17,7 +17,7 @@ from ctrbench.methods.m2m import M2M, Generator, Layer, MetaBlock, MetaBlockModu
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]

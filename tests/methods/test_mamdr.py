@@ -20,7 +20,7 @@ from ctrbench.names import Column
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, score_rows
 
 Model = Callable[..., CTRModel]

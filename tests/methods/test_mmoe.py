@@ -17,7 +17,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
 from ctrbench.nn.stages import Cross, DomainDenseModule, LayerNorm
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 DCN = "dcnv2[hidden=8-4,layers=1]"

@@ -17,7 +17,7 @@ from ctrbench.methods.mulann import DiscriminatorModule, Mulann
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 DCN = "dcnv2[hidden=8-4,layers=1]"

@@ -14,7 +14,7 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.no_domain import NoDomain
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, score_rows
 
 

@@ -16,7 +16,7 @@ from ctrbench.methods.pcgrad import PCGradLearner, lost
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 Model = Callable[..., CTRModel]

@@ -14,7 +14,7 @@ from ctrbench.methods.pepnet import PEPNet
 from ctrbench.nn.gates import EmbeddingGate, EmbeddingGateModule, PriorGateModule
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 PRIORS = {"pepnet": slice(8, 12), "pepnet[ppnet_prior=domain]": slice(0, 8)}

@@ -15,11 +15,11 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.ple import Extraction, Ple
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan, Schema
 from ctrbench.nn.stages import Cross
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 
 CITIES = range(1, 7)
 LARGEST = 1

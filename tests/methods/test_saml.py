@@ -14,11 +14,11 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.saml import Branches, Mutual, Saml
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 CITIES = range(1, 7)

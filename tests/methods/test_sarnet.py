@@ -13,11 +13,11 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.sarnet import Sarnet
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan, Schema
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 SMALL = "sarnet[shared=3,specific=2,expert=5-3]"

@@ -14,7 +14,7 @@ from ctrbench.errors import SettingError
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, EmbeddingRule, Optimizer
 from ctrbench.nn.plan import Schema
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import Learner, score_rows
 from ctrbench.train.loop import Trainer

@@ -14,11 +14,11 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.star import Star
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.stages import AuxiliaryModule, LayerNorm, PartitionedNorm, StarDense, StarDenseModule
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
 PRODUCTS_ONLY = "star[norm=none,aux=none]"

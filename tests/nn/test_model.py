@@ -13,7 +13,7 @@ from ctrbench.errors import SettingError
 from ctrbench.nn.model import Chain, Context, CTRModel
 from ctrbench.nn.plan import Build, Dense, Plan, Schema, Stage, StageModule
 from ctrbench.nn.stages import Auxiliary, Cross, domain_table
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 
 Builder = Callable[..., CTRModel]
 BACKBONES = ("dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]")

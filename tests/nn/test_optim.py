@@ -10,7 +10,6 @@ from torch import nn
 
 from ctrbench.data.batches import SplitData
 from ctrbench.nn import kernels, optim
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import (
     AdamConfig,
@@ -21,7 +20,8 @@ from ctrbench.nn.optim import (
     TensorRowAdam,
 )
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, bce
 
 

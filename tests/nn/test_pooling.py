@@ -14,12 +14,12 @@ from torch import nn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.extend import Method
-from ctrbench.nn.embed import FieldEmbedding, mean_rows
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Build, FieldShape, Pooling, Schema
 from ctrbench.nn.pooling import Dien, Din, Lists, Recurrence, SequencePooling, take_lists
-from ctrbench.registry import select
+from ctrbench.nn.tables import FieldEmbedding, mean_rows
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, bce, total_loss
 
 LENGTHS = [3, 0, 1, 5, 2, 0]

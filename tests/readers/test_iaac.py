@@ -8,8 +8,8 @@ import pytest
 from ctrbench.errors import DataError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers import iaac
+from ctrbench.readers.base import RawData
 from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TWIN_MODULUS, TWIN_REMAINDER, read
-from ctrbench.readers.raw import RawData
 
 ROW = {
     "instance_id": "4000000000000000123",

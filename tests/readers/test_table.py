@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ctrbench.errors import DataError, SourceError
-from ctrbench.readers.raw import RawData
+from ctrbench.readers.base import RawData
 from ctrbench.readers.table import read
 
 ROWS = [("1", "x"), ("02", "y")]

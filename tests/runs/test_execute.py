@@ -14,7 +14,7 @@ from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.data.shards import Prepared
 from ctrbench.names import Column, Split
-from ctrbench.registry import find
+from ctrbench.plugins.registry import find
 from ctrbench.runs import execute as module
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid

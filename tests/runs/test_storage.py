@@ -13,13 +13,13 @@ from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.data.shards import latest_prepared, open_prepared, prepared_names
 from ctrbench.errors import DataError, StoreError
-from ctrbench.files import is_there, local_copy, location, matching, read_text, remove
 from ctrbench.names import Split
 from ctrbench.report.write import report
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import is_there, local_copy, location, matching, read_text, remove
 from ctrbench.train import loop
 from ctrbench.train.checkpoint import load_checkpoint
 

@@ -12,7 +12,7 @@ from ctrbench.data.prepare import prepare
 from ctrbench.data.shards import open_prepared
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Column
-from ctrbench.registry import find
+from ctrbench.plugins.registry import find
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.store import RunStore

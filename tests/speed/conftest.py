@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ctrbench.registry import select
+from ctrbench.plugins.registry import select
 from ctrbench.speed.training import Case
 from ctrbench.speed.workload import Workload, synthetic
 from ctrbench.train.config import TrainConfig

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctrbench import display
+from ctrbench.cli import display
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import DataError, SettingError

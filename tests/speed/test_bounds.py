@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ctrbench.nn.embed import RowTable
+from ctrbench.nn.tables import RowTable
 from ctrbench.speed.bounds import COUNTED_STEPS, Roofs, Work, bounds, count_work, counted_flops, measure_roofs
 from ctrbench.speed.training import Case, Training
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ctrbench.extend import Estimator
-from ctrbench.registry import plugins
+from ctrbench.plugins.registry import plugins
 from ctrbench.speed.phases import PHASES, PhaseClock, split_steps, watched
 from ctrbench.speed.training import Case, Training
 

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ctrbench.synthetic.production import DOMAIN_PLACE, Production
-from ctrbench.synthetic.production_calibration import calibrate
-from ctrbench.synthetic.production_clicks import Component
-from ctrbench.synthetic.production_spec import ProductionSpec, preset
+from ctrbench.synthetic.production.calibration import calibrate
+from ctrbench.synthetic.production.clicks import Component
+from ctrbench.synthetic.production.generator import DOMAIN_PLACE, Production
+from ctrbench.synthetic.production.spec import ProductionSpec, preset
 
 Make = Callable[..., Production]
 

@@ -15,12 +15,12 @@ from torch import distributed, nn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import CtrbenchError, SettingError
 from ctrbench.nn import optim
-from ctrbench.nn.embed import RowTable
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer, TensorRowAdam
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.registry import presets, select
+from ctrbench.nn.tables import RowTable
+from ctrbench.plugins.registry import presets, select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import (
     WorkerDied,

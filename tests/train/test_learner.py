@@ -14,7 +14,7 @@ from ctrbench.names import Column
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
-from ctrbench.registry import plugins, select
+from ctrbench.plugins.registry import plugins, select
 from ctrbench.train.learner import Learner, bce, dev_auc, score_rows, total_loss
 
 Builder = Callable[..., CTRModel]

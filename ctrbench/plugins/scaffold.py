@@ -1,0 +1,103 @@
+"""A small working method to start from, as one file.
+
+The template is a whole method, not a skeleton: it passes the contract at once, learns, and shows each part that a
+method can have. What stands in it is what its author will copy, so it is kept short.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from keyword import iskeyword
+from pathlib import Path
+
+from ctrbench.errors import SettingError
+from ctrbench.plugins.registry import plugins, presets
+from ctrbench.storage.files import write_text
+
+TEMPLATE = '''"""@title@: the domain scales each neuron that leaves a hidden layer.
+
+Paper: none yet
+Year: @year@
+
+h' = h ⊙ limit ^ tanh(e_d W), with e_d the embeddings of the domain features and a W for each layer. W starts at zero,
+so the model starts as its backbone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ctrbench.extend import Build, Context, Field, Method, Plan, Stage, StageModule
+
+
+class @name@(Method):
+    """A gate behind each hidden layer of any backbone."""
+
+    limit: float = Field(default=2.0, gt=1.0)
+    """A neuron is scaled by 1/limit at least and by limit at most."""
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Put a gate behind each hidden layer."""
+        return plan.after_dense(lambda dense: @name@Gate(name=f"{dense.name}.gate", limit=self.limit))
+
+    @property
+    def starts_as_backbone(self) -> float:
+        """Exactly."""
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class @name@Gate(Stage):
+    """One gate: what it is, without weights."""
+
+    limit: float
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the part that computes."""
+        return @name@GateModule(self, num_inputs, build)
+
+
+class @name@GateModule(StageModule):
+    """One gate: its weights, and the computation."""
+
+    def __init__(self, stage: @name@Gate, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.num_outputs, self.limit = num_inputs, stage.limit
+        self.weight = nn.Parameter(torch.zeros(build.schema.domain_width, num_inputs))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N)."""
+        return x_BN * self.limit ** torch.tanh(context.domain_BE @ self.weight)
+'''
+
+
+def new_method(name: str, folder: Path) -> Path:
+    """Write the method `name` to `folder` and return its file, `name.py`; an existing file is never overwritten."""
+    _check_name(name)
+    file = folder / f"{name}.py"
+    if file.exists():
+        raise SettingError("a file is never overwritten", value=file, remedy="give another name or --folder")
+    return write_text(file, _fill(name))
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
+        raise SettingError(
+            "a method's name is a Python identifier", value=name, remedy="for instance my_method"
+        )
+    if name in {*plugins("methods"), *presets("methods")}:
+        raise SettingError(
+            "there is a method or a preset of that name", value=name, remedy="give another name"
+        )
+
+
+def _fill(name: str) -> str:
+    title = name.replace("_", " ").capitalize()
+    class_name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    if f" {class_name}," in TEMPLATE or class_name == "StageModule":
+        class_name = f"{class_name}Method"
+    year = str(datetime.now(UTC).year)
+    return TEMPLATE.replace("@title@", title).replace("@name@", class_name).replace("@year@", year)

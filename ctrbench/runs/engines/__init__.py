@@ -1,0 +1,1 @@
+"""Engines: where runs are executed and by how many processes."""

@@ -1,0 +1,1 @@
+"""Studies: the experiments behind a paper's table or figure."""

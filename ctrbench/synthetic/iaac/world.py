@@ -1,0 +1,490 @@
+"""The world behind a twin of IAAC: its items, shops, users and queries, and what makes a user buy.
+
+Everything is drawn once, from the seed alone; rows are then drawn from this world. An item settles its category,
+properties, brand, city, levels and shop, a user settles gender, age, occupation and star, a shop its scores of a day.
+The true logit of a row is a day's level and seven parts, each with a set variance. The domain's part of taste is an
+ideal point: each domain has a place in a space of content and likes an item by how near it lies. That is the form of
+no method in this package, so that none can win by having the generator's own formula.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ctrbench.synthetic.iaac import marginals as facts
+from ctrbench.synthetic.iaac.marginals import Floats, Levels
+
+Integers = NDArray[np.int64]
+
+VARIANCES = {
+    "item": 0.28,
+    "user": 0.03,
+    "context": 0.05,
+    "taste": 0.03,
+    "structured": 0.16,
+    "idiosyncratic": 0.03,
+    "residual": 0.03,
+}
+"""Of the logit's parts, under the law of the rows. Item, user, context and taste (user × item) are shared by all
+domains; structured and idiosyncratic are domain × content, the first built from gender, age and star, the second
+without any rule; the residual is noise that no feature tells."""
+
+TASTE_SIZE = 4
+CONTENT_SIZE = 3
+NUM_CELLS = 4 * 9 * 12
+"""Combinations of gender, age and star, those with missing values included."""
+NUM_TOPICS = 40
+"""Categories a query may be predicted to mean; the first ones are those that items have."""
+GENERAL_PROPERTIES = 200
+"""Properties that items of all categories have."""
+
+
+def draw(seed: int, stream: str, part: int = 0) -> np.random.Generator:
+    """Return the generator of one stream; streams are independent of each other and of the order of their use."""
+    entropy = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), part])
+    return np.random.Generator(np.random.Philox(entropy))
+
+
+def scattered(index: NDArray[np.int64], seed: int, stream: str, bits: int = 63) -> Integers:
+    """Map indices one to one to numbers of that many bits in which their order does not show."""
+    mask = np.uint64(2**bits - 1)
+    offset, first, second = draw(seed, f"ids of {stream}").integers(0, 2**bits, 3, dtype=np.uint64)
+    value = (index.astype(np.uint64) + offset) & mask
+    for factor in (first | np.uint64(1), second | np.uint64(1)):
+        value ^= value >> np.uint64(bits // 2 + 1)
+        value = (value * factor) & mask
+    value ^= value >> np.uint64(bits // 2 + 1)
+    return np.asarray(value, dtype=np.int64)
+
+
+def assigned(levels: Levels, score: Floats, weights: Floats) -> Integers:
+    """Give each entity a level: in the order of the scores, so that the weights of a level sum to its share."""
+    order = np.argsort(score, kind="stable")
+    middle = np.empty_like(score)
+    middle[order] = np.cumsum(weights[order]) - weights[order] / 2
+    places = np.searchsorted(np.cumsum(facts.shares(levels)), middle / weights.sum(), side="right")
+    values = np.array(list(levels), dtype=np.int64)
+    return np.asarray(values[np.minimum(places, len(levels) - 1)], dtype=np.int64)
+
+
+def ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> Integers:
+    """Draw ranks 0, 1, … below size, with probability about proportional to (rank + 1) ** -exponent."""
+    power = 1 - exponent
+    drawn = np.power((np.power(size + 1.0, power) - 1) * uniform + 1, 1 / power) - 1
+    return np.asarray(np.minimum(drawn, size - 1.0), dtype=np.int64)
+
+
+def chosen(uniform: Floats, cumulative: Floats) -> Integers:
+    """Draw places by their cumulative shares."""
+    places = np.searchsorted(cumulative, uniform, side="right")
+    return np.asarray(np.minimum(places, len(cumulative) - 1), dtype=np.int64)
+
+
+def owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integers:
+    """Give each entity an owner, so that the weights of an owner's entities sum to about its share.
+
+    Where there are enough entities every owner gets one, small owners mostly a light one, and the rest goes by what
+    the owners still lack; otherwise not all owners can have one.
+    """
+    owner = chosen(rng.random(len(weights)), np.cumsum(shares))
+    if len(shares) > 0.7 * len(weights):
+        return owner
+    order = np.argsort(-weights * np.exp(0.5 * rng.standard_normal(len(weights))), kind="stable")
+    first = order[np.sort(rng.permutation(len(weights))[: len(shares)])]
+    lack = facts.normalised(np.maximum(shares - weights[first], 0.0))
+    owner = chosen(rng.random(len(weights)), np.cumsum(lack))
+    owner[first] = np.arange(len(shares))
+    return owner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Users:
+    """Users by rank of activity."""
+
+    ids: Integers
+    gender: Integers
+    age: Integers
+    occupation: Integers
+    star: Integers
+    cell: Integers
+    """Place among the combinations of gender, age and star."""
+    level: Floats
+    """How readily the user buys; not scaled."""
+    taste: Floats
+    """(users, TASTE_SIZE)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Items by rank of popularity."""
+
+    shares: Floats
+    category: Integers
+    shop: Integers
+    text: pl.Series
+    """What the raw file has of the item, its columns in order."""
+    quality: Floats
+    taste: Floats
+    content: Floats
+    """(items, CONTENT_SIZE)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """Queries by their main category; those of one category by rank."""
+
+    first: Integers
+    number: Integers
+    text: pl.Series
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """All entities, and the truth about them."""
+
+    users: Users
+    items: Items
+    queries: Queries
+    shop_days: pl.Series
+    """What the raw file has of shop s on day d, at s * days + d."""
+    pages: Floats
+    hours: Floats
+    """Effects of page and hour."""
+    structured: NDArray[np.float32]
+    idiosyncratic: NDArray[np.float32]
+    """(cells, items), each standardised under the law of the rows."""
+
+
+def make_world(rows: int, seed: int) -> World:
+    """Draw the world behind that many rows."""
+    shops = _make_shops(facts.SHOPS.size(rows), rows, seed)
+    items = _make_items(facts.ITEMS.size(rows), shops, rows, seed)
+    users = _make_users(facts.USERS.size(rows), seed)
+    rng = draw(seed, "context")
+    hours = np.arange(24)
+    return World(
+        users=users,
+        items=items,
+        queries=_make_queries(facts.QUERIES.size(rows), rows, seed),
+        shop_days=_shop_texts(shops, items, seed),
+        pages=-0.5 * np.log1p(np.arange(20)) + 0.2 * rng.standard_normal(20),
+        hours=0.1 * np.sin(2 * np.pi * (hours - 16) / 24) + 0.05 * rng.standard_normal(24),
+        structured=_centred(_structured(items, seed), items),
+        idiosyncratic=_centred(_idiosyncratic(items, seed), items),
+    )
+
+
+# --- users ---------------------------------------------------------------------------------------------------------
+
+
+def _drawn(levels: Levels, number: int, rng: np.random.Generator) -> Integers:
+    return np.array(list(levels))[chosen(rng.random(number), np.cumsum(facts.shares(levels)))]
+
+
+def _make_users(number: int, seed: int) -> Users:
+    rng = draw(seed, "users")
+    gender = _drawn(facts.GENDERS, number, rng)
+    known = rng.random(number) >= facts.MISSING_PROFILES
+    age, occupation, star = (
+        np.where(known, _drawn(levels, number, rng), -1)
+        for levels in (facts.AGES, facts.OCCUPATIONS, facts.STARS)
+    )
+    places = (
+        gender + 1,
+        np.maximum(age - 999, 0),
+        np.maximum(star - 2999, 0),
+        np.maximum(occupation - 2001, 0),
+    )
+    effects = [rng.standard_normal(12)[place] for place in places]
+    profile = (
+        rng.standard_normal((9, TASTE_SIZE))[places[1]] + rng.standard_normal((5, TASTE_SIZE))[places[3]]
+    )
+    return Users(
+        ids=scattered(np.arange(number), seed, "users"),
+        gender=gender,
+        age=age,
+        occupation=occupation,
+        star=star,
+        cell=places[0] * 108 + places[1] * 12 + places[2],
+        level=sum(effects, 0.6 * rng.standard_normal(number)),
+        taste=0.6 * profile + 0.6 * rng.standard_normal((number, TASTE_SIZE)),
+    )
+
+
+def cell_shares() -> Floats:
+    """Return the row share of each combination of gender, age and star."""
+    known = np.zeros((9, 12))
+    known[1:, 1:] = np.outer(facts.shares(facts.AGES), facts.shares(facts.STARS)) * (
+        1 - facts.MISSING_PROFILES
+    )
+    known[0, 0] = facts.MISSING_PROFILES
+    return np.outer(facts.shares(facts.GENDERS), known).ravel()
+
+
+# --- shops ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shops:
+    ids: Integers
+    shares: Floats
+    brand: Integers
+    city: Integers
+    quality: Floats
+    """What reviews, star and scores follow, each with its own noise."""
+
+
+def _make_shops(number: int, rows: int, seed: int) -> _Shops:
+    rng = draw(seed, "shops")
+    shares = facts.SHOPS.shares(number)
+    return _Shops(
+        ids=scattered(np.arange(number), seed, "shops"),
+        shares=shares,
+        brand=owners(shares, facts.brand_shares(rows), rng),
+        city=owners(shares, facts.city_shares(rows), rng),
+        quality=rng.standard_normal(number),
+    )
+
+
+def _shop_texts(shops: _Shops, items: Items, seed: int) -> pl.Series:
+    """Shop columns of every shop and day: the scores drift a little from day to day."""
+    rng = draw(seed, "scores")
+    number, days = len(shops.ids), len(facts.DAYS)
+    # A shop's rows are those of its items, so that is what its levels must be shared out by.
+    weights = np.asarray(np.bincount(items.shop, items.shares, minlength=number), dtype=np.float64)
+    size = rng.standard_normal(number)
+    reviews = assigned(facts.REVIEWS, size + 0.2 * rng.standard_normal(number), weights)
+    stars = assigned(facts.SHOP_STARS, size + 0.2 * rng.standard_normal(number), weights)
+    columns: dict[str, Integers | pl.Series] = {
+        "id": np.repeat(shops.ids, days),
+        "reviews": np.repeat(reviews, days),
+        "positive": _scores(shops, stars, 0.9935, 0.006, rng),
+        "star": np.repeat(stars, days),
+        "service": _scores(shops, stars, 0.971, 0.011, rng),
+        "delivery": _scores(shops, stars, 0.970, 0.012, rng),
+        "description": _scores(shops, stars, 0.973, 0.013, rng),
+    }
+    return _joined(columns)
+
+
+def _scores(
+    shops: _Shops, stars: Integers, mean: float, spread: float, rng: np.random.Generator
+) -> pl.Series:
+    """Scores as text; small shops have a full score, and some have none."""
+    number, days = len(stars), len(facts.DAYS)
+    level = mean + spread * (0.7 * shops.quality + 0.7 * rng.standard_normal(number))
+    score = np.clip(level[:, None] + 0.0004 * rng.standard_normal((number, days)), 0.0, 1.0)
+    score[(stars <= 5002) | (rng.random(number) < 0.02)] = 1.0
+    score[(stars == 4999) | (rng.random(number) < 0.0003)] = -1.0
+    return pl.Series(score.ravel()).cast(pl.String).str.strip_suffix(".0")
+
+
+# --- items ---------------------------------------------------------------------------------------------------------
+
+
+def _make_items(number: int, shops: _Shops, rows: int, seed: int) -> Items:
+    rng = draw(seed, "items")
+    weights = facts.ITEMS.shares(number)
+    noise = {
+        name: rng.standard_normal(number) for name in ("category", "size", "sales", "collected", "views")
+    }
+    category = assigned(facts.CATEGORIES, noise["category"], weights)
+    shop = owners(weights, shops.shares, rng)
+    price = rng.standard_normal(number) + 0.7 * rng.standard_normal(len(facts.CATEGORIES))[category]
+    levels = {"price": assigned(facts.PRICES, price, weights)}
+    for name, counts in (("sales", facts.SALES), ("collected", facts.COLLECTED), ("views", facts.VIEWS)):
+        levels[name] = assigned(counts, noise["size"] + 0.6 * noise[name], weights)
+    others = chosen(rng.random(number), np.cumsum(facts.brand_shares(rows)))
+    brand = np.where(rng.random(number) < 0.8, shops.brand[shop], others)
+    properties = _item_properties(category, rows, seed)
+    effects = _Effects(category=category, brand=brand, levels=levels, properties=properties, seed=seed)
+    return Items(
+        shares=weights,
+        category=category,
+        shop=shop,
+        text=_item_texts(category, properties, levels, brand, shops.city[shop], seed),
+        quality=effects.sum("quality", 1)[:, 0] + 0.5 * shops.quality[shop],
+        taste=effects.sum("taste", TASTE_SIZE),
+        content=effects.sum("content", CONTENT_SIZE),
+    )
+
+
+def _item_properties(category: Integers, rows: int, seed: int) -> pl.DataFrame:
+    """Rows (item, property), each once: general properties, and those of the item's category."""
+    rng = draw(seed, "properties")
+    block = facts.PROPERTIES.size(rows) // len(facts.CATEGORIES)
+    lengths = np.clip(rng.normal(38, 11, len(category)).round(), 4, 110).astype(np.int64)
+    item = np.repeat(np.arange(len(category)), lengths)
+    general = rng.random(len(item)) < 0.4
+    uniform = rng.random(len(item))
+    place = np.where(
+        general,
+        ranks(uniform, GENERAL_PROPERTIES, facts.PROPERTIES.exponent),
+        GENERAL_PROPERTIES + block * category[item] + ranks(uniform, block, facts.PROPERTIES.exponent),
+    )
+    return pl.DataFrame({"item": item, "property": place}).unique(maintain_order=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Effects:
+    """Latent numbers of items, additive in what the raw file shows of them and in the item itself."""
+
+    category: Integers
+    brand: Integers
+    levels: dict[str, Integers]
+    properties: pl.DataFrame
+    seed: int
+
+    def sum(self, name: str, size: int) -> Floats:
+        """Return latents of shape (items, size)."""
+        rng = draw(self.seed, f"effects on {name}")
+        number = len(self.category)
+        total = 0.25 * rng.standard_normal((number, size))
+        total += 0.9 * rng.standard_normal((len(facts.CATEGORIES), size))[self.category]
+        total += 0.3 * rng.standard_normal((int(self.brand.max()) + 1, size))[self.brand]
+        for level in self.levels.values():
+            # Levels are ordered: a slope, and a small deviation of each level.
+            slope, deviation = rng.standard_normal(size), rng.standard_normal((32, size))
+            total += 0.45 * np.outer(level - level.mean(), slope) / level.std() + 0.15 * deviation[level + 1]
+        return total + 0.25 * self._of_properties(rng, size)
+
+    def _of_properties(self, rng: np.random.Generator, size: int) -> Floats:
+        items, places = (self.properties[name].to_numpy() for name in ("item", "property"))
+        effects = rng.standard_normal((int(places.max()) + 1, size))[places]
+        number = len(self.category)
+        sums = [np.bincount(items, effects[:, column], minlength=number) for column in range(size)]
+        return np.stack(sums, axis=1) / np.sqrt(np.bincount(items, minlength=number))[:, None]
+
+
+def _item_texts(
+    category: Integers,
+    properties: pl.DataFrame,
+    levels: dict[str, Integers],
+    brand: Integers,
+    city: Integers,
+    seed: int,
+) -> pl.Series:
+    number = len(category)
+    rng = draw(seed, "texts of items")
+    brands = scattered(brand, seed, "brands")
+    cities = scattered(city, seed, "cities")
+    brands[rng.random(number) < facts.UNKNOWN_BRANDS] = -1
+    cities[rng.random(number) < facts.UNKNOWN_CITIES] = -1
+    place = properties["property"].to_numpy()
+    ids = properties.with_columns(pl.Series("property", scattered(place, seed, "properties")).cast(pl.String))
+    joined = ids.group_by("item", maintain_order=True).agg(pl.col("property").str.join(";"))
+    columns: dict[str, Integers | pl.Series] = {
+        "id": scattered(np.arange(number), seed, "items"),
+        "categories": category_lists(seed).gather(category),
+        "properties": joined["property"],
+        "brand": brands,
+        "city": cities,
+        **levels,
+    }
+    return _joined(columns)
+
+
+def topic_ids(seed: int) -> pl.Series:
+    """Return the category ids as text; the root of all comes last."""
+    return pl.Series(scattered(np.arange(NUM_TOPICS + 1), seed, "categories")).cast(pl.String)
+
+
+def category_lists(seed: int) -> pl.Series:
+    """Return the category list of each category: the root, for two an inner one, and its own."""
+    ids = topic_ids(seed).to_list()
+    inner = dict.fromkeys(facts.DEEP_CATEGORIES, f"{ids[NUM_TOPICS - 1]};")
+    return pl.Series([f"{ids[-1]};{inner.get(place, '')}{ids[place]}" for place in facts.CATEGORIES])
+
+
+# --- queries -------------------------------------------------------------------------------------------------------
+
+
+def _make_queries(number: int, rows: int, seed: int) -> Queries:
+    """Texts "category:property,property;category:-1": one to six predicted categories, the main one among them."""
+    rng = draw(seed, "queries")
+    counts = np.maximum(4, np.round(number * facts.shares(facts.CATEGORIES))).astype(np.int64)
+    topic = np.repeat(np.arange(len(counts)), counts)
+    total = len(topic)
+    ids, groups = topic_ids(seed), _property_groups(rows, seed)
+    step = 1 + 2 * rng.integers(0, NUM_TOPICS // 4, total)
+    slots = []
+    for slot in range(6):
+        # Odd steps from the main category on meet six different categories; the root takes the place of the third.
+        place = np.full(total, NUM_TOPICS) if slot == 2 else (topic + slot * step) % NUM_TOPICS
+        known = rng.random(total) < (0.6 if slot in (0, 2) else 0.25)
+        text = pl.select(
+            pl.concat_str(
+                ids.gather(place),
+                pl.when(pl.Series(known))
+                .then(groups.gather(rng.integers(0, len(groups), total)))
+                .otherwise(pl.lit("-1")),
+                separator=":",
+            )
+        ).to_series()
+        shown = np.ones(total, dtype=bool) if slot == 0 else rng.random(total) < (0.9 if slot == 2 else 0.55)
+        slots.append(text.set(~pl.Series(shown), None).alias(f"slot {slot}"))
+    text = pl.select(pl.concat_str(slots, separator=";", ignore_nulls=True)).to_series()
+    return Queries(first=np.cumsum(counts) - counts, number=counts, text=text)
+
+
+def _property_groups(rows: int, seed: int) -> pl.Series:
+    """Lists of one to five properties, joined by commas."""
+    rng = draw(seed, "property groups")
+    lengths = rng.integers(1, 6, 4000)
+    size = facts.PROPERTIES.size(rows)
+    places = ranks(rng.random(int(lengths.sum())), size, facts.PROPERTIES.exponent)
+    frame = pl.DataFrame(
+        {
+            "group": np.repeat(np.arange(len(lengths)), lengths),
+            "property": pl.Series(scattered(places, seed, "properties")).cast(pl.String),
+        }
+    )
+    return (
+        frame.unique(maintain_order=True)
+        .group_by("group", maintain_order=True)
+        .agg(pl.col("property").str.join(","))["property"]
+    )
+
+
+# --- domain × content ----------------------------------------------------------------------------------------------
+
+
+def _structured(items: Items, seed: int) -> NDArray[np.float32]:
+    """How near an item lies to each domain's ideal point, which is additive in gender, age and star."""
+    rng = draw(seed, "ideal points")
+    points = (
+        0.8 * rng.standard_normal((4, 1, 1, CONTENT_SIZE))
+        + 0.7 * rng.standard_normal((1, 9, 1, CONTENT_SIZE))
+        + 0.5 * rng.standard_normal((1, 1, 12, CONTENT_SIZE))
+    ).reshape(NUM_CELLS, 1, CONTENT_SIZE)
+    content = items.content / items.content.std(axis=0)
+    near = np.empty((NUM_CELLS, len(content)), dtype=np.float32)
+    for cell, point in enumerate(points):
+        near[cell] = np.exp(-0.5 * ((content - point) ** 2).sum(axis=1) / CONTENT_SIZE)
+    return near
+
+
+def _idiosyncratic(items: Items, seed: int) -> NDArray[np.float32]:
+    """A linear preference of each domain for itself."""
+    preference = draw(seed, "idiosyncratic").standard_normal((NUM_CELLS, CONTENT_SIZE))
+    return np.asarray(preference @ items.content.T, dtype=np.float32)
+
+
+def _centred(table: NDArray[np.float32], items: Items) -> NDArray[np.float32]:
+    """Take out what domain or item alone explain, so that only their interaction is left, with variance 1."""
+    cells = cell_shares()
+    table -= np.asarray(table @ items.shares, dtype=np.float32)[:, None]
+    table -= np.asarray(cells @ table, dtype=np.float32)[None, :]
+    table /= np.float32(np.sqrt(cells @ (np.square(table) @ items.shares)))
+    return table
+
+
+def _joined(columns: dict[str, Integers | pl.Series]) -> pl.Series:
+    """Columns as the text between two separators of the raw file."""
+    series = [pl.Series(name, values) for name, values in columns.items()]
+    return pl.select(pl.concat_str(series, separator=" ")).to_series()

@@ -1,0 +1,289 @@
+"""What Production-scale data must show (METHODS 9.10), measured in one pass over any ranges of their rows.
+
+A `Tally` holds sums only and adds up, so ranges may be measured by anybody in any order, in memory that does not grow.
+AUC and LogLoss are expected values over the true probabilities, without labels, from counts over fine bins of the
+score. The logistic regression takes its start from a first range and then makes one Newton step over all rows, which
+is as good as the whole fit: the start's error enters squared. Tolerances are those of METHODS plus four standard
+errors, taken from how the ranges differ from one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr, expit, logit
+
+from ctrbench.names import Column
+from ctrbench.synthetic.philox import Floats, Integers
+from ctrbench.synthetic.production.calibration import part_weights
+from ctrbench.synthetic.production.clicks import Component
+from ctrbench.synthetic.production.distributions import DAY_SECONDS, bin_counts
+from ctrbench.synthetic.production.generator import DOMAIN_PLACE, Production
+from ctrbench.synthetic.production.rows import HISTORY_DAYS
+from ctrbench.synthetic.production.truth import BASE_RATE, PARTS, V_DOMAIN, V_RESIDUAL
+
+STEPS = ("domain level only", "+ shared", "+ structured", "+ idiosyncratic", "+ behaviours", "+ residual")
+EXPECTED_AUC = (0.652, 0.719, 0.738, 0.743, 0.755, 0.779)
+EXPECTED_LOGLOSS = (0.0659, 0.0637, 0.0628, 0.0626, 0.0620, 0.0607)
+"""The prototype's ladder (METHODS 9.6)."""
+EXPECTED_WITHIN = (0.500, 0.666, 0.693, 0.699, 0.715, 0.744)
+EXPECTED_BINS = {5_000: [18, 127, 484, 1_340, 3_031], 5_040: [18, 128, 488, 1_350, 3_056]}
+LEVEL_SD = 0.587
+FITTED = (
+    Component.DOMAIN,
+    Component.SHARED,
+    Component.STRUCTURED,
+    Component.IDIOSYNCRATIC,
+    Component.BEHAVIOUR,
+    Component.RESIDUAL,
+)
+COLUMNS = (Column.LABEL, Column.PROBABILITY, DOMAIN_PLACE, *Component)
+BINS, DOMAIN_BINS = 1 << 14, 1 << 8
+LOW, HIGH = -14.0, 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that must hold, and what was seen."""
+
+    test: str
+    expected: str
+    seen: str
+    holds: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Sums over rows; L steps of the ladder, D domains, F coefficients."""
+
+    rows: Floats
+    clicks: Floats
+    probability: Floats
+    variance: Floats
+    """Σ p (1 - p)."""
+    score_L2: Floats
+    """Σ p and Σ (1 - p) by step and bin of the score (L, bins, 2)."""
+    decile_3: Floats
+    """Σ y, Σ p and Σ p (1 - p) by bin of the true logit (bins, 3)."""
+    within_L2: Floats
+    """Σ p and Σ (1 - p) by step, domain and coarse bin (L, D, bins, 2)."""
+    level_3: Floats
+    """Rows, Σ ℓ and Σ ℓ² of the logit without drift by domain (D, 3)."""
+    gradient: Floats
+    hessian: Floats
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+
+def tally(production: Production, start: int, stop: int, coefficients: Floats) -> Tally:
+    """Measure a range of rows; the Newton step is made at these coefficients, the intercept first."""
+    columns = production.rows(start, stop, COLUMNS)
+    p, y, domain = columns[Column.PROBABILITY], columns[Column.LABEL], columns[DOMAIN_PLACE]
+    num_domains = len(production.domains.share)
+    scores = ladder_scores(production, columns)
+    level = logit(p) - columns[Component.DRIFT]
+    gradient, hessian = _newton(columns, coefficients)
+    return Tally(
+        rows=np.array(float(len(p))),
+        clicks=y.sum(dtype=np.float64),
+        probability=p.sum(),
+        variance=(p * (1 - p)).sum(),
+        score_L2=np.stack([_summed(_place(score, BINS), BINS, p, 1 - p) for score in scores]),
+        decile_3=_summed(_place(scores[-1], BINS), BINS, y, p, p * (1 - p)),
+        within_L2=np.stack([_within(score, domain, num_domains, p) for score in scores]),
+        level_3=_summed(domain, num_domains, np.ones_like(p), level, level**2),
+        gradient=gradient,
+        hessian=hessian,
+    )
+
+
+def ladder_scores(production: Production, columns: Mapping[str, Floats]) -> list[Floats]:
+    """Return the part of the logit that is known after each step; the day's drift is known from the first."""
+    weights = dict(zip(PARTS, part_weights(production.spec), strict=True))
+    score = float(production.constants.mu) + columns[Component.DRIFT]
+    scores = []
+    for part in FITTED:
+        name = part.removeprefix("component_")
+        fixed = {"domain": np.sqrt(V_DOMAIN), "residual": np.sqrt(V_RESIDUAL)}
+        score = score + fixed.get(name, weights.get(name, 0.0)) * columns[part]
+        scores.append(score)
+    return scores
+
+
+def start_coefficients(production: Production, start: int, stop: int) -> Floats:
+    """Return the logistic regression of a range of rows: intercept, then a coefficient a component."""
+    columns = production.rows(start, stop, COLUMNS)
+    coefficients = np.zeros(1 + len(FITTED))
+    coefficients[0] = logit(BASE_RATE)
+    for _ in range(12):
+        gradient, hessian = _newton(columns, coefficients)
+        coefficients = coefficients + np.linalg.solve(hessian, gradient)
+    return coefficients
+
+
+def _newton(columns: Mapping[str, Floats], coefficients: Floats) -> tuple[Floats, Floats]:
+    """Return gradient and information of the labels' likelihood; the drift's coefficient is 1."""
+    design = np.stack([np.ones(len(columns[Column.LABEL])), *(columns[one] for one in FITTED)])
+    fitted = expit(coefficients @ design + columns[Component.DRIFT])
+    weight = fitted * (1 - fitted)
+    return design @ (columns[Column.LABEL] - fitted), (design * weight) @ design.T
+
+
+def _place(score: Floats, bins: int) -> Integers:
+    share = (score - LOW) / (HIGH - LOW)
+    return np.clip((share * bins).astype(np.int64), 0, bins - 1)
+
+
+def _summed(place: Integers, size: int, *values: NDArray[Any]) -> Floats:
+    return np.stack([np.bincount(place, one, minlength=size) for one in values], axis=-1)
+
+
+def _within(score: Floats, domain: Integers, num_domains: int, p: Floats) -> Floats:
+    place = domain * DOMAIN_BINS + _place(score, DOMAIN_BINS)
+    return _summed(place, num_domains * DOMAIN_BINS, p, 1 - p).reshape(num_domains, DOMAIN_BINS, 2)
+
+
+# --- what a tally says ---------------------------------------------------------------------------------------------
+
+
+def expected_auc(counts: Floats) -> NDArray[Any]:
+    """Return the AUC of binned scores (…, bins, 2), ties counting half; NaN where a class is missing."""
+    positive, negative = counts[..., 0], counts[..., 1]
+    below = np.cumsum(negative, axis=-1) - negative / 2
+    pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
+    wins = (positive * below).sum(axis=-1)
+    return np.asarray(np.divide(wins, pairs, out=np.full(np.shape(pairs), np.nan), where=pairs > 0))
+
+
+def ladder_auc(sums: Tally) -> Floats:
+    """Return the expected AUC of each step."""
+    return np.asarray(expected_auc(sums.score_L2))
+
+
+def ladder_logloss(sums: Tally) -> Floats:
+    """Return the expected LogLoss of each step's score when it is calibrated: the entropy of the bins' mean p."""
+    rows = sums.score_L2.sum(axis=-1)
+    mean = np.divide(sums.score_L2[..., 0], rows, out=np.zeros_like(rows), where=rows > 0)
+    return np.asarray(((entr(mean) + entr(1 - mean)) * rows).sum(axis=-1) / rows.sum(axis=-1))
+
+
+def ladder_within(sums: Tally) -> Floats:
+    """Return the impression-weighted mean of the domains' expected AUC at each step."""
+    auc, rows = expected_auc(sums.within_L2), sums.within_L2.sum(axis=(-1, -2))
+    return np.asarray(np.nansum(auc * rows, axis=-1) / np.where(np.isnan(auc), 0.0, rows).sum(axis=-1))
+
+
+def level_sd(sums: Tally) -> float:
+    """Return the traffic-weighted deviation of the domains' mean logits, the rows' own spread taken off."""
+    rows, total, squares = sums.level_3.T
+    there = rows > 1
+    rows, mean = rows[there], total[there] / rows[there]
+    noise = (squares[there] / rows - mean**2) / (rows - 1)
+    overall = (rows * mean).sum() / rows.sum()
+    return float(np.sqrt((rows * ((mean - overall) ** 2 - noise)).sum() / rows.sum()))
+
+
+def coefficients_of(sums: Tally, start: Floats) -> tuple[Floats, Floats]:
+    """Return the components' coefficients and their standard errors."""
+    inverse = np.linalg.inv(sums.hessian)
+    return (start + inverse @ sums.gradient)[1:], np.sqrt(np.diag(inverse))[1:]
+
+
+def decile_errors(sums: Tally) -> Floats:
+    """Return (mean y - mean p) in standard errors, in each tenth of the rows by p and, last, overall."""
+    rows = sums.score_L2[-1].sum(axis=-1)
+    middle = (np.cumsum(rows) - rows / 2) / rows.sum()
+    tenth = np.minimum(9, (10 * middle).astype(np.int64))
+    groups = np.stack([np.bincount(tenth, one, minlength=10) for one in sums.decile_3.T])
+    groups = np.concatenate([groups, groups.sum(axis=1, keepdims=True)], axis=1)
+    return np.asarray((groups[0] - groups[1]) / np.sqrt(groups[2]))
+
+
+def standard_error(parts: Sequence[Tally], statistic: Callable[[Tally], float]) -> float:
+    """Return the standard error of a statistic of all parts together, from its spread over them."""
+    return float(np.std([statistic(part) for part in parts], ddof=1) / np.sqrt(len(parts)))
+
+
+# --- the checks ----------------------------------------------------------------------------------------------------
+
+
+def checks(production: Production, parts: Sequence[Tally], start: Floats) -> list[Check]:
+    """Return the tests of METHODS 9.10 that one pass can answer: nos. 2, 3, 4 and 6."""
+    sums = reduce(add, parts)
+    return [
+        *_size_checks(production, sums),
+        *_oracle_checks(parts, sums),
+        _decile_check(sums),
+        _level_check(parts, sums),
+        *_coefficient_checks(production, sums, start),
+    ]
+
+
+def _size_checks(production: Production, sums: Tally) -> Iterator[Check]:
+    # The mean of p is as exact as the rows, and the rows of the calibration, make it.
+    rows, spec = float(sums.rows), production.spec
+    spread = float(np.sqrt(_variance_of_p(sums) * (1 / rows + 1 / spec.calibration_rows)))
+    yield _near("2. mean p", BASE_RATE, float(sums.probability) / rows, 0.0002 + 4 * spread)
+    domains = production.domains
+    counts = bin_counts(domains.share[~domains.is_reserved])
+    known = EXPECTED_BINS.get(production.spec.domains)
+    if known is not None and not production.spec.long_tail:
+        yield Check(
+            test="2. domains in the bins", expected=str(known), seen=str(counts), holds=known == counts
+        )
+
+
+def _variance_of_p(sums: Tally) -> float:
+    mean = sums.probability / sums.rows
+    return float((sums.probability - sums.variance) / sums.rows - mean**2)
+
+
+def _oracle_checks(parts: Sequence[Tally], sums: Tally) -> Iterator[Check]:
+    auc_error = standard_error(parts, lambda part: ladder_auc(part)[-1])
+    loss_error = standard_error(parts, lambda part: ladder_logloss(part)[-1])
+    yield _near("2. AUC*", EXPECTED_AUC[-1], ladder_auc(sums)[-1], 0.004 + 4 * auc_error)
+    yield _near("2. LL*", EXPECTED_LOGLOSS[-1], ladder_logloss(sums)[-1], 0.0004 + 4 * loss_error)
+
+
+def _decile_check(sums: Tally) -> Check:
+    worst = float(np.abs(decile_errors(sums)).max())
+    test = "3. mean y against mean p, overall and by tenths of p"
+    return Check(test=test, expected="< 4 se", seen=f"{worst:.2f} se at most", holds=worst < 4)
+
+
+def _level_check(parts: Sequence[Tally], sums: Tally) -> Check:
+    error = standard_error(parts, level_sd)
+    return _near("4. sd of the domains' levels", LEVEL_SD, level_sd(sums), 0.01 + 4 * error)
+
+
+def _coefficient_checks(production: Production, sums: Tally, start: Floats) -> Iterator[Check]:
+    found, errors = coefficients_of(sums, start)
+    weights = part_weights(production.spec)
+    expected = [np.sqrt(V_DOMAIN), *weights, np.sqrt(V_RESIDUAL)]
+    for part, value, seen, error in zip(FITTED, expected, found, errors, strict=True):
+        yield _near(f"6. coefficient of {part}", value, seen, max(0.02 * value, 4 * error))
+
+
+def _near(test: str, expected: float, seen: float, tolerance: float) -> Check:
+    holds = bool(abs(seen - expected) <= tolerance)
+    return Check(test=test, expected=f"{expected:.5f} ± {tolerance:.5f}", seen=f"{seen:.5f}", holds=holds)
+
+
+def history_check(production: Production, start: int, stop: int) -> Check:
+    """Return test 5 of some rows: no behaviour lies after its impression, and a later row shows no other user.
+
+    Behaviour number s of a user with rate λ happened (s + 1) / λ days after the history began; what is told of users
+    and items is the same on all days, hence from before the first.
+    """
+    block = production.block(start, stop)
+    day, second = block.times
+    last = block.slots / np.exp(block.log_rate) - HISTORY_DAYS
+    late = int((last > (day + second / DAY_SECONDS) + 1e-9).sum())
+    return Check(test="5. behaviours after their impression", expected="0", seen=str(late), holds=late == 0)

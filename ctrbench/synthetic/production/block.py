@@ -1,0 +1,276 @@
+"""A block of rows of the Production-scale data, of which each quantity is computed when it is first asked for.
+
+Quantities name what they need, so that the domains of a billion rows cost nothing but their own draws, and a
+dataset without sequences never makes one. A block is small enough for the processor's cache to hold what its loops
+hand on. B rows of a block; entities go from 0 on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ctrbench.synthetic.philox import Floats, Integers
+from ctrbench.synthetic.production import rows, truth
+from ctrbench.synthetic.production.distributions import second_table
+from ctrbench.synthetic.production.streams import Stream
+from ctrbench.synthetic.production.world import NOISE_SIZES, USER_EXPONENT, World
+
+BLOCK_ROWS = 1 << 14
+DATA, CALIBRATION = 0, 1
+"""Draws: rows of the data, and the rows by which parts are scaled."""
+_FORMS = {"bilinear": truth.BILINEAR, "mlp": truth.MLP, "tree": truth.TREE}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows from `start` to `stop`, of `num_rows` that fill the days."""
+
+    world: World
+    start: int
+    stop: int
+    num_rows: int
+    draw: int = DATA
+
+    @property
+    def seed(self) -> int:
+        """The dataset's seed."""
+        return self.world.spec.seed
+
+    def _integers(self, *shape: int) -> Integers:
+        return np.empty((*shape, self.stop - self.start), dtype=np.int64)
+
+    def _floats(self, *shape: int) -> Floats:
+        return np.empty((*shape, self.stop - self.start))
+
+    # --- who, when and where ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def times(self) -> tuple[Integers, Floats]:
+        """Day, and second of the day."""
+        day, second = self._integers(), self._floats()
+        rows.times(self.start, self.num_rows, self.world.spec.days, second_table(), day, second)
+        return day, second
+
+    @cached_property
+    def domain(self) -> Integers:
+        """Place of the row's tuple among `World.domains`."""
+        traffic, domain = self.world.traffic, self._integers()
+        begin = 5 * self.world.spec.days // 6
+        tables = (traffic.mix, traffic.scenario_start, traffic.domain, traffic.order)
+        rows.domains(self.start, self.seed, self.draw, *self.times, begin, *tables, domain)
+        return domain
+
+    @cached_property
+    def scenario(self) -> Integers:
+        """Scenario by rank."""
+        return self.world.domains.scenario[self.domain]
+
+    @cached_property
+    def position(self) -> Integers:
+        """Ad position by rank."""
+        return self.world.domains.position[self.domain]
+
+    @cached_property
+    def profile(self) -> Integers:
+        """Cell of gender, age and level."""
+        return self.world.domains.profile[self.domain]
+
+    @cached_property
+    def user(self) -> Integers:
+        """User, of the domain's profile."""
+        start, user = self.world.traffic.user_start, self._integers()
+        power = (np.diff(start) + 1.0) ** (1 - USER_EXPONENT)
+        profiles = self.world.domains.profile
+        rows.users(self.start, self.seed, self.draw, self.domain, profiles, start, power, user)
+        return user
+
+    @cached_property
+    def place(self) -> Integers:
+        """City and device of the user (2, B)."""
+        traffic, columns = self.world.traffic, self._integers(2)
+        tables = (traffic.city, traffic.city_guide, traffic.device)
+        rows.user_places(self.seed, int(Stream.USER_FEATURES), self.user, *tables, columns)
+        return columns
+
+    @cached_property
+    def noise(self) -> Integers:
+        """Features of the user that mean nothing (4, B)."""
+        columns = self._integers(4)
+        rows.user_noise(self.seed, int(Stream.USER_NOISE), self.user, NOISE_SIZES, columns)
+        return columns
+
+    @cached_property
+    def log_rate(self) -> Floats:
+        """Logarithm of the user's behaviours a day."""
+        rate = self._floats()
+        rows.rates(self.seed, self.user, rate)
+        return rate
+
+    @cached_property
+    def slots(self) -> Integers:
+        """Behaviours that the user has had by then."""
+        slots = self._integers()
+        rows.histories(self.log_rate, *self.times, slots)
+        return slots
+
+    @cached_property
+    def context(self) -> Integers:
+        """Page index and network type (2, B)."""
+        traffic, columns = self.world.traffic, self._integers(2)
+        stream = int(Stream.ROW_CONTEXT)
+        rows.contexts(self.start, self.seed, self.draw, stream, traffic.page, traffic.network, columns)
+        return columns
+
+    # --- what ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _shown(self) -> tuple[Integers, Integers]:
+        traffic, category, item = self.world.traffic, self._integers(), self._integers()
+        rows.items(
+            self.start,
+            self.seed,
+            self.draw,
+            self.user,
+            self.slots,
+            self.scenario,
+            traffic.category,
+            traffic.category_guide,
+            traffic.tilted,
+            traffic.tilted_guide,
+            traffic.item_start,
+            traffic.item_power,
+            category,
+            item,
+        )
+        return category, item
+
+    @property
+    def category(self) -> Integers:
+        """Category by rank."""
+        return self._shown[0]
+
+    @property
+    def item(self) -> Integers:
+        """Item; those of a category stand together, by rank."""
+        return self._shown[1]
+
+    @cached_property
+    def item_features(self) -> Integers:
+        """Brand, shop, price level and creative type (4, B)."""
+        columns = self._integers(4)
+        rows.item_features(self.seed, self.item, self.category, self.world.spec.num_shops, columns)
+        return columns
+
+    @cached_property
+    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """Categories and items of the last behaviours (B, K), oldest first, -1 after the last."""
+        traffic = self.world.traffic
+        shape = (self.stop - self.start, self.world.spec.sequence_length)
+        category, item = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
+        rows.sequences(
+            self.seed,
+            self.user,
+            self.slots,
+            traffic.category,
+            traffic.category_guide,
+            traffic.item_start,
+            traffic.item_power,
+            category,
+            item,
+        )
+        return category, item
+
+    @property
+    def negatives(self) -> np.ndarray:
+        """For each place of the sequences an item that was not chosen (B, K), -1 after the last."""
+        spec = self.world.spec
+        item = np.empty((self.stop - self.start, spec.sequence_length), dtype=np.int32)
+        rows.negatives(self.seed, spec.num_items, self.user, self.slots, item)
+        return item
+
+    # --- what moves clicks -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _qualities(self) -> tuple[Floats, Floats]:
+        quality, noise = self._floats(), self._floats()
+        brand, shop = self.item_features[:2]
+        table = self.world.truth.quality_C
+        truth.qualities(self.seed, self.item, self.category, brand, shop, table, quality, noise)
+        return quality, noise
+
+    @property
+    def quality(self) -> Floats:
+        """Quality of the item, of variance 1."""
+        return self._qualities[0]
+
+    @property
+    def quality_noise(self) -> Floats:
+        """Standard normal of the item: the error of what is known of its quality."""
+        return self._qualities[1]
+
+    @cached_property
+    def contents(self) -> Floats:
+        """What content adds by latents of users and items, and of domains: taste, structured, idiosyncratic (3, B)."""
+        world, parts = self.world.truth, self._floats(3)
+        truth.contents(
+            self.seed,
+            _FORMS[self.world.spec.interaction],
+            self.user,
+            self.profile,
+            self.item,
+            self.category,
+            self.domain,
+            world.content_CK,
+            world.taste_PT,
+            world.structured_DK,
+            world.idiosyncratic_DK,
+            world.mlp,
+            world.tree,
+            parts,
+        )
+        return parts
+
+    @cached_property
+    def shared(self) -> Floats:
+        """The part of the logit that all domains share."""
+        world, level, part = self.world.truth, self._floats(), self._floats()
+        truth.levels(self.seed, self.user, self.place[0], self.place[1], world.city, world.device, level)
+        table = world.profile_category_PC
+        truth.shared(self.quality, level, self.contents[0], self.profile, self.category, table, part)
+        return part
+
+    @cached_property
+    def match(self) -> Floats:
+        """How well the item fits what the user did lately."""
+        traffic, match = self.world.traffic, self._floats()
+        truth.matches(
+            self.seed,
+            self.world.spec.sequence_length,
+            self.user,
+            self.slots,
+            self.scenario,
+            self.category,
+            self.item_features[0],
+            self.world.truth.decay_S,
+            traffic.category,
+            traffic.category_guide,
+            traffic.item_start,
+            traffic.item_power,
+            match,
+        )
+        return match
+
+    @cached_property
+    def parts(self) -> Floats:
+        """The raw parts of the logit that are scaled, in the order of `truth.PARTS` (4, B)."""
+        return np.stack([self.shared, self.contents[1], self.contents[2], self.match])
+
+    @cached_property
+    def residual(self) -> Floats:
+        """What nothing tells."""
+        residual = self._floats()
+        truth.residuals(self.seed, self.user, self.item, residual)
+        return residual

@@ -1,0 +1,133 @@
+"""Laws of the Production-scale data that need no seed: time of day, traffic of domains, Zipf tables (METHODS 9.3-9.5).
+
+The k-th domain has traffic ∝ k^-0.805, one parameter that gives the published sizes: 18 domains hold a fifth of the
+rows, 3,031 of 5,000 another. A quantile of a table is found from a guide, so that it costs a step or two whatever the
+table's length; guides only save steps and change no result.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from scipy.optimize import brentq
+
+from ctrbench.synthetic.philox import Floats, Integers, compiled
+from ctrbench.synthetic.production.spec import MAX_DOMAINS
+
+DAY_SECONDS = 86_400
+BUCKETS = 288
+"""Of five minutes, in a day."""
+TRAFFIC_EXPONENT = 0.805
+TAIL_FROM = 0.9
+"""Share of the ranks after which the option `long_tail` begins."""
+TAIL_ROWS, FULL_ROWS = 200, 2_200_000_000
+NUM_BINS = 5
+
+
+def diurnal(hour: Floats) -> Floats:
+    """Return the density of traffic at an hour of the day; its mean over the day is 1."""
+    return 1 + 0.6 * np.sin(2 * np.pi * (hour - 14) / 24) + 0.2 * np.sin(4 * np.pi * (hour - 20) / 24)
+
+
+def traffic_before(hour: Floats) -> Floats:
+    """Return the share of a day's traffic before an hour: the integral of `diurnal`."""
+    slow = 0.6 * 24 / (2 * np.pi) * (np.cos(2 * np.pi * (hour - 14) / 24) - np.cos(2 * np.pi * 14 / 24))
+    fast = 0.2 * 24 / (4 * np.pi) * (np.cos(4 * np.pi * (hour - 20) / 24) - np.cos(4 * np.pi * 20 / 24))
+    return np.asarray((hour - slow - fast) / 24)
+
+
+@cache
+def second_table() -> Floats:
+    """Return the share of a day's traffic before each second, and before the end of the day."""
+    table: Floats = traffic_before(np.arange(DAY_SECONDS + 1) / 3600)
+    table[0], table[-1] = 0.0, 1.0
+    return table
+
+
+def cumulative(weights: Floats) -> Floats:
+    """Return the distribution function of weights along the last axis; it ends at 1 exactly."""
+    table: Floats = np.cumsum(weights, axis=-1) / np.sum(weights, axis=-1, keepdims=True)
+    table[..., -1] = 1.0
+    return table
+
+
+def guide(table: Floats, steps: int) -> Integers:
+    """Return, for each step of [0, 1), the first place whose distribution function exceeds the step's beginning."""
+    return np.searchsorted(table, np.arange(steps) / steps, side="right").astype(np.int64)
+
+
+@compiled
+def quantile(u: float, table: Floats, guides: Integers) -> int:
+    """Return the place in a distribution function: the first that exceeds u."""
+    place: int = guides[int(u * len(guides))]
+    while table[place] <= u:
+        place += 1
+    return place
+
+
+def zipf(size: int, exponent: float) -> Floats:
+    """Return shares ∝ rank^-exponent."""
+    weights = np.arange(1, size + 1, dtype=np.float64) ** -exponent
+    return np.asarray(weights / weights.sum())
+
+
+def blocks(size: int, shares: Floats) -> Integers:
+    """Cut [0, size) into one block a share, each of one element at least; returns where blocks begin, and the end."""
+    spare = size - len(shares)
+    ends = np.floor(spare * np.cumsum(shares) / shares.sum() + 0.5).astype(np.int64)
+    return np.concatenate([[0], ends + np.arange(1, len(shares) + 1)])
+
+
+def centred(values: Floats, weights: Floats) -> Floats:
+    """Give the last axis mean 0 under the weights, and the whole table a mean square of 1 under them."""
+    weights = weights / weights.sum()
+    values = values - (values @ weights)[..., None]
+    return np.asarray(values / np.sqrt(np.mean(values**2 @ weights)))
+
+
+def domain_shares(domains: int, *, long_tail: bool) -> Floats:
+    """Return the traffic of the k-th domain, k = 1, 2, …"""
+    if not long_tail:
+        return zipf(domains, TRAFFIC_EXPONENT)
+    head = bin_counts(zipf(domains, TRAFFIC_EXPONENT))[0]
+    target = zipf(domains, TRAFFIC_EXPONENT)[:head].sum()
+
+    def excess(exponent: float) -> float:
+        return float(_long_tailed(domains, exponent)[:head].sum() - target)
+
+    return _long_tailed(domains, brentq(excess, 0.4, 1.2))
+
+
+def _long_tailed(domains: int, exponent: float) -> Floats:
+    """Return Zipf shares whose last tenth falls geometrically, to the same part of an average domain at any size."""
+    first = int(TAIL_FROM * domains)
+    shares = zipf(domains, exponent)
+    steps = np.arange(1, domains - first + 1) / (domains - first)
+    for _ in range(20):  # what the tail loses is shared out again, which moves its end a little
+        last = TAIL_ROWS * MAX_DOMAINS / FULL_ROWS / domains
+        shares[first:] = shares[first - 1] * (last / shares[first - 1]) ** steps
+        shares /= shares.sum()
+    return shares
+
+
+def bin_counts(shares: Floats) -> list[int]:
+    """Return the domains in each fifth of the traffic, by the middle of each domain's share (METHODS 8.6)."""
+    middle = np.cumsum(shares) - shares / 2
+    place = np.minimum(NUM_BINS - 1, np.floor(NUM_BINS * middle / shares.sum())).astype(np.int64)
+    return [int(count) for count in np.bincount(place, minlength=NUM_BINS)]
+
+
+def scenario_mix(shares: Floats, phases: Floats) -> Floats:
+    """Return the scenarios' shares in each bucket of the day (buckets, scenarios).
+
+    Weights are w_s (1 + 0.5 sin(2π(h - φ_s)/24)), fitted by turns to the buckets' traffic and to the scenarios'
+    shares, so that a scenario's share over the whole day is what it was.
+    """
+    hour = (np.arange(BUCKETS) + 0.5) * 24 / BUCKETS
+    traffic = np.diff(traffic_before(np.arange(BUCKETS + 1) * 24 / BUCKETS))
+    mass = shares * (1 + 0.5 * np.sin(2 * np.pi * (hour[:, None] - phases) / 24))
+    for _ in range(200):
+        mass *= (traffic / mass.sum(axis=1))[:, None]
+        mass *= np.divide(shares, mass.sum(axis=0), out=np.zeros_like(shares), where=shares > 0)
+    return np.asarray(mass / mass.sum(axis=1, keepdims=True))

@@ -1,0 +1,357 @@
+"""Who sees what, when and where: the loops that make rows of the Production-scale data (METHODS 9.3-9.5).
+
+Each loop passes once over a block of rows and fills arrays that the next one reads; none keeps state, and a row's
+numbers depend on its place in the data alone. Readings where METHODS leave room: activity of users has density
+rank^-0.6; behaviours a day are log-normal with log sd 1; interests and their items follow the categories' global law;
+a slot's interest takes one word of a block. B rows of a block, K slots of a sequence. Entities go from 0 on here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ctrbench.synthetic.philox import Floats, Integers, below, compiled, normal, permuted, uniforms, words
+from ctrbench.synthetic.production.distributions import BUCKETS, DAY_SECONDS, quantile
+from ctrbench.synthetic.production.spec import NUM_RESERVED, RESERVED_SHARE
+from ctrbench.synthetic.production.streams import Stream
+from ctrbench.synthetic.production.world import NUM_BRANDS, NUM_CREATIVES, NUM_PRICES, USER_EXPONENT
+
+TARGETED = 0.35
+FIRST_INTEREST, SECOND_INTEREST = 0.5, 0.8
+"""Cumulated shares of the first two interests."""
+STINTS = (2, 5, 12)
+"""Epochs that a stint of each interest lasts."""
+EPOCH_SLOTS = 16
+HISTORY_DAYS = 60.0
+MEAN_RATE, RATE_SPREAD = 8.0, 1.0
+"""Behaviours a day: mean, and standard deviation of the logarithm."""
+STINT_RANGE = 1 << 30
+
+_USER_POWER = 1 / (1 - USER_EXPONENT)
+RATE_SHIFT = math.log(MEAN_RATE) - RATE_SPREAD**2 / 2
+_SECONDS, _BUCKET_SECONDS = DAY_SECONDS, DAY_SECONDS // BUCKETS
+_L0, _L1, _L2 = STINTS
+_DOMAIN, _USER_ROW, _ITEM_ROW = int(Stream.ROW_DOMAIN), int(Stream.ROW_USER), int(Stream.ROW_ITEM)
+_USER, _PHASE, _INTEREST = int(Stream.USER), int(Stream.INTEREST_PHASE), int(Stream.INTEREST)
+_BEHAVIOUR, _BEHAVIOUR_ITEM = int(Stream.BEHAVIOUR), int(Stream.BEHAVIOUR_ITEM)
+_ITEM_FEATURES, _NEGATIVE = int(Stream.ITEM_FEATURES), int(Stream.BEHAVIOUR_NEGATIVE)
+
+
+@compiled
+def times(start: int, num_rows: int, days: int, table: Floats, day_B: Integers, second_B: Floats) -> None:
+    """Write day and second of the day of the rows from `start` on; row r lies (r + 1/2) / rows of the way."""
+    steps = len(table) - 1
+    for i in range(len(day_B)):
+        passed = (2 * (start + i) + 1) * days
+        day_B[i] = passed // (2 * num_rows)
+        share = (passed % (2 * num_rows)) / (2 * num_rows)
+        low, high = 0, steps
+        if i > 0 and day_B[i] == day_B[i - 1]:
+            # Rows are in the order of time: the second is the last row's or soon after it.
+            low = int(second_B[i - 1])
+            high = min(steps, low + 2)
+            while table[high] <= share:
+                high = min(steps, 2 * high - low)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if table[middle] <= share:
+                low = middle
+            else:
+                high = middle
+        part = (share - table[low]) / (table[low + 1] - table[low])
+        second_B[i] = low + min(part, 0.999999)
+
+
+@compiled
+def domains(
+    start: int,
+    seed: int,
+    draw: int,
+    day_B: Integers,
+    second_B: Floats,
+    reserved_from: int,
+    mix: Floats,
+    scenario_start: Integers,
+    table: Floats,
+    order: Integers,
+    domain_B: Integers,
+) -> None:
+    """Write the domain of each row: scenario by the time of day, domain within it, both from one uniform."""
+    for i in range(len(domain_B)):
+        u, other = uniforms(seed, _DOMAIN, start + i, draw)
+        if day_B[i] >= reserved_from and other < RESERVED_SHARE:
+            domain_B[i] = len(order) + min(int(other / RESERVED_SHARE * NUM_RESERVED), NUM_RESERVED - 1)
+            continue
+        shares = mix[int(second_B[i]) // _BUCKET_SECONDS]
+        scenario, below_it = 0, 0.0
+        while shares[scenario] <= u:
+            below_it = shares[scenario]
+            scenario += 1
+        rest = (u - below_it) / (shares[scenario] - below_it)
+        low, high = scenario_start[scenario], scenario_start[scenario + 1] - 1
+        while low < high:
+            middle = (low + high) // 2
+            if table[middle] <= rest:
+                low = middle + 1
+            else:
+                high = middle
+        domain_B[i] = order[low]
+
+
+@compiled
+def users(
+    start: int,
+    seed: int,
+    draw: int,
+    domain_B: Integers,
+    profile_D: Integers,
+    user_start: Integers,
+    power_P: Floats,
+    user_B: Integers,
+) -> None:
+    """Write the user of each row: of the domain's profile, by rank of activity with density ∝ rank^-0.6."""
+    for i in range(len(user_B)):
+        u = uniforms(seed, _USER_ROW, start + i, draw)[0]
+        profile = profile_D[domain_B[i]]
+        first, end = user_start[profile], user_start[profile + 1]
+        rank = int((1.0 + u * (power_P[profile] - 1.0)) ** _USER_POWER) - 1
+        user_B[i] = first + min(rank, end - first - 1)
+
+
+@compiled
+def rates(seed: int, user_B: Integers, rate_B: Floats) -> None:
+    """Write the logarithm of each row's user's behaviours a day."""
+    for i in range(len(user_B)):
+        rate_B[i] = RATE_SHIFT + RATE_SPREAD * normal(uniforms(seed, _USER, user_B[i])[0])
+
+
+@compiled
+def histories(rate_B: Floats, day_B: Integers, second_B: Floats, slots_B: Integers) -> None:
+    """Write how many behaviours each row's user has had by then."""
+    for i in range(len(rate_B)):
+        slots_B[i] = int(math.exp(rate_B[i]) * (day_B[i] + second_B[i] / _SECONDS + HISTORY_DAYS))
+
+
+@compiled
+def phases_of(seed: int, user: int) -> tuple[int, int, int]:
+    """Return by how many epochs each of a user's interests is ahead."""
+    w0, w1, w2, _ = words(seed, _PHASE, user)
+    return below(w0, _L0), below(w1, _L1), below(w2, _L2)
+
+
+@compiled
+def stint_of(phases: tuple[int, int, int], interest: int, epoch: int) -> int:
+    """Return which stint of an interest an epoch belongs to."""
+    if interest == 0:
+        return (epoch + phases[0]) // _L0
+    return (epoch + phases[1]) // _L1 if interest == 1 else (epoch + phases[2]) // _L2
+
+
+@compiled
+def category_of(
+    seed: int, user: int, interest: int, stint: int, category: Floats, category_guide: Integers
+) -> int:
+    """Return the category of a stint, by the categories' global law."""
+    u = uniforms(seed, _INTEREST, user, STINT_RANGE * interest + stint)[0]
+    return quantile(u, category, category_guide)
+
+
+@compiled
+def rank_of(u: float, size: int, power: float) -> int:
+    """Return a rank below `size` by Zipf's law with exponent 1.05, from its continuous form."""
+    value = 1.0 + u * (power - 1.0)
+    fourth = (value * value) * (value * value)
+    sixteenth = (fourth * fourth) * (fourth * fourth)
+    return min(int(1.0 / (sixteenth * fourth)) - 1, size - 1)
+
+
+@compiled
+def items(
+    start: int,
+    seed: int,
+    draw: int,
+    user_B: Integers,
+    slots_B: Integers,
+    scenario_B: Integers,
+    category: Floats,
+    category_guide: Integers,
+    tilted: Floats,
+    tilted_guide: Integers,
+    item_start: Integers,
+    item_power: Floats,
+    category_B: Integers,
+    item_B: Integers,
+) -> None:
+    """Write category and item of each row: a current interest of the user's, or the scenario's law."""
+    for i in range(len(item_B)):
+        choice, u = uniforms(seed, _ITEM_ROW, start + i, draw)
+        if choice < TARGETED:
+            interest = interest_of(choice / TARGETED)
+            stint = stint_of(phases_of(seed, user_B[i]), interest, slots_B[i] // EPOCH_SLOTS)
+            chosen = category_of(seed, user_B[i], interest, stint, category, category_guide)
+        else:
+            chosen = quantile(u, tilted[scenario_B[i]], tilted_guide[scenario_B[i]])
+        rank = uniforms(seed, _ITEM_ROW, start + i, draw, 1)[0]
+        first = item_start[chosen]
+        category_B[i] = chosen
+        item_B[i] = first + rank_of(rank, item_start[chosen + 1] - first, item_power[chosen])
+
+
+@compiled
+def interest_of(u: float) -> int:
+    """Return which of the three interests a behaviour follows."""
+    if u < FIRST_INTEREST:
+        return 0
+    return 1 if u < SECOND_INTEREST else 2
+
+
+@compiled
+def slot_interest(four: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot: int) -> int:
+    """Return the interest of a behaviour; four slots share a block, a word each."""
+    place = slot % 4
+    word = four[0] if place == 0 else four[1] if place == 1 else four[2] if place == 2 else four[3]
+    return interest_of((np.float64(word) + 0.5) / 4294967296.0)
+
+
+@compiled
+def slot_words(seed: int, user: int, slot: int) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    """Return the block that a behaviour shares."""
+    return words(seed, _BEHAVIOUR, user, slot // 4)
+
+
+@compiled
+def slot_item(
+    seed: int, user: int, slot: int, category: int, item_start: Integers, item_power: Floats
+) -> int:
+    """Return the item of a behaviour, given its category."""
+    first: int = item_start[category]
+    u = uniforms(seed, _BEHAVIOUR_ITEM, user, slot)[0]
+    return first + rank_of(u, item_start[category + 1] - first, item_power[category])
+
+
+@compiled
+def brand_of(seed: int, item: int, category: int) -> int:
+    """Return an item's brand; each category has its own ones."""
+    return category * NUM_BRANDS + below(words(seed, _ITEM_FEATURES, item)[0], NUM_BRANDS)
+
+
+@compiled
+def shop_of(seed: int, item: int, num_shops: int) -> int:
+    """Return the shop that sells an item."""
+    return below(words(seed, _ITEM_FEATURES, item)[1], num_shops)
+
+
+@compiled
+def item_features(
+    seed: int, item_B: Integers, category_B: Integers, num_shops: int, columns_4B: Integers
+) -> None:
+    """Write brand, shop, price level and creative type of each row's item."""
+    for i in range(len(item_B)):
+        w0, w1, w2, w3 = words(seed, _ITEM_FEATURES, item_B[i])
+        columns_4B[0, i] = category_B[i] * NUM_BRANDS + below(w0, NUM_BRANDS)
+        columns_4B[1, i] = below(w1, num_shops)
+        columns_4B[2, i] = below(w2, NUM_PRICES)
+        columns_4B[3, i] = below(w3, NUM_CREATIVES)
+
+
+@compiled
+def user_places(
+    seed: int,
+    stream: int,
+    user_B: Integers,
+    city: Floats,
+    city_guide: Integers,
+    device: Floats,
+    columns_2B: Integers,
+) -> None:
+    """Write city and device of each row's user."""
+    for i in range(len(user_B)):
+        first, second = uniforms(seed, stream, user_B[i])
+        columns_2B[0, i] = quantile(first, city, city_guide)
+        columns_2B[1, i] = _place(second, device)
+
+
+@compiled
+def user_noise(
+    seed: int, stream: int, user_B: Integers, sizes: tuple[int, int, int, int], columns_4B: Integers
+) -> None:
+    """Write the four features of each row's user that mean nothing."""
+    for i in range(len(user_B)):
+        w0, w1, w2, w3 = words(seed, stream, user_B[i])
+        columns_4B[0, i] = below(w0, sizes[0])
+        columns_4B[1, i] = below(w1, sizes[1])
+        columns_4B[2, i] = below(w2, sizes[2])
+        columns_4B[3, i] = below(w3, sizes[3])
+
+
+@compiled
+def contexts(
+    start: int, seed: int, draw: int, stream: int, page: Floats, network: Floats, columns_2B: Integers
+) -> None:
+    """Write page index and network type of each row."""
+    for i in range(columns_2B.shape[1]):
+        first, second = uniforms(seed, stream, start + i, draw)
+        columns_2B[0, i] = _place(first, page)
+        columns_2B[1, i] = _place(second, network)
+
+
+@compiled
+def _place(u: float, table: Floats) -> int:
+    place = 0
+    while table[place] <= u:
+        place += 1
+    return place
+
+
+@compiled
+def sequences(
+    seed: int,
+    user_B: Integers,
+    slots_B: Integers,
+    category: Floats,
+    category_guide: Integers,
+    item_start: Integers,
+    item_power: Floats,
+    category_BK: np.ndarray,
+    item_BK: np.ndarray,
+) -> None:
+    """Write category and item of each row's last behaviours, the oldest first; -1 where there are fewer."""
+    length = category_BK.shape[1]
+    stints, chosen = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64)
+    for i in range(len(user_B)):
+        user, slots = user_B[i], slots_B[i]
+        first = max(0, slots - length)
+        category_BK[i, slots - first :] = -1
+        item_BK[i, slots - first :] = -1
+        stints[:] = -1
+        phases, four = phases_of(seed, user), slot_words(seed, user, first)
+        for slot in range(first, slots):
+            if slot % 4 == 0:
+                four = slot_words(seed, user, slot)
+            interest = slot_interest(four, slot)
+            stint = stint_of(phases, interest, slot // EPOCH_SLOTS)
+            if stint != stints[interest]:
+                stints[interest] = stint
+                chosen[interest] = category_of(seed, user, interest, stint, category, category_guide)
+            category_BK[i, slot - first] = chosen[interest]
+            item_BK[i, slot - first] = slot_item(seed, user, slot, chosen[interest], item_start, item_power)
+
+
+@compiled
+def negatives(seed: int, num_items: int, user_B: Integers, slots_B: Integers, item_BK: np.ndarray) -> None:
+    """Write for each place of `sequences` an item drawn from all alike; -1 where there is no behaviour."""
+    length = item_BK.shape[1]
+    for i in range(len(user_B)):
+        first = max(0, slots_B[i] - length)
+        item_BK[i, slots_B[i] - first :] = -1
+        for slot in range(first, slots_B[i]):
+            item_BK[i, slot - first] = below(words(seed, _NEGATIVE, user_B[i], slot)[0], num_items)
+
+
+@compiled
+def permuted_ids(index_B: Integers, size: int, keys: np.ndarray, id_B: np.ndarray) -> None:
+    """Write ids from 1 on for indices; -1 becomes 0."""
+    for i in range(len(index_B)):
+        id_B[i] = permuted(index_B[i], size, keys) + 1 if index_B[i] >= 0 else 0

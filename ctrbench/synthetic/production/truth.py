@@ -1,0 +1,337 @@
+"""What moves clicks: the parts of the true logit, and the probability that they make (METHODS 9.6-9.8).
+
+Parts come out raw, as their formulas give them; the constants of the calibration (`production_calibration`) centre
+them by scenario and scale them to variance 1, so that a part moves no domain's level. Readings where METHODS leave
+room: the shared part is 35 % item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩, where
+quality is made of category, brand, shop and the item's own, and user level of city, device, activity and the user's
+own; a behaviour's brand counts within the same category. B rows of a block, D domains, K numbers of content.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ctrbench.synthetic.philox import Floats, Integers, compiled, normals, uniforms
+from ctrbench.synthetic.production.rows import (
+    EPOCH_SLOTS,
+    brand_of,
+    category_of,
+    phases_of,
+    slot_interest,
+    slot_item,
+    slot_words,
+    stint_of,
+)
+from ctrbench.synthetic.production.streams import Stream
+from ctrbench.synthetic.production.world import LATENT, TASTE
+
+BASE_RATE = 0.0127
+V_DOMAIN, V_SHARED, V_STRUCTURED = 0.345, 0.370, 0.140
+V_IDIOSYNCRATIC, V_BEHAVIOUR, V_RESIDUAL = 0.040, 0.100, 0.226
+"""The parts' variances in the logit."""
+PARTS = ("shared", "structured", "idiosyncratic", "behaviour")
+"""The parts that the calibration centres and scales; domain level and residual have variance 1 as they are."""
+VARIANCES = (V_SHARED, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOUR)
+BRAND_MATCH = 0.5
+QUALITY_WEIGHTS = (0.5, 0.4, 0.4, math.sqrt(0.43))
+"""Of category, brand, shop and the item's own."""
+LEVEL_WEIGHTS = (0.45, 0.35, 0.4, math.sqrt(0.515))
+"""Of city, device, activity and the user's own."""
+SHARED_WEIGHTS = (math.sqrt(0.35), math.sqrt(0.20), math.sqrt(0.25), math.sqrt(0.20))
+"""Of quality, level, profile × category and taste."""
+CATEGORY_CONTENT, ITEM_CONTENT = 0.8, 0.6
+PROFILE_TASTE, USER_TASTE = 0.6, 0.8
+BID_SPREAD, BID_PRICE = 0.6, 0.1
+PRICE_SHARE, PRICE_RANGE = 0.50, 0.45
+
+BILINEAR, MLP, TREE = 0, 1, 2
+_USER, _TASTE, _RESIDUAL = int(Stream.USER), int(Stream.USER_TASTE), int(Stream.RESIDUAL)
+_ITEM, _CONTENT = int(Stream.ITEM), int(Stream.ITEM_CONTENT)
+_BRAND, _SHOP, _BID = int(Stream.BRAND), int(Stream.SHOP), int(Stream.BID)
+_LABEL = int(Stream.ROW_LABEL)
+_LATENT, _TASTES = LATENT, TASTE
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+@compiled
+def qualities(
+    seed: int,
+    item_B: Integers,
+    category_B: Integers,
+    brand_B: Integers,
+    shop_B: Integers,
+    quality_C: Floats,
+    quality_B: Floats,
+    noise_B: Floats,
+) -> None:
+    """Write the quality of each row's item, of variance 1, and the noise of what is seen of it."""
+    for i in range(len(item_B)):
+        own, noise_B[i] = normals(seed, _ITEM, item_B[i])
+        of_brand = normals(seed, _BRAND, brand_B[i])[0]
+        of_shop = normals(seed, _SHOP, shop_B[i])[0]
+        quality_B[i] = (
+            QUALITY_WEIGHTS[0] * quality_C[category_B[i]]
+            + QUALITY_WEIGHTS[1] * of_brand
+            + QUALITY_WEIGHTS[2] * of_shop
+            + QUALITY_WEIGHTS[3] * own
+        )
+
+
+@compiled
+def levels(
+    seed: int,
+    user_B: Integers,
+    city_B: Integers,
+    device_B: Integers,
+    city: Floats,
+    device: Floats,
+    level_B: Floats,
+) -> None:
+    """Write the level of each row's user, of variance 1."""
+    for i in range(len(user_B)):
+        activity, own = normals(seed, _USER, user_B[i])
+        level_B[i] = (
+            LEVEL_WEIGHTS[0] * city[city_B[i]]
+            + LEVEL_WEIGHTS[1] * device[device_B[i]]
+            + LEVEL_WEIGHTS[2] * activity
+            + LEVEL_WEIGHTS[3] * own
+        )
+
+
+@compiled
+def contents(
+    seed: int,
+    form: int,
+    user_B: Integers,
+    profile_B: Integers,
+    item_B: Integers,
+    category_B: Integers,
+    domain_B: Integers,
+    content_CK: Floats,
+    taste_PT: Floats,
+    structured_DK: Floats,
+    idiosyncratic_DK: Floats,
+    mlp: tuple[Floats, Floats, Floats, Floats],
+    tree: tuple[Integers, Integers, Floats],
+    parts_3B: Floats,
+) -> None:
+    """Write ⟨z, q⟩, the structured and the idiosyncratic part of each row: all that reads the item's content q."""
+    q = np.empty(_LATENT)
+    for i in range(len(item_B)):
+        of_category = content_CK[category_B[i]]
+        for pair in range(_LATENT // 2):
+            first, second = normals(seed, _CONTENT, item_B[i], 0, pair)
+            q[2 * pair] = CATEGORY_CONTENT * of_category[2 * pair] + ITEM_CONTENT * first
+            q[2 * pair + 1] = CATEGORY_CONTENT * of_category[2 * pair + 1] + ITEM_CONTENT * second
+        of_profile, taste = taste_PT[profile_B[i]], 0.0
+        for pair in range(_TASTES // 2):
+            first, second = normals(seed, _TASTE, user_B[i], 0, pair)
+            taste += (PROFILE_TASTE * of_profile[2 * pair] + USER_TASTE * first) * q[2 * pair]
+            taste += (PROFILE_TASTE * of_profile[2 * pair + 1] + USER_TASTE * second) * q[2 * pair + 1]
+        parts_3B[0, i] = taste / math.sqrt(_TASTES)
+        domain = domain_B[i]
+        if form == BILINEAR:
+            parts_3B[1, i] = _dot(structured_DK[domain], q)
+        elif form == MLP:
+            parts_3B[1, i] = _mlp(mlp[0][domain], mlp[1], mlp[2], mlp[3], q)
+        else:
+            parts_3B[1, i] = _trees(tree[0][domain], tree[1], tree[2], q)
+        parts_3B[2, i] = _dot(idiosyncratic_DK[domain], q)
+
+
+@compiled
+def _dot(first: Floats, second: Floats) -> float:
+    total = 0.0
+    for k in range(len(first)):
+        total += first[k] * second[k]
+    return total
+
+
+@compiled
+def _mlp(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q: Floats) -> float:
+    """A network of 4 H tanh units that is odd in the domain's side and in the content's: no level of either."""
+    total = 0.0
+    for h in range(len(out_H)):
+        x, m, c = 0.0, side_H[h], offset_H[h]
+        for k in range(len(q)):
+            x += content_KH[k, h] * q[k]
+        total += out_H[h] * (
+            math.tanh(c + m + x) - math.tanh(c + m - x) - math.tanh(c - m + x) + math.tanh(c - m - x)
+        )
+    return total
+
+
+@compiled
+def _trees(side_T: Integers, split_T2: Integers, value_T44: Floats, q: Floats) -> float:
+    """A forest; a tree's values have mean 0 over each side's leaves."""
+    total = 0.0
+    for t in range(len(side_T)):
+        if side_T[t] >= 0:
+            leaf = 2 * int(q[split_T2[t, 0]] > 0.0) + int(q[split_T2[t, 1]] > 0.0)
+            total += value_T44[t, side_T[t], leaf]
+    return total
+
+
+@compiled
+def shared(
+    quality_B: Floats,
+    level_B: Floats,
+    taste_B: Floats,
+    profile_B: Integers,
+    category_B: Integers,
+    profile_category_PC: Floats,
+    shared_B: Floats,
+) -> None:
+    """Write the part that all domains share."""
+    for i in range(len(shared_B)):
+        shared_B[i] = (
+            SHARED_WEIGHTS[0] * quality_B[i]
+            + SHARED_WEIGHTS[1] * level_B[i]
+            + SHARED_WEIGHTS[2] * profile_category_PC[profile_B[i], category_B[i]]
+            + SHARED_WEIGHTS[3] * taste_B[i]
+        )
+
+
+@compiled
+def matches(
+    seed: int,
+    length: int,
+    user_B: Integers,
+    slots_B: Integers,
+    scenario_B: Integers,
+    category_B: Integers,
+    brand_B: Integers,
+    decay_S: Floats,
+    category: Floats,
+    category_guide: Integers,
+    item_start: Integers,
+    item_power: Floats,
+    match_B: Floats,
+) -> None:
+    """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviours, k = 1 the latest.
+
+    The categories of the few stints at hand are found first: most rows match none of them and are done.
+    """
+    is_match = np.empty((length // EPOCH_SLOTS + 2, 3), dtype=np.bool_)
+    for i in range(len(user_B)):
+        user, slots, wanted = user_B[i], slots_B[i], category_B[i]
+        first = max(0, slots - length)
+        match_B[i] = 0.0
+        if slots == 0 or not _find(seed, user, first, slots, wanted, category, category_guide, is_match):
+            continue
+        weight, decay, total = 1.0, decay_S[scenario_B[i]], 0.0
+        four = slot_words(seed, user, slots - 1)
+        for slot in range(slots - 1, first - 1, -1):
+            if slot % 4 == 3:
+                four = slot_words(seed, user, slot)
+            weight *= decay
+            if is_match[slot // EPOCH_SLOTS - first // EPOCH_SLOTS, slot_interest(four, slot)]:
+                item = slot_item(seed, user, slot, wanted, item_start, item_power)
+                same_brand = brand_of(seed, item, wanted) == brand_B[i]
+                total += weight * (1.0 + BRAND_MATCH) if same_brand else weight
+        match_B[i] = total
+
+
+@compiled
+def _find(
+    seed: int,
+    user: int,
+    first: int,
+    slots: int,
+    wanted: int,
+    category: Floats,
+    category_guide: Integers,
+    is_match: np.ndarray,
+) -> bool:
+    """Write for each epoch and interest whether its category is the wanted one; tell whether any is."""
+    phases, begin, is_any = phases_of(seed, user), first // EPOCH_SLOTS, False
+    for interest in range(3):
+        last, same = -1, False
+        for epoch in range(begin, (slots - 1) // EPOCH_SLOTS + 1):
+            stint = stint_of(phases, interest, epoch)
+            if stint != last:
+                last = stint
+                same = category_of(seed, user, interest, stint, category, category_guide) == wanted
+            is_match[epoch - begin, interest] = same
+            is_any = is_any or same
+    return is_any
+
+
+@compiled
+def residuals(seed: int, user_B: Integers, item_B: Integers, residual_B: Floats) -> None:
+    """Write the part of user and item that nothing tells: a standard normal."""
+    for i in range(len(user_B)):
+        residual_B[i] = normals(seed, _RESIDUAL, user_B[i], item_B[i])[0]
+
+
+@compiled
+def logits(
+    mu: float,
+    domain_B: Integers,
+    scenario_B: Integers,
+    day_B: Integers,
+    level_D: Floats,
+    drift_SD: Floats,
+    parts_PB: Floats,
+    weight_P: Floats,
+    residual_B: Floats,
+    known_B: Floats,
+    logit_B: Floats,
+) -> None:
+    """Write the logit without and with the residual; sums in a fixed order."""
+    root = math.sqrt(V_RESIDUAL)
+    for i in range(len(domain_B)):
+        total = mu + math.sqrt(V_DOMAIN) * level_D[domain_B[i]] + drift_SD[scenario_B[i], day_B[i]]
+        for part in range(len(weight_P)):
+            total += weight_P[part] * parts_PB[part, i]
+        known_B[i] = total
+        logit_B[i] = total + root * residual_B[i]
+
+
+@compiled
+def clicks(logit_B: Floats, probability_B: Floats) -> None:
+    """Write σ(logit)."""
+    for i in range(len(logit_B)):
+        probability_B[i] = 1.0 / (1.0 + math.exp(-logit_B[i]))
+
+
+@compiled
+def ceilings(known_B: Floats, probability_B: Floats) -> None:
+    """Write the probability given all but the residual: 16-point Gauss-Hermite over its normal law."""
+    root = math.sqrt(V_RESIDUAL)
+    for i in range(len(known_B)):
+        total = 0.0
+        for k in range(len(_NODES)):
+            total += _WEIGHTS[k] / (1.0 + math.exp(-known_B[i] - root * _NODES[k]))
+        probability_B[i] = total
+
+
+@compiled
+def outcomes(
+    start: int, seed: int, draw: int, probability_B: Floats, label_B: np.ndarray, rest_B: Floats
+) -> None:
+    """Write the click, and the uniform that prices read."""
+    for i in range(len(label_B)):
+        u, rest_B[i] = uniforms(seed, _LABEL, start + i, draw)
+        label_B[i] = 1 if u < probability_B[i] else 0
+
+
+@compiled
+def bids(
+    seed: int,
+    quality_corr: float,
+    shop_B: Integers,
+    price_level_B: Integers,
+    day_B: Integers,
+    quality_B: Floats,
+    bid_B: Floats,
+) -> None:
+    """Write the advertiser's bid of the day; price levels go from 1 on."""
+    rest = math.sqrt(1.0 - quality_corr * quality_corr)
+    for i in range(len(bid_B)):
+        own = normals(seed, _BID, shop_B[i], day_B[i])[0]
+        spread = quality_corr * quality_B[i] + rest * own
+        bid_B[i] = math.exp(BID_SPREAD * spread + BID_PRICE * (price_level_B[i] + 1 - 5))

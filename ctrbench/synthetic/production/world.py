@@ -1,0 +1,413 @@
+"""The tables behind a Production-scale dataset, made from its spec alone (METHODS 9.4-9.6).
+
+Everything here is small: domains, categories, cities and what belongs to them. Users and items are no tables; they
+are computed where a row needs them. Our readings where METHODS leave room: each scenario has 6 positions; the 40
+reserved tuples are the next ones by popularity; blocks of users and of items follow the traffic of their profile and
+category; the latent tables of categories are centred under the categories' law, so that content has no level of its
+own in a domain; levels of scenarios, positions, profiles and tuples are standard normal under the traffic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ctrbench.synthetic.philox import (
+    Floats,
+    Integers,
+    feistel_keys,
+    normal,
+    normal_table,
+    permutation,
+    uniform_table,
+)
+from ctrbench.synthetic.production.distributions import (
+    blocks,
+    centred,
+    cumulative,
+    domain_shares,
+    guide,
+    scenario_mix,
+    zipf,
+)
+from ctrbench.synthetic.production.spec import (
+    NUM_AGES,
+    NUM_GENDERS,
+    NUM_LEVELS,
+    NUM_PAIRS,
+    NUM_POSITIONS,
+    NUM_PROFILES,
+    NUM_RESERVED,
+    NUM_SCENARIOS,
+    RESERVED_SHARE,
+    ProductionSpec,
+)
+from ctrbench.synthetic.production.streams import Stream
+
+LATENT, TASTE = 16, 8
+"""Numbers of an item's content, and how many of them users have a taste for."""
+RELEVANT = 10
+"""Of the content's 16 numbers, those that matter to the structured part in a scenario: 60 %."""
+NUM_CITIES, NUM_DEVICES = 400, 6
+NOISE_SIZES = (5, 20, 80, 320)
+NUM_BRANDS = 10
+"""Brands of a category; a brand has one category."""
+NUM_PRICES, NUM_CREATIVES = 10, 5
+NUM_PAGES, NUM_NETWORKS = 10, 4
+CITY_EXPONENT, DEVICE_EXPONENT, PAGE_EXPONENT, NETWORK_EXPONENT = 1.0, 0.7, 1.0, 0.7
+CATEGORY_EXPONENT, ITEM_EXPONENT, USER_EXPONENT = 1.0, 1.05, 0.6
+PROFILE_SPREAD, POPULARITY_NOISE, TILT = 0.8, 0.35, 0.5
+LEVEL_WEIGHTS = (0.6, 0.5, 0.45, 0.43)
+"""Of scenario, position, profile and tuple in a domain's level."""
+FACTOR_WEIGHTS = (0.7, 0.5, 0.51)
+"""Of scenario, position and profile in a domain's structured vector."""
+DECAYS = (0.85, 0.98)
+DRIFT = 0.05
+GUIDE_STEPS = 4096
+HIDDEN, TREES = 8, 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """The domains by traffic, descending, then the reserved ones; values from 0 on, before ids are put out."""
+
+    scenario: Integers
+    position: Integers
+    profile: Integers
+    share: Floats
+    """Of all rows, without the reserved tuples' 0.1 % of the last sixth; 0 for the reserved."""
+    is_reserved: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ids:
+    """What is put out for each value of a small vocabulary, from 1 on; keys for users, items and shops.
+
+    Values of domain features that reserved tuples alone have are put out as 0: training never sees them.
+    """
+
+    scenario: Integers
+    position: Integers
+    profile: Integers
+    city: Integers
+    device: Integers
+    category: Integers
+    user_keys: np.ndarray
+    item_keys: np.ndarray
+    shop_keys: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Who meets whom: the distribution functions that rows are drawn from."""
+
+    mix: Floats
+    """Scenarios in each five minutes of the day (buckets, scenarios)."""
+    order: Integers
+    """Domains, scenario by scenario."""
+    scenario_start: Integers
+    domain: Floats
+    """Distribution function of the domains within their scenario, in that order."""
+    user_start: Integers
+    """First user of each profile, and the end."""
+    category: Floats
+    category_guide: Integers
+    tilted: Floats
+    """Categories of untargeted rows, by scenario."""
+    tilted_guide: Integers
+    item_start: Integers
+    """First item of each category, and the end."""
+    item_power: Floats
+    """(items + 1)^(1 - exponent) of each category, for ranks by Zipf's law."""
+    city: Floats
+    city_guide: Integers
+    device: Floats
+    page: Floats
+    network: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What moves clicks; D domains with the reserved ones, C categories, S scenarios, K = 16 numbers of content."""
+
+    level_D: Floats
+    """Of a domain: variance 1 under the traffic."""
+    drift_SD: Floats
+    """Of a scenario on each day, in logits."""
+    structured_DK: Floats
+    idiosyncratic_DK: Floats
+    content_CK: Floats
+    quality_C: Floats
+    taste_PT: Floats
+    """Of a profile."""
+    profile_category_PC: Floats
+    city: Floats
+    device: Floats
+    decay_S: Floats
+    mlp: tuple[Floats, Floats, Floats, Floats]
+    """Domain side (D, H), content side (K, H), offsets (H), output weights (H)."""
+    tree: tuple[Integers, Integers, Floats]
+    """Domain's side of each tree (D, T), -1 where irrelevant; numbers split (T, 2); values (T, 4, 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """All tables of a dataset."""
+
+    spec: ProductionSpec
+    domains: Domains
+    ids: Ids
+    traffic: Traffic
+    truth: Truth
+
+
+@lru_cache(maxsize=2)
+def make_world(spec: ProductionSpec) -> World:
+    """Make the tables of a dataset; what was made last is kept."""
+    domains = _make_domains(spec)
+    traffic = _make_traffic(spec, domains)
+    return World(
+        spec=spec,
+        domains=domains,
+        ids=_make_ids(spec, domains),
+        traffic=traffic,
+        truth=_make_truth(spec, domains),
+    )
+
+
+# --- domains -------------------------------------------------------------------------------------------------------
+
+
+def valid_pairs(seed: int) -> Integers:
+    """Return the pairs (60, 2) of scenario and position that exist: 6 positions a scenario, 3 or 4 scenarios each.
+
+    Scenarios choose by turns among the positions chosen least so far.
+    """
+    preference = uniform_table(seed, Stream.VALID_PAIR, NUM_SCENARIOS * NUM_POSITIONS)
+    cost = preference.reshape(NUM_SCENARIOS, NUM_POSITIONS)
+    pairs: list[tuple[int, int]] = []
+    for turn in range(NUM_PAIRS):
+        scenario = turn % NUM_SCENARIOS
+        position = int(cost[scenario].argmin())
+        pairs.append((scenario, position))
+        cost[:, position] += 1.0
+        cost[scenario, position] = np.inf
+    return np.array(sorted(pairs), dtype=np.int64)
+
+
+def _make_domains(spec: ProductionSpec) -> Domains:
+    pairs = np.repeat(valid_pairs(spec.seed), NUM_PROFILES, axis=0)
+    scenario, position = pairs.T
+    profile = np.tile(np.arange(NUM_PROFILES), NUM_PAIRS)
+    order = np.argsort(-_popularity(spec.seed, scenario, position, profile), kind="stable")
+    kept = order[: spec.domains + NUM_RESERVED]
+    share = np.zeros(len(kept))
+    share[: spec.domains] = domain_shares(spec.domains, long_tail=spec.long_tail)
+    return Domains(
+        scenario=scenario[kept],
+        position=position[kept],
+        profile=profile[kept],
+        share=share,
+        is_reserved=np.arange(len(kept)) >= spec.domains,
+    )
+
+
+def _popularity(seed: int, scenario: Integers, position: Integers, profile: Integers) -> Floats:
+    of_profile = PROFILE_SPREAD * normal_table(seed, Stream.PROFILE_WEIGHT, NUM_PROFILES, 1)[:, 0]
+    noise = POPULARITY_NOISE * normal_table(seed, Stream.POPULARITY, len(scenario), 1)[:, 0]
+    return np.asarray(-np.log(scenario + 1) - 0.6 * np.log(position + 1) + of_profile[profile] + noise)
+
+
+# --- traffic -------------------------------------------------------------------------------------------------------
+
+
+def _make_traffic(spec: ProductionSpec, domains: Domains) -> Traffic:
+    order = np.argsort(domains.scenario, kind="stable")
+    order = order[~domains.is_reserved[order]]
+    start = np.searchsorted(domains.scenario[order], np.arange(NUM_SCENARIOS + 1))
+    shares = _summed(domains.share, domains.scenario, NUM_SCENARIOS)
+    phases = 24 * uniform_table(spec.seed, Stream.PHASE, NUM_SCENARIOS)
+    category = zipf(spec.num_categories, CATEGORY_EXPONENT)
+    tilted = cumulative(tilted_shares(spec))
+    items = blocks(spec.num_items, category)
+    # Reserved tuples bring users of their own, by their share of all rows.
+    late = np.where(domains.is_reserved, RESERVED_SHARE / 6 / NUM_RESERVED, 0.0)
+    by_profile = _summed(domains.share + late, domains.profile, NUM_PROFILES)
+    city = cumulative(zipf(NUM_CITIES, CITY_EXPONENT))
+    return Traffic(
+        mix=cumulative(scenario_mix(shares, phases)),
+        order=order,
+        scenario_start=start,
+        domain=_within(domains.share[order], start),
+        user_start=blocks(spec.num_users, by_profile),
+        category=cumulative(category),
+        category_guide=guide(cumulative(category), GUIDE_STEPS),
+        tilted=tilted,
+        tilted_guide=np.stack([guide(row, GUIDE_STEPS) for row in tilted]),
+        item_start=items,
+        item_power=(np.diff(items) + 1.0) ** (1 - ITEM_EXPONENT),
+        city=city,
+        city_guide=guide(city, GUIDE_STEPS),
+        device=cumulative(zipf(NUM_DEVICES, DEVICE_EXPONENT)),
+        page=cumulative(zipf(NUM_PAGES, PAGE_EXPONENT)),
+        network=cumulative(zipf(NUM_NETWORKS, NETWORK_EXPONENT)),
+    )
+
+
+def _summed(shares: Floats, places: Integers, size: int) -> Floats:
+    return np.asarray(np.bincount(places, shares, minlength=size), dtype=np.float64)
+
+
+def tilted_shares(spec: ProductionSpec) -> Floats:
+    """Return each scenario's shares of categories (scenarios, categories).
+
+    Where a category is rare, more of its rows are targeted and match behaviours, so a tilt makes its clicks a matter of
+    the scenario to models that do not see behaviours: strict null data have none.
+    """
+    tilt = normal_table(spec.seed, Stream.SCENARIO_CATEGORY, NUM_SCENARIOS, spec.num_categories)
+    strength = 0.0 if spec.null == "strict" else TILT
+    weights = zipf(spec.num_categories, CATEGORY_EXPONENT) * np.exp(strength * tilt)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _within(shares: Floats, start: Integers) -> Floats:
+    """Return the distribution function of each block of shares; a block ends at 1."""
+    parts = [cumulative(part) if len(part) else part for part in np.split(shares, start[1:-1])]
+    return np.concatenate(parts)
+
+
+def _make_ids(spec: ProductionSpec, domains: Domains) -> Ids:
+    def from_one(size: int, stream: Stream) -> Integers:
+        return permutation(size, feistel_keys(spec.seed, stream)) + 1
+
+    def seen(ids: Integers, values_D: Integers) -> Integers:
+        return np.where(np.isin(np.arange(len(ids)), values_D[~domains.is_reserved]), ids, 0)
+
+    return Ids(
+        scenario=seen(from_one(NUM_SCENARIOS, Stream.ID_SCENARIO), domains.scenario),
+        position=seen(from_one(NUM_POSITIONS, Stream.ID_POSITION), domains.position),
+        profile=seen(np.arange(NUM_PROFILES) + 1, domains.profile),
+        city=from_one(NUM_CITIES, Stream.ID_CITY),
+        device=from_one(NUM_DEVICES, Stream.ID_DEVICE),
+        category=from_one(spec.num_categories, Stream.ID_CATEGORY),
+        user_keys=feistel_keys(spec.seed, Stream.ID_USER),
+        item_keys=feistel_keys(spec.seed, Stream.ID_ITEM),
+        shop_keys=feistel_keys(spec.seed, Stream.ID_SHOP),
+    )
+
+
+# --- truth ---------------------------------------------------------------------------------------------------------
+
+
+def _make_truth(spec: ProductionSpec, domains: Domains) -> Truth:
+    seed, shares = spec.seed, zipf(spec.num_categories, CATEGORY_EXPONENT)
+    structured = _structured(seed, domains)
+    taste = normal_table(seed, Stream.PROFILE_TASTE, NUM_PROFILES, TASTE)
+    category = normal_table(seed, Stream.CATEGORY_QUALITY, spec.num_categories, 1)[:, 0]
+    joined = centred(normal_table(seed, Stream.PROFILE_CATEGORY, NUM_PROFILES, spec.num_categories), shares)
+    drift, decay = _drift(seed, spec.days), uniform_table(seed, Stream.DECAY, NUM_SCENARIOS)
+    if spec.null == "strict":
+        taste, joined, drift, decay = 0 * taste, 0 * joined, 0 * drift, np.full_like(decay, 0.5)
+    city = normal_table(seed, Stream.CITY_LEVEL, NUM_CITIES, 1)[:, 0]
+    device = normal_table(seed, Stream.DEVICE_LEVEL, NUM_DEVICES, 1)[:, 0]
+    return Truth(
+        level_D=_levels(seed, domains, is_additive=spec.null == "strict"),
+        drift_SD=drift,
+        structured_DK=structured,
+        idiosyncratic_DK=normal_table(seed, Stream.IDIOSYNCRATIC, len(domains.share), LATENT),
+        content_CK=_unit_columns(normal_table(seed, Stream.CATEGORY_CONTENT, len(shares), LATENT), shares),
+        quality_C=centred(category, shares),
+        taste_PT=taste,
+        profile_category_PC=joined,
+        city=centred(city, zipf(NUM_CITIES, CITY_EXPONENT)),
+        device=centred(device, zipf(NUM_DEVICES, DEVICE_EXPONENT)),
+        decay_S=DECAYS[0] + (DECAYS[1] - DECAYS[0]) * decay,
+        mlp=_mlp(seed, structured),
+        tree=_trees(seed, structured),
+    )
+
+
+def _unit_columns(table: Floats, shares: Floats) -> Floats:
+    """Give each column mean 0 and variance 1 under the shares of the rows."""
+    return np.stack([centred(column, shares) for column in table.T], axis=1)
+
+
+def _levels(seed: int, domains: Domains, *, is_additive: bool) -> Floats:
+    """Return the domains' levels, mean 0 and variance 1 under the traffic.
+
+    Additive levels are sums of one for each feature, a profile's three features among them, and tuples have none.
+    """
+    of_scenario, of_position, of_profile, of_tuple = LEVEL_WEIGHTS
+    parts = [
+        (of_scenario, Stream.LEVEL_SCENARIO, domains.scenario),
+        (of_position, Stream.LEVEL_POSITION, domains.position),
+    ]
+    if is_additive:
+        streams = (Stream.LEVEL_GENDER, Stream.LEVEL_AGE, Stream.LEVEL_LEVEL)
+        values = np.unravel_index(domains.profile, (NUM_GENDERS, NUM_AGES, NUM_LEVELS))
+        third = of_profile / np.sqrt(3)
+        parts += [(third, stream, value) for stream, value in zip(streams, values, strict=True)]
+    else:
+        parts.append((of_profile, Stream.LEVEL_PROFILE, domains.profile))
+        parts.append((of_tuple, Stream.LEVEL_TUPLE, np.arange(len(domains.share))))
+    weights, scores = zip(
+        *((weight, _normal_scores(seed, stream, value, domains.share)) for weight, stream, value in parts),
+        strict=True,
+    )
+    return centred(np.asarray(weights) @ np.stack(scores), domains.share)
+
+
+def _normal_scores(seed: int, stream: Stream, value_D: Integers, share_D: Floats) -> Floats:
+    """Give each value of a feature a level, so that levels are standard normal under the traffic.
+
+    Values lie side by side in a random order, each as wide as its share; a level is the normal quantile of the
+    value's middle. With plain normals, one scenario with 43 % of the rows would settle the shape of the whole. A value
+    without traffic is as wide as the mean of the others, so that none lies at the edge.
+    """
+    order = np.argsort(uniform_table(seed, stream, int(value_D.max()) + 1), kind="stable")
+    share = _summed(share_D, value_D, int(value_D.max()) + 1)
+    width = np.where(share > 0, share, share[share > 0].mean())[order]
+    middle = np.empty(len(order))
+    middle[order] = (np.cumsum(width) - width / 2) / width.sum()
+    return np.array([normal(one) for one in middle])[value_D]
+
+
+def _drift(seed: int, days: int) -> Floats:
+    """Return the scenarios' random walks, which start at 0 on day 0."""
+    steps = DRIFT * normal_table(seed, Stream.DRIFT, NUM_SCENARIOS, days)
+    steps[:, 0] = 0.0
+    return np.asarray(np.cumsum(steps, axis=1))
+
+
+def _structured(seed: int, domains: Domains) -> Floats:
+    """Return M_d: factors of scenario, position and profile, zero where the scenario finds a number irrelevant."""
+    parts = (
+        normal_table(seed, Stream.FACTOR_SCENARIO, NUM_SCENARIOS, LATENT)[domains.scenario],
+        normal_table(seed, Stream.FACTOR_POSITION, NUM_POSITIONS, LATENT)[domains.position],
+        normal_table(seed, Stream.FACTOR_PROFILE, NUM_PROFILES, LATENT)[domains.profile],
+    )
+    total = np.tensordot(FACTOR_WEIGHTS, np.stack(parts), axes=1)
+    rank = normal_table(seed, Stream.RELEVANCE, NUM_SCENARIOS, LATENT).argsort(axis=1).argsort(axis=1)
+    return np.asarray(total * (rank < RELEVANT)[domains.scenario])
+
+
+def _mlp(seed: int, structured: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    content = normal_table(seed, Stream.MLP_CONTENT, LATENT, HIDDEN) / np.sqrt(LATENT)
+    of_domain = structured @ (normal_table(seed, Stream.MLP_DOMAIN, LATENT, HIDDEN) / np.sqrt(RELEVANT))
+    offset = 0.5 + np.abs(normal_table(seed, Stream.MLP_OFFSET, HIDDEN, 1)[:, 0])
+    return of_domain, content, offset, normal_table(seed, Stream.MLP_OUT, HIDDEN, 1)[:, 0]
+
+
+def _trees(seed: int, structured: Floats) -> tuple[Integers, Integers, Floats]:
+    """Return trees of two splits on the domain's vector and two on the same numbers of the content."""
+    order = normal_table(seed, Stream.TREE_SPLIT, TREES, LATENT).argsort(axis=1)
+    split = order[:, :2].astype(np.int64)
+    first, second = structured[:, split[:, 0]], structured[:, split[:, 1]]
+    side = 2 * (first > 0) + (second > 0)
+    side[(first == 0) | (second == 0)] = -1
+    value = normal_table(seed, Stream.TREE_VALUE, TREES, 16).reshape(TREES, 4, 4)
+    value -= value.mean(axis=1, keepdims=True)
+    value -= value.mean(axis=2, keepdims=True)
+    return side.astype(np.int64), split, value

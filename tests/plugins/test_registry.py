@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from ctrbench.errors import ContractError, SettingError
+from ctrbench.plugins.registry import PRESETS, find, plugins, presets, select, selectors, split_selectors
+
+METHOD = '''"""Twice: everything twice.
+
+Paper: Nobody, Nowhere, 2020
+Year: 2020
+"""
+
+from ctrbench.extend import Field, Method, Plan
+
+
+class Twice(Method):
+    """Says twice."""
+
+    factor: float = Field(default=2.0, gt=0.0)
+    widths: tuple[int, ...] = (3,)
+    limit: int | None = 5
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan."""
+        return plan
+'''
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "twice.py"
+    path.write_text(METHOD, encoding="utf-8")
+    return path
+
+
+def settings_of(selector: str) -> dict[str, object]:
+    return select("methods", selector).value.model_dump(exclude={"norm", "aux"})
+
+
+def test_built_in_plugins_are_the_files_of_the_folders() -> None:
+    assert {"dnn", "dcnv2"} <= set(plugins("backbones"))
+    assert {"plain", "star", "apg", "maml", "adasparse"} <= set(plugins("methods"))
+    assert not {name for name in plugins("methods") if name.startswith("_")}
+
+
+def test_every_built_in_plugin_says_what_it_is() -> None:
+    for kind in ("methods", "backbones"):
+        for plugin in plugins(kind).values():  # type: ignore[arg-type]
+            assert all((plugin.summary, plugin.tag("Paper"), plugin.tag("Year"))), plugin.name
+    for plugin in plugins("methods").values():
+        assert all((plugin.tag("Conditions on"), plugin.tag("Grows with domains"))), plugin.name
+
+
+def test_a_path_is_a_plugin(file: Path) -> None:
+    plugin = find("methods", str(file))
+    assert (plugin.name, plugin.is_builtin) == ("twice", False)
+    assert plugin.summary == "Twice: everything twice."
+    assert (plugin.tag("Paper"), plugin.tag("Year"), plugin.tag("Code")) == (
+        "Nobody, Nowhere, 2020",
+        "2020",
+        "",
+    )
+
+
+def test_listing_imports_neither_plugins_nor_torch() -> None:
+    code = (
+        "import sys; from ctrbench.plugins.registry import plugins; "
+        "[plugin.summary for kind in ('methods', 'backbones') for plugin in plugins(kind).values()]; "
+        "assert not {'torch', 'ctrbench.methods.plain', 'ctrbench.extend'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("[]", {}),
+        ("[factor=3]", {"factor": 3.0}),
+        ("[ factor = 0.5 , limit=none ]", {"factor": 0.5, "limit": None}),
+        ("[widths=4-5-6]", {"widths": (4, 5, 6)}),
+        ("[widths=4]", {"widths": (4,)}),
+    ],
+)
+def test_settings_of_a_selector(file: Path, text: str, expected: dict[str, object]) -> None:
+    defaults = {"factor": 2.0, "widths": (3,), "limit": 5}
+    assert settings_of(f"{file}{text}") == defaults | expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[facto=3]", "no such setting: facto. did you mean 'factor'"),
+        ("[factor=-1]", "setting 'factor': -1. Input should be greater than 0"),
+        ("[factor=many]", "setting 'factor': many"),
+        ("[factor]", "settings are written name=value"),
+        ("[=3]", "settings are written name=value"),
+        ("[factor=1,factor=2]", "a setting is given once"),
+        ("[factor=1", "a selector is name"),
+    ],
+)
+def test_bad_settings_are_refused(file: Path, text: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        settings_of(f"{file}{text}")
+
+
+def test_settings_are_frozen(file: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        select("methods", str(file)).value.factor = 3.0  # type: ignore[union-attr]
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingError, match=r"no such method: adasparce\. did you mean 'adasparse'"):
+        select("methods", "adasparce")
+    with pytest.raises(SettingError, match=r"no such backbone: dcn\. did you mean 'dcnv2'"):
+        select("backbones", "dcn")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"no such file: .*gone\.py"):
+        find("methods", str(tmp_path / "gone.py"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1\n", "exactly one subclass of Method: .* defines none"),
+        (f"{METHOD}\n\nclass Other(Method):\n    pass\n", r"defines \['Twice', 'Other'\]"),
+        ("raise KeyError('no')\n", "a plug-in must import: .*KeyError: 'no'"),
+        ("def f(:\n", "a plug-in must import: .*SyntaxError"),
+        (
+            "from ctrbench.extend import Backbone\nclass B(Backbone):\n    pass\n",
+            "one subclass of Method: .* none",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ContractError, match=message):
+        find("methods", str(file)).load()
+
+
+def test_a_file_may_hold_the_base_of_its_method(file: Path) -> None:
+    file.write_text(f"{METHOD}\n\nclass Thrice(Twice):\n    factor: float = 3.0\n", encoding="utf-8")
+    assert settings_of(str(file))["factor"] == 3.0
+
+
+def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text("x = 1\ndef f(:\n", encoding="utf-8")
+    with pytest.raises(ContractError, match=r"bad\.py, line 2"):
+        _ = find("methods", str(file)).summary
+
+
+def test_an_edited_file_is_loaded_anew(file: Path) -> None:
+    assert settings_of(str(file))["factor"] == 2.0
+    file.write_text(METHOD.replace("default=2.0", "default=7.0"), encoding="utf-8")
+    assert settings_of(str(file))["factor"] == 7.0
+
+
+def test_a_file_is_imported_once(file: Path) -> None:
+    assert find("methods", str(file)).load() is find("methods", str(file)).load()
+
+
+def entry(name: str, module: str) -> EntryPoint:
+    return EntryPoint(name=name, value=f"{module}:Any", group="ctrbench.methods")
+
+
+def test_entry_points_are_plugins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(file.parent)
+    points = [entry("doubled", "twice"), entry("plain", "twice"), entry("lost", "gone.away")]
+    monkeypatch.setattr("ctrbench.plugins.registry.entry_points", lambda group: points)
+    found = plugins("methods")
+    assert found["doubled"].file == file
+    assert found["plain"].is_builtin
+    assert "lost" not in found
+    assert settings_of("doubled[factor=4]")["factor"] == 4.0
+
+
+def test_selectors_are_split_outside_brackets() -> None:
+    assert split_selectors("plain, star[norm=none,aux=domain] ,x.py,") == [
+        "plain",
+        "star[norm=none,aux=domain]",
+        "x.py",
+    ]
+
+
+def test_presets_are_written_out_among_selectors_each_once() -> None:
+    assert selectors("methods", "star, adasparse-study ,x.py[a=1,b=2],plain") == [
+        "star", "plain", "maml", "apg", "adasparse", "x.py[a=1,b=2]",
+    ]  # fmt: skip
+    assert selectors("methods", "star-study")[0] == "plain[norm=bn,aux=all]"
+
+
+def test_all_is_every_built_in_plugin_with_its_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(file.parent)
+    monkeypatch.setattr("ctrbench.plugins.registry.entry_points", lambda group: [entry("doubled", "twice")])
+    for kind in ("methods", "backbones"):
+        built_in = [name for name, plugin in plugins(kind).items() if plugin.is_builtin]
+        assert selectors(kind, "all") == built_in
+    assert "doubled" in plugins("methods")
+
+
+def test_every_preset_can_be_selected() -> None:
+    for kind in ("methods", "backbones"):
+        for several in PRESETS[kind].values():
+            assert all(select(kind, one).value for one in several)
+
+
+def test_no_plugin_has_the_name_of_a_preset(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(file.parent)
+    points = [entry("all", "twice"), entry("star-study", "twice")]
+    monkeypatch.setattr("ctrbench.plugins.registry.entry_points", lambda group: points)
+    for kind in ("methods", "backbones"):
+        assert not set(plugins(kind)) & set(presets(kind))
+    with pytest.raises(SettingError, match=r"there is a preset of that name: .*all\.py"):
+        find("methods", str(file.rename(file.with_name("all.py"))))
+
+
+def test_a_preset_takes_no_settings_and_is_suggested() -> None:
+    with pytest.raises(SettingError, match="alone and without settings: star-study"):
+        select("methods", *selectors("methods", "star-study[norm=bn]"))
+    with pytest.raises(SettingError, match=r"no such method: star-studdy\. did you mean 'star-study'"):
+        select("methods", "star-studdy")
+
+
+def test_a_label_is_what_was_asked_for(file: Path) -> None:
+    assert select("methods", f"{file}[ factor = 3 , widths=4-5,limit=none]").label == (
+        "twice[factor=3,widths=4-5,limit=none]"
+    )
+    assert select("methods", "plain").label == "plain"
+
+
+def test_a_tag_goes_on_until_the_next_or_a_blank_line(file: Path) -> None:
+    text = METHOD.replace(
+        "Year: 2020\n", "Year: 2020\nConditions on: one\nand two\nGrows with domains: w:\n all\n\nNo\n"
+    )
+    file.write_text(text, encoding="utf-8")
+    plugin = find("methods", str(file))
+    assert (plugin.tag("Paper"), plugin.tag("Conditions on"), plugin.tag("Grows with domains")) == (
+        "Nobody, Nowhere, 2020", "one and two", "w: all",
+    )  # fmt: skip
+
+
+def test_the_digest_is_that_of_the_file(file: Path) -> None:
+    before = find("methods", str(file)).sha256
+    file.write_text(METHOD + "\n", encoding="utf-8")
+    assert find("methods", str(file)).sha256 != before

@@ -1,0 +1,233 @@
+"""Killing runs: what is lost, what goes on, and that the end is the same to the last bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrbench.data.shards import open_prepared
+from ctrbench.errors import DataError, SettingError
+from ctrbench.runs.engines.local import LocalEngine, _lost, _tell, _work, make_engine
+from ctrbench.runs.execute import failed_record
+from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore, read_record
+
+COMMAND = (
+    "run", "--methods", "./stopping.py", "--epochs", "3", "--patience", "9", "--batch-size", "400",
+    "--backbone", "dnn[hidden=8-4]", "--checkpoint-seconds", "0",
+)  # fmt: skip
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "CTRBENCH_HOME": str(folder / "home")}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from ctrbench.cli.app import main; main()", *arguments]
+
+
+def only_record(results: Path) -> RunRecord:
+    (file,) = results.glob("tiny/*.json")
+    return read_record(file)
+
+
+def run_to_the_end(folder: Path, results: str) -> RunRecord:
+    whole = command(folder, *COMMAND, "--results", results)
+    subprocess.run(whole, cwd=folder, env=environment(folder), check=True, capture_output=True)
+    return only_record(folder / results)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list((folder / "home" / "runs").glob("*/checkpoint.pt"))
+
+
+def test_kill_and_resume_gives_a_bit_identical_record(
+    home: Path, stop: Path, wait_for: Callable[..., None]
+) -> None:
+    started = command(home, *COMMAND, "--results", "killed")
+    process = subprocess.Popen(
+        started, cwd=home, env=environment(home), start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: checkpoints(home))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    stop.unlink()
+    assert not list(home.glob("killed/tiny/*.json"))
+    resumed = run_to_the_end(home, "killed")
+    assert resumed.measured.resumed == 1
+    assert not checkpoints(home)
+    whole = run_to_the_end(home, "whole")
+    assert whole.measured.resumed == 0
+    assert resumed.reproducible() == whole.reproducible()
+
+
+def test_a_dead_worker_is_a_failed_run_that_goes_on_later(
+    home: Path, stop: Path, wait_for: Callable[..., None]
+) -> None:
+    started = command(home, *COMMAND, "--results", "dead", "--jobs", "1")
+    process = subprocess.Popen(started, cwd=home, env=environment(home), stderr=subprocess.DEVNULL)
+    wait_for(lambda: checkpoints(home))
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    assert process.wait(60) == 1
+    stop.unlink()
+    record = only_record(home / "dead")
+    assert record.status == "failed"
+    assert "signal 9" in (record.error or "")
+    assert run_to_the_end(home, "dead").measured.resumed == 1
+
+
+def a_run(home: Path) -> Run:
+    (run,) = make_grid(
+        open_prepared("tiny", home / "home"), methods=["plain"], backbones=["dnn"], seeds=[1],
+        domain_set="default", indicator=None, config=make_config(epochs=1),
+    )  # fmt: skip
+    return run
+
+
+def test_a_worker_that_is_left_alone_leaves_no_failed_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, its = multiprocessing.Pipe()
+    ours.send(a_run(home))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("ctrbench.train.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ctrbench.runs.engines.local._tell", lambda *message: (ours.close(), _tell(*message)))
+    store = RunStore(results=tmp_path, home=home / "home")
+    with pytest.raises(SystemExit, match="whoever asked for this run is gone"):
+        _work(its, store, 60.0)
+    assert not list(store.records())
+
+
+def test_a_process_that_dies_after_its_record_costs_nothing(home: Path, tmp_path: Path) -> None:
+    run = a_run(home)
+    store = RunStore(results=tmp_path, home=home / "home")
+    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    store.write(done)
+    assert _lost(run, store, -9) == done == store.find(run.key)
+
+
+class Pipe:
+    """A pipe with one run in it."""
+
+    def __init__(self) -> None:
+        self.waiting, self.sent = ["run"], []  # type: ignore[var-annotated]
+
+    def recv(self) -> str:
+        if not self.waiting:
+            raise EOFError
+        return self.waiting.pop()
+
+    def send(self, message: object) -> None:
+        self.sent.append(pickle.loads(pickle.dumps(message)))
+
+
+def test_a_record_that_cannot_be_written_is_the_users_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DataError("no space left on the disk", value="a.json", remedy="make room")
+
+    monkeypatch.setattr("ctrbench.runs.execute.execute", full)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    pipe = Pipe()
+    _work(pipe, RunStore(results=tmp_path, home=tmp_path), 1.0)  # type: ignore[arg-type]
+    assert [str(error) for error in pipe.sent] == ["no space left on the disk: a.json. make room"]
+    assert isinstance(pipe.sent[0], DataError)
+
+
+def engine(**settings: Any) -> LocalEngine:  # noqa: ANN401
+    made = make_engine(**{"config": make_config(), "checkpoint_seconds": 1.0, **settings})
+    assert isinstance(made, LocalEngine)
+    return made
+
+
+def free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr("ctrbench.runs.engines.capacity.available_memory", lambda: free)
+    monkeypatch.setattr("ctrbench.runs.engines.capacity.cores", lambda: 4)
+
+
+def test_the_user_hears_that_a_team_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(10e9))
+    said: list[str] = []
+    for workers in (3, 4):
+        make_engine(
+            config=make_config(), checkpoint_seconds=1.0, workers=workers, memory_a_run=int(3e9),
+            say=said.append,
+        )  # fmt: skip
+    assert said == ["4 workers of about 3.0 GB each may not fit into the free memory"]
+
+
+def test_the_user_hears_that_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(10e9))
+    said: list[str] = []
+    assert engine(memory_a_run=int(3e9), say=said.append).jobs == 3
+    assert said == ["3 side by side: memory, not cores, is the limit, at 3.0 GB a run"]
+
+
+def test_the_user_hears_that_a_run_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(10e9))
+    said: list[str] = []
+    assert engine(memory_a_run=int(43e9), say=said.append).jobs == 1
+    assert said == ["a run of about 43.0 GB may not fit into the free memory"]
+
+
+def test_the_user_hears_nothing_where_cores_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(100e9))
+    assert engine(memory_a_run=int(3e9), say=pytest.fail).jobs == 4
+
+
+def test_a_number_of_jobs_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, int(5e9))
+    assert engine(jobs=7, memory_a_run=int(3e9), say=pytest.fail).jobs == 7
+
+
+def test_workers_take_gpus_in_turn() -> None:
+    taken = LocalEngine(5, checkpoint_seconds=1.0, devices=("2", "7"))
+    assert [taken._device(place) for place in range(5)] == ["2", "7", "2", "7", "2"]
+    assert LocalEngine(1, checkpoint_seconds=1.0)._device(0) is None
+
+
+def test_a_worker_sees_its_gpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
+    monkeypatch.setattr(
+        "ctrbench.runs.execute.execute", lambda *_, **__: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    )
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    _work(Pipe(), RunStore(results=tmp_path, home=tmp_path), 1.0, "7")  # type: ignore[arg-type]
+    assert seen == ["7"]
+
+
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_workers_of_a_run_share_no_gpu(name: str) -> None:
+    with pytest.raises(SettingError, match=r"--gpus-a-run 0\.5\. leave out --gpus-a-run, or --workers"):
+        engine(name=name, config=make_config(device="cuda"), workers=2, gpus_a_run=0.5)
+
+
+def test_each_worker_of_a_run_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctrbench.runs.engines.local.gpus", lambda: ("0",))
+    with pytest.raises(SettingError, match="--workers 2, and 1 GPUs here"):
+        engine(config=make_config(device="cuda"), workers=2)
+
+
+def test_engines_have_names() -> None:
+    with pytest.raises(SettingError, match=r"no such engine: rai\. did you mean 'ray'\?"):
+        engine(name="rai")
+
+
+def test_only_a_cluster_has_an_address() -> None:
+    with pytest.raises(SettingError, match="add --engine ray"):
+        engine(address="auto")

@@ -1,0 +1,508 @@
+"""A real Ray cluster of two nodes on this machine: the same records, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import ctrbench
+from ctrbench.data.shards import open_prepared
+from ctrbench.errors import CtrbenchError, DataError, SettingError
+from ctrbench.nn.exchange import Workers
+from ctrbench.plugins.registry import Plugin
+from ctrbench.runs.engines import ray as ray_engine
+from ctrbench.runs.engines.local import LocalEngine
+from ctrbench.runs.engines.ray import (
+    RETRIES,
+    RayEngine,
+    _check_node,
+    _content,
+    _import_ray,
+    _placed,
+    _Pool,
+    _Sweep,
+    _Task,
+    ray_map,
+)
+from ctrbench.runs.engines.team import RayTeamEngine
+from ctrbench.runs.execute import execute, failed_record
+from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.record import RunRecord
+from ctrbench.runs.store import RunStore
+from ctrbench.train.distributed import WorkerDied
+from ctrbench.train.loop import Tick
+
+ray = pytest.importorskip("ray", reason="the Ray engine needs Ray: pip install 'ctrbench[ray]'")
+
+CHECKPOINT_SECONDS = 0.0
+OBJECT_STORE_BYTES = 80 << 20
+PLUGIN = '''
+"""Plain, from a user's file, and slow to start, so that it ticks."""
+
+import time
+
+from ctrbench.extend import Learner, Method
+
+
+class Slow(Learner):
+    is_first = True
+
+    def step(self, *arguments):
+        time.sleep(0.6 * self.is_first)
+        self.is_first = False
+        return super().step(*arguments)
+
+
+class Mine(Method):
+    def rewrite(self, plan):
+        return plan
+
+    def learner(self):
+        return Slow()
+'''
+
+
+class Two:
+    """A cluster of two nodes with a core each, one of which can be killed."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        size = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+        self.second = self.cluster.add_node(**size)
+        self.address: str = self.cluster.address
+
+    def kill_second(self) -> None:
+        raylet = next(iter(self.second.all_processes["raylet"])).process.pid
+        found = subprocess.run(["pgrep", "-P", str(raylet)], capture_output=True, text=True, check=True)
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        for pid in map(int, found.stdout.split()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Two]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Seconds between Ray Train's looks at its workers, so how late it sees that they are done; 2 by default.
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        nodes = Two()
+        yield nodes
+        nodes.cluster.shutdown()
+
+
+class Heard:
+    """A watcher that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.ended: list[str] = []
+        self.steps: list[int] = []
+
+    def started(self, run: Run) -> None:
+        self.began.append(run.label)
+
+    def ticked(self, run: Run, tick: Tick) -> None:
+        self.steps.append(tick.step)
+
+    def finished(self, run: Run, record: RunRecord) -> None:
+        self.ended.append(run.label)
+
+
+def grid(
+    home: Path,
+    methods: tuple[str, ...] = ("adasparse",),
+    seeds: tuple[int, ...] = (1, 2),
+    batch_size: int = 400,
+) -> tuple[Run, ...]:
+    return make_grid(
+        open_prepared("tiny", home / "home"),
+        methods=methods,
+        backbones=["dnn[hidden=8-4]"],
+        seeds=seeds,
+        domain_set="default",
+        indicator=None,
+        config=make_config(epochs=1, batch_size=batch_size),
+    )
+
+
+def sweep_of(home: Path) -> tuple[Run, ...]:
+    """Two runs that can be stopped in their midst, and two that come after them."""
+    return grid(home, (f"{home}/stopping.py",)) + grid(home)
+
+
+def store(home: Path, results: str) -> RunStore:
+    return RunStore(results=home / results, home=home / "home")
+
+
+def checkpoints(home: Path) -> list[Path]:
+    return list((home / "home" / "runs").glob("*/checkpoint.pt"))
+
+
+def engine(two: Two, say: Callable[[str], None] = print) -> RayEngine:
+    return RayEngine(address=two.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=say)
+
+
+def in_short(records: list[RunRecord]) -> dict[str, str]:
+    return {record.run: record.reproducible() for record in records}
+
+
+@pytest.fixture(scope="module")
+def local(home: Path) -> dict[str, str]:
+    """The records of the sweep, made without Ray."""
+    made = LocalEngine(2, checkpoint_seconds=60.0).run(sweep_of(home), store(home, "local"), Heard())
+    return in_short(made)
+
+
+def test_records_are_those_of_the_local_engine(home: Path, two: Two, local: dict[str, str]) -> None:
+    heard = Heard()
+    made = engine(two).run(sweep_of(home), store(home, "same"), heard)
+    assert in_short(made) == local
+    assert in_short(list(store(home, "same").records())) == local
+    assert sorted(heard.began) == sorted(heard.ended) == sorted(run.label for run in sweep_of(home))
+    assert not ray.is_initialized()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+def test_a_team_of_two_nodes_gives_the_numbers_of_one(home: Path, two: Two) -> None:
+    """Ray Train starts a worker on each node; sums come in another order, so digits differ at the end."""
+    pytest.importorskip("pandas", reason="Ray Train needs pandas: pip install 'ray[train]'")
+    (run,) = make_grid(
+        open_prepared("tiny", home / "home"),
+        methods=["adasparse"],
+        backbones=["dnn[hidden=8-4]"],
+        seeds=[1],
+        domain_set="default",
+        indicator=None,
+        config=make_config(epochs=1, batch_size=3000),
+    )
+    team = RayTeamEngine(2, address=two.address, checkpoint_seconds=60.0)
+    (record,) = team.run([run], store(home, "team"), Heard())
+    assert record.error is None
+    assert record.result is not None
+    expected = execute(run, store(home, "alone")).result
+    assert expected is not None
+    assert record.result.steps == expected.steps == 8
+    assert record.result.test["logloss"] == pytest.approx(expected.test["logloss"], abs=1e-5)
+    assert record.measured.machine["workers"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+def test_a_team_of_nodes_goes_on_after_a_run_that_fails(
+    home: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are relative to the command's, and nodes do not have the file of the second plug-in."""
+    pytest.importorskip("pandas", reason="Ray Train needs pandas: pip install 'ray[train]'")
+    for name, body in (("bad", "raise RuntimeError('boom')"), ("mine", "return Learner()")):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.replace("return Slow()", body), encoding="utf-8")
+    bad, mine = (grid(home, (f"{tmp_path}/{name}.py",), (1,), batch_size=6000)[0] for name in ("bad", "mine"))
+    files = {run.key.digest: ray_engine.carried(run) for run in (bad, mine)}
+    (tmp_path / "mine.py").unlink()
+    monkeypatch.setattr("ctrbench.runs.engines.team.carried", lambda run: files[run.key.digest])
+    monkeypatch.chdir(home)
+    here = RunStore(results=Path("relative"), home=Path("home"))
+    runs = [replace(grid(home)[0], unsupported="why"), bad, mine]
+    made = RayTeamEngine(2, address=two.address, checkpoint_seconds=60.0).run(runs, here, Heard())
+    assert [record.status for record in made] == ["unsupported", "failed", "finished"]
+    assert str(made[1].error).endswith("RuntimeError: boom")
+    assert [here.find(run.key) for run in runs] == made
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+def test_a_team_that_no_cluster_holds_is_refused(home: Path, two: Two) -> None:
+    with pytest.raises(SettingError, match="3 asked for, room for 2"):
+        RayTeamEngine(3, address=two.address, checkpoint_seconds=60.0).run(
+            grid(home), store(home, "3"), Heard()
+        )
+
+
+def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
+    home: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, heard = tmp_path / "mine.py", Heard()
+    file.write_text(PLUGIN, encoding="utf-8")
+    (run,) = grid(home, (str(file),), (1,))
+    sha256 = run.method.sha256
+
+    def taken(plugin: Plugin) -> bytes | None:
+        content = _content(plugin)
+        file.unlink(missing_ok=True)
+        return content
+
+    # Nodes do not have the file.
+    monkeypatch.setattr("ctrbench.runs.engines.ray._content", taken)
+    (record,) = engine(two).run([run], store(home, "plugin"), heard)
+    assert record.status == "finished"
+    assert record.code.method_sha256 == sha256
+    assert 1 in heard.steps
+
+
+def test_ctrl_c_kills_the_runs_which_go_on_later(
+    home: Path, two: Two, local: dict[str, str], stop: Path, wait_for: Callable[..., None]
+) -> None:
+    process = subprocess.Popen([sys.executable, __file__, str(home), two.address], stderr=subprocess.DEVNULL)
+    wait_for(lambda: checkpoints(home))
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    stop.unlink()
+    (left,) = checkpoints(home)
+    assert not list(store(home, "stopped").records())
+    (record,) = engine(two).run(sweep_of(home)[:1], store(home, "stopped"), Heard())
+    assert record.measured.resumed == 1
+    assert record.reproducible() == local[record.run]
+    assert not left.exists()
+
+
+def test_ray_map_gives_all_results(two: Two) -> None:
+    assert sorted(ray_map(lambda number: number * number, range(6), address=two.address)) == [
+        0,
+        1,
+        4,
+        9,
+        16,
+        25,
+    ]
+
+
+def test_ray_map_tries_a_dead_item_again(two: Two, tmp_path: Path) -> None:
+    def dies_once(number: int) -> int:
+        file = tmp_path / str(number)
+        if number == 1 and not file.exists():
+            file.touch()
+            os._exit(1)
+        return number
+
+    assert sorted(ray_map(dies_once, range(3), address=two.address)) == [0, 1, 2]
+
+
+def test_ray_map_gives_up_on_what_always_dies(two: Two, tmp_path: Path) -> None:
+    def dies(number: int) -> None:
+        (tmp_path / str(time.time_ns())).touch()
+        os._exit(1)
+
+    with pytest.raises(DataError, match=r"given up after 4 tries.*its worker died"):
+        list(ray_map(dies, [7], address=two.address))
+    assert len(list(tmp_path.iterdir())) == RETRIES + 1
+
+
+def test_ray_map_raises_a_users_error_as_it_is(two: Two) -> None:
+    def refuse(number: int) -> None:
+        raise DataError("no such shard", value=number, remedy="make it")
+
+    with pytest.raises(DataError, match=r"^no such shard: 3\. make it$"):
+        list(ray_map(refuse, [3], address=two.address))
+
+
+def test_what_no_node_can_hold_is_refused(home: Path, two: Two) -> None:
+    large = RayEngine(address=two.address, checkpoint_seconds=1.0, cpus_a_run=3, memory_a_run=10**9)
+    with pytest.raises(SettingError, match=r"no node .* has room for one run: 3 cores, 1\.0 GB"):
+        large.run(grid(home), store(home, "large"), Heard())
+
+
+def test_a_killed_node_loses_and_doubles_nothing(
+    home: Path, two: Two, local: dict[str, str], stop: Path, wait_for: Callable[..., None]
+) -> None:
+    said: list[str] = []
+
+    def kill() -> None:
+        try:
+            wait_for(lambda: len(checkpoints(home)) == 2)
+            two.kill_second()
+        finally:
+            stop.unlink()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    made = engine(two, said.append).run(sweep_of(home), store(home, "killed"), Heard())
+    killer.join()
+    assert len(made) == len(local)
+    assert in_short(made) == in_short(list(store(home, "killed").records())) == local
+    assert sorted(record.measured.resumed for record in made) == [0, 0, 0, 1]
+    assert len(said) == 1
+    assert "goes on elsewhere" in said[0]
+
+
+# Without a cluster.
+
+
+def test_no_cluster_is_one_clear_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(SettingError, match=rf"no Ray cluster answers: {address} .*ray start --head"):
+        list(ray_map(str, [1], address=address))
+
+
+def test_a_missing_extra_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingError, match=r"pip install 'ctrbench\[ray\]'"):
+        list(ray_map(str, [1]))
+
+
+def test_all_nodes_need_the_same_version(home: Path) -> None:
+    (run, *_) = grid(home)
+    _check_node(run, store(home, "any"), ctrbench.__version__)
+    with pytest.raises(SettingError, match=r"all nodes need the same ctrbench.*install ctrbench 9\.9 there"):
+        _check_node(run, store(home, "any"), "9.9")
+
+
+def test_a_node_must_see_the_data(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a node does not see the prepared data"):
+        _check_node(grid(home)[0], RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
+
+
+def test_built_in_plugins_are_those_of_the_node(home: Path) -> None:
+    method = grid(home)[0].method
+    there = replace(method, file=Path("/another/machine/adasparse.py"))
+    assert _placed(there, _content(there)) == method
+
+
+def test_ray_is_imported_when_it_is_needed() -> None:
+    code = "import ctrbench.runs.engines.ray, sys; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class Desk:
+    """A desk on which one tick lies."""
+
+    def __init__(self, run: Run, number: int, step: int) -> None:
+        tick = Tick(epoch=1, epochs=1, step=step, steps=9, loss=0.0, rows_per_second=0.0, dev_auc=None)
+        self.messages, self.take = [(run.key.digest, number, pickle.dumps(tick))], self
+
+    def remote(self) -> object:
+        return self.messages
+
+
+@pytest.fixture
+def sweep(home: Path, tmp_path: Path) -> _Sweep:
+    """A sweep that nothing is behind."""
+    made = object.__new__(_Sweep)
+    made.ray = SimpleNamespace(exceptions=ray.exceptions, get=lambda answer: answer)
+    made.engine = RayEngine(checkpoint_seconds=1.0)
+    made.watcher, made.records, made.made_before = Heard(), [], set()
+    made.store = RunStore(results=tmp_path, home=home / "home")
+    return made
+
+
+def pool() -> _Pool[Run]:
+    return _Pool(ray, [], lambda _task: None, lambda: 0)
+
+
+def test_a_run_whose_workers_always_die_is_a_failed_run(home: Path, sweep: _Sweep) -> None:
+    task, places = _Task(item=grid(home)[0]), pool()
+    for _ in range(RETRIES + 1):
+        sweep._end(places, task, ray.exceptions.WorkerCrashedError())
+    (record,) = sweep.records
+    assert record.status == "failed"
+    assert "given up after 4 tries" in str(record.error)
+    assert list(sweep.store.records()) == [record]
+    assert task.number == RETRIES == len(places.waiting)
+
+
+def test_what_a_node_refuses_is_the_users_error(home: Path, sweep: _Sweep) -> None:
+    with pytest.raises(DataError, match="no space"):
+        sweep._end(pool(), _Task(item=grid(home)[0]), DataError("no space"))
+
+
+def test_progress_between_deaths_forgives_them(home: Path, sweep: _Sweep) -> None:
+    task = _Task(item=grid(home)[0], deaths=3, number=5, step=10)
+    sweep.desk = Desk(task.item, 5, 11)
+    sweep._listen([task])
+    assert (task.deaths, task.step) == (0, 11)
+    task.deaths = 3
+    sweep.desk = Desk(task.item, 5, 11)
+    sweep._listen([task])
+    assert task.deaths == 3
+
+
+def test_ticks_of_an_earlier_try_do_not_count(home: Path, sweep: _Sweep) -> None:
+    task = _Task(item=grid(home)[0], deaths=3, number=5)
+    sweep.desk = Desk(task.item, 4, 11)
+    sweep._listen([task])
+    assert task.deaths == 3
+
+
+def test_a_run_that_ended_before_its_worker_died_is_not_made_again(home: Path, sweep: _Sweep) -> None:
+    run = grid(home)[0]
+    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    sweep.store.write(done)
+    places = pool()
+    sweep._end(places, _Task(item=run), ray.exceptions.NodeDiedError("gone"))
+    assert (sweep.records, places.is_busy) == ([done], False)
+    sweep.made_before.add(run.key.digest)
+    sweep._end(places, _Task(item=run), ray.exceptions.NodeDiedError("gone"))
+    assert places.is_busy
+
+
+@pytest.fixture
+def team(monkeypatch: pytest.MonkeyPatch) -> RayTeamEngine:
+    """A team of a cluster that is not there."""
+    monkeypatch.setattr("ctrbench.runs.engines.team.cluster", lambda _address: nullcontext())
+    monkeypatch.setattr("ctrbench.runs.engines.team.check_room", lambda *_: None)
+    return RayTeamEngine(2, address=None, checkpoint_seconds=1.0)
+
+
+def test_the_record_of_a_team_is_written_here(
+    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = grid(home)[0], RunStore(results=tmp_path, home=home / "home")
+    made = failed_record(run, "why")
+    monkeypatch.setattr("ctrbench.runs.engines.team.start_ray", lambda *_, **__: made)
+    assert team.run([run], here, Heard()) == [made] == list(here.records())
+
+
+def test_a_death_in_a_team_is_a_failed_run(
+    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise WorkerDied("its node")
+
+    monkeypatch.setattr("ctrbench.runs.engines.team.start_ray", die)
+    here = RunStore(results=tmp_path, home=home / "home")
+    (record,) = team.run(grid(home)[:1], here, Heard())
+    assert record.error == "a worker died: its node; run again to go on from its checkpoint"
+    assert here.find(record.key) == record
+
+
+def test_a_node_that_cannot_make_runs_ends_them_all(
+    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ctrbench.runs.engines.team.start_ray",
+        lambda f, _size, *given, **_: f(Workers(rank=0, size=1), *given),
+    )
+    monkeypatch.setattr("ctrbench.runs.engines.ray.socket.gethostname", lambda: "there")
+    with pytest.raises(CtrbenchError, match="a node does not see the prepared data"):
+        team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
+
+
+def test_records_of_a_folder_that_is_not_shared_are_written_here(home: Path, sweep: _Sweep) -> None:
+    made = failed_record(grid(home)[0], "why")
+    sweep._end(pool(), _Task(item=grid(home)[0]), made)
+    assert list(sweep.store.records()) == [made]
+
+
+def test_ray_is_asked_to_keep_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    _import_ray()
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+if __name__ == "__main__":
+    # One run, for the test that stops it.
+    folder, address = Path(sys.argv[1]), sys.argv[2]
+    stopped = RayEngine(address=address, checkpoint_seconds=CHECKPOINT_SECONDS)
+    stopped.run(sweep_of(folder)[:1], store(folder, "stopped"), Heard())

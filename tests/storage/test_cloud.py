@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ctrbench.errors import CtrbenchError, DataError, SettingError, StoreError
+from ctrbench.storage import cloud
+from ctrbench.storage.files import (
+    is_there,
+    local_copy,
+    location,
+    matching,
+    move_folder,
+    read_text,
+    remove,
+    replacing,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+
+# Google's library says so of what is larger than 1 MiB.
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+
+
+@pytest.fixture
+def place(bucket: str) -> UPath:
+    found = location(f"{bucket}/deep/folder")
+    assert not isinstance(found, Path)
+    return found
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Connections made with other settings are forgotten, before and after."""
+    s3fs = pytest.importorskip("s3fs", reason="needs the extra cloud")
+    for _ in range(2):
+        cloud.connect.cache_clear()
+        s3fs.S3FileSystem.clear_instance_cache()
+        if _ == 0:
+            yield
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kept() -> list[str]:
+    return sorted(file.name for file in cloud.cache_folder().iterdir())
+
+
+def test_a_text_at_a_url_comes_back(place: UPath) -> None:
+    write_text(place / "a" / "b.txt", "grün\r\n")
+    assert read_text(place / "a" / "b.txt") == "grün\r\n"
+    assert [str(file) for file in matching(place, "*/*.txt")] == [f"{place}/a/b.txt"]
+    remove(place / "a" / "b.txt")
+    assert not is_there(place / "a" / "b.txt")
+
+
+def test_what_another_writes_is_seen_at_once(place: UPath, tmp_path: Path) -> None:
+    write_text(place / "a.txt", "1")
+    assert len(matching(place, "*.txt")) == 1
+    # Past this process's own view of the bucket, as another machine would.
+    (tmp_path / "b").write_text("2")
+    type(place.fs)(skip_instance_cache=True).put_file(str(tmp_path / "b"), (place / "b.txt").path)
+    assert is_there(place / "b.txt")
+    assert len(matching(place, "*.txt")) == 2
+
+
+def fail_halfway(file: UPath) -> None:
+    with replacing(file) as part:
+        part.write_text("half")
+        raise KeyError
+
+
+def test_a_failure_leaves_the_old_object_and_nothing_here(place: UPath) -> None:
+    write_text(place / "a.txt", "old")
+    with pytest.raises(KeyError):
+        fail_halfway(place / "a.txt")
+    assert read_text(place / "a.txt") == "old"
+    assert kept() == []
+
+
+def test_an_object_appears_when_it_is_whole(place: UPath) -> None:
+    with replacing(place / "large.bin") as part:
+        part.write_bytes(os.urandom(1 << 20))
+        assert not is_there(place / "large.bin")
+        expected = hashlib.sha256(part.read_bytes()).hexdigest()
+    with local_copy(place / "large.bin") as path:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
+
+
+@pytest.mark.parametrize("where", ["tmp_path", "s3_bucket"])
+def test_of_many_writers_of_a_new_file_one_wins(request: pytest.FixtureRequest, where: str) -> None:
+    folder = location(request.getfixturevalue(where))
+
+    def write(writer: int) -> bool:
+        try:
+            write_text(folder / "new.txt", str(writer) * 5000, is_new=True)
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(8)))
+    assert sum(won) == 1
+    assert read_text(folder / "new.txt") == str(won.index(True)) * 5000
+
+
+def test_a_folder_without_links_takes_new_files_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    write_text(tmp_path / "a.txt", "first", is_new=True)
+    with pytest.raises(FileExistsError):
+        write_text(tmp_path / "a.txt", "second", is_new=True)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["first"]
+
+
+def count_fetches(place: UPath, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    fetched: list[str] = []
+    get = place.fs.get_file
+
+    def counted(remote: str, local: str) -> None:
+        fetched.append(remote)
+        get(remote, local)
+
+    monkeypatch.setattr(place.fs, "get_file", counted)
+    return fetched
+
+
+def test_a_copy_of_known_digest_is_fetched_once(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_text(place / "a.parquet", "shard")
+    fetched = count_fetches(place, monkeypatch)
+    for _ in range(3):
+        with local_copy(file, digest("shard")) as path:
+            assert path.read_text() == "shard"
+    assert len(fetched) == 1
+    assert kept() == [f"{digest('shard')}.parquet"]
+
+
+def test_a_copy_damaged_here_is_fetched_again(place: UPath) -> None:
+    file = write_text(place / "a.parquet", "shard")
+    with local_copy(file, digest("shard")) as path:
+        pass
+    path.write_text("other")
+    with local_copy(file, digest("shard")) as again:
+        assert again.read_text() == "shard"
+
+
+def test_what_is_not_as_its_digest_says_is_not_kept(place: UPath) -> None:
+    file = write_text(place / "a.parquet", "damaged")
+    with local_copy(file, digest("shard")) as path:
+        assert path.read_text() == "damaged"
+    assert kept() == []
+
+
+def test_a_copy_without_digest_is_fetched_each_time(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_text(place / "a.pt", "1")
+    fetched = count_fetches(place, monkeypatch)
+    for _ in range(2):
+        with local_copy(file):
+            pass
+    assert len(fetched) == 2
+    assert kept() == []
+
+
+def read_all(folder: UPath, texts: list[str]) -> None:
+    for text in texts:
+        with local_copy(write_text(folder / text, text), digest(text)) as path:
+            assert path.read_text() == text
+
+
+def test_copies_stay_within_bounds(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTRBENCH_CACHE_BYTES", "9")
+    read_all(place, ["aaaa", "bbbb", "cccc"])
+    # An epoch comes back to the first ones: they stay, the third is fetched each time.
+    assert kept() == sorted([digest("aaaa"), digest("bbbb")])
+
+
+def test_copies_long_unused_give_way(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTRBENCH_CACHE_BYTES", "9")
+    read_all(place, ["aaaa", "bbbb"])
+    long_ago = time.time() - 2 * cloud.UNUSED_SECONDS
+    os.utime(cloud.cache_folder() / digest("aaaa"), (long_ago, long_ago))
+    read_all(place, ["cccc"])
+    assert kept() == sorted([digest("bbbb"), digest("cccc")])
+
+
+def test_what_killed_processes_left_on_the_way_goes_after_a_day(place: UPath) -> None:
+    for name, age in (("passage-old", 2 * cloud.UNUSED_SECONDS), ("passage-new", 0.0)):
+        write_text(cloud.cache_folder() / name / "half.pt", "half")
+        then = time.time() - age
+        os.utime(cloud.cache_folder() / name, (then, then))
+    write_text(place / "a.txt", "1")
+    assert kept() == ["passage-new"]
+
+
+@pytest.mark.parametrize("where", ["tmp_path", "s3_bucket", "gs_bucket"])
+def test_a_missing_file_is_missing_wherever(request: pytest.FixtureRequest, where: str) -> None:
+    file = location(request.getfixturevalue(where)) / "none.txt"
+    with pytest.raises(FileNotFoundError):
+        read_text(file)
+    with pytest.raises(FileNotFoundError), local_copy(file, "0" * 64):
+        pass
+    assert not is_there(file)
+    remove(file)
+
+
+def make_folder(folder: Path, *names: str) -> Path:
+    for name in names:
+        write_text(folder / name, f"new {name}")
+    return folder
+
+
+def test_a_folder_takes_the_place_of_another(place: UPath, tmp_path: Path) -> None:
+    for name in ("end.json", "x/1.txt", "x/old.txt"):
+        write_text(place / "data" / name, "old")
+    move_folder(
+        make_folder(tmp_path / "data", "end.json", "x/1.txt", "x/2.txt"), place / "data", last="end.json"
+    )
+    found = {str(file): read_text(file) for file in matching(place, "**/*") if is_there(file)}
+    names = ("end.json", "x/1.txt", "x/2.txt")
+    assert found == {f"{place}/data/{name}": f"new {name}" for name in names}
+
+
+def test_a_folder_half_put_has_no_last_file(
+    place: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(place / "data" / "end.json", "old")
+    folder = make_folder(tmp_path / "data", "end.json", "x/1.txt")
+
+    def broken(*_: object, **__: object) -> None:
+        raise TimeoutError("cut")
+
+    monkeypatch.setattr(place.fs, "put", broken)
+    with pytest.raises(StoreError, match=r"cut.*run the same command again"):
+        move_folder(folder, place / "data", last="end.json")
+    assert matching(place, "data/*.json") == []
+
+
+def test_paths_and_file_urls_are_paths(tmp_path: Path) -> None:
+    assert location("results") == Path.cwd() / "results"
+    assert location("~/x") == Path.home() / "x"
+    assert location(tmp_path) == tmp_path
+    assert location(f"file://{tmp_path}/a") == tmp_path / "a"
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///"])
+def test_a_url_without_bucket_is_said(url: str) -> None:
+    with pytest.raises(SettingError, match="names a bucket"):
+        location(url)
+
+
+def test_a_slash_at_the_end_is_none(bucket: str) -> None:
+    assert str(location(f"{bucket}/a/")) == f"{bucket}/a"
+    assert str(location(f"{bucket}/") / "a") == f"{bucket}/a"
+
+
+def test_a_wrong_bucket_is_said(bucket: str) -> None:
+    wrong = f"{bucket[:5]}no-such-bucket-{bucket[-6:]}/results"
+    with pytest.raises(StoreError, match=rf"{wrong}.*name a bucket that is there"):
+        location(wrong)
+
+
+@pytest.mark.usefixtures("s3_bucket", "fresh")
+def test_missing_credentials_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(StoreError, match=r"Unable to locate credentials.*AWS_ACCESS_KEY_ID"):
+        location("s3://bucket/results")
+
+
+@pytest.mark.usefixtures("s3_bucket", "fresh")
+def test_a_server_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9.*look at the network"):
+        location("s3://bucket/results")
+
+
+@pytest.mark.parametrize(
+    ("missing", "url"), [("upath", "s3://b/x"), ("s3fs", "s3://b/x"), ("gcsfs", "gs://b/x")]
+)
+def test_a_missing_extra_is_said(missing: str, url: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"from ctrbench.storage.files import location; location({url!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ctrbench.errors.StoreError: storage by URL needs an extra")
+    assert last.endswith("pip install 'ctrbench[cloud]'")
+
+
+def test_what_a_library_logs_is_not_printed(gs_bucket: str) -> None:
+    code = f"""
+import logging
+from ctrbench.storage.files import location
+location({gs_bucket!r})
+logging.getLogger("gcsfs").error("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_unknown_kind_of_storage_is_said() -> None:
+    pytest.importorskip("upath", reason="needs the extra cloud")
+    with pytest.raises(SettingError, match=r"no storage of that kind: what://bucket.*s3://"):
+        location("what://bucket/results")
+
+
+def test_a_refused_write_is_said(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(place.fs, "put_file", refuse)
+    with pytest.raises(CtrbenchError, match=r"a\.txt \(PermissionError: Access Denied\).*credentials"):
+        write_text(place / "a.txt", "1")
+
+
+def test_a_full_disk_on_the_way_here_is_said(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place.fs, "get_file", full)
+    with pytest.raises(DataError, match=r"no space left.*CTRBENCH_CACHE"), local_copy(place / "a"):
+        pass

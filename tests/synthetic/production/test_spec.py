@@ -1,0 +1,76 @@
+import pytest
+from pydantic import ValidationError
+
+from ctrbench.errors import SettingError
+from ctrbench.synthetic.production.spec import PRESETS, ProductionSpec, preset, spec_for
+
+
+def test_presets_are_those_of_the_table() -> None:
+    sizes = {name: (spec.rows, spec.domains) for name, spec in PRESETS.items()}
+    assert sizes == {
+        "unit": (2**18, 50),
+        "small": (20_000_000, 470),
+        "medium": (200_000_000, 4_700),
+        "full": (2_200_000_000, 5_000),
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_any_number_of_rows_follows_the_presets(name: str) -> None:
+    assert spec_for(PRESETS[name].rows) == PRESETS[name]
+
+
+@pytest.mark.parametrize("rows", [2_200_000, 3_000_000, 60_000_000, 212_500_000, 10**10])
+def test_domains_keep_30_test_clicks_in_the_tail(rows: int) -> None:
+    assert rows / spec_for(rows).domains >= 42_500
+
+
+def test_vocabularies_scale_with_the_rows() -> None:
+    spec = preset("full")
+    assert (spec.num_users, spec.num_items, spec.num_shops) == (110_000_000, 11_000_000, 220_000)
+    assert (spec.num_categories, preset("unit").num_categories) == (2_000, 26)
+    assert ProductionSpec(rows=10**6, domains=50, users=500, items=100).num_users == 500
+
+
+def test_dev_and_test_begin_after_four_and_five_sixths() -> None:
+    assert ProductionSpec(rows=6_000, domains=50).cuts == (4_000, 5_000)
+    # Row 666 of 1,000 lies 3.999 days in, row 667 lies 4.005; row 833 lies 5.001.
+    assert ProductionSpec(rows=1_000, domains=50).cuts == (667, 833)
+    assert ProductionSpec(rows=6_000, domains=50, days=12).cuts == (4_000, 5_000)
+
+
+def test_specs_are_keys_and_json() -> None:
+    spec = preset("small")
+    assert ProductionSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert len({spec, preset("small"), spec.model_copy(update={"seed": 1})}) == 2
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(SettingError, match="small"):
+        preset("smal")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": 10},
+        {"days": 7},
+        {"domains": 5_721},
+        {"seed": 2**32},
+        {"interaction": "linear"},
+        {"colour": 1},
+    ],
+)
+def test_impossible_specs_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ProductionSpec.model_validate({"rows": 10_000, "domains": 50} | wrong)
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(SettingError, match="between"):
+        spec_for(999)
+
+
+def test_users_fit_their_ids() -> None:
+    with pytest.raises(ValidationError, match="31 bits"):
+        ProductionSpec(rows=10**11, domains=5_000)

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.world import World, make_world, valid_pairs
+
+
+@pytest.fixture(scope="module")
+def full() -> World:
+    return make_world(preset("full"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_60_pairs_of_scenario_and_position_are_valid(seed: int) -> None:
+    scenario, position = valid_pairs(seed).T
+    assert len({*zip(scenario.tolist(), position.tolist(), strict=True)}) == 60
+    assert np.bincount(scenario).tolist() == [6] * 10
+    assert set(np.bincount(position).tolist()) == {3, 4}
+
+
+def test_5000_domains_and_40_reserved_ones_are_different_tuples(full: World) -> None:
+    domains = full.domains
+    tuples = set(
+        zip(domains.scenario.tolist(), domains.position.tolist(), domains.profile.tolist(), strict=True)
+    )
+    assert len(tuples) == 5_040
+    assert np.flatnonzero(domains.is_reserved).tolist() == list(range(5_000, 5_040))
+    assert domains.share.sum() == pytest.approx(1)
+
+
+def test_scenarios_have_about_the_shares_of_the_prototype(full: World) -> None:
+    shares = np.bincount(full.domains.scenario, full.domains.share)
+    prototype = np.array([43, 15, 8, 8, 6, 5, 5, 4, 3, 4]) / 100
+    assert np.abs(shares - prototype).max() < 0.03
+
+
+def test_levels_are_standard_under_the_traffic(full: World) -> None:
+    level, share = full.truth.level_D, full.domains.share
+    assert level @ share == pytest.approx(0, abs=1e-12)
+    assert level**2 @ share == pytest.approx(1)
+
+
+def test_levels_are_about_normal_under_the_traffic(full: World) -> None:
+    level, share = full.truth.level_D, full.domains.share
+    assert level**4 @ share == pytest.approx(3, abs=0.5)
+
+
+def test_each_scenario_finds_10_of_16_numbers_relevant(full: World) -> None:
+    for scenario in range(10):
+        rows = full.truth.structured_DK[full.domains.scenario == scenario]
+        assert np.count_nonzero(rows[0]) == 10
+        assert len({*map(bytes, rows != 0)}) == 1
+
+
+def test_content_has_no_level_of_its_own(full: World) -> None:
+    share = np.diff(full.traffic.category, prepend=0)
+    np.testing.assert_allclose(share @ full.truth.content_CK, 0, atol=1e-9)
+    np.testing.assert_allclose(share @ full.truth.content_CK**2, 1)
+    np.testing.assert_allclose(full.truth.profile_category_PC @ share, 0, atol=1e-9)
+
+
+def test_scenarios_drift_by_a_twentieth_a_day() -> None:
+    drift = make_world(preset("unit").model_copy(update={"days": 300})).truth.drift_SD
+    assert drift[:, 0].tolist() == [0] * 10
+    assert np.diff(drift, axis=1).std() == pytest.approx(0.05, rel=4 / np.sqrt(2 * 2_990))
+
+
+def test_another_seed_is_another_world() -> None:
+    first, second = (make_world(preset("unit").model_copy(update={"seed": seed})) for seed in (0, 1))
+    assert not np.array_equal(first.domains.profile, second.domains.profile)
+    assert not np.array_equal(first.ids.category, second.ids.category)
