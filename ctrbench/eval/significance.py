@@ -127,8 +127,9 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 def delong(label: npt.ArrayLike, score_a: npt.ArrayLike, score_b: npt.ArrayLike) -> DelongTest:
     """Test two models' AUCs on the same rows, in O(N log N) by mid-ranks (Sun & Xu 2014).
 
-    It assumes independent rows; where users repeat, `bootstrap_users` is the honest one. Raises `DataError` if a class
-    is missing. Where the variance is 0, p is 1 for equal AUCs and undefined for others.
+    It assumes independent rows: where users repeat, its variance is too small, and so is that of `bootstrap_users`,
+    though less. Raises `DataError` if a class is missing. Where the variance is 0, p is 1 for equal AUCs and undefined
+    for others.
     """
     is_positive = np.asarray(label).astype(bool)
     num_positive, num_negative = int(is_positive.sum()), int((~is_positive).sum())
@@ -177,8 +178,9 @@ def bootstrap_users(
 ) -> Interval:
     """Return the AUC difference a - b with an interval over which users happened to be there.
 
-    Each user's rows get one Poisson(1) weight a replicate; rows of the unseen user 0 are of many users and get one
-    each. Replicates that lack a class are left out.
+    Each user's rows get one Poisson(1) weight per replicate. Rows of the unseen user 0 belong to many users, which are
+    not recorded, so each of these rows counts as a user of its own; where many test rows are of unseen users, the
+    interval is too narrow (by 11 to 22 % on MovieLens-1M, where 57 % are). Replicates that lack a class are left out.
     """
     cluster = _clusters(np.asarray(user))
     is_positive, draw = np.asarray(label).astype(bool), np.random.default_rng(seed)

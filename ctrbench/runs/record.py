@@ -2,7 +2,8 @@
 
 A `RunKey` holds everything that may move a number; its digest names the run. A `RunRecord` holds the result. What is
 measured rather than computed (seconds, memory, machine) stands apart in `measured`, so that two records of the same
-run can be compared bit for bit without it. No torch here: records are read by people who only make tables.
+run, made by the same commit on the same type of processor, can be compared bit for bit without it. No torch here:
+records are read by people who only make tables.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class BinMetrics(Model):
 
 
 class Result(Model):
-    """What a finished run computed; bit-identical when the run is repeated on the same machine."""
+    """Result of a finished run; bit-identical when repeated by the same commit on the same type of processor."""
 
     parameters: Parameters
     best_epoch: int
@@ -173,7 +174,7 @@ class RunRecord(Model):
     result: Result | None = None
 
     def reproducible(self) -> str:
-        """Return the canonical JSON of all that a repetition must reproduce bit for bit."""
+        """Return the canonical JSON that a repetition reproduces: same commit, same type of processor."""
         return _canonical(self.model_dump(mode="json", exclude={"measured", "code"}))
 
 
