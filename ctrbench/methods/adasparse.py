@@ -25,7 +25,7 @@ several workers train, r^l is the mean over all their rows, each of which pulls 
 weight matrices compacted for serving (1.5; factors are computed for each row). Scaling and slopes near 1 start within
 2e-2 of the backbone, not 1e-2, where the input is wide (measured: 1.2e-2 at 337 inputs). Most of the default form's
 gain on MovieLens-1M remains with domains that carry no information; `pruner_input=domain` does use the domains
-(docs/results/controls.md).
+(docs/reports/controls.md).
 """
 
 from __future__ import annotations

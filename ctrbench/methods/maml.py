@@ -17,7 +17,7 @@ support S_p before the query Q_p; with θ the dense weights and θ_emb the embed
 alone. Before scoring, each task is adapted anew on the last of its training rows, as many steps as dev prefers; one
 with fewer than `min_support` training rows is scored unadapted. On MovieLens-1M the distance from plain comes from
 these batches (consecutive rows of few users; support rows never move the embeddings), not from the number of updates:
-plain at MAML's number of updates loses 0.001 AUC, MAML 0.010 (docs/results/controls.md). Readings: rows processed count
+plain at MAML's number of updates loses 0.001 AUC, MAML 0.010 (docs/reports/controls.md). Readings: rows processed count
 k times in the support, and an epoch processes as many as ordinary training (4.3); the run's batch size plays no part.
 Under `lazy_adam` embedding rows that only a support holds count as touched, with gradient zero.
 

@@ -16,7 +16,7 @@ only: its W_p, b_p, γ_p, β_p stay at the start and its emb(p) at zero (0.4). D
 is given, not the input of a cross network beside it (5.3); rare domains' running moments pool rows (`PartitionedNorm`).
 
 Normalising the embeddings before the tower costs plain as much as it costs STAR on MovieLens-1M:
-`plain[norm=bn,aux=all]` reaches AUC 0.7353 and STAR 0.7349 where plain has 0.7408 (one seed, docs/results/controls.md).
+`plain[norm=bn,aux=all]` reaches AUC 0.7353 and STAR 0.7349 where plain has 0.7408 (one seed, docs/reports/controls.md).
 
 For comparison (2.4, 11.2): with `start=double` W and W_p are both drawn at random, as in public code. Their product is
 then of next to no size in wide layers; `layer_norm`, without which such towers hardly pass a signal on, normalises each
