@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ctrbench.synthetic.philox import Floats, words
+from ctrbench.synthetic.production import acceptance
 from ctrbench.synthetic.production.acceptance import Check, Tally
 from ctrbench.synthetic.production.calibration import calibrate
-from ctrbench.synthetic.production.generator import Production, acceptance
+from ctrbench.synthetic.production.generator import Production
 from ctrbench.synthetic.production.raw_files import content_digest
 from ctrbench.synthetic.production.spec import preset
 

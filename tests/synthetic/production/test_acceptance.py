@@ -16,9 +16,10 @@ from sklearn.metrics import roc_auc_score
 
 from ctrbench.names import Column
 from ctrbench.synthetic.philox import Floats
+from ctrbench.synthetic.production import acceptance
 from ctrbench.synthetic.production.acceptance import Tally
 from ctrbench.synthetic.production.calibration import calibrate
-from ctrbench.synthetic.production.generator import DOMAIN_PLACE, Production, acceptance
+from ctrbench.synthetic.production.generator import DOMAIN_PLACE, Production
 from ctrbench.synthetic.production.spec import preset
 
 RANGES, RANGE_ROWS = 16, 1 << 15
