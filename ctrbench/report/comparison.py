@@ -35,8 +35,8 @@ SYNTHETIC_NOTICE = (
     "for a method on real data."
 )
 NULL_NOTICE = (
-    "Null data: synthetic data without interaction of domain and content. Differences between methods here are not "
-    "knowledge of content by domain."
+    "Null data: synthetic data generated without the interaction terms of domain and content. They are a control: a "
+    "gain over plain here is no evidence for a method."
 )
 
 

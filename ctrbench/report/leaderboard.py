@@ -8,6 +8,7 @@ than `MIN_SEEDS` seeds are neither ranked nor tested, and a row with failed runs
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ctrbench.report.tables import (
     number,
     seeds_note,
 )
+from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
@@ -43,8 +45,16 @@ def update_leaderboard(benchmarks: Path, store: RunStore) -> Path:
     """
     text = _read(benchmarks)
     before, after = _outside(text, benchmarks)
-    block = leaderboard(compare(store.records()), store, folder=benchmarks.parent)
+    block = leaderboard(_by_dataset(store.records()), store, folder=benchmarks.parent)
     return write_text(benchmarks, f"{before}{START}\n{block}{END}{after}")
+
+
+def _by_dataset(records: Iterable[RunRecord]) -> list[Comparison]:
+    """Compare each dataset by itself, so that settings used on others do not lengthen its labels."""
+    datasets: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        datasets[record.key.dataset].append(record)
+    return [comparison for name in sorted(datasets) for comparison in compare(datasets[name])]
 
 
 def leaderboard(comparisons: Sequence[Comparison], store: RunStore, *, folder: Path) -> str:

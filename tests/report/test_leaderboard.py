@@ -96,6 +96,13 @@ def close_race(record: Callable[..., RunRecord]) -> list[RunRecord]:
     return [*runs(record, plain=0.70, apg=0.75), *star]
 
 
+def test_settings_of_other_datasets_do_not_lengthen_labels(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    made = [record("apg", settings={"rank": 8}), record("apg", dataset="other", settings={"rank": 4})]
+    assert "rank=" not in board_of(board, store, made).partition("<details>")[0]
+
+
 def test_ranks_follow_the_mean(record: Callable[..., RunRecord]) -> None:
     (comparison,) = compare(close_race(record))
     assert ranks(comparison.rows) == {("dnn", "star"): "1", ("dnn", "apg"): "2", ("dnn", "plain"): "3"}
