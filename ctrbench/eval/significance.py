@@ -7,7 +7,7 @@ is chosen after looking, so every competitor is tested against it and the p-valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -71,8 +71,9 @@ class Interval:
 class Standing:
     """One row of a table against the best row of the table.
 
-    `is_tied` = not the best, and not distinguishable from it; `p_holm` is None for the best and where fewer than two
-    common seeds leave nothing to test. `domain_interval`: this row's GAUC minus the best's, over resampled domains.
+    `is_tied` = not the best, and the difference from it is not significant or not tested; `p_holm` is None for the
+    best and where there are too few common seeds for a test. `domain_interval`: this row's GAUC minus the best's, over
+    resampled domains.
     """
 
     name: str
@@ -201,21 +202,24 @@ def standings(
     *,
     higher_is_better: bool,
     domains: Mapping[str, GroupMetrics] | None = None,
+    min_seeds: int = 2,
+    candidates: Collection[str] | None = None,
 ) -> tuple[Standing, ...]:
     """Return where each row of a table stands against the best, in the order given.
 
     `values` holds a metric by seed (a sequence counts as seeds 0, 1, ...), None where undefined. The best has the best
-    mean; every other is tested against it by a two-sided paired t-test over their common seeds, Holm-adjusted over
-    the rows that can be tested, and is tied unless the adjusted p is below 0.05. With fewer than two common seeds
-    nothing can be distinguished: the row is tied and its p is None.
+    mean of the `candidates` (of all rows by default); every other is tested against it by a two-sided paired t-test
+    over their common seeds, Holm-adjusted over the rows that can be tested, and is tied unless the adjusted p is below
+    0.05. With fewer than `min_seeds` common seeds there is no test: the row is tied and its p is None.
 
     `domains`, a second source of evidence, holds per-domain metrics averaged over seeds (`metrics.average`) by name;
     rows that have them get the interval of their GAUC minus the best's. It does not decide about ties.
     """
     by_seed = {name: _known_seeds(column) for name, column in values.items()}
     means = {name: float(np.mean(list(column.values()))) for name, column in by_seed.items() if column}
-    best = max(means, key=lambda name: means[name] if higher_is_better else -means[name], default=None)
-    adjusted = _adjusted(by_seed, best)
+    named = means if candidates is None else {name: means[name] for name in means if name in candidates}
+    best = max(named, key=lambda name: named[name] if higher_is_better else -named[name], default=None)
+    adjusted = _adjusted(by_seed, best, max(min_seeds, 2))
     intervals = _domain_intervals(domains or {}, best)
 
     def standing(name: str) -> Standing:
@@ -317,15 +321,17 @@ def _std(by_seed: Mapping[int, float]) -> float | None:
     return float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None
 
 
-def _adjusted(by_seed: Mapping[str, Mapping[int, float]], best: str | None) -> dict[str, float]:
-    """Return Holm's p of every row that shares at least two seeds with the best."""
+def _adjusted(
+    by_seed: Mapping[str, Mapping[int, float]], best: str | None, min_seeds: int
+) -> dict[str, float]:
+    """Return Holm's p of every row that shares at least `min_seeds` seeds with the best."""
     if best is None:
         return {}
     p_values: dict[str, float] = {}
     for name, column in by_seed.items():
         seeds = sorted(column.keys() & by_seed[best].keys())
         test = paired([column[seed] - by_seed[best][seed] for seed in seeds])
-        if name != best and test.p_t is not None:
+        if name != best and test.p_t is not None and test.num_pairs >= min_seeds:
             p_values[name] = test.p_t
     return dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
 

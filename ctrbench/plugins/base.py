@@ -120,7 +120,7 @@ class Method(Settings, ABC):
         return None
 
     def inspect(self, model: CTRModel, test: SplitData) -> dict[str, np.ndarray]:
-        """Return what is worth a look in the trained model, arrays by name, for studies; nothing by default."""
+        """Return arrays of the trained model for studies to plot, by name; none by default."""
         return {}
 
     @property

@@ -15,6 +15,7 @@ from typing import Literal
 
 from ctrbench.eval import longtail
 from ctrbench.eval.external import DomainTable, measure_bins
+from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.significance import LEVEL, holm, paired
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate
 from ctrbench.runs.record import BinMetrics, Result, RunRecord
@@ -75,7 +76,7 @@ class BinTable:
 
     @cached_property
     def p_values(self) -> dict[tuple[str, str, int, BinMetric], float]:
-        """Holm-adjusted p of each gain, over all methods and bins of one backbone and metric."""
+        """Holm-adjusted p of each gain over `MIN_SEEDS` seeds, over all methods and bins of one backbone and metric."""
         found: dict[tuple[str, str, int, BinMetric], float] = {}
         for backbone in self.comparison.backbones:
             for metric in BIN_METRICS:
@@ -83,15 +84,18 @@ class BinTable:
         return found
 
     def is_clear(self, row: Row, number: int, metric: BinMetric) -> bool:
-        """Whether a gain differs from 0 by more than the noise of seeds."""
-        return self.p_values.get((row.backbone, row.method, number, metric), 1.0) < LEVEL
+        """Whether a gain differs from 0 significantly, in a row without failed runs."""
+        return (
+            not row.num_failed and self.p_values.get((row.backbone, row.method, number, metric), 1.0) < LEVEL
+        )
 
     def _family(self, backbone: str, metric: BinMetric) -> dict[tuple[str, str, int, BinMetric], float]:
         rows = [row for row in self.comparison.of_backbone(backbone) if not row.is_plain]
         tests = {
-            (backbone, row.method, number, metric): paired(list(self.gains(row, number, metric).values())).p_t
+            (backbone, row.method, number, metric): paired(gains).p_t
             for row in rows
             for number in range(1, self.num_bins + 1)
+            if len(gains := list(self.gains(row, number, metric).values())) >= MIN_SEEDS
         }
         known = {place: p for place, p in tests.items() if p is not None}
         return dict(zip(known, holm(list(known.values())).tolist(), strict=True)) if known else {}

@@ -11,13 +11,15 @@ import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from ctrbench.errors import StoreError, did_you_mean
 from ctrbench.eval.metrics import GroupMetrics, average
+from ctrbench.eval.protocol import MIN_SEEDS, is_collapsed
 from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, standings
 from ctrbench.names import Metric
 from ctrbench.runs.record import Choice, DomainMetrics, Parameters, Result, RunKey, RunRecord
@@ -28,6 +30,14 @@ PLAIN = "plain"
 PAPER_ORDER = ("dnn", "dcnv2", PLAIN, "maml", "star", "apg", "adasparse")
 """Backbones and methods in the order of the AdaSparse paper; others follow by name."""
 LOWER_IS_BETTER = frozenset({Metric.LOGLOSS, Metric.NE, Metric.PCOC_ERROR, Metric.EXPECTED_LOGLOSS})
+SYNTHETIC_NOTICE = (
+    "Synthetic data: clicks are drawn from a known probability. These results test implementations and are no evidence "
+    "for a method on real data."
+)
+NULL_NOTICE = (
+    "Null data: synthetic data generated without the interaction terms of domain and content. They are a control: a "
+    "gain over plain here is no evidence for a method."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,23 @@ class Row:
     def results(self) -> dict[int, Result]:
         """The results by seed."""
         return {record.key.seed: record.result for record in self.finished if record.result is not None}
+
+    @property
+    def collapsed(self) -> dict[int, float]:
+        """Dev AUC of the collapsed runs, by seed; they have results and count as failed."""
+        dev = {seed: result.dev for seed, result in self.results.items() if is_collapsed(result.dev)}
+        return {seed: float(metrics[Metric.AUC] or 0.0) for seed, metrics in dev.items()}
+
+    @property
+    def num_failed(self) -> int:
+        """Number of runs that failed: without a result, or collapsed."""
+        return sum(record.status == "failed" for record in self.unfinished) + len(self.collapsed)
+
+    @property
+    def failed_share(self) -> str:
+        """Failed runs in words, such as `2 of 6 failed`; empty without failures."""
+        num_runs = len(self.finished) + sum(record.status == "failed" for record in self.unfinished)
+        return f"{self.num_failed} of {num_runs} failed" if self.num_failed else ""
 
     @property
     def parameters(self) -> Parameters | None:
@@ -153,8 +180,25 @@ class Comparison:
         return tuple(record for row in self.rows for record in row.finished)
 
     @property
+    def kind(self) -> Literal["", "synthetic data", "null data"]:
+        """Kind of data, where they are not real: generated with a known click probability, and null by their name."""
+        if not self.oracle:
+            return ""
+        return "null data" if "null" in self.key.dataset.split("-") else "synthetic data"
+
+    @property
+    def notice(self) -> str:
+        """Warning that stands right under every title; empty for real data."""
+        return {"": "", "synthetic data": SYNTHETIC_NOTICE, "null data": NULL_NOTICE}[self.kind]
+
+    @property
+    def collapses(self) -> tuple[str, ...]:
+        """One sentence per row with collapsed runs, with the mean of its other runs."""
+        return tuple(_collapse_note(row) for row in self.rows if row.collapsed)
+
+    @property
     def failures(self) -> tuple[str, ...]:
-        """Say in a sentence for each error which runs failed of it, in rows that have other runs."""
+        """One sentence per row and error that says which seeds failed, for rows with other runs."""
         seeds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for row in (row for row in self.rows if row.finished):
             for record in row.unfinished:
@@ -292,14 +336,40 @@ def domain_gain(row: Row, plain: Row) -> Interval | None:
 
 
 def stand(rows: Sequence[Row], metric: str) -> dict[tuple[str, str], Standing]:
-    """Where each row stands by a metric, by (backbone, method); rows without a value are left out."""
-    names = {f"{row.backbone}/{row.method}": (row.backbone, row.method) for row in rows}
-    values = {f"{row.backbone}/{row.method}": row.values(metric) for row in rows}
-    known = {name: found for name, found in values.items() if found}
-    if not known:
-        return {}
-    found = standings(known, higher_is_better=metric not in LOWER_IS_BETTER)
-    return {names[standing.name]: standing for standing in found}
+    """Return where each row stands by a metric, by (backbone, method); rows without a value are left out.
+
+    Only pairs with `MIN_SEEDS` common seeds are tested. The best row has enough seeds and no failed run, if there is
+    such a row. A row with failed runs has no test of its own: its std holds the failures.
+    """
+    by_name = {f"{row.backbone}/{row.method}": row for row in rows if row.values(metric)}
+    found = standings(
+        {name: row.values(metric) for name, row in by_name.items()},
+        higher_is_better=metric not in LOWER_IS_BETTER,
+        min_seeds=MIN_SEEDS,
+        candidates=_candidates(by_name, metric),
+    )
+    placed = {(by_name[one.name].backbone, by_name[one.name].method): one for one in found}
+    failing = {(row.backbone, row.method) for row in by_name.values() if row.num_failed}
+    return {
+        name: replace(one, is_tied=False, p_holm=None) if name in failing else one
+        for name, one in placed.items()
+    }
+
+
+def _candidates(rows: Mapping[str, Row], metric: str) -> set[str]:
+    """Return the names of the rows that may be the best: enough seeds first, then no failed run."""
+    full = {name: row for name, row in rows.items() if len(row.values(metric)) >= MIN_SEEDS} or rows
+    return {name for name, row in full.items() if not row.num_failed} or set(full)
+
+
+def _collapse_note(row: Row) -> str:
+    """Return which runs of a row collapsed, and the AUC of its other runs."""
+    seeds = ", ".join(map(str, row.collapsed))
+    dev = ", ".join(f"{auc:.3f}" for auc in row.collapsed.values())
+    others = estimate(value for seed, value in row.values(Metric.AUC).items() if seed not in row.collapsed)
+    spread = f" ± {others.std:.4f}" if others and others.std is not None else ""
+    rest = f"; AUC of the others {others.mean:.4f}{spread}" if others else ""
+    return f"Failed: {row.method} on {row.backbone}, seed {seeds}: training collapsed (dev AUC {dev}){rest}."
 
 
 def sentence(error: str | None) -> str:

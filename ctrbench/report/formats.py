@@ -71,7 +71,8 @@ def markdown(table: Table) -> str:
     lines = [_markdown_line(line, len(table.columns)) for line in table.lines]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
     notes = "\n".join(f"- {markdown_text(note)}" for note in (*table.remarks, *table.footnotes))
-    return f"### {markdown_text(table.title)}\n\n{body}\n\n{notes}\n"
+    notice = f"**{markdown_text(table.notice)}**\n\n" if table.notice else ""
+    return f"### {markdown_text(table.title)}\n\n{notice}{body}\n\n{notes}\n"
 
 
 def _markdown_line(line: Line, num_columns: int) -> list[str]:
@@ -98,7 +99,7 @@ def markdown_text(text: str) -> str:
 
 
 def _sign(cell: Cell) -> str:
-    return f" {cell.mark}" if cell.mark in (Mark.TIED, Mark.CLEAR) else ""
+    return f" {cell.mark}" if cell.mark in (Mark.NOT_SIGNIFICANT, Mark.CLEAR) else ""
 
 
 def latex(table: Table) -> str:
@@ -109,10 +110,14 @@ def latex(table: Table) -> str:
     return (
         "% needs \\usepackage{booktabs}\n"
         "\\begin{table*}[t]\n\\centering\\footnotesize\\setlength{\\tabcolsep}{5pt}\n"
-        f"\\caption{{{escape_latex(table.title)}}}\n\\label{{tab:{_slug(table.title)}}}\n"
+        f"\\caption{{{escape_latex(_caption(table))}}}\n\\label{{tab:{_slug(table.title)}}}\n"
         f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}\n\\toprule\n{columns} \\\\\n{body}\n\\bottomrule\n"
         f"\\end{{tabular}}\n\\par\\smallskip\\raggedright\\scriptsize {notes}\n\\end{{table*}}\n"
     )
+
+
+def _caption(table: Table) -> str:
+    return f"{table.title}. {table.notice}" if table.notice else table.title
 
 
 def _slug(title: str) -> str:
@@ -156,7 +161,7 @@ def _latex_cell(cell: Cell, room: str) -> str:
     spread = rf"\,{{\scriptsize$\pm$\,{escape_latex(cell.spread or room)}}}" if cell.spread or room else ""
     spread = spread if cell.spread or not (spread and text) else rf"\phantom{{{spread}}}"
     # Signs take no room, so that the digits of a column stay under each other.
-    sign = {Mark.TIED: r"\rlap{$^{\dagger}$}", Mark.CLEAR: r"\rlap{$^{*}$}"}.get(cell.mark, "")
+    sign = {Mark.NOT_SIGNIFICANT: r"\rlap{$^{\dagger}$}", Mark.CLEAR: r"\rlap{$^{*}$}"}.get(cell.mark, "")
     return f"{text}{spread}{sign}" if text else ""
 
 
@@ -173,7 +178,7 @@ def _rich(table: Table) -> RichTable:
     remarks = () if table.name == "cost" else table.remarks
     notes = "\n".join((*remarks, *table.notes)).replace("Bold:", "Bold and •:")
     shown = RichTable(
-        title=Text(table.title, style="bold"),
+        title=Text("\n".join(filter(None, (table.title, table.notice))), style="bold"),
         title_justify="left",
         caption=Text(notes, style="dim") if notes else None,
         caption_justify="left",
@@ -222,6 +227,7 @@ OVERALL_COLUMNS = (
     "mean",
     "std",
     "seeds",
+    "failed",
     "is_best",
     "is_tied",
     "p_holm",
@@ -284,6 +290,7 @@ def tidy_csv(lines: Sequence[Mapping[str, object]]) -> str:
 
 def _metric_lines(comparison: Comparison, row: Row) -> Iterable[dict[str, object]]:
     settings = {
+        "failed": row.num_failed,
         "backbone_settings": json.dumps(row.key.backbone.settings, sort_keys=True),
         "method_settings": json.dumps(row.key.method.settings, sort_keys=True),
     }
@@ -364,7 +371,7 @@ def _estimate(found: Estimate | None) -> dict[str, object]:
 def _standing(standing: Standing | None) -> dict[str, object]:
     if standing is None:
         return {}
-    is_tied = standing.is_tied and standing.p_holm is not None
+    is_tied = None if standing.p_holm is None and not standing.is_best else standing.is_tied
     return {"is_best": standing.is_best, "is_tied": is_tied, "p_holm": standing.p_holm}
 
 

@@ -6,11 +6,13 @@ made from the numbers, whichever method wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ctrbench.eval.protocol import MIN_SEEDS
+from ctrbench.eval.significance import Standing
 from ctrbench.names import Metric
 from ctrbench.report.commands import run_command
 from ctrbench.report.comparison import Comparison, Estimate, Row, domain_gain, stand
@@ -69,7 +71,8 @@ def render_page(dataset: str, sections: Sequence[Section]) -> str:
     loader = PackageLoader("ctrbench.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("page.html.jinja")
-    return template.render(dataset=dataset, sections=sections) + "\n"
+    notices = tuple(dict.fromkeys(one.comparison.notice for one in sections if one.comparison.notice))
+    return template.render(dataset=dataset, sections=sections, notices=notices) + "\n"
 
 
 def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
@@ -94,16 +97,16 @@ def _finding(comparison: Comparison, backbone: str, metric: str) -> Iterable[str
     best = next((row for row in rows if marks[row.method] is Mark.BEST), None)
     if best is None or len(standing) < 2:
         return
-    tied = [method for method, mark in marks.items() if mark is Mark.TIED]
-    lead = f"On {best.backbone}, {best.method} has the best {TITLES[metric]}, {_mean(best, metric)}"
-    is_tested = any(one.p_holm is not None for one in standing.values())
+    lead = f"On {best.backbone}, {best.method} has the best mean {TITLES[metric]}, {_mean(best, metric)}"
+    seeds = "1 seed" if len(best.finished) == 1 else f"{len(best.finished)} seeds"
     over_plain = _over_plain(best, comparison.plain(backbone)) if metric == Metric.GAUC else ""
-    yield f"{lead}; {_rest(tied, best, is_tested=is_tested)}{over_plain}"
+    yield f"{lead}, over {seeds}{_differences(marks, standing, backbone)}.{over_plain}"
 
 
 def _over_plain(best: Row, plain: Row | None) -> str:
     """Say how far ahead of the plain backbone it is, and how much of that hangs on which domains there are."""
-    found = domain_gain(best, plain) if plain is not None and best is not plain else None
+    is_shown = plain is not None and best is not plain and len(best.finished) >= MIN_SEEDS
+    found = domain_gain(best, plain) if plain is not None and is_shown else None
     if found is None or found.mean is None or found.low is None or found.high is None:
         return ""
     mean, low, high = (signed(value, 4) for value in (found.mean, found.low, found.high))
@@ -118,12 +121,20 @@ def _mean(row: Row, metric: str) -> str:
     return f"{number(found.mean, DIGITS[metric])}{spread}"
 
 
-def _rest(tied: Sequence[str], best: Row, *, is_tested: bool) -> str:
-    if not is_tested:
-        return "with one seed that may be noise."
-    if not tied:
-        return f"every other method is worse by more than the noise of {len(best.finished)} seeds."
-    return f"{_listed(tied)} cannot be told apart from it with {len(best.finished)} seeds."
+def _differences(
+    marks: Mapping[str, Mark], standing: Mapping[tuple[str, str], Standing], backbone: str
+) -> str:
+    """Return whose difference from the best is not significant; nothing where no row is tested."""
+    tested = [
+        method for method in marks if (one := standing.get((backbone, method))) and one.p_holm is not None
+    ]
+    if not tested:
+        return ""
+    same = [method for method in tested if marks[method] is Mark.NOT_SIGNIFICANT]
+    if same:
+        return f"; difference not significant: {_listed(same)}"
+    every = "every other method" if len(tested) == len(marks) - 1 else "every other tested method"
+    return f"; the difference from {every} is significant over seeds"
 
 
 def _listed(names: Sequence[str]) -> str:

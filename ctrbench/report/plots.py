@@ -188,7 +188,7 @@ def _points(comparison: Comparison, backbone: str, metric: str) -> Data:
 
 
 def _point(row: Row, mean: float, low: float, high: float, mark: Mark) -> dict[str, Any]:
-    sign = f" {mark}" if mark is Mark.TIED else ""
+    sign = f" {mark}" if mark is Mark.NOT_SIGNIFICANT else ""
     return {
         "method": row.method,
         "mean": mean,

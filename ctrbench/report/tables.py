@@ -1,7 +1,7 @@
 """What stands in the tables of a report: lines, marks and footnotes, free of any file format.
 
 `overall_table` is Table 1 of the AdaSparse paper in its own shape, method rows under backbone rows, with what the
-paper leaves out: deviations, ties, calibration, size, time. `bins_table` is its Fig. 3b as numbers. Formats are in
+paper leaves out: deviations, tests, calibration, size, time. `bins_table` is its Fig. 3b as numbers. Formats are in
 `formats`; numbers are rounded here and nowhere else, and the CSV files hold them unrounded.
 """
 
@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from ctrbench.eval.metrics import CEILING_METRIC
+from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.significance import Standing
 from ctrbench.names import Metric
 from ctrbench.report.bins import BinMetric, BinTable
@@ -26,6 +27,7 @@ TITLES = {Metric.LOGLOSS: "LogLoss", Metric.AUC: "AUC", Metric.GAUC: "GAUC"}
 DIGITS = {Metric.LOGLOSS: 5, Metric.AUC: 4, Metric.GAUC: 4}
 PARAMETERS_NOTE = "Parameters: embedding tables; dense, shared by all domains; owned by single domains."
 BEST_NOTE = "Bold: the best mean of its backbone."
+FEW_SEEDS_NOTE = f"Too few seeds for a test (fewer than {MIN_SEEDS})."
 USERS_NOTE = (
     "GAUC over users: AUC inside each user, weighted by rows, over users seen in training who have both classes among "
     f"the test rows; {DASH}: there is no such user, or the data name none."
@@ -46,7 +48,7 @@ class Mark(StrEnum):
 
     NONE = ""
     BEST = "best"
-    TIED = "†"
+    NOT_SIGNIFICANT = "†"
     CLEAR = "*"
 
 
@@ -82,6 +84,8 @@ class Table:
     """What the marks mean."""
     definitions: tuple[str, ...] = ()
     """What the columns mean, for places with room."""
+    notice: str = ""
+    """Warning right under the title, such as that the data are synthetic."""
 
     @property
     def footnotes(self) -> tuple[str, ...]:
@@ -157,7 +161,7 @@ def users_table(comparison: Comparison) -> Table:
         title=f"AUC within users · {comparison.title}",
         columns=("GAUC over users ↑", "its rows", "seeds"),
         lines=tuple(lines),
-        notes=(BEST_NOTE, _test_note(comparison)),
+        notes=(best_note(comparison), seeds_note(comparison), *comparison.collapses),
         definitions=(f"{USERS_NOTE} Its rows: the share of test rows in them.",),
     )
 
@@ -204,12 +208,12 @@ def cell(found: Estimate | None, digits: int, *, mark: Mark = Mark.NONE) -> Cell
 
 
 def mark_of(standing: Standing | None) -> Mark:
-    """Best; or tied, where a test was possible and found no difference."""
+    """Return the mark of the best row, and of a row whose difference from it was tested and is not significant."""
     if standing is None:
         return Mark.NONE
     if standing.is_best:
         return Mark.BEST
-    return Mark.TIED if standing.is_tied and standing.p_holm is not None else Mark.NONE
+    return Mark.NOT_SIGNIFICANT if standing.is_tied and standing.p_holm is not None else Mark.NONE
 
 
 def _backbone_lines(comparison: Comparison, backbone: str) -> Iterable[Line]:
@@ -243,7 +247,7 @@ def _cost(row: Row) -> tuple[Cell, ...]:
         *(Cell(text=DASH if value is None else count(value)) for value in counts),
         Cell(text=_seconds(seconds)),
         Cell(text=_percent(row.estimate(Metric.GAUC_COVERAGE))),
-        Cell(text=str(len(row.finished))),
+        Cell(text=row.failed_share or str(len(row.finished))),
     )
 
 
@@ -255,7 +259,7 @@ def _user_lines(comparison: Comparison, backbone: str) -> Iterable[Line]:
         cells = (
             cell(row.estimate(Metric.USER_GAUC), 4, mark=mark_of(standing.get((row.backbone, row.method)))),
             Cell(text=_percent(row.estimate(Metric.USER_GAUC_COVERAGE))),
-            Cell(text=str(len(row.finished))),
+            Cell(text=row.failed_share or str(len(row.finished))),
         )
         yield Line(kind="method", label=row.method, cells=() if row.reason else cells, remark=row.reason)
 
@@ -284,10 +288,11 @@ def _oracle_lines(comparison: Comparison) -> Iterable[Line]:
 
 
 def _mark_notes(comparison: Comparison) -> Iterable[str]:
-    yield BEST_NOTE
-    yield _test_note(comparison)
+    yield best_note(comparison)
+    yield seeds_note(comparison)
     yield from _provenance_notes(comparison.records)
     yield from comparison.failures
+    yield from comparison.collapses
 
 
 def _definitions(comparison: Comparison) -> Iterable[str]:
@@ -318,13 +323,26 @@ def _all_or(indicator: str) -> str:
     return "all domain features together" if indicator == "all" else indicator
 
 
-def _test_note(comparison: Comparison) -> str:
+def best_note(comparison: Comparison) -> str:
+    """Return the meaning of bold type."""
+    rows = [row for row in comparison.rows if row.finished]
+    is_mixed = comparison.num_seeds >= MIN_SEEDS and any(len(row.finished) < MIN_SEEDS for row in rows)
+    if is_mixed or any(row.num_failed for row in rows):
+        return f"{BEST_NOTE[:-1]}, of the rows with enough seeds and without failed runs if there are any."
+    return BEST_NOTE
+
+
+def seeds_note(comparison: Comparison, family: str = "the methods of the backbone") -> str:
+    """Return what ± and † mean; with too few seeds, that there is no test."""
     if comparison.num_seeds < 2:
-        return "One seed: no deviation and no test; differences may be noise."
-    seeds = _seeds(comparison)
+        return f"One seed: no deviation. {FEW_SEEDS_NOTE}"
+    deviation = f"±: standard deviation over {_seeds(comparison)} seeds."
+    if comparison.num_seeds < MIN_SEEDS:
+        return f"{deviation} {FEW_SEEDS_NOTE}"
     return (
-        f"±: standard deviation over {seeds} seeds. †: not distinguishable from the best (two-sided paired t-test "
-        f"over the common seeds, Holm-adjusted over the methods of the backbone, 5 %)."
+        f"{deviation} †: difference from the best not significant (two-sided paired t-test over the common seeds, "
+        f"Holm-adjusted over {family}, 5 %; it speaks of other seeds, not of other test users). Rows with fewer than "
+        f"{MIN_SEEDS} seeds or with failed runs are not tested."
     )
 
 
@@ -389,11 +407,14 @@ def _gain_cell(table: BinTable, row: Row, place: int, metric: BinMetric) -> Cell
 
 def _bin_notes(table: BinTable, metric: BinMetric) -> Iterable[str]:
     yield "Bold: the best mean of its backbone and bin. Gain: over the plain backbone with the same seed."
-    if table.comparison.num_seeds > 1:
+    if table.comparison.num_seeds >= MIN_SEEDS:
         yield (
             "*: the gain differs from 0 (two-sided paired t-test over seeds, Holm-adjusted over all methods and bins "
             "of the backbone, 5 %)."
         )
+    else:
+        yield FEW_SEEDS_NOTE
+    yield from table.comparison.collapses
     if metric == "auc" and table.is_pooled_auc_missing:
         yield (
             f"{DASH}: pooled AUC in {table.num_bins} bins needs the predictions, which are not kept beside all of "

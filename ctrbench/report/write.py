@@ -6,7 +6,7 @@ The same records give the same bytes: nothing here knows the time, the machine o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import altair as alt
@@ -77,7 +77,8 @@ def report(
 def _tables(comparison: Comparison, found: BinTable) -> tuple[Table, ...]:
     first = (overall_table(comparison), truth_table(comparison), paper_table(comparison))
     by_bin = [bins_table(found, metric) for metric in BIN_METRICS] if found.bins else []
-    return (*(table for table in first if table), *by_bin)
+    tables = (*(table for table in first if table), *by_bin)
+    return tuple(replace(table, notice=comparison.notice) for table in tables)
 
 
 def _write_tables(

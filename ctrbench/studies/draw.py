@@ -103,7 +103,8 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
             reasons = " ".join(dict.fromkeys(f"{row.method}: {row.reason}" for row in part.comparison.rows))
             raise StoreError("no run of a study has a result", value=part.comparison.title, remedy=reasons)
     drawn = _DRAWINGS[study.draw](study, parts, store)
-    tables = [_with_source(table, study) for table in drawn.tables]
+    notice = parts[0].comparison.notice
+    tables = [replace(_with_source(table, study), notice=notice) for table in drawn.tables]
     paths = [
         write_text(out / "table.md", "\n".join(map(markdown, tables))),
         write_text(

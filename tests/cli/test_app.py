@@ -267,7 +267,10 @@ def test_the_listing_of_methods_fits(
 
 
 def test_the_listing_of_methods_waits_for_no_torch() -> None:
-    code = "import sys; from ctrbench.cli import display; display.show_plugins('methods'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from ctrbench.cli import display; display.show_plugins('methods'); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

@@ -255,6 +255,18 @@ def test_one_common_seed_distinguishes_nothing() -> None:
     assert (other.is_tied, other.p_holm) == (True, None)
 
 
+def test_fewer_common_seeds_than_asked_for_are_not_tested() -> None:
+    values = {"a": [0.9, 0.8, 0.7], "b": [0.1, 0.3, 0.2]}
+    assert standings(values, higher_is_better=True, min_seeds=4)[1].p_holm is None
+    assert standings(values, higher_is_better=True, min_seeds=3)[1].p_holm is not None
+
+
+def test_the_best_is_one_of_the_candidates() -> None:
+    values = {"a": [0.9, 0.8], "b": [0.7, 0.6], "c": [0.1, 0.3]}
+    found = standings(values, higher_is_better=True, candidates={"b", "c"})
+    assert [one.is_best for one in found] == [False, True, False]
+
+
 def test_single_runs_have_no_deviation() -> None:
     best, other = standings({"a": [0.9], "b": [0.1]}, higher_is_better=True)
     assert (best.is_best, best.std, other.is_tied) == (True, None, True)

@@ -63,14 +63,30 @@ def test_predictions_of_another_run_are_not_used(record: Callable[..., RunRecord
 
 
 def test_gains_are_tested_with_holm(record: Callable[..., RunRecord], store: RunStore) -> None:
-    auc = {"plain": (0.70, 0.71, 0.69), "apg": (0.75, 0.7601, 0.74)}
+    auc = {"plain": (0.70, 0.71, 0.69) * 2, "apg": (0.75, 0.7601, 0.74) * 2}
     runs = [record(name, seed, value) for name, values in auc.items() for seed, value in enumerate(values)]
     (comparison,) = compare(runs)
     table = bin_table(comparison, num_bins=5, store=store)
-    # Differences 0.05, 0.0501, 0.05: t = 1501 on two degrees of freedom, p = 4.4e-7; five equal bins, hence times 5.
-    assert table.p_values["dnn", "apg", 1, "auc"] == pytest.approx(5 * 4.438e-7, rel=1e-3)
+    # Twice 0.05, 0.0501, 0.05: t = 2373 on five degrees of freedom, p = 2.5e-16; five equal bins, hence times 5.
+    assert table.p_values["dnn", "apg", 1, "auc"] == pytest.approx(5 * 2.521e-16, rel=1e-3)
     assert table.is_clear(comparison.rows[1], 1, "auc")
     assert not table.is_clear(comparison.rows[0], 1, "auc")
+
+
+def test_gains_of_five_seeds_are_not_tested(record: Callable[..., RunRecord], store: RunStore) -> None:
+    auc = {"plain": 0.70, "apg": 0.75}
+    (comparison,) = compare([record(name, seed, auc[name] + seed / 100) for name in auc for seed in range(5)])
+    assert bin_table(comparison, num_bins=5, store=store).p_values == {}
+
+
+def test_gains_of_a_row_with_failed_runs_are_not_marked(
+    record: Callable[..., RunRecord], store: RunStore
+) -> None:
+    runs = [record(name, seed, auc) for name, auc in (("plain", 0.70), ("apg", 0.75)) for seed in range(6)]
+    (comparison,) = compare([*runs, record("apg", 6, status="failed", error="no memory")])
+    table = bin_table(comparison, num_bins=5, store=store)
+    assert table.p_values["dnn", "apg", 1, "auc"] < 0.05
+    assert not table.is_clear(comparison.rows[1], 1, "auc")
 
 
 def test_records_that_lack_domains_are_told(record: Callable[..., RunRecord], store: RunStore) -> None:

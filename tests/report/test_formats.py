@@ -5,6 +5,7 @@ import io
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,16 @@ from rich.console import Console
 from ctrbench.report.bins import bin_table
 from ctrbench.report.comparison import compare
 from ctrbench.report.formats import bins_csv, escape_latex, latex, markdown, overall_csv, terminal_tables
-from ctrbench.report.tables import Cell, Line, Mark, Table, bins_table, overall_table
+from ctrbench.report.tables import (
+    FEW_SEEDS_NOTE,
+    Cell,
+    Line,
+    Mark,
+    Table,
+    bins_table,
+    overall_table,
+    users_table,
+)
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 
@@ -53,10 +63,10 @@ def test_latex_escapes_every_special_character() -> None:
     )
 
 
-def test_latex_marks_best_and_tied(toy: list[RunRecord]) -> None:
-    text = latex(overall(toy))
-    assert r"\textbf{0.7500}\,{\scriptsize$\pm$\,0.0283}" in text
-    assert r"0.7100\,{\scriptsize$\pm$\,0.0141}\rlap{$^{\dagger}$}" in text
+def test_latex_marks_best_and_differences_that_are_not_significant(six: list[RunRecord]) -> None:
+    text = latex(overall(six))
+    assert r"\textbf{0.7300}\,{\scriptsize$\pm$\,0.0767}" in text
+    assert r"0.7100\,{\scriptsize$\pm$\,0.0110}\rlap{$^{\dagger}$}" in text
     assert text.count(" & ") == (1 + 2) * 11
 
 
@@ -82,10 +92,10 @@ def printed(tables: list[Table], width: int) -> str:
     return console.file.getvalue()
 
 
-def test_terminal_shows_quality_then_cost(toy: list[RunRecord]) -> None:
-    text = printed([overall(toy)], 100)
-    assert "•0.7500 ±.0283" in text
-    assert "†0.7100 ±.0141" in text
+def test_terminal_shows_quality_then_cost(six: list[RunRecord]) -> None:
+    text = printed([overall(six)], 100)
+    assert "•0.7300 ±.0767" in text
+    assert "†0.7100 ±.0110" in text
     assert text.index("LogLoss") < text.index("embedding")
 
 
@@ -108,6 +118,42 @@ def test_csv_holds_unrounded_numbers_and_their_names(toy: list[RunRecord]) -> No
     assert (float(found["mean"]), found["seeds"], found["is_best"]) == (0.75, "2", "true")
     assert float(found["std"]) == pytest.approx(0.04 / 2**0.5, rel=1e-12)
     assert {row["metric"] for row in rows} >= {"pcoc", "parameters_embedding", "train_seconds"}
+
+
+def test_csv_holds_p_and_tie_from_six_seeds_on(six: list[RunRecord]) -> None:
+    def found(records: list[RunRecord]) -> tuple[str, str]:
+        rows = csv.DictReader(io.StringIO(overall_csv(compare(records))))
+        (row,) = [row for row in rows if row["method"] == "plain" and row["metric"] == "auc"]
+        return row["is_tied"], row["p_holm"][:4]
+
+    assert found(six) == ("true", "0.60")
+    assert found([one for one in six if one.key.seed < 6]) == ("", "")
+
+
+def test_no_format_has_a_mark_or_a_test_below_six_seeds(six: list[RunRecord], store: RunStore) -> None:
+    (comparison,) = compare([one for one in six if one.key.seed < 6])
+    bins = bin_table(comparison, num_bins=5, store=store)
+    tables = [overall_table(comparison), bins_table(bins, "auc"), users_table(comparison)]
+    for table in tables:
+        text = f"{markdown(table)}{latex(table)}{printed([table], 200)}"
+        assert not any(word in text for word in ("†", "dagger", "t-test", "significant", "&#42;"))
+        assert sum(FEW_SEEDS_NOTE in note for note in table.notes) == 1
+
+
+def test_csv_counts_failed_runs(record: Callable[..., RunRecord]) -> None:
+    collapsed = record("apg", 2, 0.5, dev={"auc": 0.51, "logloss": 0.6})
+    broken = record("apg", 3, status="failed", error="no memory")
+    rows = csv.DictReader(io.StringIO(overall_csv(compare([record("apg", 1), collapsed, broken]))))
+    assert {(row["seeds"], row["failed"]) for row in rows if row["metric"] == "auc"} == {("2", "2")}
+
+
+def test_a_notice_stands_right_under_the_title() -> None:
+    table = replace(
+        table_of(Line(kind="method", label="a", cells=(Cell(), Cell()))), notice="Synthetic data."
+    )
+    assert markdown(table).splitlines()[2] == "**Synthetic data.**"
+    assert r". Synthetic data.}" in latex(table)
+    assert "a_b & c Synthetic data." in " ".join(printed([table], 80).split())
 
 
 def test_csv_names_no_best_of_what_has_no_better_end(toy: list[RunRecord]) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from ctrbench.report.leaderboard import END, START, ranks, update_leaderboard
 from ctrbench.runs.record import Parameters, RunRecord
 from ctrbench.runs.store import RunStore
 
-NOISE = (0.0, 0.001, -0.001, 0.002, -0.002)
+NOISE = (0.0, 0.001, -0.001, 0.002, -0.002, 0.0)
 
 
 def runs(record: Callable[..., RunRecord], **means: float) -> list[RunRecord]:
@@ -77,18 +77,111 @@ def test_every_dataset_stays_on_the_board(
     assert "### other · domains a × b" in text
 
 
-def test_rows_tied_with_the_best_share_its_rank(record: Callable[..., RunRecord]) -> None:
-    made = runs(record, plain=0.70, apg=0.75)
-    # Ahead of apg by 0.0002 on average, with seeds that disagree about who is ahead.
-    made += [
-        record("star", s, 0.75 + noise + jump)
-        for s, (noise, jump) in enumerate(zip(NOISE, (0.003, -0.003, 0.002, -0.002, 0.001), strict=True))
-    ]
-    (comparison,) = compare(made)
-    rows = sorted(comparison.rows, key=lambda row: -row.estimate("auc").mean)
-    assert [(row.method, ranks(rows)[row.backbone, row.method]) for row in rows] == [
-        ("star", "1="), ("apg", "1="), ("plain", "3"),
-    ]  # fmt: skip
+def lines(text: str) -> dict[str, list[str]]:
+    """Return the cells of each row of the board, by method."""
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {row[1]: row for row in cells[2:]}
+
+
+def board_of(board: Path, store: RunStore, records: Iterable[RunRecord]) -> str:
+    for made in records:
+        store.write(made)
+    return update_leaderboard(board, store).read_text(encoding="utf-8")
+
+
+def close_race(record: Callable[..., RunRecord]) -> list[RunRecord]:
+    """Star is ahead of apg by 0.0002 on average, with seeds that disagree about who is ahead; plain is far behind."""
+    jumps = (0.003, -0.003, 0.002, -0.002, 0.001, 0.0002)
+    star = [record("star", s, 0.75 + NOISE[s] + jump) for s, jump in enumerate(jumps)]
+    return [*runs(record, plain=0.70, apg=0.75), *star]
+
+
+def test_settings_of_other_datasets_do_not_lengthen_labels(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    made = [record("apg", settings={"rank": 8}), record("apg", dataset="other", settings={"rank": 4})]
+    assert "rank=" not in board_of(board, store, made).partition("<details>")[0]
+
+
+def test_ranks_follow_the_mean(record: Callable[..., RunRecord]) -> None:
+    (comparison,) = compare(close_race(record))
+    assert ranks(comparison.rows) == {("dnn", "star"): "1", ("dnn", "apg"): "2", ("dnn", "plain"): "3"}
+
+
+def test_equal_means_share_a_rank(record: Callable[..., RunRecord]) -> None:
+    (comparison,) = compare(runs(record, plain=0.70, apg=0.75, star=0.75))
+    assert ranks(comparison.rows) == {("dnn", "star"): "1", ("dnn", "apg"): "1", ("dnn", "plain"): "3"}
+
+
+def test_a_difference_that_is_not_significant_is_marked(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    found = lines(board_of(board, store, close_race(record)))
+    assert ["†" in found[method][3] for method in ("star", "apg", "plain")] == [False, True, False]
+
+
+def test_five_seeds_have_no_mark_and_one_note(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    text = board_of(board, store, (one for one in close_race(record) if one.key.seed < 5))
+    assert "†" not in text
+    assert "significant" not in text
+    assert text.count("Too few seeds for a test (fewer than 6).") == 1
+
+
+def collapsing(record: Callable[..., RunRecord], name: str, mean: float) -> list[RunRecord]:
+    """Ten runs, two of which end with a dev AUC of chance."""
+    dev = [{"auc": 0.5 if seed < 2 else 0.7, "logloss": 0.6} for seed in range(10)]
+    return [record(name, seed, mean, dev=dev[seed]) for seed in range(10)]
+
+
+def test_a_row_with_failures_says_so_and_ranks_after_rows_without(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    text = board_of(board, store, [*runs(record, plain=0.70, star=0.71), *collapsing(record, "apg", 0.75)])
+    found = lines(text)
+    assert list(found) == ["star", "plain", "apg"]
+    assert [found[method][0] for method in found] == ["1", "2", "3"]
+    assert found["apg"][-1].startswith("2 of 10 failed [0](")
+    assert "Failed: apg on dnn, seed 0, 1: training collapsed (dev AUC 0.500, 0.500)" in text
+    assert "†" not in found["apg"][3]
+
+
+def test_runs_without_a_result_count_as_failed(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    broken = [record("apg", seed, status="failed", error="no memory") for seed in (6, 7)]
+    found = lines(board_of(board, store, [*runs(record, plain=0.70, apg=0.75), *broken]))
+    assert [found[method][0] for method in found] == ["1", "2"]
+    assert found["apg"][-1].startswith("2 of 8 failed [0](")
+
+
+def test_a_method_whose_runs_all_failed_stays_on_the_board(
+    board: Path, store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    broken = [record("apg", seed, status="failed", error="no memory") for seed in (1, 2)]
+    found = lines(board_of(board, store, [record("plain"), *broken]))
+    assert found["apg"][0] == "–"
+    assert found["apg"][-1] == "2 of 2 failed"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "oracle", "heading"),
+    [
+        ("toy", {}, "### toy · domains a × b\n\n|"),
+        ("toy", {"auc": 0.8}, "### toy · domains a × b (synthetic data)\n\n**Synthetic data:"),
+        ("toy-null-strict", {"auc": 0.8}, "### toy-null-strict · domains a × b (null data)\n\n**Null data:"),
+    ],
+)
+def test_headings_name_data_that_are_not_real(
+    board: Path,
+    store: RunStore,
+    record: Callable[..., RunRecord],
+    dataset: str,
+    oracle: dict[str, float],
+    heading: str,
+) -> None:
+    assert heading in board_of(board, store, [record(dataset=dataset, oracle=oracle)])
 
 
 def test_rows_with_too_few_seeds_are_not_ranked(record: Callable[..., RunRecord]) -> None:
@@ -100,4 +193,5 @@ def test_the_board_names_the_indicator(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
     store.write(record("star", parameters=Parameters(embedding=1, dense=1, per_domain=5)))
-    assert "What single domains own goes by a.\n\n<details>" in update_leaderboard(board, store).read_text()
+    text = update_leaderboard(board, store).read_text()
+    assert "What single domains own goes by a.\n\n<details>" in text

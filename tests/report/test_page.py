@@ -50,23 +50,38 @@ def test_names_are_escaped_and_pictures_are_not(record: Callable[..., RunRecord]
     assert "<svg><text>hi</text></svg>" in text
 
 
-def test_findings_name_the_best_and_the_tied(toy: list[RunRecord]) -> None:
-    ((section,), text) = page(toy)
+def test_findings_name_the_best_and_differences_that_are_not_significant(six: list[RunRecord]) -> None:
+    ((section,), text) = page(six)
     assert section.findings[0] == (
-        "On dnn, adasparse has the best AUC, 0.7500 ± 0.0283; plain cannot be told apart from it with 2 seeds."
+        "On dnn, adasparse has the best mean AUC, 0.7300 ± 0.0767, over 6 seeds; difference not significant: plain."
     )
     assert section.findings[0] in text
 
 
 def test_findings_of_one_seed_claim_nothing(record: Callable[..., RunRecord]) -> None:
     ((section,), _) = page([record("plain", auc=0.7), record("apg", auc=0.8)])
-    assert section.findings[0] == "On dnn, apg has the best AUC, 0.8000; with one seed that may be noise."
+    assert section.findings[0] == "On dnn, apg has the best mean AUC, 0.8000, over 1 seed."
+
+
+def test_findings_of_five_seeds_name_a_mean_and_no_test(six: list[RunRecord]) -> None:
+    ((section,), text) = page([one for one in six if one.key.seed < 6])
+    assert section.findings == (
+        "On dnn, adasparse has the best mean AUC, 0.7440 ± 0.0767, over 5 seeds.",
+        "On dnn, adasparse has the best mean GAUC, 0.6440 ± 0.0767, over 5 seeds.",
+    )
+    assert "†" not in text
+
+
+def test_a_page_of_synthetic_data_says_so_under_its_title(record: Callable[..., RunRecord]) -> None:
+    _, text = page([record(oracle={"auc": 0.8})])
+    assert '<h1>toy</h1>\n<p class="notice">Synthetic data:' in text
+    assert 'notice">' not in page([record()])[1]
 
 
 def test_a_clear_best_is_said_to_be_one(record: Callable[..., RunRecord]) -> None:
-    auc = {"plain": (0.70, 0.71, 0.69), "apg": (0.75, 0.7601, 0.74)}
+    auc = {"plain": (0.70, 0.71, 0.69) * 2, "apg": (0.75, 0.7601, 0.74) * 2}
     ((section,), _) = page([record(n, seed, a) for n, found in auc.items() for seed, a in enumerate(found)])
-    assert section.findings[0].endswith("every other method is worse by more than the noise of 3 seeds.")
+    assert section.findings[0].endswith("; the difference from every other method is significant over seeds.")
 
 
 def test_a_lone_method_is_no_winner(record: Callable[..., RunRecord]) -> None:

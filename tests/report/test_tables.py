@@ -40,10 +40,44 @@ def test_cells_show_mean_and_deviation(toy: list[RunRecord]) -> None:
     assert [cell.text for cell in cells[3:]] == ["1.250", "0.250", "2.5 M", "999", "0", "12", "87.5 %", "2"]
 
 
-def test_best_and_tied_are_marked(toy: list[RunRecord]) -> None:
-    lines = lines_of(toy)
-    # Gains 0.03 and 0.05: t = 4 on one degree of freedom, p = 0.16.
-    assert [line.cells[1].mark for line in lines[1:]] == [Mark.TIED, Mark.BEST]
+def test_the_best_and_a_difference_that_is_not_significant_are_marked(six: list[RunRecord]) -> None:
+    assert [line.cells[1].mark for line in lines_of(six)[1:]] == [Mark.NOT_SIGNIFICANT, Mark.BEST]
+
+
+def test_five_seeds_are_not_tested(six: list[RunRecord]) -> None:
+    (comparison,) = compare([one for one in six if one.key.seed < 6])
+    table = overall_table(comparison)
+    assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.BEST]
+    assert table.notes[1] == "±: standard deviation over 5 seeds. Too few seeds for a test (fewer than 6)."
+
+
+def test_a_row_with_few_seeds_is_neither_best_nor_tested(
+    six: list[RunRecord], record: Callable[..., RunRecord]
+) -> None:
+    lines = lines_of([*six, record("star", 1, 0.99)])
+    marks = {line.label: line.cells[1].mark for line in lines[1:]}
+    assert marks == {"plain": Mark.NOT_SIGNIFICANT, "star": Mark.NONE, "adasparse": Mark.BEST}
+
+
+def test_a_collapsed_run_counts_as_failed(six: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+    dev = [{"auc": 0.7, "logloss": 0.5}] * 4 + [
+        {"auc": 0.513, "logloss": 0.6},
+        {"auc": 0.506, "logloss": 0.6},
+    ]
+    apg = [record("apg", seed, 0.9 if seed < 5 else 0.5, dev=dev[seed - 1]) for seed in range(1, 7)]
+    (comparison,) = compare([*six, *apg])
+    table = overall_table(comparison)
+    (line,) = [line for line in table.lines if line.label == "apg"]
+    # The mean of all six, 0.767, is the highest.
+    assert (line.cells[1].text, line.cells[1].mark, line.cells[-1].text) == (
+        "0.7667",
+        Mark.NONE,
+        "2 of 6 failed",
+    )
+    assert (
+        "Failed: apg on dnn, seed 5, 6: training collapsed (dev AUC 0.513, 0.506); AUC of the others 0.9000 ± 0.0000."
+        in table.notes
+    )
 
 
 def test_a_clear_loser_has_no_mark(record: Callable[..., RunRecord]) -> None:
@@ -56,7 +90,7 @@ def test_one_seed_is_never_called_a_tie(record: Callable[..., RunRecord]) -> Non
     (comparison,) = compare([record("plain", auc=0.7), record("apg", auc=0.71)])
     table = overall_table(comparison)
     assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.BEST]
-    assert any(note.startswith("One seed: no deviation and no test") for note in table.notes)
+    assert "One seed: no deviation. Too few seeds for a test (fewer than 6)." in table.notes
 
 
 def test_the_best_is_found_within_each_backbone(record: Callable[..., RunRecord]) -> None:

@@ -1,7 +1,7 @@
 """What a run takes in memory, and how many runs this machine has room for: cores, memory and GPUs.
 
 The estimate is of the peak of a process that makes one run, from what is counted before anything is built: rows,
-parameters, the size of a batch. It is for deciding how many runs go side by side, so it had rather be too large.
+parameters, the size of a batch. It is for deciding how many runs go side by side, so it errs on the high side.
 """
 
 from __future__ import annotations

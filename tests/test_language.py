@@ -1,0 +1,63 @@
+"""Words and phrases that the project's glossary replaces stay out of everything that is written by hand.
+
+An entry of `FORBIDDEN` names the phrase and its replacement. Pages that a command generates are not read.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GENERATED = {ROOT / "docs" / "results", ROOT / "docs" / "reports"}
+FORBIDDEN = {
+    "going by": "indexed by, following",
+    "had it for nothing": "got it for free",
+    "had rather": "name the choice and its reason",
+    "in these words": "with this message",
+    "moves the numbers": "changes published results",
+    "takes note of": "records, updates",
+    "whole house": "name the project or the module",
+    "whomever": "name the person or the process",
+    "worth a look": "say what to look at",
+}
+"""Phrase → what to write instead."""
+
+
+def _files() -> Iterator[Path]:
+    for folder in ("ctrbench", "tests", "benchmarks"):
+        yield from (ROOT / folder).rglob("*.py")
+    for folder in ("ctrbench", "datasets", "studies"):
+        yield from (ROOT / folder).rglob("*.toml")
+    yield from (page for page in (ROOT / "docs").rglob("*.md") if not GENERATED & set(page.parents))
+    yield from ROOT.glob("*.md")
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[Path, str]:
+    return {file: file.read_text(encoding="utf-8") for file in _files() if file != Path(__file__)}
+
+
+def _pattern(phrase: str) -> re.Pattern[str]:
+    """The phrase as whole words, in prose and in names; between two words a line of text or comment may end."""
+    words = r"(?:_|\s+#?\s*)".join(re.escape(word) for word in phrase.split())
+    return re.compile(rf"(?<![a-z]){words}(?![a-z])", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("phrase", FORBIDDEN)
+def test_the_phrase_is_not_written(texts: dict[Path, str], phrase: str) -> None:
+    pattern = _pattern(phrase)
+    findings = [
+        f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
+        for file, text in texts.items()
+        for match in pattern.finditer(text)
+    ]
+    assert findings == [], f"write {FORBIDDEN[phrase]!r} in place of {phrase!r}"
+
+
+@pytest.mark.parametrize(
+    "text", ["# It is worth\n    # a look.", "def test_worth_a_look() -> None:", "Worth a look"]
+)
+def test_a_phrase_is_found_across_lines_and_in_names(text: str) -> None:
+    assert _pattern("worth a look").search(text)
