@@ -26,7 +26,7 @@ from contestants import Contestants, Failed, Result, Setting
 from contests import CONTESTS, SWR, Contest
 from figures import Record, insert, merge, rates, section, spread
 
-from ctrbench.runs.execute import commit, machine
+from ctrbench.runs.machine import commit, machine
 from ctrbench.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Schema
 from ctrbench.plugins.registry import select
-from ctrbench.runs.execute import make_schema
+from ctrbench.runs.inputs import make_schema
 from ctrbench.runs.record import RunKey
 from ctrbench.speed.workload import Workload, synthetic
 from ctrbench.train.config import TrainConfig

@@ -58,6 +58,8 @@ THIRD_PARTY = {
         "plugins.base",
         "train",
         "runs.execute",
+        "runs.inputs",
+        "runs.machine",
         "runs.engines.capacity",
         "data.batches",
         "data.stream",

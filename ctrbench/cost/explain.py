@@ -37,8 +37,8 @@ from ctrbench.nn.separate import SeparateNetworks
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import Plugin, select
-from ctrbench.runs.execute import field_shapes, make_schema
 from ctrbench.runs.grid import Run, make_grid
+from ctrbench.runs.inputs import field_shapes, make_schema
 from ctrbench.speed.bounds import MORE_PRODUCTS
 from ctrbench.speed.workload import synthetic
 

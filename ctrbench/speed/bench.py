@@ -21,8 +21,8 @@ from ctrbench.data.shards import open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select
-from ctrbench.runs.execute import commit, device_of, machine
 from ctrbench.runs.grid import make_grid
+from ctrbench.runs.machine import commit, device_of, machine
 from ctrbench.speed.bounds import Roofs, measure_roofs
 from ctrbench.speed.measure import Figures, measure
 from ctrbench.speed.training import SEED, Case

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ctrbench.runs.execute import peak_memory, reset_peak_memory
+from ctrbench.runs.machine import peak_memory, reset_peak_memory
 from ctrbench.speed.bounds import Bounds, Roofs, Work, bounds, count_work
 from ctrbench.speed.phases import Phase, split_steps
 from ctrbench.speed.training import Case, Training, wait

@@ -17,8 +17,8 @@ from ctrbench.data.batches import SplitData
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Split
 from ctrbench.nn.plan import FieldShape, Schema
-from ctrbench.runs.execute import load, make_schema
 from ctrbench.runs.grid import usual_window
+from ctrbench.runs.inputs import load, make_schema
 
 if TYPE_CHECKING:
     from ctrbench.data.shards import Prepared

@@ -21,8 +21,8 @@ from ctrbench.names import Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.plugins.registry import plugins, select, selectors
-from ctrbench.runs.execute import load, make_schema
 from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.inputs import load, make_schema
 from ctrbench.speed.bounds import counted_flops
 
 HIDDEN = "hidden=512-256-128"

@@ -409,7 +409,7 @@ class _Sweep:
                 self.engine.say(f"{task.item.label}: {what}")
                 pool.again(task)
                 return
-            from ctrbench.runs.execute import failed_record
+            from ctrbench.runs.outcome import failed_record
 
             outcome = failed_record(task.item, _gave_up(self.ray, outcome))
         elif isinstance(outcome, self.ray.exceptions.RayTaskError):

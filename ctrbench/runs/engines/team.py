@@ -19,8 +19,9 @@ import ctrbench
 from ctrbench.errors import CtrbenchError
 from ctrbench.nn.exchange import Workers
 from ctrbench.runs.engines.ray import Files, as_seen, at_hand, carried, check_room, cluster
-from ctrbench.runs.execute import assist, execute, failed_record, keep
+from ctrbench.runs.execute import execute, run_secondary_worker
 from ctrbench.runs.grid import Run
+from ctrbench.runs.outcome import failed_record, write_record
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.train.distributed import WorkerDied, WorkerFailed, start_local, start_ray
@@ -95,7 +96,7 @@ class RayTeamEngine:
         except (CtrbenchError, WorkerFailed, WorkerDied) as error:
             return failed(run, store, _words(error))
         # The folder of records that the first worker sees may be another than ours.
-        keep(record, store)
+        write_record(record, store)
         return record
 
 
@@ -117,7 +118,7 @@ def failed(run: Run, store: RunStore, error: str) -> RunRecord:
     if known is not None and known.status == "failed" and known.error and error.endswith(known.error):
         return known
     record = failed_record(run, error)
-    keep(record, store)
+    write_record(record, store)
     known = store.find(run.key)
     return known if known is not None and known.status == "finished" else record
 
@@ -132,7 +133,7 @@ def together(
 ) -> RunRecord | None:
     """Be one of the workers of a run; the first returns its record."""
     if workers.rank > 0:
-        assist(run, store, workers)
+        run_secondary_worker(run, store, workers)
         return None
     with _telling(address) as report:
         return execute(run, store, report=report, checkpoint_seconds=checkpoint_seconds, workers=workers)

@@ -17,8 +17,8 @@ import pytest
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import DataError, SettingError
 from ctrbench.runs.engines.local import LocalEngine, _lost, _tell, _work, make_engine
-from ctrbench.runs.execute import failed_record
 from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
 

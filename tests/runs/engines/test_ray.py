@@ -38,8 +38,9 @@ from ctrbench.runs.engines.ray import (
     ray_map,
 )
 from ctrbench.runs.engines.team import RayTeamEngine
-from ctrbench.runs.execute import execute, failed_record
+from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.train.distributed import WorkerDied

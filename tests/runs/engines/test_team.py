@@ -14,8 +14,9 @@ import pytest
 from ctrbench.data.shards import open_prepared
 from ctrbench.names import Column
 from ctrbench.runs.engines.team import TeamEngine, failed
-from ctrbench.runs.execute import execute, failed_record
+from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.train.loop import Tick

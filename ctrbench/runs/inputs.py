@@ -1,0 +1,109 @@
+"""The inputs of a run: its splits, held or streamed, and the description of the data that a model is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ctrbench.data.batches import RowSource, SplitData, load_split
+from ctrbench.data.shards import Prepared, open_prepared
+from ctrbench.data.stream import StreamedSplit
+from ctrbench.errors import SettingError
+from ctrbench.eval.external import DomainTable
+from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.runs.record import RunKey
+from ctrbench.storage.files import Place
+from ctrbench.train.config import TrainConfig
+
+NUM_BINS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data of a run, on its device."""
+
+    prepared: Prepared
+    key: RunKey
+    config: TrainConfig
+    device: torch.device
+
+    def rows(self, split: Split) -> RowSource:
+        """Return a split: held in memory, or streamed if the configuration has a window."""
+        if self.config.window is None:
+            return load(self.prepared, split, self.key).to(self.device)
+        return StreamedSplit(
+            prepared=self.prepared,
+            split=split,
+            domain_set=self.key.domain_set,
+            indicator=self.key.indicator,
+            window=self.config.window,
+            device=self.device,
+        )
+
+
+@lru_cache(maxsize=3)
+def _load(folder: Path, digest: str, split: Split, domain_set: str, indicator: str) -> SplitData:
+    prepared = open_prepared(folder.name, folder.parent.parent)
+    return load_split(prepared, split, domain_set=domain_set, indicator=indicator)
+
+
+def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
+    """Load a split for a run; a process that executes several runs on the same data reads it once."""
+    digest = prepared.manifest.content_digest
+    return _load(prepared.folder, digest, split, key.domain_set, key.indicator)
+
+
+def make_schema(prepared: Prepared, key: RunKey) -> Schema:
+    """Return the description of the data that a model is built from; counts are those of the training rows."""
+    manifest = prepared.manifest
+    train = manifest.splits[Split.TRAIN]
+    if key.indicator == "all":
+        known = prepared.domain_table(key.domain_set).sort(Column.DOMAIN)
+        rows = known[DomainColumn.ROWS.format(split=Split.TRAIN)].to_list()[1:]
+    else:
+        rows = prepared.vocabulary(key.indicator).sort("id")["rows"].to_list()
+    rate = train.positives / train.rows
+    return Schema(
+        fields=field_shapes(prepared),
+        embedding_size=key.train["embedding_size"],
+        domain_features=key.domain_features,
+        num_domains=manifest.domain_sets[key.domain_set].num_domains,
+        indicator_rows=(train.rows - sum(rows), *rows),
+        base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
+    )
+
+
+def field_shapes(prepared: Prepared) -> tuple[FieldShape, ...]:
+    """Return the shape of each field."""
+    manifest = prepared.manifest
+    return tuple(
+        FieldShape(
+            name=field.name,
+            kind=field.kind,
+            role=field.role,
+            size=field.size,
+            target=manifest.card.field(field.name).target,
+        )
+        for field in manifest.fields
+    )
+
+
+def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:
+    """Return domain ids and training rows per domain, which metrics and bins need."""
+    table = prepared.domain_table(key.domain_set)
+    rows_train = table[DomainColumn.ROWS.format(split=Split.TRAIN)]
+    return DomainTable(
+        domain=table[Column.DOMAIN].to_numpy(), rows_train=rows_train.to_numpy(), num_bins=NUM_BINS
+    )
+
+
+def open_data(key: RunKey, home: Place) -> Prepared:
+    """Open the prepared data of a run; raise `SettingError` if they changed since the run was planned."""
+    prepared = open_prepared(key.dataset, home)
+    if prepared.manifest.content_digest != key.data_digest:
+        raise SettingError("the prepared data changed since the run was planned", value=key.dataset)
+    return prepared

@@ -1,0 +1,147 @@
+"""The outcome of a run as its record: result, timing, code, or the error of a run that failed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import numpy as np
+
+import ctrbench
+from ctrbench.errors import StoreError
+from ctrbench.eval.external import DomainTable, Measures
+from ctrbench.eval.metrics import GroupMetrics
+from ctrbench.runs.grid import Run
+from ctrbench.runs.machine import commit, machine, peak_memory
+from ctrbench.runs.record import (
+    BinMetrics,
+    Code,
+    DomainMetrics,
+    Epoch,
+    Measured,
+    Parameters,
+    Result,
+    RunKey,
+    RunRecord,
+)
+from ctrbench.runs.store import RunStore
+from ctrbench.train.loop import Fit
+
+
+class Clock:
+    """Seconds per phase of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.rows_per_second: float | None = None
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Add the seconds since the last call to a phase."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def take(self, fit: Fit) -> None:
+        """Add the seconds that training counted itself; they include those before an interruption."""
+        self.seconds |= fit.history.seconds
+        if self.seconds["train"] > 0:
+            self.rows_per_second = round(fit.history.rows / self.seconds["train"], 1)
+        self._last = time.perf_counter()
+
+    def measured(self, key: RunKey, resumed: int, *, workers: int = 1) -> Measured:
+        """Return the measurements so far; memory is the peak of this process."""
+        return Measured(
+            started=self.started,
+            seconds={name: round(value, 3) for name, value in self.seconds.items()},
+            rows_per_second=self.rows_per_second,
+            peak_memory_bytes=peak_memory(),
+            machine=machine(key.train["threads"], key.train["device"])
+            | ({"workers": workers} if workers > 1 else {}),
+            resumed=resumed,
+        )
+
+
+def make_result(
+    measures: Measures, table: DomainTable, fit: Fit, parameters: Parameters, sha256: str
+) -> Result:
+    """Return the result of a finished run."""
+    best = fit.history.epochs[fit.history.best_epoch - 1]
+    return Result(
+        parameters=parameters,
+        best_epoch=fit.history.best_epoch,
+        steps=fit.steps,
+        rows_seen=fit.history.rows,
+        dev=best["dev"],
+        test=measures.overall,
+        variants=measures.variants,
+        oracle=measures.oracle,
+        domains=_domain_metrics(measures.domains, np.asarray(table.domain), np.asarray(table.rows_train)),
+        bins=tuple(BinMetrics(**asdict(one)) for one in measures.bins),
+        history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
+        notes=fit.notes,
+        predictions_sha256=sha256,
+    )
+
+
+def _domain_metrics(groups: GroupMetrics, domain: np.ndarray, rows_train: np.ndarray) -> DomainMetrics:
+    """Return the metrics of every domain of the table; domains without test rows count for the bins too."""
+    index = np.searchsorted(domain, groups.group)
+
+    def to_table(values: np.ndarray, missing: float) -> np.ndarray:
+        column = np.full(len(domain), missing, dtype=values.dtype)
+        column[index] = values
+        return column
+
+    return DomainMetrics(
+        domain=tuple(domain.tolist()),
+        rows_train=tuple(rows_train.tolist()),
+        rows=tuple(to_table(groups.rows, 0).tolist()),
+        positives=tuple(to_table(groups.positives, 0).tolist()),
+        auc=_optional(to_table(groups.auc, np.nan)),
+        logloss=_optional(to_table(groups.logloss, np.nan)),
+        pcoc=_optional(to_table(groups.pcoc, np.nan)),
+    )
+
+
+def _optional(values: np.ndarray) -> tuple[float | None, ...]:
+    """Return values with eight digits, more than the rows of a domain can support; NaN becomes None."""
+    return tuple(None if np.isnan(value) else float(f"{value:.8g}") for value in values.tolist())
+
+
+def failed_record(run: Run, error: str) -> RunRecord:
+    """Return the record of a run whose process could not write one itself."""
+    return RunRecord(
+        run=run.key.run,
+        digest=run.key.digest,
+        key=run.key,
+        status="failed",
+        error=error,
+        code=make_code(run),
+        measured=Clock().measured(run.key, 0),
+    )
+
+
+def write_record(record: RunRecord, store: RunStore) -> None:
+    """Write the record unless a finished one exists; another machine may have executed the same run."""
+    known = store.find(record.key)
+    if known is not None and known.status == "finished":
+        return
+    try:
+        store.write(record)
+    except StoreError:
+        known = store.find(record.key)
+        if known is None or known.status != "finished":
+            raise
+
+
+def make_code(run: Run) -> Code:
+    """Return the version of the code and of the plug-ins that a run is executed with."""
+    return Code(
+        version=ctrbench.__version__,
+        commit=commit(),
+        method_sha256=run.method.sha256,
+        backbone_sha256=run.backbone.sha256,
+    )
