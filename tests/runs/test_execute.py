@@ -16,6 +16,7 @@ from ctrbench.data.shards import Prepared
 from ctrbench.names import Column, Split
 from ctrbench.plugins.registry import find
 from ctrbench.runs import execute as module
+from ctrbench.runs import inputs
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import Choice
@@ -52,9 +53,9 @@ def test_a_sequence_is_compared_with_its_target(
         write_tiny(tmp_path, table, past='kind = "sequence", target = "item"'), home=store.home
     )
     only = run_of(prepared, f"dnn[hidden=8-4,pooling={pooling}]")
-    assert [field.target for field in module.field_shapes(prepared)] == [None, None, "item"]
+    assert [field.target for field in inputs.field_shapes(prepared)] == [None, None, "item"]
     assert (
-        module.load(prepared, Split.TRAIN, only.key).bags[0][0].max() <= prepared.manifest.field("item").size
+        inputs.load(prepared, Split.TRAIN, only.key).bags[0][0].max() <= prepared.manifest.field("item").size
     )
     record = execute(only, store)
     assert record.status == "finished"
@@ -73,8 +74,8 @@ def test_the_test_split_is_read_once_after_training(
     run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    load, fit = module.load, module.Trainer.fit
-    monkeypatch.setattr(module, "load", lambda *a: (heard.append(str(a[1])), load(*a))[1])
+    load, fit = inputs.load, module.Trainer.fit
+    monkeypatch.setattr(inputs, "load", lambda *a: (heard.append(str(a[1])), load(*a))[1])
     monkeypatch.setattr(module.Trainer, "fit", lambda *a, **k: (heard.append("fit"), fit(*a, **k))[1])
     assert execute(run, store).status == "finished"
     assert heard == [Split.TRAIN, Split.DEV, "fit", Split.TEST]
