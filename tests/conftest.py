@@ -245,6 +245,8 @@ from ctrbench.methods.adasparse import AdaSparse
 
 
 class Waiting(Learner):
+    refuses_workers = "it waits for a file"
+
     def step(self, model, optimizer, batch):
         while optimizer.steps == 30 and Path({file!r}).exists():
             time.sleep(0.01)

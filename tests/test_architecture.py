@@ -43,8 +43,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "report": (*GROUND, "runs.record", "runs.store", "eval", "report"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),
     "studies.study": GROUND,
-    "contract": (*GROUND, "nn", "plugins", "data.batches", "train.learner"),
-    "cost": (*GROUND, "data", "nn", "plugins", "runs", "speed", "train"),
+    "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),
+    "cost": (*GROUND, "cost", "data", "nn", "plugins", "runs", "speed", "train"),
     "cli": ("",),
 }
 """Folder or module: what it may import, by the start of the name; the longest entry counts."""

@@ -25,13 +25,14 @@ import torch
 from ctrbench.data.batches import Batch, Order, SplitData, subset
 from ctrbench.names import Column
 from ctrbench.nn.model import Context, CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import FieldShape, Plan, Schema, StageModule
 from ctrbench.nn.separate import SeparateEmbedding
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import plugins, select
+from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import bce, total_loss
+from ctrbench.train.stepper import Stepper
 
 if TYPE_CHECKING:
     from ctrbench.plugins.base import Backbone, Fitted, Method
@@ -45,6 +46,8 @@ TOLERANCE = 1e-5
 SHOP_ROWS = (150, 90, 60, 40, 30, 14, 1)
 """Training rows of each indicator; one more than a multiple of `BATCH`, so that an epoch can end in one row."""
 AGES = 3
+EMBEDDING_SIZE = 4
+PLANNED_STEPS = EPOCHS * sum(SHOP_ROWS) // BATCH
 POOLED = {"dnn": ("dnn[pooling=din]", "dnn[pooling=dien]")}
 """Pooling ends where a backbone begins, so one of them is enough to try it."""
 LEAST_ROWS = 8
@@ -151,7 +154,7 @@ def _schema(base_rate: float = 0.4) -> Schema:
     price = FieldShape(name="price", kind="numeric", role="item", size=0)
     return Schema(
         fields=(*singles, tags, seen, price),
-        embedding_size=4,
+        embedding_size=EMBEDDING_SIZE,
         domain_features=("shop", "age"),
         num_domains=len(SHOP_ROWS) * AGES,
         indicator_rows=(0, *SHOP_ROWS),
@@ -205,7 +208,7 @@ def _some(data: SplitData, rows: Iterable[int] | np.ndarray) -> SplitData:
     return subset(data, np.fromiter(rows, dtype=np.int64))
 
 
-# A case and its training, as `train.loop` goes about it.
+# A case and its training.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,41 +261,37 @@ class Case:
 
 
 class Training:
-    """A model under training, with all that moves meanwhile."""
+    """A model under training on the synthetic rows."""
 
     def __init__(self, case: Case, *, base_rate: float = 0.4, lr: float = LR) -> None:
         self.model = case.model(base_rate=base_rate)
         self.start = _copied(self.model.state_dict())
-        self.learner = case.method.learner()
-        self.optimizer = Optimizer(self.model, AdamConfig(lr=lr))
+        config = TrainConfig(embedding_size=EMBEDDING_SIZE, batch_size=BATCH, epochs=EPOCHS, lr=lr)
+        self.stepper = Stepper(self.model, case.method.learner(), config, planned_steps=PLANNED_STEPS)
+        self.learner, self.optimizer = self.stepper.learner, self.stepper.optimizer
         self.losses: list[float] = []
-        self.model.train()
 
     def order(self, data: SplitData, epoch: int = 0) -> Order:
         """Return the learner's order of an epoch."""
-        generator = np.random.default_rng([SEED, epoch])
-        return self.learner.order(data, batch_size=BATCH, generator=generator)
+        return self.stepper.order(data, np.random.default_rng([SEED, epoch]))
 
     def batches(self, data: SplitData, epoch: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, but not those of a single row, which have a rule of their own."""
+        """Yield the batches of an epoch except those of a single row, which have their own rule."""
         return (batch for batch in data.batches(self.order(data, epoch)) if len(batch) > 1)
 
     def run(self, batches: Iterable[Batch]) -> list[float]:
-        """Make a step with each batch and return the losses."""
-        planned, losses = EPOCHS * sum(SHOP_ROWS) // BATCH, []
-        for batch in batches:
-            losses.append(float(self.learner.step(self.model, self.optimizer, batch).loss))
-            self.model.advance(min(1.0, self.optimizer.steps / planned))
+        """Make one step per batch and return the losses."""
+        losses = [float(self.stepper.step(batch).loss) for batch in batches]
         self.losses += losses
         return losses
 
     def settle(self, train: SplitData, dev: SplitData) -> None:
-        """Do what precedes every scoring."""
+        """Apply deferred updates and select on dev, as before every scoring."""
         self.optimizer.flush()
         self.learner.select(self.model, train, dev)
 
     def score(self, data: SplitData) -> np.ndarray:
-        """Return the scores that a run would keep."""
+        """Return the scores that a run would record."""
         return np.asarray(self.learner.score(self.model, data)[Column.SCORE])
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -306,21 +305,13 @@ class Training:
     def save(self) -> BytesIO:
         """Return a checkpoint."""
         file = BytesIO()
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "learner": self.learner.state_dict(),
-        }
-        torch.save(state, file)
+        torch.save(self.stepper.state_dict(), file)
         file.seek(0)
         return file
 
     def load(self, file: BytesIO) -> None:
-        """Go on from a checkpoint."""
-        state = torch.load(file, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.learner.load_state_dict(state["learner"])
+        """Resume from a checkpoint."""
+        self.stepper.load_state_dict(torch.load(file, weights_only=True))
 
 
 def _copied(state: dict[str, Any]) -> dict[str, torch.Tensor]:

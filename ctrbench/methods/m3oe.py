@@ -218,6 +218,8 @@ class BilevelLearner(Learner):
     State are the Adam of the two, and what the last order was drawn with.
     """
 
+    selects = True
+
     def __init__(self) -> None:
         super().__init__()
         self.adam: torch.optim.Adam | None = None

@@ -126,6 +126,9 @@ class MamdrLearner(Learner):
     optimiser's.
     """
 
+    selects = True
+    refuses_workers = "MAMDR makes its own steps, which ignore the rows of other workers"
+
     def __init__(self, settings: Mamdr) -> None:
         super().__init__()
         self.settings = settings

@@ -139,6 +139,9 @@ class MamlLearner(Learner):
     the learned rates) is part of the state, so a model read from a checkpoint scores as it did.
     """
 
+    selects = True
+    refuses_workers = "MAML makes its own steps, which ignore the rows of other workers"
+
     def __init__(self, settings: Maml) -> None:
         super().__init__()
         self.settings = settings

@@ -74,6 +74,8 @@ class Mmoe(Method):
 class MmoeLearner(Learner):
     """Trains as usual; the record notes how many experts there were."""
 
+    selects = True
+
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
         """Choose nothing."""
         (mixture,) = (module for module in model.modules() if isinstance(module, MixtureModule))

@@ -69,6 +69,8 @@ class PCGrad(Method):
 class PCGradLearner(Learner):
     """Makes ordinary steps but for the gradient of dense weights."""
 
+    refuses_workers = "PCGrad makes its own steps, which ignore the rows of other workers"
+
     def __init__(self, groups: int) -> None:
         super().__init__()
         self.groups = groups

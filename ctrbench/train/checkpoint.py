@@ -1,7 +1,7 @@
-"""Checkpoints: all that training needs to go on as if it had never stopped.
+"""Checkpoints: all state that training needs to resume as if it had never stopped.
 
-A checkpoint appears in one move, so a run killed while writing finds the one before; at a URL another machine finds it,
-too. The tables are saved as they are, not brought up to date first: when a checkpoint is taken must not move a number.
+A checkpoint is replaced atomically, so a run killed while writing still finds the previous one. The optimiser's tables
+are saved without applying their deferred updates first: the time of a checkpoint must not change any result.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from ctrbench.errors import CtrbenchError
 from ctrbench.storage.files import Place, local_copy, replacing
 
 FORMAT = 2
-"""Raised when what a checkpoint holds changes; one of another format is not resumed from."""
+"""Version of the contents; training starts over from a checkpoint of another version."""
 
 
 def save_checkpoint(file: Place, state: dict[str, Any]) -> None:
-    """Write a checkpoint in one move."""
-    # Through a file object: torch's own writer would report a full disk as a RuntimeError.
+    """Write a checkpoint atomically."""
+    # Through a file object, because torch's own writer reports a full disk as a RuntimeError.
     with replacing(file) as part, part.open("wb") as stream:
         torch.save({"format": FORMAT, **state}, stream)
 
 
 def load_checkpoint(file: Place) -> dict[str, Any] | None:
-    """Read a checkpoint; None when there is none, or when it cannot be used and training must start over."""
+    """Return the state in a checkpoint; None if the file is missing, damaged or of another format.
+
+    Raises `CtrbenchError` if the location cannot be reached.
+    """
     try:
         with local_copy(file) as path:
             state = torch.load(path, weights_only=True, map_location="cpu")
     except CtrbenchError:
-        # Out of reach is not gone: starting over would be the wrong answer.
+        # An unreachable checkpoint may still exist, so training must not start over.
         raise
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
         return None

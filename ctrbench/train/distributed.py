@@ -1,8 +1,8 @@
-"""One run made by many workers: starting them, what they refuse, and how they find out that they have drifted apart.
+"""Data-parallel training: launching the workers of one run, and checks that they compute the same model.
 
-What they exchange stands in `nn.exchange`. A launcher starts processes that find one another and calls
-`function(workers, *arguments)` in each: `start_local` on this machine, `start_ray` by Ray Train on a cluster. Many
-workers give the numbers of one at the same global batch, up to rounding; what could not is refused.
+`nn.exchange` holds the messages that workers exchange. A launcher starts processes that find one another and calls
+`function(workers, *arguments)` in each: `start_local` on this machine, `start_ray` with Ray Train on a cluster. At the
+same global batch, several workers give the results of one up to rounding; a model that cannot is refused.
 """
 
 from __future__ import annotations
@@ -33,78 +33,79 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _RESULT, _ERROR = "result", "error"
-"""Names of the files in which a process leaves what came of it."""
-PATIENCE = timedelta(minutes=30)
-"""How long a worker waits for the others, who may be reading data."""
+"""Names of the files in which a process leaves its result or its error."""
+TIMEOUT = timedelta(minutes=30)
+"""Longest time that a worker waits for the others, which may be reading data."""
 
 
 class WorkerDied(RuntimeError):
-    """A worker died, or lost touch with one that did."""
+    """A worker died, or lost the connection to one that did."""
 
 
 class WorkerFailed(RuntimeError):
-    """What a worker raised itself, such as a plug-in's error; it would raise the same again."""
+    """A worker raised an error itself, such as a plug-in's; a retry would raise the same error."""
 
 
 def unsupported(model: CTRModel, learner: Learner) -> str | None:
-    """Return why many workers could not give the numbers of one, or None.
+    """Return the reason why several workers could not give the results of one, or None.
 
-    A module that looks at other rows of a batch, and cannot reckon with those of other workers, says why in an
-    attribute `refuses_workers`.
+    A learner or a module that depends on the other rows of a batch, and cannot account for those of other workers,
+    states the reason in its attribute `refuses_workers`.
     """
-    if type(learner).step is not Learner.step:
-        return f"{type(learner).__name__} makes steps of its own, which know of no other workers"
-    reasons = (getattr(module, "refuses_workers", None) for module in model.modules())
-    return next((reason for reason in reasons if reason), None)
+    modules = (getattr(module, "refuses_workers", None) for module in model.modules())
+    return next((reason for reason in (learner.refuses_workers, *modules) if reason), None)
 
 
 def check_supported(model: CTRModel, learner: Learner) -> None:
-    """Refuse to train with many workers what could not give the numbers of one."""
+    """Raise `SettingError` if several workers could not give the results of one."""
     reason = unsupported(model, learner)
     if reason is not None:
         raise SettingError(
-            "many workers must give the numbers of one", value=reason, remedy="train it with one worker"
+            "several workers must give the results of one", value=reason, remedy="train with one worker"
         )
 
 
-def joined(output: StepOutput, share: float, workers: Workers) -> StepOutput:
-    """Return what a step reports of the rows of all workers, the same to each of them."""
+def sum_over_workers(output: StepOutput, share: float, workers: Workers) -> StepOutput:
+    """Return the output of a step over the rows of all workers, equal on each of them.
+
+    `share` is this worker's share of the step's rows.
+    """
     device, own_rows = workers.device, output.rows if share else 0
     means = torch.stack([output.loss, *output.logs.values()]).to(device, torch.float64) * share
-    found = workers.sum(torch.cat([means, means.new_tensor([own_rows])]))
-    loss, *logs = found[:-1].unbind()
-    return StepOutput(loss=loss, rows=round(float(found[-1])), logs=dict(zip(output.logs, logs, strict=True)))
+    sums = workers.sum(torch.cat([means, means.new_tensor([own_rows])]))
+    loss, *logs = sums[:-1].unbind()
+    return StepOutput(loss=loss, rows=round(float(sums[-1])), logs=dict(zip(output.logs, logs, strict=True)))
 
 
 def check_start(steps: int, workers: Workers) -> None:
-    """Raise an error if the workers have not made the same number of steps, before they go on together."""
-    made = workers.table([steps])[:, 0].tolist()
-    if len(set(made)) > 1:
+    """Raise `SettingError` if the workers resume from different numbers of steps."""
+    counts = workers.table([steps])[:, 0].tolist()
+    if len(set(counts)) > 1:
         raise SettingError(
-            "all workers must go on from the same checkpoint",
-            value=f"steps made: {', '.join(map(str, made))}",
-            remedy="keep results where all machines see them, in a shared folder or at a URL",
+            "all workers must resume from the same checkpoint",
+            value=f"steps made: {', '.join(map(str, counts))}",
+            remedy="keep results in a folder or at a URL that all machines share",
         )
 
 
 def check_replicas(optimizer: Optimizer, model: CTRModel, workers: Workers) -> None:
-    """Raise an error if weights, buffers or moments are not the same for all workers, bit for bit."""
-    state = dict(_state(optimizer, model))
+    """Raise `CtrbenchError` unless weights, buffers and moments are bit-identical on all workers."""
+    state = dict(_all_state(optimizer, model))
     sums_WC = workers.table([_checksum(value) for value in state.values()])
     is_same = (sums_WC == sums_WC[0]).all(0).tolist()
-    apart = [name for name, same in zip(state, is_same, strict=True) if not same]
-    if apart:
+    differing = [name for name, same in zip(state, is_same, strict=True) if not same]
+    if differing:
         raise CtrbenchError(
             "all workers must have the same model",
-            value=f"{len(apart)} of {len(state)} tensors are not the same, such as {apart[0]}",
-            remedy="what looks at other rows of a batch must ask context.team, or say why not in refuses_workers",
+            value=f"{len(differing)} of {len(state)} tensors differ, such as {differing[0]}",
+            remedy="a stage that depends on other rows of a batch must use context.team or declare refuses_workers",
         )
 
 
-def _state(optimizer: Optimizer, model: CTRModel) -> Iterator[tuple[str, torch.Tensor]]:
+def _all_state(optimizer: Optimizer, model: CTRModel) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.state_dict().items()
     for kind, values in optimizer.dense.state_dict().items():
-        yield from ((f"{kind}.{place}", value) for place, value in enumerate(values))
+        yield from ((f"{kind}.{index}", value) for index, value in enumerate(values))
     for table, rule in optimizer.tables.items():
         yield from ((f"{table}.{name}", value) for name, value in rule.state_dict().items())
 
@@ -116,27 +117,27 @@ def _checksum(value: torch.Tensor) -> int:
 def start_local(
     function: Callable[..., Result], size: int, *arguments: object, device: Literal["cpu", "cuda"] = "cpu"
 ) -> Result:
-    """Call `function(workers, *arguments)` in so many processes of this machine; return the first one's result.
+    """Call `function(workers, *arguments)` in `size` processes of this machine and return the first one's result.
 
-    The function is one that a new process can import. With `cuda` each process has a GPU of its own. Raises a user's
-    error as it is, `WorkerFailed` for any other, and `WorkerDied`.
+    The function must be importable by a new process. With `cuda` each process gets its own GPU. Raises a
+    `CtrbenchError` of a worker unchanged, `WorkerFailed` for any other error, and `WorkerDied`.
     """
     with TemporaryDirectory() as folder:
         call = (function, size, arguments, device, Path(folder))
         try:
-            spawn(_work, call, nprocs=size)  # type: ignore[no-untyped-call]
+            spawn(_run_process, call, nprocs=size)  # type: ignore[no-untyped-call]
         except ProcessException as problem:
             error = _cause(problem, Path(folder))
-            has_ended = isinstance(problem, ProcessRaisedException) and (Path(folder) / _RESULT).exists()
-            # Others lose touch with the first worker, too, where it has ended in its own way.
-            if not (has_ended and isinstance(error, WorkerDied)):
+            has_result = isinstance(problem, ProcessRaisedException) and (Path(folder) / _RESULT).exists()
+            # Once the first worker has finished, the others may lose the connection to it.
+            if not (has_result and isinstance(error, WorkerDied)):
                 raise error from None
         result: Result = _read(Path(folder) / _RESULT)
     return result
 
 
 def _cause(problem: ProcessException, folder: Path) -> Exception:
-    """Return what ended the processes: the first error that one of them left, or a death."""
+    """Return the first error that a process left, or `WorkerDied`."""
     file = folder / _ERROR
     if isinstance(problem, ProcessRaisedException) and file.exists():
         error: Exception = _read(file)
@@ -144,16 +145,16 @@ def _cause(problem: ProcessException, folder: Path) -> Exception:
     return WorkerDied(str(problem).strip().splitlines()[-1])
 
 
-def _told(error: Exception) -> Exception:
-    """Return an error as it goes to the caller: a user's as it is, the words of any other."""
+def _to_caller_error(error: Exception) -> Exception:
+    """Return the error that the caller gets: a user's error unchanged, the message of any other."""
     if isinstance(error, CtrbenchError):
         return error
-    kind = WorkerDied if _lost_touch(error) else WorkerFailed
+    kind = WorkerDied if _is_lost_connection(error) else WorkerFailed
     return kind(f"{type(error).__name__}: {error}".strip())
 
 
-def _lost_touch(error: Exception) -> bool:
-    """Tell the error of an exchange that others have left: torch raises it from within."""
+def _is_lost_connection(error: Exception) -> bool:
+    """Return whether other workers have left an exchange; `torch.distributed` raises such an error itself."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -161,7 +162,7 @@ def _lost_touch(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and str(name).startswith("torch.distributed")
 
 
-def _work(
+def _run_process(
     rank: int,
     function: Callable[..., object],
     size: int,
@@ -170,29 +171,29 @@ def _work(
     folder: Path,
 ) -> None:
     _use_loopback()
-    place = _device(device, rank)
+    own_device = _device(device, rank)
     distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",
         init_method=(folder / "meet").as_uri(),
         rank=rank,
         world_size=size,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     try:
-        result = function(Workers(rank=rank, size=size, device=place), *arguments)
+        result = function(Workers(rank=rank, size=size, device=own_device), *arguments)
         if rank == 0:
             _write(result, folder / _RESULT)
     except Exception as error:
-        # The first to fail says why; with the group, the others' exchanges end only afterwards.
+        # The first worker to fail has the cause; the exchanges of the others fail when the group is destroyed.
         if not (folder / _ERROR).exists():
-            _write(_told(error), folder / _ERROR)
+            _write(_to_caller_error(error), folder / _ERROR)
         raise
     finally:
         distributed.destroy_process_group()
 
 
 def _use_loopback() -> None:
-    """Let gloo meet on this machine, whatever name the machine has in a network."""
+    """Let gloo connect through the loopback interface, independent of the machine's host name."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
@@ -211,7 +212,7 @@ def _write(value: object, file: Path) -> None:
         part.write_bytes(pickle.dumps(value))
 
 
-def _read(file: Path) -> Any:  # noqa: ANN401  # what a process left behind
+def _read(file: Path) -> Any:  # noqa: ANN401  # any result of a worker
     return pickle.loads(file.read_bytes())
 
 
@@ -223,10 +224,10 @@ def start_ray(
     cpus: float = 1.0,
     retries: int = 3,
 ) -> Result:
-    """Do what `start_local` does on the Ray cluster that this process is connected to, by Ray Train.
+    """Call `function` like `start_local`, with Ray Train, on the Ray cluster that this process is connected to.
 
-    Where a worker or its node dies, all start again, as often as `retries` says; what they had is in a checkpoint.
-    What a worker raised itself is not tried again.
+    If a worker or its node dies, all workers start again, up to `retries` times, and resume from their checkpoint.
+    Errors that a worker raised itself are not retried.
     """
     try:
         from ray.train import RunConfig, ScalingConfig, TrainingFailedError
@@ -234,18 +235,18 @@ def start_ray(
     except ImportError:
         remedy = 'pip install "ray[train]"'
         raise SettingError(
-            "many workers on a cluster need Ray Train", value="not installed", remedy=remedy
+            "several workers per run on a cluster need Ray Train", value="not installed", remedy=remedy
         ) from None
 
-    def fit(folder: str) -> Any:  # noqa: ANN401  # what the first worker returns
+    def fit(folder: str) -> Any:  # noqa: ANN401  # any result of the first worker
         trainer = TorchTrainer(
-            _work_on_ray,  # type: ignore[arg-type]
+            _run_ray_worker,  # type: ignore[arg-type]
             train_loop_config={"function": function, "arguments": arguments},
             torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=size, use_gpu=device == "cuda", resources_per_worker={"CPU": cpus}
             ),
-            # Checkpoints are ours; what Ray writes down about the run is of no use afterwards.
+            # Runs write their own checkpoints; Ray's files about the run are not needed afterwards.
             run_config=RunConfig(storage_path=folder),
         )
         return trainer.fit().return_value  # type: ignore[attr-defined]
@@ -263,24 +264,24 @@ def start_ray(
 
 
 def _cause_on_ray(problem: Exception) -> Exception:
-    """Return what a worker raised itself, if one did, or a death."""
+    """Return the error that a worker raised itself, or `WorkerDied`."""
     errors: list[Exception] = list(getattr(problem, "worker_failures", {}).values())
     own = [error for error in errors if isinstance(error, CtrbenchError | WorkerFailed)]
     return own[0] if own else WorkerDied(str((*errors, problem)[0]).strip().splitlines()[-1])
 
 
-def _work_on_ray(call: dict[str, Any]) -> object:
-    """Return what the function returns; what it raises lets Ray end the other workers."""
+def _run_ray_worker(call: dict[str, Any]) -> object:
+    """Return the function's result; an error that it raises makes Ray stop the other workers."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    place = get_context()
-    workers = Workers(rank=place.get_world_rank(), size=place.get_world_size(), device=get_device())
+    context = get_context()
+    workers = Workers(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
     try:
         return call["function"](workers, *call["arguments"])
     except Exception as error:
-        raise _told(error) from error
+        raise _to_caller_error(error) from error
     finally:
-        # Nobody waits for one that has left; Ray keeps its process until all have ended.
+        # The other workers must not wait for this one; Ray keeps its process until all have ended.
         if distributed.is_initialized():
             distributed.destroy_process_group()

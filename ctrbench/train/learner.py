@@ -1,14 +1,15 @@
-"""How a model is trained: the order of rows, the step, and how rows are scored.
+"""Learners: the order of the training rows, the training step, selection on dev, and scoring.
 
-The default `Learner` is ordinary mini-batch training. A method that changes how training goes (MAML) brings a
-subclass; whatever else it needs to go on after an interruption goes through `state_dict`.
+The default `Learner` is ordinary mini-batch training. A method that trains differently (MAML, PCGrad) returns a subclass
+from `Method.learner`; any state that it needs to resume goes through `state_dict`. The optional abilities of a learner
+are class attributes, so that nothing has to find out which methods a subclass overrides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,33 +22,48 @@ from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import Optimizer
 
 EVAL_ROWS = 8192
-"""Rows scored at a time."""
+"""Number of rows per batch in scoring."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutput:
-    """What one step reports; tensors stay on the device until somebody asks."""
+    """Result of one training step; its tensors stay on the device until they are read."""
 
     loss: torch.Tensor
     """Mean binary cross-entropy of the batch, without regularisers."""
     rows: int
+    """Number of rows that the step used."""
     logs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Scalars for the log, by name."""
 
 
 class Learner:
-    """Ordinary training on mini-batches, mixed or of one domain each (METHODS 2.3)."""
+    """Ordinary training on mini-batches of mixed rows or of one domain each (METHODS 2.3).
+
+    Subclasses override what differs: `order`, `step`, `select`, `score`, and `state_dict` with `load_state_dict`. A
+    subclass that overrides `select` declares `selects = True`; one that overrides `step` declares `refuses_workers`.
+    """
+
+    selects: ClassVar[bool] = False
+    """Whether `select` chooses anything on dev."""
+    refuses_workers: ClassVar[str | None] = None
+    """Reason why several processes cannot share this training; None if they give the results of one process."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  # as in `object`
+        super().__init_subclass__(**kwargs)
+        _check_declarations(cls)
 
     def __init__(self, *, batching: Literal["mixed", "domain"] = "mixed") -> None:
         self.batching = batching
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
-        """Return the rows of one epoch in the order of visit; every row once unless the method says otherwise."""
+        """Return the rows of one epoch in the order of visit; by default every row once."""
         if self.batching == "domain":
             return domain_order(train.indicator_B.cpu().numpy(), batch_size, generator)
         return mixed_order(len(train), batch_size, generator)
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
-        """Make one optimiser step; the caller anneals and counts."""
+        """Make one optimiser step; the caller advances annealing and counts steps."""
         optimizer.begin(batch.share)
         context = model.context(batch, optimizer)
         loss = bce(model.net(context), batch.label_B)
@@ -56,35 +72,53 @@ class Learner:
         return StepOutput(loss=loss.detach(), rows=len(batch), logs=context.logs)
 
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
-        """Choose on dev what the method leaves open, before dev is scored; return the choice for the record."""
+        """Choose on dev what the method leaves open and return the choices for the record.
+
+        Called before dev is scored, after every epoch, if `selects` is true.
+        """
         return {}
 
     def score(self, model: CTRModel, data: SplitData) -> dict[str, np.ndarray]:
-        """Return logits (float32, one a row) under `Column.SCORE`, and any further scores under names of their own."""
+        """Return logits (B,), float32, under `Column.SCORE`, and any further scores under other names."""
         return {Column.SCORE: score_rows(model, data)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the learner needs to go on."""
+        """Return the state that the learner needs to resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Load the state returned by `state_dict`."""
+
+
+def _check_declarations(learner: type[Learner]) -> None:
+    """Raise `TypeError` if the declared abilities of a learner contradict the methods that it overrides."""
+    name = learner.__name__
+    overrides_select = learner.select is not Learner.select
+    if overrides_select is not learner.selects:
+        state = "overrides select" if overrides_select else "does not override select"
+        raise TypeError(f"{name} {state}, so it must declare selects = {overrides_select}")
+    bases = learner.__mro__[: learner.__mro__.index(Learner)]
+    if learner.step is not Learner.step and not any("refuses_workers" in vars(base) for base in bases):
+        raise TypeError(
+            f"{name} overrides step, so it must declare refuses_workers: the reason why several processes cannot share "
+            "its training, or None"
+        )
 
 
 def bce(logit_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """Mean binary cross-entropy from logits."""
+    """Compute the mean binary cross-entropy from logits."""
     return functional.binary_cross_entropy_with_logits(logit_B, label_B)
 
 
 def total_loss(loss: torch.Tensor, context: Context) -> torch.Tensor:
-    """Add what the stages of the forward pass add to the loss."""
+    """Add the penalties of a forward pass to a loss."""
     for penalty in context.penalties:
         loss = loss + penalty
     return loss
 
 
 def score_rows(model: CTRModel, data: SplitData, *, batch_size: int = EVAL_ROWS) -> np.ndarray:
-    """Return the logits of all rows, in their order, in eval mode."""
+    """Return the logits (B,) of all rows in their order, computed in eval mode."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -95,5 +129,5 @@ def score_rows(model: CTRModel, data: SplitData, *, batch_size: int = EVAL_ROWS)
 
 
 def dev_auc(data: SplitData, scores: np.ndarray) -> float | None:
-    """Return the AUC of scores, for learners that choose on dev; None if a class is missing."""
+    """Return the AUC of scores, for learners that choose on dev; None if dev has one class only."""
     return auc(data.label_B.cpu().numpy(), scores)

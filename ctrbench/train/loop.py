@@ -1,7 +1,7 @@
-"""The training loop: epochs, early stopping on dev, the best weights kept, checkpoints that resume bit for bit.
+"""The training loop: epochs, early stopping on dev, restoring the best weights, and checkpoints that resume bit for bit.
 
-Everything random in an epoch is a pure function of seed and epoch, so a position in the data is the epoch, the window
-of rows and the number of the next batch. The test split is unknown here.
+All randomness of an epoch is a pure function of seed and epoch. A position in the training data is therefore the epoch,
+the number of the window and the number of the next batch. The loop never sees the test split.
 """
 
 from __future__ import annotations
@@ -24,36 +24,42 @@ from ctrbench.eval.metrics import auc, logloss
 from ctrbench.names import Column, Metric
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import Optimizer
 from ctrbench.storage.files import Place
 from ctrbench.train.checkpoint import load_checkpoint, save_checkpoint
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.distributed import check_replicas, check_start, check_supported, joined
+from ctrbench.train.distributed import check_replicas, check_start
 from ctrbench.train.learner import Learner, StepOutput
+from ctrbench.train.stepper import Stepper
 
-REPORT_SECONDS = 0.5
+PROGRESS_SECONDS = 0.5
+"""Shortest time between two calls of the progress callback."""
 CHECKPOINT_SECONDS = 60.0
+"""Default time between two checkpoints."""
 STREAMED = Limits(held=1 << 21)
-"""Predictions of streamed splits are measured without holding more."""
+"""Memory limit in measuring the predictions of streamed splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Where training stands, for whoever watches."""
+    """Progress of a training run."""
 
     epoch: int
+    """Number of the current epoch, from 1."""
     epochs: int
     step: int
+    """Number of optimiser steps made."""
     steps: int
-    """Steps of all epochs, if none is saved by early stopping."""
+    """Steps of all epochs, an upper bound that ignores early stopping."""
     loss: float
+    """Mean loss of the current epoch."""
     rows_per_second: float
     dev_auc: float | None
+    """Best dev AUC; None before the end of the first epoch."""
 
 
 @dataclass(kw_only=True)
 class History:
-    """The epoch under way and those before it."""
+    """Position in the training data and results of all epochs; a checkpoint stores its attributes."""
 
     epoch: int = 0
     window: int = 0
@@ -74,16 +80,18 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What training came to; the model holds the best weights."""
+    """Result of training; the model holds the best weights."""
 
     history: History
     steps: int
     notes: dict[str, float | int | str]
+    """Choices that the learner made on dev."""
     resumed: int
+    """Number of times that training was resumed from a checkpoint."""
 
 
 class Trainer:
-    """Trains one model; all that changes meanwhile stands in history, model, optimiser and learner."""
+    """Trains one model; all state is in the stepper (model, optimiser, learner) and the history."""
 
     def __init__(
         self,
@@ -97,11 +105,10 @@ class Trainer:
         workers: Workers | None = None,
     ) -> None:
         """With `workers`, this is one of several processes that train one model, each on its rows of every batch."""
-        self.model, self.learner, self.train, self.dev = model, learner, train, dev
+        self.stepper = Stepper(model, learner, config, workers=workers)
+        self.model, self.learner, self.optimizer = model, learner, self.stepper.optimizer
+        self.train, self.dev = train, dev
         self.config, self.seed, self.workers = config, seed, workers
-        if workers is not None:
-            check_supported(model, learner)
-        self.optimizer = Optimizer(model, config.adam, workers)
         self.history = History()
         self.best: dict[str, Any] = {}
         self.notes: dict[str, float | int | str] = {}
@@ -110,20 +117,22 @@ class Trainer:
         self,
         *,
         checkpoint: Place | None = None,
-        report: Callable[[Tick], None] | None = None,
+        progress: Callable[[Tick], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> Fit:
-        """Train until dev stops improving or the epochs are over, then restore the best weights."""
+        """Train until dev stops improving or all epochs are done, then restore the best weights.
+
+        Resumes from the file `checkpoint` if it exists, and writes it every `checkpoint_seconds` and after each epoch.
+        """
         if checkpoint is not None:
             self._resume(checkpoint)
         if self.workers is not None:
             check_start(self.optimizer.steps, self.workers)
-        self.model.train()
-        watch = _Watch(self, checkpoint, report, checkpoint_seconds)
+        monitor = _Monitor(self, checkpoint, progress, checkpoint_seconds)
         while not self.history.is_done:
-            self._epoch(watch)
-            self._judge()
-            watch.save()
+            self._train_epoch(monitor)
+            self._evaluate()
+            monitor.save()
         self.model.load_state_dict(self.best["model"])
         self.learner.load_state_dict(self.best["learner"])
         return Fit(
@@ -133,42 +142,29 @@ class Trainer:
             resumed=self.history.resumed,
         )
 
-    def _epoch(self, watch: _Watch) -> None:
+    def _train_epoch(self, monitor: _Monitor) -> None:
         history = self.history
         for window in self.train.windows((self.seed, history.epoch), first=history.window):
-            self._window(window, watch)
+            self._train_window(window, monitor)
             history.window += 1
             history.batch = 0
 
-    def _window(self, window: Window, watch: _Watch) -> None:
+    def _train_window(self, window: Window, monitor: _Monitor) -> None:
         history = self.history
-        order = self.learner.order(window.data, batch_size=self.config.batch_size, generator=window.generator)
-        planned = round(order.num_batches * self.config.epochs / window.share)
-        watch.start(planned)
-        workers, cut = self.workers, None if self.workers is None else self.workers.cut
-        for batch in window.data.batches(order, first=history.batch, cut=cut):
-            output = self.learner.step(self.model, self.optimizer, batch)
-            if workers is not None:
-                output = joined(output, batch.share, workers)
-            self.model.advance(min(1.0, self._progress(window, order.num_batches, planned)))
-            watch.add(output)
-        watch.collect()
+        order = self.stepper.order(window.data, window.generator, share=window.share)
+        monitor.start(self.stepper.planned_steps)
+        for output in self.stepper.steps(window, order, epoch=history.epoch, first=history.batch):
+            monitor.add(output)
+        monitor.collect()
 
-    def _progress(self, window: Window, num_batches: int, planned: int) -> float:
-        """Return the share of the planned training that is behind, the step just made included."""
-        if window.share == 1.0:
-            return self.optimizer.steps / planned
-        within = window.before + window.share * (self.history.batch + 1) / num_batches
-        return (self.history.epoch + within) / self.config.epochs
-
-    def _judge(self) -> None:
-        """Score dev, keep the weights if they are the best so far, and decide whether to go on."""
+    def _evaluate(self) -> None:
+        """Score dev, keep the weights if they are the best so far, and decide whether to stop."""
         history, started = self.history, time.perf_counter()
         self.optimizer.flush()
         if self.workers is not None:
             check_replicas(self.optimizer, self.model, self.workers)
-        # Reading the latest rows of a stream takes time, which most methods have no use for.
-        if type(self.learner).select is not Learner.select:
+        # Reading the latest rows of a stream takes time, and most learners choose nothing.
+        if self.learner.selects:
             self.notes = self.learner.select(self.model, self.train.latest(), self.dev.latest())
         metrics = self._dev_metrics()
         history.epoch += 1
@@ -183,7 +179,7 @@ class Trainer:
             }
         )
         history.loss_sum, history.loss_rows, history.log_sums, history.log_steps = 0.0, 0, {}, 0
-        score = _criterion(metrics)
+        score = _selection_score(metrics)
         self._keep_best(score if self.workers is None else self.workers.agreed(score))
         history.seconds["dev"] += time.perf_counter() - started
 
@@ -195,11 +191,11 @@ class Trainer:
             self._write_dev(file)
             ids = np.arange(self.model.schema.num_domains + 1)
             table = DomainTable(domain=ids, rows_train=np.ones_like(ids), num_bins=1)
-            found = measure_file(file, table=table, limits=STREAMED).overall
-        return {name: found[name] for name in (Metric.AUC, Metric.LOGLOSS)}
+            overall = measure_file(file, table=table, limits=STREAMED).overall
+        return {name: overall[name] for name in (Metric.AUC, Metric.LOGLOSS)}
 
     def _write_dev(self, file: Path) -> None:
-        """Write labels and scores, which may be too many to hold."""
+        """Write labels and scores of a streamed dev split, which may not fit into memory."""
         columns = {Column.DOMAIN: pa.int32(), Column.LABEL: pa.int8(), Column.SCORE: pa.float32()}
         with pq.ParquetWriter(file, pa.schema(columns), compression="zstd") as writer:
             for piece in self.dev.pieces():
@@ -220,11 +216,9 @@ class Trainer:
         history.is_done = history.epoch >= self.config.epochs or history.num_bad >= self.config.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all state."""
+        """Return the state of the whole training, for a checkpoint."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "learner": self.learner.state_dict(),
+            **self.stepper.state_dict(),
             "history": vars(self.history),
             "best": self.best,
             "rng": torch.get_rng_state(),
@@ -234,46 +228,48 @@ class Trainer:
         state = load_checkpoint(checkpoint)
         if state is None:
             return
-        # The optimiser's tables hold the table weights, so it comes after the model.
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.learner.load_state_dict(state["learner"])
+        self.stepper.load_state_dict(state)
         self.history = History(**state["history"])
         self.history.resumed += 1
         self.best = state["best"]
         torch.set_rng_state(state["rng"])
 
 
-class _Watch:
-    """Sums up what steps report, tells the watcher, and saves checkpoints by the clock."""
+class _Monitor:
+    """Sums step outputs, calls the progress callback, and saves checkpoints at intervals."""
 
     def __init__(
-        self, trainer: Trainer, checkpoint: Place | None, report: Callable[[Tick], None] | None, every: float
+        self,
+        trainer: Trainer,
+        checkpoint: Place | None,
+        progress: Callable[[Tick], None] | None,
+        checkpoint_seconds: float,
     ) -> None:
-        self.trainer, self.checkpoint, self.report, self.every = trainer, checkpoint, report, every
-        self.saved = self.told = self.timed = time.perf_counter()
-        self.told_rows = 0
-        self.steps = 0
+        self.trainer, self.checkpoint, self.progress = trainer, checkpoint, progress
+        self.checkpoint_seconds = checkpoint_seconds
+        self.saved = self.shown = self.timed = time.perf_counter()
+        self.shown_rows = 0
+        self.planned_steps = 0
         self.pending: list[StepOutput] = []
 
-    def start(self, steps: int) -> None:
-        """Begin (or go on with) an epoch of a training planned for that many steps."""
-        self.steps = steps
+    def start(self, planned_steps: int) -> None:
+        """Start or resume the clock for a window of rows."""
+        self.planned_steps = planned_steps
         self.timed = time.perf_counter()
 
     def add(self, output: StepOutput) -> None:
-        """Take note of a step."""
+        """Record a step."""
         self.trainer.history.batch += 1
         self.trainer.history.rows += output.rows
         self.pending.append(output)
         now = time.perf_counter()
-        if now - self.told >= REPORT_SECONDS:
-            self._tell(now)
-        if self.checkpoint is not None and now - self.saved >= self.every:
+        if now - self.shown >= PROGRESS_SECONDS:
+            self._show(now)
+        if self.checkpoint is not None and now - self.saved >= self.checkpoint_seconds:
             self.save()
 
     def collect(self) -> None:
-        """Add the steps since the last time to the sums; the only wait for the device."""
+        """Add pending steps to the sums of the epoch; the only point that waits for the device."""
         history, now = self.trainer.history, time.perf_counter()
         history.seconds["train"] += now - self.timed
         self.timed = now
@@ -285,26 +281,26 @@ class _Watch:
                 history.log_sums[name] = history.log_sums.get(name, 0.0) + float(value)
         self.pending.clear()
 
-    def _tell(self, now: float) -> None:
+    def _show(self, now: float) -> None:
         history = self.trainer.history
-        speed = (history.rows - self.told_rows) / (now - self.told) if self.told_rows else 0.0
-        self.told, self.told_rows = now, history.rows
+        rows_per_second = (history.rows - self.shown_rows) / (now - self.shown) if self.shown_rows else 0.0
+        self.shown, self.shown_rows = now, history.rows
         self.collect()
-        if self.report is not None:
-            self.report(
+        if self.progress is not None:
+            self.progress(
                 Tick(
                     epoch=history.epoch + 1,
                     epochs=self.trainer.config.epochs,
                     step=self.trainer.optimizer.steps,
-                    steps=self.steps,
+                    steps=self.planned_steps,
                     loss=history.loss_sum / max(1, history.loss_rows),
-                    rows_per_second=speed,
+                    rows_per_second=rows_per_second,
                     dev_auc=history.best_score if history.epochs else None,
                 )
             )
 
     def save(self) -> None:
-        """Write a checkpoint, if there is a place for it."""
+        """Write a checkpoint, if a file for it is set; of several workers, only the first one writes."""
         self.collect()
         workers = self.trainer.workers
         if self.checkpoint is not None and (workers is None or workers.rank == 0):
@@ -315,7 +311,7 @@ class _Watch:
 def score_piece(
     model: CTRModel, learner: Learner, piece: SplitData, *, workers: Workers | None
 ) -> dict[str, np.ndarray]:
-    """Return the scores of rows; of several workers each scores its part, and all learn all of them."""
+    """Return the scores of rows; each of several workers scores a part and receives the scores of all rows."""
     if workers is None or len(piece) < workers.size:
         return learner.score(model, piece)
     part = workers.slice(len(piece))
@@ -328,8 +324,8 @@ def dev_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float | None]
     return {Metric.AUC: auc(label, score), Metric.LOGLOSS: logloss(label, score)}
 
 
-def _criterion(metrics: dict[str, float | None]) -> float:
-    """Dev AUC; where dev has one class only, the negative log-loss."""
+def _selection_score(metrics: dict[str, float | None]) -> float:
+    """Return the score by which the best epoch is chosen: dev AUC, or minus the log-loss if dev has one class only."""
     area, loss = metrics[Metric.AUC], metrics[Metric.LOGLOSS]
     if area is not None:
         return area

@@ -231,6 +231,7 @@ BROKEN = {
             "of_method": LEARNER,
             "more": """
                 class Own(Learner):
+                    refuses_workers = None
                     def step(self, model, optimizer, batch):
                         batch.ids_BF.clamp_(max=2)
                         return super().step(model, optimizer, batch)
@@ -265,6 +266,7 @@ BROKEN = {
             "of_method": LEARNER,
             "more": """
                 class Own(Learner):
+                    refuses_workers = None
                     steps = 0
 
                     def step(self, model, optimizer, batch):

@@ -131,7 +131,7 @@ def test_runs_and_report_are_the_same(
 
 def kill(run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop a run, after a checkpoint at each of two steps, where it leaves nothing more behind."""
-    monkeypatch.setattr(loop, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "PROGRESS_SECONDS", 0.0)
     heard: list[object] = []
 
     def stop(tick: object) -> None:

@@ -78,7 +78,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
 ) -> None:
     run, other = run_of(store, method), elsewhere(store)
     whole = execute(run, store)
-    monkeypatch.setattr("ctrbench.train.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
 
     def kill(tick: Tick) -> None:
         if tick.step == step:

@@ -28,12 +28,12 @@ from ctrbench.train.distributed import (
     check_replicas,
     check_start,
     check_supported,
-    joined,
     start_local,
     start_ray,
 )
 from ctrbench.train.learner import Learner, StepOutput
 from ctrbench.train.loop import Fit, Trainer
+from ctrbench.train.stepper import Stepper
 
 CITIES, AGES, USERS, TAGS = 6, 3, 60, 10
 
@@ -120,25 +120,23 @@ def build(case: Case) -> tuple[CTRModel, Learner]:
 def train(workers: Workers | None, case: Case) -> Trained:
     torch.set_num_threads(1)
     model, learner = build(case)
+    stepper = Stepper(model, learner, TrainConfig(), workers=workers, planned_steps=case.steps)
     with pytest.MonkeyPatch.context() as patch:
         if case.by_tensors:
             patch.setattr(optim, "_row_adam", TensorRowAdam)
-        optimizer, outputs = Optimizer(model, case.adam, workers), []
-    for batch in islice(batches(learner, case, workers), case.steps):
-        output = learner.step(model, optimizer, batch)
-        outputs.append(output if workers is None else joined(output, batch.share, workers))
-        model.advance(len(outputs) / case.steps)
-    optimizer.flush()
+        stepper.optimizer = Optimizer(model, case.adam, workers)
+    outputs = [stepper.step(batch) for batch in islice(batches(learner, case, workers), case.steps)]
+    stepper.optimizer.flush()
     if workers is not None:
-        check_replicas(optimizer, model, workers)
+        check_replicas(stepper.optimizer, model, workers)
     return Trained(outputs, model.state_dict())
 
 
 REFUSED = {
     "adaptdhm": "random ones",
-    "maml": "steps of its own",
-    "mamdr": "steps of its own",
-    "pcgrad": "steps of its own",
+    "maml": "its own steps",
+    "mamdr": "its own steps",
+    "pcgrad": "its own steps",
 }
 SIX = ("plain", "star", "apg", "adasparse", "ple", "epnet")
 PRUNING = Case("adasparse[epsilon=0.999]", steps=1)

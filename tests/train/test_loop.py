@@ -60,11 +60,11 @@ class Killed(Exception):
 
 
 def kill_at(step: int) -> object:
-    def report(tick: Tick) -> None:
+    def progress(tick: Tick) -> None:
         if tick.step >= step:
             raise Killed
 
-    return report
+    return progress
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     whole = trainer(method, patience=9)
     fit = whole.fit()
-    monkeypatch.setattr("ctrbench.train.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
     first = trainer(method, patience=9)
     with pytest.raises(Killed):
-        first.fit(checkpoint=tmp_path / "c.pt", report=kill_at(step), checkpoint_seconds=0.0)  # type: ignore[arg-type]
+        first.fit(checkpoint=tmp_path / "c.pt", progress=kill_at(step), checkpoint_seconds=0.0)  # type: ignore[arg-type]
     second = trainer(method, patience=9)
     again = second.fit(checkpoint=tmp_path / "c.pt", checkpoint_seconds=0.0)
     assert again.resumed == 1

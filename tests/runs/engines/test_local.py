@@ -103,7 +103,7 @@ def test_a_worker_that_is_left_alone_leaves_no_failed_run(
     ours, its = multiprocessing.Pipe()
     ours.send(a_run(home))
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr("ctrbench.train.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr("ctrbench.runs.engines.local._tell", lambda *message: (ours.close(), _tell(*message)))
     store = RunStore(results=tmp_path, home=home / "home")
     with pytest.raises(SystemExit, match="whoever asked for this run is gone"):

@@ -60,6 +60,7 @@ from ctrbench.extend import Learner, Method
 
 class Slow(Learner):
     is_first = True
+    refuses_workers = "it is slow"
 
     def step(self, *arguments):
         time.sleep(0.6 * self.is_first)
