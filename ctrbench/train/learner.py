@@ -1,8 +1,8 @@
 """Learners: the order of the training rows, the training step, selection on dev, and scoring.
 
-The default `Learner` is ordinary mini-batch training. A method that trains differently (MAML, PCGrad) returns a subclass
-from `Method.learner`; any state that it needs to resume goes through `state_dict`. The optional abilities of a learner
-are class attributes, so that nothing has to find out which methods a subclass overrides.
+The default `Learner` is ordinary mini-batch training. A method that trains differently (MAML, PCGrad) returns a
+subclass from `Method.learner`; any state that it needs to resume goes through `state_dict`. The optional abilities of a
+learner are class attributes, so that nothing has to find out which methods a subclass overrides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training loop: epochs, early stopping on dev, restoring the best weights, and checkpoints that resume bit for bit.
+"""The training loop: epochs, early stopping on dev, restoring the best weights, and bit-identical resuming.
 
 All randomness of an epoch is a pure function of seed and epoch. A position in the training data is therefore the epoch,
 the number of the window and the number of the next batch. The loop never sees the test split.

@@ -123,6 +123,26 @@ def test_the_default_learner_scores_selects_nothing_and_has_no_state(
     assert learner.state_dict() == {}
 
 
+def test_overriding_select_without_declaring_it_is_an_error() -> None:
+    with pytest.raises(TypeError, match="Undeclared overrides select, so it must declare selects = True"):
+        type("Undeclared", (Learner,), {"select": lambda *_: {}})
+
+
+def test_declaring_a_selection_without_overriding_select_is_an_error() -> None:
+    with pytest.raises(TypeError, match="Idle does not override select, so it must declare selects = False"):
+        type("Idle", (Learner,), {"selects": True, "selekt": lambda *_: {}})
+
+
+def test_overriding_step_without_declaring_refuses_workers_is_an_error() -> None:
+    with pytest.raises(TypeError, match="Misspelt overrides step, so it must declare refuses_workers"):
+        type("Misspelt", (Learner,), {"refuse_workers": "a reason", "step": lambda *_: None})
+
+
+def test_declarations_are_inherited() -> None:
+    parent = type("Parent", (Learner,), {"refuses_workers": None, "step": lambda *_: None})
+    assert type("Child", (parent,), {"step": lambda *_: None}).refuses_workers is None
+
+
 def test_dev_auc_counts_pairs_and_is_undefined_for_one_class(data: SplitData) -> None:
     four = replace(data, label_B=torch.tensor([0.0, 1.0, 0.0, 1.0]))
     assert dev_auc(four, np.array([0.1, 0.2, 0.3, 0.4])) == 0.75
