@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     Measured = Sequence[tuple[Line, Figures]]
     from ctrbench.train.loop import Tick
 
-SUPPORTS = "supports"
 """The rule under which the contract tells why a pair was skipped."""
 
 SEES, GROWS = "Conditions on", "Grows with domains"
@@ -517,7 +516,7 @@ def show_findings(findings: Iterable[Finding]) -> bool:
         table.add_row(rule, *(_state(states.get(one)) for one in backbones))
     console.print(table)
     for finding in findings:
-        if not finding.ok or finding.rule == SUPPORTS:
+        if not finding.ok or finding.is_skipped:
             line = f"{finding.backbone}: {finding.rule}: {finding.sentence}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     failed = sum(not finding.ok for finding in findings)
@@ -557,7 +556,7 @@ def _verdict(findings: Iterable[Finding], backbone: str) -> str:
     failed = sum(not finding.ok for finding in here)
     if failed:
         return f"{failed}!"
-    return "–" if any(finding.rule == SUPPORTS for finding in here) else "ok" if here else ""
+    return "–" if any(finding.is_skipped for finding in here) else "ok" if here else ""
 
 
 def show_costs(pairs: Sequence[Pair], *, memory: int) -> None:
@@ -669,6 +668,6 @@ def _totals(before: Account, after: Account, indicator: str) -> Table:
 def _state(finding: Finding | None) -> str:
     if finding is None:
         return ""
-    if finding.rule == SUPPORTS:
+    if finding.is_skipped:
         return "skipped"
     return "ok" if finding.ok else "FAILED"

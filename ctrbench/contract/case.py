@@ -1,0 +1,151 @@
+"""A method on a backbone as the contract tries it: built, trained or fitted on the synthetic rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ctrbench.contract.rows import (
+    BATCH_ROWS,
+    EMBEDDING_SIZE,
+    SEED,
+    SHOP_ROWS,
+    make_schema,
+    make_test_rows,
+    make_training_rows,
+)
+from ctrbench.data.batches import Batch, Order, SplitData
+from ctrbench.names import Column
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import Plan
+from ctrbench.plugins.base import Estimator
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.stepper import Stepper
+
+if TYPE_CHECKING:
+    from ctrbench.plugins.base import Fitted, Method
+
+EPOCHS = 3
+LR = 0.01
+PLANNED_STEPS = EPOCHS * sum(SHOP_ROWS) // BATCH_ROWS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A method, the backbone that it rewrites, and the rows on which both are tried."""
+
+    backbone: str
+    method: Method
+    plan: Callable[[], Plan]
+    """Returns a new plan of the backbone, so that a rewrite cannot change the next one."""
+    file: Path
+    """File of the method's class, whose lines are named in error messages."""
+
+    def build(self, *, base_rate: float = 0.4) -> CTRModel:
+        """Build a new model of the rewritten plan."""
+        return CTRModel(self.method.apply(self.plan()), make_schema(base_rate), seed=SEED)
+
+    @cached_property
+    def train(self) -> SplitData:
+        """Rows to train on, all of seen domains."""
+        return make_training_rows()
+
+    @cached_property
+    def test(self) -> SplitData:
+        """Rows to score, unseen domains and values among them."""
+        return make_test_rows()
+
+    @cached_property
+    def trained(self) -> Training:
+        """The method after a few epochs, shared by all rules, which must not train it further."""
+        training = Training(self)
+        for epoch in range(EPOCHS):
+            training.run(training.batches(self.train, epoch))
+        training.prepare_scoring(self.train, self.test)
+        return training
+
+    def fit(self, train: SplitData) -> Fitted:
+        """Fit the method, an estimator, again; the rows to score serve as dev."""
+        assert isinstance(self.method, Estimator)
+        return self.method.fit(train, self.test, schema=make_schema(), seed=SEED)
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """The fitted estimator, shared by all rules."""
+        return self.fit(self.train)
+
+    def score(self, data: SplitData) -> np.ndarray:
+        """Return the scores of rows from the trained model or the fitted estimator."""
+        is_estimator = isinstance(self.method, Estimator)
+        return self.fitted.logits(data) if is_estimator else self.trained.score(data)
+
+
+class Training:
+    """A model under training on the synthetic rows."""
+
+    def __init__(self, case: Case, *, base_rate: float = 0.4, lr: float = LR) -> None:
+        self.model = case.build(base_rate=base_rate)
+        self.start = copy_tensors(self.model.state_dict())
+        config = TrainConfig(embedding_size=EMBEDDING_SIZE, batch_size=BATCH_ROWS, epochs=EPOCHS, lr=lr)
+        self.stepper = Stepper(self.model, case.method.learner(), config, planned_steps=PLANNED_STEPS)
+        self.learner, self.optimizer = self.stepper.learner, self.stepper.optimizer
+        self.losses: list[float] = []
+
+    def order(self, data: SplitData, epoch: int = 0) -> Order:
+        """Return the learner's order of an epoch."""
+        return self.stepper.order(data, np.random.default_rng([SEED, epoch]))
+
+    def batches(self, data: SplitData, epoch: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, except those of a single row, which have their own rule."""
+        return (batch for batch in data.batches(self.order(data, epoch)) if len(batch) > 1)
+
+    def run(self, batches: Iterable[Batch]) -> list[float]:
+        """Make one step per batch and return the losses."""
+        losses = [float(self.stepper.step(batch).loss) for batch in batches]
+        self.losses += losses
+        return losses
+
+    def prepare_scoring(self, train: SplitData, dev: SplitData) -> None:
+        """Apply deferred updates and let the learner select on dev, as a run does before scoring."""
+        self.optimizer.flush()
+        self.learner.select(self.model, train, dev)
+
+    def score(self, data: SplitData) -> np.ndarray:
+        """Return the scores that a run would record."""
+        return np.asarray(self.learner.score(self.model, data)[Column.SCORE])
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Return the logits of the model itself, in eval mode."""
+        self.model.eval()
+        with torch.no_grad():
+            logits: torch.Tensor = self.model(batch)
+        self.model.train()
+        return logits
+
+    def save(self) -> BytesIO:
+        """Return a checkpoint."""
+        file = BytesIO()
+        torch.save(self.stepper.state_dict(), file)
+        file.seek(0)
+        return file
+
+    def load(self, file: BytesIO) -> None:
+        """Resume from a checkpoint."""
+        self.stepper.load_state_dict(torch.load(file, weights_only=True))
+
+
+def copy_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a copy of a state_dict and its tensors."""
+    return {name: value.clone() for name, value in state.items()}
+
+
+def changed_tensors(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of the tensors that differ between two states of a model."""
+    return [name for name, value in before.items() if not torch.equal(value, after[name])]

@@ -1,0 +1,53 @@
+"""Rules about the range of logits: their initial values, and both signs after training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ctrbench.contract.case import EPOCHS, Case, Training
+from ctrbench.contract.rows import SEED, make_schema
+from ctrbench.contract.rule import rule
+from ctrbench.nn.model import CTRModel
+
+ONE_CLASS = ((0.0, -1.0, "negative"), (1.0, 1.0, "positive"))
+"""Label of all rows, and the sign that some logit must then have."""
+
+
+@rule(
+    "initial logits", "Initial logits differ from the backbone's by no more than starts_as_backbone declares."
+)
+def initial_logits(case: Case) -> str | None:
+    """Compare untrained models with and without the method, both with its normalisation."""
+    claim = case.method.starts_as_backbone
+    if claim is None:
+        return None
+    batch, base, norm = case.test.slice(0, len(case.test)), case.plan(), case.method.norm_stage()
+    base = base.before_tower(norm) if norm else base
+    with torch.no_grad():
+        plain_B = CTRModel(base, make_schema(), seed=SEED).eval()(batch)
+        difference = float((case.build().eval()(batch) - plain_B).abs().max())
+    if not difference <= claim:
+        return (
+            f"expected initial logits within {claim:g} of the backbone's, as starts_as_backbone declares, but they "
+            f"differ by {difference:.1e}; initialise factors at 1 and summands at 0"
+        )
+    return None
+
+
+@rule("both signs", "Logits can be negative as well as positive.")
+def both_signs(case: Case) -> str | None:
+    """Train on labels of one class and look for a logit of its sign."""
+    for label, sign, word in ONE_CLASS:
+        training = Training(case, base_rate=0.5, lr=0.05)
+        data = replace(case.train, label_B=torch.full_like(case.train.label_B, label))
+        for epoch in range(EPOCHS):
+            training.run(training.batches(data, epoch))
+        training.optimizer.flush()
+        if not bool((sign * training.logits(data.slice(0, len(data))) > 0).any()):
+            return (
+                f"expected a {word} logit after training on labels {label:g} alone, but there is none; the output "
+                "must be linear, without an activation"
+            )
+    return None
