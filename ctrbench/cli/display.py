@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     Measured = Sequence[tuple[Line, Figures]]
     from ctrbench.train.loop import Tick
 
-"""The rule under which the contract tells why a pair was skipped."""
-
 SEES, GROWS = "Conditions on", "Grows with domains"
 """Lines of a method's docstring."""
 
