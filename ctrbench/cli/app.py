@@ -562,11 +562,11 @@ def _announce(prepared: Prepared, runs: Sequence[Run]) -> int:
     if not runs:
         return 0
     from ctrbench.cli import display
-    from ctrbench.cost.explain import pairs
+    from ctrbench.cost.explain import pair_costs
     from ctrbench.runs.engines.capacity import run_memory
     from ctrbench.train.config import TrainConfig
 
-    found = tuple(pairs(prepared, runs))
+    found = tuple(pair_costs(prepared, runs))
     config = TrainConfig.model_validate(runs[0].key.train)
     costs = [pair.cost for pair in found if pair.cost is not None]
     sizes = [run_memory(prepared, config, cost.embedding + cost.shared + cost.per_domain) for cost in costs]

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctrbench.contract.check import Finding
-    from ctrbench.cost.explain import Account, Explanation, Pair, Part
+    from ctrbench.cost.explain import Explanation, PairCost
+    from ctrbench.cost.tree import Part, PlanCost
     from ctrbench.data.generated import Outlook
     from ctrbench.data.shards import Prepared
     from ctrbench.nn.plan import Stage
@@ -557,7 +558,7 @@ def _verdict(findings: Iterable[Finding], backbone: str) -> str:
     return "–" if any(finding.is_skipped for finding in here) else "ok" if here else ""
 
 
-def show_costs(pairs: Sequence[Pair], *, memory: int) -> None:
+def show_costs(pairs: Sequence[PairCost], *, memory: int) -> None:
     """Print what each method costs on each backbone, before it is trained; below, why that cannot be said.
 
     `memory` is what the largest run takes, in bytes.
@@ -616,12 +617,12 @@ class _Changes:
         return "~" if part.stage.name in self.others else self.sign
 
 
-def _tree(title: str, account: Account, changes: _Changes, *, number: Callable[[int], str]) -> Table:
+def _tree(title: str, account: PlanCost, changes: _Changes, *, number: Callable[[int], str]) -> Table:
     table = _listing(escape(title), "", "part", "kind")
     table.columns[1].no_wrap = True
     for heading in ("shape", "parameters", "per domain", "multiply-\nadds a row"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for guide, part in _branches(account.places):
+    for guide, part in _branches(account.sections):
         cost, width = part.cost, "" if part.num_inputs is None else str(part.num_inputs)
         shape = "" if part.num_outputs is None else f"{width} → {part.num_outputs}".strip()
         counts = (
@@ -644,7 +645,7 @@ def _branches(parts: Sequence[Part], guide: str = "", *, is_root: bool = True) -
         yield from _branches(part.parts, below, is_root=False)
 
 
-def _totals(before: Account, after: Account, indicator: str) -> Table:
+def _totals(before: PlanCost, after: PlanCost, indicator: str) -> Table:
     table = _listing("in all", "")
     for heading in ("before", "after", "difference", "×"):
         table.add_column(heading, justify="right")

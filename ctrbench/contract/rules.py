@@ -5,7 +5,7 @@ A new rule is a function in the module of its topic and a line here.
 
 from __future__ import annotations
 
-from ctrbench.contract import domains, estimator, output, scoring, state, training
+from ctrbench.contract import declarations, domains, estimator, output, scoring, state, training
 from ctrbench.contract.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -26,6 +26,7 @@ RULES: tuple[Rule, ...] = (
     output.both_signs,
     training.epoch_order,
     training.penalties,
+    declarations.declarations,
 )
 """Rules for methods."""
 

@@ -52,6 +52,8 @@ OWN_SHARE = 0.9
 class CrossStitch(Method):
     """Networks of the domains, stitched after every hidden layer."""
 
+    indexed_by = "indicator"
+
     max_domains: int = Field(default=32, ge=1)
     """Most domains that may have a network each, since every row runs through all of them."""
 

@@ -26,6 +26,8 @@ from ctrbench.extend import EMBEDDING_STD, Build, Context, Method, Plan, RowTabl
 class DomainEmbedding(Method):
     """An embedding of the composite domain beside what the tower is given."""
 
+    indexed_by = "domain"
+
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with the embedding before the tower."""
         return plan.before_tower(WithDomain(name="domain_embedding"))

@@ -52,6 +52,8 @@ from ctrbench.extend import (
 class Hamur(Method):
     """Adapter cells in towers of the domains' own, or in a shared one."""
 
+    indexed_by = "indicator"
+
     tower: Literal["own", "shared"] = "own"
     """Whether each domain has a tower and a head of its own; `shared` suits many domains."""
     cells: int = Field(default=2, ge=1)

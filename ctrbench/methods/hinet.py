@@ -55,6 +55,8 @@ Size = Annotated[int, Field(ge=1)]
 class Hinet(Method):
     """Sub-expert integration of all domains, attention among them, and experts on both."""
 
+    indexed_by = "indicator"
+
     sub_experts: int = Field(default=5, ge=2)
     """Towers of each SEI."""
     experts: int = Field(default=2, ge=2)

@@ -76,6 +76,8 @@ HELD_OUT = 50
 class M3oe(Method):
     """Shared and domains' experts on a first layer of star weights."""
 
+    indexed_by = "indicator"
+
     experts: int = Field(default=4, ge=2)
     """E, the shared experts."""
     max_domains: int = Field(default=32, ge=1)

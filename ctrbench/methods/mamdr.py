@@ -75,6 +75,8 @@ EVERYBODY, NOBODY = 0, -1
 class Mamdr(Method):
     """The plan as it is, its dense weights shared and once more for each domain."""
 
+    indexed_by = "indicator"
+
     negotiation: bool = True
     """Whether θ goes part of the way of a copy that visits domains; else it takes ordinary steps."""
     regularisation: bool = True

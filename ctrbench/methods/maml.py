@@ -74,6 +74,8 @@ RATE_WIDTH = 16
 class Maml(Method):
     """The plan as it is, meta-learned over domains and adapted to each before scoring."""
 
+    indexed_by = "indicator"
+
     variant: Literal["fomaml", "second_order", "reptile", "anil"] = "fomaml"
     """First-order MAML; true MAML; Reptile; or first-order MAML that adapts the head alone."""
     tasks: int = Field(default=4, ge=1)

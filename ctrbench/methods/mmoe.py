@@ -52,6 +52,8 @@ MOST_EXPERTS, FEWER_EXPERTS = 20, 8
 class Mmoe(Method):
     """Experts that domains share, a gate and a head for each domain."""
 
+    indexed_by = "indicator"
+
     experts: int | None = Field(default=None, ge=2)
     """Towers that every row runs through; None: as many as domains up to 20 of them, else 8."""
 

@@ -37,6 +37,8 @@ GROWTH = 10.0
 class Mulann(Method):
     """A domain discriminator behind gradient reversal."""
 
+    indexed_by = "indicator"
+
     weight: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """λ, the reversed gradient's weight in the end; 0.01, 0.1 and 1 are usual."""
     hidden: int = Field(default=100, ge=1)

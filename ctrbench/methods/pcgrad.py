@@ -49,6 +49,8 @@ from ctrbench.extend import (
 class PCGrad(Method):
     """The plan as it is, trained by gradient surgery between domains."""
 
+    indexed_by = "indicator"
+
     groups: int = Field(default=8, ge=2)
     """Gradients told apart in a batch: the largest domains', and where there are more, that of all others."""
 

@@ -59,6 +59,8 @@ Size = Annotated[int, Field(ge=1)]
 class Ple(Method):
     """Specific and shared experts in levels; a gate, a tower and a head for each domain."""
 
+    indexed_by = "indicator"
+
     levels: int = Field(default=1, ge=1)
     specific: int = Field(default=1, ge=1)
     """Experts of each domain's own, n_p, at each level."""

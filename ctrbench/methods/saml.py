@@ -73,6 +73,8 @@ COSINE_EPS = 1e-6
 class Saml(Method):
     """Branches of the domains' own beside a shared tower, mutually informed."""
 
+    indexed_by = "indicator"
+
     mutual: bool = True
     """Whether branches learn of one another; without, b'_p = b_p."""
     temperature: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)

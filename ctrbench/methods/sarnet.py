@@ -71,6 +71,8 @@ Size = Annotated[int, Field(ge=1)]
 class Sarnet(Method):
     """Inputs scaled and shifted for their domain, and a mixture of debias experts before the tower."""
 
+    indexed_by = "indicator"
+
     shared: int = Field(default=8, ge=1)
     """Experts of all domains, n_s."""
     specific: int = Field(default=2, ge=1)

@@ -30,6 +30,8 @@ from ctrbench.extend import Field, Learner, Method, Order, Plan, SplitData, doma
 class Separate(Method):
     """A copy of the plan for each value of the indicator."""
 
+    indexed_by = "indicator"
+
     batching: Literal["domain", "mixed"] = "domain"
     """Batches of one domain each, or mixed ones."""
     max_domains: int = Field(default=64, ge=1)

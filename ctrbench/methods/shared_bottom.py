@@ -22,6 +22,8 @@ from ctrbench.extend import Dense, DomainDense, Method, Plan
 class SharedBottom(Method):
     """A tower and a head for each domain."""
 
+    indexed_by = "indicator"
+
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with dense stages of the domains' own."""
         return plan.map_dense(DomainDense.like)

@@ -48,6 +48,8 @@ from ctrbench.extend import (
 class Star(Method):
     """Star-topology dense stages, partitioned normalisation and an auxiliary network."""
 
+    indexed_by = "indicator"
+
     norm: Literal["bn", "ln", "pn"] | None = "pn"
     """Normalisation before the tower: partitioned, or for comparison by (mixed) batch, by row, or none."""
     batching: Literal["domain", "mixed"] = "domain"

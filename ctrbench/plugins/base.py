@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -85,6 +85,12 @@ class Method(Settings, ABC):
     """A rewrite of plans and, where training itself changes, a learner.
 
     `norm` and `aux` are every method's: the normalisations and the auxiliary network of the STAR study.
+    """
+
+    indexed_by: ClassVar[Literal["indicator", "domain"] | None] = None
+    """Value by which the method tells domains apart beyond their embeddings, such as by parameters per domain.
+
+    `"indicator"`: the chosen feature p; `"domain"`: the composite domain d; None: neither.
     """
 
     norm: Literal["bn", "ln", "pn"] | None = later(None)

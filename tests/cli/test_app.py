@@ -152,7 +152,7 @@ BAD = [
     (("explain", "plane"), "plain"),
     (("explain", "star", "--dataset", "tinny"), "tiny"),
     (("explain", "star", "--indicator", "price"), "one id a row"),
-    (("explain", "gbdt", "--backbone", "dcnv2"), "gbdt does not go with dcnv2"),
+    (("explain", "gbdt", "--backbone", "dcnv2"), "gbdt does not support dcnv2"),
     (("check", "plain,adasparse[form=fussion]"), "fusion"),
 ]
 
@@ -303,7 +303,7 @@ def test_explain_shows_both_plans(
 ) -> None:
     monkeypatch.setattr("ctrbench.cli.display.console", Console(width=columns))
     assert ctrbench("explain", "star") == 0
-    assert "made-up data, since nothing is prepared" in capsys.readouterr().out
+    assert "synthetic data, since no dataset is prepared" in capsys.readouterr().out
     assert ctrbench("prepare", "tiny.toml") == 0
     capsys.readouterr()
     assert ctrbench("explain", "star", "--backbone", "dcnv2", "--indicator", "age") == 0

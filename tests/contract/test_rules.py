@@ -15,6 +15,7 @@ LEARNER = """
         return Own()
 """
 TABLE = "self.table = domain_table(build.schema.num_indicators, torch.ones(num_inputs))"
+OWN_ROWS = "return x * context.read(self.table)[context.routing.index_B]"
 
 BROKEN = {
     "nan": (
@@ -287,6 +288,37 @@ BROKEN = {
         "'size' for the log to be a detached scalar",
         {"forward": "context.logs['size'] = x.square().mean()\nreturn x"},
     ),
+    "misspelt on a module": (
+        "declarations",
+        "PartModule.refuse_workers to be a known attribute; did you mean 'refuses_workers'",
+        {"init": "self.refuse_workers = 'it counts rows'"},
+    ),
+    "misspelt on a method": (
+        "declarations",
+        "Tried.start_as_backbone to be a known attribute",
+        {"of_method": "start_as_backbone = property(lambda self: 0.0)"},
+    ),
+    "misspelt on a learner": (
+        "declarations",
+        "Own.refuses_worker to be a known attribute",
+        {
+            "of_method": LEARNER,
+            "more": """
+                class Own(Learner):
+                    refuses_worker = "a reason"
+            """,
+        },
+    ),
+    "per-domain parameters without an index": (
+        "declarations",
+        "to declare indexed_by",
+        {"init": TABLE, "forward": OWN_ROWS},
+    ),
+    "a table indexed by the other value": (
+        "declarations",
+        "indexed_by = 'domain' to agree with all domain tables, but net.tower.1.table has 8 rows in place of 22",
+        {"of_method": "indexed_by = 'domain'", "init": TABLE, "forward": OWN_ROWS},
+    ),
 }
 
 
@@ -325,10 +357,7 @@ SOUND = {
             return x - self.mean
         """,
     },
-    "a domain table": {
-        "init": TABLE,
-        "forward": "return x * context.read(self.table)[context.routing.index_B]",
-    },
+    "a domain table": {"of_method": "indexed_by = 'indicator'", "init": TABLE, "forward": OWN_ROWS},
     "a penalty": {"forward": "context.penalties.append(0.1 * x.square().mean())\nreturn x"},
 }
 

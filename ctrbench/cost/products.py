@@ -1,0 +1,113 @@
+"""Multiply-adds of matrix products, counted per module while a model runs.
+
+Products are counted by their shapes, as torch's `FlopCounterMode` does. Element-wise operations and compiled loops are
+not counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
+
+from ctrbench.data.batches import Batch
+from ctrbench.nn.model import CTRModel
+from ctrbench.speed.bounds import MORE_PRODUCTS
+
+_FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    **{operation: shape_wrapper(count) for operation, count in MORE_PRODUCTS.items()},  # type: ignore[no-untyped-call]
+}
+"""Functions from the arguments of an operation to its floating-point operations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Multiply-adds and widths of each module in one forward pass."""
+
+    rows: int
+    """Number of rows of the batch."""
+    macs: Counter[nn.Module]
+    """Multiply-adds of a module, those of its children included."""
+    widths: dict[nn.Module, tuple[int, int]]
+    """Widths of input and output of each module that ran."""
+
+
+@dataclass(frozen=True)
+class TracePair:
+    """Forward passes of two batches of different sizes, with rows of one domain only."""
+
+    small: Trace
+    large: Trace
+
+    def macs(self, module: nn.Module) -> tuple[int, int]:
+        """Return the multiply-adds per row, and those per batch in addition to its rows."""
+        row = (self.large.macs[module] - self.small.macs[module]) // (self.large.rows - self.small.rows)
+        return row, self.small.macs[module] - self.small.rows * row
+
+
+def trace(model: CTRModel, batch: Batch, modules: Iterable[nn.Module] | None = None) -> Trace:
+    """Run a batch and count the multiply-adds of `modules` (default: all modules of the model)."""
+    result = Trace(rows=len(batch), macs=Counter(), widths={})
+    with torch.no_grad(), _ProductCounter() as counter, _traced(modules or model.modules(), counter, result):
+        model(batch)
+    return result
+
+
+class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts multiply-adds like torch's `FlopCounterMode`, which takes a second to start."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here, and importing torch's compiler takes more than a second.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401  # any result of an operation
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        flops = _FLOPS.get(func.overloadpacket)
+        if flops is not None:
+            self.macs += flops(*args, **kwargs, out_val=output) // 2
+        return output
+
+
+@contextmanager
+def _traced(modules: Iterable[nn.Module], counter: _ProductCounter, result: Trace) -> Iterator[None]:
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        result.macs[module] -= counter.macs
+
+    def leave(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        result.macs[module] += counter.macs
+        if (
+            inputs
+            and isinstance(inputs[0], torch.Tensor)
+            and isinstance(output, torch.Tensor)
+            and output.dim()
+        ):
+            result.widths[module] = (inputs[0].shape[-1], output.shape[-1])
+
+    handles = []
+    for module in modules:
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
