@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "names": (),
     "storage": ("errors", "storage"),
-    "readers": (*GROUND, "readers"),
+    "readers": (*GROUND, "readers", "plugins.finder"),
     "synthetic": (*GROUND, "readers", "synthetic"),
     "data": (*GROUND, "data", "readers", "synthetic"),
     "data.batches": (*GROUND, "data.shards"),
@@ -33,8 +33,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "methods": ("extend",),
     "extend": (*GROUND, "nn", "plugins.base", "train.learner", "data.batches"),
     "plugins": (*GROUND, "plugins"),
+    "plugins.finder": GROUND,
     "plugins.base": (*GROUND, "nn", "train.learner", "data.batches"),
-    "eval": (*GROUND, "eval"),
+    "eval": (*GROUND, "eval", "plugins.finder"),
     "train": (*GROUND, "nn", "data.batches", "eval", "train"),
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
     "runs.record": GROUND,
@@ -77,6 +78,7 @@ THIRD_PARTY = {
 
 WITHOUT_TORCH = (
     "cli",
+    "plugins.finder",
     "plugins.registry",
     "plugins.scaffold",
     "studies.study",

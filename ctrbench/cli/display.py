@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ctrbench.data.generated import Outlook
     from ctrbench.data.shards import Prepared
     from ctrbench.nn.plan import Stage
-    from ctrbench.plugins.registry import Plugin, PlugKind
+    from ctrbench.plugins.finder import Plugin
+    from ctrbench.plugins.registry import PlugKind
     from ctrbench.report.write import ReportFiles
     from ctrbench.runs.grid import Run
     from ctrbench.runs.record import RunRecord

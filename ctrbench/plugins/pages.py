@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from ctrbench.errors import StoreError
 from ctrbench.plugins.base import Backbone, Method, Settings
-from ctrbench.plugins.registry import ALL, TAGS, Plugin, PlugKind, plugins, presets
+from ctrbench.plugins.finder import TAGS, Plugin
+from ctrbench.plugins.registry import ALL, PlugKind, plugins, presets
 from ctrbench.storage.files import write_text
 
 if TYPE_CHECKING:

@@ -1,39 +1,34 @@
-"""Finding methods and backbones: by file name, without importing any before it is chosen.
+"""Selection of methods and backbones by name, settings or preset.
 
-Built-in plug-ins are the files of `ctrbench/methods` and `ctrbench/backbones`; others are a path to a `.py` file or an
-entry point in the groups `ctrbench.methods` and `ctrbench.backbones`. What the listings show is read from the syntax
-tree, so `ctrbench list` does not wait for torch.
+`ctrbench.plugins.finder` finds their files; this module parses selectors, checks settings and expands presets.
 
 A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`. A preset is a name that stands for several.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib
-import importlib.util
 import re
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from ctrbench.errors import ContractError, SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.plugins.finder import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
 
 if TYPE_CHECKING:
     from ctrbench.plugins.base import Backbone, Method
 
 PlugKind = Literal["methods", "backbones"]
-TAGS = ("Paper", "Year", "Conditions on", "Grows with domains")
-"""Lines of a plug-in's docstring, `Name: text`, that listings show; the last two are methods'."""
-_TAG = rf"(?:{'|'.join(TAGS)}): "
+METHODS: PluginKind[Method] = PluginKind(
+    name="methods", package="ctrbench.methods", base="ctrbench.plugins.base:Method"
+)
+BACKBONES: PluginKind[Backbone] = PluginKind(
+    name="backbones", package="ctrbench.backbones", base="ctrbench.plugins.base:Backbone"
+)
+KINDS: dict[PlugKind, PluginKind[Any]] = {"methods": METHODS, "backbones": BACKBONES}
 ALL = "all"
 """The preset of every built-in plug-in with its default settings."""
 PRESETS: dict[PlugKind, dict[str, tuple[str, ...]]] = {
@@ -54,116 +49,26 @@ PRESETS: dict[PlugKind, dict[str, tuple[str, ...]]] = {
 _SELECTOR = re.compile(r"^(?P<name>[^\[\]]+?)(?:\[(?P<settings>.*)\])?$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plugin:
-    """One plug-in file, not imported yet."""
-
-    name: str
-    kind: PlugKind
-    file: Path
-    is_builtin: bool
-
-    @cached_property
-    def docstring(self) -> str:
-        """The file's docstring."""
-        try:
-            return ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
-        except SyntaxError as error:
-            message = f"{self.file}, line {error.lineno}: {error.msg}"
-            raise ContractError("a plug-in is a Python file", value=message) from None
-
-    @property
-    def summary(self) -> str:
-        """The docstring's first line."""
-        return self.docstring.partition("\n")[0]
-
-    def tag(self, name: str) -> str:
-        """Return the text of a docstring line `Name: text`, with the lines that go on with it, or nothing."""
-        found = re.search(rf"^{name}: *(.+(?:\n(?!{_TAG}).+)*)", self.docstring, flags=re.MULTILINE)
-        return " ".join(found[1].split()) if found else ""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the file."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
-
-    def load(self) -> type[Method] | type[Backbone]:
-        """Import the file and return its one plug-in class."""
-        from ctrbench.plugins.base import Backbone, Method
-
-        base = Method if self.kind == "methods" else Backbone
-        module = self._module()
-        own = [
-            thing
-            for thing in vars(module).values()
-            if isinstance(thing, type) and issubclass(thing, base) and thing.__module__ == module.__name__
-        ]
-        leaves = [one for one in own if not any(other is not one and issubclass(other, one) for other in own)]
-        if len(leaves) != 1:
-            names = [one.__name__ for one in leaves]
-            raise ContractError(
-                f"a plug-in file defines exactly one subclass of {base.__name__}",
-                value=f"{self.file} defines {names or 'none'}",
-            )
-        found: type[Method] | type[Backbone] = leaves[0]
-        return found
-
-    def _module(self) -> ModuleType:
-        if self.is_builtin:
-            return importlib.import_module(f"ctrbench.{self.kind}.{self.name}")
-        name = f"ctrbench_plugin_{self.name}_{self.sha256[:12]}"
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, self.file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:  # whatever a stranger's file raises, the user hears which file and why
-            del sys.modules[name]
-            problem = f"{self.file}: {type(error).__name__}: {error}"
-            raise ContractError("a plug-in must import", value=problem) from error
-        return module
-
-
 def plugins(kind: PlugKind) -> dict[str, Plugin]:
-    """Return all plug-ins of a kind that can be named, built-in ones first; others never hide these, nor presets."""
-    found = {plugin.name: plugin for plugin in _builtin(kind)}
-    for point in entry_points(group=f"ctrbench.{kind}"):
-        origin = _origin(point.module)
-        if origin is not None and point.name not in {*found, *presets(kind)}:
-            found[point.name] = Plugin(name=point.name, kind=kind, file=Path(origin), is_builtin=False)
-    return found
-
-
-def _origin(module: str) -> str | None:
-    """Return a module's file; None for what a half-removed package left behind."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return None if spec is None else spec.origin
-
-
-def _builtin(kind: PlugKind) -> Iterator[Plugin]:
-    folder = Path(__file__).parents[1] / kind
-    for file in sorted(folder.glob("*.py")):
-        if not file.stem.startswith("_"):
-            yield Plugin(name=file.stem, kind=kind, file=file, is_builtin=True)
+    """Return built-in and installed plug-ins of a kind by name; none has the name of a preset."""
+    return available_plugins(KINDS[kind], reserved=presets(kind))
 
 
 def presets(kind: PlugKind) -> dict[str, tuple[str, ...]]:
     """Return the names that stand for several selectors, with these."""
-    return {ALL: tuple(plugin.name for plugin in _builtin(kind)), **PRESETS[kind]}
+    return {ALL: tuple(builtin_plugins(KINDS[kind])), **PRESETS[kind]}
 
 
 def find(kind: PlugKind, name: str) -> Plugin:
     """Return the plug-in of that name, or of that path when it ends in `.py`."""
+    several = presets(kind)
     if name.endswith(".py"):
-        return _of_path(kind, Path(name))
-    known, several = plugins(kind), presets(kind)
+        plugin = plugin_file(KINDS[kind], Path(name))
+        if plugin.name in several:
+            remedy = "give the file another name"
+            raise SettingError("there is a preset of that name", value=name, remedy=remedy)
+        return plugin
+    known = plugins(kind)
     if name in several:
         raise SettingError(
             "a preset stands for several, alone and without settings",
@@ -172,16 +77,8 @@ def find(kind: PlugKind, name: str) -> Plugin:
         )
     if name not in known:
         remedy = did_you_mean(name, {*known, *several})
-        raise SettingError(f"no such {kind.removesuffix('s')}", value=name, remedy=remedy)
+        raise SettingError(f"no such {KINDS[kind].noun}", value=name, remedy=remedy)
     return known[name]
-
-
-def _of_path(kind: PlugKind, file: Path) -> Plugin:
-    if not file.is_file():
-        raise SettingError("no such file", value=file, remedy="give the path of a plug-in, my_method.py")
-    if file.stem in presets(kind):
-        raise SettingError("there is a preset of that name", value=file, remedy="give the file another name")
-    return Plugin(name=file.stem, kind=kind, file=file.resolve(), is_builtin=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +148,7 @@ def _shown(value: object) -> str:
 
 
 def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
-    kind = plugin.load()
+    kind: type[Method] | type[Backbone] = plugin.load()
     fields = kind.model_fields
     for name, value in settings.items():
         if name not in fields:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.names import Split
-from ctrbench.plugins.registry import Plugin, Selected, select
+from ctrbench.plugins.finder import Plugin
+from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.record import Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
@@ -48,8 +49,8 @@ class Run:
 
     def chosen(self) -> tuple[Method, Backbone]:
         """Return method and backbone with the settings of the key."""
-        method: Method = self.method.load().model_validate(self.key.method.settings)  # type: ignore[assignment]
-        backbone: Backbone = self.backbone.load().model_validate(self.key.backbone.settings)  # type: ignore[assignment]
+        method: Method = self.method.load().model_validate(self.key.method.settings)
+        backbone: Backbone = self.backbone.load().model_validate(self.key.backbone.settings)
         return method, backbone
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import ctrbench
 from ctrbench.data.shards import MANIFEST, dataset_folder
 from ctrbench.errors import CtrbenchError, DataError, SettingError
-from ctrbench.plugins.registry import Plugin, find
+from ctrbench.plugins.finder import Plugin, find
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -511,7 +511,7 @@ def _placed(plugin: Plugin, content: bytes | None) -> Plugin:
     """Return the plug-in with its file on this node."""
     if content is None:
         return find(plugin.kind, plugin.name)
-    file = _plugin_folder() / plugin.kind / f"{plugin.name}.py"
+    file = _plugin_folder() / plugin.kind.name / f"{plugin.name}.py"
     with replacing(file) as part:
         part.write_bytes(content)
     return replace(plugin, file=file)

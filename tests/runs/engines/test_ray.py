@@ -22,7 +22,7 @@ import ctrbench
 from ctrbench.data.shards import open_prepared
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.nn.exchange import Workers
-from ctrbench.plugins.registry import Plugin
+from ctrbench.plugins.finder import Plugin
 from ctrbench.runs.engines import ray as ray_engine
 from ctrbench.runs.engines.local import LocalEngine
 from ctrbench.runs.engines.ray import (
