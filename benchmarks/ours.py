@@ -18,7 +18,7 @@ from worker import Opened, serve
 
 from ctrbench.data.batches import SplitData, load_split
 from ctrbench.data.shards import open_prepared
-from ctrbench.eval.metrics import overall
+from ctrbench.eval.grouped import overall
 from ctrbench.names import Column, Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer

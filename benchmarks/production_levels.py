@@ -22,7 +22,10 @@ import polars as pl
 import typer
 
 from ctrbench.data.shards import Prepared, home_folder, open_prepared
-from ctrbench.eval.metrics import auc, gauc, group_metrics
+from ctrbench.eval.arrays import auc
+from ctrbench.eval.grouped import group_metrics
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.base import GroupTotals
 from ctrbench.names import Column, Split
 from ctrbench.report.comparison import labels
 from ctrbench.runs.record import RunRecord
@@ -103,13 +106,14 @@ def measure(record: RunRecord, store: RunStore, tuples: pl.DataFrame) -> dict[st
         value = auc(rows[Column.LABEL], rows.select(score).to_series())
         return math.nan if value is None else value
 
+    within = group_metrics(rows[TUPLE], rows[Column.LABEL], rows[Column.SCORE], metrics=[Auc()])
+    gauc = GroupTotals.of(within.values[Auc.name], within.rows).mean()
     return {
         "auc": of(pl.col(Column.SCORE)),
         "auc_of_own_levels": of(pl.col(OWN)),
         "auc_of_true_levels": of(pl.col(TRUTH)),
         "auc_with_true_levels": of(pl.col(TRUTH) + pl.col(Column.SCORE) - pl.col(OWN)),
-        "gauc_within": gauc(group_metrics(rows[TUPLE], rows[Column.LABEL], rows[Column.SCORE])).value
-        or math.nan,
+        "gauc_within": gauc if gauc is not None else math.nan,
     }
 
 

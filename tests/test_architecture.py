@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "eval": (*GROUND, "eval", "plugins.finder"),
     "train": (*GROUND, "nn", "data.batches", "eval", "train"),
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
-    "runs.record": GROUND,
+    "runs.record": (*GROUND, "eval.stored"),
     "runs.store": (*GROUND, "runs.record"),
     "speed": (*GROUND, "data", "nn", "plugins", "runs", "speed", "train", "ctrbench"),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "report"),

@@ -1,4 +1,4 @@
-"""Metrics by size of domain: bins of domains that hold equal shares of the training rows (METHODS 8.6).
+"""Metrics by size of domain: bins of domains that hold equal shares of the training rows (spec: metrics-8.6).
 
 BIN1 holds the few large domains, the last bin the many small ones. Sizes come from the training split alone; metrics
 are those of the bin's test rows. Bins are found in integers, so that no rounding moves a domain.
@@ -6,46 +6,19 @@ are those of the bin's test rows. Bins are found in integers, so that no roundin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from ctrbench.errors import DataError, SettingError
-from ctrbench.eval.metrics import (
-    Floats,
-    GroupMetrics,
-    GroupPairs,
-    Ints,
-    group_metrics,
-    group_pairs,
-    weighted_auc,
-)
+from ctrbench.eval.grouped import GroupMetrics
+from ctrbench.eval.measures import DomainTable
+from ctrbench.eval.metrics.base import Floats, GroupMean, Groups, Ints, defined, sums_by_index
+from ctrbench.eval.metrics.registry import MetricSet
+from ctrbench.eval.stored import BinMetrics
 from ctrbench.names import Column
 
 NOT_BINNED = 0
 """Bin of domains without training rows, the unseen domain among them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BinResult:
-    """Metrics of the test rows of one bin; None = undefined.
-
-    `gauc_coverage` is the share of the bin's test rows in domains with both classes (0 for a bin without test rows).
-    """
-
-    bin: int
-    domains: int
-    """Domains of the bin, with test rows or without."""
-    rows_train: int
-    rows: int
-    positives: int
-    auc: float | None
-    """Pooled over the bin's test rows."""
-    gauc: float | None
-    gauc_coverage: float
 
 
 def assign_bins(rows_train: npt.ArrayLike, num_bins: int) -> Ints:
@@ -71,92 +44,58 @@ def assign_bins(rows_train: npt.ArrayLike, num_bins: int) -> Ints:
     return bins
 
 
-def bin_metrics(
-    predictions: pl.DataFrame,
-    *,
-    domain: npt.ArrayLike,
-    rows_train: npt.ArrayLike,
-    num_bins: int,
-    score: str = Column.SCORE,
-) -> tuple[BinResult, ...]:
-    """Return pooled AUC and impression-weighted GAUC of the test rows of every bin, BIN1 first.
-
-    `domain` and `rows_train` are columns of the domain table, every domain in it. Raises `DataError` for predictions
-    of a domain that the table lacks.
-    """
-    row_domain, label = predictions[Column.DOMAIN].to_numpy(), predictions[Column.LABEL].to_numpy()
-    value = predictions[score].to_numpy()
-    groups = group_metrics(row_domain, label, value)
-    check_known(groups.group, domain)
-    row_bin = bins_of_rows(row_domain, domain=domain, rows_train=rows_train, num_bins=num_bins)
-    pooled = group_pairs(row_bin, label, value)
-    return join_bins(groups, pooled, domain=domain, rows_train=rows_train, num_bins=num_bins)
-
-
-def bins_of_rows(
-    row_domain: npt.NDArray[np.integer], *, domain: npt.ArrayLike, rows_train: npt.ArrayLike, num_bins: int
-) -> Ints:
+def bins_of_rows(row_domain: npt.NDArray[np.integer], table: DomainTable) -> Ints:
     """Return the bin of each row, given its domain and the domain table."""
-    table = np.asarray(domain, dtype=np.int64)
-    found: Ints = _spread(table, _bins(table, rows_train, num_bins), row_domain).astype(np.int64, copy=False)
-    return found
+    return _counts_of(np.asarray(table.domain, dtype=np.int64), _bins(table), row_domain)
 
 
-def join_bins(
-    groups: GroupMetrics,
-    pooled: GroupPairs,
-    *,
-    domain: npt.ArrayLike,
-    rows_train: npt.ArrayLike,
-    num_bins: int,
-) -> tuple[BinResult, ...]:
-    """Return the results of every bin, given the metrics of its domains and the pairs of its rows."""
-    table = np.asarray(domain, dtype=np.int64)
-    by_domain = {
-        name: _spread(groups.group, getattr(groups, name), table) for name in ("rows", "positives", "auc")
-    }
-    results = bin_gauc(domain=table, rows_train=rows_train, num_bins=num_bins, **by_domain)
-    auc_of_bin = {
-        int(number): float(auc)
-        for number, auc in zip(pooled.group, pooled.auc(), strict=True)
-        if not np.isnan(auc)
-    }
-    return tuple(replace(result, auc=auc_of_bin.get(result.bin)) for result in results)
+def with_sums_of_domains(pooled: Groups, domains: Groups, table: DomainTable) -> Groups:
+    """Return the bins, each a group of rows, with the sums of the terms over their domains."""
+    bins = bins_of_rows(domains.group, table)
+    return pooled.with_sums(
+        {
+            term: sums_by_index(bins, sums, table.num_bins + 1)[pooled.group]
+            for term, sums in domains.sums.items()
+        }
+    )
 
 
-def bin_gauc(
-    *,
-    domain: npt.ArrayLike,
-    rows_train: npt.ArrayLike,
-    rows: npt.ArrayLike,
-    positives: npt.ArrayLike,
-    auc: npt.ArrayLike | Sequence[float | None],
-    num_bins: int,
-) -> tuple[BinResult, ...]:
-    """Return the GAUC of every bin from the metrics of its domains, for records without predictions.
+def bin_metrics(
+    domains: GroupMetrics, pooled: Groups | None, *, table: DomainTable, metrics: MetricSet
+) -> tuple[BinMetrics, ...]:
+    """Return metrics of the test rows of every bin, BIN1 first.
 
-    The arrays are aligned and name every domain with training rows, those without test rows too, since all of them
-    shape the bins; an undefined AUC is None or NaN. The pooled AUC is not known and stays None.
+    Means over domains are computed from `domains`, the metrics of each domain with test rows; metrics of sets of rows
+    from `pooled`, the rows of each bin as one group by number of the bin. Without predictions there is no `pooled`
+    (None), and the metrics of sets of rows are None too.
     """
-    bins = _bins(np.asarray(domain, dtype=np.int64), rows_train, num_bins)
-    size, test_rows, clicks = (np.asarray(column, dtype=np.int64) for column in (rows_train, rows, positives))
-    domain_auc = np.asarray(auc, dtype=np.float64)
+    ids, bins = np.asarray(table.domain, dtype=np.int64), _bins(table)
+    rows_train = np.asarray(table.rows_train, dtype=np.int64)
+    aligned = GroupMetrics(
+        group=ids,
+        rows=_counts_of(domains.group, domains.rows, ids),
+        positives=_counts_of(domains.group, domains.positives, ids),
+        values={name: _values_of(domains.group, values, ids) for name, values in domains.values.items()},
+    )
+    of_rows = {} if pooled is None else _pooled_values(pooled, metrics)
 
-    def result(number: int) -> BinResult:
+    def result(number: int) -> BinMetrics:
         inside = bins == number
-        mean = weighted_auc(domain_auc[inside], test_rows[inside])
-        return BinResult(
+        members = aligned.select(inside)
+        means = {metric.name: _mean(metric, members) for metric in metrics.means(Column.DOMAIN)}
+        return BinMetrics(
             bin=number,
             domains=int(inside.sum()),
-            rows_train=int(size[inside].sum()),
-            rows=int(test_rows[inside].sum()),
-            positives=int(clicks[inside].sum()),
-            auc=None,
-            gauc=mean.value,
-            gauc_coverage=mean.coverage,
+            rows_train=int(rows_train[inside].sum()),
+            rows=int(members.rows.sum()),
+            positives=int(members.positives.sum()),
+            metrics={
+                metric.name: means.get(metric.name, of_rows.get((metric.name, number)))
+                for metric in metrics.of_bins
+            },
         )
 
-    return tuple(result(number) for number in range(1, num_bins + 1))
+    return tuple(result(number) for number in range(1, table.num_bins + 1))
 
 
 def check_known(domains: npt.NDArray[np.integer], table: npt.ArrayLike) -> None:
@@ -170,18 +109,47 @@ def check_known(domains: npt.NDArray[np.integer], table: npt.ArrayLike) -> None:
         )
 
 
-def _bins(domain: Ints, rows_train: npt.ArrayLike, num_bins: int) -> Ints:
-    """Assign bins to domains given in any order."""
+def _mean(metric: GroupMean, members: GroupMetrics) -> float | None:
+    values = members.values.get(metric.of.name)
+    if values is None:
+        return None
+    return metric.combine(metric.totals(values, members.rows), int(members.rows.sum()))
+
+
+def _pooled_values(pooled: Groups, metrics: MetricSet) -> dict[tuple[str, int], float | None]:
+    """Return the metrics of the rows of each bin, by metric and bin."""
+    return {
+        (metric.name, number): defined(value)
+        for metric in metrics.of_rows
+        if metric.per_bin
+        for number, value in zip(pooled.group.tolist(), metric.values(pooled), strict=True)
+    }
+
+
+def _bins(table: DomainTable) -> Ints:
+    """Return the bin of each domain of the table, in the order of the table."""
+    domain = np.asarray(table.domain, dtype=np.int64)
     order = np.argsort(domain, kind="stable")
     bins = np.empty_like(domain)
-    bins[order] = assign_bins(np.asarray(rows_train)[order], num_bins)
+    bins[order] = assign_bins(np.asarray(table.rows_train)[order], table.num_bins)
     return bins
 
 
-def _spread(ids: Ints, values: npt.NDArray[np.generic], wanted: npt.NDArray[np.integer]) -> Floats | Ints:
-    """Return the value of each wanted id; 0, or NaN for floats, where an id has none."""
-    blank = np.nan if values.dtype.kind == "f" else 0
-    by_id = np.full(int(max(ids.max(initial=0), wanted.max(initial=0))) + 1, blank, dtype=values.dtype)
+def _counts_of(ids: Ints, counts: Ints, wanted: npt.NDArray[np.integer]) -> Ints:
+    """Return the count of each wanted id; 0 where an id has none."""
+    by_id = np.zeros(_num_ids(ids, wanted), dtype=np.int64)
+    by_id[ids] = counts
+    selected: Ints = by_id[wanted]
+    return selected
+
+
+def _values_of(ids: Ints, values: Floats, wanted: npt.NDArray[np.integer]) -> Floats:
+    """Return the value of each wanted id; NaN where an id has none."""
+    by_id = np.full(_num_ids(ids, wanted), np.nan)
     by_id[ids] = values
-    found: Floats | Ints = by_id[wanted]
-    return found
+    selected: Floats = by_id[wanted]
+    return selected
+
+
+def _num_ids(ids: Ints, wanted: npt.NDArray[np.integer]) -> int:
+    return int(max(ids.max(initial=0), wanted.max(initial=0))) + 1

@@ -74,7 +74,7 @@ class Part:
         return (rows[field] for rows in self.chunks())
 
 
-def beside(file: Path) -> Path:
+def scratch_parent(file: Path) -> Path:
     """Return a folder for scratch files: the file's own, or, where that can't be written to, the temporary files'."""
     return file.parent if os.access(file.parent, os.W_OK) else Path(gettempdir())
 
@@ -92,7 +92,7 @@ def scratch(folder: Path) -> Iterator[Path]:
         raise
 
 
-def whole(source: Source) -> Rows:
+def read_all(source: Source) -> Rows:
     """Return all rows at once."""
     return np.concatenate(list(source.chunks()))
 

@@ -17,7 +17,9 @@ from scipy.special import ndtr, stdtr, stdtrit
 from scipy.stats import rankdata
 
 from ctrbench.errors import DataError
-from ctrbench.eval.metrics import Floats, GroupMetrics, Ints, check_same_groups
+from ctrbench.eval.grouped import GroupMetrics, check_same_groups
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.base import Floats, Ints
 from ctrbench.names import UNSEEN
 
 LEVEL = 0.05
@@ -157,7 +159,7 @@ def bootstrap_domains(
     test rows (`DataError`); for one bin, pass `groups.select(...)`. Fewer than two domains have no interval.
     """
     check_same_groups(groups_a, groups_b)
-    gain, rows = groups_a.auc - groups_b.auc, groups_a.rows
+    gain, rows = groups_a.values[Auc.name] - groups_b.values[Auc.name], groups_a.rows
     known = ~np.isnan(gain)
     gain, rows = gain[known], rows[known]
     if gain.size < 2:

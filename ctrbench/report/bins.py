@@ -7,23 +7,29 @@ per-domain metrics in the record give the GAUC of a bin, but not its pooled AUC,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
-from typing import Literal
 
-from ctrbench.eval import longtail
-from ctrbench.eval.external import DomainTable, measure_bins
+from ctrbench.eval.evaluate import measure_bins
+from ctrbench.eval.longtail import bin_metrics
+from ctrbench.eval.measures import DomainTable, grouped_columns
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.registry import builtin_metrics
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.significance import LEVEL, holm, paired
+from ctrbench.eval.stored import BinMetrics
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate
-from ctrbench.runs.record import BinMetrics, Result, RunRecord
+from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import Place, local_copy
 
-BinMetric = Literal["auc", "gauc"]
-BIN_METRICS: tuple[BinMetric, ...] = ("auc", "gauc")
+BinMetric = str
+BIN_METRICS = tuple(
+    metric.name for metric in builtin_metrics().of_bins if metric.higher_is_better is not None
+)
+"""Metrics of bins that have a better end."""
 Name = tuple[str, str]
 """Labels of backbone and method."""
 
@@ -46,7 +52,7 @@ class BinTable:
     def is_pooled_auc_missing(self) -> bool:
         """Whether some run had neither stored bins of this number nor predictions to make them from."""
         everything = (found for by_seed in self.runs.values() for found in by_seed.values())
-        return any(all(one.auc is None for one in bins) for bins in everything)
+        return any(all(one.metrics.get(Auc.name) is None for one in bins) for bins in everything)
 
     @property
     def is_without_empty_domains(self) -> bool:
@@ -59,7 +65,7 @@ class BinTable:
     def values(self, row: Row, number: int, metric: BinMetric) -> dict[int, float]:
         """A metric of one bin (from 1) by seed; undefined seeds are left out."""
         by_seed = self.runs.get((row.backbone, row.method), {})
-        found = {seed: getattr(bins[number - 1], metric) for seed, bins in by_seed.items()}
+        found = {seed: bins[number - 1].metrics.get(metric) for seed, bins in by_seed.items()}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def estimate(self, row: Row, number: int, metric: BinMetric) -> Estimate | None:
@@ -121,16 +127,17 @@ def _by_seed(
 def _bins(record: RunRecord, result: Result, num_bins: int, store: RunStore) -> tuple[BinMetrics, ...]:
     if len(result.bins) == num_bins:
         return result.bins
-    found = _from_predictions(store.predictions_file(record.key), result, num_bins)
-    return tuple(BinMetrics(**asdict(one)) for one in found or _from_domains(result, num_bins))
+    return _from_predictions(store.predictions_file(record.key), result, num_bins) or _from_domains(
+        result, num_bins
+    )
 
 
-def _from_predictions(file: Place, result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
+def _from_predictions(file: Place, result: Result, num_bins: int) -> tuple[BinMetrics, ...]:
     """Return the bins; none where the predictions are gone or are not those of the record."""
     try:
         with local_copy(file, result.predictions_sha256) as path:
             is_same = _sha256_of(path) == result.predictions_sha256
-            return _measured(path, result, num_bins) if is_same else ()
+            return measure_bins(path, table=_table(result, num_bins)) if is_same else ()
     except FileNotFoundError:
         return ()
 
@@ -140,19 +147,12 @@ def _sha256_of(file: Path) -> str:
         return file_digest(stream, "sha256").hexdigest()
 
 
-def _measured(file: Path, result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
-    domains = result.domains
-    table = DomainTable(domain=domains.domain, rows_train=domains.rows_train, num_bins=num_bins)
-    return measure_bins(file, table=table)
+def _from_domains(result: Result, num_bins: int) -> tuple[BinMetrics, ...]:
+    """Return the means over domains in each bin; metrics of the rows of a bin need predictions and are None."""
+    domains, table = grouped_columns(result.domains), _table(result, num_bins)
+    return bin_metrics(domains, None, table=table, metrics=builtin_metrics())
 
 
-def _from_domains(result: Result, num_bins: int) -> tuple[longtail.BinResult, ...]:
+def _table(result: Result, num_bins: int) -> DomainTable:
     domains = result.domains
-    return longtail.bin_gauc(
-        domain=domains.domain,
-        rows_train=domains.rows_train,
-        rows=domains.rows,
-        positives=domains.positives,
-        auc=domains.auc,
-        num_bins=num_bins,
-    )
+    return DomainTable(domain=domains.domain, rows_train=domains.rows_train, num_bins=num_bins)

@@ -15,21 +15,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
-
 from ctrbench.errors import StoreError, did_you_mean
-from ctrbench.eval.metrics import GroupMetrics, average
+from ctrbench.eval.grouped import average
+from ctrbench.eval.measures import grouped_columns
+from ctrbench.eval.metrics.registry import builtin_metrics
 from ctrbench.eval.protocol import MIN_SEEDS, is_collapsed
 from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, standings
 from ctrbench.names import Metric
-from ctrbench.runs.record import Choice, DomainMetrics, Parameters, Result, RunKey, RunRecord
+from ctrbench.runs.record import Choice, Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import matching
 
 PLAIN = "plain"
 PAPER_ORDER = ("dnn", "dcnv2", PLAIN, "maml", "star", "apg", "adasparse")
 """Backbones and methods in the order of the AdaSparse paper; others follow by name."""
-LOWER_IS_BETTER = frozenset({Metric.LOGLOSS, Metric.NE, Metric.PCOC_ERROR, Metric.EXPECTED_LOGLOSS})
 SYNTHETIC_NOTICE = (
     "Synthetic data: clicks are drawn from a known probability. These results test implementations and are no evidence "
     "for a method on real data."
@@ -331,7 +330,9 @@ def domain_gain(row: Row, plain: Row) -> Interval | None:
     seeds = sorted(row.results.keys() & plain.results.keys())
     if not seeds:
         return None
-    ours, theirs = (average([_groups(one.results[seed].domains) for seed in seeds]) for one in (row, plain))
+    ours, theirs = (
+        average([grouped_columns(one.results[seed].domains) for seed in seeds]) for one in (row, plain)
+    )
     return bootstrap_domains(ours, theirs)
 
 
@@ -344,7 +345,7 @@ def stand(rows: Sequence[Row], metric: str) -> dict[tuple[str, str], Standing]:
     by_name = {f"{row.backbone}/{row.method}": row for row in rows if row.values(metric)}
     found = standings(
         {name: row.values(metric) for name, row in by_name.items()},
-        higher_is_better=metric not in LOWER_IS_BETTER,
+        higher_is_better=higher_is_better(metric) is not False,
         min_seeds=MIN_SEEDS,
         candidates=_candidates(by_name, metric),
     )
@@ -372,21 +373,17 @@ def _collapse_note(row: Row) -> str:
     return f"Failed: {row.method} on {row.backbone}, seed {seeds}: training collapsed (dev AUC {dev}){rest}."
 
 
+def higher_is_better(metric: str) -> bool | None:
+    """Return whether higher values of a metric are better; None where neither end is, or the metric is unknown."""
+    known = builtin_metrics().by_name.get(metric)
+    return known.higher_is_better if known else None
+
+
 def sentence(error: str | None) -> str:
     """Make one sentence of an error: its first line, not overlong, with a full stop."""
     line = (error or "no reason recorded").strip().splitlines()[0].strip()
     short = line if len(line) <= 240 else f"{line[:239].rstrip()}…"
     return short if short.endswith((".", "…", "!", "?")) else f"{short}."
-
-
-def _groups(domains: DomainMetrics) -> GroupMetrics:
-    measured = ("auc", "logloss", "pcoc")
-    return GroupMetrics(
-        group=np.asarray(domains.domain, dtype=np.int64),
-        rows=np.asarray(domains.rows, dtype=np.int64),
-        positives=np.asarray(domains.positives, dtype=np.int64),
-        **{name: np.asarray(getattr(domains, name), dtype=np.float64) for name in measured},
-    )
 
 
 def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str, str]) -> tuple[Row, ...]:

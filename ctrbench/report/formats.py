@@ -19,13 +19,13 @@ from ctrbench.eval.significance import Standing
 from ctrbench.names import Metric
 from ctrbench.report.bins import BIN_METRICS, BinTable
 from ctrbench.report.comparison import (
-    LOWER_IS_BETTER,
     Comparison,
     Estimate,
     Row,
     domain_gain,
     estimate,
     gain,
+    higher_is_better,
     stand,
 )
 from ctrbench.report.tables import COST, DASH, QUALITY, Cell, Line, Mark, Table, quality_and_cost
@@ -296,8 +296,9 @@ def _metric_lines(comparison: Comparison, row: Row) -> Iterable[dict[str, object
     }
     rivals = comparison.of_backbone(row.backbone)
     for metric in sorted({metric for result in row.results.values() for metric in result.test}):
-        # Only what has a better and a worse end has a best row.
-        standing = stand(rivals, metric).get((row.backbone, row.method)) if _has_best(metric) else None
+        # Only metrics with a better end have a best row.
+        ranked = {} if higher_is_better(metric) is None else stand(rivals, metric)
+        standing = ranked.get((row.backbone, row.method))
         gained = _gain(comparison.plain(row.backbone), row, metric)
         found = row.estimate(metric)
         yield {"metric": metric, **_estimate(found), **_standing(standing), **gained, **settings}
@@ -320,11 +321,6 @@ def _gain(plain: Row | None, row: Row, metric: str) -> dict[str, object]:
     if interval is not None:
         gained |= {"gain_domains_low": interval.low, "gain_domains_high": interval.high}
     return gained
-
-
-def _has_best(metric: str) -> bool:
-    higher = (Metric.AUC, Metric.GAUC, Metric.GAUC_UNWEIGHTED, Metric.USER_GAUC)
-    return metric in higher or metric in LOWER_IS_BETTER
 
 
 def _costs(row: Row) -> dict[str, Estimate | None]:

@@ -12,19 +12,24 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from ctrbench.eval.metrics import CEILING_METRIC
+from ctrbench.eval.metrics.registry import builtin_metrics
+from ctrbench.eval.oracle import CEILING_METRIC
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.significance import Standing
+from ctrbench.eval.stored import BinMetrics
 from ctrbench.names import Metric
 from ctrbench.report.bins import BinMetric, BinTable
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate, stand
-from ctrbench.runs.record import BinMetrics, RunRecord
+from ctrbench.runs.record import RunRecord
 
 DASH = "–"
 """Stands for what is undefined or unknown, never a number."""
-RANKED = (Metric.LOGLOSS, Metric.AUC, Metric.GAUC)
-TITLES = {Metric.LOGLOSS: "LogLoss", Metric.AUC: "AUC", Metric.GAUC: "GAUC"}
-DIGITS = {Metric.LOGLOSS: 5, Metric.AUC: 4, Metric.GAUC: 4}
+RANKED = tuple(metric.name for metric in builtin_metrics().metrics if metric.in_table == "ranked")
+"""Metrics shown with deviation and with the best row marked."""
+MEANS = tuple(metric.name for metric in builtin_metrics().metrics if metric.in_table == "mean")
+"""Metrics shown by their mean alone."""
+TITLES = {metric.name: metric.title for metric in builtin_metrics().metrics}
+DIGITS = {metric.name: metric.digits for metric in builtin_metrics().metrics}
 PARAMETERS_NOTE = "Parameters: embedding tables; dense, shared by all domains; owned by single domains."
 BEST_NOTE = "Bold: the best mean of its backbone."
 FEW_SEEDS_NOTE = f"Too few seeds for a test (fewer than {MIN_SEEDS})."
@@ -122,7 +127,12 @@ class Table:
 
 
 OVERALL_TITLE = "Test results"
-QUALITY = ("LogLoss ↓", "AUC ↑", "GAUC ↑", "PCOC", "|PCOC−1| ↓")
+_ARROWS = {True: " ↑", False: " ↓", None: ""}
+QUALITY = tuple(
+    f"{metric.title}{_ARROWS[metric.higher_is_better]}"
+    for name in (*RANKED, *MEANS)
+    for metric in [builtin_metrics().by_name[name]]
+)
 COST = ("embedding", "dense", "per domain", "train s", "GAUC rows", "seeds")
 
 
@@ -234,8 +244,8 @@ def _quality(row: Row, marks: dict[str, Mark], variant: str | None = None) -> tu
         cell(row.estimate(metric, variant=variant), DIGITS[metric], mark=marks.get(metric, Mark.NONE))
         for metric in RANKED
     ]
-    calibration = [row.estimate(metric, variant=variant) for metric in (Metric.PCOC, Metric.PCOC_ERROR)]
-    return (*ranked, *(Cell(text=number(found.mean if found else None, 3)) for found in calibration))
+    means = [(row.estimate(metric, variant=variant), DIGITS[metric]) for metric in MEANS]
+    return (*ranked, *(Cell(text=number(found.mean if found else None, digits)) for found, digits in means))
 
 
 def _cost(row: Row) -> tuple[Cell, ...]:
@@ -279,7 +289,7 @@ def _variant_line(row: Row, variant: str) -> Line:
 
 def _oracle_lines(comparison: Comparison) -> Iterable[Line]:
     blank = tuple(Cell(text="") for _ in COST)
-    digits = {**DIGITS, Metric.PCOC: 3, Metric.PCOC_ERROR: 3}
+    digits = {metric: DIGITS[metric] for metric in (*RANKED, *MEANS)}
     for label, form in REFERENCES.items():
         found = {metric: comparison.oracle.get(form.format(metric=metric)) for metric in digits}
         if any(value is not None for value in found.values()):

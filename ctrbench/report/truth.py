@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ctrbench.eval.metrics import AUC_EXPECTED
+from ctrbench.eval.oracle import AUC_EXPECTED
 from ctrbench.names import Metric
 from ctrbench.report.comparison import Comparison, Row, estimate
 from ctrbench.report.tables import REFERENCES, Cell, Line, Table, cell, signed

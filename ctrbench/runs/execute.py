@@ -20,7 +20,8 @@ import torch
 from ctrbench.data.batches import RowSource, SplitData
 from ctrbench.data.fetch import sha256_of
 from ctrbench.errors import SettingError
-from ctrbench.eval.external import DomainTable, Measures, measure_file, measure_frame
+from ctrbench.eval.evaluate import measure_file, measure_frame
+from ctrbench.eval.measures import DomainTable, Measures
 from ctrbench.names import Column, Split
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel

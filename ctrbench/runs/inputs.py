@@ -12,7 +12,7 @@ from ctrbench.data.batches import RowSource, SplitData, load_split
 from ctrbench.data.shards import Prepared, open_prepared
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError
-from ctrbench.eval.external import DomainTable
+from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.runs.record import RunKey

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
-
-import numpy as np
 
 import ctrbench
 from ctrbench.errors import StoreError
-from ctrbench.eval.external import DomainTable, Measures
-from ctrbench.eval.metrics import GroupMetrics
+from ctrbench.eval.measures import DomainTable, Measures, domain_columns
 from ctrbench.runs.grid import Run
 from ctrbench.runs.machine import commit, machine, peak_memory
 from ctrbench.runs.record import (
-    BinMetrics,
     Code,
-    DomainMetrics,
     Epoch,
     Measured,
     Parameters,
@@ -78,37 +72,12 @@ def make_result(
         test=measures.overall,
         variants=measures.variants,
         oracle=measures.oracle,
-        domains=_domain_metrics(measures.domains, np.asarray(table.domain), np.asarray(table.rows_train)),
-        bins=tuple(BinMetrics(**asdict(one)) for one in measures.bins),
+        domains=domain_columns(measures.domains, table),
+        bins=measures.bins,
         history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
         notes=fit.notes,
         predictions_sha256=sha256,
     )
-
-
-def _domain_metrics(groups: GroupMetrics, domain: np.ndarray, rows_train: np.ndarray) -> DomainMetrics:
-    """Return the metrics of every domain of the table; domains without test rows count for the bins too."""
-    index = np.searchsorted(domain, groups.group)
-
-    def to_table(values: np.ndarray, missing: float) -> np.ndarray:
-        column = np.full(len(domain), missing, dtype=values.dtype)
-        column[index] = values
-        return column
-
-    return DomainMetrics(
-        domain=tuple(domain.tolist()),
-        rows_train=tuple(rows_train.tolist()),
-        rows=tuple(to_table(groups.rows, 0).tolist()),
-        positives=tuple(to_table(groups.positives, 0).tolist()),
-        auc=_optional(to_table(groups.auc, np.nan)),
-        logloss=_optional(to_table(groups.logloss, np.nan)),
-        pcoc=_optional(to_table(groups.pcoc, np.nan)),
-    )
-
-
-def _optional(values: np.ndarray) -> tuple[float | None, ...]:
-    """Return values with eight digits, more than the rows of a domain can support; NaN becomes None."""
-    return tuple(None if np.isnan(value) else float(f"{value:.8g}") for value in values.tolist())
 
 
 def failed_record(run: Run, error: str) -> RunRecord:

@@ -12,9 +12,17 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+from ctrbench.eval.stored import BinMetrics, DomainMetrics
+
+SCHEMA_VERSION = 2
+"""Records are written in this schema. In schema 1, metrics of domains and bins are fields instead of mappings."""
+_NOT_METRICS_1 = {
+    "domains": ("domain", "rows_train", "rows", "positives"),
+    "bins": ("bin", "domains", "rows_train", "rows", "positives"),
+}
+"""Fields of domains and bins in schema 1 that are not metrics."""
 
 
 class Model(BaseModel):
@@ -109,34 +117,6 @@ class Epoch(Model):
     """What the method reports of itself, such as sparsity."""
 
 
-class DomainMetrics(Model):
-    """Metrics of the test rows of each domain, as columns of equal length; None = undefined.
-
-    Every domain of training stands here, and the unseen domain 0, with test rows or without.
-    """
-
-    domain: tuple[int, ...]
-    rows_train: tuple[int, ...]
-    rows: tuple[int, ...]
-    positives: tuple[int, ...]
-    auc: tuple[float | None, ...]
-    logloss: tuple[float | None, ...]
-    pcoc: tuple[float | None, ...]
-
-
-class BinMetrics(Model):
-    """Metrics of the test rows of one bin of domains, BIN1 holding the largest; METHODS 8.6."""
-
-    bin: int
-    domains: int
-    rows_train: int
-    rows: int
-    positives: int
-    auc: float | None
-    gauc: float | None
-    gauc_coverage: float
-
-
 class Result(Model):
     """Result of a finished run; bit-identical when repeated by the same commit on the same type of processor."""
 
@@ -173,9 +153,32 @@ class RunRecord(Model):
     measured: Measured
     result: Result | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, content: object) -> object:
+        return upgraded(content) if isinstance(content, dict) else content
+
     def reproducible(self) -> str:
         """Return the canonical JSON that a repetition reproduces: same commit, same type of processor."""
         return _canonical(self.model_dump(mode="json", exclude={"measured", "code"}))
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a record of schema 1 in schema 2; any other content unchanged."""
+    if content.get("schema_version") != 1:
+        return content
+    result = content.get("result")
+    if isinstance(result, dict):
+        bins = [_with_mapping(part, _NOT_METRICS_1["bins"]) for part in result.get("bins", ())]
+        domains = _with_mapping(result.get("domains", {}), _NOT_METRICS_1["domains"])
+        result = {**result, "domains": domains, "bins": bins}
+    return {**content, "schema_version": 2, "result": result}
+
+
+def _with_mapping(fields: dict[str, Any], other: tuple[str, ...]) -> dict[str, Any]:
+    """Return fields with the metrics among them in one mapping."""
+    metrics = {name: value for name, value in fields.items() if name not in other}
+    return {**{name: fields[name] for name in other if name in fields}, "metrics": metrics}
 
 
 def _canonical(content: object) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from ctrbench.data.batches import Batch, Order, SplitData, domain_order, mixed_order
-from ctrbench.eval.metrics import auc
+from ctrbench.eval.arrays import auc
 from ctrbench.names import Column
 from ctrbench.nn.model import Context, CTRModel
 from ctrbench.nn.optim import Optimizer

@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData, Window, subset
-from ctrbench.eval.external import DomainTable, Limits, measure_file
-from ctrbench.eval.metrics import auc, logloss
+from ctrbench.eval.arrays import auc, logloss
+from ctrbench.eval.evaluate import measure_file
+from ctrbench.eval.external import Limits
+from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, Metric
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel

@@ -13,7 +13,7 @@ import torch
 
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.eval.metrics import auc
+from ctrbench.eval.arrays import auc
 from ctrbench.methods import mamdr
 from ctrbench.methods.mamdr import EVERYBODY, NOBODY, SHARED, Mamdr, MamdrLearner
 from ctrbench.names import Column

@@ -1,0 +1,15 @@
+"""GAUC: mean over domains of the AUC within each domain, weighted by rows."""
+
+from __future__ import annotations
+
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.base import GroupMean
+
+
+class Gauc(GroupMean):
+    """Row-weighted mean of the AUC of each domain; domains with a single class are left out."""
+
+    name = "gauc"
+    title = "GAUC"
+    order = 30
+    of = Auc()
