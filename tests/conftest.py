@@ -18,14 +18,13 @@ from ctrbench.cli.app import main
 from ctrbench.data.batches import SplitData
 from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.data.prepare import prepare
+from ctrbench.eval.stored import BinMetrics, DomainMetrics
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.plugins.registry import select
 from ctrbench.runs.record import (
-    BinMetrics,
     Choice,
     Code,
-    DomainMetrics,
     Measured,
     Parameters,
     Result,
@@ -282,9 +281,11 @@ DOMAINS = DomainMetrics(
     rows_train=(0, 50, 30, 20),
     rows=(5, 40, 30, 10),
     positives=(1, 20, 10, 0),
-    auc=(None, 0.8, 0.6, None),
-    logloss=(0.5, 0.5, 0.5, 0.5),
-    pcoc=(1.0, 1.0, 1.0, None),
+    metrics={
+        "auc": (None, 0.8, 0.6, None),
+        "logloss": (0.5, 0.5, 0.5, 0.5),
+        "pcoc": (1.0, 1.0, 1.0, None),
+    },
 )
 
 
@@ -292,7 +293,7 @@ def make_bins(auc: float, num: int = 5) -> tuple[BinMetrics, ...]:
     return tuple(
         BinMetrics(
             bin=place, domains=place, rows_train=20, rows=10, positives=4,
-            auc=auc + place / 100, gauc=auc, gauc_coverage=1.0,
+            metrics={"auc": auc + place / 100, "gauc": auc, "gauc_coverage": 1.0},
         )
         for place in range(1, num + 1)
     )  # fmt: skip

@@ -107,8 +107,9 @@ class Plugin:
     def load(self) -> type[Any]:
         """Import the file and return its plug-in class.
 
-        A file may also define bases of that class: the one that no other class of the file derives from counts.
-        Raises `ContractError` where the file does not import or does not define exactly one such class.
+        The file may define other classes too: the plug-in is the subclass of the base whose name does not start with
+        `_` and from which no other class of the file derives. Raises `ContractError` where the file does not import or
+        does not define exactly one such class.
         """
         base, module = self.kind.base_class(), self._module()
         classes = [
@@ -116,7 +117,12 @@ class Plugin:
             for value in vars(module).values()
             if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
         ]
-        leaves = [c for c in classes if not any(other is not c and issubclass(other, c) for other in classes)]
+        leaves = [
+            leaf
+            for leaf in classes
+            if not leaf.__name__.startswith("_")
+            and not any(other is not leaf and issubclass(other, leaf) for other in classes)
+        ]
         if len(leaves) != 1:
             names = [leaf.__name__ for leaf in leaves]
             raise ContractError(

@@ -1,4 +1,4 @@
-"""Metrics of a file of predictions: held in memory, by external sort, and the AUC of a histogram."""
+"""Metrics of a file of predictions: in memory, and by external sorting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctrbench.eval.external import DomainTable, Limits, binned_auc, measure_file
+from ctrbench.eval.evaluate import measure_file
+from ctrbench.eval.external import Limits
+from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column
 
 NUM_DOMAINS = 5_000
@@ -21,7 +23,6 @@ TABLE = DomainTable(
 WAYS: dict[str, Callable[[Path], object]] = {
     "held": lambda file: measure_file(file, table=TABLE, limits=Limits(held=10**9)),
     "external": lambda file: measure_file(file, table=TABLE, limits=Limits(held=0)),
-    "binned": binned_auc,
 }
 
 

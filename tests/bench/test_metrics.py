@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctrbench.eval.metrics import overall
+from ctrbench.eval.grouped import overall
 
 NUM_DOMAINS = 5_000
 

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from ctrbench.errors import DataError, SettingError
-from ctrbench.eval.longtail import assign_bins, bin_gauc, bin_metrics
+from ctrbench.eval.evaluate import bins_of_frame
+from ctrbench.eval.grouped import GroupMetrics
+from ctrbench.eval.longtail import assign_bins, bin_metrics
+from ctrbench.eval.measures import DomainTable
+from ctrbench.eval.metrics.registry import builtin_metrics
 
-TABLE = {"domain": [0, 1, 2, 3, 4, 5, 6], "rows_train": [0, 10, 20, 20, 10, 20, 20]}
+DOMAIN = [0, 1, 2, 3, 4, 5, 6]
+ROWS_TRAIN = [0, 10, 20, 20, 10, 20, 20]
 """Sorted: 2, 3, 5, 6 of 20 rows, 1 and 4 of 10; midpoints .1 .3 .5 .7 .85 .95, times five .5 1.5 2.5 3.5 4.25 4.75."""
+
+
+def table(num_bins: int) -> DomainTable:
+    return DomainTable(domain=DOMAIN, rows_train=ROWS_TRAIN, num_bins=num_bins)
 
 
 def predictions(num_rows: int = 600) -> pl.DataFrame:
@@ -26,11 +33,11 @@ def predictions(num_rows: int = 600) -> pl.DataFrame:
 
 
 def test_bins_by_hand() -> None:
-    assert assign_bins(TABLE["rows_train"], 5).tolist() == [0, 5, 1, 2, 5, 3, 4]
+    assert assign_bins(ROWS_TRAIN, 5).tolist() == [0, 5, 1, 2, 5, 3, 4]
 
 
 def test_two_bins_by_hand() -> None:
-    assert assign_bins(TABLE["rows_train"], 2).tolist() == [0, 2, 1, 1, 2, 2, 2]
+    assert assign_bins(ROWS_TRAIN, 2).tolist() == [0, 2, 1, 1, 2, 2, 2]
 
 
 def test_midpoint_on_a_border_belongs_to_the_next_bin() -> None:
@@ -66,52 +73,61 @@ def test_number_of_bins_is_positive() -> None:
         assign_bins([1], 0)
 
 
-def test_bin_metrics_are_a_loop_over_scikit_learn() -> None:
+def test_bin_metrics_equal_a_loop_over_scikit_learn() -> None:
     rows = predictions()
-    for found in bin_metrics(rows, **TABLE, num_bins=5):
-        members = {1: [2], 2: [3], 3: [5], 4: [6], 5: [1, 4]}[found.bin]
+    for part in bins_of_frame(rows, table=table(5)):
+        members = {1: [2], 2: [3], 3: [5], 4: [6], 5: [1, 4]}[part.bin]
         inside = rows.filter(pl.col("domain").is_in(members))
-        parts = [part for _, part in inside.group_by("domain")]
-        aucs = [roc_auc_score(part["label"], part["score"]) for part in parts]
-        assert found.auc == pytest.approx(roc_auc_score(inside["label"], inside["score"]))
-        assert found.gauc == pytest.approx(np.average(aucs, weights=[part.height for part in parts]))
-        assert (found.domains, found.rows) == (len(members), inside.height)
-        assert (found.positives, found.rows_train) == (inside["label"].sum(), 20)
+        domains = [domain for _, domain in inside.group_by("domain")]
+        aucs = [roc_auc_score(domain["label"], domain["score"]) for domain in domains]
+        assert part.metrics["auc"] == pytest.approx(roc_auc_score(inside["label"], inside["score"]))
+        expected = np.average(aucs, weights=[domain.height for domain in domains])
+        assert part.metrics["gauc"] == pytest.approx(expected)
+        assert (part.domains, part.rows) == (len(members), inside.height)
+        assert (part.positives, part.rows_train) == (inside["label"].sum(), 20)
 
 
-def test_domain_table_may_come_in_any_order() -> None:
-    turned = {name: values[::-1] for name, values in TABLE.items()}
-    found = bin_metrics(predictions(), **turned, num_bins=3)
-    for one, other in zip(found, bin_metrics(predictions(), **TABLE, num_bins=3), strict=True):
-        assert replace(one, gauc=None) == replace(other, gauc=None)
-        assert one.gauc == pytest.approx(other.gauc)
+def test_the_domain_table_may_be_in_any_order() -> None:
+    reverse = DomainTable(domain=DOMAIN[::-1], rows_train=ROWS_TRAIN[::-1], num_bins=3)
+    expected = bins_of_frame(predictions(), table=table(3))
+    for part, other in zip(bins_of_frame(predictions(), table=reverse), expected, strict=True):
+        assert part.model_copy(update={"metrics": {}}) == other.model_copy(update={"metrics": {}})
+        assert part.metrics == pytest.approx(other.metrics)
 
 
 def test_rows_of_the_unseen_domain_are_in_no_bin() -> None:
     rows = predictions()
-    found = bin_metrics(rows, **TABLE, num_bins=4)
-    assert sum(one.rows for one in found) == rows.filter(pl.col("domain") != 0).height
+    bins = bins_of_frame(rows, table=table(4))
+    assert sum(part.rows for part in bins) == rows.filter(pl.col("domain") != 0).height
 
 
-def test_bin_without_test_rows_is_undefined() -> None:
+def test_metrics_of_a_bin_without_test_rows_are_undefined() -> None:
     rows = predictions().filter(pl.col("domain") != 2)
-    first = bin_metrics(rows, **TABLE, num_bins=5)[0]
-    assert (first.domains, first.rows, first.auc, first.gauc, first.gauc_coverage) == (1, 0, None, None, 0.0)
+    first = bins_of_frame(rows, table=table(5))[0]
+    assert (first.domains, first.rows) == (1, 0)
+    assert first.metrics == {"auc": None, "gauc": None, "gauc_coverage": 0.0}
 
 
-def test_bin_without_any_domain_is_there() -> None:
-    found = bin_metrics(
-        predictions().filter(pl.col("domain") == 1), domain=[0, 1], rows_train=[0, 9], num_bins=2
+def test_bins_without_domains_are_included() -> None:
+    small = DomainTable(domain=[0, 1], rows_train=[0, 9], num_bins=2)
+    bins = bins_of_frame(predictions().filter(pl.col("domain") == 1), table=small)
+    assert [part.domains for part in bins] == [0, 1]
+
+
+def test_without_predictions_bins_have_means_over_domains_alone() -> None:
+    domains = GroupMetrics(
+        group=np.array([1, 2]),
+        rows=np.array([30, 10]),
+        positives=np.array([3, 0]),
+        values={"auc": np.array([0.75, np.nan])},
     )
-    assert [one.domains for one in found] == [0, 1]
+    small = DomainTable(domain=[1, 2], rows_train=[5, 5], num_bins=1)
+    (part,) = bin_metrics(domains, None, table=small, metrics=builtin_metrics())
+    assert part.metrics == {"auc": None, "gauc": 0.75, "gauc_coverage": 0.75}
+    assert part.rows == 40
 
 
-def test_single_class_domain_lowers_coverage() -> None:
-    table = {"domain": [1, 2], "rows_train": [5, 5], "rows": [30, 10], "positives": [3, 0]}
-    (found,) = bin_gauc(**table, auc=[0.75, None], num_bins=1)
-    assert (found.auc, found.gauc, found.gauc_coverage, found.rows) == (None, 0.75, 0.75, 40)
-
-
-def test_domain_that_the_table_lacks_is_refused() -> None:
+def test_a_domain_that_the_table_lacks_is_refused() -> None:
+    small = DomainTable(domain=range(6), rows_train=[0, 1, 1, 1, 1, 1], num_bins=2)
     with pytest.raises(DataError, match="1 unknown, the first is 6"):
-        bin_metrics(predictions(), domain=range(6), rows_train=[0, 1, 1, 1, 1, 1], num_bins=2)
+        bins_of_frame(predictions(), table=small)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrbench.eval.partition import Part, beside, in_order, whole
+from ctrbench.eval.partition import Part, in_order, read_all, scratch_parent
 
 ROW = np.dtype([("value", np.float32), ("place", np.int64)])
 
@@ -26,7 +26,7 @@ def source(values: Sequence[float] | np.ndarray, folder: Path) -> Part:
 
 def pieces(values: list[float], folder: Path, limit: int = 10) -> list[np.ndarray]:
     found = in_order(source(values, folder), "value", limit=limit, chunk=7, folder=folder)
-    return [whole(piece) for piece in found]
+    return [read_all(piece) for piece in found]
 
 
 @given(st.lists(st.integers(-5, 5) | st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=120))
@@ -87,6 +87,6 @@ def test_scratch_files_go_elsewhere_where_none_can_be_written(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "other"))
     home = tmp_path / "home"
-    assert beside(home) == tmp_path
+    assert scratch_parent(home) == tmp_path
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
-    assert beside(home) == tmp_path / "other"
+    assert scratch_parent(home) == tmp_path / "other"

@@ -8,28 +8,15 @@ from scipy import stats
 
 from ctrbench.errors import DataError
 from ctrbench.eval import significance
-from ctrbench.eval.metrics import GroupMetrics, auc
-from ctrbench.eval.significance import bootstrap_domains, bootstrap_users, delong, holm, paired, standings
+from ctrbench.eval.grouped import GroupMetrics
+from ctrbench.eval.significance import bootstrap_domains, holm, paired, standings
 
 GAINS = np.array([0.4, 1.1, -0.2, 0.9, 0.7, 0.3])
 
 
 def groups(auc: list[float], rows: list[int]) -> GroupMetrics:
-    blank = np.full(len(rows), np.nan)
-    size = np.array(rows)
-    ids = np.arange(1, len(rows) + 1)
-    return GroupMetrics(
-        group=ids, rows=size, positives=size // 2, auc=np.array(auc), logloss=blank, pcoc=blank
-    )
-
-
-def two_models(num_rows: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Correlated scores with ties."""
-    rng = np.random.default_rng(11)
-    common = rng.normal(size=num_rows)
-    label = rng.random(num_rows) < 1 / (1 + np.exp(1 - common))
-    better, worse = (common + rng.normal(scale=noise, size=num_rows) for noise in (0.5, 0.9))
-    return label, better.round(1), worse.round(1)
+    size, ids = np.array(rows), np.arange(1, len(rows) + 1)
+    return GroupMetrics(group=ids, rows=size, positives=size // 2, values={"auc": np.array(auc)})
 
 
 def test_paired_t_is_that_of_scipy() -> None:
@@ -100,60 +87,14 @@ def test_holm_of_nothing_is_nothing() -> None:
     assert holm([]).tolist() == []
 
 
-def test_delong_is_the_sum_over_all_pairs() -> None:
-    label, first, second = two_models()
-    kernels = []
-    for score in (first, second):
-        ups, downs = score[label][:, None], score[~label][None, :]
-        kernels.append((ups > downs) + 0.5 * (ups == downs))
-    s10, s01 = (np.cov([kernel.mean(axis=axis) for kernel in kernels]) for axis in (1, 0))
-    covariance = s10 / label.sum() + s01 / (~label).sum()
-    found = delong(label, first, second)
-    assert found.variance == pytest.approx(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    assert (found.auc_a, found.auc_b) == pytest.approx([kernel.mean() for kernel in kernels])
-    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.difference) / found.variance**0.5))
-    assert found.z == pytest.approx(found.difference / found.variance**0.5)
-
-
-def test_delong_agrees_with_a_bootstrap_of_rows() -> None:
-    label, first, second = two_models()
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, label.size, (1_000, label.size))
-    samples = [auc(label[pick], first[pick]) - auc(label[pick], second[pick]) for pick in picks]
-    assert np.std(samples) == pytest.approx(delong(label, first, second).variance ** 0.5, rel=0.1)
-
-
-def test_delong_of_equal_models_has_p_one() -> None:
-    label, first, _ = two_models()
-    found = delong(label, first, first)
-    assert (found.difference, found.variance, found.z, found.p) == (0.0, 0.0, None, 1.0)
-
-
-def test_delong_without_variance_is_undefined() -> None:
-    found = delong([0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0])
-    assert (found.difference, found.variance, found.z, found.p) == (1.0, 0.0, None, None)
-
-
-def test_delong_of_one_positive_has_no_variance() -> None:
-    found = delong([0, 0, 1], [0, 1, 2], [0, 2, 1])
-    assert (found.difference, found.variance, found.p) == (0.5, None, None)
-
-
-def test_delong_needs_both_classes() -> None:
-    with pytest.raises(DataError, match="2 positives, 0 negatives"):
-        delong([1, 1], [0.0, 1.0], [1.0, 0.0])
-
-
 def test_equal_gains_leave_no_interval_over_domains() -> None:
     found = bootstrap_domains(groups([0.8, 0.7, 0.6], [5, 9, 2]), groups([0.7, 0.6, 0.5], [5, 9, 2]))
     assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert found.excludes_zero
 
 
 def test_interval_over_two_domains_reaches_from_one_to_the_other() -> None:
     found = bootstrap_domains(groups([0.6, 0.5], [30, 10]), groups([0.5, 0.6], [30, 10]))
     assert (found.low, found.mean, found.high) == pytest.approx((-0.1, 0.05, 0.1))
-    assert not found.excludes_zero
 
 
 def test_interval_over_domains_has_the_width_of_theory() -> None:
@@ -183,30 +124,6 @@ def test_bootstrap_over_domains_needs_the_same_rows() -> None:
     first = groups([0.6, 0.5], [3, 1])
     with pytest.raises(DataError, match="same test rows"):
         bootstrap_domains(first, replace(first, rows=np.array([3, 2])))
-
-
-def test_users_with_one_row_give_the_width_of_delong() -> None:
-    label, first, second = two_models()
-    found = bootstrap_users(np.arange(1, label.size + 1), label, first, second, replicates=600)
-    assert found.mean == pytest.approx(auc(label, first) - auc(label, second))
-    assert found.high - found.low == pytest.approx(
-        3.92 * delong(label, first, second).variance ** 0.5, rel=0.15
-    )
-
-
-def test_repeated_rows_of_a_user_make_nothing_surer() -> None:
-    label, first, second = two_models(80)
-    user = np.arange(1, 81)
-    once = bootstrap_users(user, label, first, second)
-    thrice = bootstrap_users(*(np.repeat(column, 3) for column in (user, label, first, second)))
-    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
-
-
-def test_rows_of_the_unseen_user_are_not_one_cluster() -> None:
-    label, first, second = two_models(80)
-    apart = bootstrap_users(np.arange(1, 81), label, first, second)
-    unseen = bootstrap_users(np.zeros(80, dtype=int), label, first, second)
-    assert unseen.high - unseen.low == pytest.approx(apart.high - apart.low, rel=0.4)
 
 
 def test_standings_find_best_tied_and_worse() -> None:
@@ -284,11 +201,3 @@ def test_equal_methods_are_tied() -> None:
 
 def test_nothing_has_no_standings() -> None:
     assert standings({}, higher_is_better=True) == ()
-
-
-def test_domains_give_a_second_interval() -> None:
-    domains = {"a": groups([0.8, 0.7], [5, 5]), "b": groups([0.7, 0.6], [5, 5])}
-    best, other = standings({"a": [0.9], "b": [0.8]}, higher_is_better=True, domains=domains)
-    assert best.domain_interval is None
-    assert other.domain_interval is not None
-    assert other.domain_interval.high == pytest.approx(-0.1)

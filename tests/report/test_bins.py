@@ -31,9 +31,10 @@ def test_without_predictions_gauc_comes_from_the_domains(
     (comparison,) = compare([record()])
     table = bin_table(comparison, num_bins=2, store=store)
     # Domain 1 holds half of the training rows; domains 2 and 3 the rest, of which 3 has one class only.
-    assert [(one.domains, one.rows_train, one.auc) for one in table.bins] == [(1, 50, None), (2, 50, None)]
-    assert [one.gauc for one in table.bins] == [0.8, 0.6]
-    assert table.bins[1].gauc_coverage == pytest.approx(30 / 40)
+    assert [(part.domains, part.rows_train) for part in table.bins] == [(1, 50), (2, 50)]
+    assert [part.metrics["auc"] for part in table.bins] == [None, None]
+    assert [part.metrics["gauc"] for part in table.bins] == [0.8, 0.6]
+    assert table.bins[1].metrics["gauc_coverage"] == pytest.approx(30 / 40)
     assert table.is_pooled_auc_missing
 
 
@@ -53,7 +54,7 @@ def test_with_predictions_auc_is_pooled(record: Callable[..., RunRecord], store:
     (comparison,) = compare([write_predictions(store, record())])
     table = bin_table(comparison, num_bins=2, store=store)
     # Domain 1: the positive 2.0 beats 1.0, the positive 0.0 does not. Domains 2 and 3: 3.0 beats 0.0 and 1.0.
-    assert [one.auc for one in table.bins] == [0.5, 1.0]
+    assert [part.metrics["auc"] for part in table.bins] == [0.5, 1.0]
     assert not table.is_pooled_auc_missing
 
 

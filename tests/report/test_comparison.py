@@ -110,7 +110,7 @@ def test_the_twin_is_another_dataset(store: RunStore, record: Callable[..., RunR
 
 def test_gain_over_resampled_domains(record: Callable[..., RunRecord]) -> None:
     domains = record().result.domains
-    better = domains.model_copy(update={"auc": (None, 0.9, 0.7, None)})
+    better = domains.model_copy(update={"metrics": {**domains.metrics, "auc": (None, 0.9, 0.7, None)}})
     (comparison,) = compare([record("plain"), record("apg", domains=better)])
     plain, apg = comparison.rows
     found = domain_gain(apg, plain)

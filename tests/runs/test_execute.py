@@ -94,7 +94,7 @@ def test_every_figure_can_be_computed_again_from_the_predictions(run: Run, store
     of_first = frame.filter(pl.col(Column.DOMAIN) == 1)
     first = result.domains.domain.index(1)
     expected = roc_auc_score(of_first[Column.LABEL].to_numpy(), of_first[Column.SCORE].to_numpy())
-    assert result.domains.auc[first] == pytest.approx(expected, rel=1e-7)
+    assert result.domains.metrics["auc"][first] == pytest.approx(expected, rel=1e-7)
     assert sum(result.domains.rows) == 500
 
 
@@ -102,7 +102,7 @@ def test_a_domain_without_test_rows_is_undefined_not_zero(run: Run, store: RunSt
     result = execute(run, store).result
     assert result is not None
     assert result.domains.domain[0] == 0
-    assert (result.domains.rows[0], result.domains.auc[0]) == (0, None)
+    assert (result.domains.rows[0], result.domains.metrics["auc"][0]) == (0, None)
 
 
 def test_an_estimator_is_fitted_in_place_of_training(run: Run, store: RunStore) -> None:

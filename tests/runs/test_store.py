@@ -69,7 +69,7 @@ def test_every_part_of_the_key_moves_the_digest() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps({"schema_version": 2}), "upgrade ctrbench"),
+        (json.dumps({"schema_version": 3}), "upgrade ctrbench"),
         ("{", "not a run record"),
         ("[]", "not a run record"),
         (json.dumps({"schema_version": 1, "colour": "red"}), "not a run record"),
