@@ -17,7 +17,7 @@ import polars as pl
 from worker import Opened, serve
 
 from ctrbench.data.batches import SplitData, load_split
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.eval.grouped import overall
 from ctrbench.names import Column, Split
 from ctrbench.nn.model import CTRModel

@@ -21,7 +21,8 @@ import numpy as np
 import polars as pl
 import typer
 
-from ctrbench.data.shards import Prepared, home_folder, open_prepared
+from ctrbench.data.home import home_folder
+from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.eval.arrays import auc
 from ctrbench.eval.grouped import group_metrics
 from ctrbench.eval.metrics.auc import Auc
@@ -30,7 +31,7 @@ from ctrbench.names import Column, Split
 from ctrbench.report.comparison import labels
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import is_there, local_copy, write_text
+from ctrbench.storage.files import is_file, local_copy, write_text
 
 TUPLE, TRUTH, OWN = "tuple", "truth", "own"
 FIGURES = ("auc", "auc_of_own_levels", "auc_with_true_levels", "gauc_within")
@@ -59,7 +60,7 @@ def main() -> None:
     records = [one for one in store.records(arguments.dataset) if one.result is not None]
     names, tuples, runs = labels(one.key.method for one in records), tuples_of(prepared), []
     for record in records:
-        if record.key.data_digest == prepared.manifest.content_digest and is_there(
+        if record.key.data_digest == prepared.manifest.content_digest and is_file(
             store.predictions_file(record.key)
         ):
             runs.append(Run(record, names[record.key.method.digest], measure(record, store, tuples)))

@@ -24,7 +24,7 @@ import polars as pl
 
 from ctrbench.data.card import load_card
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.runs.engines.local import LocalEngine
 from ctrbench.runs.engines.ray import QUIET, RayEngine
 from ctrbench.runs.grid import Run, make_config, make_grid

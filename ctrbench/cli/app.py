@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
-from ctrbench.storage.files import location, write_text
+from ctrbench.storage.files import parse_location, write_text
 
 if TYPE_CHECKING:
     from ctrbench.data.card import DatasetCard
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
     from ctrbench.runs.grid import Run
     from ctrbench.synthetic.production.spec import ProductionSpec
 
@@ -187,7 +187,7 @@ def show(
 ) -> None:
     """Print and draw the domains of a dataset."""
     from ctrbench.cli import display
-    from ctrbench.data.shards import open_prepared
+    from ctrbench.data.prepared import open_prepared
     from ctrbench.report.plots import domain_chart, save_chart
 
     prepared, domain_set = _domain_set(open_prepared(dataset), domains)
@@ -256,7 +256,8 @@ def run(
 ) -> None:
     """Train methods on backbones; go on where stopped."""
     from ctrbench.cli import display
-    from ctrbench.data.shards import home_folder, open_prepared
+    from ctrbench.data.home import home_folder
+    from ctrbench.data.prepared import open_prepared
     from ctrbench.plugins.registry import selectors
     from ctrbench.runs.engines.local import make_engine
     from ctrbench.runs.grid import find_preset, make_config, make_grid, parse_seeds, with_tower
@@ -279,7 +280,7 @@ def run(
         indicator=indicator,
         config=config,
     )
-    store = RunStore(results=location(results), home=home_folder())
+    store = RunStore(results=parse_location(results), home=home_folder())
     waiting = store.unfinished(grid)
     maker = make_engine(
         engine, config=config, address=address, jobs=jobs, workers=workers, gpus_a_run=gpus_a_run,
@@ -310,11 +311,11 @@ def report(
 ) -> None:
     """Write tables, pictures and the leaderboard."""
     from ctrbench.cli import display
-    from ctrbench.data.shards import home_folder
+    from ctrbench.data.home import home_folder
     from ctrbench.report.write import report as write_report
     from ctrbench.runs.store import RunStore
 
-    store = RunStore(results=location(results), home=home_folder())
+    store = RunStore(results=parse_location(results), home=home_folder())
     board = benchmarks or next(Path().glob("BENCHMARKS.md"), None)
     files = write_report(
         store, dataset=dataset or _latest(), domain_set=domains, bins=bins, out=out, benchmarks=board
@@ -340,7 +341,8 @@ def study(
 ) -> None:
     """Make the runs of a paper's table or figure, and draw it."""
     from ctrbench.cli import display
-    from ctrbench.data.shards import home_folder, open_prepared
+    from ctrbench.data.home import home_folder
+    from ctrbench.data.prepared import open_prepared
     from ctrbench.runs.engines.local import make_engine
     from ctrbench.runs.store import RunStore
     from ctrbench.studies.plan import plan_study, study_config, to_make
@@ -348,7 +350,7 @@ def study(
 
     chosen = load_study(name)
     parts = plan_study(chosen, open_prepared(dataset or _latest()), seeds=seeds)
-    store = RunStore(results=location(results), home=home_folder())
+    store = RunStore(results=parse_location(results), home=home_folder())
     waiting = to_make(chosen, parts, store)
     grid = [run for part in parts for run in part.runs]
     memory = 0
@@ -431,7 +433,8 @@ def explain(
     """Show what a method makes of a backbone, and its cost."""
     from ctrbench.cli import display
     from ctrbench.cost.explain import explain as explain_plan
-    from ctrbench.data.shards import open_prepared, prepared_names
+    from ctrbench.data.home import prepared_names
+    from ctrbench.data.prepared import open_prepared
     from ctrbench.runs.grid import make_config
 
     config = make_config(embedding_size=embedding_size, batch_size=batch_size)
@@ -523,7 +526,7 @@ def synth_production(
     from ctrbench.runs.engines.local import spread
     from ctrbench.synthetic.production.raw_files import make_production
 
-    spec, folder = _spec(rows, size, variant), location(out)
+    spec, folder = _spec(rows, size, variant), parse_location(out)
     if not isinstance(folder, Path):
         remedy = "prepare production writes to URLs: CTRBENCH_HOME=s3://…"
         raise SettingError("raw shards are written to a folder", value=out, remedy=remedy)
@@ -578,7 +581,7 @@ def _announce(prepared: Prepared, runs: Sequence[Run]) -> int:
 
 
 def _latest() -> str:
-    from ctrbench.data.shards import latest_prepared
+    from ctrbench.data.home import latest_prepared
 
     name = latest_prepared()
     typer.echo(f"dataset: {name}, the one prepared last", err=True)

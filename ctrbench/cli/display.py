@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ctrbench.cost.explain import Explanation, PairCost
     from ctrbench.cost.tree import Part, PlanCost
     from ctrbench.data.generated import Outlook
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
     from ctrbench.nn.plan import Stage
     from ctrbench.plugins.finder import Plugin
     from ctrbench.plugins.registry import PlugKind
@@ -427,7 +427,7 @@ def show_datasets(what: str) -> None:
     import tomllib
 
     from ctrbench.data.card import bundled_cards
-    from ctrbench.data.shards import prepared_names
+    from ctrbench.data.home import prepared_names
 
     prepared = prepared_names()
     cards = bundled_cards()

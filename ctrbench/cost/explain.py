@@ -24,7 +24,7 @@ from ctrbench.runs.inputs import field_shapes, make_schema
 from ctrbench.speed.workload import synthetic
 
 if TYPE_CHECKING:
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
     from ctrbench.plugins.base import Method
     from ctrbench.train.config import TrainConfig
 

@@ -20,7 +20,7 @@ import torch
 from ctrbench.names import Column, Split
 
 if TYPE_CHECKING:
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
 
 BLOCK_ROWS = 4096
 Cut = Callable[[torch.Tensor], tuple[torch.Tensor, float]]

@@ -18,15 +18,8 @@ import pyarrow.parquet as pq
 
 from ctrbench.data.card import DatasetCard, FieldCard
 from ctrbench.data.encode import Encoded, EncodedField, Plain, Rows, encode_field
-from ctrbench.data.shards import (
-    ContentDigest,
-    FieldInfo,
-    ShardInfo,
-    SplitInfo,
-    vocabulary_file,
-    write_shards,
-    write_table,
-)
+from ctrbench.data.manifest import FieldInfo, ShardInfo, SplitInfo
+from ctrbench.data.shards import ContentDigest, vocabulary_file, write_shards, write_table
 from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
 from ctrbench.data.staging import KEY, Staged, stage, write_flat
 from ctrbench.names import Column, Split

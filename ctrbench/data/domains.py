@@ -66,7 +66,7 @@ def count_tuples(rows: pa.Table, features: Sequence[str]) -> pl.DataFrame:
     return counted.with_columns(pl.col(features).cast(pl.Int32))
 
 
-def merged_counts(parts: Sequence[pl.DataFrame], features: Sequence[str]) -> pl.DataFrame:
+def merge_counts(parts: Sequence[pl.DataFrame], features: Sequence[str]) -> pl.DataFrame:
     """Add up what `count_tuples` found in parts of the rows."""
     if not parts:
         return pl.DataFrame(schema={**dict.fromkeys(features, pl.Int32), ROWS: pl.Int64, POSITIVES: pl.Int64})
@@ -76,7 +76,7 @@ def merged_counts(parts: Sequence[pl.DataFrame], features: Sequence[str]) -> pl.
 def make_domain_table(counts: Mapping[Split, pl.DataFrame], values: Mapping[str, pl.Series]) -> pl.DataFrame:
     """Return the domain table of the features in `values`, one row a domain, the unseen domain first.
 
-    `counts` holds each split's tuples as `merged_counts` gives them, `values` the text of each feature's ids from 1 on.
+    `counts` holds each split's tuples as `merge_counts` gives them, `values` the text of each feature's ids from 1 on.
     """
     features = list(values)
     seen = counts[Split.TRAIN].filter(pl.all_horizontal(pl.col(features) != UNSEEN))

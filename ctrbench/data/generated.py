@@ -27,29 +27,32 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from ctrbench.data.card import DatasetCard, FieldCard, load_card
-from ctrbench.data.domains import POSITIVES, count_tuples, make_domain_table, merged_counts
-from ctrbench.data.fetch import sha256_of
-from ctrbench.data.shards import (
+from ctrbench.data.domains import POSITIVES, count_tuples, make_domain_table, merge_counts
+from ctrbench.data.home import dataset_folder, home_folder, prepared_names
+from ctrbench.data.manifest import (
     MANIFEST,
     DomainSetInfo,
     FieldInfo,
     Manifest,
-    Prepared,
     ShardInfo,
     SplitInfo,
-    dataset_folder,
-    home_folder,
-    open_prepared,
-    prepared_names,
-    save_domain_set,
-    vocabulary_file,
     write_manifest,
-    write_table,
 )
+from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.shards import vocabulary_file, write_domain_table, write_table
 from ctrbench.data.synthesis import as_text, generator_of, made_rows, stored_columns
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Column, Split
-from ctrbench.storage.files import Place, is_there, local_copy, read_text, remove, write_text
+from ctrbench.storage.files import (
+    Location,
+    is_file,
+    is_local,
+    local_copy,
+    read_text,
+    remove_file,
+    sha256_of,
+    write_text,
+)
 from ctrbench.synthetic.production.calibration import Constants, calibrate
 from ctrbench.synthetic.production.generator import (
     DOMAIN_FEATURES,
@@ -77,7 +80,7 @@ Spread = Callable[[Callable[["Piece"], "Made"], Sequence["Piece"]], Iterator["Ma
 class Piece:
     """Rows of one split that become one shard."""
 
-    folder: Place
+    folder: Location
     split: Split
     place: int
     start: int
@@ -90,7 +93,7 @@ class Piece:
         return f"shards/{self.split}-{self.place:05d}.parquet"
 
     @property
-    def note(self) -> Place:
+    def note(self) -> Location:
         """Where digest and counts stand."""
         return self.folder / "notes" / f"{self.split}-{self.place:05d}.json"
 
@@ -111,7 +114,7 @@ class Made:
 def prepare_generated(
     spec: ProductionSpec,
     *,
-    home: Place | None = None,
+    home: Location | None = None,
     is_stored: bool = True,
     workers: int | None = None,
     spread: Spread | None = None,
@@ -130,13 +133,13 @@ def prepare_generated(
             return known
     folder = dataset_folder(name, home)
     pieces = _pieces(folder, spec, is_stored=is_stored)
-    if is_stored and isinstance(folder, Path):
+    if is_stored and is_local(folder):
         _check_room(folder, spec)
     if force:
         for left in (folder / MANIFEST, *(piece.note for piece in pieces), folder / GENERATOR):
-            remove(left)
+            remove_file(left)
     constants = _constants(folder, spec, report)
-    remove(folder / MANIFEST)
+    remove_file(folder / MANIFEST)
     tally = _Tally()
     report("generate", 0.0)
     for done, made in enumerate(
@@ -148,7 +151,7 @@ def prepare_generated(
     write_manifest(folder, manifest)
     if not is_stored:
         for piece in pieces:
-            remove(folder / piece.file)
+            remove_file(folder / piece.file)
     return Prepared(folder, manifest)
 
 
@@ -304,10 +307,10 @@ def _is_of(prepared: Prepared, spec: ProductionSpec, *, is_stored: bool) -> bool
     )
 
 
-def _constants(folder: Place, spec: ProductionSpec, report: Report) -> Constants:
+def _constants(folder: Location, spec: ProductionSpec, report: Report) -> Constants:
     """Return the constants of an interrupted preparation of the same spec, or calibrate."""
     file = folder / GENERATOR
-    if is_there(file):
+    if is_file(file):
         try:
             known = json.loads(read_text(file))
             constants = Constants.model_validate(known["constants"])
@@ -346,7 +349,7 @@ def _check_room(folder: Path, spec: ProductionSpec) -> None:
 
 def _noted(piece: Piece, content: str) -> Made | None:
     """Return what the note of a piece says, if its shard is of this spec and as it was written."""
-    if not is_there(piece.note):
+    if not is_file(piece.note):
         return None
     try:
         note: dict[str, Any] = json.loads(read_text(piece.note))
@@ -357,12 +360,12 @@ def _noted(piece: Piece, content: str) -> Made | None:
         return None
     if bool(note["sha256"]) != piece.is_stored:
         return None
-    if piece.is_stored and not (is_there(file) and _digest(file) == note["sha256"]):
+    if piece.is_stored and not (is_file(file) and _digest(file) == note["sha256"]):
         return None
     return Made(piece=piece, **note)
 
 
-def _digest(file: Place) -> str:
+def _digest(file: Location) -> str:
     with local_copy(file) as path:
         return sha256_of(path)
 
@@ -370,7 +373,7 @@ def _digest(file: Place) -> str:
 # Making it ------------------------------------------------------------------------------------------------------
 
 
-def _pieces(folder: Place, spec: ProductionSpec, *, is_stored: bool) -> list[Piece]:
+def _pieces(folder: Location, spec: ProductionSpec, *, is_stored: bool) -> list[Piece]:
     ends = (*spec.cuts, spec.rows)
     pieces = []
     for split, stop in zip(Split, ends, strict=True):
@@ -387,7 +390,7 @@ def _first_row(spec: ProductionSpec, split: Split) -> int:
 
 
 def _manifest(
-    name: str, folder: Place, spec: ProductionSpec, constants: Constants, tally: _Tally
+    name: str, folder: Location, spec: ProductionSpec, constants: Constants, tally: _Tally
 ) -> Manifest:
     made_of = Production(spec, constants).fields
     card = card_of(name, made_of, spec.sequence_length)
@@ -421,7 +424,7 @@ class _Tally:
     def __init__(self) -> None:
         self.shards: dict[Split, dict[int, ShardInfo]] = {split: {} for split in Split}
         self.positives = dict.fromkeys(Split, 0)
-        self.counts = {split: merged_counts([], DOMAIN_FEATURES) for split in Split}
+        self.counts = {split: merge_counts([], DOMAIN_FEATURES) for split in Split}
         self.rows: dict[str, np.ndarray] = {}
         """Training rows of each id."""
 
@@ -432,7 +435,7 @@ class _Tally:
         self.shards[split][piece.place] = ShardInfo(file=piece.file, rows=rows, sha256=made.sha256)
         self.positives[split] += made.positives
         found = pl.DataFrame(made.counts, schema=self.counts[split].schema)
-        self.counts[split] = merged_counts([self.counts[split], found], DOMAIN_FEATURES)
+        self.counts[split] = merge_counts([self.counts[split], found], DOMAIN_FEATURES)
         if split == Split.TRAIN:
             for name, count in made.rows.items():
                 self.rows[name] = self.rows.get(name, 0) + np.array(count)
@@ -461,7 +464,7 @@ def _vocabulary(name: str, counts: np.ndarray) -> pa.Table:
 
 
 def _domain_sets(
-    folder: Place,
+    folder: Location,
     card: DatasetCard,
     counts: Mapping[Split, pl.DataFrame],
     vocabularies: Mapping[str, pa.Table],
@@ -469,9 +472,9 @@ def _domain_sets(
     values = {name: pl.Series(table["value"].to_pylist()) for name, table in vocabularies.items()}
     sets = {}
     for name, features in card.domain_sets.items():
-        own = {split: merged_counts([found], features) for split, found in counts.items()}
+        own = {split: merge_counts([found], features) for split, found in counts.items()}
         table = make_domain_table(own, {feature: values[feature] for feature in features})
-        sets[name] = save_domain_set(folder, name, features, table)
+        sets[name] = write_domain_table(folder, name, features, table)
     return sets
 
 

@@ -27,23 +27,22 @@ import polars as pl
 
 from ctrbench.data.build import Report, build
 from ctrbench.data.card import DatasetCard, bundled_cards
-from ctrbench.data.fetch import fetch, sha256_of
-from ctrbench.data.shards import (
-    MANIFEST,
-    Manifest,
-    Prepared,
-    SourceInfo,
-    dataset_folder,
-    home_folder,
-    open_prepared,
-    prepared_names,
-    write_domain_set,
-    write_manifest,
-)
+from ctrbench.data.fetch import fetch
+from ctrbench.data.home import dataset_folder, home_folder, prepared_names
+from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
+from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.readers.base import RawData
-from ctrbench.storage.files import Place, is_disk_full, move_folder, read_text, workplace, write_text
+from ctrbench.storage.files import (
+    Location,
+    is_disk_full,
+    move_folder,
+    read_text,
+    scratch_parent,
+    sha256_of,
+    write_text,
+)
 
 INPUTS = "inputs.json"
 """Beside the manifest: sizes and times of the raw files, which spare reading them again."""
@@ -74,7 +73,7 @@ class Summary:
 def prepare(
     card: DatasetCard,
     *,
-    home: Place | None = None,
+    home: Location | None = None,
     sources: Sequence[Path] = (),
     domains: tuple[str, ...] = (),
     force: bool = False,
@@ -125,7 +124,7 @@ def _silent(_phase: str, _fraction: float) -> None:
 
 
 @contextmanager
-def _plain_disk_errors(home: Place) -> Iterator[None]:
+def _plain_disk_errors(home: Location) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -141,7 +140,7 @@ def _plain_disk_errors(home: Place) -> Iterator[None]:
 # What is there already ------------------------------------------------------------------------------------------
 
 
-def _known(card: DatasetCard, home: Place, sources: Sequence[Path]) -> Prepared | None:
+def _known(card: DatasetCard, home: Location, sources: Sequence[Path]) -> Prepared | None:
     """Return the dataset that was prepared from this card and these files, told by their sizes and times alone."""
     given = _given(card, sources)
     if not given:
@@ -156,7 +155,7 @@ def _known(card: DatasetCard, home: Place, sources: Sequence[Path]) -> Prepared 
     return None
 
 
-def _matching(name: str, card: DatasetCard, home: Place) -> Prepared | None:
+def _matching(name: str, card: DatasetCard, home: Location) -> Prepared | None:
     """The prepared dataset of that name, if it can be read and is of this card."""
     try:
         prepared = open_prepared(name, home)
@@ -198,7 +197,7 @@ def _recorded_inputs(prepared: Prepared) -> _Inputs | None:
         return None
 
 
-def _record_inputs(folder: Place, inputs: _Inputs) -> None:
+def _record_inputs(folder: Location, inputs: _Inputs) -> None:
     write_text(folder / INPUTS, json.dumps({"at": inputs.at, "files": inputs.files}))
 
 
@@ -206,11 +205,11 @@ def _record_inputs(folder: Place, inputs: _Inputs) -> None:
 
 
 def _make(
-    card: DatasetCard, home: Place, sources: Sequence[Path], *, force: bool, report: Report
+    card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, report: Report
 ) -> Prepared:
     given = _given(card, sources)
     inputs = _inputs(given)
-    here = workplace(home)
+    here = scratch_parent(home)
     paths = given or _fetched(card, here, report)
     with _scratch(here, card.name) as scratch, ThreadPoolExecutor(1) as pool:
         report("read", 0.0)
@@ -289,7 +288,7 @@ def _unreadable(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError
     return DataError("the raw data cannot be read", value=value)
 
 
-def _same_content(name: str, card: DatasetCard, home: Place, raw: RawData) -> Prepared | None:
+def _same_content(name: str, card: DatasetCard, home: Location, raw: RawData) -> Prepared | None:
     prepared = _matching(name, card, home) if name in prepared_names(home) else None
     if prepared is None:
         return None
@@ -368,7 +367,7 @@ def _build(
 def _with_domain_sets(prepared: Prepared) -> Prepared:
     """Make the card's domain sets and write the manifest, the last of all files."""
     sets = {
-        name: write_domain_set(prepared, name, features)
+        name: prepared.write_domain_set(name, features)
         for name, features in prepared.manifest.card.domain_sets.items()
     }
     manifest = prepared.manifest.model_copy(update={"domain_sets": sets})

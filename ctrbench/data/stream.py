@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ctrbench.data.batches import SplitData, Window, concatenated, subset, to_split_data
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.names import Split
 
 T = TypeVar("T")

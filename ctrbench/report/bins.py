@@ -23,7 +23,7 @@ from ctrbench.eval.stored import BinMetrics
 from ctrbench.report.comparison import Comparison, Estimate, Row, estimate
 from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Place, local_copy
+from ctrbench.storage.files import Location, local_copy
 
 BinMetric = str
 BIN_METRICS = tuple(
@@ -132,7 +132,7 @@ def _bins(record: RunRecord, result: Result, num_bins: int, store: RunStore) -> 
     )
 
 
-def _from_predictions(file: Place, result: Result, num_bins: int) -> tuple[BinMetrics, ...]:
+def _from_predictions(file: Location, result: Result, num_bins: int) -> tuple[BinMetrics, ...]:
     """Return the bins; none where the predictions are gone or are not those of the record."""
     try:
         with local_copy(file, result.predictions_sha256) as path:

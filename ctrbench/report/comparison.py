@@ -24,7 +24,7 @@ from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, st
 from ctrbench.names import Metric
 from ctrbench.runs.record import Choice, Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import matching
+from ctrbench.storage.files import find_files
 
 PLAIN = "plain"
 PAPER_ORDER = ("dnn", "dcnv2", PLAIN, "maml", "star", "apg", "adasparse")
@@ -491,7 +491,7 @@ def _text(value: object) -> str:
 
 
 def _no_records(store: RunStore, dataset: str) -> StoreError:
-    known = sorted({file.parent.name for file in matching(store.results, "*/*.json")})
+    known = sorted({file.parent.name for file in find_files(store.results, "*/*.json")})
     there = f" (records there: {', '.join(known)})" if known else ""
     return StoreError(
         f"no records of {dataset} in {store.results}{there}",

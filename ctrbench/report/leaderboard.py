@@ -32,7 +32,7 @@ from ctrbench.report.tables import (
 )
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Place, write_text
+from ctrbench.storage.files import Location, is_local, write_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 _HEAD = ("rank", "method", "backbone", "AUC", "GAUC", "LogLoss", "parameters", "seeds and records")
@@ -155,9 +155,9 @@ def _links(row: Row, store: RunStore, folder: Path) -> Iterable[str]:
         yield f"[{record.key.seed}]({_link(store.record_file(record.key), folder)})"
 
 
-def _link(file: Place, folder: Path) -> str:
+def _link(file: Location, folder: Path) -> str:
     """From a folder to a file of this machine, else the address."""
-    return Path(os.path.relpath(file, folder)).as_posix() if isinstance(file, Path) else str(file)
+    return Path(os.path.relpath(file, folder)).as_posix() if is_local(file) else str(file)
 
 
 def _oracle_line(comparison: Comparison) -> str:

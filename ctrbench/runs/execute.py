@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData
-from ctrbench.data.fetch import sha256_of
 from ctrbench.errors import SettingError
 from ctrbench.eval.evaluate import measure_file, measure_frame
 from ctrbench.eval.measures import DomainTable, Measures
@@ -33,7 +32,7 @@ from ctrbench.runs.machine import device_of, reset_peak_memory
 from ctrbench.runs.outcome import Clock, make_code, make_result, write_record
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Place, remove, replacing, write_text
+from ctrbench.storage.files import Location, remove_file, replacing, sha256_of, write_text
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import (
     CHECKPOINT_SECONDS,
@@ -80,11 +79,11 @@ def execute(
     )
     write_record(record, store)
     if result is not None:
-        remove(store.folder(run.key) / "checkpoint.pt")
+        remove_file(store.folder(run.key) / "checkpoint.pt")
     return record
 
 
-def _write_traceback(folder: Place) -> None:
+def _write_traceback(folder: Location) -> None:
     write_text(folder / "traceback.txt", traceback.format_exc())
 
 
@@ -227,7 +226,7 @@ def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.Data
 
 
 def write_predictions(
-    data: RowSource, score: Callable[[SplitData], dict[str, np.ndarray]], table: DomainTable, file: Place
+    data: RowSource, score: Callable[[SplitData], dict[str, np.ndarray]], table: DomainTable, file: Location
 ) -> tuple[Measures, str]:
     """Write the predictions of a split in one move, piece after piece; return their metrics and the file's sha256."""
     with replacing(file) as part:
@@ -248,7 +247,7 @@ def _write_frames(frames: Iterator[pl.DataFrame], file: Path) -> None:
             writer.write_table(frame.to_arrow())
 
 
-def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Place) -> None:
+def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Location) -> None:
     """Write what a method shows of its model in one move, if anything, with the digest of the model's predictions."""
     if arrays:
         with replacing(file) as part, part.open("wb") as stream:

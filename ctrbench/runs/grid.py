@@ -21,7 +21,7 @@ from ctrbench.runs.record import Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
 if TYPE_CHECKING:
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
     from ctrbench.plugins.base import Backbone, Method
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData, load_split
-from ctrbench.data.shards import Prepared, open_prepared
+from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError
 from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.plan import FieldShape, Schema
 from ctrbench.runs.record import RunKey
-from ctrbench.storage.files import Place
+from ctrbench.storage.files import Location
 from ctrbench.train.config import TrainConfig
 
 NUM_BINS = 5
@@ -101,7 +101,7 @@ def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:
     )
 
 
-def open_data(key: RunKey, home: Place) -> Prepared:
+def open_data(key: RunKey, home: Location) -> Prepared:
     """Open the prepared data of a run; raise `SettingError` if they changed since the run was planned."""
     prepared = open_prepared(key.dataset, home)
     if prepared.manifest.content_digest != key.data_digest:

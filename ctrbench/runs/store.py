@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
-from ctrbench.storage.files import Place, local_copy, matching, read_text, write_text
+from ctrbench.storage.files import Location, find_files, is_local, local_copy, read_text, write_text
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
@@ -36,22 +35,22 @@ U = TypeVar("U")
 class RunStore:
     """Records under `results`, everything else under `home`."""
 
-    results: Place
-    home: Place
+    results: Location
+    home: Location
 
-    def record_file(self, key: RunKey) -> Place:
+    def record_file(self, key: RunKey) -> Location:
         """Where the record of this run stands."""
         return self.results / key.dataset / f"{key.run}.json"
 
-    def folder(self, key: RunKey) -> Place:
+    def folder(self, key: RunKey) -> Location:
         """Where the run keeps predictions and checkpoints."""
         return self.home / "runs" / key.digest[:20]
 
-    def predictions_file(self, key: RunKey) -> Place:
+    def predictions_file(self, key: RunKey) -> Location:
         """Where the predictions of the test split stand."""
         return self.folder(key) / "predictions.parquet"
 
-    def inspection_file(self, key: RunKey) -> Place:
+    def inspection_file(self, key: RunKey) -> Location:
         """Where what the method showed of the trained model stands."""
         return self.folder(key) / "inspection.npz"
 
@@ -70,7 +69,7 @@ class RunStore:
         except FileNotFoundError:
             return None
 
-    def write(self, record: RunRecord) -> Place:
+    def write(self, record: RunRecord) -> Location:
         """Write a record in one move; raises `StoreError` rather than replace a finished one."""
         file, text = self.record_file(record.key), record.model_dump_json(indent=None) + "\n"
         known = self.find(record.key)
@@ -94,18 +93,18 @@ class RunStore:
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (of one dataset), in order of file name."""
-        yield from self._each(read_record, matching(self.results, f"{dataset or '*'}/*.json"))
+        yield from self._each(read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
 
     def _each(self, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
         """Read one after another on this machine, several at a time where each waits for an answer."""
-        if isinstance(self.results, Path):
+        if is_local(self.results):
             yield from map(read, items)
             return
         with ThreadPoolExecutor(READERS) as pool:
             yield from pool.map(read, items)
 
 
-def read_record(file: Place) -> RunRecord:
+def read_record(file: Location) -> RunRecord:
     """Read one record; raises `StoreError` for a newer schema or a file that is no record."""
     try:
         content = json.loads(read_text(file))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import ctrbench
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select

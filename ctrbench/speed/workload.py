@@ -21,7 +21,7 @@ from ctrbench.runs.grid import usual_window
 from ctrbench.runs.inputs import load, make_schema
 
 if TYPE_CHECKING:
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
     from ctrbench.runs.record import RunKey
 
 FIELD_SIZES = (

@@ -1,16 +1,14 @@
-"""Storage by URL: buckets reached through fsspec, and what is different there.
+"""Storage by URL: buckets of cloud providers, reached through fsspec.
 
-An object appears whole or not at all, but a folder can't be renamed and every look costs a request. So files are
-made on this machine and put in one piece, a prepared folder's manifest last, and what is read is copied here first;
-copies of files whose digest is known are kept, since they never change. Whatever a cloud's library raises becomes one
-clear error. Only `ctrbench.storage.files` calls this module, and only for URLs: it imports packages of the extra
-`cloud`.
+An object appears whole or not at all, but a folder cannot be renamed and every look-up costs a request. Files are
+therefore written on this machine and uploaded in one piece, a prepared folder's manifest last, and files to read are
+downloaded first. Copies whose digest is known are cached, since they never change. All errors of a provider's library
+become one `StoreError`. Only `ctrbench.storage.files` imports this module, since it needs the extra `cloud`.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -25,177 +23,220 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from ctrbench.errors import CtrbenchError, SettingError, StoreError
+from ctrbench.storage.local import disk_full_errors, sha256_of
 
 if TYPE_CHECKING:
     from upath import UPath
 
 INSTALL = "pip install 'ctrbench[cloud]'"
 UPLOADS = 8
-"""Files on their way at a time; each is held in memory."""
-KEPT_BYTES = 50_000_000_000
-"""Size of all copies kept on this machine; CTRBENCH_CACHE_BYTES says otherwise."""
+"""Number of files uploaded at a time; each is held in memory."""
+CACHE_BYTES = 50_000_000_000
+"""Default size limit of the cached copies; the environment variable CTRBENCH_CACHE_BYTES overrides it."""
 UNUSED_SECONDS = 86_400.0
-"""A copy not used for so long may give way. Newer ones stay: an epoch comes back to each of them."""
-BUCKET = "name a bucket that is there"
+"""Age from which a copy may be evicted. Newer ones stay, because every epoch reads each shard again."""
+TRANSFER_PREFIX = "transfer-"
+CACHE_HINT = "CTRBENCH_CACHE moves the folder of uploads and downloads"
+BUCKET = "name an existing bucket"
 CREDENTIALS = (
-    "give credentials with the right to read and write there, the way the cloud's own tools take them "
+    "provide credentials with read and write access, as the provider's own tools expect them "
     "(for s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws)"
 )
 NETWORK = (
-    "look at the network and the address (for s3: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION), "
+    "check the network and the address (for s3: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION), "
     "then run the same command again"
 )
 
-# Google's library would print what it raises, traces and all, where nobody has set up logging.
+# Without a handler, gcsfs prints the errors that it raises with their tracebacks.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+
+
+class CloudStorage:
+    """Storage whose locations are URLs; see `ctrbench.storage.files.Storage` for the operations."""
+
+    is_local = False
+
+    @contextmanager
+    def replacing(self, file: UPath, *, is_new: bool) -> Iterator[Path]:
+        """Yield a path in a local transfer folder and upload it at the end."""
+        with transfer_folder() as folder:
+            part = folder / file.name
+            with disk_full_errors(part, CACHE_HINT):
+                yield part
+            _upload(part, file, is_new=is_new)
+
+    def read_bytes(self, file: UPath) -> bytes:
+        """Return the content of the file, in one request."""
+        with provider_errors(file, is_reading=True):
+            content: bytes = file.fs.cat_file(file.path)
+            return content
+
+    @contextmanager
+    def local_copy(self, file: UPath, sha256: str | None) -> Iterator[Path]:
+        """Yield a downloaded copy; with its digest known it is cached, within the size limit."""
+        folder = cache_folder()
+        with disk_full_errors(folder, CACHE_HINT):
+            cached = folder / f"{sha256}{file.suffix}"
+            if sha256 is not None and _is_intact(cached, sha256):
+                cached.touch()
+                yield cached
+                return
+            with transfer_folder() as scratch:
+                copy = scratch / file.name
+                with provider_errors(file, is_reading=True):
+                    file.fs.get_file(file.path, str(copy))
+                if (
+                    sha256 is not None
+                    and _is_intact(copy, sha256)
+                    and _evict_for(folder, copy.stat().st_size)
+                ):
+                    copy = copy.replace(cached)
+                yield copy
+
+    def find_files(self, folder: UPath, pattern: str) -> list[UPath]:
+        """Return the sorted matches of a glob pattern."""
+        with provider_errors(folder):
+            return sorted(folder.glob(pattern))
+
+    def is_file(self, file: UPath) -> bool:
+        """Return whether the object exists."""
+        with provider_errors(file):
+            return file.is_file()
+
+    def remove_file(self, file: UPath) -> None:
+        """Remove the object if it exists."""
+        with provider_errors(file):
+            file.unlink(missing_ok=True)
+
+    def scratch_parent(self, folder: UPath) -> Path:
+        """Return the cache folder."""
+        return cache_folder()
+
+    def move_folder(self, folder: Path, target: UPath, *, last: str) -> None:
+        """Upload the folder's files, remove other objects of the target and upload `last` at the end.
+
+        The old `last` object is removed first, so readers never see a mixture as a finished folder.
+        """
+        files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / last)
+        objects = [(target / file.relative_to(folder).as_posix()).path for file in files]
+        end = target / last
+        with provider_errors(target):
+            end.unlink(missing_ok=True)
+            target.fs.put([str(file) for file in files], objects, batch_size=UPLOADS)
+            old = set(target.fs.find(target.path)) - set(objects)
+            if old:
+                target.fs.rm(sorted(old))
+            target.fs.put_file(str(folder / last), end.path)
 
 
 @lru_cache(maxsize=64)
 def connect(url: str) -> UPath:
-    """Return the place that a URL names, once it has answered; a slash at its end is none."""
+    """Return the location of a URL once its storage has answered; trailing slashes are ignored."""
     if not url.partition("://")[2].strip("/"):
-        raise SettingError("a URL names a bucket", value=url, remedy="s3://bucket/folder")
+        raise SettingError("a URL needs a bucket", value=url, remedy="write s3://bucket/folder")
     try:
         from upath import UPath
 
-        # Others write there too: what was listed a moment ago proves nothing.
-        place = UPath(url.rstrip("/"), use_listings_cache=False)
-        file_system = place.fs
+        # Other processes write to the same bucket, so listings must not be cached.
+        location = UPath(url.rstrip("/"), use_listings_cache=False)
+        file_system = location.fs
     except ImportError as error:
-        raise StoreError("storage by URL needs an extra", value=f"{url} ({error})", remedy=INSTALL) from None
+        rule = "remote storage requires an optional dependency"
+        raise StoreError(rule, value=f"{url} ({error})", remedy=INSTALL) from None
     except ValueError as error:
-        raise SettingError(
-            "no storage of that kind", value=f"{url} ({error})", remedy="s3://bucket/folder"
-        ) from None
-    bucket = place.path.split("/")[0]
-    with reaching(place):
+        rule = "unsupported kind of storage"
+        raise SettingError(rule, value=f"{url} ({error})", remedy="write s3://bucket/folder") from None
+    bucket = location.path.split("/")[0]
+    with provider_errors(location):
         try:
-            file_system.info(place.path)
+            file_system.info(location.path)
         except FileNotFoundError:
             if bucket:
                 file_system.info(bucket)
-    return place
+    return location
 
 
 @contextmanager
-def reaching(place: UPath, *, is_reading: bool = False) -> Iterator[None]:
-    """Turn whatever a cloud's library raises into one clear error; when reading, a missing file stays one."""
+def provider_errors(location: UPath, *, is_reading: bool = False) -> Iterator[None]:
+    """Turn all errors of a provider's library into a `StoreError`; with `is_reading`, a missing file stays one."""
     try:
         yield
     except (FileExistsError, CtrbenchError):
         raise
-    except Exception as error:  # each cloud's library has a family of errors of its own
+    except Exception as error:  # every provider's library has its own family of errors
         is_missing = is_reading and isinstance(error, FileNotFoundError)
         if is_missing or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             raise
-        value = f"{place} ({type(error).__name__}: {error})"
+        value = f"{location} ({type(error).__name__}: {error})"
         raise StoreError("the storage cannot be used", value=value, remedy=_remedy(error)) from None
 
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return BUCKET
-    told = f"{type(error).__name__}: {error}".lower()
-    is_refused = any(word in told for word in ("credential", "forbidden", "unauthorized", "refresherror"))
+    text = f"{type(error).__name__}: {error}".lower()
+    is_refused = any(word in text for word in ("credential", "forbidden", "unauthorized", "refresherror"))
     return CREDENTIALS if is_refused or isinstance(error, PermissionError) else NETWORK
 
 
-def upload(file: Path, place: UPath, *, is_new: bool = False) -> None:
-    """Put a file in one piece; `FileExistsError` if it must be new and another one came first."""
-    with reaching(place):
+def _upload(file: Path, target: UPath, *, is_new: bool) -> None:
+    """Upload a file in one piece; raises `FileExistsError` if it must be new and another writer came first."""
+    with provider_errors(target):
         try:
-            place.fs.put_file(str(file), place.path, mode="create" if is_new else "overwrite")
+            target.fs.put_file(str(file), target.path, mode="create" if is_new else "overwrite")
         except OSError:
-            # Two that come at once are told of a conflict, not of the other's file.
-            if is_new and place.exists():
-                raise FileExistsError(str(place)) from None
+            # Simultaneous writers get a conflict error instead of "file exists".
+            if is_new and target.exists():
+                raise FileExistsError(str(target)) from None
             raise
 
 
-def upload_folder(folder: Path, place: UPath, *, last: str) -> None:
-    """Put a folder in the place of another; without its `last` file, which goes first and comes last, it is none."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / last)
-    targets = [(place / file.relative_to(folder).as_posix()).path for file in files]
-    end = place / last
-    with reaching(place):
-        end.unlink(missing_ok=True)
-        place.fs.put([str(file) for file in files], targets, batch_size=UPLOADS)
-        old = set(place.fs.find(place.path)) - set(targets)
-        if old:
-            place.fs.rm(sorted(old))
-        place.fs.put_file(str(folder / last), end.path)
-
-
-def read_bytes(place: UPath) -> bytes:
-    """Return what a file holds, in one request."""
-    with reaching(place, is_reading=True):
-        content: bytes = place.fs.cat_file(place.path)
-        return content
-
-
 @contextmanager
-def local_copy(place: UPath, sha256: str | None) -> Iterator[Path]:
-    """Yield a copy on this machine; with its digest known it is kept, within bounds, for the next time."""
+def transfer_folder() -> Iterator[Path]:
+    """Yield a temporary folder for uploads and downloads; leftovers of killed processes are removed after a day."""
     folder = cache_folder()
-    kept = folder / f"{sha256}{place.suffix}"
-    if sha256 is not None and _is_whole(kept, sha256):
-        kept.touch()
-        yield kept
-        return
-    with passage() as scratch:
-        copy = scratch / place.name
-        with reaching(place, is_reading=True):
-            place.fs.get_file(place.path, str(copy))
-        if sha256 is not None and _is_whole(copy, sha256) and _make_room(folder, copy.stat().st_size):
-            copy = copy.replace(kept)
-        yield copy
-
-
-@contextmanager
-def passage() -> Iterator[Path]:
-    """Yield a folder for what is on its way; what killed processes left in theirs goes after a day."""
-    folder = cache_folder()
-    for left in folder.glob("passage-*"):
+    for leftover in folder.glob(f"{TRANSFER_PREFIX}*"):
         with suppress(FileNotFoundError):
-            if left.stat().st_mtime < time.time() - UNUSED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="passage-") as scratch:
+            if leftover.stat().st_mtime < time.time() - UNUSED_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=TRANSFER_PREFIX) as scratch:
         yield Path(scratch)
 
 
 def cache_folder() -> Path:
-    """Return where copies are kept, and where what goes to a URL is made: CTRBENCH_CACHE, or the user's cache."""
-    named = os.environ.get("CTRBENCH_CACHE")
-    folder = Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("ctrbench")) / "copies"
+    """Return the folder of copies and transfers: CTRBENCH_CACHE, or a subfolder of the user's cache."""
+    setting = os.environ.get("CTRBENCH_CACHE")
+    folder = (
+        Path(setting).expanduser() if setting else Path(platformdirs.user_cache_dir("ctrbench")) / "copies"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _is_whole(file: Path, sha256: str) -> bool:
+def _is_intact(file: Path, sha256: str) -> bool:
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        return sha256_of(file) == sha256
     except FileNotFoundError:
         return False
 
 
-def _make_room(folder: Path, size: int) -> bool:
-    """Tell whether a copy of that size may be kept, once those long unused have given way to it, oldest first."""
-    kept = sorted(_copies(folder))
-    room = int(os.environ.get("CTRBENCH_CACHE_BYTES", KEPT_BYTES)) - sum(length for _, length, _ in kept)
-    for used, length, file in kept:
-        if room >= size or used > time.time() - UNUSED_SECONDS:
+def _evict_for(folder: Path, size: int) -> bool:
+    """Evict copies that are long unused, oldest first, and return whether a copy of `size` bytes fits the limit."""
+    copies = sorted(_copies(folder))
+    free = int(os.environ.get("CTRBENCH_CACHE_BYTES", CACHE_BYTES)) - sum(length for _, length, _ in copies)
+    for last_used, length, file in copies:
+        if free >= size or last_used > time.time() - UNUSED_SECONDS:
             break
         Path(file).unlink(missing_ok=True)
-        room += length
-    return room >= size
+        free += length
+    return free >= size
 
 
 def _copies(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """Yield when each copy was last used, its size and its path."""
+    """Yield the time of last use, the size and the path of each cached copy."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            # Another process may remove one meanwhile.
+            # Another process may remove a copy at the same time.
             with suppress(FileNotFoundError):
                 if entry.is_file():
                     yield entry.stat().st_mtime, entry.stat().st_size, entry.path

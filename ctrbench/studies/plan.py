@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.runs.grid import Run, make_config, make_grid, parse_seeds, usual_window
 from ctrbench.runs.store import RunStore

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 
 from ctrbench.errors import CtrbenchError
-from ctrbench.storage.files import Place, local_copy, replacing
+from ctrbench.storage.files import Location, local_copy, replacing
 
 FORMAT = 2
 """Version of the contents; training starts over from a checkpoint of another version."""
 
 
-def save_checkpoint(file: Place, state: dict[str, Any]) -> None:
+def save_checkpoint(file: Location, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically."""
     # Through a file object, because torch's own writer reports a full disk as a RuntimeError.
     with replacing(file) as part, part.open("wb") as stream:
         torch.save({"format": FORMAT, **state}, stream)
 
 
-def load_checkpoint(file: Place) -> dict[str, Any] | None:
+def load_checkpoint(file: Location) -> dict[str, Any] | None:
     """Return the state in a checkpoint; None if the file is missing, damaged or of another format.
 
     Raises `CtrbenchError` if the location cannot be reached.

@@ -26,7 +26,7 @@ from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, Metric
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
-from ctrbench.storage.files import Place
+from ctrbench.storage.files import Location
 from ctrbench.train.checkpoint import load_checkpoint, save_checkpoint
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import check_replicas, check_start
@@ -118,7 +118,7 @@ class Trainer:
     def fit(
         self,
         *,
-        checkpoint: Place | None = None,
+        checkpoint: Location | None = None,
         progress: Callable[[Tick], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> Fit:
@@ -226,7 +226,7 @@ class Trainer:
             "rng": torch.get_rng_state(),
         }
 
-    def _resume(self, checkpoint: Place) -> None:
+    def _resume(self, checkpoint: Location) -> None:
         state = load_checkpoint(checkpoint)
         if state is None:
             return
@@ -243,7 +243,7 @@ class _Monitor:
     def __init__(
         self,
         trainer: Trainer,
-        checkpoint: Place | None,
+        checkpoint: Location | None,
         progress: Callable[[Tick], None] | None,
         checkpoint_seconds: float,
     ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.speed.workload import BASE_RATE, field_sizes, synthetic_ids
 
 ROWS = 150_000

@@ -7,7 +7,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctrbench.data.batches import Order, SplitData, load_split, mixed_order
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.names import Split
 
 

@@ -12,7 +12,7 @@ import pytest
 from ctrbench.cost.explain import explain, pair_costs, sequence_lengths
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.runs.grid import Run, make_config, make_grid

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ctrbench.data.domains import count_tuples, domain_ids, make_domain_table, merged_counts
+from ctrbench.data.domains import count_tuples, domain_ids, make_domain_table, merge_counts
 from ctrbench.names import Split
 
 Columns = dict[str, np.ndarray]
@@ -21,8 +21,8 @@ def table_of(train: Columns, labels: list[int], values: dict[str, list[str]]) ->
     features = list(train)
     # In two parts, as from two shards.
     parts = [count_tuples(rows.slice(0, 3), features), count_tuples(rows.slice(3), features)]
-    none = merged_counts([], features)
-    counts = {Split.TRAIN: merged_counts(parts, features), Split.DEV: none, Split.TEST: none}
+    none = merge_counts([], features)
+    counts = {Split.TRAIN: merge_counts(parts, features), Split.DEV: none, Split.TEST: none}
     return make_domain_table(counts, {name: pl.Series(text) for name, text in values.items()})
 
 

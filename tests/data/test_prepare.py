@@ -18,8 +18,9 @@ from ctrbench.data import prepare as module
 from ctrbench.data import shards
 from ctrbench.data import staging as stage
 from ctrbench.data.card import DatasetCard
+from ctrbench.data.home import prepared_names
 from ctrbench.data.prepare import prepare, summary
-from ctrbench.data.shards import Prepared, open_prepared, prepared_names
+from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Split
 

@@ -12,7 +12,7 @@ import torch
 from ctrbench.data.batches import SplitData, load_split
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Split
 

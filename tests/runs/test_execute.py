@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import Prepared
+from ctrbench.data.prepared import Prepared
 from ctrbench.names import Column, Split
 from ctrbench.plugins.registry import find
 from ctrbench.runs import execute as module

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from ctrbench.data.card import DatasetCard
+from ctrbench.data.home import latest_prepared, prepared_names
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import latest_prepared, open_prepared, prepared_names
+from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import DataError, StoreError
 from ctrbench.names import Split
 from ctrbench.report.write import report
@@ -19,7 +20,7 @@ from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import is_there, local_copy, location, matching, read_text, remove
+from ctrbench.storage.files import find_files, is_file, local_copy, parse_location, read_text, remove_file
 from ctrbench.train import loop
 from ctrbench.train.checkpoint import load_checkpoint
 
@@ -31,7 +32,7 @@ def here(store: RunStore) -> RunStore:
 
 @pytest.fixture
 def there(bucket: str) -> RunStore:
-    return RunStore(results=location(f"{bucket}/results"), home=location(f"{bucket}/home"))
+    return RunStore(results=parse_location(f"{bucket}/results"), home=parse_location(f"{bucket}/home"))
 
 
 def runs_of(store: RunStore, *methods: str) -> list[Run]:
@@ -90,7 +91,7 @@ def test_a_domain_set_is_added_there(card: DatasetCard, there: RunStore) -> None
 def test_a_missing_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> None:
     prepared = prepare(card, home=there.home)
     file = prepared.manifest.splits[Split.DEV].shards[0].file
-    remove(prepared.folder / file)
+    remove_file(prepared.folder / file)
     for look in (prepared.verify, lambda: prepared.read(Split.DEV)):
         with pytest.raises(DataError, match=rf"missing: (s3|gs)://.*{file}.*ctrbench prepare"):
             look()
@@ -157,7 +158,7 @@ def test_a_killed_run_goes_on_elsewhere(
     assert (again.status, again.measured.resumed) == ("finished", 1)
     assert again.reproducible() == whole.reproducible()
     assert predictions(there, run) == predictions(here, run)
-    assert not is_there(checkpoint)
+    assert not is_file(checkpoint)
 
 
 def test_a_checkpoint_out_of_reach_is_not_a_new_start(
@@ -181,7 +182,7 @@ def test_a_finished_record_is_never_overwritten(card: DatasetCard, there: RunSto
     assert record is not None
     with pytest.raises(StoreError, match=r"never overwritten: (s3|gs)://.*delete it first"):
         there.write(record)
-    (before,) = matching(there.results, "tiny/*.json")
+    (before,) = find_files(there.results, "tiny/*.json")
     assert len(list(there.records())) == 1
     assert read_text(before) == record.model_dump_json(indent=None) + "\n"
 
@@ -192,7 +193,7 @@ def test_of_two_that_bring_a_record_at_once_one_wins(
 ) -> None:
     prepare(card, home=here.home)
     made = execute(run_of(here), replace(here, results=here.home / "elsewhere"))
-    store = replace(here, results=location(request.getfixturevalue(where)) / "results")
+    store = replace(here, results=parse_location(request.getfixturevalue(where)) / "results")
     tries = [
         made.model_copy(update={"code": made.code.model_copy(update={"version": str(n)})}) for n in range(8)
     ]
@@ -240,7 +241,7 @@ def test_the_command_line_works_there(
         f"report --bins 3 --results {results} --out report",
     ):
         assert ctrbench(*command.split()) == 0
-    assert len(matching(location(results), "tiny/*.json")) == 1
+    assert len(find_files(parse_location(results), "tiny/*.json")) == 1
     assert (tmp_path / "report" / "index.html").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Column
 from ctrbench.plugins.registry import find

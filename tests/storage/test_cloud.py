@@ -15,13 +15,13 @@ import pytest
 from ctrbench.errors import CtrbenchError, DataError, SettingError, StoreError
 from ctrbench.storage import cloud
 from ctrbench.storage.files import (
-    is_there,
+    find_files,
+    is_file,
     local_copy,
-    location,
-    matching,
     move_folder,
+    parse_location,
     read_text,
-    remove,
+    remove_file,
     replacing,
     write_text,
 )
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWar
 
 @pytest.fixture
 def place(bucket: str) -> UPath:
-    found = location(f"{bucket}/deep/folder")
+    found = parse_location(f"{bucket}/deep/folder")
     assert not isinstance(found, Path)
     return found
 
@@ -63,19 +63,19 @@ def kept() -> list[str]:
 def test_a_text_at_a_url_comes_back(place: UPath) -> None:
     write_text(place / "a" / "b.txt", "grün\r\n")
     assert read_text(place / "a" / "b.txt") == "grün\r\n"
-    assert [str(file) for file in matching(place, "*/*.txt")] == [f"{place}/a/b.txt"]
-    remove(place / "a" / "b.txt")
-    assert not is_there(place / "a" / "b.txt")
+    assert [str(file) for file in find_files(place, "*/*.txt")] == [f"{place}/a/b.txt"]
+    remove_file(place / "a" / "b.txt")
+    assert not is_file(place / "a" / "b.txt")
 
 
 def test_what_another_writes_is_seen_at_once(place: UPath, tmp_path: Path) -> None:
     write_text(place / "a.txt", "1")
-    assert len(matching(place, "*.txt")) == 1
+    assert len(find_files(place, "*.txt")) == 1
     # Past this process's own view of the bucket, as another machine would.
     (tmp_path / "b").write_text("2")
     type(place.fs)(skip_instance_cache=True).put_file(str(tmp_path / "b"), (place / "b.txt").path)
-    assert is_there(place / "b.txt")
-    assert len(matching(place, "*.txt")) == 2
+    assert is_file(place / "b.txt")
+    assert len(find_files(place, "*.txt")) == 2
 
 
 def fail_halfway(file: UPath) -> None:
@@ -95,7 +95,7 @@ def test_a_failure_leaves_the_old_object_and_nothing_here(place: UPath) -> None:
 def test_an_object_appears_when_it_is_whole(place: UPath) -> None:
     with replacing(place / "large.bin") as part:
         part.write_bytes(os.urandom(1 << 20))
-        assert not is_there(place / "large.bin")
+        assert not is_file(place / "large.bin")
         expected = hashlib.sha256(part.read_bytes()).hexdigest()
     with local_copy(place / "large.bin") as path:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
@@ -103,7 +103,7 @@ def test_an_object_appears_when_it_is_whole(place: UPath) -> None:
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket"])
 def test_of_many_writers_of_a_new_file_one_wins(request: pytest.FixtureRequest, where: str) -> None:
-    folder = location(request.getfixturevalue(where))
+    folder = parse_location(request.getfixturevalue(where))
 
     def write(writer: int) -> bool:
         try:
@@ -202,23 +202,23 @@ def test_copies_long_unused_give_way(place: UPath, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_killed_processes_left_on_the_way_goes_after_a_day(place: UPath) -> None:
-    for name, age in (("passage-old", 2 * cloud.UNUSED_SECONDS), ("passage-new", 0.0)):
+    for name, age in (("transfer-old", 2 * cloud.UNUSED_SECONDS), ("transfer-new", 0.0)):
         write_text(cloud.cache_folder() / name / "half.pt", "half")
         then = time.time() - age
         os.utime(cloud.cache_folder() / name, (then, then))
     write_text(place / "a.txt", "1")
-    assert kept() == ["passage-new"]
+    assert kept() == ["transfer-new"]
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket", "gs_bucket"])
 def test_a_missing_file_is_missing_wherever(request: pytest.FixtureRequest, where: str) -> None:
-    file = location(request.getfixturevalue(where)) / "none.txt"
+    file = parse_location(request.getfixturevalue(where)) / "none.txt"
     with pytest.raises(FileNotFoundError):
         read_text(file)
     with pytest.raises(FileNotFoundError), local_copy(file, "0" * 64):
         pass
-    assert not is_there(file)
-    remove(file)
+    assert not is_file(file)
+    remove_file(file)
 
 
 def make_folder(folder: Path, *names: str) -> Path:
@@ -233,7 +233,7 @@ def test_a_folder_takes_the_place_of_another(place: UPath, tmp_path: Path) -> No
     move_folder(
         make_folder(tmp_path / "data", "end.json", "x/1.txt", "x/2.txt"), place / "data", last="end.json"
     )
-    found = {str(file): read_text(file) for file in matching(place, "**/*") if is_there(file)}
+    found = {str(file): read_text(file) for file in find_files(place, "**/*") if is_file(file)}
     names = ("end.json", "x/1.txt", "x/2.txt")
     assert found == {f"{place}/data/{name}": f"new {name}" for name in names}
 
@@ -250,31 +250,31 @@ def test_a_folder_half_put_has_no_last_file(
     monkeypatch.setattr(place.fs, "put", broken)
     with pytest.raises(StoreError, match=r"cut.*run the same command again"):
         move_folder(folder, place / "data", last="end.json")
-    assert matching(place, "data/*.json") == []
+    assert find_files(place, "data/*.json") == []
 
 
 def test_paths_and_file_urls_are_paths(tmp_path: Path) -> None:
-    assert location("results") == Path.cwd() / "results"
-    assert location("~/x") == Path.home() / "x"
-    assert location(tmp_path) == tmp_path
-    assert location(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert parse_location("results") == Path.cwd() / "results"
+    assert parse_location("~/x") == Path.home() / "x"
+    assert parse_location(tmp_path) == tmp_path
+    assert parse_location(f"file://{tmp_path}/a") == tmp_path / "a"
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///"])
 def test_a_url_without_bucket_is_said(url: str) -> None:
-    with pytest.raises(SettingError, match="names a bucket"):
-        location(url)
+    with pytest.raises(SettingError, match="needs a bucket"):
+        parse_location(url)
 
 
 def test_a_slash_at_the_end_is_none(bucket: str) -> None:
-    assert str(location(f"{bucket}/a/")) == f"{bucket}/a"
-    assert str(location(f"{bucket}/") / "a") == f"{bucket}/a"
+    assert str(parse_location(f"{bucket}/a/")) == f"{bucket}/a"
+    assert str(parse_location(f"{bucket}/") / "a") == f"{bucket}/a"
 
 
 def test_a_wrong_bucket_is_said(bucket: str) -> None:
     wrong = f"{bucket[:5]}no-such-bucket-{bucket[-6:]}/results"
-    with pytest.raises(StoreError, match=rf"{wrong}.*name a bucket that is there"):
-        location(wrong)
+    with pytest.raises(StoreError, match=rf"{wrong}.*name an existing bucket"):
+        parse_location(wrong)
 
 
 @pytest.mark.usefixtures("s3_bucket", "fresh")
@@ -284,15 +284,15 @@ def test_missing_credentials_are_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(StoreError, match=r"Unable to locate credentials.*AWS_ACCESS_KEY_ID"):
-        location("s3://bucket/results")
+        parse_location("s3://bucket/results")
 
 
 @pytest.mark.usefixtures("s3_bucket", "fresh")
 def test_a_server_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9.*look at the network"):
-        location("s3://bucket/results")
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9.*check the network"):
+        parse_location("s3://bucket/results")
 
 
 @pytest.mark.parametrize(
@@ -301,19 +301,19 @@ def test_a_server_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_extra_is_said(missing: str, url: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        f"from ctrbench.storage.files import location; location({url!r})"
+        f"from ctrbench.storage.files import parse_location; parse_location({url!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ctrbench.errors.StoreError: storage by URL needs an extra")
+    assert last.startswith("ctrbench.errors.StoreError: remote storage requires an optional dependency")
     assert last.endswith("pip install 'ctrbench[cloud]'")
 
 
 def test_what_a_library_logs_is_not_printed(gs_bucket: str) -> None:
     code = f"""
 import logging
-from ctrbench.storage.files import location
-location({gs_bucket!r})
+from ctrbench.storage.files import parse_location
+parse_location({gs_bucket!r})
 logging.getLogger("gcsfs").error("heard")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -322,8 +322,8 @@ logging.getLogger("gcsfs").error("heard")
 
 def test_an_unknown_kind_of_storage_is_said() -> None:
     pytest.importorskip("upath", reason="needs the extra cloud")
-    with pytest.raises(SettingError, match=r"no storage of that kind: what://bucket.*s3://"):
-        location("what://bucket/results")
+    with pytest.raises(SettingError, match=r"unsupported kind of storage: what://bucket.*s3://"):
+        parse_location("what://bucket/results")
 
 
 def test_a_refused_write_is_said(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:

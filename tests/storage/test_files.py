@@ -31,7 +31,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no space left.*a\.txt.*make room"):
+    with pytest.raises(DataError, match=r"no space left.*a\.txt.*free some space"):
         fail_halfway(tmp_path / "a.txt", OSError(errno.ENOSPC, "No space left on device"))
     assert not list(tmp_path.iterdir())
 

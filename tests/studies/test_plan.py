@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.studies.plan import plan_study
 from ctrbench.studies.study import Study
 

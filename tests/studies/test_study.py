@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ctrbench.data.card import DatasetCard, bundled_cards, load_card
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.plugins.registry import select
 from ctrbench.runs.store import RunStore

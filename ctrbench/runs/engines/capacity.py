@@ -16,7 +16,7 @@ from ctrbench.errors import SettingError
 from ctrbench.names import Split
 
 if TYPE_CHECKING:
-    from ctrbench.data.shards import Prepared
+    from ctrbench.data.prepared import Prepared
     from ctrbench.train.config import TrainConfig
 
 PROCESS_BYTES = 700 << 20

@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ctrbench
-from ctrbench.data.shards import MANIFEST, dataset_folder
+from ctrbench.data.home import dataset_folder
+from ctrbench.data.manifest import MANIFEST
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.plugins.finder import Plugin, find
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Place, replacing
+from ctrbench.storage.files import replacing
 
 if TYPE_CHECKING:
     from ctrbench.runs.engines.local import Watcher
@@ -441,11 +442,7 @@ Files = tuple[bytes | None, bytes | None]
 
 def as_seen(store: RunStore) -> RunStore:
     """Return the store by names that are the same whatever folder a node's worker starts in."""
-    return RunStore(results=_absolute(store.results), home=_absolute(store.home))
-
-
-def _absolute(place: Place) -> Place:
-    return place.absolute() if isinstance(place, Path) else place
+    return RunStore(results=store.results.absolute(), home=store.home.absolute())
 
 
 def carried(run: Run) -> Files:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ctrbench.data.card import FieldCard
-from ctrbench.data.shards import FieldInfo, Prepared, ShardInfo, SplitInfo, open_prepared
+from ctrbench.data.manifest import FieldInfo, ShardInfo, SplitInfo
+from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.runs.engines import capacity as room

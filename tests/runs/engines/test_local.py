@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import DataError, SettingError
 from ctrbench.runs.engines.local import LocalEngine, _lost, _tell, _work, make_engine
 from ctrbench.runs.grid import Run, make_config, make_grid

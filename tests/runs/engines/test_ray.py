@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 import ctrbench
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.nn.exchange import Workers
 from ctrbench.plugins.finder import Plugin

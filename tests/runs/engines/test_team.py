@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctrbench.data.shards import open_prepared
+from ctrbench.data.prepared import open_prepared
 from ctrbench.names import Column
 from ctrbench.runs.engines.team import TeamEngine, failed
 from ctrbench.runs.execute import execute

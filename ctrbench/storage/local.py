@@ -1,0 +1,106 @@
+"""Storage on this machine or in a folder shared by several machines.
+
+A file is written beside its target and renamed, which is atomic on one file system. A full disk becomes a `DataError`
+that names the file and the remedy.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ctrbench.errors import DataError
+
+
+class LocalStorage:
+    """Storage whose locations are paths; see `ctrbench.storage.files.Storage` for the operations."""
+
+    is_local = True
+
+    @contextmanager
+    def replacing(self, file: Path, *, is_new: bool) -> Iterator[Path]:
+        """Yield a hidden path in the file's folder and rename it to `file` at the end."""
+        # Process ids are not unique in a folder shared by several machines.
+        part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        try:
+            with disk_full_errors(file, "CTRBENCH_HOME moves the cache"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                yield part
+                _rename(part, file, is_new=is_new)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def read_bytes(self, file: Path) -> bytes:
+        """Return the content of the file."""
+        return file.read_bytes()
+
+    @contextmanager
+    def local_copy(self, file: Path, sha256: str | None) -> Iterator[Path]:
+        """Yield the file itself."""
+        if not file.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+        yield file
+
+    def find_files(self, folder: Path, pattern: str) -> list[Path]:
+        """Return the sorted matches of a glob pattern."""
+        return sorted(folder.glob(pattern))
+
+    def is_file(self, file: Path) -> bool:
+        """Return whether the file exists."""
+        return file.is_file()
+
+    def remove_file(self, file: Path) -> None:
+        """Remove the file if it exists."""
+        file.unlink(missing_ok=True)
+
+    def scratch_parent(self, folder: Path) -> Path:
+        """Return the folder itself: renaming works within one file system."""
+        return folder
+
+    def move_folder(self, folder: Path, target: Path, *, last: str) -> None:
+        """Rename the folder; an old target moves into the scratch folder, which its owner removes."""
+        if target.exists():
+            target.rename(folder.with_name("old"))
+        folder.rename(target)
+
+
+def _rename(part: Path, file: Path, *, is_new: bool) -> None:
+    """Give a finished file its name; a new file is hard-linked, since renaming would replace another writer's."""
+    if not is_new:
+        part.replace(file)
+        return
+    try:
+        file.hardlink_to(part)
+    except OSError:
+        # Some shared file systems have no hard links.
+        if file.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file)) from None
+        part.replace(file)
+
+
+@contextmanager
+def disk_full_errors(file: Path, hint: str) -> Iterator[None]:
+    """Turn an error of a full disk into a `DataError` that names the file; `hint` says which setting moves it."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            remedy = f"free some space, or use another disk ({hint})"
+            raise DataError("no space left on the disk", value=file, remedy=remedy) from None
+        raise
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether an error means a full disk; some libraries keep the system's error number in the text only."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+
+
+def sha256_of(file: Path) -> str:
+    """Return the sha256 of a file as a hexadecimal string, read in blocks."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
