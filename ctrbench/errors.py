@@ -1,18 +1,22 @@
-"""The one family of errors that a user can cause.
+"""Errors that a user can cause, and the texts that several of them share.
 
-Each says the rule that was broken, the value that broke it and what to do about it. The command line prints the
-three parts and leaves with exit code 2; anything that is not a `CtrbenchError` is a defect of ours and keeps its
-traceback.
+Each error states the rule that was broken, the value that broke it and the remedy. The command line prints the three
+parts and exits with code 2. Any other exception is a bug of ctrbench and keeps its traceback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class CtrbenchError(ValueError):
-    """A rule, the value that broke it, and the remedy."""
+    """A broken rule, the value that broke it, and the remedy."""
 
     def __init__(self, rule: str, *, value: object = None, remedy: str | None = None) -> None:
         self.rule, self.value, self.remedy = rule, value, remedy
@@ -21,32 +25,65 @@ class CtrbenchError(ValueError):
 
 
 class CardError(CtrbenchError):
-    """A dataset card that cannot be read or that contradicts itself or its data."""
+    """A dataset card is unreadable or contradicts itself or its data."""
 
 
 class DataError(CtrbenchError):
-    """Raw or prepared data that break a rule of their format."""
+    """Raw or prepared data break a rule of their format."""
 
 
 class SourceError(CtrbenchError):
-    """A source that cannot be had: not there, not an archive, a wrong checksum."""
+    """A data source is unavailable: missing, not an archive, or with a wrong checksum."""
 
 
 class SettingError(CtrbenchError):
-    """An unknown or impossible choice on the command line or in a selector."""
+    """An unknown or invalid choice on the command line or in a selector."""
 
 
 class StoreError(CtrbenchError):
-    """Run records that cannot be read, or must not be overwritten."""
+    """A store of run records is unreadable, unreachable or must not be overwritten."""
 
 
 class ContractError(CtrbenchError):
-    """A plug-in that breaks the contract every method must keep."""
+    """A plug-in breaks the contract of its kind."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a remedy that names the nearest known name, and all of them when they are few."""
-    names = sorted(known)
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return a remedy with the nearest valid name, and with all valid names if there are at most 40.
+
+    >>> did_you_mean("gendr", ["age", "gender"])
+    "did you mean 'gender'? known: age, gender"
+    """
+    names = sorted(choices)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(names)}" if len(names) <= 40 else hint.strip() or "see the list command"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem that pydantic found in a value."""
+
+    location: tuple[int | str, ...]
+    """Keys and indices that lead to the value; empty for a rule about the whole value."""
+    message: str
+    is_unknown_key: bool
+    """Whether the problem is a key that the model does not have."""
+
+    @property
+    def path(self) -> str:
+        """The location as text, such as `fields.0.name`."""
+        return ".".join(str(part) for part in self.location)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.location else self.message
+
+
+def first_problem(error: ValidationError) -> Problem:
+    """Return the first problem of a validation error."""
+    details = error.errors()[0]
+    return Problem(
+        location=details["loc"],
+        message=details["msg"].removeprefix("Value error, "),
+        is_unknown_key=details["type"] == "extra_forbidden",
+    )

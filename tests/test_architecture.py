@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "storage": ("errors", "storage"),
     "readers": (*GROUND, "readers", "plugins.finder"),
     "synthetic": (*GROUND, "readers", "synthetic"),
-    "data": (*GROUND, "data", "readers", "synthetic"),
+    "data": (*GROUND, "data", "readers", "synthetic", "plugins.finder"),
     "data.batches": (*GROUND, "data.prepared"),
     "data.stream": (*GROUND, "data.batches", "data.prepared"),
     "nn": (*GROUND, "nn"),

@@ -17,7 +17,7 @@ def test_these_cards_come_with_the_package() -> None:
 def test_a_card_loads_and_is_named_as_its_file(name: str) -> None:
     card = load_card(name)
     assert card.name == name
-    assert card.sources or card.reader == "production"
+    assert card.sources or card.generator == "production"
 
 
 @pytest.mark.parametrize("name", sorted(bundled_cards()))

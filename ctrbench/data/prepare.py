@@ -7,7 +7,6 @@ crash, Ctrl-C or a full disk leaves what was there before. What is known to be u
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ctrbench.data.build import Report, build
+from ctrbench.data.build import PhaseProgress, build
 from ctrbench.data.card import DatasetCard, bundled_cards
 from ctrbench.data.fetch import fetch
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
@@ -33,7 +32,7 @@ from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifes
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.readers.base import RawData
+from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
 from ctrbench.storage.files import (
     Location,
     is_disk_full,
@@ -77,7 +76,7 @@ def prepare(
     sources: Sequence[Path] = (),
     domains: tuple[str, ...] = (),
     force: bool = False,
-    report: Report | None = None,
+    progress: PhaseProgress | None = None,
 ) -> Prepared:
     """Return the card's dataset, prepared now unless it already is from the same card and files.
 
@@ -92,7 +91,7 @@ def prepare(
         known = None if force else _known(card, home, sources)
         if known is not None:
             known.verify()
-        prepared = known or _make(card, home, sources, force=force, report=report or _silent)
+        prepared = known or _make(card, home, sources, force=force, progress=progress or _silent)
         return prepared.ensure_domains(domains)[0] if domains else prepared
 
 
@@ -205,15 +204,15 @@ def _record_inputs(folder: Location, inputs: _Inputs) -> None:
 
 
 def _make(
-    card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, report: Report
+    card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, progress: PhaseProgress
 ) -> Prepared:
     given = _given(card, sources)
     inputs = _inputs(given)
     here = scratch_parent(home)
-    paths = given or _fetched(card, here, report)
+    paths = given or _fetched(card, here, progress)
     with _scratch(here, card.name) as scratch, ThreadPoolExecutor(1) as pool:
-        report("read", 0.0)
-        raw = _read(card, paths, scratch / "raw", report)
+        progress("read", 0.0)
+        raw = _read(card, paths, scratch / "raw", progress)
         name = card.name + raw.suffix
         unchanged = None if force else _same_content(name, card, home, raw)
         if unchanged is not None:
@@ -222,7 +221,7 @@ def _make(
             return unchanged
         digests = pool.submit(_sources, raw.files)
         try:
-            prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, report)
+            prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, progress)
         except pl.exceptions.PolarsError as error:
             raise _unreadable(raw, error) from None
         if _inputs(given).files != inputs.files:
@@ -248,8 +247,8 @@ def _command(card: DatasetCard, sources: Sequence[Path]) -> str:
     return shlex.join(["ctrbench", "prepare", named, *options])
 
 
-def _fetched(card: DatasetCard, home: Path, report: Report) -> tuple[Path, ...]:
-    if card.reader == "production":
+def _fetched(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[Path, ...]:
+    if card.generator is not None:
         remedy = "ctrbench prepare production --rows 20e6"
         raise CardError("these data are generated, not read", value=card.name, remedy=remedy)
     if not card.sources:
@@ -258,27 +257,23 @@ def _fetched(card: DatasetCard, home: Path, report: Report) -> tuple[Path, ...]:
     return fetch(
         card.sources,
         folder=home / "downloads",
-        report=lambda name, done, total: report(f"fetch {name}", done / total if total else 0.0),
+        progress=lambda name, done, total: progress(f"fetch {name}", done / total if total else 0.0),
     )
 
 
-def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, report: Report) -> RawData:
+def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: PhaseProgress) -> RawData:
     scratch.mkdir()
-    reader = importlib.import_module(f"ctrbench.readers.{card.reader}")
-    # Of a folder, files with these names are the dataset; cards without such sources leave it to the reader.
-    names = [name for source in card.sources for name in source.local]
-    # Columns that cost something are made only for cards that ask for them.
-    made = getattr(reader, "ON_REQUEST", ())
-    asked = {field.source_column: field.max_length for field in card.fields if field.source_column in made}
-    options: dict[str, Any] = ({"names": names} if names else {}) | ({"asked": asked} if asked else {})
-    raw: RawData = reader.read(
-        paths,
-        separator=card.separator,
-        scratch=scratch,
-        report=lambda done: report("convert", done),
-        **options,
+    reader: Reader = READERS.load(card.reader)()
+    return reader.read(
+        ReadRequest(
+            paths=tuple(paths),
+            scratch=scratch,
+            separator=card.separator,
+            names=tuple(name for source in card.sources for name in source.local),
+            columns={field.source_column: field.max_length for field in card.fields},
+            progress=lambda done: progress("convert", done),
+        )
     )
-    return raw
 
 
 def _unreadable(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:
@@ -339,11 +334,11 @@ def _build(
     scratch: Path,
     naming: _Naming,
     digests: Future[tuple[SourceInfo, ...]],
-    report: Report,
+    progress: PhaseProgress,
 ) -> Prepared:
     folder = scratch / "data"
     folder.mkdir()
-    built = build(card, raw, scratch=scratch, folder=folder, report=report)
+    built = build(card, raw, scratch=scratch, folder=folder, progress=progress)
     manifest = Manifest(
         name=naming.name,
         title=f"{card.title}: {raw.suffix.strip('-')}, not the real data" if raw.suffix else card.title,

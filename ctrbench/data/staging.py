@@ -116,8 +116,8 @@ def field_column(name: str) -> str:
     return f"field {name}"
 
 
-def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, report: Callable[[int], None]) -> Staged:
-    """Write the raw frame's columns that the card names to `folder`; `report` hears of the rows done.
+def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Callable[[int], None]) -> Staged:
+    """Write the raw frame's columns that the card names to `folder`; `progress` hears of the rows done.
 
     Raises `CardError` for a column that the data lack and `DataError` for the first value that breaks a rule, with
     its row.
@@ -132,7 +132,7 @@ def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, report: Calla
                 _check(plan, batch, frame, rows)
                 writer.append(plan, batch[plan.name])
             rows += batch.height
-            report(rows)
+            progress(rows)
     if rows == 0:
         raise DataError("the data hold no rows", remedy="check the files and the card's separator")
     return writer.staged(rows)

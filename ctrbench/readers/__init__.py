@@ -1,1 +1,1 @@
-"""One file a raw format: raw files to a polars LazyFrame."""
+"""Readers of raw formats: one file per format."""

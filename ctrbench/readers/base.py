@@ -1,28 +1,94 @@
-"""What a reader hands to `prepare`: raw rows as a lazy frame, and the files that they come from.
+"""Base class of readers: parsers that turn the files of a raw format into rows.
 
-Every reader module has `read(paths, *, separator, scratch, report) -> RawData`; `report` hears the share done of a
-reader that does not wait for the frame to be collected. A reader knows one raw form and nothing of fields, splits or
-ids; it may write under `scratch`, which is removed afterwards, but holds no whole table in memory.
+A reader knows one raw format and nothing of fields, splits or ids, which the card describes and `ctrbench.data`
+handles. A card names its reader: a file of this package (`table`), an installed plug-in, or the path of a `.py` file
+beside the card. Each file defines one subclass of `Reader`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-import polars as pl
+from ctrbench.plugins.finder import PluginKind
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Progress = Callable[[float], None]
+"""Called with the fraction of the work that is done, 0 to 1."""
+
+
+def _ignore(_done: float) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadRequest:
+    """Files to read and the settings of the card that concern a reader."""
+
+    paths: tuple[Path, ...]
+    """Files, archives or folders, in the order in which the user named them."""
+    scratch: Path
+    """Existing empty folder for temporary files; removed once the rows have been staged."""
+    separator: str = ","
+    """Column separator of the card; only for readers with `uses_separator`."""
+    names: tuple[str, ...] = ()
+    """File names of the dataset, to be selected from folders and archives; empty if the card names none."""
+    columns: Mapping[str, int | None] = field(default_factory=dict)
+    """Columns that the card's fields use, with the maximum length of their lists (None: unlimited or no list)."""
+    progress: Progress = _ignore
+    """For readers that convert files before they return."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawData:
-    """Raw rows in the files' order; lists are list columns or text split at the field's separator."""
+    """Rows of the raw files as a lazy frame, in the order of the files.
+
+    A list is a list column, or text that is split at the field's separator.
+    """
 
     frame: pl.LazyFrame
     files: tuple[Path, ...]
-    """The files that were read; their sha256 goes into the manifest."""
+    """Files that were read; the manifest stores their sha256."""
     suffix: str = ""
-    """Added to the dataset's name, so that a twin is never taken for the real data: "-twin"."""
+    """Appended to the dataset's name to distinguish other data in the same format, such as "-twin"."""
     note: str = ""
+    """Remark that is stored in the manifest and shown with the dataset."""
     explain: Callable[[], str | None] | None = None
-    """Called when the frame turns out unreadable: says which line of which file it is, if that can be found."""
+    """Called if collecting the frame fails; returns the file, line and problem, or None if they are not found."""
+
+
+class Reader(ABC):
+    """Parser of one raw format.
+
+    A subclass implements `read` and takes no arguments. It must not hold a whole table in memory: return a lazy scan,
+    or convert the files to parquet in `request.scratch` and scan those.
+
+    >>> class JsonLinesReader(Reader):
+    ...     def read(self, request: ReadRequest) -> RawData:
+    ...         return RawData(frame=pl.scan_ndjson(list(request.paths)), files=request.paths)
+    """
+
+    uses_separator: ClassVar[bool] = False
+    """Whether the format has a column separator that the card may set."""
+
+    @abstractmethod
+    def read(self, request: ReadRequest) -> RawData:
+        """Return the rows of the requested files.
+
+        Raises `SourceError` for a file that is missing or has another format, and `DataError` for a file that is
+        damaged or breaks a rule of its format; the error's value names the file and the line.
+        """
+
+
+READERS: PluginKind[Reader] = PluginKind(
+    name="readers",
+    package="ctrbench.readers",
+    base="ctrbench.readers.base:Reader",
+    helpers=("base", "text_files"),
+)
+"""Built-in readers, entry points of the group `ctrbench.readers`, and paths of `.py` files."""

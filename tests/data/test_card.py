@@ -72,7 +72,7 @@ def test_a_domain_feature_must_be_a_field(tmp_path: Path) -> None:
 
 
 def test_a_domain_feature_holds_one_id(tmp_path: Path) -> None:
-    fails(tmp_path, CARD.replace('["city"]', '["tags"]'), r"one id a row .*tags is multi_valued")
+    fails(tmp_path, CARD.replace('["city"]', '["tags"]'), r"one id per row .*tags is multi_valued")
 
 
 def test_a_default_domain_set_is_needed(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_a_domain_set_is_a_file_name(tmp_path: Path) -> None:
 
 
 def test_a_field_named_twice(tmp_path: Path) -> None:
-    fails(tmp_path, CARD.replace('"tags"', '"city"'), "named twice: city")
+    fails(tmp_path, CARD.replace('"tags"', '"city"'), "duplicate field: city")
 
 
 @pytest.mark.parametrize("name", ["label", "row", "time", "probability", "domain", "key", "rows_dev"])
 def test_names_of_our_own_columns_are_refused(tmp_path: Path, name: str) -> None:
-    fails(tmp_path, CARD.replace('"tags"', f'"{name}"'), rf"a name of ours.*column = '{name}'")
+    fails(tmp_path, CARD.replace('"tags"', f'"{name}"'), rf"is reserved.*set column = '{name}'")
 
 
 def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
         ('"multi_valued"', '"numeric"\nmin_count = 2', "numeric fields have no min_count"),
         ('role = "user"', "max_length = 3", "only multi_valued and sequence fields have max_length"),
         ('role = "user"', 'separator = ";"', "only multi_valued and sequence fields have a separator"),
-        ('path = "data/shop.csv"', 'reader = "movielens"\nseparator = ";"', "only `table` takes one"),
+        ('path = "data/shop.csv"', 'reader = "movielens"\nseparator = ";"', "fixed separator: movielens"),
         ('path = "data/shop.csv"', 'separator = "::"', "separator: .*at most 1 character"),
     ],
 )
@@ -125,8 +125,12 @@ def test_a_sequence_may_have_a_target(tmp_path: Path) -> None:
     [
         ('"multi_valued"', '"multi_valued"\ntarget = "city"', "only sequence fields have a target"),
         ('"multi_valued"', SEQUENCE.replace("city", "citty"), "no such field: citty"),
-        ('"multi_valued"', SEQUENCE.replace("city", "tags"), "its target is categorical, 'tags' is sequence"),
-        ('"multi_valued"', f"{SEQUENCE}\nmin_count = 2", "the ids are the target's, and so is min_count"),
+        (
+            '"multi_valued"',
+            SEQUENCE.replace("city", "tags"),
+            "a target must be categorical, 'tags' is sequence",
+        ),
+        ('"multi_valued"', f"{SEQUENCE}\nmin_count = 2", "min_count is set on the target"),
     ],
 )
 def test_a_target_is_another_field_of_one_id(tmp_path: Path, old: str, new: str, match: str) -> None:
@@ -164,3 +168,14 @@ def test_all_bundled_cards_load_under_their_own_names() -> None:
 
 def test_a_domain_feature_keeps_rare_values(tmp_path: Path) -> None:
     fails(tmp_path, CARD.replace('role = "user"', "min_count = 2"), "keeps every value")
+
+
+def test_a_card_with_a_generator_has_no_reader_and_no_path(tmp_path: Path) -> None:
+    fails(tmp_path, 'generator = "production"\n' + CARD, "no reader, no sources and no path")
+
+
+def test_a_production_card_of_an_earlier_manifest_has_the_same_digest() -> None:
+    card = load_card("production")
+    earlier = {"reader": "production"} | card.model_dump(mode="json", exclude={"reader", "generator"})
+    assert DatasetCard.model_validate(earlier).model_dump() == card.model_dump()
+    assert DatasetCard.model_validate(earlier).digest == card.digest

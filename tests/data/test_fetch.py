@@ -71,7 +71,7 @@ def source(
 
 def test_a_file_is_downloaded_whole_and_reported(host: Host, tmp_path: Path) -> None:
     calls: list[tuple[str, int, int | None]] = []
-    (path,) = fetch([source(host)], folder=tmp_path / "new", report=lambda *call: calls.append(call))
+    (path,) = fetch([source(host)], folder=tmp_path / "new", progress=lambda *call: calls.append(call))
     assert path == tmp_path / "new" / "data.bin"
     assert path.read_bytes() == DATA
     assert calls[-1] == ("data.bin", len(DATA), len(DATA))

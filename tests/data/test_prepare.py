@@ -425,7 +425,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
             os.utime(card.path or "", ns=(2, 2))
 
     with pytest.raises(DataError, match=r"changed while it was read: .*data.csv"):
-        prepare(card, home=home, report=change)
+        prepare(card, home=home, progress=change)
     assert nothing_left(home)
 
 
@@ -612,7 +612,7 @@ def test_an_interrupt_leaves_what_was_there(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(make_card(frame.head(11)), home=home, report=interrupt)
+        prepare(make_card(frame.head(11)), home=home, progress=interrupt)
     assert [path.name for path in (home / "datasets").iterdir()] == ["shop"]
     first.verify()
 
@@ -632,7 +632,7 @@ def test_what_a_killed_process_left_is_removed(card: DatasetCard, home: Path) ->
 
 def test_progress_goes_from_phase_to_phase_up_to_one(card: DatasetCard, home: Path) -> None:
     heard: list[tuple[str, float]] = []
-    prepare(card, home=home, report=lambda phase, done: heard.append((phase, done)))
+    prepare(card, home=home, progress=lambda phase, done: heard.append((phase, done)))
     assert list(dict.fromkeys(phase for phase, _ in heard)) == ["read", "encode", "write"]
     assert dict(heard) == {"read": 1.0, "encode": 1.0, "write": 1.0}
     assert all(0 <= done <= 1 for _, done in heard)

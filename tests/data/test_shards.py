@@ -78,7 +78,7 @@ def test_two_new_feature_sets_by_two_readers_are_both_kept(prepared: Prepared) -
 
 
 def test_a_list_cannot_be_a_domain_feature(prepared: Prepared) -> None:
-    with pytest.raises(SettingError, match=r"one id a row .*tags is multi_valued"):
+    with pytest.raises(SettingError, match=r"one id per row .*tags is multi_valued"):
         prepared.ensure_domains(("tags",))
 
 

@@ -1,5 +1,6 @@
+import re
 import zipfile
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -8,8 +9,8 @@ import pytest
 from ctrbench.errors import DataError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers import iaac
-from ctrbench.readers.base import RawData
-from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TWIN_MODULUS, TWIN_REMAINDER, read
+from ctrbench.readers.base import RawData, ReadRequest
+from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TWIN_MODULUS, TWIN_REMAINDER, IaacReader
 
 ROW = {
     "instance_id": "4000000000000000123",
@@ -53,20 +54,23 @@ def write(path: Path, *lines: str, end: str = "\n") -> Path:
     return path
 
 
-def rows_of(
-    tmp_path: Path, *paths: Path, names: Sequence[str] = (ROUND1_FILE, ROUND2_FILE)
-) -> tuple[RawData, pl.DataFrame]:
-    raw = read(paths, scratch=tmp_path / "scratch", names=names)
+def request_for(tmp_path: Path, *paths: Path, names: tuple[str, ...] = ()) -> ReadRequest:
+    (tmp_path / "scratch").mkdir()
+    return ReadRequest(paths=paths, scratch=tmp_path / "scratch", names=names)
+
+
+def rows_of(tmp_path: Path, *paths: Path, names: tuple[str, ...] = ()) -> tuple[RawData, pl.DataFrame]:
+    raw = IaacReader().read(request_for(tmp_path, *paths, names=names))
     return raw, raw.frame.collect()
 
 
-def refusal(tmp_path: Path, path: Path) -> str:
+def refusal(tmp_path: Path, *paths: Path) -> str:
     with pytest.raises((DataError, SourceError)) as caught:
-        read([path], scratch=tmp_path / "scratch")
+        rows_of(tmp_path, *paths)
     return str(caught.value)
 
 
-def test_a_row_keeps_its_values_but_ids_of_no_use(tmp_path: Path) -> None:
+def test_a_row_keeps_all_values_except_useless_ids(tmp_path: Path) -> None:
     raw, frame = rows_of(tmp_path, write(tmp_path / "a.txt", line()))
     derived = {"hour", "predicted_categories", "predicted_properties"}
     assert set(frame.columns) == set(COLUMNS) - {"instance_id", "context_id", iaac.PREDICTED} | derived
@@ -116,18 +120,15 @@ def test_blocks_keep_the_order_of_rows(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
-def test_the_last_line_may_lack_its_end(tmp_path: Path, end: str) -> None:
+def test_the_last_line_may_lack_a_line_end(tmp_path: Path, end: str) -> None:
     _, frame = rows_of(tmp_path, write(tmp_path / "a.txt", line(), line(is_trade=1), end=end))
     assert frame["is_trade"].to_list() == [0, 1]
 
 
-def test_columns_may_stand_in_another_order(tmp_path: Path) -> None:
+def test_columns_may_have_another_order(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(" ".join(reversed(COLUMNS)) + "\n" + " ".join(reversed(line().split())) + "\n")
     assert rows_of(tmp_path, path)[1]["user_age_level"].item() == 1003
-
-
-# --- which files ---------------------------------------------------------------------------------------------------
 
 
 def folder_with_both(tmp_path: Path) -> Path:
@@ -143,7 +144,7 @@ def zipped(path: Path, *files: Path) -> Path:
     return path
 
 
-def test_a_folder_gives_the_files_of_the_card(tmp_path: Path) -> None:
+def test_a_folder_contributes_the_files_of_the_card(tmp_path: Path) -> None:
     folder = folder_with_both(tmp_path)
     raw, frame = rows_of(tmp_path, folder)
     assert frame["user_id"].to_list() == [1, 2, 3]
@@ -151,13 +152,13 @@ def test_a_folder_gives_the_files_of_the_card(tmp_path: Path) -> None:
     assert raw.note == f"{ROUND1_FILE}: 1 rows, {ROUND2_FILE}: 2 rows"
 
 
-def test_round_1_alone_is_taken_out_of_a_folder_with_both(tmp_path: Path) -> None:
-    raw, frame = rows_of(tmp_path, folder_with_both(tmp_path), names=[ROUND1_FILE])
+def test_round_1_alone_is_selected_from_a_folder_with_both(tmp_path: Path) -> None:
+    raw, frame = rows_of(tmp_path, folder_with_both(tmp_path), names=(ROUND1_FILE,))
     assert frame["user_id"].to_list() == [1]
     assert len(raw.files) == 1
 
 
-def test_a_folder_may_hold_text_and_archive(tmp_path: Path) -> None:
+def test_a_folder_may_contain_text_and_archive(tmp_path: Path) -> None:
     folder = folder_with_both(tmp_path)
     zipped(folder / "round2.zip", folder / ROUND2_FILE)
     (folder / ROUND2_FILE).unlink()
@@ -166,7 +167,7 @@ def test_a_folder_may_hold_text_and_archive(tmp_path: Path) -> None:
     assert raw.files[1] == folder / "round2.zip"
 
 
-def test_one_archive_may_hold_both(tmp_path: Path) -> None:
+def test_one_archive_may_contain_both(tmp_path: Path) -> None:
     folder = folder_with_both(tmp_path)
     archive = zipped(tmp_path / "all.zip", folder / ROUND2_FILE, folder / ROUND1_FILE)
     raw, frame = rows_of(tmp_path, archive)
@@ -174,36 +175,35 @@ def test_one_archive_may_hold_both(tmp_path: Path) -> None:
     assert raw.files == (archive,)
 
 
-def test_a_file_of_any_name_is_read_when_it_is_named(tmp_path: Path) -> None:
+def test_a_text_file_is_read_under_any_name(tmp_path: Path) -> None:
     raw, frame = rows_of(tmp_path, write(tmp_path / ROUND2_FILE, line()))
     assert frame.height == 1
     assert raw.note.endswith(f"without {ROUND1_FILE}")
 
 
-def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
     folder = folder_with_both(tmp_path)
     (folder / ROUND2_FILE).unlink()
     assert f"raw has no {ROUND2_FILE}" in refusal(tmp_path, folder)
 
 
-def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path, tmp_path / "gone")
 
 
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", line())
-    with pytest.raises(SourceError, match="given twice"):
-        read([path, path], scratch=tmp_path / "scratch")
+    assert "given twice" in refusal(tmp_path, path, path)
 
 
-def test_an_archive_without_the_files_says_what_it_has(tmp_path: Path) -> None:
+def test_an_archive_without_the_files_is_refused_with_its_content(tmp_path: Path) -> None:
     others = [write(tmp_path / name, line()) for name in ("x.txt", "y.txt")]
     message = refusal(tmp_path, zipped(tmp_path / "a.zip", *others))
-    assert "holds none of" in message
+    assert "contains none of" in message
     assert "x.txt, y.txt" in message
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"<html>please log in</html>")
     assert "not a zip archive" in refusal(tmp_path, tmp_path / "a.zip")
 
@@ -214,10 +214,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[200:260] = bytes(60)
     archive.write_bytes(content)
-    assert f"a damaged archive: {archive}" in refusal(tmp_path, archive)
-
-
-# --- bad files -----------------------------------------------------------------------------------------------------
+    assert f"damaged archive: {archive}" in refusal(tmp_path, archive)
 
 
 @pytest.mark.parametrize(
@@ -239,14 +236,14 @@ def test_a_broken_line_is_named_by_its_number(
 ) -> None:
     monkeypatch.setattr(iaac, "BLOCK_BYTES", 1500)
     path = write(tmp_path / "a.txt", *[line()] * 10, bad, *[line()] * 10)
-    refused = refusal(tmp_path, path)
-    assert message in refused
-    assert f"{path}, line 12" in refused
+    error = refusal(tmp_path, path)
+    assert message in error
+    assert f"{path}, line 12" in error
 
 
-def test_a_cut_off_file_is_told_from_a_broken_one(tmp_path: Path) -> None:
+def test_a_truncated_file_is_distinguished_from_a_broken_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", line(), line()[:-40], end="")
-    assert f"{path}, line 3. the file seems cut off" in refusal(tmp_path, path)
+    assert f"{path}, line 3. the file seems truncated" in refusal(tmp_path, path)
 
 
 def header_only(tmp_path: Path, text: str) -> Path:
@@ -259,23 +256,20 @@ def header_only(tmp_path: Path, text: str) -> Path:
     [
         ("", "the file is empty"),
         (HEADER + "\n", "a header but no rows"),
-        (HEADER.removesuffix(" is_trade") + "\n" + line()[:-2], "a test file, it has no is_trade"),
-        (HEADER.replace(" item_city_id", "") + "\n", "a column is missing: "),
-        (HEADER + " more\n", "a column too many: "),
+        (HEADER.removesuffix(" is_trade") + "\n" + line()[:-2], "a test file without is_trade"),
+        (HEADER.replace(" item_city_id", "") + "\n", "missing column: "),
+        (HEADER + " more\n", "unexpected column: "),
         ("user,item,label\n1,2,0\n", "not an IAAC file"),
         (line() + "\n", "not an IAAC file"),
     ],
 )
-def test_a_wrong_file_is_known_by_its_first_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_file_is_recognised_by_its_first_line(tmp_path: Path, text: str, message: str) -> None:
     assert message in refusal(tmp_path, header_only(tmp_path, text))
 
 
 def test_binary_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(bytes(range(256)))
     assert "not an IAAC file" in refusal(tmp_path, tmp_path / "a.txt")
-
-
-# --- twins ---------------------------------------------------------------------------------------------------------
 
 
 def twin_line(number: int) -> str:
@@ -290,7 +284,7 @@ def twin(path: Path, rows: int, probabilities: list[float] | None = None) -> Pat
     return path
 
 
-def test_a_twin_is_known_by_its_ids_alone(tmp_path: Path) -> None:
+def test_a_twin_is_recognised_by_its_ids(tmp_path: Path) -> None:
     raw, frame = rows_of(tmp_path, twin(tmp_path / "real.txt", 5))
     assert raw.suffix == "-twin"
     assert raw.note.startswith("a synthetic twin")
@@ -310,31 +304,31 @@ def test_a_twins_truth_is_read_beside_an_archive(tmp_path: Path) -> None:
     assert rows_of(tmp_path, archive)[1][Column.PROBABILITY].to_list() == [0.25, 0.75]
 
 
-def test_the_truth_counts_only_when_all_files_have_it(tmp_path: Path) -> None:
+def test_the_truth_is_used_only_if_all_files_have_it(tmp_path: Path) -> None:
     paths = twin(tmp_path / "a.txt", 2, [0.25, 0.75]), twin(tmp_path / "b.txt", 2)
     assert Column.PROBABILITY not in rows_of(tmp_path, *paths)[1].columns
 
 
-def test_a_truth_of_other_rows_is_refused(tmp_path: Path) -> None:
+def test_a_truth_with_another_number_of_rows_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, twin(tmp_path / "a.txt", 3, [0.25, 0.75]))
-    assert "has a row for each of its rows" in message
+    assert "one row per row of its data file" in message
 
 
-def test_real_and_twin_are_never_mixed(tmp_path: Path) -> None:
+def test_real_and_twin_files_cannot_be_mixed(tmp_path: Path) -> None:
     real = write(tmp_path / "a.txt", line())
-    with pytest.raises(DataError, match=r"never mixed: .*a.txt \(real\), .*b.txt \(twin\)"):
-        read([real, twin(tmp_path / "b.txt", 2)], scratch=tmp_path / "scratch")
+    message = refusal(tmp_path, real, twin(tmp_path / "b.txt", 2))
+    assert re.search(r"cannot be mixed: .*a.txt \(real\), .*b.txt \(twin\)", message)
 
 
-def test_one_marked_id_among_thousands_makes_no_twin(tmp_path: Path) -> None:
+def test_one_matching_id_among_thousands_makes_no_twin(tmp_path: Path) -> None:
     lines = [line(instance_id=7)] * 2000
     raw, _ = rows_of(tmp_path, write(tmp_path / "a.txt", twin_line(0), *lines))
     assert raw.suffix == ""
 
 
-def test_the_share_read_is_told(tmp_path: Path) -> None:
-    heard: list[float] = []
-    file = write(tmp_path / ROUND1_FILE, line())
-    read([file], scratch=tmp_path / "scratch", names=(ROUND1_FILE,), report=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == pytest.approx(1.0)
+def test_progress_is_the_fraction_of_bytes_read(tmp_path: Path) -> None:
+    fractions: list[float] = []
+    request = request_for(tmp_path, write(tmp_path / ROUND1_FILE, line()))
+    IaacReader().read(replace(request, progress=fractions.append))
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)

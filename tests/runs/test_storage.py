@@ -76,9 +76,9 @@ def test_prepared_data_are_the_same(
 def test_what_is_unchanged_is_not_prepared_again(card: DatasetCard, there: RunStore) -> None:
     heard: list[str] = []
     prepare(card, home=there.home)
-    prepare(card, home=there.home, report=lambda phase, _: heard.append(phase))
+    prepare(card, home=there.home, progress=lambda phase, _: heard.append(phase))
     assert "write" not in heard
-    prepare(card, home=there.home, report=lambda phase, _: heard.append(phase), force=True)
+    prepare(card, home=there.home, progress=lambda phase, _: heard.append(phase), force=True)
     assert "write" in heard
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from ctrbench.errors import DataError, SettingError
 from ctrbench.names import Column
-from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TRUTH_SUFFIX, TWIN_MODULUS, read
+from ctrbench.readers.base import ReadRequest
+from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TRUTH_SUFFIX, TWIN_MODULUS, IaacReader
 from ctrbench.synthetic.iaac import marginals as iaac_marginals
 from ctrbench.synthetic.iaac import twin as iaac
 from ctrbench.synthetic.iaac.twin import SIDECAR, expected_auc, make_twin, marked_ids
@@ -25,7 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def frame(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    return read([folder], scratch=tmp_path_factory.mktemp("scratch")).frame.collect()
+    return (
+        IaacReader()
+        .read(ReadRequest(paths=(folder,), scratch=tmp_path_factory.mktemp("scratch")))
+        .frame.collect()
+    )
 
 
 @pytest.fixture
@@ -81,7 +86,8 @@ def test_ids_fit_64_bits_and_all_differ() -> None:
 def test_the_reader_knows_the_twin_without_its_sidecar(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "round.txt"
     copy.write_bytes((folder / ROUND1_FILE).read_bytes())
-    assert read([copy], scratch=tmp_path / "scratch").suffix == "-twin"
+    request = ReadRequest(paths=(copy,), scratch=tmp_path)
+    assert IaacReader().read(request).suffix == "-twin"
 
 
 def test_an_item_settles_its_columns_and_a_user_his(frame: pl.DataFrame) -> None:
