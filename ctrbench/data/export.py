@@ -8,8 +8,6 @@ does not grow with the dataset, and the folder appears when it is complete.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Column, Split
 from ctrbench.storage.files import Location, find_files, move_folder, scratch_parent
+from ctrbench.storage.scratch import scratch_folder
 
 DESCRIPTION = "dataset.json"
 """Written last: a folder with this file is complete."""
@@ -53,14 +52,9 @@ def export(
     if not overwrite and find_files(folder, "*"):
         raise SettingError("the export folder is not empty", value=folder, remedy="name another folder")
     decoder = _Decoder(prepared, domain_set)
-    parent = scratch_parent(folder.parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}."))
-    try:
+    with scratch_folder(scratch_parent(folder.parent), folder.name) as scratch:
         _write_all(decoder, scratch / "data", progress or _ignore)
         return move_folder(scratch / "data", folder, last=DESCRIPTION)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _ignore(_phase: str, _fraction: float) -> None:

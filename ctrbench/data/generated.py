@@ -111,6 +111,37 @@ class Made:
     """Rows of each id of the fields that have few."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """Options of a dataset that is generated, as a user gives them; see `parse_spec` for the first two."""
+
+    rows: str | None = None
+    variant: str | None = None
+    is_stored: bool = True
+    """Whether rows are written to disk; otherwise they are generated on every read."""
+    jobs: int | None = None
+    """Number of generator processes (default: number of cores)."""
+    spread: Spread | None = None
+    """Distributes the work elsewhere, such as on a cluster, in place of `jobs`."""
+
+    @property
+    def spec(self) -> ProductionSpec:
+        """The spec of the dataset; raises `SettingError` for invalid options."""
+        return parse_spec(rows=self.rows, preset_name=None, variant=self.variant)
+
+    @property
+    def given(self) -> list[str]:
+        """Command-line options that differ from their default."""
+        values = {
+            "--rows": self.rows,
+            "--variant": self.variant,
+            "--on-the-fly": not self.is_stored,
+            "--jobs": self.jobs,
+            "--engine": self.spread,
+        }
+        return [option for option, value in values.items() if value]
+
+
 def prepare_generated(
     spec: ProductionSpec,
     *,

@@ -1,25 +1,19 @@
-"""Raw files to a prepared dataset, in one piece or not at all.
+"""Preparation of a dataset from its card: read or generated, split, encoded and stored.
 
-Everything is made in a scratch folder beside the result and renamed into place when the manifest is written, so that a
-crash, Ctrl-C or a full disk leaves what was there before. What is known to be unchanged is not made again.
+A dataset that is read is built in a scratch folder and moved into place when it is complete, so a crash, Ctrl-C or a
+full disk leaves the previous state. Unchanged data are not prepared again.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import os
-import platform
 import shlex
-import shutil
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,31 +21,21 @@ import polars as pl
 from ctrbench.data.build import PhaseProgress, build
 from ctrbench.data.card import DatasetCard, bundled_cards
 from ctrbench.data.fetch import fetch
+from ctrbench.data.generated import GenerationOptions, check_domains, prepare_generated
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
+from ctrbench.data.inputs import inputs_of, read_inputs, write_inputs
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared
-from ctrbench.errors import CardError, CtrbenchError, DataError
+from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
-from ctrbench.storage.files import (
-    Location,
-    is_disk_full,
-    move_folder,
-    read_text,
-    scratch_parent,
-    sha256_of,
-    write_text,
-)
-
-INPUTS = "inputs.json"
-"""Beside the manifest: sizes and times of the raw files, which spare reading them again."""
-SETTLED_NS = 2_000_000_000
-"""A file changed so shortly before it was recorded may change again without its time showing it."""
+from ctrbench.storage.files import Location, is_disk_full, move_folder, scratch_parent, sha256_of
+from ctrbench.storage.scratch import scratch_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a table about a prepared dataset says; domains are counted in training rows."""
+    """Figures of a prepared dataset; sizes of domains are training rows."""
 
     name: str
     title: str
@@ -66,7 +50,7 @@ class Summary:
     median: float
     smallest: int
     unseen_share: dict[Split, float]
-    """Share of a split's rows whose domain training never had."""
+    """Share of a split's rows whose domain has no training row."""
 
 
 def prepare(
@@ -75,28 +59,72 @@ def prepare(
     home: Location | None = None,
     sources: Sequence[Path] = (),
     domains: tuple[str, ...] = (),
+    generation: GenerationOptions | None = None,
     force: bool = False,
     progress: PhaseProgress | None = None,
 ) -> Prepared:
-    """Return the card's dataset, prepared now unless it already is from the same card and files.
+    """Return the card's dataset, and prepare it unless it exists for the same card and files.
 
-    `sources` are raw files or folders, which take the place of the card's own; `domains` is a feature set to
-    partition by beside the card's. Raises a `CtrbenchError` for whatever is wrong with card or data, also for a
-    prepared file that was damaged since; `force` makes everything again.
+    `sources` are raw files or folders in place of the card's own, for cards with a reader; `generation` holds the
+    options of cards with a generator. `domains` are the features of one more domain set. `force` prepares everything
+    again. `progress` is called with the phase and the fraction of it that is done.
+
+    Raises a `CtrbenchError` for faults of the card or the data, and for a prepared file that is missing or damaged.
     """
     if domains:
         card.check_domain_features(domains)
-    home = home or home_folder()
-    with _plain_disk_errors(home):
-        known = None if force else _known(card, home, sources)
-        if known is not None:
-            known.verify()
-        prepared = known or _make(card, home, sources, force=force, progress=progress or _silent)
-        return prepared.ensure_domains(domains)[0] if domains else prepared
+    home, progress = home or home_folder(), progress or _ignore
+    if card.generator is not None:
+        prepared = _generate(card, home, sources, domains, generation, force=force, progress=progress)
+    else:
+        if generation is not None and generation.given:
+            remedy = "remove it, or prepare a generated dataset: production"
+            raise SettingError("an option of generated data", value=generation.given[0], remedy=remedy)
+        prepared = _prepare_from_files(card, home, sources, force=force, progress=progress)
+    return prepared.ensure_domains(domains)[0] if domains else prepared
+
+
+def _generate(
+    card: DatasetCard,
+    home: Location,
+    sources: Sequence[Path],
+    domains: tuple[str, ...],
+    options: GenerationOptions | None,
+    *,
+    force: bool,
+    progress: PhaseProgress,
+) -> Prepared:
+    if sources:
+        raise SettingError(
+            "generated data have no sources", value=sources[0], remedy=f"remove it: {card.name}"
+        )
+    options = options or GenerationOptions()
+    spec = options.spec
+    check_domains(domains, spec)
+    return prepare_generated(
+        spec,
+        home=home,
+        is_stored=options.is_stored,
+        workers=options.jobs,
+        spread=options.spread,
+        force=force,
+        report=progress,
+    )
+
+
+def _prepare_from_files(
+    card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, progress: PhaseProgress
+) -> Prepared:
+    with _disk_errors(home):
+        existing = None if force else _find_prepared(card, home, sources)
+        if existing is None:
+            return _read_and_build(card, home, sources, force=force, progress=progress)
+        existing.verify()
+        return existing
 
 
 def summary(prepared: Prepared, set_name: str = "default") -> Summary:
-    """Return what the closing table of `prepare` shows."""
+    """Return the figures of a prepared dataset and of one of its domain sets."""
     manifest, table = prepared.manifest, prepared.domain_table(set_name)
     sizes = table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_numpy()[1:]
     info = prepared.domain_set(set_name)
@@ -106,7 +134,7 @@ def summary(prepared: Prepared, set_name: str = "default") -> Summary:
         rows={split: part.rows for split, part in manifest.splits.items()},
         positives={split: part.positives for split, part in manifest.splits.items()},
         num_fields=len(manifest.fields),
-        # A sequence with a target has that field's ids.
+        # The ids of a sequence with a target are those of the target.
         num_ids=sum(field.size for field in manifest.fields if not manifest.card.field(field.name).target),
         domain_set=set_name,
         domain_features=info.features,
@@ -118,44 +146,42 @@ def summary(prepared: Prepared, set_name: str = "default") -> Summary:
     )
 
 
-def _silent(_phase: str, _fraction: float) -> None:
+def _ignore(_phase: str, _fraction: float) -> None:
     pass
 
 
 @contextmanager
-def _plain_disk_errors(home: Location) -> Iterator[None]:
+def _disk_errors(home: Location) -> Iterator[None]:
+    """Turn errors of the file system into `DataError`."""
     try:
         yield
     except OSError as error:
         if is_disk_full(error):
-            remedy = "make room, or set CTRBENCH_HOME to a folder elsewhere"
+            remedy = "free some space, or set CTRBENCH_HOME to a folder on another disk"
             raise DataError("no space left on the disk", value=home, remedy=remedy) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EDQUOT):
-            remedy = "correct its permissions, or set CTRBENCH_HOME to a folder that you may write to"
-            raise DataError("a file cannot be read or written", value=error, remedy=remedy) from None
+            remedy = "correct its permissions, or set CTRBENCH_HOME to a writable folder"
+            raise DataError("cannot read or write a file", value=error, remedy=remedy) from None
         raise
 
 
-# What is there already ------------------------------------------------------------------------------------------
-
-
-def _known(card: DatasetCard, home: Location, sources: Sequence[Path]) -> Prepared | None:
-    """Return the dataset that was prepared from this card and these files, told by their sizes and times alone."""
-    given = _given(card, sources)
-    if not given:
-        # Nothing to compare with: fetched files have the card's own checksums.
-        return _matching(card.name, card, home)
-    now = _inputs(given)
+def _find_prepared(card: DatasetCard, home: Location, sources: Sequence[Path]) -> Prepared | None:
+    """Return the dataset prepared from this card and these files, judged by their sizes and modification times."""
+    paths = _local_sources(card, sources)
+    if not paths:
+        # Downloads are pinned by the checksums of the card.
+        return _open_if_matching(card.name, card, home)
+    current = inputs_of(paths)
     for name in prepared_names(home):
-        prepared = _matching(name, card, home)
-        recorded = None if prepared is None else _recorded_inputs(prepared)
-        if recorded is not None and recorded.are_settled and recorded.files == now.files:
+        prepared = _open_if_matching(name, card, home)
+        stored = None if prepared is None else read_inputs(prepared.folder)
+        if stored is not None and stored.are_settled and stored.files == current.files:
             return prepared
     return None
 
 
-def _matching(name: str, card: DatasetCard, home: Location) -> Prepared | None:
-    """The prepared dataset of that name, if it can be read and is of this card."""
+def _open_if_matching(name: str, card: DatasetCard, home: Location) -> Prepared | None:
+    """Return the prepared dataset of that name if it can be opened and was prepared from this card."""
     try:
         prepared = open_prepared(name, home)
     except DataError:
@@ -163,97 +189,59 @@ def _matching(name: str, card: DatasetCard, home: Location) -> Prepared | None:
     return prepared if prepared.manifest.card_digest == card.digest else None
 
 
-def _given(card: DatasetCard, sources: Sequence[Path]) -> tuple[Path, ...]:
-    """The raw files and folders that the user names; none when the card's sources are to be fetched."""
+def _local_sources(card: DatasetCard, sources: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the raw files and folders that the user named; none if the card's sources must be downloaded."""
     return tuple(sources) or ((Path(card.path),) if card.path is not None else ())
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Sizes and times of the raw files, and when they were looked at."""
-
-    at: int
-    files: dict[str, list[int]]
-
-    @property
-    def are_settled(self) -> bool:
-        return all(changed <= self.at - SETTLED_NS for _, changed in self.files.values())
-
-
-def _inputs(paths: Sequence[Path]) -> _Inputs:
-    now = time.time_ns()
-    # Readers look at a folder's own files; folders below may be anything, even our home.
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    stats = {str(file.resolve()): file.stat() for file in files if file.is_file()}
-    return _Inputs(now, {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
-
-
-def _recorded_inputs(prepared: Prepared) -> _Inputs | None:
-    try:
-        recorded: dict[str, Any] = json.loads(read_text(prepared.folder / INPUTS))
-        return _Inputs(**recorded)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _record_inputs(folder: Location, inputs: _Inputs) -> None:
-    write_text(folder / INPUTS, json.dumps({"at": inputs.at, "files": inputs.files}))
-
-
-# Making it ------------------------------------------------------------------------------------------------------
-
-
-def _make(
+def _read_and_build(
     card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, progress: PhaseProgress
 ) -> Prepared:
-    given = _given(card, sources)
-    inputs = _inputs(given)
-    here = scratch_parent(home)
-    paths = given or _fetched(card, here, progress)
-    with _scratch(here, card.name) as scratch, ThreadPoolExecutor(1) as pool:
+    local_sources = _local_sources(card, sources)
+    inputs = inputs_of(local_sources)
+    parent = scratch_parent(home)
+    paths = local_sources or _download(card, parent, progress)
+    with scratch_folder(parent / "datasets", card.name) as scratch, ThreadPoolExecutor(1) as pool:
         progress("read", 0.0)
         raw = _read(card, paths, scratch / "raw", progress)
         name = card.name + raw.suffix
-        unchanged = None if force else _same_content(name, card, home, raw)
+        unchanged = None if force else _find_same_content(name, card, home, raw)
         if unchanged is not None:
-            _record_inputs(unchanged.folder, inputs)
+            write_inputs(unchanged.folder, inputs)
             unchanged.verify()
             return unchanged
-        digests = pool.submit(_sources, raw.files)
+        digests = pool.submit(_source_infos, raw.files)
         try:
             prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, progress)
         except pl.exceptions.PolarsError as error:
-            raise _unreadable(raw, error) from None
-        if _inputs(given).files != inputs.files:
-            rule = "a source changed while it was read"
-            raise DataError(
-                rule, value=", ".join(map(str, given)), remedy="prepare again when it is complete"
-            )
-        _record_inputs(prepared.folder, inputs)
+            raise _read_error(raw, error) from None
+        if inputs_of(local_sources).files != inputs.files:
+            rule, value = "a source changed while it was read", ", ".join(map(str, local_sources))
+            raise DataError(rule, value=value, remedy="prepare again when the file is complete")
+        write_inputs(prepared.folder, inputs)
         target = move_folder(scratch / "data", dataset_folder(name, home), last=MANIFEST)
         return Prepared(target, prepared.manifest)
 
 
 @dataclass(frozen=True)
 class _Naming:
+    """Name of a prepared dataset and the command that prepares it."""
+
     name: str
     command: str
 
 
 def _command(card: DatasetCard, sources: Sequence[Path]) -> str:
-    """The command that makes the dataset again."""
-    named = card.name if card.name in bundled_cards() else str(card.origin or f"{card.name}.toml")
+    """Return the command that prepares the dataset again."""
+    argument = card.name if card.name in bundled_cards() else str(card.origin or f"{card.name}.toml")
     options = [part for source in sources for part in ("--source", str(source))]
-    return shlex.join(["ctrbench", "prepare", named, *options])
+    return shlex.join(["ctrbench", "prepare", argument, *options])
 
 
-def _fetched(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[Path, ...]:
-    if card.generator is not None:
-        remedy = "ctrbench prepare production --rows 20e6"
-        raise CardError("these data are generated, not read", value=card.name, remedy=remedy)
+def _download(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[Path, ...]:
     if not card.sources:
-        remedy = 'give the card a path = "DATA.csv", or --source PATH'
-        raise CardError("the card names no data", value=card.name, remedy=remedy)
+        remedy = 'set path = "DATA.csv" in the card, or pass --source PATH'
+        raise CardError("the card has no data", value=card.name, remedy=remedy)
     return fetch(
         card.sources,
         folder=home / "downloads",
@@ -276,56 +264,29 @@ def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: Pha
     )
 
 
-def _unreadable(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:
+def _read_error(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:
     explained = raw.explain() if raw.explain is not None else None
     files = ", ".join(file.name for file in raw.files)
     value = explained or f"{files}: {str(error).strip().splitlines()[0]}"
-    return DataError("the raw data cannot be read", value=value)
+    return DataError("unreadable raw data", value=value)
 
 
-def _same_content(name: str, card: DatasetCard, home: Location, raw: RawData) -> Prepared | None:
-    prepared = _matching(name, card, home) if name in prepared_names(home) else None
+def _find_same_content(name: str, card: DatasetCard, home: Location, raw: RawData) -> Prepared | None:
+    """Return the dataset of that name if it was prepared from files with the same content."""
+    prepared = _open_if_matching(name, card, home) if name in prepared_names(home) else None
     if prepared is None:
         return None
-    known = sorted(source.size for source in prepared.manifest.sources)
-    if known != sorted(file.stat().st_size for file in raw.files):
+    sources = prepared.manifest.sources
+    if sorted(source.size for source in sources) != sorted(file.stat().st_size for file in raw.files):
         return None
-    known_digests = sorted(source.sha256 for source in prepared.manifest.sources)
-    return prepared if known_digests == sorted(source.sha256 for source in _sources(raw.files)) else None
+    digests = sorted(source.sha256 for source in _source_infos(raw.files))
+    return prepared if digests == sorted(source.sha256 for source in sources) else None
 
 
-def _sources(files: Sequence[Path]) -> tuple[SourceInfo, ...]:
+def _source_infos(files: Sequence[Path]) -> tuple[SourceInfo, ...]:
     return tuple(
         SourceInfo(name=file.name, size=file.stat().st_size, sha256=sha256_of(file)) for file in files
     )
-
-
-@contextmanager
-def _scratch(home: Path, name: str) -> Iterator[Path]:
-    """A folder that is gone afterwards, whatever happens; those of processes that were killed go too."""
-    folder = home / "datasets"
-    folder.mkdir(parents=True, exist_ok=True)
-    # In a shared folder, processes of other machines have the same numbers.
-    machine = platform.node().replace(".", "-")
-    for left in folder.glob(f".*.{machine}.*.part"):
-        if not _is_running(left.name.split(".")[-2]):
-            shutil.rmtree(left, ignore_errors=True)
-    scratch = folder / f".{name}.{machine}.{os.getpid()}.part"
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, PermissionError):
-        return True
-    return True
 
 
 def _build(
@@ -360,7 +321,7 @@ def _build(
 
 
 def _with_domain_sets(prepared: Prepared) -> Prepared:
-    """Make the card's domain sets and write the manifest, the last of all files."""
+    """Write the card's domain sets and, as the last file, the manifest."""
     sets = {
         name: prepared.write_domain_set(name, features)
         for name, features in prepared.manifest.card.domain_sets.items()

@@ -13,6 +13,7 @@ import pytest
 from ctrbench.data import generated
 from ctrbench.data.card import load_card
 from ctrbench.data.generated import (
+    GenerationOptions,
     Made,
     Piece,
     check_domains,
@@ -23,6 +24,7 @@ from ctrbench.data.generated import (
     prepare_generated,
 )
 from ctrbench.data.home import prepared_names
+from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.synthesis import generator_of
 from ctrbench.errors import DataError, SettingError
@@ -302,3 +304,21 @@ def test_truth_is_read_with_the_rows(prepared: Prepared) -> None:
     table = prepared.read_shard(Split.TEST, 0, prepared.model_columns)
     assert isinstance(table, pa.Table)
     assert {Column.PROBABILITY, Column.CEILING} <= set(table.column_names)
+
+
+def test_prepare_generates_the_rows_of_a_card_with_a_generator(tmp_path: Path) -> None:
+    options = GenerationOptions(rows="2000", variant="domains=20,users=200", is_stored=False, jobs=1)
+    prepared = prepare(load_card("production"), home=tmp_path, domains=("gender",), generation=options)
+    assert prepared.manifest.name.startswith("production-2k")
+    assert sum(part.rows for part in prepared.manifest.splits.values()) == 2000
+    assert prepared.domain_set("gender").features == ("gender",)
+
+
+def test_sources_of_generated_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="generated data have no sources"):
+        prepare(load_card("production"), home=tmp_path, sources=[tmp_path])
+
+
+def test_options_of_generated_data_are_refused_for_a_card_with_a_reader(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="an option of generated data: --rows"):
+        prepare(load_card("movielens-1m"), home=tmp_path, generation=GenerationOptions(rows="2000"))

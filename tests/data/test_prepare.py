@@ -477,7 +477,7 @@ def test_domains_add_a_feature_set(card: DatasetCard, home: Path) -> None:
 
 
 def test_a_card_without_data_says_how_to_name_them(card: DatasetCard, home: Path) -> None:
-    with pytest.raises(CardError, match=r"names no data: shop.*--source PATH"):
+    with pytest.raises(CardError, match=r"the card has no data: shop.*--source PATH"):
         prepare(card.model_copy(update={"path": None}), home=home)
 
 
