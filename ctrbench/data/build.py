@@ -1,7 +1,7 @@
-"""A raw frame to the files of a dataset: stage, split, encode, write.
+"""Build of a dataset's files from a raw frame: stage, split, encode, write.
 
-One direction, each step from files or a few columns of numbers to files, so memory stays flat however many rows there
-are. Where the raw data come from, and when all this is not necessary, is `prepare`'s business.
+Each step reads files or a few columns of numbers and writes files, so memory does not grow with the number of rows.
+`prepare` provides the raw data and decides whether a build is necessary.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ctrbench.names import Column, Split
 from ctrbench.readers.base import RawData
 
 PhaseProgress = Callable[[str, float], None]
-"""Called with the phase and the fraction of it that is done."""
+"""Called with the name of a phase and the fraction of it that is done."""
 
 ENCODERS = 2
-"""Fields encoded at a time; each holds a few columns of numbers in memory."""
+"""Number of fields encoded in parallel; each holds a few columns of numbers in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What was written, as the manifest keeps it."""
+    """Entries of the manifest about the written files."""
 
     fields: tuple[FieldInfo, ...]
     splits: dict[Split, SplitInfo]
@@ -45,25 +45,26 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """All columns of the shards, and the number of rows that each split has of them."""
+    """All columns of the shards, and the number of rows per split."""
 
-    own: dict[str, Encoded]
+    row_columns: dict[str, Encoded]
+    """Row number, label, time and probability."""
     fields: dict[str, EncodedField]
     counts: dict[Split, int]
 
     @property
     def all(self) -> dict[str, Encoded]:
-        return self.own | {name: field.column for name, field in self.fields.items()}
+        return self.row_columns | {name: field.column for name, field in self.fields.items()}
 
 
 def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, progress: PhaseProgress) -> Built:
-    """Write shards and vocabularies to `folder`; the reader's own files in `scratch/raw` are removed once read."""
+    """Write shards and vocabularies to `folder`; the reader's files in `scratch/raw` are removed after staging."""
     staged = _stage(card, raw, scratch, progress)
     columns = _encode(card, staged, scratch / "encoded", progress)
-    # The distinct texts are not needed any more, and may be many.
+    # Frees the distinct texts, of which there may be many.
     del staged
-    fields = tuple(_info(field, columns.fields[field.name]) for field in card.fields)
-    splits, digest = _write(folder, columns, progress)
+    fields = tuple(_field_info(field, columns.fields[field.name]) for field in card.fields)
+    splits, digest = _write_shards(folder, columns, progress)
     return Built(
         fields=fields,
         splits=splits,
@@ -87,7 +88,7 @@ def _stage(card: DatasetCard, raw: RawData, scratch: Path, progress: PhaseProgre
 
 
 def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
-    """About how many rows there are, for a progress bar; None where that would cost a pass over the data."""
+    """Estimate the number of rows for the progress; None if that needs a pass over the data."""
     for parts in (list(unpacked.rglob("*.parquet")), files):
         if parts and all(file.suffix == ".parquet" for file in parts):
             return sum(int(pq.read_metadata(file).num_rows) for file in parts)
@@ -102,19 +103,19 @@ def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
 
 def _encode(card: DatasetCard, staged: Staged, folder: Path, progress: PhaseProgress) -> _Columns:
     folder.mkdir()
-    rows, counts = _ordered(card, staged)
+    rows, counts = _order_rows(card, staged)
     fields = {}
     with ThreadPoolExecutor(ENCODERS) as pool:
         results = pool.map(
             lambda field: encode_field(field, staged, rows, folder, target=card.target_of(field)), card.fields
         )
-        for place, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
+        for done, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
             fields[field.name] = result
-            progress("encode", place / len(card.fields))
-    return _Columns(own=_own_columns(staged, rows, folder), fields=fields, counts=counts)
+            progress("encode", done / len(card.fields))
+    return _Columns(row_columns=_encode_row_columns(staged, rows, folder), fields=fields, counts=counts)
 
 
-def _ordered(card: DatasetCard, staged: Staged) -> tuple[Rows, dict[Split, int]]:
+def _order_rows(card: DatasetCard, staged: Staged) -> tuple[Rows, dict[Split, int]]:
     times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
     order, counts = time_order(_split(card, staged), times)
     return Rows(order=order, num_train=counts[Split.TRAIN]), counts
@@ -129,7 +130,7 @@ def _split(card: DatasetCard, staged: Staged) -> Codes:
     return split_by_hash(hashes[staged.columns[KEY].read()], card.split.parts)
 
 
-def _own_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]:
+def _encode_row_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]:
     columns: dict[str, Encoded] = {Column.ROW: Plain(flat=write_flat(folder / Column.ROW, rows.order))}
     for name in (Column.LABEL, Column.TIME, Column.PROBABILITY):
         if name in staged.columns:
@@ -137,7 +138,7 @@ def _own_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]
     return columns
 
 
-def _info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
+def _field_info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
     return FieldInfo(
         name=card.name,
         kind=card.kind,
@@ -149,7 +150,7 @@ def _info(card: FieldCard, encoded: EncodedField) -> FieldInfo:
     )
 
 
-def _write(
+def _write_shards(
     folder: Path, columns: _Columns, progress: PhaseProgress
 ) -> tuple[dict[Split, SplitInfo], ContentDigest]:
     digest = ContentDigest()

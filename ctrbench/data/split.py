@@ -1,8 +1,8 @@
-"""Train, dev and test: by time, or by a hash where there is none.
+"""Split of rows into train, dev and test, by time or by a hash.
 
-By time, the cut times stand at row ranks (4 : 1 : 1), and all rows of one time lie on one side of a cut, so that no
-row of a session is trained on while its neighbour is tested. The hash is our own arithmetic over row numbers or over
-the text of a key, not a library's that may change between versions; no split depends on a training seed.
+By time, cuts are placed at row ranks (4 : 1 : 1), and all rows of one time are on the same side of a cut, so no session
+is divided between training and test. The hash is defined here, over row numbers or the text of a key, since a library
+may change its own between versions. No split depends on a training seed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ctrbench.names import Split
 
 SPLITS = tuple(Split)
 Codes = NDArray[np.int8]
-"""For each row the place of its split in `SPLITS`."""
+"""Per row, the index of its split in `SPLITS`."""
 
 
 def split_by_time(time: NDArray[np.int64], parts: tuple[int, int, int]) -> Codes:
-    """Cut at the times of the rows whose rank divides the rows in `parts`; a cut's own time is after the cut.
+    """Split at the times of the rows whose ranks divide the rows into `parts`; rows at a cut's time follow the cut.
 
     >>> split_by_time(np.array([10, 20, 30, 30, 40, 50]), (4, 1, 1)).tolist()
     [0, 0, 0, 0, 1, 2]
@@ -31,17 +31,17 @@ def split_by_time(time: NDArray[np.int64], parts: tuple[int, int, int]) -> Codes
     cuts = np.partition(time, ranks)[ranks] if len(time) else np.zeros(2, dtype=np.int64)
     codes = (time >= cuts[0]).astype(np.int8) + (time >= cuts[1]).astype(np.int8)
     times = np.unique(time)
-    reason = f"the times of {len(time)} rows take {len(times)} values and rows of one time stay together"
-    return _none_empty(codes, reason, "name a finer timestamp, or split by = 'hash'")
+    reason = f"{len(time)} rows have {len(times)} distinct times, and rows of one time stay together"
+    return _check_not_empty(codes, reason, "use a finer timestamp, or split by = 'hash'")
 
 
 def split_by_hash(hashes: NDArray[np.uint64], parts: tuple[int, int, int]) -> Codes:
-    """Divide the range of 64-bit hashes in `parts`."""
+    """Split by dividing the range of 64-bit hashes into `parts`."""
     shares = (parts[0], parts[0] + parts[1])
     bounds = np.array([(share << 64) // sum(parts) for share in shares], dtype=np.uint64)
     codes = np.searchsorted(bounds, hashes, side="right").astype(np.int8)
     reason = f"{len(hashes)} rows with {len(np.unique(hashes))} distinct keys are too few"
-    return _none_empty(codes, reason, "bring more rows, or name a key with more values")
+    return _check_not_empty(codes, reason, "add rows, or use a key with more values")
 
 
 def hash_rows(count: int) -> NDArray[np.uint64]:
@@ -59,14 +59,15 @@ def hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def time_order(codes: Codes, time: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], dict[Split, int]]:
-    """Return the rows in the order of shards (split, time, raw order) and the number of rows a split."""
-    rows = [np.flatnonzero(codes == place) for place in range(len(SPLITS))]
+    """Return the row numbers in the order of shards (split, time, raw order) and the number of rows per split."""
+    rows = [np.flatnonzero(codes == code) for code in range(len(SPLITS))]
     if time is not None:
         rows = [part[np.argsort(time[part], kind="stable")] for part in rows]
     return np.concatenate(rows), {split: len(part) for split, part in zip(SPLITS, rows, strict=True)}
 
 
-def _none_empty(codes: Codes, reason: str, remedy: str) -> Codes:
+def _check_not_empty(codes: Codes, reason: str, remedy: str) -> Codes:
+    """Return the codes; raises `DataError` if a split has no rows."""
     counts = np.bincount(codes, minlength=len(SPLITS))
     empty = [split.value for split, count in zip(SPLITS, counts, strict=True) if count == 0]
     if empty:

@@ -1,8 +1,8 @@
-"""Raw rows to typed flat columns on disk: the one pass over the raw data.
+"""Staging: one pass over the raw data that writes flat columns of numbers to disk.
 
-Every value is read once, checked, and written as a number to a file per column: text becomes the code of its first
-meeting, in a dictionary that lives as long as the staging. What follows needs one column at a time and no raw data, so
-memory is bounded by a batch of raw rows, the distinct values, and a few columns of numbers.
+Every value is read once, checked, and written as a number to one file per column; texts become codes in the order of
+their first occurrence. Later steps read one column at a time and no raw data. Memory is bounded by a batch of raw rows,
+the distinct values and a few columns of numbers.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from ctrbench.names import Column
 
 BATCH_ROWS = 1 << 17
 LIST_SEPARATOR = "\x1f"
-"""Joins the elements of list columns; no text holds it."""
+"""Joins the elements of list columns; does not occur in text."""
 KEY = "split key"
 
 Rule = tuple[str, str]
-"""A rule about a column's values and the remedy for those that break it."""
+"""A rule about the values of a column, and the remedy for values that break it."""
 
 
 class Texts:
-    """Codes for texts, given in the order of their first meeting, by all threads of polars together."""
+    """Codes of texts in the order of their first occurrence, shared by all threads of polars."""
 
     def __init__(self) -> None:
         self._categories = pl.Categories.random()
         self.dtype = pl.Categorical(self._categories)
-        # The codes are forgotten as soon as no column of the type is left.
+        # Polars drops the codes when no column of the type exists.
         self._anchor = pl.Series(dtype=self.dtype)
 
     def values(self) -> pl.Series:
-        """Return the texts met so far; a text's place is its code."""
+        """Return the texts so far, indexed by code."""
         return self._categories.to_series()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatColumn:
-    """Numbers of one type, one a row, in a file without a header."""
+    """Numbers of one type, one per row, in a file without a header."""
 
     path: Path
     dtype: np.dtype[Any]
@@ -59,40 +59,40 @@ class FlatColumn:
         return np.fromfile(self.path, self.dtype, count, offset=start * self.dtype.itemsize)
 
     def map(self) -> NDArray[Any]:
-        """Return all values without holding them in memory."""
+        """Return all values, memory-mapped."""
         if not self.path.stat().st_size:
             return np.zeros(0, dtype=self.dtype)
         return np.memmap(self.path, self.dtype, mode="r")
 
 
 def write_flat(path: Path, values: NDArray[Any]) -> FlatColumn:
-    """Write an array and return the column; a full disk raises OSError with its number."""
+    """Write an array and return the column; a full disk raises `OSError` with its error number."""
     with path.open("wb") as file:
         _append(file, values)
     return FlatColumn(path=path, dtype=values.dtype)
 
 
 def _append(file: BinaryIO, values: NDArray[Any]) -> None:
-    # Not `tofile`: its error does not say that the disk is full.
+    # `tofile` raises an error without the error number of a full disk.
     file.write(np.ascontiguousarray(values).data.cast("B") if len(values) else b"")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """The raw data as flat columns; `texts` holds the distinct values of columns that hold codes."""
+    """The raw data as flat columns; `texts` holds the distinct values of columns of codes."""
 
     rows: int
     columns: dict[str, FlatColumn]
     lengths: dict[str, FlatColumn]
-    """Elements of each row, for sequences, whose columns hold all elements one after the other."""
+    """List lengths of sequences, whose columns hold the elements of all rows."""
     texts: dict[str, pl.Series]
     separators: dict[str, str]
-    """For each multi-valued field what separates the elements of its texts."""
+    """Separator of the texts of each multi-valued field."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How one staged column comes out of the raw frame."""
+class _ColumnPlan:
+    """How one staged column is computed from the raw frame."""
 
     name: str
     column: str
@@ -101,40 +101,41 @@ class _Plan:
     kind: Literal["one", "list"] = "one"
     texts: Texts | None = None
     rule: Rule | None = None
-    """Rows in which the column `bad_name` is true break it."""
+    """Broken by the rows in which `bad` is true."""
     bad: pl.Expr | None = None
     separator: str | None = None
 
     @property
     def expressions(self) -> list[pl.Expr]:
+        """Expressions of the raw frame: the values and, if there is a rule, whether rows break it."""
         bad = [] if self.bad is None else [self.bad.alias(f"bad {self.name}")]
         return [self.values.alias(self.name), *bad]
 
 
 def field_column(name: str) -> str:
-    """Return the staged column of a field, whose own name may be one of ours."""
+    """Return the name of a field's staged column, which no other staged column has."""
     return f"field {name}"
 
 
 def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Callable[[int], None]) -> Staged:
-    """Write the raw frame's columns that the card names to `folder`; `progress` hears of the rows done.
+    """Write the columns that the card names to `folder`; `progress` receives the number of rows done.
 
-    Raises `CardError` for a column that the data lack and `DataError` for the first value that breaks a rule, with
-    its row.
+    Raises `CardError` for a missing column, and `DataError` with the row of the first value that breaks a rule.
     """
     schema = frame.collect_schema()
     plans = _plans(frame, card, schema)
     writer = _Writer(folder=folder, plans=plans)
     rows = 0
     with writer:
-        for batch in _batches(frame.select([e for plan in plans for e in plan.expressions])):
+        expressions = [expression for plan in plans for expression in plan.expressions]
+        for batch in _batches(frame.select(expressions)):
             for plan in plans:
                 _check(plan, batch, frame, rows)
                 writer.append(plan, batch[plan.name])
             rows += batch.height
             progress(rows)
     if rows == 0:
-        raise DataError("the data hold no rows", remedy="check the files and the card's separator")
+        raise DataError("the data have no rows", remedy="check the files and the card's separator")
     return writer.staged(rows)
 
 
@@ -142,7 +143,7 @@ def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     return iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"))
 
 
-def _check(plan: _Plan, batch: pl.DataFrame, frame: pl.LazyFrame, before: int) -> None:
+def _check(plan: _ColumnPlan, batch: pl.DataFrame, frame: pl.LazyFrame, before: int) -> None:
     if plan.rule is None or not batch[f"bad {plan.name}"].any():
         return
     row = before + int(batch[f"bad {plan.name}"].arg_true()[0])
@@ -157,22 +158,22 @@ class _Writer:
     """The open files of a staging."""
 
     folder: Path
-    plans: list[_Plan]
+    plans: list[_ColumnPlan]
     files: dict[str, BinaryIO] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for place, plan in enumerate(self.plans):
-            self.files[plan.name] = self.stack.enter_context((self.folder / f"{place}.values").open("wb"))
+        for index, plan in enumerate(self.plans):
+            self.files[plan.name] = self.stack.enter_context((self.folder / f"{index}.values").open("wb"))
             if plan.kind == "list":
-                lengths = self.stack.enter_context((self.folder / f"{place}.lengths").open("wb"))
+                lengths = self.stack.enter_context((self.folder / f"{index}.lengths").open("wb"))
                 self.files[f"lengths of {plan.name}"] = lengths
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
-    def append(self, plan: _Plan, values: pl.Series) -> None:
+    def append(self, plan: _ColumnPlan, values: pl.Series) -> None:
         if plan.kind == "one":
             _append(self.files[plan.name], values.to_numpy().astype(plan.dtype, copy=False))
             return
@@ -201,14 +202,14 @@ def _numpy(values: pa.Array) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-def _plans(frame: pl.LazyFrame, card: DatasetCard, schema: pl.Schema) -> list[_Plan]:
-    wanted = {"label.column": card.label.column, "timestamp": card.timestamp, "split.key": card.split.key}
-    wanted["probability"] = card.probability
-    wanted |= {f"field {field.name!r}": field.source_column for field in card.fields}
-    for key, column in wanted.items():
+def _plans(frame: pl.LazyFrame, card: DatasetCard, schema: pl.Schema) -> list[_ColumnPlan]:
+    columns = {"label.column": card.label.column, "timestamp": card.timestamp, "split.key": card.split.key}
+    columns["probability"] = card.probability
+    columns |= {f"field {field.name!r}": field.source_column for field in card.fields}
+    for key, column in columns.items():
         if column is not None and column not in schema:
             raise CardError(
-                f"the data lack a column that the card names ({key})",
+                f"the data lack a column of the card ({key})",
                 value=repr(column),
                 remedy=did_you_mean(column, schema.names()),
             )
@@ -223,11 +224,11 @@ def _plans(frame: pl.LazyFrame, card: DatasetCard, schema: pl.Schema) -> list[_P
 
 
 def probability_column(card: DatasetCard, schema: pl.Schema) -> str | None:
-    """Return the column with the true probability: the card's, or the one that the reader added."""
+    """Return the column with the true probability, named by the card or added by the reader."""
     return card.probability or (Column.PROBABILITY if Column.PROBABILITY in schema else None)
 
 
-def _label(card: DatasetCard, schema: pl.Schema) -> _Plan:
+def _label(card: DatasetCard, schema: pl.Schema) -> _ColumnPlan:
     column, threshold = card.label.column, card.label.positive_from
     number = _as_float(pl.col(column), schema[column])
     if schema[column] == pl.String:
@@ -236,14 +237,14 @@ def _label(card: DatasetCard, schema: pl.Schema) -> _Plan:
     if threshold is None:
         good, value = number.is_in([0.0, 1.0]), number
         rule = "a label is 0 or 1"
-        remedy = "name the threshold of a graded label in the card, label.positive_from"
+        remedy = "for a graded label, set the threshold in the card: label.positive_from"
     else:
         good, value = number.is_finite(), number >= threshold
         rule, remedy = "a label with positive_from is a number", "correct the row or remove it"
-    return _Plan(
+    return _ColumnPlan(
         name=Column.LABEL,
         column=column,
-        # Wrong values are told by their row below, not by a cast that overflows.
+        # `bad` reports wrong values with their row; casting them could overflow.
         values=pl.when(good).then(value).otherwise(0).cast(pl.Int8),
         dtype=np.dtype(np.int8),
         bad=~good.fill_null(value=False),
@@ -251,24 +252,24 @@ def _label(card: DatasetCard, schema: pl.Schema) -> _Plan:
     )
 
 
-def _time(frame: pl.LazyFrame, column: str, schema: pl.Schema) -> _Plan:
+def _time(frame: pl.LazyFrame, column: str, schema: pl.Schema) -> _ColumnPlan:
     dtype, time = schema[column], pl.col(column)
     if dtype == pl.String:
         time = _time_of_text(frame, column)
     elif dtype.is_float():
         time = time.floor()
-    return _Plan(
+    return _ColumnPlan(
         name=Column.TIME,
         column=column,
         values=time.cast(pl.Int64, strict=False).fill_null(0),
         dtype=np.dtype(np.int64),
         bad=time.cast(pl.Int64, strict=False).is_null(),
-        rule=("a timestamp is an integer or a date with time, in every row", "correct the row or remove it"),
+        rule=("a timestamp is an integer or a datetime in every row", "correct the row or remove it"),
     )
 
 
 def _time_of_text(frame: pl.LazyFrame, column: str) -> pl.Expr:
-    """Numbers where the first text is one, else dates with the form of the first."""
+    """Parse texts as numbers if the first one is a number, else as datetimes in the format of the first."""
     first = frame.select(column).head(1).collect().to_series()
     number = pl.col(column).cast(pl.Float64, strict=False).floor()
     if not first.is_empty() and first.cast(pl.Float64, strict=False).null_count():
@@ -278,16 +279,16 @@ def _time_of_text(frame: pl.LazyFrame, column: str) -> pl.Expr:
 
 
 def _as_float(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """The number, null where there is none; NaN is none."""
+    """Cast to float; null for other texts and for NaN."""
     return column.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def _number(name: str, column: str, schema: pl.Schema) -> _Plan:
+def _number(name: str, column: str, schema: pl.Schema) -> _ColumnPlan:
     number, raw = _as_float(pl.col(column), schema[column]), pl.col(column)
     missing = raw.is_null() | raw.is_nan() if schema[column].is_float() else raw.is_null()
     if schema[column] == pl.String:
         missing = raw.is_null() | raw.str.to_lowercase().is_in(["", "nan", "na", "null", "none"])
-    return _Plan(
+    return _ColumnPlan(
         name=name,
         column=column,
         values=number.fill_null(float("nan")),
@@ -300,19 +301,19 @@ def _number(name: str, column: str, schema: pl.Schema) -> _Plan:
     )
 
 
-def _text(name: str, column: str, schema: pl.Schema) -> _Plan:
+def _text(name: str, column: str, schema: pl.Schema) -> _ColumnPlan:
     if isinstance(schema[column], pl.List | pl.Array):
         raise CardError(
-            "a column with lists needs a field of kind multi_valued or sequence",
+            "a list column needs a field of kind multi_valued or sequence",
             value=repr(column),
             remedy="set the field's kind in the card",
         )
     return _coded(name, column, pl.col(column).cast(pl.String).fill_null(""))
 
 
-def _coded(name: str, column: str, text: pl.Expr, separator: str | None = None) -> _Plan:
+def _coded(name: str, column: str, text: pl.Expr, separator: str | None = None) -> _ColumnPlan:
     texts = Texts()
-    return _Plan(
+    return _ColumnPlan(
         name=name,
         column=column,
         values=text.cast(texts.dtype).to_physical(),
@@ -322,7 +323,7 @@ def _coded(name: str, column: str, text: pl.Expr, separator: str | None = None) 
     )
 
 
-def _field(field: FieldCard, schema: pl.Schema) -> _Plan:
+def _field(field: FieldCard, schema: pl.Schema) -> _ColumnPlan:
     name, column = field_column(field.name), field.source_column
     if field.kind == "numeric":
         return _number(name, column, schema)
@@ -331,20 +332,20 @@ def _field(field: FieldCard, schema: pl.Schema) -> _Plan:
     is_list = isinstance(schema[column], pl.List | pl.Array)
     if field.kind == "sequence":
         return _sequence(name, field, is_list=is_list)
-    # Equal sets come back row after row (an item's properties), so the set's whole text gets one code.
+    # The same list often recurs (the properties of an item), so each distinct list gets one code.
     if is_list:
         text = pl.col(column).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR, ignore_nulls=True)
         return _coded(name, column, text.fill_null(""), LIST_SEPARATOR)
     return _coded(name, column, pl.col(column).cast(pl.String).fill_null(""), field.separator)
 
 
-def _sequence(name: str, field: FieldCard, *, is_list: bool) -> _Plan:
-    # Histories differ row by row, so it is their elements that get codes.
+def _sequence(name: str, field: FieldCard, *, is_list: bool) -> _ColumnPlan:
+    # Histories differ from row to row, so their elements get codes.
     column, texts = pl.col(field.source_column), Texts()
     lists = column.cast(pl.List(pl.String)) if is_list else column.cast(pl.String).str.split(field.separator)
     elements = without_empty(lists.fill_null([]))
     kept = elements if field.max_length is None else elements.list.tail(field.max_length)
-    return _Plan(
+    return _ColumnPlan(
         name=name,
         column=field.source_column,
         values=kept.cast(pl.List(texts.dtype)).to_physical(),
@@ -355,5 +356,5 @@ def _sequence(name: str, field: FieldCard, *, is_list: bool) -> _Plan:
 
 
 def without_empty(lists: pl.Expr) -> pl.Expr:
-    """Drop missing and empty elements, such as the one that splitting an empty text gives."""
+    """Drop missing and empty elements, such as the element of a split empty text."""
     return lists.list.eval(pl.element().filter(pl.element().fill_null("") != ""))

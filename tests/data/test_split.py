@@ -35,7 +35,7 @@ def test_other_parts() -> None:
 
 
 def test_one_time_for_all_rows_is_an_empty_split() -> None:
-    with pytest.raises(DataError, match=r"empty split.*take 1 values.*train, dev.*finer timestamp"):
+    with pytest.raises(DataError, match=r"empty split.*1 distinct times.*train, dev.*finer timestamp"):
         split_by_time(np.full(30, 7), (4, 1, 1))
 
 
