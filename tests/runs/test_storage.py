@@ -253,4 +253,4 @@ def test_a_wrong_bucket_ends_the_command_line_in_one_line(
 ) -> None:
     monkeypatch.setenv("CTRBENCH_HOME", f"{bucket[:5]}none-{bucket[-6:]}/home")
     assert ctrbench("run", "--dataset", "tiny") == 2
-    assert "name a bucket that is there" in capsys.readouterr().err
+    assert "name an existing bucket" in capsys.readouterr().err
