@@ -138,7 +138,7 @@ BAD = [
     ((*RUN, "--methods", "plain", "--seeds", "x"), "seeds are"),
     ((*RUN, "--methods", "plain", "--seeds", "0"), "at least one"),
     ((*RUN, "--methods", "plain", "--domains", "shopp"), "shop"),
-    ((*RUN, "--methods", "plain", "--domains", "price"), "one id a row"),
+    ((*RUN, "--methods", "plain", "--domains", "price"), "one id per row"),
     ((*RUN, "--methods", "plain", "--dataset", "tinny"), "tiny"),
     ((*RUN, "--methods", "plain", "--optimizer", "sgd"), "adam"),
     ((*RUN, "--methods", "missing.py"), "no such file"),
@@ -151,7 +151,7 @@ BAD = [
     ((*RUN, "--methods", "plain,cross_stitch[max_domains=2]"), "3 domains. name a domain feature"),
     (("explain", "plane"), "plain"),
     (("explain", "star", "--dataset", "tinny"), "tiny"),
-    (("explain", "star", "--indicator", "price"), "one id a row"),
+    (("explain", "star", "--indicator", "price"), "one id per row"),
     (("explain", "gbdt", "--backbone", "dcnv2"), "gbdt does not support dcnv2"),
     (("check", "plain,adasparse[form=fussion]"), "fusion"),
 ]
