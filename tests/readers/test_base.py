@@ -6,12 +6,12 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from ctrbench.plugins.finder import builtin_plugins, find
 
 from ctrbench.data.card import read_card
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import CardError
 from ctrbench.names import Split
+from ctrbench.plugins.finder import builtin_plugins, find
 from ctrbench.readers.base import READERS
 
 READER = '''"""Reader of JSON lines."""
