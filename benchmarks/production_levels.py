@@ -28,7 +28,7 @@ from ctrbench.eval.grouped import group_metrics
 from ctrbench.eval.metrics.auc import Auc
 from ctrbench.eval.metrics.base import GroupTotals
 from ctrbench.names import Column, Split
-from ctrbench.report.comparison import labels
+from ctrbench.report.labels import labels
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import is_file, local_copy, write_text

@@ -188,7 +188,8 @@ def show(
     """Print and draw the domains of a dataset."""
     from ctrbench.cli import display
     from ctrbench.data.prepared import open_prepared
-    from ctrbench.report.plots import domain_chart, save_chart
+    from ctrbench.report.domain_chart import domain_chart
+    from ctrbench.report.plots import save_chart
 
     prepared, domain_set = _domain_set(open_prepared(dataset), domains)
     table = prepared.domain_table(domain_set)

@@ -1,28 +1,22 @@
-"""Run records as comparisons: what may stand in one table, and how it is called there.
+"""Run records as comparisons: which records may appear in one table, and as which row.
 
-Two records stand in one table only when everything but backbone, method and seed is the same: data, domain set,
-training configuration. Everything that a report shows is computed from a `Comparison`, so that tables, pictures, page
-and leaderboard can't disagree about what was compared.
+Two records appear in one table only if everything but backbone, method and seed is the same: data, domain set and
+training configuration. The numbers of a comparison are computed in `summary`.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from ctrbench.errors import StoreError, did_you_mean
-from ctrbench.eval.grouped import average
-from ctrbench.eval.measures import grouped_columns
-from ctrbench.eval.metrics.registry import builtin_metrics
-from ctrbench.eval.protocol import MIN_SEEDS, is_collapsed
-from ctrbench.eval.significance import Interval, Standing, bootstrap_domains, standings
+from ctrbench.eval.protocol import is_collapsed
 from ctrbench.names import Metric
-from ctrbench.runs.record import Choice, Parameters, Result, RunKey, RunRecord
+from ctrbench.report.labels import canonical_text, differing, labels, show_value
+from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import find_files
 
@@ -37,37 +31,37 @@ NULL_NOTICE = (
     "Null data: synthetic data generated without the interaction terms of domain and content. They are a control: a "
     "gain over plain here is no evidence for a method."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Mean and sample standard deviation over seeds; no deviation for a single seed."""
-
-    mean: float
-    std: float | None
-    num: int
+MAX_ERROR_LENGTH = 240
+"""Number of characters to which error messages are shortened."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """All runs of one method on one backbone by one indicator; by any where that makes no difference."""
+    """All runs of one method on one backbone with one indicator, or with any if the method ignores the indicator."""
 
     backbone: str
+    """Label of the backbone."""
     method: str
+    """Label of the method, `indicator_suffix` included."""
     finished: tuple[RunRecord, ...]
     unfinished: tuple[RunRecord, ...]
-    """Failed, or not supported by the method."""
-    by: str = ""
-    """The end of its label that names its indicator, where that is not the comparison's."""
+    """Failed runs, and runs that the method does not support."""
+    indicator_suffix: str = ""
+    """End of the label that names the row's indicator, if it is not that of the comparison."""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Labels of backbone and method, unique within a comparison."""
+        return self.backbone, self.method
 
     @property
     def key(self) -> RunKey:
-        """The key of the first run; others differ in the seed, and in the indicator where it makes no difference."""
+        """The key of the first run; the others differ in the seed, and in an indicator that the method ignores."""
         return (self.finished or self.unfinished)[0].key
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is the backbone itself."""
+        """Whether the method is plain, the backbone unchanged."""
         return self.key.method.name == PLAIN
 
     @property
@@ -94,35 +88,25 @@ class Row:
 
     @property
     def parameters(self) -> Parameters | None:
-        """Numbers of parameters; the seed does not move them."""
+        """Numbers of parameters, equal for all seeds; None without a result."""
         return next((result.parameters for result in self.results.values()), None)
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Names of further scores of the same runs."""
+        """Names of further scores of the same runs, such as MAML without adaptation."""
         return tuple(sorted({name for result in self.results.values() for name in result.variants}))
 
     def values(self, metric: str, *, variant: str | None = None) -> dict[int, float]:
-        """Test metric by seed; a seed with an undefined value is left out."""
-        found = {
+        """Return a test metric by seed; seeds with an undefined value are left out."""
+        by_seed = {
             seed: (result.test if variant is None else result.variants.get(variant, {})).get(metric)
             for seed, result in self.results.items()
         }
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def estimate(self, metric: str, *, variant: str | None = None) -> Estimate | None:
-        """Mean and deviation of a test metric over seeds; None where it is undefined for all."""
-        return estimate(self.values(metric, variant=variant).values())
-
-    def seconds(self, phase: str = "train") -> Estimate | None:
-        """Mean and deviation of the seconds of a phase."""
-        return estimate(
-            record.measured.seconds[phase] for record in self.finished if phase in record.measured.seconds
-        )
+        return {seed: value for seed, value in by_seed.items() if value is not None}
 
     @property
     def reason(self) -> str:
-        """Why there is no result, in a sentence; empty when there is one."""
+        """Sentence that says why there is no result; empty if there is one."""
         return "" if self.finished else sentence(self.unfinished[0].error)
 
 
@@ -131,28 +115,28 @@ class Comparison:
     """Rows that may be compared with one another: the same data, domains and training configuration."""
 
     rows: tuple[Row, ...]
-    apart: str = ""
-    """What sets it apart from the other comparisons of the same report; empty when it is the only one."""
+    difference: str = ""
+    """Conditions that differ between this comparison and others of the same dataset; empty for the only one."""
 
     @property
     def key(self) -> RunKey:
-        """The key of the first run: data, domain set and training configuration hold for all."""
+        """The key of the first run: data, domain set and training configuration are those of all runs."""
         return self.rows[0].key
 
     @property
     def indicator(self) -> str:
-        """What parameters of single domains go by, in rows that name no other."""
+        """The indicator of the rows whose labels name none."""
         return main_indicator(record for row in self.rows for record in (*row.finished, *row.unfinished))
 
     @property
     def other_indicators(self) -> tuple[str, ...]:
-        """The indicators that rows name."""
-        return tuple(sorted({row.key.indicator for row in self.rows if row.by}))
+        """The indicators that labels of rows name."""
+        return tuple(sorted({row.key.indicator for row in self.rows if row.indicator_suffix}))
 
     @property
     def title(self) -> str:
-        """Dataset and what the domains are made of, and what sets this comparison apart."""
-        parts = [self.key.dataset, f"domains {' × '.join(self.key.domain_features)}", self.apart]
+        """Dataset, domain features, and `difference`."""
+        parts = [self.key.dataset, f"domains {' × '.join(self.key.domain_features)}", self.difference]
         return " · ".join(part for part in parts if part)
 
     @property
@@ -166,34 +150,29 @@ class Comparison:
         return tuple(dict.fromkeys(row.method for row in self.rows))
 
     def of_backbone(self, backbone: str) -> tuple[Row, ...]:
-        """The rows of one backbone."""
+        """Return the rows of one backbone."""
         return tuple(row for row in self.rows if row.backbone == backbone)
 
     def plain(self, backbone: str) -> Row | None:
-        """The row of the backbone itself, which gains are measured from."""
+        """Return the row over which gains are measured: the first plain row with a finished run."""
         return next((row for row in self.of_backbone(backbone) if row.is_plain and row.finished), None)
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
-        """Every finished record."""
+        """The finished records."""
         return tuple(record for row in self.rows for record in row.finished)
 
     @property
     def kind(self) -> Literal["", "synthetic data", "null data"]:
-        """Kind of data, where they are not real: generated with a known click probability, and null by their name."""
+        """Kind of data that are not real: generated with a known click probability, null according to their name."""
         if not self.oracle:
             return ""
         return "null data" if "null" in self.key.dataset.split("-") else "synthetic data"
 
     @property
     def notice(self) -> str:
-        """Warning that stands right under every title; empty for real data."""
+        """Warning right under every title; empty for real data."""
         return {"": "", "synthetic data": SYNTHETIC_NOTICE, "null data": NULL_NOTICE}[self.kind]
-
-    @property
-    def collapses(self) -> tuple[str, ...]:
-        """One sentence per row with collapsed runs, with the mean of its other runs."""
-        return tuple(_collapse_note(row) for row in self.rows if row.collapsed)
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -204,59 +183,57 @@ class Comparison:
                 if record.status == "failed":
                     seeds[row.method, row.backbone, sentence(record.error)].append(record.key.seed)
         return tuple(
-            f"Failed: {method} on {backbone}, seed {', '.join(map(str, found))}: {error}"
-            for (method, backbone, error), found in seeds.items()
+            f"Failed: {method} on {backbone}, seed {', '.join(map(str, failed))}: {error}"
+            for (method, backbone, error), failed in seeds.items()
         )
 
     @property
     def num_seeds(self) -> int:
-        """The largest number of seeds that a row has."""
+        """The largest number of finished runs of a row."""
         return max(len(row.finished) for row in self.rows)
 
     @cached_property
     def oracle(self) -> Mapping[str, float | None]:
-        """Test metrics of the true click probability; the same for every run, empty where it is unknown."""
+        """Test metrics of the true click probability, equal for all runs; empty if it is unknown."""
         return next((r.result.oracle for r in self.records if r.result and r.result.oracle), {})
 
 
 def collect(store: RunStore, *, dataset: str, domain_set: str | None = None) -> tuple[Comparison, ...]:
-    """Return the comparisons of a dataset (and domain set); raises `StoreError` when it has no records."""
+    """Return the comparisons of a dataset (and domain set); raises `StoreError` if it has no records."""
     records = [record for record in store.records(dataset) if record.key.dataset == dataset]
     if not records:
         raise _no_records(store, dataset)
-    chosen = [record for record in records if domain_set in (None, record.key.domain_set)]
-    if not chosen:
-        known = {record.key.domain_set for record in records}
+    selected = [record for record in records if domain_set in (None, record.key.domain_set)]
+    if not selected:
+        domain_sets = {record.key.domain_set for record in records}
         raise StoreError(
             f"no records of {dataset} for this domain set",
             value=domain_set,
-            remedy=did_you_mean(str(domain_set), known),
+            remedy=did_you_mean(str(domain_set), domain_sets),
         )
-    return compare(chosen)
+    return compare(selected)
 
 
 def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
-    """Part records into comparisons, never mixing what must not be compared; the order is fixed."""
+    """Group records into comparisons, in an order that does not depend on that of the records."""
     ordered = sorted(records, key=lambda record: (record.key.seed, record.digest))
-    names = {
-        "backbone": labels(record.key.backbone for record in ordered),
-        "method": labels(record.key.method for record in ordered),
-    }
+    backbones = labels(record.key.backbone for record in ordered)
+    methods = labels(record.key.method for record in ordered)
     groups: dict[str, list[RunRecord]] = defaultdict(list)
     for record in ordered:
-        groups[_text(conditions(record.key))].append(record)
-    apart = _apart([conditions(group[0].key) for group in groups.values()])
-    made = [
-        Comparison(rows=_rows(group, names["backbone"], names["method"]), apart=text)
-        for group, text in zip(groups.values(), apart, strict=True)
+        groups[canonical_text(conditions(record.key))].append(record)
+    differences = _differences([conditions(group[0].key) for group in groups.values()])
+    comparisons = [
+        Comparison(rows=_rows(group, backbones, methods), difference=difference)
+        for group, difference in zip(groups.values(), differences, strict=True)
     ]
-    return tuple(sorted(made, key=_comparison_order))
+    return tuple(sorted(comparisons, key=_comparison_order))
 
 
 def conditions(key: RunKey) -> dict[str, object]:
-    """Everything in a key that must be equal within one table, flat, by readable name.
+    """Return everything in a key that is equal within one comparison, by readable name.
 
-    Not the indicator: it is each method's own affair what its parameters of single domains go by.
+    The indicator is not part of it: methods on the same domains may index their per-domain parameters differently.
     """
     train = {name: value for name, value in key.train.items() if name != "seed"}
     return {
@@ -269,139 +246,57 @@ def conditions(key: RunKey) -> dict[str, object]:
 
 
 def main_indicator(records: Iterable[RunRecord]) -> str:
-    """Return the indicator of the most rows, whatever their seeds; of equally many a single feature goes before all.
+    """Return the indicator of the most rows; on a tie, a single feature is preferred to `all`.
 
-    Plain has no say, as indicators are nothing to it, and failed runs have none where others ended well.
+    Plain rows are not counted, as the backbone ignores the indicator, and failed runs only if no run finished.
     """
-    found = list(records)
-    telling = [one for one in found if not _is_bare(one)] or found
-    ended = [one for one in telling if one.status == "finished"] or telling
-    rows = {(one.key.backbone.digest, one.key.method.digest, one.key.indicator) for one in ended}
-    counts = Counter(indicator for _, _, indicator in rows)
-    return min(counts, key=lambda name: (-counts[name], name == "all", name))
-
-
-def labels(choices: Iterable[Choice]) -> dict[str, str]:
-    """Name each choice by digest: its name, with the settings in which choices of that name differ."""
-    by_name: dict[str, dict[str, Choice]] = defaultdict(dict)
-    for choice in choices:
-        by_name[choice.name][choice.digest] = choice
-    return {
-        digest: selector(choice, only=_differing([_settings(other) for other in group.values()]))
-        for group in by_name.values()
-        for digest, choice in group.items()
+    all_records = list(records)
+    with_indicator = [record for record in all_records if not _is_bare_plain(record)] or all_records
+    finished = [record for record in with_indicator if record.status == "finished"] or with_indicator
+    rows = {
+        (record.key.backbone.digest, record.key.method.digest, record.key.indicator) for record in finished
     }
-
-
-def selector(choice: Choice, *, only: Iterable[str] | None = None) -> str:
-    """Write a choice as it is selected on the command line: `adasparse[form=fusion,r_min=0.15]`."""
-    settings = _settings(choice)
-    shown = sorted(settings) if only is None else [name for name in sorted(only) if name in settings]
-    inside = ",".join(f"{name}={show_value(settings[name])}" for name in shown)
-    return f"{choice.name}[{inside}]" if inside else choice.name
-
-
-def show_value(value: object) -> str:
-    """Write a setting as a selector takes it: bare text, `128-64` for a list, `none` for none."""
-    if isinstance(value, (list, tuple)):
-        return "-".join(show_value(part) for part in value)
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def estimate(values: Iterable[float]) -> Estimate | None:
-    """Mean and sample standard deviation; None for no values."""
-    found = list(values)
-    if not found:
-        return None
-    std = statistics.stdev(found) if len(found) > 1 else None
-    return Estimate(mean=statistics.fmean(found), std=std, num=len(found))
+    counts = Counter(indicator for _, _, indicator in rows)
+    return min(counts, key=lambda indicator: (-counts[indicator], indicator == "all", indicator))
 
 
 def gain(row: Row, plain: Row, metric: str) -> dict[int, float]:
-    """Metric of a row minus that of the plain backbone, by seed, over the seeds that both have."""
-    base = plain.values(metric)
-    return {seed: value - base[seed] for seed, value in row.values(metric).items() if seed in base}
+    """Return a metric of a row minus that of plain, by seed, for the seeds that both have."""
+    return difference_by_seed(row.values(metric), plain.values(metric))
 
 
-def domain_gain(row: Row, plain: Row) -> Interval | None:
-    """Return the gain in GAUC over the plain backbone with an interval over resampled domains, means over seeds."""
-    seeds = sorted(row.results.keys() & plain.results.keys())
-    if not seeds:
-        return None
-    ours, theirs = (
-        average([grouped_columns(one.results[seed].domains) for seed in seeds]) for one in (row, plain)
-    )
-    return bootstrap_domains(ours, theirs)
-
-
-def stand(rows: Sequence[Row], metric: str) -> dict[tuple[str, str], Standing]:
-    """Return where each row stands by a metric, by (backbone, method); rows without a value are left out.
-
-    Only pairs with `MIN_SEEDS` common seeds are tested. The best row has enough seeds and no failed run, if there is
-    such a row. A row with failed runs has no test of its own: its std holds the failures.
-    """
-    by_name = {f"{row.backbone}/{row.method}": row for row in rows if row.values(metric)}
-    found = standings(
-        {name: row.values(metric) for name, row in by_name.items()},
-        higher_is_better=higher_is_better(metric) is not False,
-        min_seeds=MIN_SEEDS,
-        candidates=_candidates(by_name, metric),
-    )
-    placed = {(by_name[one.name].backbone, by_name[one.name].method): one for one in found}
-    failing = {(row.backbone, row.method) for row in by_name.values() if row.num_failed}
-    return {
-        name: replace(one, is_tied=False, p_holm=None) if name in failing else one
-        for name, one in placed.items()
-    }
-
-
-def _candidates(rows: Mapping[str, Row], metric: str) -> set[str]:
-    """Return the names of the rows that may be the best: enough seeds first, then no failed run."""
-    full = {name: row for name, row in rows.items() if len(row.values(metric)) >= MIN_SEEDS} or rows
-    return {name for name, row in full.items() if not row.num_failed} or set(full)
-
-
-def _collapse_note(row: Row) -> str:
-    """Return which runs of a row collapsed, and the AUC of its other runs."""
-    seeds = ", ".join(map(str, row.collapsed))
-    dev = ", ".join(f"{auc:.3f}" for auc in row.collapsed.values())
-    others = estimate(value for seed, value in row.values(Metric.AUC).items() if seed not in row.collapsed)
-    spread = f" ± {others.std:.4f}" if others and others.std is not None else ""
-    rest = f"; AUC of the others {others.mean:.4f}{spread}" if others else ""
-    return f"Failed: {row.method} on {row.backbone}, seed {seeds}: training collapsed (dev AUC {dev}){rest}."
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """Return whether higher values of a metric are better; None where neither end is, or the metric is unknown."""
-    known = builtin_metrics().by_name.get(metric)
-    return known.higher_is_better if known else None
+def difference_by_seed(values: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
+    """Return values minus base values, for the seeds that both have."""
+    return {seed: value - base[seed] for seed, value in values.items() if seed in base}
 
 
 def sentence(error: str | None) -> str:
-    """Make one sentence of an error: its first line, not overlong, with a full stop."""
+    """Return the first line of an error message, shortened, as a sentence with a full stop."""
     line = (error or "no reason recorded").strip().splitlines()[0].strip()
-    short = line if len(line) <= 240 else f"{line[:239].rstrip()}…"
-    return short if short.endswith((".", "…", "!", "?")) else f"{short}."
+    is_short = len(line) <= MAX_ERROR_LENGTH
+    text = line if is_short else f"{line[: MAX_ERROR_LENGTH - 1].rstrip()}…"
+    return text if text.endswith((".", "…", "!", "?")) else f"{text}."
 
 
-def _rows(records: list[RunRecord], backbones: dict[str, str], methods: dict[str, str]) -> tuple[Row, ...]:
+def _rows(
+    records: list[RunRecord], backbones: Mapping[str, str], methods: Mapping[str, str]
+) -> tuple[Row, ...]:
     groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
-    main, same = main_indicator(records), _indifferent(records)
-    for record in _once(records, main, same):
+    main, ignoring = main_indicator(records), _ignoring_indicator(records)
+    for record in _without_repetitions(records, main, ignoring):
         key = record.key
-        by = "" if key.indicator == main or _pair(record) in same else f", by {key.indicator}"
-        groups[backbones[key.backbone.digest], methods[key.method.digest], by].append(record)
+        is_main = key.indicator == main or _pair(record) in ignoring
+        suffix = "" if is_main else f", by {key.indicator}"
+        groups[backbones[key.backbone.digest], methods[key.method.digest], suffix].append(record)
     rows = [
         Row(
             backbone=backbone,
-            method=f"{method}{by}",
+            method=f"{method}{suffix}",
             finished=tuple(record for record in group if record.status == "finished"),
             unfinished=tuple(record for record in group if record.status != "finished"),
-            by=by,
+            indicator_suffix=suffix,
         )
-        for (backbone, method, by), group in groups.items()
+        for (backbone, method, suffix), group in groups.items()
     ]
     return tuple(sorted(rows, key=lambda row: (_order(row.backbone), _order(row.method))))
 
@@ -414,87 +309,73 @@ def _pair(record: RunRecord) -> Pair:
     return record.key.backbone.digest, record.key.method.digest
 
 
-def _indifferent(records: Iterable[RunRecord]) -> set[Pair]:
-    """Return what does not heed the indicator: the backbones themselves, and what predicts the same by all that it met.
+def _ignoring_indicator(records: Iterable[RunRecord]) -> set[Pair]:
+    """Return the pairs that ignore the indicator: bare plain, and pairs with equal predictions for all indicators.
 
-    That is known where a seed has runs by several indicators, and in every such seed all predict the same.
+    The latter requires a seed with runs of several indicators, and equal predictions in every such seed.
     """
-    same = set[Pair]()
-    made: dict[Pair, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    ignoring = set[Pair]()
+    predictions: dict[Pair, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if _is_bare(record):
-            same.add(_pair(record))
+        if _is_bare_plain(record):
+            ignoring.add(_pair(record))
         if record.result is not None:
-            made[_pair(record)][record.key.seed].append(record.result.predictions_sha256)
-    for pair, seeds in made.items():
-        several = [found for found in seeds.values() if len(found) > 1]
-        if several and all(len(set(found)) == 1 for found in several):
-            same.add(pair)
-    return same
+            predictions[_pair(record)][record.key.seed].append(record.result.predictions_sha256)
+    for pair, seeds in predictions.items():
+        repeated = [digests for digests in seeds.values() if len(digests) > 1]
+        if repeated and all(len(set(digests)) == 1 for digests in repeated):
+            ignoring.add(pair)
+    return ignoring
 
 
-def _once(records: list[RunRecord], main: str, same: set[Pair]) -> list[RunRecord]:
-    """Leave out runs that do not heed the indicator and were made again by another."""
-    known: dict[tuple[Pair, int], RunRecord] = {}
+def _without_repetitions(records: list[RunRecord], main: str, ignoring: set[Pair]) -> list[RunRecord]:
+    """Return one record per seed of each pair that ignores the indicator: finished and of the main one if possible."""
+    best: dict[tuple[Pair, int], RunRecord] = {}
     for record in records:
-        place = _pair(record), record.key.seed
-        if place[0] in same:
-            known[place] = min(
-                (record, known.get(place, record)),
-                key=lambda one: (one.status != "finished", one.key.indicator != main),
+        pair, seed = _pair(record), record.key.seed
+        if pair in ignoring:
+            best[pair, seed] = min(
+                (record, best.get((pair, seed), record)),
+                key=lambda other: (other.status != "finished", other.key.indicator != main),
             )
-    kept = {record.digest for record in known.values()}
-    return [one for one in records if _pair(one) not in same or one.digest in kept]
+    kept = {record.digest for record in best.values()}
+    return [record for record in records if _pair(record) not in ignoring or record.digest in kept]
 
 
-def _is_bare(record: RunRecord) -> bool:
-    """Whether this is the backbone and nothing else: normalisation or an auxiliary network may go by the indicator."""
+def _is_bare_plain(record: RunRecord) -> bool:
+    """Return whether a record is plain without normalisation and auxiliary network, which may use the indicator."""
     method = record.key.method
     return method.name == PLAIN and not any(value not in (None, "none") for value in method.settings.values())
 
 
 def _order(label: str) -> tuple[int, str]:
     name = label.split("[")[0].split(",")[0]
-    place = PAPER_ORDER.index(name) if name in PAPER_ORDER else len(PAPER_ORDER)
-    return place, label
+    index = PAPER_ORDER.index(name) if name in PAPER_ORDER else len(PAPER_ORDER)
+    return index, label
 
 
 def _comparison_order(comparison: Comparison) -> tuple[str, bool, str, str]:
     key = comparison.key
-    return key.dataset, key.domain_set != "default", key.domain_set, _text(conditions(key))
+    return key.dataset, key.domain_set != "default", key.domain_set, canonical_text(conditions(key))
 
 
-def _apart(all_conditions: Sequence[dict[str, object]]) -> list[str]:
-    """Say of each what sets it apart from others of the same dataset, in the order of the conditions."""
+def _differences(all_conditions: Sequence[dict[str, object]]) -> list[str]:
+    """Return, for each comparison, the conditions that differ between comparisons of its dataset."""
     return [
         ", ".join(
-            f"{name} {show_value(found[name])}"
-            for name in found
-            if name in _differing([other for other in all_conditions if other["dataset"] == found["dataset"]])
+            f"{name} {show_value(own[name])}"
+            for name in own
+            if name in differing([other for other in all_conditions if other["dataset"] == own["dataset"]])
         )
-        for found in all_conditions
+        for own in all_conditions
     ]
 
 
-def _differing(mappings: Sequence[Mapping[str, object]]) -> set[str]:
-    names = {name for mapping in mappings for name in mapping}
-    return {name for name in names if len({_text(mapping.get(name, "<absent>")) for mapping in mappings}) > 1}
-
-
-def _settings(choice: Choice) -> dict[str, object]:
-    source = {"source": choice.source[:8]} if choice.source else {}
-    return {**choice.settings, **source}
-
-
-def _text(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
 def _no_records(store: RunStore, dataset: str) -> StoreError:
-    known = sorted({file.parent.name for file in find_files(store.results, "*/*.json")})
-    there = f" (records there: {', '.join(known)})" if known else ""
+    datasets = sorted({file.parent.name for file in find_files(store.results, "*/*.json")})
+    available = f" (datasets with records: {', '.join(datasets)})" if datasets else ""
     return StoreError(
-        f"no records of {dataset} in {store.results}{there}",
-        remedy=f"make some with: ctrbench run --dataset {dataset} --methods plain,adasparse "
+        f"no records of {dataset} in {store.results}{available}",
+        remedy=f"run: ctrbench run --dataset {dataset} --methods plain,adasparse "
         f"--backbone dnn --results {store.results}",
     )

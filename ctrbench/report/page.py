@@ -1,7 +1,6 @@
-"""The report as one page that needs nothing beside itself: no script, no font, no request.
+"""The report as one HTML page without scripts, fonts or external requests.
 
-Tables and pictures are those of the other files. What the page adds is a few sentences that say what the tables show,
-made from the numbers, whichever method wins.
+Tables and charts are those of the other files. The page adds sentences about the best rows, generated from the numbers.
 """
 
 from __future__ import annotations
@@ -11,17 +10,19 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ctrbench.eval.metrics.base import Metric as MetricDefinition
 from ctrbench.eval.protocol import MIN_SEEDS
-from ctrbench.eval.significance import Standing
 from ctrbench.names import Metric
-from ctrbench.report.commands import run_command
-from ctrbench.report.comparison import Comparison, Estimate, Row, domain_gain, stand
-from ctrbench.report.tables import DIGITS, TITLES, Mark, Table, mark_of, number, signed
+from ctrbench.report.commands import run_commands
+from ctrbench.report.comparison import Comparison
+from ctrbench.report.estimate import Estimate
+from ctrbench.report.summary import RowSummary, Summary, Verdict
+from ctrbench.report.table import Table, number, signed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture as SVG text, with its title."""
+    """A chart as SVG text, with its title."""
 
     title: str
     svg: str
@@ -29,41 +30,42 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """What the page shows of one comparison; the first table is Table 1."""
+    """Part of the page about one comparison; the first table is Table 1."""
 
-    comparison: Comparison
+    summary: Summary
     tables: tuple[Table, ...]
     pictures: tuple[Picture, ...]
 
     @property
     def title(self) -> str:
         """The heading."""
-        return self.comparison.title
+        return self.summary.comparison.title
 
     @property
-    def apart(self) -> str:
-        """What sets this comparison apart from the others on the page."""
-        return self.comparison.apart
+    def difference(self) -> str:
+        """Conditions that differ between this comparison and others on the page."""
+        return self.summary.comparison.difference
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """What was compared, in names and numbers."""
-        return tuple(_facts(self.comparison))
+        """Names and values that describe data and runs."""
+        return tuple(_facts(self.summary.comparison))
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What the numbers say, for each backbone and metric."""
+        """Sentences about the best row, per backbone and metric."""
         return tuple(
             finding
-            for backbone in self.comparison.backbones
-            for metric in (Metric.AUC, Metric.GAUC)
-            for finding in _finding(self.comparison, backbone, metric)
+            for backbone in self.summary.comparison.backbones
+            for metric in self.summary.metrics.metrics
+            if metric.in_charts
+            for finding in _finding(self.summary, backbone, metric)
         )
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """One command a row."""
-        return tuple(run_command(row) for row in self.comparison.rows)
+        """The commands that repeat the runs."""
+        return run_commands(self.summary.comparison)
 
 
 def render_page(dataset: str, sections: Sequence[Section]) -> str:
@@ -71,14 +73,16 @@ def render_page(dataset: str, sections: Sequence[Section]) -> str:
     loader = PackageLoader("ctrbench.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("page.html.jinja")
-    notices = tuple(dict.fromkeys(one.comparison.notice for one in sections if one.comparison.notice))
+    notices = tuple(
+        dict.fromkeys(notice for section in sections if (notice := section.summary.comparison.notice))
+    )
     return template.render(dataset=dataset, sections=sections, notices=notices) + "\n"
 
 
 def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
     key = comparison.key
-    yield "domains are", " × ".join(key.domain_features)
-    yield "per-domain parameters by", ", ".join((comparison.indicator, *comparison.other_indicators))
+    yield "domain features", " × ".join(key.domain_features)
+    yield "indicator", ", ".join((comparison.indicator, *comparison.other_indicators))
     result = next((record.result for record in comparison.records if record.result), None)
     if result is not None:
         yield "domains", f"{sum(rows > 0 for rows in result.domains.rows_train):,}"
@@ -90,52 +94,58 @@ def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
     yield "ctrbench", ", ".join(versions) or "–"
 
 
-def _finding(comparison: Comparison, backbone: str, metric: str) -> Iterable[str]:
-    rows = comparison.of_backbone(backbone)
-    standing = stand(rows, metric)
-    marks = {row.method: mark_of(standing.get((row.backbone, row.method))) for row in rows}
-    best = next((row for row in rows if marks[row.method] is Mark.BEST), None)
-    if best is None or len(standing) < 2:
+def _finding(summary: Summary, backbone: str, metric: MetricDefinition) -> Iterable[str]:
+    verdicts = {
+        row.row.method: verdict
+        for row in summary.of_backbone(backbone)
+        if (verdict := row.score(metric.name).verdict) is not None
+    }
+    best = next((row for row in summary.of_backbone(backbone) if _is_best(row, metric.name)), None)
+    if best is None or len(verdicts) < 2:
         return
-    lead = f"On {best.backbone}, {best.method} has the best mean {TITLES[metric]}, {_mean(best, metric)}"
-    seeds = "1 seed" if len(best.finished) == 1 else f"{len(best.finished)} seeds"
-    over_plain = _over_plain(best, comparison.plain(backbone)) if metric == Metric.GAUC else ""
-    yield f"{lead}, over {seeds}{_differences(marks, standing, backbone)}.{over_plain}"
+    mean = _mean(best.estimate(metric.name), metric.digits)
+    num_seeds = len(best.row.finished)
+    seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+    over_plain = _over_plain(best) if metric.name == Metric.GAUC else ""
+    yield (
+        f"On {backbone}, {best.row.method} has the best mean {metric.title}, {mean}, over {seeds}"
+        f"{_differences(verdicts)}.{over_plain}"
+    )
 
 
-def _over_plain(best: Row, plain: Row | None) -> str:
-    """Say how far ahead of the plain backbone it is, and how much of that hangs on which domains there are."""
-    is_shown = plain is not None and best is not plain and len(best.finished) >= MIN_SEEDS
-    found = domain_gain(best, plain) if plain is not None and is_shown else None
-    if found is None or found.mean is None or found.low is None or found.high is None:
+def _is_best(row: RowSummary, metric: str) -> bool:
+    verdict = row.score(metric).verdict
+    return verdict is not None and verdict.is_best
+
+
+def _over_plain(best: RowSummary) -> str:
+    """Return the gain of a row in GAUC over plain with its interval over resampled domains; empty with few seeds."""
+    gain = best.score(Metric.GAUC).gain
+    interval = gain.over_domains if gain and len(best.row.finished) >= MIN_SEEDS else None
+    if interval is None or interval.mean is None or interval.low is None or interval.high is None:
         return ""
-    mean, low, high = (signed(value, 4) for value in (found.mean, found.low, found.high))
-    return f" Over plain it gains {mean}; over resampled domains, {low} to {high} (95 %)."
+    mean, low, high = (signed(value, 4) for value in (interval.mean, interval.low, interval.high))
+    return f" Its gain over plain is {mean}; over resampled domains, {low} to {high} (95 %)."
 
 
-def _mean(row: Row, metric: str) -> str:
-    found: Estimate | None = row.estimate(metric)
-    if found is None:
+def _mean(value: Estimate | None, digits: int) -> str:
+    if value is None:
         return "–"
-    spread = "" if found.std is None else f" ± {number(found.std, DIGITS[metric])}"
-    return f"{number(found.mean, DIGITS[metric])}{spread}"
+    std = "" if value.std is None else f" ± {number(value.std, digits)}"
+    return f"{number(value.mean, digits)}{std}"
 
 
-def _differences(
-    marks: Mapping[str, Mark], standing: Mapping[tuple[str, str], Standing], backbone: str
-) -> str:
-    """Return whose difference from the best is not significant; nothing where no row is tested."""
-    tested = [
-        method for method in marks if (one := standing.get((backbone, method))) and one.p_holm is not None
-    ]
+def _differences(verdicts: Mapping[str, Verdict]) -> str:
+    """Return the methods whose difference from the best is not significant; empty if no row is tested."""
+    tested = [method for method, verdict in verdicts.items() if verdict.p_holm is not None]
     if not tested:
         return ""
-    same = [method for method in tested if marks[method] is Mark.NOT_SIGNIFICANT]
-    if same:
-        return f"; difference not significant: {_listed(same)}"
-    every = "every other method" if len(tested) == len(marks) - 1 else "every other tested method"
-    return f"; the difference from {every} is significant over seeds"
+    tied = [method for method in tested if verdicts[method].is_tied]
+    if tied:
+        return f"; difference not significant: {_enumerate(tied)}"
+    others = "every other method" if len(tested) == len(verdicts) - 1 else "every other tested method"
+    return f"; the difference from {others} is significant over seeds"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _enumerate(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

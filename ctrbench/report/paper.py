@@ -1,16 +1,20 @@
-"""The AdaSparse paper's figures for its public data, shown beside ours where the data are really those.
+"""Published figures of the AdaSparse paper for its public data, shown beside results on the same data.
 
-Only for the dataset `iaac`: the twin has other rows and other clicks, so nothing published applies to it. The paper's
-embedding size, epochs and early stopping are not published, and its test is not named; equal figures can't be expected.
+Only for the dataset `iaac`: the twin has other rows and other clicks, so no published figure applies to it. The paper's
+embedding size, epochs, early stopping and test are not published; equal figures cannot be expected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
-from ctrbench.report.comparison import Comparison, Row
-from ctrbench.report.tables import DIGITS, RANKED, TITLES, Cell, Line, Table, cell, number
+from ctrbench.names import Metric
+from ctrbench.report.comparison import Row
+from ctrbench.report.summary import Summary
+from ctrbench.report.table import Cell, Line, Table, cell, number
 
+METRICS = (Metric.LOGLOSS, Metric.AUC, Metric.GAUC)
 DATASET = "iaac"
 DOMAIN_FEATURES = ("user_gender_id", "user_age_level", "user_star_level")
 PUBLISHED: dict[tuple[str, str], tuple[float, float, float]] = {
@@ -25,54 +29,57 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float, float]] = {
     ("dcnv2", "apg"): (0.093375, 0.6572, 0.6536),
     ("dcnv2", "adasparse"): (0.093292, 0.6594, 0.6565),
 }
-"""LogLoss, AUC and GAUC of Table 1, public data (METHODS 1.10)."""
+"""Values of `METRICS` in Table 1, public data (spec: adasparse-1.10)."""
 
 REPORTED: dict[str, dict[str, str]] = {
     "star": {"norm": "pn", "aux": "all"},
     "apg": {"version": "v5"},
     "adasparse": {"form": "fusion"},
 }
-"""Settings of the methods that Table 1 is about; another form or normalisation has no figure there."""
+"""Settings of the methods in Table 1; another form or normalisation has no published figure."""
 
 
-def paper_table(comparison: Comparison) -> Table | None:
-    """Return published figures beside ours; None unless data, domains and a method are the paper's."""
-    key = comparison.key
+def paper_table(summary: Summary) -> Table | None:
+    """Return published figures beside ours; None unless data, domains and a method are those of the paper."""
+    comparison, key = summary.comparison, summary.comparison.key
     if key.dataset != DATASET or set(key.domain_features) != set(DOMAIN_FEATURES):
         return None
-    lines = tuple(line for backbone in comparison.backbones for line in _lines(comparison, backbone))
+    lines = tuple(line for backbone in comparison.backbones for line in _lines(summary, backbone))
     if not lines:
         return None
-    columns = tuple(f"{TITLES[metric]} {whose}" for metric in RANKED for whose in ("paper", "ours"))
     return Table(
         name="paper",
-        title=f"Beside the AdaSparse paper, Table 1 · {comparison.title}",
-        columns=columns,
+        title=f"Compared with the AdaSparse paper, Table 1 · {comparison.title}",
+        columns=tuple(
+            f"{summary.metrics.by_name[metric].title} {source}"
+            for metric in METRICS
+            for source in ("paper", "ours")
+        ),
         lines=lines,
         notes=(
-            "Paper: AdaSparse, CIKM 2022, public data; one figure each, without deviation. Its embedding size, epochs "
-            "and early stopping are not published.",
+            "Paper: AdaSparse, CIKM 2022, public data; one figure per cell, without deviation. Its embedding size, "
+            "epochs and early stopping are not published.",
         ),
     )
 
 
-def _lines(comparison: Comparison, backbone: str) -> Iterable[Line]:
-    rows = [row for row in comparison.of_backbone(backbone) if _name(row) in PUBLISHED]
+def _lines(summary: Summary, backbone: str) -> Iterable[Line]:
+    rows = [row for row in summary.of_backbone(backbone) if _published_name(row.row) in PUBLISHED]
     if rows:
         yield Line(kind="backbone", label=backbone)
     for row in rows:
-        cells = zip(PUBLISHED[_name(row)], RANKED, strict=True)
-        pairs = [(Cell(text=number(value, DIGITS[metric])), _ours(row, metric)) for value, metric in cells]
-        yield Line(kind="method", label=row.method, cells=tuple(one for pair in pairs for one in pair))
+        published = zip(PUBLISHED[_published_name(row.row)], METRICS, strict=True)
+        cells = [
+            (Cell(text=number(value, digits)), cell(row.estimate(metric), digits))
+            for value, metric in published
+            for digits in [summary.metrics.by_name[metric].digits]
+        ]
+        yield Line(kind="method", label=row.row.method, cells=tuple(chain.from_iterable(cells)))
 
 
-def _ours(row: Row, metric: str) -> Cell:
-    return cell(row.estimate(metric), DIGITS[metric])
-
-
-def _name(row: Row) -> tuple[str, str]:
-    """Return backbone and method; the latter with a mark where its settings are not those that the paper reports on."""
+def _published_name(row: Row) -> tuple[str, str]:
+    """Return backbone and method; the method with a star if its settings are not those of the paper."""
     method = row.key.method
-    asked = {"norm": None, "aux": None, **REPORTED.get(method.name, {})}
-    is_theirs = all(method.settings.get(name, value) == value for name, value in asked.items())
-    return row.key.backbone.name, method.name if is_theirs else f"{method.name}*"
+    settings = {"norm": None, "aux": None, **REPORTED.get(method.name, {})}
+    is_reported = all(method.settings.get(name, value) == value for name, value in settings.items())
+    return row.key.backbone.name, method.name if is_reported else f"{method.name}*"

@@ -1,7 +1,7 @@
-"""How far every method is from the truth, where the true click probability is known (METHODS 9.7).
+"""Distance of every method from the truth, where the true click probability is known (spec: production-9.7).
 
-LogLoss on labels is mostly the labels' own noise. Against the oracle's loss on the same labels most of that cancels,
-and the expected LogLoss, taken against the probability itself, has none: it shows differences that labels hide.
+LogLoss on labels is mostly the noise of the labels. Most of it cancels in the difference from the oracle's loss on the
+same labels, and the expected LogLoss, taken against the probability itself, has none.
 """
 
 from __future__ import annotations
@@ -10,67 +10,60 @@ from collections.abc import Iterable, Mapping
 
 from ctrbench.eval.oracle import AUC_EXPECTED
 from ctrbench.names import Metric
-from ctrbench.report.comparison import Comparison, Row, estimate
-from ctrbench.report.tables import REFERENCES, Cell, Line, Table, cell, signed
+from ctrbench.report.summary import ORIGINS, RowSummary, Summary
+from ctrbench.report.table import Cell, Line, Table, cell, number, signed, signed_cell
+from ctrbench.report.tables import REFERENCES, method_line
 
 COLUMNS = ("AUC − AUC* ↑", "LogLoss − oracle's ↓", "expected LogLoss ↓")
-_AUC_DIGITS, _LOSS_DIGITS = 4, 5
+_DIGITS = {Metric.AUC: 4, Metric.LOGLOSS: 5, Metric.EXPECTED_LOGLOSS: 5}
 
 
-def truth_table(comparison: Comparison) -> Table | None:
-    """Return every method's distance from the true click probability; None where it is not known."""
+def truth_table(summary: Summary) -> Table | None:
+    """Return the distance of every method from the true click probability; None if it is unknown."""
+    comparison = summary.comparison
     if comparison.oracle.get(AUC_EXPECTED) is None:
         return None
-    lines = [line for backbone in comparison.backbones for line in _backbone_lines(comparison, backbone)]
+    lines = [line for backbone in comparison.backbones for line in _backbone_lines(summary, backbone)]
     return Table(
         name="truth",
         title=f"Distance from the truth · {comparison.title}",
         columns=COLUMNS,
         lines=(*lines, *_reference_lines(comparison.oracle)),
         definitions=(
-            "AUC*: what ranking by the true click probability gives in expectation, from the probabilities alone. "
-            "LogLoss − oracle's: on the same labels, so that their noise mostly cancels. Expected LogLoss: against "
+            "AUC*: expected AUC of ranking by the true click probability, computed from the probabilities alone. "
+            "LogLoss − oracle's: on the same labels, so that most of their noise cancels. Expected LogLoss: against "
             "the true probability instead of labels, without their noise.",
         ),
     )
 
 
-def _backbone_lines(comparison: Comparison, backbone: str) -> Iterable[Line]:
+def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
     yield Line(kind="backbone", label=backbone)
-    for row in comparison.of_backbone(backbone):
-        if row.reason:
-            yield Line(kind="method", label=row.method, remark=row.reason)
-        else:
-            yield Line(kind="method", label=row.method, cells=_of_row(row, comparison.oracle))
+    for row in summary.of_backbone(backbone):
+        yield method_line(row, _cells(row))
 
 
-def _of_row(row: Row, oracle: Mapping[str, float | None]) -> tuple[Cell, ...]:
-    auc = _distances(row.values(Metric.AUC).values(), oracle.get(AUC_EXPECTED))
-    excess = _distances(row.values(Metric.LOGLOSS).values(), oracle.get(Metric.LOGLOSS))
-    expected = cell(row.estimate(Metric.EXPECTED_LOGLOSS), _LOSS_DIGITS)
-    return (_signed(auc, _AUC_DIGITS), _signed(excess, _LOSS_DIGITS), expected)
+def _cells(row: RowSummary) -> tuple[Cell, ...]:
+    distances = [signed_cell(row.distances.get(metric), _DIGITS[metric]) for metric in ORIGINS]
+    expected = cell(row.estimate(Metric.EXPECTED_LOGLOSS), _DIGITS[Metric.EXPECTED_LOGLOSS])
+    return (*distances, expected)
 
 
 def _reference_lines(oracle: Mapping[str, float | None]) -> Iterable[Line]:
-    """The oracle on the labels at hand, and the best that a model could learn, where that is known."""
+    """Yield the oracle on the labels of the test rows, and the learnable ceiling where it is known."""
     for label, form in REFERENCES.items():
-        names = [form.format(metric=name) for name in (Metric.AUC, Metric.LOGLOSS, Metric.EXPECTED_LOGLOSS)]
-        auc, loss, expected = ([value] if (value := oracle.get(name)) is not None else [] for name in names)
-        if auc or loss:
-            cells = (
-                _signed(_distances(auc, oracle.get(AUC_EXPECTED)), _AUC_DIGITS),
-                _signed(_distances(loss, oracle.get(Metric.LOGLOSS)), _LOSS_DIGITS),
-                cell(estimate(expected), _LOSS_DIGITS),
-            )
-            yield Line(kind="oracle", label=label, cells=cells)
+        distances = {metric: _distance(oracle, form.format(metric=metric), metric) for metric in ORIGINS}
+        if any(value is not None for value in distances.values()):
+            expected = oracle.get(form.format(metric=Metric.EXPECTED_LOGLOSS))
+            cells = [_signed_cell(value, _DIGITS[metric]) for metric, value in distances.items()]
+            text = number(expected, _DIGITS[Metric.EXPECTED_LOGLOSS])
+            yield Line(kind="oracle", label=label, cells=(*cells, Cell(text=text)))
 
 
-def _distances(values: Iterable[float], origin: float | None) -> list[float]:
-    return [] if origin is None else [value - origin for value in values]
+def _distance(oracle: Mapping[str, float | None], name: str, metric: str) -> float | None:
+    value, origin = oracle.get(name), oracle.get(ORIGINS[metric])
+    return None if value is None or origin is None else value - origin
 
 
-def _signed(distances: list[float], digits: int) -> Cell:
-    """Show mean and deviation of differences, the mean with its sign."""
-    found = estimate(distances)
-    shown = cell(found, digits)
-    return shown if found is None else Cell(text=signed(found.mean, digits), spread=shown.spread)
+def _signed_cell(value: float | None, digits: int) -> Cell:
+    return Cell() if value is None else Cell(text=signed(value, digits))

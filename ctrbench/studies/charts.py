@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 
 from ctrbench.report.comparison import Comparison
+from ctrbench.report.estimate import estimate
 from ctrbench.report.plots import (
     DOT,
     GRID,
@@ -19,7 +20,6 @@ from ctrbench.report.plots import (
     WIDTH,
     encode_method,
     inline,
-    interval,
     legend_of,
     padded,
     styled,
@@ -38,9 +38,15 @@ class Point:
 
     def row(self) -> dict[str, Any]:
         """Return place, mean and 95 % interval over seeds."""
-        low, high = interval(self.values)
-        mean = sum(self.values) / len(self.values)
-        return {"method": self.method, "place": self.place, "mean": mean, "low": low, "high": high}
+        found = estimate(self.values)
+        assert found is not None
+        return {
+            "method": self.method,
+            "place": self.place,
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+        }
 
 
 def line_chart(

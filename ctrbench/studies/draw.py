@@ -16,27 +16,18 @@ from rich.table import Table as RichTable
 from ctrbench.errors import StoreError
 from ctrbench.eval.longtail import assign_bins
 from ctrbench.names import Metric
-from ctrbench.report.bins import BIN_METRICS, bin_table
-from ctrbench.report.comparison import Comparison, Estimate, Row, compare, estimate, gain
-from ctrbench.report.formats import latex, markdown, overall_csv, terminal_tables, tidy_csv
+from ctrbench.report.charts.by_method import metric_chart
+from ctrbench.report.charts.gain_by_bin import gain_chart
+from ctrbench.report.comparison import Comparison, Row, compare, gain
+from ctrbench.report.csv_files import overall_csv, tidy_csv
+from ctrbench.report.estimate import Estimate, estimate
+from ctrbench.report.formats import latex, markdown, terminal_tables
+from ctrbench.report.notes import USERS_NOTE, indicator_note
 from ctrbench.report.paper import paper_table
-from ctrbench.report.plots import gain_chart, metric_chart, save_chart
-from ctrbench.report.tables import (
-    DASH,
-    USERS_NOTE,
-    Cell,
-    Line,
-    Mark,
-    Table,
-    bins_table,
-    cell,
-    indicator_note,
-    number,
-    overall_table,
-    quality_and_cost,
-    signed,
-    users_table,
-)
+from ctrbench.report.plots import save_chart
+from ctrbench.report.summary import summarize
+from ctrbench.report.table import DASH, Cell, Line, Mark, Table, cell, signed_cell
+from ctrbench.report.tables import bins_table, narrow_tables, overall_table, users_table
 from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import write_text
@@ -92,7 +83,9 @@ def make_part(
         return backbone, order.index(row.key.method.digest)
 
     rows = sorted(comparison.rows, key=place)
-    named = tuple(replace(row, method=f"{labels[row.key.method.digest]}{row.by}") for row in rows)
+    named = tuple(
+        replace(row, method=f"{labels[row.key.method.digest]}{row.indicator_suffix}") for row in rows
+    )
     return Part(comparison=replace(comparison, rows=named), domains=domains)
 
 
@@ -108,9 +101,10 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
     paths = [
         write_text(out / "table.md", "\n".join(map(markdown, tables))),
         write_text(
-            out / "table.tex", "\n".join(latex(narrow) for table in tables for narrow in _narrow(table))
+            out / "table.tex",
+            "\n".join(latex(narrow) for table in tables for narrow in narrow_tables(table)),
         ),
-        write_text(out / "runs.csv", overall_csv([part.comparison for part in parts])),
+        write_text(out / "runs.csv", overall_csv([summarize(part.comparison) for part in parts])),
     ]
     if drawn.data:
         paths.append(write_text(out / "data.csv", tidy_csv(drawn.data)))
@@ -118,10 +112,6 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
         if chart is not None:
             paths += save_chart(chart, out / stem)
     return StudyFiles(paths=tuple(paths), terminal=tuple(terminal_tables(tables)))
-
-
-def _narrow(table: Table) -> tuple[Table, ...]:
-    return quality_and_cost(table) if table.name == "overall" else (table,)
 
 
 def _with_source(table: Table, study: Study) -> Table:
@@ -136,25 +126,26 @@ def _stem(name: str, place: int, num: int) -> str:
 
 def _draw_table(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
     tables: list[Table] = []
-    for part in parts:
-        users = users_table(part.comparison) if study.by_user else None
-        found = (overall_table(part.comparison), users, paper_table(part.comparison))
+    summaries = [summarize(part.comparison) for part in parts]
+    for summary in summaries:
+        users = users_table(summary) if study.by_user else None
+        found = (overall_table(summary), users, paper_table(summary))
         tables += [table for table in found if table]
     charts = [
-        (_stem(metric, place, len(parts)), metric_chart(part.comparison, metric))
-        for place, part in enumerate(parts, start=1)
+        (_stem(metric, place, len(parts)), metric_chart(summary, metric))
+        for place, summary in enumerate(summaries, start=1)
         for metric in (Metric.AUC, Metric.GAUC)
     ]
     return _Drawn(tables=tuple(tables), charts=tuple(charts))
 
 
 def _draw_bins(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
-    found = [bin_table(part.comparison, num_bins=study.bins, store=store) for part in parts]
-    tables = [bins_table(one, metric) for one in found for metric in BIN_METRICS]
+    found = [summarize(part.comparison, num_bins=study.bins, store=store) for part in parts]
+    tables = [bins_table(one, metric.name) for one in found for metric in one.bin_metrics]
     charts = [
-        (_stem(f"gain-{metric}", place, len(found)), gain_chart(one, metric))
+        (_stem(f"gain-{metric.name}", place, len(found)), gain_chart(one, metric.name))
         for place, one in enumerate(found, start=1)
-        for metric in BIN_METRICS
+        for metric in one.bin_metrics
     ]
     return _Drawn(tables=tuple(tables), charts=tuple(charts))
 
@@ -224,9 +215,11 @@ def _domains_table(part: Part, backbone: str, metric: str, title: str, reference
 
     overall = Metric.AUC if reference is None else Metric.PCOC
     total = sum(test_rows.values())
-    lines = [_of_rows(ALL_DOMAINS, total, [row.estimate(overall) for row in rows], reference)]
+    lines = [
+        _of_rows(ALL_DOMAINS, total, [estimate(row.values(overall).values()) for row in rows], reference)
+    ]
     if reference is None:
-        found = [row.estimate(Metric.GAUC) for row in rows]
+        found = [estimate(row.values(Metric.GAUC).values()) for row in rows]
         lines.append(_of_rows("GAUC over domains", total, found, reference))
     for domain in _shown_domains(part):
         values = [estimate(_of_domain(row, domain, metric).values()) for row in rows]
@@ -261,8 +254,10 @@ def _of_rows(label: str, count: int | None, values: list[Estimate | None], refer
 def _with_users(table: Table, part: Part, backbone: str) -> Table:
     """Put AUC within users behind the two lines that are of all domains."""
     rows = [row for row in part.comparison.of_backbone(backbone) if row.finished]
-    found = [row.estimate(Metric.USER_GAUC) for row in rows]
-    share = next((one.mean for row in rows if (one := row.estimate(Metric.USER_GAUC_COVERAGE))), None)
+    found = [estimate(row.values(Metric.USER_GAUC).values()) for row in rows]
+    share = next(
+        (one.mean for row in rows if (one := estimate(row.values(Metric.USER_GAUC_COVERAGE).values()))), None
+    )
     num_rows = None if share is None else round(share * sum(_any_result(part).domains.rows))
     lines = (*table.lines[:2], _of_rows("GAUC over users", num_rows, found, None), *table.lines[2:])
     return replace(
@@ -386,11 +381,8 @@ def _gain_cell(part: Part, backbone: str, method: str, metric: str) -> Cell:
     plain = part.comparison.plain(backbone)
     row = next(one for one in part.comparison.of_backbone(backbone) if one.method == method)
     if plain is None or row is plain:
-        return cell(row.estimate(metric), 4)
-    found = estimate(gain(row, plain, metric).values())
-    if found is None:
-        return Cell()
-    return Cell(text=signed(found.mean, 4), spread="" if found.std is None else number(found.std, 4))
+        return cell(estimate(row.values(metric).values()), 4)
+    return signed_cell(estimate(gain(row, plain, metric).values()), 4)
 
 
 # What a method shows of itself.
@@ -434,8 +426,8 @@ def _sparsity_table(
         share = estimate(shares[row.method].values())
         cells = (
             Cell() if share is None else cell(share, 3),
-            cell(row.estimate(Metric.AUC), 4),
-            cell(row.estimate(Metric.GAUC), 4),
+            cell(estimate(row.values(Metric.AUC).values()), 4),
+            cell(estimate(row.values(Metric.GAUC).values()), 4),
             _gain_cell(part, backbone, row.method, Metric.AUC) if not row.is_plain else Cell(text=""),
         )
         lines.append(Line(kind="method", label=row.method, cells=cells, remark=row.reason))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from ctrbench.report.bins import bin_table
+from ctrbench.eval.metrics.registry import builtin_metrics
+from ctrbench.report.bins import read_bins
 from ctrbench.report.comparison import compare
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -14,28 +15,22 @@ from ctrbench.runs.store import RunStore
 
 def test_five_bins_come_from_the_record(toy: list[RunRecord], store: RunStore) -> None:
     (comparison,) = compare(toy)
-    table = bin_table(comparison, num_bins=5, store=store)
-    assert table.values(comparison.rows[0], 3, "auc") == pytest.approx({1: 0.73, 2: 0.75})
-    assert not table.is_pooled_auc_missing
-
-
-def test_gains_over_plain_of_the_same_seed(toy: list[RunRecord], store: RunStore) -> None:
-    (comparison,) = compare(toy)
-    table = bin_table(comparison, num_bins=5, store=store)
-    assert table.gains(comparison.rows[1], 5, "gauc") == pytest.approx({1: 0.03, 2: 0.05})
+    found = read_bins(comparison, num_bins=5, store=store, metrics=builtin_metrics())
+    assert found.values(comparison.rows[0], 2, "auc") == pytest.approx({1: 0.73, 2: 0.75})
+    assert not found.is_pooled_auc_missing
 
 
 def test_without_predictions_gauc_comes_from_the_domains(
     record: Callable[..., RunRecord], store: RunStore
 ) -> None:
     (comparison,) = compare([record()])
-    table = bin_table(comparison, num_bins=2, store=store)
+    found = read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics())
     # Domain 1 holds half of the training rows; domains 2 and 3 the rest, of which 3 has one class only.
-    assert [(part.domains, part.rows_train) for part in table.bins] == [(1, 50), (2, 50)]
-    assert [part.metrics["auc"] for part in table.bins] == [None, None]
-    assert [part.metrics["gauc"] for part in table.bins] == [0.8, 0.6]
-    assert table.bins[1].metrics["gauc_coverage"] == pytest.approx(30 / 40)
-    assert table.is_pooled_auc_missing
+    assert [(part.domains, part.rows_train) for part in found.bins] == [(1, 50), (2, 50)]
+    assert [part.metrics["auc"] for part in found.bins] == [None, None]
+    assert [part.metrics["gauc"] for part in found.bins] == [0.8, 0.6]
+    assert found.bins[1].metrics["gauc_coverage"] == pytest.approx(30 / 40)
+    assert found.is_pooled_auc_missing
 
 
 def write_predictions(store: RunStore, made: RunRecord, sha: str | None = None) -> RunRecord:
@@ -52,46 +47,23 @@ def write_predictions(store: RunStore, made: RunRecord, sha: str | None = None) 
 
 def test_with_predictions_auc_is_pooled(record: Callable[..., RunRecord], store: RunStore) -> None:
     (comparison,) = compare([write_predictions(store, record())])
-    table = bin_table(comparison, num_bins=2, store=store)
+    found = read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics())
     # Domain 1: the positive 2.0 beats 1.0, the positive 0.0 does not. Domains 2 and 3: 3.0 beats 0.0 and 1.0.
-    assert [part.metrics["auc"] for part in table.bins] == [0.5, 1.0]
-    assert not table.is_pooled_auc_missing
+    assert [part.metrics["auc"] for part in found.bins] == [0.5, 1.0]
+    assert not found.is_pooled_auc_missing
 
 
 def test_predictions_of_another_run_are_not_used(record: Callable[..., RunRecord], store: RunStore) -> None:
     (comparison,) = compare([write_predictions(store, record(), sha="0" * 64)])
-    assert bin_table(comparison, num_bins=2, store=store).is_pooled_auc_missing
+    assert read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics()).is_pooled_auc_missing
 
 
-def test_gains_are_tested_with_holm(record: Callable[..., RunRecord], store: RunStore) -> None:
-    auc = {"plain": (0.70, 0.71, 0.69) * 2, "apg": (0.75, 0.7601, 0.74) * 2}
-    runs = [record(name, seed, value) for name, values in auc.items() for seed, value in enumerate(values)]
-    (comparison,) = compare(runs)
-    table = bin_table(comparison, num_bins=5, store=store)
-    # Twice 0.05, 0.0501, 0.05: t = 2373 on five degrees of freedom, p = 2.5e-16; five equal bins, hence times 5.
-    assert table.p_values["dnn", "apg", 1, "auc"] == pytest.approx(5 * 2.521e-16, rel=1e-3)
-    assert table.is_clear(comparison.rows[1], 1, "auc")
-    assert not table.is_clear(comparison.rows[0], 1, "auc")
-
-
-def test_gains_of_five_seeds_are_not_tested(record: Callable[..., RunRecord], store: RunStore) -> None:
-    auc = {"plain": 0.70, "apg": 0.75}
-    (comparison,) = compare([record(name, seed, auc[name] + seed / 100) for name in auc for seed in range(5)])
-    assert bin_table(comparison, num_bins=5, store=store).p_values == {}
-
-
-def test_gains_of_a_row_with_failed_runs_are_not_marked(
+def test_bins_from_records_that_lack_domains_say_so(
     record: Callable[..., RunRecord], store: RunStore
 ) -> None:
-    runs = [record(name, seed, auc) for name, auc in (("plain", 0.70), ("apg", 0.75)) for seed in range(6)]
-    (comparison,) = compare([*runs, record("apg", 6, status="failed", error="no memory")])
-    table = bin_table(comparison, num_bins=5, store=store)
-    assert table.p_values["dnn", "apg", 1, "auc"] < 0.05
-    assert not table.is_clear(comparison.rows[1], 1, "auc")
-
-
-def test_records_that_lack_domains_are_told(record: Callable[..., RunRecord], store: RunStore) -> None:
     short = record(bins=tuple(one.model_copy(update={"rows_train": 21}) for one in record().result.bins))
     (comparison,) = compare([short])
-    assert bin_table(comparison, num_bins=2, store=store).is_without_empty_domains
-    assert not bin_table(comparison, num_bins=5, store=store).is_without_empty_domains
+    assert read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics()).is_without_empty_domains
+    assert not read_bins(
+        comparison, num_bins=5, store=store, metrics=builtin_metrics()
+    ).is_without_empty_domains

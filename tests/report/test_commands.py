@@ -5,24 +5,55 @@ from collections.abc import Callable
 
 import pytest
 
-from ctrbench.report.commands import run_command, show_seeds
+from ctrbench.report.commands import run_commands, show_seeds
 from ctrbench.report.comparison import compare
 from ctrbench.runs.record import RunRecord
 
 
-def test_the_command_writes_every_setting_out(record: Callable[..., RunRecord]) -> None:
-    (comparison,) = compare([record("adasparse", seed, settings={"form": "fusion"}) for seed in (3, 4)])
-    words = shlex.split(run_command(comparison.rows[0]))
-    options = dict(zip(words[2::2], words[3::2], strict=True))
-    assert options == {
+def options(command: str) -> dict[str, str]:
+    words = shlex.split(command)
+    return dict(zip(words[2::2], words[3::2], strict=True))
+
+
+def commands(records: list[RunRecord]) -> list[dict[str, str]]:
+    (comparison,) = compare(records)
+    return [options(command) for command in run_commands(comparison)]
+
+
+def test_the_command_writes_every_setting(record: Callable[..., RunRecord]) -> None:
+    runs = [record("adasparse", seed, settings={"form": "fusion"}) for seed in (3, 4)]
+    assert commands(runs) == [{
         "--dataset": "toy", "--domains": "default", "--indicator": "a", "--methods": "adasparse[form=fusion]",
         "--backbone": "dnn[hidden=8-4]", "--batch-size": "256", "--lr": "0.001", "--seeds": "3-4",
-    }  # fmt: skip
+    }]  # fmt: skip
 
 
-def test_a_file_from_outside_is_named_as_one(record: Callable[..., RunRecord]) -> None:
-    (comparison,) = compare([record("mine", settings={"k": 1}, source="a" * 64)])
-    assert "--methods 'mine.py[k=1]'" in run_command(comparison.rows[0])
+def test_a_table_has_one_command(record: Callable[..., RunRecord]) -> None:
+    runs = [record(name, backbone=base) for name in ("plain", "apg") for base in ("dnn", "dcnv2")]
+    (found,) = commands(runs)
+    assert found["--methods"] == "plain[],apg[]".replace("[]", "")
+    assert found["--backbone"].count("[hidden=8-4]") == 2
+
+
+def test_pairs_that_were_not_run_are_in_no_command(record: Callable[..., RunRecord]) -> None:
+    runs = [record("plain"), record("apg"), record("plain", backbone="dcnv2")]
+    assert [(found["--methods"], found["--backbone"].split("[")[0]) for found in commands(runs)] == [
+        ("plain,apg", "dnn"),
+        ("plain", "dcnv2"),
+    ]
+
+
+def test_each_indicator_has_a_command(record: Callable[..., RunRecord]) -> None:
+    runs = [record("star"), record("apg"), record("star", indicator="all"), record("plain", indicator="all")]
+    assert [(found["--indicator"], found["--methods"]) for found in commands(runs)] == [
+        ("a", "plain,star,apg"),
+        ("all", "star"),
+    ]
+
+
+def test_an_external_method_is_named_by_its_file(record: Callable[..., RunRecord]) -> None:
+    (found,) = commands([record("mine", settings={"k": 1}, source="a" * 64)])
+    assert found["--methods"] == "mine.py[k=1]"
 
 
 @pytest.mark.parametrize(("seeds", "text"), [([2, 1], "1-2"), ([5], "5-5"), ([1, 2, 7], "1,2,7")])

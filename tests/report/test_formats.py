@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import io
 import shutil
 import subprocess
@@ -11,26 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ctrbench.report.bins import bin_table
 from ctrbench.report.comparison import compare
-from ctrbench.report.formats import bins_csv, escape_latex, latex, markdown, overall_csv, terminal_tables
-from ctrbench.report.tables import (
-    FEW_SEEDS_NOTE,
-    Cell,
-    Line,
-    Mark,
-    Table,
-    bins_table,
-    overall_table,
-    users_table,
-)
+from ctrbench.report.formats import escape_latex, latex, markdown, terminal_tables
+from ctrbench.report.notes import FEW_SEEDS_NOTE
+from ctrbench.report.summary import summarize
+from ctrbench.report.table import Cell, Line, Mark, Table
+from ctrbench.report.tables import bins_table, overall_table, users_table
 from ctrbench.runs.record import RunRecord
-from ctrbench.runs.store import RunStore
 
 
 def overall(records: list[RunRecord]) -> Table:
     (comparison,) = compare(records)
-    return overall_table(comparison)
+    return overall_table(summarize(comparison))
 
 
 def table_of(*lines: Line) -> Table:
@@ -70,9 +61,10 @@ def test_latex_marks_best_and_differences_that_are_not_significant(six: list[Run
     assert text.count(" & ") == (1 + 2) * 11
 
 
-def test_latex_is_ascii(toy: list[RunRecord], record: Callable[..., RunRecord], store: RunStore) -> None:
+def test_latex_is_ascii(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
     (comparison,) = compare([*toy, record(oracle={"auc": 0.8})])
-    tables = [overall_table(comparison), bins_table(bin_table(comparison, num_bins=5, store=store), "gauc")]
+    summary = summarize(comparison)
+    tables = [overall_table(summary), bins_table(summary, "gauc")]
     assert all(latex(table).isascii() for table in tables)
 
 
@@ -112,39 +104,14 @@ def test_a_clear_gain_has_a_star() -> None:
     assert "*+0.1" in printed([table_of(line)], 80)
 
 
-def test_csv_holds_unrounded_numbers_and_their_names(toy: list[RunRecord]) -> None:
-    rows = list(csv.DictReader(io.StringIO(overall_csv(compare(toy)))))
-    (found,) = [row for row in rows if row["method"] == "adasparse" and row["metric"] == "auc"]
-    assert (float(found["mean"]), found["seeds"], found["is_best"]) == (0.75, "2", "true")
-    assert float(found["std"]) == pytest.approx(0.04 / 2**0.5, rel=1e-12)
-    assert {row["metric"] for row in rows} >= {"pcoc", "parameters_embedding", "train_seconds"}
-
-
-def test_csv_holds_p_and_tie_from_six_seeds_on(six: list[RunRecord]) -> None:
-    def found(records: list[RunRecord]) -> tuple[str, str]:
-        rows = csv.DictReader(io.StringIO(overall_csv(compare(records))))
-        (row,) = [row for row in rows if row["method"] == "plain" and row["metric"] == "auc"]
-        return row["is_tied"], row["p_holm"][:4]
-
-    assert found(six) == ("true", "0.60")
-    assert found([one for one in six if one.key.seed < 6]) == ("", "")
-
-
-def test_no_format_has_a_mark_or_a_test_below_six_seeds(six: list[RunRecord], store: RunStore) -> None:
+def test_no_format_has_a_mark_or_a_test_below_six_seeds(six: list[RunRecord]) -> None:
     (comparison,) = compare([one for one in six if one.key.seed < 6])
-    bins = bin_table(comparison, num_bins=5, store=store)
-    tables = [overall_table(comparison), bins_table(bins, "auc"), users_table(comparison)]
+    summary = summarize(comparison)
+    tables = [overall_table(summary), bins_table(summary, "auc"), users_table(summary)]
     for table in tables:
         text = f"{markdown(table)}{latex(table)}{printed([table], 200)}"
         assert not any(word in text for word in ("†", "dagger", "t-test", "significant", "&#42;"))
         assert sum(FEW_SEEDS_NOTE in note for note in table.notes) == 1
-
-
-def test_csv_counts_failed_runs(record: Callable[..., RunRecord]) -> None:
-    collapsed = record("apg", 2, 0.5, dev={"auc": 0.51, "logloss": 0.6})
-    broken = record("apg", 3, status="failed", error="no memory")
-    rows = csv.DictReader(io.StringIO(overall_csv(compare([record("apg", 1), collapsed, broken]))))
-    assert {(row["seeds"], row["failed"]) for row in rows if row["metric"] == "auc"} == {("2", "2")}
 
 
 def test_a_notice_stands_right_under_the_title() -> None:
@@ -154,17 +121,3 @@ def test_a_notice_stands_right_under_the_title() -> None:
     assert markdown(table).splitlines()[2] == "**Synthetic data.**"
     assert r". Synthetic data.}" in latex(table)
     assert "a_b & c Synthetic data." in " ".join(printed([table], 80).split())
-
-
-def test_csv_names_no_best_of_what_has_no_better_end(toy: list[RunRecord]) -> None:
-    rows = csv.DictReader(io.StringIO(overall_csv(compare(toy))))
-    assert {row["is_best"] for row in rows if row["metric"] in ("pcoc", "gauc_coverage")} == {""}
-
-
-def test_bins_csv_holds_gains(toy: list[RunRecord], store: RunStore) -> None:
-    (comparison,) = compare(toy)
-    text = bins_csv([bin_table(comparison, num_bins=5, store=store)])
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["method"] == "adasparse"]
-    assert len(rows) == 5 * 2
-    assert {row["gain_seeds"] for row in rows} == {"2"}
-    assert all(float(row["gain_mean"]) == pytest.approx(0.04) for row in rows)

@@ -7,7 +7,8 @@ import pytest
 
 from ctrbench.errors import StoreError
 from ctrbench.report.comparison import compare
-from ctrbench.report.leaderboard import END, START, ranks, update_leaderboard
+from ctrbench.report.leaderboard import END, START, update_leaderboard
+from ctrbench.report.summary import summarize
 from ctrbench.runs.record import Parameters, RunRecord
 from ctrbench.runs.store import RunStore
 
@@ -46,7 +47,7 @@ def test_writing_twice_changes_nothing(board: Path, store: RunStore, toy: list[R
 @pytest.mark.parametrize("text", ["", START, f"{END}\n{START}", f"{START}{END}{START}{END}"])
 def test_missing_or_crossed_markers_are_an_error(board: Path, store: RunStore, text: str) -> None:
     board.write_text(text)
-    with pytest.raises(StoreError, match="between two markers"):
+    with pytest.raises(StoreError, match="two markers"):
         update_leaderboard(board, store)
     assert board.read_text() == text
 
@@ -56,15 +57,18 @@ def test_a_missing_file_is_an_error(tmp_path: Path, store: RunStore) -> None:
         update_leaderboard(tmp_path / "none.md", store)
 
 
-def test_a_row_links_to_its_records_and_says_how_to_make_them(
+def test_a_row_links_to_the_folder_of_its_records(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
-    made = record("plain", 1, 0.7)
-    file = store.write(made)
-    text = update_leaderboard(board, store).read_text()
-    assert f"[1](results/toy/{file.name})" in text
-    assert (board.parent / f"results/toy/{file.name}").exists()
-    assert "\nctrbench run --dataset toy " in text
+    text = board_of(board, store, runs(record, plain=0.7))
+    assert lines(text)["plain"][-1] == "[6](results/toy)"
+    assert len(list((board.parent / "results/toy").iterdir())) == 6
+
+
+def test_a_table_has_one_command(board: Path, store: RunStore, record: Callable[..., RunRecord]) -> None:
+    text = board_of(board, store, runs(record, plain=0.7, apg=0.75))
+    assert text.count("\nctrbench run --dataset toy ") == 1
+    assert "--methods plain,apg " in text
 
 
 def test_every_dataset_stays_on_the_board(
@@ -103,14 +107,21 @@ def test_settings_of_other_datasets_do_not_lengthen_labels(
     assert "rank=" not in board_of(board, store, made).partition("<details>")[0]
 
 
+def ranks(records: list[RunRecord]) -> dict[tuple[str, str], int | None]:
+    (comparison,) = compare(records)
+    return {row.row.name: row.rank for row in summarize(comparison).rows}
+
+
 def test_ranks_follow_the_mean(record: Callable[..., RunRecord]) -> None:
-    (comparison,) = compare(close_race(record))
-    assert ranks(comparison.rows) == {("dnn", "star"): "1", ("dnn", "apg"): "2", ("dnn", "plain"): "3"}
+    assert ranks(close_race(record)) == {("dnn", "star"): 1, ("dnn", "apg"): 2, ("dnn", "plain"): 3}
 
 
 def test_equal_means_share_a_rank(record: Callable[..., RunRecord]) -> None:
-    (comparison,) = compare(runs(record, plain=0.70, apg=0.75, star=0.75))
-    assert ranks(comparison.rows) == {("dnn", "star"): "1", ("dnn", "apg"): "1", ("dnn", "plain"): "3"}
+    assert ranks(runs(record, plain=0.70, apg=0.75, star=0.75)) == {
+        ("dnn", "star"): 1,
+        ("dnn", "apg"): 1,
+        ("dnn", "plain"): 3,
+    }
 
 
 def test_a_difference_that_is_not_significant_is_marked(
@@ -142,7 +153,7 @@ def test_a_row_with_failures_says_so_and_ranks_after_rows_without(
     found = lines(text)
     assert list(found) == ["star", "plain", "apg"]
     assert [found[method][0] for method in found] == ["1", "2", "3"]
-    assert found["apg"][-1].startswith("2 of 10 failed [0](")
+    assert found["apg"][-1] == "[2 of 10 failed](results/toy)"
     assert "Failed: apg on dnn, seed 0, 1: training collapsed (dev AUC 0.500, 0.500)" in text
     assert "†" not in found["apg"][3]
 
@@ -153,7 +164,7 @@ def test_runs_without_a_result_count_as_failed(
     broken = [record("apg", seed, status="failed", error="no memory") for seed in (6, 7)]
     found = lines(board_of(board, store, [*runs(record, plain=0.70, apg=0.75), *broken]))
     assert [found[method][0] for method in found] == ["1", "2"]
-    assert found["apg"][-1].startswith("2 of 8 failed [0](")
+    assert found["apg"][-1] == "[2 of 8 failed](results/toy)"
 
 
 def test_a_method_whose_runs_all_failed_stays_on_the_board(
@@ -162,7 +173,7 @@ def test_a_method_whose_runs_all_failed_stays_on_the_board(
     broken = [record("apg", seed, status="failed", error="no memory") for seed in (1, 2)]
     found = lines(board_of(board, store, [record("plain"), *broken]))
     assert found["apg"][0] == "–"
-    assert found["apg"][-1] == "2 of 2 failed"
+    assert found["apg"][-1] == "[2 of 2 failed](results/toy)"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +181,6 @@ def test_a_method_whose_runs_all_failed_stays_on_the_board(
     [
         ("toy", {}, "### toy · domains a × b\n\n|"),
         ("toy", {"auc": 0.8}, "### toy · domains a × b (synthetic data)\n\n**Synthetic data:"),
-        ("toy-null-strict", {"auc": 0.8}, "### toy-null-strict · domains a × b (null data)\n\n**Null data:"),
     ],
 )
 def test_headings_name_data_that_are_not_real(
@@ -184,9 +194,18 @@ def test_headings_name_data_that_are_not_real(
     assert heading in board_of(board, store, [record(dataset=dataset, oracle=oracle)])
 
 
+@pytest.mark.parametrize("name", ["toy-null-strict", "production-20m"])
+def test_null_data_and_data_won_by_trees_are_not_listed(
+    board: Path, store: RunStore, record: Callable[..., RunRecord], name: str
+) -> None:
+    text = board_of(board, store, [record(dataset=name, oracle={"auc": 0.8}), record()])
+    assert name not in text
+    assert "### toy ·" in text
+
+
 def test_rows_with_too_few_seeds_are_not_ranked(record: Callable[..., RunRecord]) -> None:
-    (comparison,) = compare([*runs(record, plain=0.70), record("apg", 0, 0.99)])
-    assert ranks(comparison.rows) == {("dnn", "plain"): "1"}
+    found = ranks([*runs(record, plain=0.70), record("apg", 0, 0.99)])
+    assert found == {("dnn", "plain"): 1, ("dnn", "apg"): None}
 
 
 def test_the_board_names_the_indicator(
@@ -194,4 +213,4 @@ def test_the_board_names_the_indicator(
 ) -> None:
     store.write(record("star", parameters=Parameters(embedding=1, dense=1, per_domain=5)))
     text = update_leaderboard(board, store).read_text()
-    assert "What single domains own goes by a.\n\n<details>" in text
+    assert "Per-domain parameters are indexed by a.\n\n<details>" in text

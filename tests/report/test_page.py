@@ -8,6 +8,7 @@ import pytest
 
 from ctrbench.report.comparison import compare
 from ctrbench.report.page import Picture, Section, render_page
+from ctrbench.report.summary import summarize
 from ctrbench.report.tables import overall_table
 from ctrbench.runs.record import RunRecord
 
@@ -15,11 +16,11 @@ from ctrbench.runs.record import RunRecord
 def page(records: list[RunRecord], title: str = "toy") -> tuple[list[Section], str]:
     sections = [
         Section(
-            comparison=one,
-            tables=(overall_table(one),),
+            summary=summary,
+            tables=(overall_table(summary),),
             pictures=(Picture(title="AUC", svg="<svg><text>hi</text></svg>"),),
         )
-        for one in compare(records)
+        for summary in map(summarize, compare(records))
     ]
     return sections, render_page(title, sections)
 

@@ -6,7 +6,8 @@ import pytest
 
 from ctrbench.report.comparison import compare
 from ctrbench.report.paper import DOMAIN_FEATURES, paper_table
-from ctrbench.report.tables import Table
+from ctrbench.report.summary import summarize
+from ctrbench.report.table import Table
 from ctrbench.runs.record import RunRecord
 
 
@@ -17,7 +18,7 @@ def table(
         record("adasparse", auc=0.66, dataset=dataset, features=features),
         record("mine", auc=0.67, dataset=dataset, features=features),
     ])  # fmt: skip
-    return paper_table(comparison)
+    return paper_table(summarize(comparison))
 
 
 def test_published_figures_stand_beside_ours(record: Callable[..., RunRecord]) -> None:
@@ -35,7 +36,7 @@ def test_never_beside_another_form_of_the_method(
     (comparison,) = compare(
         [record("adasparse", auc=0.66, dataset="iaac", features=DOMAIN_FEATURES, settings=settings)]
     )
-    assert paper_table(comparison) is None
+    assert paper_table(summarize(comparison)) is None
 
 
 @pytest.mark.parametrize("dataset", ["iaac-twin", "iaac-round1", "movielens-1m"])

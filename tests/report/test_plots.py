@@ -9,11 +9,18 @@ import altair as alt
 import polars as pl
 import pytest
 
-from ctrbench.report.bins import bin_table
+from ctrbench.report.charts.by_method import metric_chart
+from ctrbench.report.charts.gain_by_bin import gain_chart
 from ctrbench.report.comparison import compare
-from ctrbench.report.plots import domain_chart, gain_chart, metric_chart, save_chart
+from ctrbench.report.domain_chart import domain_chart
+from ctrbench.report.plots import save_chart
+from ctrbench.report.summary import Summary, summarize
 from ctrbench.runs.record import RunRecord
-from ctrbench.runs.store import RunStore
+
+
+def summary_of(records: list[RunRecord]) -> Summary:
+    (comparison,) = compare(records)
+    return summarize(comparison)
 
 
 def texts(svg: str) -> list[str | None]:
@@ -24,9 +31,9 @@ def values(chart: alt.VConcatChart, key: str) -> list[dict[str, Any]]:
     return [row for data in chart.to_dict()["datasets"].values() for row in data if key in row]
 
 
-def test_pictures_are_written_and_say_what_they_show(six: list[RunRecord], tmp_path: Path) -> None:
-    (comparison,) = compare(six)
-    svg, png = save_chart(metric_chart(comparison), tmp_path / "new" / "a.b")
+def test_charts_are_written_with_their_texts(six: list[RunRecord], tmp_path: Path) -> None:
+    summary = summary_of(six)
+    svg, png = save_chart(metric_chart(summary, "auc"), tmp_path / "new" / "a.b")
     assert (svg.name, png.name) == ("a.b.svg", "a.b.png")
     assert png.read_bytes().startswith(b"\x89PNG")
     shown = texts(svg.read_text())
@@ -40,38 +47,38 @@ def test_pictures_are_written_and_say_what_they_show(six: list[RunRecord], tmp_p
     assert sorted(file.name for file in svg.parent.iterdir()) == ["a.b.png", "a.b.svg"]
 
 
-def test_pictures_of_five_seeds_have_no_mark(six: list[RunRecord]) -> None:
-    (comparison,) = compare([one for one in six if one.key.seed < 6])
-    assert {point["text"] for point in values(metric_chart(comparison), "mean")} == {"0.7080", "0.7440"}
+def test_charts_of_five_seeds_have_no_mark(six: list[RunRecord]) -> None:
+    summary = summary_of([one for one in six if one.key.seed < 6])
+    assert {point["text"] for point in values(metric_chart(summary, "auc"), "mean")} == {"0.7080", "0.7440"}
 
 
 def test_intervals_are_those_of_student(toy: list[RunRecord]) -> None:
-    (comparison,) = compare(toy)
-    chart = metric_chart(comparison).to_dict()
+    summary = summary_of(toy)
+    chart = metric_chart(summary, "auc").to_dict()
     point = next(row for data in chart["datasets"].values() for row in data if row.get("method") == "plain")
     # Two seeds: 12.706 times 0.01 on either side of 0.71.
     assert (point["low"], point["high"]) == pytest.approx((0.71 - 0.12706, 0.71 + 0.12706), abs=1e-5)
 
 
-def test_gains_are_drawn_for_every_bin_but_not_for_plain(toy: list[RunRecord], store: RunStore) -> None:
-    (comparison,) = compare(toy)
-    points = values(gain_chart(bin_table(comparison, num_bins=5, store=store)), "gain")
+def test_gains_are_drawn_for_every_bin_but_not_for_plain(toy: list[RunRecord]) -> None:
+    summary = summary_of(toy)
+    points = values(gain_chart(summary, "auc"), "gain")
     assert {point["method"] for point in points} == {"adasparse"}
     assert [point["gain"] for point in points] == pytest.approx([0.04] * 5)
     assert points[0]["bin"] == "BIN1|1 domain"
 
 
-def test_nothing_to_draw_is_no_picture(record: Callable[..., RunRecord], store: RunStore) -> None:
-    (comparison,) = compare([record("apg"), record("star", status="failed", error="x")])
-    assert gain_chart(bin_table(comparison, num_bins=5, store=store)) is None
-    (failed,) = compare([record("star", status="failed", error="x")])
-    assert metric_chart(failed) is None
+def test_without_values_there_is_no_chart(record: Callable[..., RunRecord]) -> None:
+    summary = summary_of([record("apg"), record("star", status="failed", error="x")])
+    assert gain_chart(summary, "auc") is None
+    failed = summary_of([record("star", status="failed", error="x")])
+    assert metric_chart(failed, "auc") is None
 
 
 def test_methods_differ_in_shape_and_colour(record: Callable[..., RunRecord]) -> None:
-    names = ["plain", *(f"m{place}" for place in range(8))]
-    (comparison,) = compare([record(name) for name in names])
-    encoding = metric_chart(comparison).to_dict()["vconcat"][0]["layer"]
+    names = ["plain", *(f"m{i}" for i in range(8))]
+    summary = summary_of([record(name) for name in names])
+    encoding = metric_chart(summary, "auc").to_dict()["vconcat"][0]["layer"]
     (points,) = [layer["encoding"] for layer in encoding if "shape" in layer["encoding"]]
     styles = list(zip(points["shape"]["scale"]["range"], points["color"]["scale"]["range"], strict=True))
     assert len(set(styles)) == len(names)
@@ -81,8 +88,8 @@ def test_methods_differ_in_shape_and_colour(record: Callable[..., RunRecord]) ->
 def test_the_oracle_is_a_line_or_an_arrow(
     toy: list[RunRecord], record: Callable[..., RunRecord], tmp_path: Path, oracle: float, label: str
 ) -> None:
-    (comparison,) = compare([*toy, record("apg", oracle={"auc": oracle})])
-    svg, _ = save_chart(metric_chart(comparison), tmp_path / "a")
+    summary = summary_of([*toy, record("apg", oracle={"auc": oracle})])
+    svg, _ = save_chart(metric_chart(summary, "auc"), tmp_path / "a")
     assert label in texts(svg.read_text())
 
 

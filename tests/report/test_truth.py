@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctrbench.report.comparison import compare
-from ctrbench.report.tables import Table
+from ctrbench.report.summary import summarize
+from ctrbench.report.table import Table
 from ctrbench.report.truth import truth_table
 from ctrbench.runs.record import RunRecord
 
@@ -22,7 +23,7 @@ def table(record: Callable[..., RunRecord], oracle: dict[str, float]) -> Table |
         for seed, loss in losses.items()
     ]
     (comparison,) = compare(runs)
-    return truth_table(comparison)
+    return truth_table(summarize(comparison))
 
 
 def texts(found: Table | None) -> dict[str, list[str]]:
@@ -41,7 +42,7 @@ def test_methods_are_measured_from_the_truth(record: Callable[..., RunRecord]) -
 def test_differences_have_a_deviation_over_seeds(record: Callable[..., RunRecord]) -> None:
     found = table(record, ORACLE)
     assert found is not None
-    assert [cell.spread for cell in found.lines[1].cells] == ["0.0071", "0.01414", "0.00000"]
+    assert [cell.std for cell in found.lines[1].cells] == ["0.0071", "0.01414", "0.00000"]
 
 
 def test_the_learnable_ceiling_stands_above_the_oracle(record: Callable[..., RunRecord]) -> None:
@@ -56,6 +57,6 @@ def test_nothing_is_measured_from_an_unknown_truth(record: Callable[..., RunReco
 
 def test_a_method_that_failed_says_why(record: Callable[..., RunRecord]) -> None:
     (comparison,) = compare([record(oracle=ORACLE), record("apg", status="failed", error="out of memory")])
-    found = truth_table(comparison)
+    found = truth_table(summarize(comparison))
     assert found is not None
     assert [(line.label, line.remark) for line in found.lines if line.remark] == [("apg", "out of memory.")]

@@ -54,7 +54,7 @@ def test_auc_within_users_stands_in_a_table_of_its_own(draw: Callable[..., str])
     _, users = text.split("### S · AUC within users · ")
     assert "| Base | 0.6500 ± 0.0000 | 40.0 % | 2 |" in users
     assert "| STAR | **0.6800** ± 0.0000 | 40.0 % | 2 |" in users
-    assert "over users seen in training who have both classes" in users
+    assert "over users of the training rows with both classes" in users
 
 
 def test_auc_within_users_is_a_line_of_all_domains(draw: Callable[..., str]) -> None:

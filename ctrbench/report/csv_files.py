@@ -1,0 +1,168 @@
+"""The numbers of a report as tidy CSV: one number per line, unrounded, with everything that identifies it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from ctrbench.eval.stored import BinMetrics
+from ctrbench.report.comparison import Comparison, Row
+from ctrbench.report.estimate import Estimate
+from ctrbench.report.summary import Gain, RowSummary, Summary, Verdict
+
+OVERALL_COLUMNS = (
+    "comparison",
+    "dataset",
+    "data_digest",
+    "domain_set",
+    "domain_features",
+    "indicator",
+    "backbone",
+    "method",
+    "variant",
+    "metric",
+    "mean",
+    "std",
+    "seeds",
+    "failed",
+    "is_best",
+    "is_tied",
+    "p_holm",
+    "gain_mean",
+    "gain_std",
+    "gain_seeds",
+    "gain_domains_low",
+    "gain_domains_high",
+    "backbone_settings",
+    "method_settings",
+)
+BIN_COLUMNS = (
+    *OVERALL_COLUMNS[:8],
+    "bin",
+    "domains",
+    "rows_train",
+    "rows",
+    "metric",
+    "mean",
+    "std",
+    "seeds",
+    "gain_mean",
+    "gain_std",
+    "gain_seeds",
+    "gain_p_holm",
+)
+
+
+def overall_csv(summaries: Sequence[Summary]) -> str:
+    """Return every metric of every row and variant, and of the oracle, one number per line."""
+    lines = [
+        {**_row_columns(number, summary.comparison, row.row), **line}
+        for number, summary in enumerate(summaries, start=1)
+        for row in summary.rows
+        for line in _metric_lines(row)
+    ]
+    oracles = [
+        {
+            **_comparison_columns(number, summary.comparison),
+            "method": "oracle",
+            "metric": metric,
+            "mean": value,
+        }
+        for number, summary in enumerate(summaries, start=1)
+        for metric, value in sorted(summary.comparison.oracle.items())
+    ]
+    return _csv(OVERALL_COLUMNS, [*lines, *oracles])
+
+
+def bins_csv(summaries: Sequence[Summary]) -> str:
+    """Return every metric of every bin and row, with the gain over plain, one number per line."""
+    lines = [
+        {**_row_columns(number, summary.comparison, row.row), **line}
+        for number, summary in enumerate(summaries, start=1)
+        for row in summary.rows
+        for line in _bin_lines(summary.bins.bins, row)
+    ]
+    return _csv(BIN_COLUMNS, lines)
+
+
+def tidy_csv(lines: Sequence[Mapping[str, object]]) -> str:
+    """Return lines that all have the columns of the first."""
+    return _csv(tuple(lines[0]), lines)
+
+
+def _metric_lines(row: RowSummary) -> Iterable[dict[str, object]]:
+    settings = {
+        "failed": row.row.num_failed,
+        "backbone_settings": json.dumps(row.row.key.backbone.settings, sort_keys=True),
+        "method_settings": json.dumps(row.row.key.method.settings, sort_keys=True),
+    }
+    for metric, score in row.scores.items():
+        columns = {**_estimate_columns(score.estimate), **_verdict_columns(score.verdict)}
+        yield {"metric": metric, **columns, **_gain_columns(score.gain), **settings}
+    for name, value in row.costs.items():
+        yield {"metric": name, **_estimate_columns(value), **settings}
+    for variant, estimates in row.variants.items():
+        for metric, value in estimates.items():
+            yield {"variant": variant, "metric": metric, **_estimate_columns(value), **settings}
+
+
+def _bin_lines(bins: Sequence[BinMetrics], row: RowSummary) -> Iterable[dict[str, object]]:
+    for index, bin_ in enumerate(bins):
+        facts = {"bin": bin_.bin, "domains": bin_.domains, "rows_train": bin_.rows_train, "rows": bin_.rows}
+        for metric, scores in row.bins.items():
+            score = scores[index]
+            columns = {**_estimate_columns(score.estimate), **_estimate_columns(score.gain, prefix="gain_")}
+            yield {**facts, "metric": metric, **columns, "gain_p_holm": score.p_holm}
+
+
+def _comparison_columns(number: int, comparison: Comparison) -> dict[str, object]:
+    key = comparison.key
+    return {
+        "comparison": number,
+        "dataset": key.dataset,
+        "data_digest": key.data_digest,
+        "domain_set": key.domain_set,
+        "domain_features": ",".join(key.domain_features),
+        "indicator": comparison.indicator,
+    }
+
+
+def _row_columns(number: int, comparison: Comparison, row: Row) -> dict[str, object]:
+    own = {"indicator": row.key.indicator, "backbone": row.backbone, "method": row.method}
+    return {**_comparison_columns(number, comparison), **own}
+
+
+def _estimate_columns(value: Estimate | None, *, prefix: str = "") -> dict[str, object]:
+    mean, std, num = (None, None, 0) if value is None else (value.mean, value.std, value.num)
+    return {f"{prefix}mean": mean, f"{prefix}std": std, f"{prefix}seeds": num}
+
+
+def _verdict_columns(verdict: Verdict | None) -> dict[str, object]:
+    if verdict is None:
+        return {}
+    return {"is_best": verdict.is_best, "is_tied": verdict.is_tied, "p_holm": verdict.p_holm}
+
+
+def _gain_columns(gain: Gain | None) -> dict[str, object]:
+    """Return the gain over plain, paired by seed; that in GAUC with its interval over resampled domains."""
+    if gain is None:
+        return {}
+    interval = gain.over_domains
+    bounds = {"gain_domains_low": interval.low, "gain_domains_high": interval.high} if interval else {}
+    return {**_estimate_columns(gain.estimate, prefix="gain_"), **bounds}
+
+
+def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({name: _csv_value(value) for name, value in line.items()} for line in lines)
+    return out.getvalue()
+
+
+def _csv_value(value: object) -> object:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ctrbench.report.comparison import compare
+from ctrbench.report.estimate import estimate
+from ctrbench.report.summary import Summary, summarize
+from ctrbench.runs.record import RunRecord
+
+
+def summary_of(records: list[RunRecord]) -> Summary:
+    (comparison,) = compare(records)
+    return summarize(comparison)
+
+
+def six_seeds(record: Callable[..., RunRecord]) -> list[RunRecord]:
+    auc = {"plain": (0.70, 0.71, 0.69) * 2, "apg": (0.75, 0.7601, 0.74) * 2}
+    return [record(name, seed, value) for name, values in auc.items() for seed, value in enumerate(values)]
+
+
+def test_mean_and_deviation_over_seeds(toy: list[RunRecord]) -> None:
+    plain = summary_of(toy).rows[0].estimate("auc")
+    assert plain.mean == pytest.approx(0.71)
+    assert plain.std == pytest.approx(0.02 / 2**0.5)
+    assert plain.num == 2
+
+
+def test_the_interval_is_that_of_students_t() -> None:
+    found = estimate([0.70, 0.72])
+    # Two seeds: 12.706 times 0.01 on either side of 0.71.
+    assert (found.low, found.high) == pytest.approx((0.71 - 0.12706, 0.71 + 0.12706), abs=1e-5)
+
+
+def test_one_seed_has_no_deviation() -> None:
+    found = estimate([0.5])
+    assert (found.std, found.low, found.high) == (None, 0.5, 0.5)
+    assert estimate([]) is None
+
+
+def test_an_unknown_metric_has_an_empty_score(toy: list[RunRecord]) -> None:
+    score = summary_of(toy).rows[0].score("unknown")
+    assert (score.values, score.estimate, score.verdict, score.gain) == ({}, None, None, None)
+
+
+def test_only_metrics_with_a_better_direction_have_verdicts(toy: list[RunRecord]) -> None:
+    scores = summary_of(toy).rows[0].scores
+    assert {name for name, score in scores.items() if score.verdict} >= {
+        "auc",
+        "gauc",
+        "logloss",
+        "pcoc_error",
+    }
+    assert scores["pcoc"].verdict is None
+
+
+def test_gain_over_resampled_domains(record: Callable[..., RunRecord]) -> None:
+    domains = record().result.domains
+    better = domains.model_copy(update={"metrics": {**domains.metrics, "auc": (None, 0.9, 0.7, None)}})
+    plain, apg = summary_of([record("plain"), record("apg", domains=better)]).rows
+    found = apg.score("gauc").gain.over_domains
+    # Both domains with two classes gain 0.1, so every draw of domains does.
+    assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert plain.score("gauc").gain is None
+    assert apg.score("auc").gain.over_domains is None
+
+
+def test_gains_in_bins_are_paired_by_seed(toy: list[RunRecord]) -> None:
+    found = summary_of(toy).rows[1].bins["gauc"][4].gain
+    assert (found.mean, found.num) == (pytest.approx(0.04), 2)
+
+
+def test_gains_in_bins_are_tested_with_holm(record: Callable[..., RunRecord]) -> None:
+    plain, apg = summary_of(six_seeds(record)).rows
+    # Twice 0.05, 0.0501, 0.05: t = 2373 on five degrees of freedom, p = 2.5e-16; five equal bins, hence times 5.
+    assert apg.bins["auc"][0].p_holm == pytest.approx(5 * 2.521e-16, rel=1e-3)
+    assert apg.bins["auc"][0].is_clear
+    assert (plain.bins["auc"][0].p_holm, plain.bins["auc"][0].is_clear) == (None, False)
+
+
+def test_gains_of_five_seeds_are_not_tested(record: Callable[..., RunRecord]) -> None:
+    rows = summary_of([one for one in six_seeds(record) if one.key.seed < 5]).rows
+    assert {score.p_holm for row in rows for scores in row.bins.values() for score in scores} == {None}
+
+
+def test_gains_of_a_row_with_failed_runs_are_not_marked(record: Callable[..., RunRecord]) -> None:
+    failed = record("apg", 6, status="failed", error="no memory")
+    score = summary_of([*six_seeds(record), failed]).rows[1].bins["auc"][0]
+    assert score.p_holm < 0.05
+    assert not score.is_clear
+
+
+def test_runs_that_did_not_collapse_have_an_estimate_of_their_own(record: Callable[..., RunRecord]) -> None:
+    collapsed = record("apg", 2, 0.5, dev={"auc": 0.51, "logloss": 0.6})
+    (row,) = summary_of([record("apg", 1, 0.7), collapsed]).rows
+    assert row.auc_of_trained.mean == 0.7
+    assert row.estimate("auc").mean == pytest.approx(0.6)
