@@ -239,6 +239,11 @@ def test_help_waits_for_nothing_heavy(package: str) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_reports_compute_statistics_in_the_summary_only() -> None:
+    users = {one.module for one in imports() if one.target == "ctrbench.eval.significance"}
+    assert {user for user in users if within(user, "report")} == {"report.estimate", "report.summary"}
+
+
 def test_names_of_metrics_are_spelled_in_the_file_of_the_metric_alone() -> None:
     spelled = {name for name in builtin_metrics().by_name if "_" in name}
     assert "gauc_coverage" in spelled

@@ -195,7 +195,7 @@ def _number(point: Point) -> dict[str, object]:
 def _of_domain(row: Row, domain: int, metric: str) -> dict[int, float]:
     """Return a metric of a domain by seed; undefined ones are left out."""
     found = {
-        seed: getattr(result.domains, metric)[result.domains.domain.index(domain)]
+        seed: result.domains.metrics[metric][result.domains.domain.index(domain)]
         for seed, result in row.results.items()
     }
     return {seed: value for seed, value in found.items() if value is not None}
