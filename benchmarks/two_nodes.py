@@ -25,8 +25,9 @@ import polars as pl
 from ctrbench.data.card import load_card
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import open_prepared
-from ctrbench.runs.engines.local import LocalEngine
-from ctrbench.runs.engines.ray import QUIET, RayEngine
+from ctrbench.runs.engines.cluster import QUIET
+from ctrbench.runs.engines.local import LocalBackend
+from ctrbench.runs.engines.ray import RayBackend
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.store import RunStore
 
@@ -139,9 +140,9 @@ def sweep(folder: Path, seconds: float, timeline: Timeline) -> list[RunRecord]:
         timeline.say("two nodes are up, a core each")
         arguments = (cluster, second, folder / "home", seconds, timeline)
         threading.Thread(target=wait_and_kill, args=arguments, daemon=True).start()
-        engine = RayEngine(address=cluster.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=timeline.say)
+        engine = RayBackend(address=cluster.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=timeline.say)
         store = RunStore(results=folder / "cluster", home=folder / "home")
-        return engine.run(make_runs(folder), store, timeline)
+        return engine.run_parallel(make_runs(folder), store, timeline)
     finally:
         cluster.shutdown()
 
@@ -166,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ctrbench-two-nodes-") as name:
         folder = Path(name)
         make_data(folder)
-        local = LocalEngine(2, checkpoint_seconds=60.0).run(
+        local = LocalBackend(2, checkpoint_seconds=60.0).run_parallel(
             make_runs(folder), RunStore(results=folder / "local", home=folder / "home"), Silent()
         )
         timeline = Timeline()

@@ -68,7 +68,7 @@ THIRD_PARTY = {
         "cost",
         "speed",
     ),
-    "ray": ("runs.engines.ray", "train.distributed"),
+    "ray": ("runs.engines.cluster", "runs.engines.sweep", "train.distributed"),
     "typer": ("cli",),
     "rich": ("cli", "report", "studies"),
     "altair": ("report", "studies"),

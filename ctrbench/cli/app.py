@@ -149,14 +149,14 @@ def _prepare_production(
 ) -> None:
     from ctrbench.cli import display
     from ctrbench.data.generated import prepare_generated
-    from ctrbench.runs.engines.local import spread
+    from ctrbench.runs.engines.engine import make_dispatcher
 
     with _resumable(), display.phases() as report:
         prepared = prepare_generated(
             spec,
             is_stored=not on_the_fly,
             workers=workers,
-            spread=spread(*engine),
+            spread=make_dispatcher(*engine),
             force=force,
             report=report,
         )
@@ -260,7 +260,7 @@ def run(
     from ctrbench.data.home import home_folder
     from ctrbench.data.prepared import open_prepared
     from ctrbench.plugins.registry import selectors
-    from ctrbench.runs.engines.local import make_engine
+    from ctrbench.runs.engines.engine import make_engine
     from ctrbench.runs.grid import find_preset, make_config, make_grid, parse_seeds, with_tower
     from ctrbench.runs.store import RunStore
 
@@ -284,8 +284,8 @@ def run(
     store = RunStore(results=parse_location(results), home=home_folder())
     waiting = store.unfinished(grid)
     maker = make_engine(
-        engine, config=config, address=address, jobs=jobs, workers=workers, gpus_a_run=gpus_a_run,
-        memory_a_run=_announce(prepared, waiting), checkpoint_seconds=checkpoint_seconds,
+        engine, config=config, address=address, jobs=jobs, workers=workers, gpus_per_run=gpus_a_run,
+        memory_per_run=_announce(prepared, waiting), checkpoint_seconds=checkpoint_seconds,
         say=partial(typer.echo, err=True),
     )  # fmt: skip
     with _resumable(), display.training(prepared, grid, waiting) as watcher:
@@ -344,7 +344,7 @@ def study(
     from ctrbench.cli import display
     from ctrbench.data.home import home_folder
     from ctrbench.data.prepared import open_prepared
-    from ctrbench.runs.engines.local import make_engine
+    from ctrbench.runs.engines.engine import make_engine
     from ctrbench.runs.store import RunStore
     from ctrbench.studies.plan import plan_study, study_config, to_make
     from ctrbench.studies.study import load_study
@@ -360,7 +360,7 @@ def study(
         memory = max(memory, _announce(part.prepared, [run for run in waiting if run.key.digest in mine]))
     maker = make_engine(
         engine, config=study_config(chosen), address=address, jobs=jobs,
-        memory_a_run=memory, checkpoint_seconds=checkpoint_seconds, say=partial(typer.echo, err=True),
+        memory_per_run=memory, checkpoint_seconds=checkpoint_seconds, say=partial(typer.echo, err=True),
     )  # fmt: skip
     with _resumable(), display.training(parts[-1].prepared, grid, waiting) as watcher:
         records = maker.run(waiting, store, watcher)
@@ -524,7 +524,7 @@ def synth_production(
     """Make Production-scale data as parquet shards, the truth in them."""
     from ctrbench.cli import display
     from ctrbench.data.generated import command_of
-    from ctrbench.runs.engines.local import spread
+    from ctrbench.runs.engines.engine import make_dispatcher
     from ctrbench.synthetic.production.raw_files import make_production
 
     spec, folder = _spec(rows, size, variant), parse_location(out)
@@ -537,7 +537,7 @@ def synth_production(
             spec,
             folder,
             workers=workers or os.cpu_count() or 1,
-            map=spread(engine, address),
+            map=make_dispatcher(engine, address),
             report=lambda done, total: report("generate", done / total),
         )
     typer.echo(f"{out}: {spec.rows:,} rows; to train on the same ones\n  {command_of(spec)}")

@@ -50,7 +50,7 @@ def execute(
     run: Run,
     store: RunStore,
     *,
-    report: Callable[[Tick], None] | None = None,
+    progress: Callable[[Tick], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     workers: Workers | None = None,
 ) -> RunRecord:
@@ -63,7 +63,7 @@ def execute(
     result, error, resumed = None, None, 0
     try:
         if run.unsupported is None:
-            result, resumed = _run(run, store, clock, report, checkpoint_seconds, workers)
+            result, resumed = _run(run, store, clock, progress, checkpoint_seconds, workers)
     except Exception as problem:  # noqa: BLE001  # an error in a plug-in ends this run, not the others
         error = f"{type(problem).__name__}: {problem}"
         _write_traceback(store.folder(run.key))
@@ -91,7 +91,7 @@ def _run(
     run: Run,
     store: RunStore,
     clock: Clock,
-    report: Callable[[Tick], None] | None,
+    progress: Callable[[Tick], None] | None,
     checkpoint_seconds: float,
     workers: Workers | None,
 ) -> tuple[Result, int]:
@@ -101,7 +101,7 @@ def _run(
     data = RunData(
         prepared=open_data(key, store.home), key=key, config=config, device=_device(config, workers)
     )
-    trained = _train(run, store, data, clock, report, checkpoint_seconds, workers)
+    trained = _train(run, store, data, clock, progress, checkpoint_seconds, workers)
     clock.take(trained.fit)
     test = data.rows(Split.TEST)
     table = domain_table(data.prepared, key)
@@ -133,7 +133,7 @@ def _train(
     store: RunStore,
     data: RunData,
     clock: Clock,
-    report: Callable[[Tick], None] | None,
+    progress: Callable[[Tick], None] | None,
     checkpoint_seconds: float,
     workers: Workers | None,
 ) -> _Trained:
@@ -152,7 +152,7 @@ def _train(
         model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed, workers=workers
     )
     fit = trainer.fit(
-        checkpoint=store.folder(key) / "checkpoint.pt", progress=report, checkpoint_seconds=checkpoint_seconds
+        checkpoint=store.folder(key) / "checkpoint.pt", progress=progress, checkpoint_seconds=checkpoint_seconds
     )
     return _Trained(
         fit=fit,

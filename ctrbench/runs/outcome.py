@@ -23,6 +23,25 @@ from ctrbench.runs.store import RunStore
 from ctrbench.train.loop import Fit
 
 
+def record_failure(run: Run, store: RunStore, error: str) -> RunRecord:
+    """Record that a run failed; return the stored record.
+
+    A finished record is kept, and so is a failed one with the same error, which the run wrote itself.
+    """
+    existing = store.find(run.key)
+    if (
+        existing is not None
+        and existing.status == "failed"
+        and existing.error
+        and error.endswith(existing.error)
+    ):
+        return existing
+    record = failed_record(run, error)
+    write_record(record, store)
+    existing = store.find(run.key)
+    return existing if existing is not None and existing.status == "finished" else record
+
+
 class Clock:
     """Seconds per phase of a run."""
 
@@ -95,14 +114,14 @@ def failed_record(run: Run, error: str) -> RunRecord:
 
 def write_record(record: RunRecord, store: RunStore) -> None:
     """Write the record unless a finished one exists; another machine may have executed the same run."""
-    known = store.find(record.key)
-    if known is not None and known.status == "finished":
+    existing = store.find(record.key)
+    if existing is not None and existing.status == "finished":
         return
     try:
         store.write(record)
     except StoreError:
-        known = store.find(record.key)
-        if known is None or known.status != "finished":
+        existing = store.find(record.key)
+        if existing is None or existing.status != "finished":
             raise
 
 

@@ -141,7 +141,7 @@ def kill(run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, report=stop, checkpoint_seconds=0.0)
+        execute(run, store, progress=stop, checkpoint_seconds=0.0)
 
 
 def test_a_killed_run_goes_on_elsewhere(

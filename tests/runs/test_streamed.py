@@ -85,7 +85,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(run, other, report=kill, checkpoint_seconds=0.0)
+        execute(run, other, progress=kill, checkpoint_seconds=0.0)
     again = execute(run, other, checkpoint_seconds=0.0)
     assert whole.error is None
     assert again.measured.resumed == 1

@@ -1,7 +1,7 @@
-"""What a run takes in memory, and how many runs this machine has room for: cores, memory and GPUs.
+"""Memory per run, and how many parallel runs this machine can hold: cores, memory and GPUs.
 
-The estimate is of the peak of a process that makes one run, from what is counted before anything is built: rows,
-parameters, the size of a batch. It is for deciding how many runs go side by side, so it errs on the high side.
+The estimate is the peak memory of a process that executes one run, from numbers that are known before the model is
+built: rows, parameters, batch size. It limits the number of parallel runs, so it errs on the high side.
 """
 
 from __future__ import annotations
@@ -10,31 +10,28 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
-
-if TYPE_CHECKING:
-    from ctrbench.data.prepared import Prepared
-    from ctrbench.train.config import TrainConfig
+from ctrbench.train.config import TrainConfig
 
 PROCESS_BYTES = 700 << 20
-"""Of a process before it holds rows: Python, torch, polars and their buffers."""
+"""Bytes of a process before it reads rows: Python, torch, polars and their buffers."""
 PARAMETER_BYTES = 24
-"""A weight, Adam's two moments, the gradient, the best weight so far, and the step of the last update."""
+"""Bytes per parameter: weight, Adam's two moments, gradient, best weight so far, and step of the last update."""
 ACTIVATION_COPIES = 16
-"""What a step holds of its inputs, forward and backward, in copies of the embedded batch."""
+"""Memory of a forward and backward pass, in copies of the embedded batch."""
 LIST_LENGTH = 8
-"""Ids taken for a list of them, whose length is known only once it is read."""
+"""Ids assumed per list, whose true length is known only after reading."""
 COPIES_READ = 2
-"""Rows lie in memory twice while they are read: as columns and as the block that training reads."""
+"""Copies of rows in memory while they are read: as columns, and as the block that training reads."""
 COPIES_STREAMED = 3
-"""Of streamed rows: the window being built stands beside the last one, and the next shard is read and dealt."""
+"""Copies of streamed rows in memory: the current window, the next one, and the shard that is being read."""
 TRUTH_BYTES = 8
-"""Of a known probability, or of its ceiling."""
+"""Bytes per row of a known click probability, or of its ceiling."""
 MEMORY_SHARE = 0.9
-"""Of the free memory that runs may take; the rest is everybody else's."""
+"""Share of the free memory that runs may use."""
 
 
 def run_memory(prepared: Prepared, config: TrainConfig, num_parameters: int) -> int:
@@ -50,7 +47,7 @@ def run_memory(prepared: Prepared, config: TrainConfig, num_parameters: int) -> 
 
 
 def rows_held(prepared: Prepared, config: TrainConfig) -> int:
-    """Return the rows of all splits that a run holds at a time: all, or the shards of a window of each."""
+    """Return the rows of all splits that are in memory at a time: all of them, or the shards of a window per split."""
     return sum(
         info.rows if config.window is None else min(info.rows, _window_rows(prepared, split, config.window))
         for split, info in prepared.manifest.splits.items()
@@ -58,7 +55,7 @@ def rows_held(prepared: Prepared, config: TrainConfig) -> int:
 
 
 def _window_rows(prepared: Prepared, split: Split, window: int) -> int:
-    """Return the rows of as many of the largest shard as a window spans: shards are held whole."""
+    """Return the rows of the shards that a window spans at most; shards are read whole."""
     import torch
 
     from ctrbench.data.stream import StreamedSplit
@@ -70,7 +67,7 @@ def _window_rows(prepared: Prepared, split: Split, window: int) -> int:
 
 
 def row_bytes(prepared: Prepared) -> int:
-    """Return the bytes of a row in memory: fields, two domains, label, number, user, and what is known of the truth."""
+    """Return the bytes per row in memory: fields, two domain ids, label, row number, user, and known probabilities."""
     manifest = prepared.manifest
     lists = [field.name for field in manifest.fields if field.kind in ("multi_valued", "sequence")]
     ids = sum(manifest.card.field(name).max_length or LIST_LENGTH for name in lists)
@@ -79,48 +76,55 @@ def row_bytes(prepared: Prepared) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """Runs side by side, and what allows no more."""
+class Capacity:
+    """The number of parallel runs, and the resource that limits it."""
 
     jobs: int
     limit: str = "cores"
     devices: tuple[str, ...] = ()
-    """GPUs, as CUDA_VISIBLE_DEVICES names them; runs take them in turn."""
+    """GPUs, as CUDA_VISIBLE_DEVICES names them; runs use them in turn."""
 
 
-def find_room(config: TrainConfig, *, memory_a_run: int = 0, gpus_a_run: float = 1.0) -> Room:
-    """Return how many runs go side by side here; at least one, whatever is said of it."""
+def find_capacity(config: TrainConfig, *, memory_per_run: int = 0, gpus_per_run: float = 1.0) -> Capacity:
+    """Return how many runs this machine can execute in parallel, at least one."""
     devices = gpus() if config.device == "cuda" else ()
-    allowed = {"cores": cores() // config.threads}
+    max_jobs = {"cores": cores() // config.threads}
     if config.device == "cuda":
-        allowed["GPUs"] = len(devices) * int(1 / gpus_a_run)
-    most = _most_in_memory(memory_a_run)
+        max_jobs["GPUs"] = len(devices) * int(1 / gpus_per_run)
+    most = _max_processes(memory_per_run)
     if most is not None:
-        allowed["memory"] = most
-    limit = min(allowed, key=lambda name: allowed[name])
-    return Room(jobs=max(1, allowed[limit]), limit=limit, devices=devices)
+        max_jobs["memory"] = most
+    limit = min(max_jobs, key=lambda name: max_jobs[name])
+    return Capacity(jobs=max(1, max_jobs[limit]), limit=limit, devices=devices)
 
 
-def fit(processes: int, memory_a_process: int) -> bool:
-    """Return whether so many processes find room in this machine's memory, as far as that is known."""
-    most = _most_in_memory(memory_a_process)
+def fits(processes: int, memory_per_process: int) -> bool:
+    """Return whether the free memory suffices for that many processes; True if it is unknown."""
+    most = _max_processes(memory_per_process)
     return most is None or processes <= most
 
 
-def _most_in_memory(memory: int) -> int | None:
+def _max_processes(memory: int) -> int | None:
     free = available_memory()
     return None if free is None or not memory else int(free * MEMORY_SHARE) // memory
 
 
-def gpu_share(config: TrainConfig, gpus_a_run: float | None) -> float:
-    """Return the share of a GPU that a run takes, 0 on the CPU; raises `SettingError` for what cannot be."""
+def resolve_gpus_per_run(config: TrainConfig, gpus_per_run: float | None) -> float:
+    """Return the fraction of a GPU reserved per run, 0 on the CPU; raise `SettingError` if it is impossible."""
     if config.device != "cuda":
-        if gpus_a_run is not None:
-            raise SettingError("only runs on GPUs share them", value=gpus_a_run, remedy="add --device cuda")
+        if gpus_per_run is not None:
+            raise SettingError(
+                "only runs on GPUs reserve one",
+                value=f"--gpus-per-run {gpus_per_run:g}",
+                remedy="add --device cuda",
+            )
         return 0.0
-    share = 1.0 if gpus_a_run is None else gpus_a_run
+    share = 1.0 if gpus_per_run is None else gpus_per_run
     if not 0.0 < share <= 1.0:
-        raise SettingError("a run takes one GPU or a part of one", value=share, remedy="such as 0.25")
+        remedy = "use a number such as 0.25"
+        raise SettingError(
+            "a run uses one GPU or a fraction of one", value=f"--gpus-per-run {share:g}", remedy=remedy
+        )
     return share
 
 
@@ -142,20 +146,21 @@ def gpus() -> tuple[str, ...]:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that new processes can have: of the machine or, if less, of the container; None if unknown."""
-    found = [free for free in (_of_machine(), _of_container()) if free is not None]
-    return min(found, default=None)
+    """Return the free bytes of the machine or, if fewer, of the container; None if unknown."""
+    known = [free for free in (free_of_machine(), free_of_container()) if free is not None]
+    return min(known, default=None)
 
 
-def _of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
+def free_of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
+    """Return the available memory of the machine in bytes, or None if the system does not tell."""
     with suppress(OSError, StopIteration):
         lines = file.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     return None
 
 
-def _of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return what the control group leaves; files in its memory count as free, since they give way."""
+def free_of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the free bytes of the control group; cached files count as free, since they are evicted on demand."""
     with suppress(OSError, ValueError):
         most = int((folder / "memory.max").read_text(encoding="ascii"))
         used = int((folder / "memory.current").read_text(encoding="ascii"))

@@ -1,4 +1,4 @@
-"""Killing runs: what is lost, what goes on, and that the end is the same to the last bit."""
+"""Killed runs resume from their checkpoint and end with a bit-identical record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 
 from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import DataError, SettingError
-from ctrbench.runs.engines.local import LocalEngine, _lost, _tell, _work, make_engine
+from ctrbench.runs.engines.engine import make_engine
+from ctrbench.runs.engines.local import LocalBackend, _send, record_death, serve_runs
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
@@ -97,26 +98,26 @@ def a_run(home: Path) -> Run:
     return run
 
 
-def test_a_worker_that_is_left_alone_leaves_no_failed_run(
+def test_a_process_without_a_parent_records_no_failed_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, its = multiprocessing.Pipe()
     ours.send(a_run(home))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr("ctrbench.runs.engines.local._tell", lambda *message: (ours.close(), _tell(*message)))
+    monkeypatch.setattr("ctrbench.runs.engines.local._send", lambda *message: (ours.close(), _send(*message)))
     store = RunStore(results=tmp_path, home=home / "home")
-    with pytest.raises(SystemExit, match="whoever asked for this run is gone"):
-        _work(its, store, 60.0)
+    with pytest.raises(SystemExit, match="the parent process has exited"):
+        serve_runs(its, store, 60.0)
     assert not list(store.records())
 
 
-def test_a_process_that_dies_after_its_record_costs_nothing(home: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_after_writing_its_record_keeps_it(home: Path, tmp_path: Path) -> None:
     run = a_run(home)
     store = RunStore(results=tmp_path, home=home / "home")
     done = failed_record(run, "").model_copy(update={"status": "finished"})
     store.write(done)
-    assert _lost(run, store, -9) == done == store.find(run.key)
+    assert record_death(run, store, -9) == done == store.find(run.key)
 
 
 class Pipe:
@@ -143,15 +144,15 @@ def test_a_record_that_cannot_be_written_is_the_users_error(
     monkeypatch.setattr("ctrbench.runs.execute.execute", full)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     pipe = Pipe()
-    _work(pipe, RunStore(results=tmp_path, home=tmp_path), 1.0)  # type: ignore[arg-type]
+    serve_runs(pipe, RunStore(results=tmp_path, home=tmp_path), 1.0)  # type: ignore[arg-type]
     assert [str(error) for error in pipe.sent] == ["no space left on the disk: a.json. make room"]
     assert isinstance(pipe.sent[0], DataError)
 
 
-def engine(**settings: Any) -> LocalEngine:  # noqa: ANN401
-    made = make_engine(**{"config": make_config(), "checkpoint_seconds": 1.0, **settings})
-    assert isinstance(made, LocalEngine)
-    return made
+def backend(**settings: Any) -> LocalBackend:  # noqa: ANN401
+    engine = make_engine(**{"config": make_config(), "checkpoint_seconds": 1.0, **settings})
+    assert isinstance(engine.backend, LocalBackend)
+    return engine.backend
 
 
 def free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -159,75 +160,75 @@ def free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr("ctrbench.runs.engines.capacity.cores", lambda: 4)
 
 
-def test_the_user_hears_that_a_team_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_all_workers_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(10e9))
     said: list[str] = []
     for workers in (3, 4):
         make_engine(
-            config=make_config(), checkpoint_seconds=1.0, workers=workers, memory_a_run=int(3e9),
+            config=make_config(), checkpoint_seconds=1.0, workers=workers, memory_per_run=int(3e9),
             say=said.append,
         )  # fmt: skip
-    assert said == ["4 workers of about 3.0 GB each may not fit into the free memory"]
+    assert said == ["warning: 4 workers need about 3.0 GB each, more than the free memory"]
 
 
-def test_the_user_hears_that_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_limits_the_number_of_parallel_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(10e9))
     said: list[str] = []
-    assert engine(memory_a_run=int(3e9), say=said.append).jobs == 3
-    assert said == ["3 side by side: memory, not cores, is the limit, at 3.0 GB a run"]
+    assert backend(memory_per_run=int(3e9), say=said.append).jobs == 3
+    assert said == ["limiting to 3 parallel runs: not enough memory for more, at 3.0 GB per run"]
 
 
-def test_the_user_hears_that_a_run_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_one_run_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(10e9))
     said: list[str] = []
-    assert engine(memory_a_run=int(43e9), say=said.append).jobs == 1
-    assert said == ["a run of about 43.0 GB may not fit into the free memory"]
+    assert backend(memory_per_run=int(43e9), say=said.append).jobs == 1
+    assert said == ["warning: a run needs about 43.0 GB, more than the free memory"]
 
 
-def test_the_user_hears_nothing_where_cores_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_of_cores_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(100e9))
-    assert engine(memory_a_run=int(3e9), say=pytest.fail).jobs == 4
+    assert backend(memory_per_run=int(3e9), say=pytest.fail).jobs == 4
 
 
-def test_a_number_of_jobs_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_number_of_jobs_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(5e9))
-    assert engine(jobs=7, memory_a_run=int(3e9), say=pytest.fail).jobs == 7
+    assert backend(jobs=7, memory_per_run=int(3e9), say=pytest.fail).jobs == 7
 
 
-def test_workers_take_gpus_in_turn() -> None:
-    taken = LocalEngine(5, checkpoint_seconds=1.0, devices=("2", "7"))
-    assert [taken._device(place) for place in range(5)] == ["2", "7", "2", "7", "2"]
-    assert LocalEngine(1, checkpoint_seconds=1.0)._device(0) is None
+def test_processes_use_gpus_in_turn() -> None:
+    local = LocalBackend(5, checkpoint_seconds=1.0, devices=("2", "7"))
+    assert [local.device_of(i) for i in range(5)] == ["2", "7", "2", "7", "2"]
+    assert LocalBackend(1, checkpoint_seconds=1.0).device_of(0) is None
 
 
-def test_a_worker_sees_its_gpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
     monkeypatch.setattr(
         "ctrbench.runs.execute.execute", lambda *_, **__: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
     )
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    _work(Pipe(), RunStore(results=tmp_path, home=tmp_path), 1.0, "7")  # type: ignore[arg-type]
+    serve_runs(Pipe(), RunStore(results=tmp_path, home=tmp_path), 1.0, "7")  # type: ignore[arg-type]
     assert seen == ["7"]
 
 
 @pytest.mark.parametrize("name", ["local", "ray"])
-def test_workers_of_a_run_share_no_gpu(name: str) -> None:
-    with pytest.raises(SettingError, match=r"--gpus-a-run 0\.5\. leave out --gpus-a-run, or --workers"):
-        engine(name=name, config=make_config(device="cuda"), workers=2, gpus_a_run=0.5)
+def test_workers_of_a_run_do_not_share_a_gpu(name: str) -> None:
+    with pytest.raises(SettingError, match=r"--gpus-per-run 0\.5\. leave out --gpus-per-run or --workers"):
+        backend(name=name, config=make_config(device="cuda"), workers=2, gpus_per_run=0.5)
 
 
 def test_each_worker_of_a_run_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctrbench.runs.engines.local.gpus", lambda: ("0",))
-    with pytest.raises(SettingError, match="--workers 2, and 1 GPUs here"):
-        engine(config=make_config(device="cuda"), workers=2)
+    monkeypatch.setattr("ctrbench.runs.engines.engine.gpus", lambda: ("0",))
+    with pytest.raises(SettingError, match="--workers 2 with 1 GPUs"):
+        backend(config=make_config(device="cuda"), workers=2)
 
 
-def test_engines_have_names() -> None:
-    with pytest.raises(SettingError, match=r"no such engine: rai\. did you mean 'ray'\?"):
-        engine(name="rai")
+def test_an_unknown_engine_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(SettingError, match=r"unknown engine: rai\. did you mean 'ray'\?"):
+        backend(name="rai")
 
 
-def test_only_a_cluster_has_an_address() -> None:
+def test_only_a_ray_cluster_has_an_address() -> None:
     with pytest.raises(SettingError, match="add --engine ray"):
-        engine(address="auto")
+        backend(address="auto")

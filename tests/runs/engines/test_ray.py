@@ -23,21 +23,13 @@ from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.nn.exchange import Workers
 from ctrbench.plugins.finder import Plugin
-from ctrbench.runs.engines import ray as ray_engine
-from ctrbench.runs.engines.local import LocalEngine
-from ctrbench.runs.engines.ray import (
-    RETRIES,
-    RayEngine,
-    _check_node,
-    _content,
-    _import_ray,
-    _placed,
-    _Pool,
-    _Sweep,
-    _Task,
-    ray_map,
-)
-from ctrbench.runs.engines.team import RayTeamEngine
+from ctrbench.runs.engines.cluster import import_ray
+from ctrbench.runs.engines.engine import RunEngine
+from ctrbench.runs.engines.local import LocalBackend
+from ctrbench.runs.engines.node import check_node, install_plugin, plugin_source, plugin_sources
+from ctrbench.runs.engines.pool import RETRIES, Pool, Task, ray_map
+from ctrbench.runs.engines.ray import RayBackend
+from ctrbench.runs.engines.sweep import Sweep, SweepSettings
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
@@ -155,8 +147,14 @@ def checkpoints(home: Path) -> list[Path]:
     return list((home / "home" / "runs").glob("*/checkpoint.pt"))
 
 
-def engine(two: Two, say: Callable[[str], None] = print) -> RayEngine:
-    return RayEngine(address=two.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=say)
+def backend(two: Two, say: Callable[[str], None] = print) -> RayBackend:
+    return RayBackend(address=two.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=say)
+
+
+def shared_engine(address: str | None, workers: int = 2, checkpoint_seconds: float = 60.0) -> RunEngine:
+    return RunEngine(
+        backend=RayBackend(address=address, checkpoint_seconds=checkpoint_seconds), workers=workers
+    )
 
 
 def in_short(records: list[RunRecord]) -> dict[str, str]:
@@ -166,13 +164,15 @@ def in_short(records: list[RunRecord]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def local(home: Path) -> dict[str, str]:
     """The records of the sweep, made without Ray."""
-    made = LocalEngine(2, checkpoint_seconds=60.0).run(sweep_of(home), store(home, "local"), Heard())
+    made = LocalBackend(2, checkpoint_seconds=60.0).run_parallel(
+        sweep_of(home), store(home, "local"), Heard()
+    )
     return in_short(made)
 
 
 def test_records_are_those_of_the_local_engine(home: Path, two: Two, local: dict[str, str]) -> None:
     heard = Heard()
-    made = engine(two).run(sweep_of(home), store(home, "same"), heard)
+    made = backend(two).run_parallel(sweep_of(home), store(home, "same"), heard)
     assert in_short(made) == local
     assert in_short(list(store(home, "same").records())) == local
     assert sorted(heard.began) == sorted(heard.ended) == sorted(run.label for run in sweep_of(home))
@@ -180,7 +180,7 @@ def test_records_are_those_of_the_local_engine(home: Path, two: Two, local: dict
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-def test_a_team_of_two_nodes_gives_the_numbers_of_one(home: Path, two: Two) -> None:
+def test_workers_on_two_nodes_give_the_results_of_one(home: Path, two: Two) -> None:
     """Ray Train starts a worker on each node; sums come in another order, so digits differ at the end."""
     pytest.importorskip("pandas", reason="Ray Train needs pandas: pip install 'ray[train]'")
     (run,) = make_grid(
@@ -192,7 +192,7 @@ def test_a_team_of_two_nodes_gives_the_numbers_of_one(home: Path, two: Two) -> N
         indicator=None,
         config=make_config(epochs=1, batch_size=3000),
     )
-    team = RayTeamEngine(2, address=two.address, checkpoint_seconds=60.0)
+    team = shared_engine(two.address)
     (record,) = team.run([run], store(home, "team"), Heard())
     assert record.error is None
     assert record.result is not None
@@ -204,7 +204,7 @@ def test_a_team_of_two_nodes_gives_the_numbers_of_one(home: Path, two: Two) -> N
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-def test_a_team_of_nodes_goes_on_after_a_run_that_fails(
+def test_the_next_run_is_executed_after_one_that_fails(
     home: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folders are relative to the command's, and nodes do not have the file of the second plug-in."""
@@ -212,24 +212,22 @@ def test_a_team_of_nodes_goes_on_after_a_run_that_fails(
     for name, body in (("bad", "raise RuntimeError('boom')"), ("mine", "return Learner()")):
         (tmp_path / f"{name}.py").write_text(PLUGIN.replace("return Slow()", body), encoding="utf-8")
     bad, mine = (grid(home, (f"{tmp_path}/{name}.py",), (1,), batch_size=6000)[0] for name in ("bad", "mine"))
-    files = {run.key.digest: ray_engine.carried(run) for run in (bad, mine)}
+    files = {run.key.digest: plugin_sources(run) for run in (bad, mine)}
     (tmp_path / "mine.py").unlink()
-    monkeypatch.setattr("ctrbench.runs.engines.team.carried", lambda run: files[run.key.digest])
+    monkeypatch.setattr("ctrbench.runs.engines.shared.plugin_sources", lambda run: files[run.key.digest])
     monkeypatch.chdir(home)
     here = RunStore(results=Path("relative"), home=Path("home"))
     runs = [replace(grid(home)[0], unsupported="why"), bad, mine]
-    made = RayTeamEngine(2, address=two.address, checkpoint_seconds=60.0).run(runs, here, Heard())
+    made = shared_engine(two.address).run(runs, here, Heard())
     assert [record.status for record in made] == ["unsupported", "failed", "finished"]
     assert str(made[1].error).endswith("RuntimeError: boom")
     assert [here.find(run.key) for run in runs] == made
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-def test_a_team_that_no_cluster_holds_is_refused(home: Path, two: Two) -> None:
-    with pytest.raises(SettingError, match="3 asked for, room for 2"):
-        RayTeamEngine(3, address=two.address, checkpoint_seconds=60.0).run(
-            grid(home), store(home, "3"), Heard()
-        )
+def test_more_workers_than_the_cluster_holds_are_refused(home: Path, two: Two) -> None:
+    with pytest.raises(SettingError, match="--workers 3, capacity 2"):
+        shared_engine(two.address, 3).run(grid(home), store(home, "3"), Heard())
 
 
 def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
@@ -241,19 +239,19 @@ def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
     sha256 = run.method.sha256
 
     def taken(plugin: Plugin) -> bytes | None:
-        content = _content(plugin)
+        content = plugin_source(plugin)
         file.unlink(missing_ok=True)
         return content
 
     # Nodes do not have the file.
-    monkeypatch.setattr("ctrbench.runs.engines.ray._content", taken)
-    (record,) = engine(two).run([run], store(home, "plugin"), heard)
+    monkeypatch.setattr("ctrbench.runs.engines.node.plugin_source", taken)
+    (record,) = backend(two).run_parallel([run], store(home, "plugin"), heard)
     assert record.status == "finished"
     assert record.code.method_sha256 == sha256
     assert 1 in heard.steps
 
 
-def test_ctrl_c_kills_the_runs_which_go_on_later(
+def test_ctrl_c_kills_the_runs_which_resume_later(
     home: Path, two: Two, local: dict[str, str], stop: Path, wait_for: Callable[..., None]
 ) -> None:
     process = subprocess.Popen([sys.executable, __file__, str(home), two.address], stderr=subprocess.DEVNULL)
@@ -263,7 +261,7 @@ def test_ctrl_c_kills_the_runs_which_go_on_later(
     stop.unlink()
     (left,) = checkpoints(home)
     assert not list(store(home, "stopped").records())
-    (record,) = engine(two).run(sweep_of(home)[:1], store(home, "stopped"), Heard())
+    (record,) = backend(two).run_parallel(sweep_of(home)[:1], store(home, "stopped"), Heard())
     assert record.measured.resumed == 1
     assert record.reproducible() == local[record.run]
     assert not left.exists()
@@ -296,7 +294,7 @@ def test_ray_map_gives_up_on_what_always_dies(two: Two, tmp_path: Path) -> None:
         (tmp_path / str(time.time_ns())).touch()
         os._exit(1)
 
-    with pytest.raises(DataError, match=r"given up after 4 tries.*its worker died"):
+    with pytest.raises(DataError, match=r"gave up after 4 attempts.*worker died"):
         list(ray_map(dies, [7], address=two.address))
     assert len(list(tmp_path.iterdir())) == RETRIES + 1
 
@@ -309,13 +307,13 @@ def test_ray_map_raises_a_users_error_as_it_is(two: Two) -> None:
         list(ray_map(refuse, [3], address=two.address))
 
 
-def test_what_no_node_can_hold_is_refused(home: Path, two: Two) -> None:
-    large = RayEngine(address=two.address, checkpoint_seconds=1.0, cpus_a_run=3, memory_a_run=10**9)
-    with pytest.raises(SettingError, match=r"no node .* has room for one run: 3 cores, 1\.0 GB"):
-        large.run(grid(home), store(home, "large"), Heard())
+def test_a_run_that_no_node_can_hold_is_refused(home: Path, two: Two) -> None:
+    large = RayBackend(address=two.address, checkpoint_seconds=1.0, cpus_per_run=3, memory_per_run=10**9)
+    with pytest.raises(SettingError, match=r"no node .* can hold one run: 3 cores, 1\.0 GB"):
+        large.run_parallel(grid(home), store(home, "large"), Heard())
 
 
-def test_a_killed_node_loses_and_doubles_nothing(
+def test_a_killed_node_neither_loses_nor_repeats_records(
     home: Path, two: Two, local: dict[str, str], stop: Path, wait_for: Callable[..., None]
 ) -> None:
     said: list[str] = []
@@ -329,13 +327,13 @@ def test_a_killed_node_loses_and_doubles_nothing(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    made = engine(two, said.append).run(sweep_of(home), store(home, "killed"), Heard())
+    made = backend(two, said.append).run_parallel(sweep_of(home), store(home, "killed"), Heard())
     killer.join()
     assert len(made) == len(local)
     assert in_short(made) == in_short(list(store(home, "killed").records())) == local
     assert sorted(record.measured.resumed for record in made) == [0, 0, 0, 1]
     assert len(said) == 1
-    assert "goes on elsewhere" in said[0]
+    assert "resuming elsewhere" in said[0]
 
 
 # Without a cluster.
@@ -356,20 +354,22 @@ def test_a_missing_extra_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_all_nodes_need_the_same_version(home: Path) -> None:
     (run, *_) = grid(home)
-    _check_node(run, store(home, "any"), ctrbench.__version__)
-    with pytest.raises(SettingError, match=r"all nodes need the same ctrbench.*install ctrbench 9\.9 there"):
-        _check_node(run, store(home, "any"), "9.9")
+    check_node(run, store(home, "any"), ctrbench.__version__)
+    with pytest.raises(
+        SettingError, match=r"all nodes need the same version of ctrbench.*install ctrbench 9\.9 on"
+    ):
+        check_node(run, store(home, "any"), "9.9")
 
 
 def test_a_node_must_see_the_data(home: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a node does not see the prepared data"):
-        _check_node(grid(home)[0], RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
+        check_node(grid(home)[0], RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
 
 
-def test_built_in_plugins_are_those_of_the_node(home: Path) -> None:
+def test_built_in_plugins_are_taken_from_the_node(home: Path) -> None:
     method = grid(home)[0].method
     there = replace(method, file=Path("/another/machine/adasparse.py"))
-    assert _placed(there, _content(there)) == method
+    assert install_plugin(there, plugin_source(there)) == method
 
 
 def test_ray_is_imported_when_it_is_needed() -> None:
@@ -377,8 +377,8 @@ def test_ray_is_imported_when_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-class Desk:
-    """A desk on which one tick lies."""
+class Mailbox:
+    """A mailbox with one message."""
 
     def __init__(self, run: Run, number: int, step: int) -> None:
         tick = Tick(epoch=1, epochs=1, step=step, steps=9, loss=0.0, rows_per_second=0.0, dev_auc=None)
@@ -389,122 +389,121 @@ class Desk:
 
 
 @pytest.fixture
-def sweep(home: Path, tmp_path: Path) -> _Sweep:
-    """A sweep that nothing is behind."""
-    made = object.__new__(_Sweep)
-    made.ray = SimpleNamespace(exceptions=ray.exceptions, get=lambda answer: answer)
-    made.engine = RayEngine(checkpoint_seconds=1.0)
-    made.watcher, made.records, made.made_before = Heard(), [], set()
-    made.store = RunStore(results=tmp_path, home=home / "home")
-    return made
+def sweep(home: Path, tmp_path: Path) -> Sweep:
+    """A sweep without a cluster."""
+    module = SimpleNamespace(exceptions=ray.exceptions, get=lambda answer: answer)
+    settings = SweepSettings(needs={"CPU": 1}, checkpoint_seconds=1.0)
+    return Sweep(module, settings, RunStore(results=tmp_path, home=home / "home"), Heard())
 
 
-def pool() -> _Pool[Run]:
-    return _Pool(ray, [], lambda _task: None, lambda: 0)
+def pool() -> Pool[Run]:
+    return Pool(ray, [], lambda _task: None, lambda: 0)
 
 
-def test_a_run_whose_workers_always_die_is_a_failed_run(home: Path, sweep: _Sweep) -> None:
-    task, places = _Task(item=grid(home)[0]), pool()
+def test_a_run_whose_workers_always_die_is_a_failed_run(home: Path, sweep: Sweep) -> None:
+    task, tasks = Task(item=grid(home)[0]), pool()
     for _ in range(RETRIES + 1):
-        sweep._end(places, task, ray.exceptions.WorkerCrashedError())
+        sweep.complete(tasks, task, ray.exceptions.WorkerCrashedError())
     (record,) = sweep.records
     assert record.status == "failed"
-    assert "given up after 4 tries" in str(record.error)
+    assert "gave up after 4 attempts" in str(record.error)
     assert list(sweep.store.records()) == [record]
-    assert task.number == RETRIES == len(places.waiting)
+    assert task.attempt == RETRIES == len(tasks.waiting)
 
 
-def test_what_a_node_refuses_is_the_users_error(home: Path, sweep: _Sweep) -> None:
+def test_an_error_of_a_node_is_raised(home: Path, sweep: Sweep) -> None:
     with pytest.raises(DataError, match="no space"):
-        sweep._end(pool(), _Task(item=grid(home)[0]), DataError("no space"))
+        sweep.complete(pool(), Task(item=grid(home)[0]), DataError("no space"))
 
 
-def test_progress_between_deaths_forgives_them(home: Path, sweep: _Sweep) -> None:
-    task = _Task(item=grid(home)[0], deaths=3, number=5, step=10)
-    sweep.desk = Desk(task.item, 5, 11)
-    sweep._listen([task])
+def test_progress_resets_the_count_of_deaths(home: Path, sweep: Sweep) -> None:
+    task = Task(item=grid(home)[0], deaths=3, attempt=5, step=10)
+    sweep.mailbox = Mailbox(task.item, 5, 11)
+    sweep.receive([task])
     assert (task.deaths, task.step) == (0, 11)
     task.deaths = 3
-    sweep.desk = Desk(task.item, 5, 11)
-    sweep._listen([task])
+    sweep.mailbox = Mailbox(task.item, 5, 11)
+    sweep.receive([task])
     assert task.deaths == 3
 
 
-def test_ticks_of_an_earlier_try_do_not_count(home: Path, sweep: _Sweep) -> None:
-    task = _Task(item=grid(home)[0], deaths=3, number=5)
-    sweep.desk = Desk(task.item, 4, 11)
-    sweep._listen([task])
+def test_messages_of_an_earlier_attempt_are_ignored(home: Path, sweep: Sweep) -> None:
+    task = Task(item=grid(home)[0], deaths=3, attempt=5)
+    sweep.mailbox = Mailbox(task.item, 4, 11)
+    sweep.receive([task])
     assert task.deaths == 3
 
 
-def test_a_run_that_ended_before_its_worker_died_is_not_made_again(home: Path, sweep: _Sweep) -> None:
+def test_a_run_whose_record_was_written_before_its_worker_died_is_not_repeated(
+    home: Path, sweep: Sweep
+) -> None:
     run = grid(home)[0]
     done = failed_record(run, "").model_copy(update={"status": "finished"})
     sweep.store.write(done)
-    places = pool()
-    sweep._end(places, _Task(item=run), ray.exceptions.NodeDiedError("gone"))
-    assert (sweep.records, places.is_busy) == ([done], False)
-    sweep.made_before.add(run.key.digest)
-    sweep._end(places, _Task(item=run), ray.exceptions.NodeDiedError("gone"))
-    assert places.is_busy
+    tasks = pool()
+    sweep.complete(tasks, Task(item=run), ray.exceptions.NodeDiedError("gone"))
+    assert (sweep.records, tasks.is_busy) == ([done], False)
+    sweep.repeated.add(run.key.digest)
+    sweep.complete(tasks, Task(item=run), ray.exceptions.NodeDiedError("gone"))
+    assert tasks.is_busy
 
 
 @pytest.fixture
-def team(monkeypatch: pytest.MonkeyPatch) -> RayTeamEngine:
-    """A team of a cluster that is not there."""
-    monkeypatch.setattr("ctrbench.runs.engines.team.cluster", lambda _address: nullcontext())
-    monkeypatch.setattr("ctrbench.runs.engines.team.check_room", lambda *_: None)
-    return RayTeamEngine(2, address=None, checkpoint_seconds=1.0)
+def team(monkeypatch: pytest.MonkeyPatch) -> RunEngine:
+    """An engine of two workers per run, without a cluster."""
+    monkeypatch.setattr("ctrbench.runs.engines.ray.connect", lambda _address: nullcontext())
+    monkeypatch.setattr("ctrbench.runs.engines.shared.check_capacity", lambda *_: None)
+    return shared_engine(None, checkpoint_seconds=1.0)
 
 
 def test_the_record_of_a_team_is_written_here(
-    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, team: RunEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, here = grid(home)[0], RunStore(results=tmp_path, home=home / "home")
     made = failed_record(run, "why")
-    monkeypatch.setattr("ctrbench.runs.engines.team.start_ray", lambda *_, **__: made)
+    monkeypatch.setattr("ctrbench.runs.engines.shared.start_ray", lambda *_, **__: made)
     assert team.run([run], here, Heard()) == [made] == list(here.records())
 
 
 def test_a_death_in_a_team_is_a_failed_run(
-    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, team: RunEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
         raise WorkerDied("its node")
 
-    monkeypatch.setattr("ctrbench.runs.engines.team.start_ray", die)
+    monkeypatch.setattr("ctrbench.runs.engines.shared.start_ray", die)
     here = RunStore(results=tmp_path, home=home / "home")
     (record,) = team.run(grid(home)[:1], here, Heard())
-    assert record.error == "a worker died: its node; run again to go on from its checkpoint"
+    assert record.error == "a worker died: its node; run the same command again to resume"
     assert here.find(record.key) == record
 
 
-def test_a_node_that_cannot_make_runs_ends_them_all(
-    home: Path, tmp_path: Path, team: RayTeamEngine, monkeypatch: pytest.MonkeyPatch
+def test_a_node_that_cannot_execute_runs_ends_the_sweep(
+    home: Path, tmp_path: Path, team: RunEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ctrbench.runs.engines.team.start_ray",
+        "ctrbench.runs.engines.shared.start_ray",
         lambda f, _size, *given, **_: f(Workers(rank=0, size=1), *given),
     )
-    monkeypatch.setattr("ctrbench.runs.engines.ray.socket.gethostname", lambda: "there")
+    monkeypatch.setattr("ctrbench.runs.engines.node.socket.gethostname", lambda: "there")
     with pytest.raises(CtrbenchError, match="a node does not see the prepared data"):
         team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
 
 
-def test_records_of_a_folder_that_is_not_shared_are_written_here(home: Path, sweep: _Sweep) -> None:
+def test_records_of_a_folder_that_is_not_shared_are_written_here(home: Path, sweep: Sweep) -> None:
     made = failed_record(grid(home)[0], "why")
-    sweep._end(pool(), _Task(item=grid(home)[0]), made)
+    sweep.complete(pool(), Task(item=grid(home)[0]), made)
     assert list(sweep.store.records()) == [made]
 
 
-def test_ray_is_asked_to_keep_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_telemetry_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    _import_ray()
+    import_ray()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 if __name__ == "__main__":
     # One run, for the test that stops it.
     folder, address = Path(sys.argv[1]), sys.argv[2]
-    stopped = RayEngine(address=address, checkpoint_seconds=CHECKPOINT_SECONDS)
-    stopped.run(sweep_of(folder)[:1], store(folder, "stopped"), Heard())
+    stopped = RayBackend(address=address, checkpoint_seconds=CHECKPOINT_SECONDS)
+    stopped.run_parallel(sweep_of(folder)[:1], store(folder, "stopped"), Heard())

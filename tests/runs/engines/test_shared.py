@@ -1,4 +1,4 @@
-"""One run by two processes: the numbers of one, and what of it a record says."""
+"""One run executed by two workers: the results of one worker, and the record."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 from ctrbench.data.prepared import open_prepared
 from ctrbench.names import Column
-from ctrbench.runs.engines.team import TeamEngine, failed
+from ctrbench.runs.engines.engine import RunEngine
+from ctrbench.runs.engines.local import LocalBackend
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
-from ctrbench.runs.outcome import failed_record
+from ctrbench.runs.outcome import failed_record, record_failure
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.train.loop import Tick
@@ -70,6 +71,11 @@ def _a_worker() -> int:
     return max(pid for pid in map(int, children) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
 
 
+def shared_engine(checkpoint_seconds: float = 60.0) -> RunEngine:
+    """Return an engine of two workers per run."""
+    return RunEngine(backend=LocalBackend(1, checkpoint_seconds=checkpoint_seconds), workers=2)
+
+
 def grid(home: Path, *methods: str, **settings: object) -> tuple[Run, ...]:
     given = {"epochs": 1, "batch_size": 512, "embedding_size": 4, "window": None, **settings}
     return make_grid(
@@ -90,11 +96,11 @@ def store_of(home: Path, folder: Path) -> RunStore:
 
 
 @pytest.mark.parametrize("window", [None, 9_000])
-def test_two_workers_give_the_numbers_of_one(home: Path, tmp_path: Path, window: int | None) -> None:
+def test_two_workers_give_the_results_of_one(home: Path, tmp_path: Path, window: int | None) -> None:
     runs = grid(home, "plain", "adasparse", window=window)
     alone, together = store_of(home, tmp_path / "one"), store_of(home, tmp_path / "two")
     heard = Heard()
-    records = TeamEngine(2, checkpoint_seconds=60.0).run(runs, together, heard)
+    records = shared_engine().run(runs, together, heard)
     for run, record in zip(runs, records, strict=True):
         expected = execute(run, alone)
         assert record.error is None
@@ -112,57 +118,59 @@ def test_two_workers_give_the_numbers_of_one(home: Path, tmp_path: Path, window:
     assert heard.records == records
 
 
-def test_what_workers_cannot_do_together_fails_in_words(home: Path, tmp_path: Path) -> None:
+def test_methods_that_refuse_several_workers_fail_with_the_reason(home: Path, tmp_path: Path) -> None:
     store = store_of(home, tmp_path)
-    records = TeamEngine(2, checkpoint_seconds=60.0).run(grid(home, "maml", "gbdt"), store, Heard())
+    records = shared_engine().run(grid(home, "maml", "gbdt"), store, Heard())
     assert [record.status for record in records] == ["failed", "failed"]
     assert "makes steps of its own" in (records[0].error or "")
     assert "leave out --workers" in (records[1].error or "")
 
 
-def test_what_a_plugin_raises_is_the_record_that_the_first_worker_wrote(home: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_plugin_is_the_record_of_the_first_worker(home: Path, tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
     store = store_of(home, tmp_path)
     runs = grid(home, *(f"{tmp_path}/failing.py[rank={rank}]" for rank in (-1, 0)))
-    records = TeamEngine(2, checkpoint_seconds=60.0).run(runs, store, Heard())
+    records = shared_engine().run(runs, store, Heard())
     assert [record.error for record in records] == ["RuntimeError: boom"] * 2
     assert [store.find(run.key) for run in runs] == records
     assert [record.measured.machine["workers"] for record in records] == [2, 2]
 
 
-def test_another_workers_error_goes_before_what_it_did_to_the_first(home: Path, tmp_path: Path) -> None:
+def test_the_error_of_another_worker_is_recorded_rather_than_its_consequence(
+    home: Path, tmp_path: Path
+) -> None:
     (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
     runs = grid(home, f"{tmp_path}/failing.py[rank=1]", "plain")
-    first, second = TeamEngine(2, checkpoint_seconds=60.0).run(runs, store_of(home, tmp_path), Heard())
+    first, second = shared_engine().run(runs, store_of(home, tmp_path), Heard())
     assert first.error == "a worker failed: RuntimeError: boom"
     assert second.status == "finished"
 
 
-def test_what_a_backbone_does_not_support_is_no_failure(
+def test_an_unsupported_pair_is_not_a_failure(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run,) = grid(home, "plain")
-    monkeypatch.setattr("ctrbench.runs.engines.team.start_local", pytest.fail)
+    monkeypatch.setattr("ctrbench.runs.engines.shared.start_local", pytest.fail)
     store = store_of(home, tmp_path)
-    (record,) = TeamEngine(2, checkpoint_seconds=60.0).run([replace(run, unsupported="why")], store, Heard())
+    (record,) = shared_engine().run([replace(run, unsupported="why")], store, Heard())
     assert (record.status, record.error) == ("unsupported", "why")
     assert store.find(run.key) == record
 
 
-def test_a_finished_record_outlives_the_death_of_its_worker(home: Path, tmp_path: Path) -> None:
+def test_a_finished_record_is_kept_when_its_worker_dies(home: Path, tmp_path: Path) -> None:
     (run,) = grid(home, "plain")
     store = store_of(home, tmp_path)
     done = failed_record(run, "").model_copy(update={"status": "finished"})
     store.write(done)
-    assert failed(run, store, "a worker died") == done
+    assert record_failure(run, store, "a worker died") == done
 
 
-def test_a_killed_worker_ends_the_run_which_goes_on_later(
+def test_a_run_resumes_after_one_of_its_workers_was_killed(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run,) = grid(home, "plain", batch_size=32, epochs=2)
     store = store_of(home, tmp_path)
-    engine = TeamEngine(2, checkpoint_seconds=0.2)
+    engine = shared_engine(checkpoint_seconds=0.2)
     (first,) = engine.run([run], store, Heard(kill=True))
     assert (first.status, first.error is not None and "worker died" in first.error) == ("failed", True)
     assert (store.folder(run.key) / "checkpoint.pt").exists()
