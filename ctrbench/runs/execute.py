@@ -152,7 +152,9 @@ def _train(
         model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed, workers=workers
     )
     fit = trainer.fit(
-        checkpoint=store.folder(key) / "checkpoint.pt", progress=progress, checkpoint_seconds=checkpoint_seconds
+        checkpoint=store.folder(key) / "checkpoint.pt",
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
     )
     return _Trained(
         fit=fit,
