@@ -95,7 +95,7 @@ def install_plugin(plugin: Plugin, source: bytes | None) -> Plugin:
     """Return the plug-in with its file on this node."""
     if source is None:
         return find(plugin.kind, plugin.name)
-    file = _plugin_folder() / plugin.kind / f"{plugin.name}.py"
+    file = _plugin_folder() / plugin.kind.name / f"{plugin.name}.py"
     with replacing(file) as part:
         part.write_bytes(source)
     return replace(plugin, file=file)
