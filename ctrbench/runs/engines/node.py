@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import ctrbench
-from ctrbench.data.manifest import MANIFEST
 from ctrbench.data.home import dataset_folder
+from ctrbench.data.manifest import MANIFEST
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.plugins.finder import Plugin, find
 from ctrbench.runs.grid import Run
