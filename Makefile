@@ -31,7 +31,7 @@ types: install
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# docs/methods.md, and the table of methods in README.md.
+# docs/methods.md.
 docs: install
 	$(BIN)/python -m ctrbench.plugins.pages
 

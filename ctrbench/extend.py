@@ -1,8 +1,8 @@
-"""The one import for whoever adds a method or a backbone, ours included.
+"""Public API for authors of methods and backbones; the built-in ones import nothing else of ctrbench.
 
-A plug-in is one file with one subclass of `Method` or `Backbone`, found by the file's name. Its fields are its
-settings: frozen, typed, with defaults; `name[setting=value]` on the command line sets them, and an unknown one is
-refused. The first line of the file's docstring says what it is; lines `Paper: …` and `Year: …` feed the listings.
+A plug-in is one file with one subclass of `Method`, `Estimator` or `Backbone`, found by the file's name. The first line
+of the file's docstring is its summary; the lines `Paper:`, `Year:` and, for methods, `Uses:` and `Parameters per
+domain:` feed the listings. The docstrings of the base classes list what to implement.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from ctrbench.data.batches import Batch, Order, SplitData, domain_order
 from ctrbench.errors import SettingError
+from ctrbench.later import later
 from ctrbench.names import Column
 from ctrbench.nn.exchange import Team
 from ctrbench.nn.gates import EmbeddingGate, GateUnit, PriorGate
@@ -64,7 +65,8 @@ from ctrbench.nn.stages import (
     refuse_many_domains,
 )
 from ctrbench.nn.tables import EMBEDDING_STD, RowTable, rows_at
-from ctrbench.plugins.base import Backbone, Estimator, Fitted, Method, later
+from ctrbench.plugins.base import Backbone, Estimator, Fitted, Method, Settings
+from ctrbench.plugins.inspection import GateSite, Inspection
 from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
 
 __all__ = [
@@ -102,7 +104,9 @@ __all__ = [
     "FieldVectors",
     "FirstOrder",
     "Fitted",
+    "GateSite",
     "GateUnit",
+    "Inspection",
     "LayerNorm",
     "Learner",
     "Method",
@@ -116,6 +120,7 @@ __all__ = [
     "ScaledCross",
     "Schema",
     "SettingError",
+    "Settings",
     "SplitData",
     "Stage",
     "StageModule",

@@ -17,11 +17,12 @@ import ctrbench
 from ctrbench.eval.metrics.registry import builtin_metrics
 
 ROOT = Path(ctrbench.__file__).parent
-GROUND = ("errors", "names", "storage")
+GROUND = ("errors", "names", "later", "storage")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "names": (),
+    "later": (),
     "storage": ("errors", "storage"),
     "readers": (*GROUND, "readers", "plugins.finder"),
     "synthetic": (*GROUND, "readers", "synthetic"),
@@ -31,15 +32,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "nn": (*GROUND, "nn"),
     "backbones": ("extend",),
     "methods": ("extend",),
-    "extend": (*GROUND, "nn", "plugins.base", "train.learner", "data.batches"),
+    "extend": (*GROUND, "nn", "plugins.base", "plugins.inspection", "train.learner", "data.batches"),
     "plugins": (*GROUND, "plugins"),
     "plugins.finder": GROUND,
-    "plugins.base": (*GROUND, "nn", "train.learner", "data.batches"),
+    "plugins.base": (*GROUND, "nn", "plugins.inspection", "train.learner", "data.batches"),
+    "plugins.inspection": (),
     "eval": (*GROUND, "eval", "plugins.finder"),
     "train": (*GROUND, "nn", "data.batches", "eval", "train"),
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
     "runs.record": (*GROUND, "eval.stored"),
-    "runs.store": (*GROUND, "runs.record"),
+    "runs.store": (*GROUND, "plugins.inspection", "runs.record"),
     "speed": (*GROUND, "data", "nn", "plugins", "runs", "speed", "train", "ctrbench"),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "report"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),

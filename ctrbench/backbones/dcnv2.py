@@ -1,18 +1,24 @@
-"""DCNv2: a cross network of explicit feature products beside (or under) the deep tower.
+"""DCNv2: a cross network of explicit feature products beside or below the deep tower.
 
 Paper: Wang et al., DCN V2, WWW 2021
 Year: 2021
 
-METHODS 5. `parallel`: a linear layer on [cross(z); deep(z)]; `stacked`: deep(cross(z)). Neither paper publishes the
-structure used in the AdaSparse study; parallel with three full-rank layers is our default. With `experts` the cross
-layers are DCN-Mix's mixtures of low-rank experts; `diag_scale` adds a multiple of the identity to the kernels.
+    x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l
 
-Readings: a gate of its own for each layer of DCN-Mix; rank a quarter of the inputs there unless set.
+`parallel` is a linear layer on [cross(z) ; tower(z)], `stacked` is tower(cross(z)) (spec: dcnv2-5.1). With `experts`
+the cross layers are DCN-Mix's mixtures of low-rank experts; `diag_scale` adds a multiple of the identity to the
+kernels.
+
+Plan: the cross network as an interaction, tower and head.
+
+Choices: neither paper publishes the structure used in the AdaSparse study; the default is parallel with three full-rank
+layers. Each layer of DCN-Mix has its own gate and, unless `rank` is set, a rank of a quarter of its inputs.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from ctrbench.extend import (
     Backbone,
@@ -23,7 +29,6 @@ from ctrbench.extend import (
     ScaledCross,
     Stage,
     later,
-    model_validator,
 )
 
 
@@ -31,19 +36,21 @@ class Dcnv2(Backbone):
     """Cross network and tower."""
 
     layers: int = Field(default=3, ge=1)
+    """Number of cross layers."""
     rank: int | None = Field(default=None, ge=1)
-    """Rank of the cross kernels; None: full up to 1,024 inputs, a quarter of them above and with experts."""
+    """Rank of the cross kernels; none: full up to 1,024 inputs, a quarter of the inputs above and with experts."""
     structure: Literal["parallel", "stacked"] = "parallel"
+    """Whether the cross network stands beside the tower or below it."""
     experts: Annotated[int, Field(ge=2)] | None = later(None)
-    """Low-rank experts of each cross layer; None: one linear kernel."""
+    """Low-rank experts per cross layer; none: one linear kernel."""
     diag_scale: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = later(0.0)
-    """Multiple of the identity that is added to each kernel."""
+    """Multiple of the identity added to each kernel."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.experts and self.diag_scale:
-            raise ValueError("diag_scale has no effect with these settings; leave it out")
-        return self
+    def idle(self) -> Iterator[str]:
+        """Yield `diag_scale` where the cross layers have experts."""
+        yield from super().idle()
+        if self.experts:
+            yield "diag_scale"
 
     def plan(self) -> Plan:
         """Return cross network, tower and head."""

@@ -1,17 +1,22 @@
-"""DeepFM: a factorization machine and a deep tower on the same embeddings, their logits added.
+"""DeepFM: a factorization machine and a deep tower on the same embeddings, with their logits added.
 
 Paper: Guo et al., DeepFM, IJCAI 2017
 Year: 2017
 
     s = <w, x> + Σ_{i<j} <v_i, v_j> x_i x_j + tower(z)
 
-w: a weight for each id, zero at the start; v_i: the embedding of field i, which the tower takes too. A plain number
-x_k is a field with a learned vector v_k and a weight w_k, as in the paper's FM; a list's ids count as their mean, in w
-and in v.
+w holds a weight per id, zero at the start; v_i is the embedding of field i, which the tower reads too. A numeric field
+x_k has a learned vector v_k and a weight w_k, as in the paper's factorization machine. A list counts as the mean of its
+ids, in w and in v (spec: deepfm-5.4).
 
-Readings: the head's bias is the only one; tanh or ReLU as in every backbone. First order and FM are logits of their
-own: what a method puts before the tower reaches the deep part alone, a gate on the embeddings the FM too. Left out:
-dropout.
+Plan: tower, head and two further logits.
+
+Choices: the bias of the head is the only one; the activation is tanh or ReLU as in every backbone.
+
+Not implemented: dropout.
+
+Limits: first order and factorization machine are logits of their own. A method's stages before the tower do not affect
+them; a gate on the embeddings affects the factorization machine.
 """
 
 from __future__ import annotations

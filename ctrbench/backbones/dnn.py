@@ -3,7 +3,11 @@
 Paper: the DNN of AdaSparse, Yang et al., CIKM 2022
 Year: 2022
 
-METHODS 0.3: h^{l+1} = φ(h^l W^l + b^l) with φ = tanh in the paper-faithful default; linear output.
+    h^{l+1} = φ(h^l W^l + b^l)        φ = tanh by default, as in the paper; linear output
+
+See spec: conventions-0.3.
+
+Plan: tower and head.
 """
 
 from __future__ import annotations

@@ -5,9 +5,15 @@ Year: 2016
 
     s = <w_wide, [x ; φ(x)]> + tower(z)
 
-w_wide: a weight for each id, zero at the start, for lists on their ids' average, and one for each plain number. Left
-out: φ, the cross-product transformations, since a person has to name them for each dataset; FTRL for the wide
-part, which is trained as all else. The wide part is a logit of its own, which a method's stages do not reach.
+w_wide holds a weight per id, zero at the start, and one per numeric field. A list counts as the mean of its ids
+(spec: widedeep-5.5).
+
+Plan: tower, head and one further logit.
+
+Not implemented: φ, the cross-product transformations, which have to be chosen by hand for each dataset; FTRL for the
+wide part, which is trained like all other parameters.
+
+Limits: the wide part is a logit of its own, which a method's stages do not affect.
 """
 
 from __future__ import annotations

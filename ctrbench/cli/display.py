@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     Measured = Sequence[tuple[Line, Figures]]
     from ctrbench.train.loop import Tick
 
-SEES, GROWS = "Conditions on", "Grows with domains"
+SEES, GROWS = "Uses", "Parameters per domain"
 """Lines of a method's docstring."""
 
 LISTING_COLUMNS = 110
@@ -459,13 +459,13 @@ def show_plugins(what: str) -> None:
             tags = (escape(plugin.tag(name)) for name in (SEES, GROWS))
             table.add_row(plugin.name, _what(plugin, 90), _paper(plugin), _year(plugin), *tags)
     else:
-        table = _listing(what, "name", "what it does, paper, conditions on, grows with domains")
+        table = _listing(what, "name", "what it does, paper, uses, parameters per domain")
         for plugin in found:
             lines = (
                 _what(plugin, console.width - 22),
                 f"[dim]{_paper(plugin)} · {_year(plugin)}[/]" if _year(plugin) else "",
-                f"on {escape(plugin.tag(SEES))}",
-                f"grows: {escape(plugin.tag(GROWS))}",
+                f"uses: {escape(plugin.tag(SEES))}",
+                f"per domain: {escape(plugin.tag(GROWS))}",
             )
             table.add_row(plugin.name, "\n".join(filter(None, lines)))
     console.print(table)
@@ -482,7 +482,7 @@ def _listing(title: str, *headings: str) -> Table:
     return table
 
 
-_WEIGHTS = {"what it does": 8, "paper": 5, "conditions on": 6, "grows with domains": 7}
+_WEIGHTS = {"what it does": 8, "paper": 5, "uses": 6, "parameters per domain": 7}
 """Shares of the width that is left."""
 
 

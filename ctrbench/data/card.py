@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from ctrbench.errors import CardError, Problem, SettingError, did_you_mean, first_problem
+from ctrbench.later import later, unchanged_later
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.plugins.finder import find
 from ctrbench.readers.base import READERS
@@ -90,7 +91,7 @@ class FieldCard(Model):
     """Numeric only: number of quantile buckets of the training rows, which make the field categorical."""
     min_count: int = Field(default=1, ge=1)
     """Values with fewer training rows are treated as unseen."""
-    target: Name | None = None
+    target: Name | None = later(None)
     """Sequence only: the categorical field whose earlier values it holds; both share ids and embeddings."""
 
     @field_validator("name")
@@ -271,12 +272,11 @@ class DatasetCard(Model):
     @property
     def digest(self) -> str:
         """The sha256 of the card's content, independent of the locations of card, data and reader."""
-        content = self.model_dump(mode="json", exclude={"path", "generator"})
+        content = self.model_dump(mode="json", exclude={"path", "generator", "fields"})
         content["reader"] = self.generator or _reader_identity(self.reader)
-        for field in content["fields"]:
-            # Cards from before this key was added keep their digest, and their prepared data.
-            if field["target"] is None:
-                del field["target"]
+        content["fields"] = [
+            field.model_dump(mode="json", exclude=unchanged_later(field)) for field in self.fields
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

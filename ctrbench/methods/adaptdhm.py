@@ -1,49 +1,51 @@
-"""AdaptDHM (ADL): rows fall into clusters that the model finds; each cluster has shared weights times its own.
+"""AdaptDHM (ADL): rows are assigned to learned clusters; each cluster has shared weights times its own.
 
 Paper: Li et al., AdaptDHM: Adaptive Distribution Hierarchical Model for Multi-Domain CTR Prediction, arXiv 2211.12105
 Year: 2022
+Uses: the cluster of all embeddings of the row
+Parameters per domain: none
 
-Conditions on: the cluster of all the row's embeddings
-Grows with domains: nothing
-
-METHODS 7.8. K centres c_k of length one stand among the embeddings e of a row, whatever the tower is given. In
-training, three times a batch of B rows, and without gradient,
+K centres c_k of length one lie in the space of a row's embeddings e, whatever the tower's input is. In training, three
+times per batch of B rows and without gradient (spec: adaptdhm-7.8),
 
     r_i = softmax_k(x_i c_k / τ)        c_k ← normalise(β c_k + (1 - β) / B Σ_i r_ik x_i)
 
-with x = (e - m) / |e - m|. The batch has first moved m, the running mean of e, by max(0.01, 1 / (k + 1)) at the k-th
-batch from 0 on. Then, and alone in evaluation, a row's cluster is k = argmax x c_k, and at every dense stage of tower
-and head
+with x = (e - m) / |e - m|. Before that the batch moves m, the running mean of e, by max(0.01, 1 / (k + 1)) at the k-th
+batch, counted from 0. Then, and in evaluation without the update, the cluster of a row is k = argmax x c_k, and at
+every dense stage of tower and head
 
     W_k* = W ⊙ W_k,  b_k* = b + b_k
 
 W_k = 1 and b_k = 0 at the start, so the model starts as its backbone. A cluster that none of the last `reseed_after`
-training rows chose takes the place of a random row of the batch. The log has each cluster's share of the batch.
+training rows chose takes the position of a random row of the batch. The log holds each cluster's share of the batch.
 
-Departures: METHODS has x = e, no τ and no B; `routing=published` is that. With embeddings as small as ours all r are
-then 1/K and the centres fall together. Rows of length one alone do not keep them apart: that takes λ / τ above the
-length of x's mean, with λ the largest eigenvalue of x's covariance. Measured on the made-up IAAC data (K = 3, E = 16,
-batches of 256) from step 380 to 1160, λ / τ was 0.3 to 0.5 and the length 0.4 to 0.5 without m, 0.4 to 0.8 and
-0.1 to 0.2 with it:
+Plan: one stage at the input, which finds the clusters, and a replacement of each dense stage of tower and head.
+
+Choices: e holds all embeddings and no numeric field, which at size one beside 0.05 would determine the clusters alone.
+Interactions stay shared, as in STAR. W_k are dense parameters under ordinary Adam, whose momentum also moves those of a
+cluster without rows in the batch. On the CPU rows are grouped by cluster and multiplied by their own matrix only. On
+other devices cluster ids are not available without waiting, so all K products are computed and each row selects its
+own, at K times the multiplications of a tower.
+
+Deviations: the specification has x = e, no τ and no B; `routing=published` gives these formulas. With embeddings as
+small as here, all r are then 1/K and the centres coincide. Rows of length one alone do not keep centres apart: that
+takes λ / τ above the length of the mean of x, with λ the largest eigenvalue of the covariance of x. Measured on the
+synthetic IAAC data (K = 3, E = 16, batches of 256) from step 380 to 1160, λ / τ was 0.3 to 0.5 and the length 0.4 to
+0.5 without m, and 0.4 to 0.8 and 0.1 to 0.2 with m:
 
                           1 - largest cosine    rows that change cluster in 20 steps    float32 chooses as float64
     published                     0                            46 %                            32 to 81 %
     length one, without m         0                            29 %                            45 to 100 %
     length one, with m       0.7 to 1.2                        2 %                               100 %
 
-Readings: e holds all embeddings but no plain number, which of size one beside 0.05 would choose the clusters alone;
-interactions stay shared, as in STAR; W_k are dense parameters under ordinary Adam, which moves those of a cluster that
-a batch lacks by their momentum. In the runs above each of three clusters had 18 % of the rows or more with m; with
-`published` clusters come and go, and one was started anew every nine batches.
-
-On the CPU rows are grouped by cluster and a row meets its own matrix only. On other devices cluster ids are not at hand
-without waiting, so all K products are made and a row takes its own: K times the multiplications of a tower.
+In these runs each of three clusters had at least 18 % of the rows with m. With `published`, clusters vanish and
+reappear, and one was reseeded every nine batches.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import nn
@@ -61,39 +63,37 @@ from ctrbench.extend import (
     StageModule,
     activate,
     full_precision,
-    model_validator,
     start_weight,
 )
 
 ITERATIONS = 3
-"""Routing iterations a training batch."""
+"""Routing iterations per training batch."""
 MEAN_MOMENTUM = 0.01
-"""Least weight η of a batch's mean in the running one."""
+"""η, the smallest weight of a batch's mean in the running mean."""
 KEY = "adaptdhm.clusters"
+"""Key of the batch's `Clusters` in `Context.shared`."""
 
 
 class Adaptdhm(Method):
-    """Dense stages of clusters' own, and the routing that finds the clusters."""
+    """Dense stages with weights per cluster, and the routing that finds clusters."""
 
     clusters: int = Field(default=3, ge=2)
-    """K."""
+    """K, the number of clusters."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """β, how much of a centre is kept."""
+    """β, the weight of a centre's previous value."""
     routing: Literal["spherical", "published"] = "spherical"
-    """How centres move: among centred rows of length one by their mean, or by the published formula."""
+    """Update of the centres: the mean of centred rows of length one, or the published formula."""
     temperature: float = Field(default=0.1, gt=0.0)
-    """τ, the smaller the sharper."""
+    """τ, the temperature of the responsibilities r; smaller is sharper."""
     reseed_after: int = Field(default=1024, ge=1)
-    """Training rows after which a cluster that none of them chose starts anew."""
+    """Number of training rows without one of the cluster after which it is reseeded."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.routing == "published" and self.temperature != type(self).model_fields["temperature"].default:
-            raise ValueError("temperature has no effect with routing=published; leave it out")
-        return self
+    def idle(self) -> tuple[str, ...]:
+        """Return `temperature` for the published routing, which has none."""
+        return ("temperature",) if self.routing == "published" else ()
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with the routing at the input and clusters' own weights at each dense stage."""
+        """Return the plan with the routing at the input and weights per cluster at each dense stage."""
 
         def clustered(dense: Dense) -> Stage:
             return ClusterDense(
@@ -105,31 +105,31 @@ class Adaptdhm(Method):
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without dense stages."""
         has_dense = any(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
-        return None if has_dense else "clusters own weights of dense stages, and this plan has none"
+        return None if has_dense else "clusters have weights of dense stages, and this plan has none"
 
     @property
     def starts_as_backbone(self) -> float:
-        """Up to rounding: with W_k = 1 and b_k = 0, W ⊙ W_k is W."""
+        """Return 1e-5: with W_k = 1 and b_k = 0, W ⊙ W_k is W up to rounding."""
         return 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clusters:
-    """Which rows of a batch belong to which cluster."""
+    """Assignment of a batch's rows to clusters."""
 
     cluster_B: torch.Tensor
     routing: Routing | None
-    """The rows grouped by cluster, where ids are at hand without waiting for a device."""
+    """The rows grouped by cluster, on the CPU, where ids are available without waiting for a device."""
 
     @classmethod
-    def of(cls, cluster_B: torch.Tensor) -> Clusters:
-        """Group the rows, on the CPU."""
+    def from_ids(cls, cluster_B: torch.Tensor) -> Clusters:
+        """Return the assignment, with grouped rows on the CPU."""
         return cls(
             cluster_B=cluster_B, routing=Routing(cluster_B) if cluster_B.device.type == "cpu" else None
         )
 
     def linear(self, x_BN: torch.Tensor, weight_KNM: torch.Tensor, bias_KM: torch.Tensor) -> torch.Tensor:
-        """Return x W_k + b_k with each row's own k."""
+        """Return x W_k + b_k for each row's k, (B, N) to (B, M)."""
         if self.routing is not None:
             present_G = self.routing.present_G
             product_BM = self.routing.linear(x_BN, weight_KNM.index_select(0, present_G))
@@ -143,31 +143,31 @@ class Clusters:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRouting(Stage):
-    """Finds each row's cluster and leaves the rows as they are."""
+    """Finds each row's cluster and passes the rows on."""
 
     settings: Adaptdhm
 
     def build(self, num_inputs: int, build: Build) -> ClusterRoutingModule:
-        """Make the module; centres in random directions."""
+        """Build the module; centres start in random directions."""
         return ClusterRoutingModule(self, num_inputs, build)
 
 
 class ClusterRoutingModule(StageModule):
-    """Computes `ClusterRouting`; centres are buffers, moved in training mode only."""
+    """Computes `ClusterRouting`; centres are buffers that change in training mode only."""
 
-    refuses_workers = "its clusters move with a batch's rows and start anew at random ones"
+    refuses_workers = "its clusters follow the rows of a batch and are reseeded at random ones"
     centre: torch.Tensor
     mean: torch.Tensor
     """Running mean of the embedding vectors; stays at zero with `published`."""
     batches: torch.Tensor
     idle: torch.Tensor
-    """Training rows seen since one chose the cluster."""
+    """Training rows since the last one of the cluster."""
 
     def __init__(self, stage: ClusterRouting, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.name, self.settings, self.num_outputs = stage.name, stage.settings, num_inputs
         self.is_spherical = self.settings.routing == "spherical"
-        # Plain numbers stand last in z.
+        # Numeric fields are the last columns of z.
         self.num_embedded = build.schema.num_inputs - len(build.schema.numeric_fields)
         centre_KN = torch.empty(self.settings.clusters, self.num_embedded)
         centre_KN.normal_(generator=build.generator(f"{stage.name}.centre"))
@@ -177,21 +177,20 @@ class ClusterRoutingModule(StageModule):
         self.register_buffer("idle", torch.zeros(self.settings.clusters, dtype=torch.int64))
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to the same."""
-        # In full precision and not by autocast: a row's cluster must not depend on it.
+        """(B, N), passed on unchanged."""
+        # Without autocast: a row's cluster must not depend on the precision.
         with torch.no_grad(), full_precision(x_BN.device):
-            rows_BN = self._rows(context.z_BN[:, : self.num_embedded])
+            rows_BN = self._normalised(context.z_BN[:, : self.num_embedded])
             if self.training:
-                self._move(rows_BN)
+                self._update_centres(rows_BN)
             cluster_B = (rows_BN @ self.centre.T).argmax(1)
             if self.training:
-                self._count(cluster_B, rows_BN, context)
-        # A context has no field for what one method's stages share about a batch, and its copies shall not have it.
-        context.shared[KEY] = Clusters.of(cluster_B)
+                self._reseed_idle(cluster_B, rows_BN, context)
+        context.shared[KEY] = Clusters.from_ids(cluster_B)
         return x_BN
 
-    def _rows(self, embedded_BN: torch.Tensor) -> torch.Tensor:
-        """Return x of each row; in training the mean moves first, or the first batch would know none."""
+    def _normalised(self, embedded_BN: torch.Tensor) -> torch.Tensor:
+        """Return x of each row; in training after the update of the mean, which the first batch needs."""
         if not self.is_spherical:
             return embedded_BN
         if self.training:
@@ -199,7 +198,7 @@ class ClusterRoutingModule(StageModule):
             self.batches.add_(1.0)
         return functional.normalize(embedded_BN - self.mean)
 
-    def _move(self, rows_BN: torch.Tensor) -> None:
+    def _update_centres(self, rows_BN: torch.Tensor) -> None:
         beta, sharpness, weight = self.settings.momentum, 1.0, 1.0
         if self.is_spherical:
             sharpness, weight = 1.0 / self.settings.temperature, 1.0 / len(rows_BN)
@@ -208,37 +207,38 @@ class ClusterRoutingModule(StageModule):
             moved_KN = beta * self.centre + (1.0 - beta) * weight * (share_BK.T @ rows_BN)
             self.centre.copy_(functional.normalize(moved_KN))
 
-    def _count(self, cluster_B: torch.Tensor, rows_BN: torch.Tensor, context: Context) -> None:
-        places_K = torch.arange(self.settings.clusters, device=cluster_B.device)
-        rows_K = (cluster_B[:, None] == places_K).sum(0)
-        for place, share in enumerate((rows_K / len(cluster_B)).unbind()):
-            context.logs[f"{self.name}.share{place}"] = share
+    def _reseed_idle(self, cluster_B: torch.Tensor, rows_BN: torch.Tensor, context: Context) -> None:
+        """Log each cluster's share of the batch, and move idle centres to random rows."""
+        clusters_K = torch.arange(self.settings.clusters, device=cluster_B.device)
+        rows_K = (cluster_B[:, None] == clusters_K).sum(0)
+        for i, share in enumerate((rows_K / len(cluster_B)).unbind()):
+            context.logs[f"{self.name}.share{i}"] = share
         idle_K = torch.where(rows_K > 0, 0, self.idle + len(cluster_B))
         is_idle_K = idle_K >= self.settings.reseed_after
-        seed_KN = functional.normalize(rows_BN.index_select(0, _random_rows(len(rows_BN), places_K)))
+        seed_KN = functional.normalize(rows_BN.index_select(0, _random_rows(len(rows_BN), clusters_K)))
         self.centre.copy_(torch.where(is_idle_K[:, None], seed_KN, self.centre))
         self.idle.copy_(torch.where(is_idle_K, 0, idle_K))
 
 
-def _random_rows(num_rows: int, places_K: torch.Tensor) -> torch.Tensor:
-    """Draw a row for each place; on the CPU, so that all devices draw the same, and without waiting for one."""
-    rows_K = torch.randint(num_rows, places_K.shape)
-    return rows_K if places_K.is_cpu else rows_K.pin_memory().to(places_K.device, non_blocking=True)
+def _random_rows(num_rows: int, clusters_K: torch.Tensor) -> torch.Tensor:
+    """Draw a row index per cluster: on the CPU, so that all devices draw equal ones, without waiting for a device."""
+    rows_K = torch.randint(num_rows, clusters_K.shape)
+    return rows_K if clusters_K.is_cpu else rows_K.pin_memory().to(clusters_K.device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterDense(Dense):
-    """φ(x (W ⊙ W_k) + b + b_k); W starts as the dense stage's of the same name."""
+    """φ(x (W ⊙ W_k) + b + b_k); W starts as that of the dense stage of the same name."""
 
     clusters: int
 
     def build(self, num_inputs: int, build: Build) -> ClusterDenseModule:
-        """Make the module; W_k = 1, b_k = 0."""
+        """Build the module; W_k = 1, b_k = 0."""
         return ClusterDenseModule(self, num_inputs, build)
 
 
 class ClusterDenseModule(StageModule):
-    """Computes `ClusterDense`, with the clusters that `ClusterRouting` found."""
+    """Computes `ClusterDense` with the clusters of `ClusterRouting`."""
 
     def __init__(self, stage: ClusterDense, num_inputs: int, build: Build) -> None:
         super().__init__()

@@ -1,31 +1,36 @@
-"""AdaSparse: the domain and a layer's own input weigh, and prune, each neuron that enters a weight matrix.
+"""AdaSparse: gates conditioned on the domain and on a layer's input scale and prune the neurons that enter it.
 
 Paper: Yang et al., AdaSparse, CIKM 2022
 Year: 2022
+Uses: e_d and the input of each gated layer
+Parameters per domain: none
 
-Conditions on: e_d and the layer's own input
-Grows with domains: nothing
-
-METHODS 1. At each site, the input h of a weight matrix, h(d) = h ⊙ π with
+At each site the input h of a weight matrix is multiplied by factors π, h(d) = h ⊙ π (spec: adasparse-1.2), with
 
     v_in  = P [e_d ; h] + c
     v_out = σ(α v_in) (Binarization), β σ(v_in) (Scaling), β σ(α v_in) (Fusion)
     π     = 1[v_out > ε] (Binarization), v_out (Scaling), v_out · 1[v_out > ε] (Fusion)
     R_s   = (1/S) Σ_l λ^l |r^l - r|,  λ^l = sg(λ̂ |r^l - r|) outside [r_min, r_max], else 0
 
-r^l is the pruned share of the batch's neurons and r the middle of the band. α and λ̂ grow with the optimiser's steps
-alone. Sites are the inputs of all dense stages, embeddings and head included; DCNv2's cross matrices by option.
+r^l is the pruned share of the batch's neurons at site l, r the middle of the band [r_min, r_max]. The slope α and the
+weight λ̂ grow with the number of optimiser steps only. Sites are the inputs of all dense stages, those of the
+embeddings and of the head included, and optionally those of DCNv2's cross matrices.
 
-Readings: `sign` is a step, its gradient is straight-through (1.3), r^l counts zeros (1.4), v_in has a bias, and pruners
-start at 0.1 x Xavier (1.7). Where METHODS is silent: r^l of a site with ungated columns counts its gated columns only;
-`prune_input` also rules the first cross layer under `prune_cross`, and is refused where no embeddings enter a site, as
-in stacked DCNv2 without it; `gradient=zero` keeps R_s from the pruners too, as automatic differentiation would.
-`inspect` gives studies r^l of each domain's test rows; the log holds its mean over an epoch's batches (1.4). Where
-several workers train, r^l is the mean over all their rows, each of which pulls as in one process (1.4). Not here:
-weight matrices compacted for serving (1.5; factors are computed for each row). Scaling and slopes near 1 start within
-2e-2 of the backbone, not 1e-2, where the input is wide (measured: 1.2e-2 at 337 inputs). Most of the default form's
-gain on MovieLens-1M remains with domains that carry no information; `pruner_input=domain` does use the domains
-(docs/reports/controls.md).
+Plan: one gate before each dense stage of tower and head; with `prune_cross` gates within the cross network.
+
+Choices: `sign` is a step function with a straight-through gradient (spec: adasparse-1.3); r^l counts zeros
+(spec: adasparse-1.4); v_in has a bias, and pruners start at 0.1 times Xavier's range (spec: adasparse-1.7). r^l of a
+site with columns that are not gated counts the gated columns only. `prune_input` also applies to the first cross layer
+under `prune_cross`; it is refused where no embeddings enter a site, as in stacked DCNv2 without `prune_cross`.
+`gradient=zero` also keeps the gradient of R_s from the pruners, as automatic differentiation would. With several
+workers, r^l is the mean over the rows of all workers, so each row contributes as in one process. The log holds the mean
+of r^l over an epoch's batches; `inspect` returns the kept share per gate and domain on the test rows.
+
+Not implemented: weight matrices compacted for serving (spec: adasparse-1.5); factors are computed per row.
+
+Limits: with Scaling, or with a slope near 1, the initial logits are within 2e-2 of the backbone's, not within 1e-2,
+where the input is wide (measured: 1.2e-2 at 337 inputs). Most of the default form's gain on MovieLens-1M remains with
+domains that carry no information; `pruner_input=domain` does use the domains (docs/reports/controls.md).
 """
 
 from __future__ import annotations
@@ -51,6 +56,8 @@ from ctrbench.extend import (
     CTRModel,
     Dense,
     Field,
+    GateSite,
+    Inspection,
     Method,
     Plan,
     Routing,
@@ -75,43 +82,49 @@ _BAND_SETTINGS = ("r_min", "r_max", "ratio_mode", "lambda_start", "lambda_max", 
 
 
 class AdaSparse(Method):
-    """A pruner of its own before each weight matrix; nothing is particular to a domain but its embeddings."""
+    """A gate before each weight matrix, conditioned on e_d and the matrix's input."""
+
+    inspects = True
 
     form: Literal["fusion", "scaling", "binarization"] = "fusion"
-    """Fusion scales and prunes, Scaling only scales, Binarization only prunes."""
+    """Effect of the factors: Fusion scales and prunes, Scaling scales, Binarization prunes."""
     prune_input: Literal["all", "agnostic_only"] | None = "all"
-    """What is gated where the embeddings themselves enter: all of them, all but e_d, or (`none`) nothing."""
+    """Gated columns where the embeddings enter a matrix: all, all but e_d (`agnostic_only`), or none."""
     prune_cross: bool = False
-    """Gate what enters each cross matrix too, not x_0 and not the residual (METHODS 1.6)."""
+    """Whether the input of each cross matrix is gated too; x_0 and the residual are not (spec: adasparse-1.6)."""
     pruner_input: Literal["domain_and_hidden", "domain"] = "domain_and_hidden"
-    """[e_d ; h], or e_d alone, which makes the factors a function of the domain."""
+    """Input of the pruners: [e_d ; h], or e_d only, with which factors are a function of the domain."""
     detach_pruner_input: bool = False
-    """Stop the gradient where e_d and h enter the pruners."""
+    """Whether the gradient stops where e_d and h enter the pruners."""
     pruner_init: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["zero"] = 0.1
-    """Share of Xavier's range that pruner weights start in."""
+    """Initial range of pruner weights, as a share of Xavier's; `zero`: they start at zero."""
     beta: Positive = 2.0
-    """Largest factor of Scaling and Fusion."""
+    """β, the largest factor of Scaling and Fusion."""
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.25
-    """A neuron is pruned where v_out ≤ ε."""
+    """ε, the threshold; a neuron is pruned where v_out ≤ ε."""
     alpha_start: Positive = 0.1
+    """Initial slope α of the sigmoid."""
     alpha_limit: Positive = 5.0
-    """Slope α of the sigmoid at the end of its growth."""
+    """Final slope α of the sigmoid."""
     alpha_rho: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """Share of the planned steps over which α grows."""
+    """Share of the planned steps during which α grows."""
     gradient: Literal["ste", "masked", "soft", "zero"] = "ste"
-    """dL/dv_out: dL/dπ everywhere, or un-pruned only; exact, without a threshold in training; or 0 (METHODS 1.3)."""
+    """dL/dv_out: dL/dπ everywhere (`ste`) or for neurons that are not pruned (`masked`); exact, without a threshold in
+    training (`soft`); or zero (spec: adasparse-1.3)."""
     regularise: bool = True
-    """Add R_s; Scaling, which prunes nothing, never does."""
+    """Whether R_s is added to the loss; Scaling, which does not prune, never adds it."""
     r_min: Share = 0.15
+    """Lower end of the band in which the pruned share has no penalty."""
     r_max: Share = 0.25
-    """Upper end of the band that the pruned share is left alone in."""
+    """Upper end of the band."""
     ratio_mode: Literal["mask", "l1"] = "mask"
-    """r^l is the pruned share, or 1 - mean π as the paper writes it."""
+    """r^l: the pruned share (`mask`), or 1 - mean π (`l1`) as in the paper."""
     lambda_start: Positive = 0.01
+    """Initial weight λ̂ of R_s."""
     lambda_max: Positive = 1.0
-    """λ̂ at the end of training."""
+    """Final weight λ̂."""
     lambda_shape: Literal["linear", "exponential"] = "linear"
-    """How λ̂ grows from its start to its end."""
+    """Growth of λ̂ from its initial to its final value."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,15 +136,12 @@ class AdaSparse(Method):
             raise ValueError("lambda_start must not exceed lambda_max")
         if self.form != "scaling" and self.epsilon >= self.ceiling:
             raise ValueError(
-                f"epsilon must be below v_out's largest value, {self.ceiling:g}, or all is pruned"
+                f"epsilon must be below the largest v_out, {self.ceiling:g}; otherwise all neurons are pruned"
             )
-        for name in self._idle_settings():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with these settings; leave it out")
         return self
 
-    def _idle_settings(self) -> Iterator[str]:
-        """Name the settings that change nothing under the others."""
+    def idle(self) -> Iterator[str]:
+        """Yield the settings that have no effect under the others."""
         if self.form == "scaling":
             yield from (*_STEP_SETTINGS, *_BAND_SETTINGS, "regularise")
             return
@@ -141,7 +151,7 @@ class AdaSparse(Method):
             yield from _BAND_SETTINGS
         if self.form == "binarization":
             yield "beta"
-            # There π is the mask itself, and so is its gradient.
+            # π is the mask itself, so both definitions of r^l agree.
             yield from ("ratio_mode",) if self.gradient == "ste" else ()
         if self.alpha_start == self.alpha_limit:
             yield "alpha_rho"
@@ -150,16 +160,16 @@ class AdaSparse(Method):
 
     @property
     def ceiling(self) -> float:
-        """Least upper bound of v_out."""
+        """Least upper bound of v_out: 1 for Binarization, β otherwise."""
         return 1.0 if self.form == "binarization" else self.beta
 
     def alpha(self, progress: float) -> float:
-        """Return α when that share of the planned steps is done."""
+        """Return α for the share of planned steps done."""
         grown = min(1.0, progress / self.alpha_rho)
         return self.alpha_start + (self.alpha_limit - self.alpha_start) * grown
 
     def lambda_hat(self, progress: float) -> float:
-        """Return λ̂ when that share of the planned steps is done."""
+        """Return λ̂ for the share of planned steps done."""
         if self.lambda_shape == "linear":
             return self.lambda_start + (self.lambda_max - self.lambda_start) * progress
         return float(self.lambda_start * (self.lambda_max / self.lambda_start) ** progress)
@@ -167,15 +177,15 @@ class AdaSparse(Method):
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with a gate before each site."""
         num_sites = self._num_sites(plan)
-        entry = _entry(plan)
+        entry = _first_fed_dense(plan)
 
         def gate(dense: Dense) -> Gate:
             return self._gate(dense.name, num_sites, takes_embeddings=dense is entry)
 
-        # What stands before the first gated site is put back as it was.
-        kept = plan.tower[: plan.tower.index(entry) + 1] if entry and self.prune_input is None else ()
-        edited = replace(plan, tower=plan.tower[len(kept) :]).before_dense(gate)
-        edited = replace(edited, tower=(*kept, *edited.tower))
+        # Stages before the first gated site stay as they are.
+        ungated = plan.tower[: plan.tower.index(entry) + 1] if entry and self.prune_input is None else ()
+        edited = replace(plan, tower=plan.tower[len(ungated) :]).before_dense(gate)
+        edited = replace(edited, tower=(*ungated, *edited.tower))
         return self._with_cross(edited, num_sites) if self.prune_cross else edited
 
     def _with_cross(self, plan: Plan, num_sites: int) -> Plan:
@@ -195,33 +205,32 @@ class AdaSparse(Method):
 
     def _gate(self, site: str, num_sites: int, *, takes_embeddings: bool) -> Gate:
         is_partial = takes_embeddings and self.prune_input == "agnostic_only"
-        return Gate(name=f"{site}.gate", settings=self, num_sites=num_sites, is_partial=is_partial)
+        return Gate(
+            name=f"{site}.gate", stage=site, settings=self, num_sites=num_sites, is_partial=is_partial
+        )
 
     def _num_sites(self, plan: Plan) -> int:
         dense = sum(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
         crosses = [
             stage.layers for stage in plan.interactions if isinstance(stage, Cross) and self.prune_cross
         ]
-        entries = len(crosses) + (_entry(plan) is not None)
+        entries = len(crosses) + (_first_fed_dense(plan) is not None)
         return dense + sum(crosses) - (entries if self.prune_input is None else 0)
 
-    def inspect(self, model: CTRModel, test: SplitData) -> dict[str, np.ndarray]:
-        """Return the share of each domain's test rows that keep a neuron, (domains, neurons) by site.
-
-        `domain` holds the ids of the domains with test rows, `rows` their numbers of rows.
-        """
+    def inspect(self, model: CTRModel, test: SplitData) -> Inspection:
+        """Return the share of each domain's test rows that keep a neuron, per gate."""
         kept: dict[str, torch.Tensor] = {}
         rows_D = torch.zeros(model.schema.num_domains + 1, dtype=torch.float64)
 
-        def look(gate: GateModule, given: tuple[torch.Tensor, Context]) -> None:
-            x_BN, context = given
+        def count_kept(gate: GateModule, inputs: tuple[torch.Tensor, Context]) -> None:
+            x_BN, context = inputs
             # In float64: a float32 count of ones stops at 16.7 million.
             kept_BN = (gate.factors(x_BN, context) > 0.0).double()
-            total_DN = kept.setdefault(gate.name, kept_BN.new_zeros(len(rows_D), kept_BN.shape[1]))
+            total_DN = kept.setdefault(gate.stage, kept_BN.new_zeros(len(rows_D), kept_BN.shape[1]))
             total_DN.index_add_(0, context.domain_B.long().to(kept_BN.device), kept_BN)
 
         gates = [module for module in model.modules() if isinstance(module, GateModule)]
-        handles = [gate.register_forward_pre_hook(look) for gate in gates]
+        handles = [gate.register_forward_pre_hook(count_kept) for gate in gates]
         model.eval()
         with torch.no_grad():
             for batch in test.in_order(EVAL_ROWS):
@@ -230,27 +239,30 @@ class AdaSparse(Method):
         for handle in handles:
             handle.remove()
         present = torch.nonzero(rows_D)[:, 0]
-        shares = {name: total[present.to(total.device)].cpu() for name, total in kept.items()}
-        return {
-            "domain": present.numpy(),
-            "rows": rows_D[present].numpy().astype(np.int64),
-            **{name: (total / rows_D[present, None]).float().numpy() for name, total in shares.items()},
-        }
+        sites = tuple(
+            GateSite(
+                stage=stage,
+                kept_DN=(total_DN[present.to(total_DN.device)].cpu() / rows_D[present, None]).float().numpy(),
+            )
+            for stage, total_DN in kept.items()
+        )
+        rows = rows_D[present].numpy().astype(np.int64)
+        return Inspection(domain_D=present.numpy(), rows_D=rows, sites=sites)
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans without a site, and settings that would change nothing in this plan."""
+        """Refuse plans without a site, and settings without effect on this plan."""
         has_cross = any(isinstance(stage, Cross) for stage in plan.interactions)
         if self.prune_cross and not has_cross:
-            return "prune_cross gates the inputs of cross matrices, and this plan has none"
-        if self.prune_input != "all" and _entry(plan) is None and not self.prune_cross:
-            return f"prune_input={self.prune_input or 'none'} concerns embeddings that enter a tower; here none do"
+            return "prune_cross needs cross matrices, and this plan has none"
+        if self.prune_input != "all" and _first_fed_dense(plan) is None and not self.prune_cross:
+            return f"prune_input={self.prune_input or 'none'} needs embeddings as the tower's input"
         if self._num_sites(plan) == 0:
-            return "no weight matrix is left whose input could be gated"
+            return "no gated weight matrix is left"
         return None
 
     @property
     def starts_as_backbone(self) -> float | None:
-        """Exactly with pruner_init=zero, nearly with small pruners; None where σ(0) does not mean a factor of 1."""
+        """Return 0.0 with pruner_init=zero, 1e-2 or 2e-2 with small pruners, None where σ(0) is not a factor of 1."""
         if self.form != "binarization" and self.beta != 2.0:
             return None
         middle = 0.5 * self.ceiling
@@ -264,8 +276,8 @@ class AdaSparse(Method):
         return (1e-2 if slope <= 0.5 else 2e-2) if is_small else None
 
 
-def _entry(plan: Plan) -> Dense | None:
-    """Return the tower's dense stage that the embeddings enter, if there is one."""
+def _first_fed_dense(plan: Plan) -> Dense | None:
+    """Return the first dense stage of a tower that reads the embeddings; None for a stacked tower."""
     is_fed = plan.join == "parallel" or not plan.interactions
     dense = (stage for stage in plan.tower if isinstance(stage, Dense))
     return next(dense, None) if is_fed else None
@@ -388,7 +400,7 @@ class _TrainGate(torch.autograd.Function):
         gated_BN, hidden_BN, domain_GE, weight, base, slope = ctx.saved_tensors  # type: ignore[attr-defined]
         site: Site = ctx.site  # type: ignore[attr-defined]
         back = back_by_loops if base.device.type == "cpu" else back_by_tensors
-        # Of r^l's gradient a worker has what its own rows have.
+        # A worker's share of the gradient of r^l is that of its own rows.
         pull = grads[1] * slope if site.team is None else grads[1] * slope * site.team.share
         by_gated, by_v = back(grads[0], pull, gated_BN, base, site)
         if site.settings.form != "scaling" and site.settings.gradient == "zero":
@@ -563,12 +575,14 @@ def _back(
 class Gate(Stage):
     """h ⊙ π at one site of `num_sites`; `is_partial` leaves the embeddings e_d as they are."""
 
+    stage: str
+    """Name of the stage whose input the gate weighs."""
     settings: AdaSparse
     num_sites: int
     is_partial: bool = False
 
     def build(self, num_inputs: int, build: Build) -> GateModule:
-        """Make the module; scaled Xavier uniform pruner weights, zero bias."""
+        """Build the module; pruner weights start scaled Xavier uniform, biases at zero."""
         return GateModule(self, num_inputs, build)
 
 
@@ -582,7 +596,8 @@ class GateModule(StageModule):
 
     def __init__(self, stage: Gate, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.name, self.settings, self.num_sites = stage.name, stage.settings, stage.num_sites
+        self.name, self.stage = stage.name, stage.stage
+        self.settings, self.num_sites = stage.settings, stage.num_sites
         self.num_outputs = num_inputs
         columns = _agnostic_columns(build.schema, num_inputs) if stage.is_partial else None
         self.register_buffer("columns", columns, persistent=False)
@@ -670,7 +685,7 @@ class GatedCross(Cross):
     gates: tuple[Gate, ...]
 
     def build(self, num_inputs: int, build: Build) -> GatedCrossModule:
-        """Make the module; its kernels start as those of the cross network without gates."""
+        """Build the module; its kernels start as those of the cross network without gates."""
         return GatedCrossModule(self, num_inputs, build)
 
 

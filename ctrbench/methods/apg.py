@@ -2,25 +2,30 @@
 
 Paper: Yan et al., APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction, NeurIPS 2022
 Year: 2022
+Uses: e_d, or the input named by `condition`
+Parameters per domain: none
 
-Conditions on: e_d, or the condition that `condition` names
-Grows with domains: nothing
+A hidden layer φ(h W_z + b) has a weight that a generator G, an MLP, makes from a condition z (spec: apg-3.1):
 
-METHODS 3. A hidden layer φ(h W_z + b) whose weight depends on a condition z through a generator G, an MLP:
-
-    v1  W_z = reshape(G(z))              v4  ((h U) S_z) V, the same without ever forming W_z
-    v2  W_z = U_z S_z V_z                v5  v4 with U = U_l U_r and V = V_l V_r, merged once a step
+    v1  W_z = reshape(G(z))              v4  ((h U) S_z) V, the same without forming W_z
+    v2  W_z = U_z S_z V_z                v5  v4 with U = U_l U_r and V = V_l V_r, merged once per step
     v3  W_z = U S_z V, formed            S_z = I + G(z), or G(z) without `core_residual`
 
-U is N x K, S_z is K x K, V is K x M. Hidden layers only: the head, cross networks and further logits stay plain.
+U is N x K, S_z is K x K, V is K x M. Only hidden layers are generated; head, cross networks and further logits stay.
 
-Readings: z = e_d (3.1, mix-wise with input aggregation), linear G (3.1), S_z = I + G(z) (3.2). Where METHODS is silent:
-K above N or M is clipped to the smaller of them, a layer cannot have a higher rank; in v1 and v2, which have no shared
-factors, G's last bias starts at the static weight, or at U and V, so they too start near a static layer; a hidden layer
-of G is ReLU; with `generate_bias` G's own last bias takes the place of b. Attention over features and aggregation of
-outputs are left out; with a linear G the latter is `concatenate`. Factors are merged at each forward pass, after
-training too (3.5). v5's factors multiply each other's steps: at a learning rate of 1e-2 its tanh layers saturate, and
-at the study's 1e-3 training collapsed in 2 of 6 seeds (DNN, twin of IAAC).
+Plan: replaces each dense stage of the tower.
+
+Choices: z = e_d and a linear G (spec: apg-3.1); S_z = I + G(z) (spec: apg-3.2). A rank K above N or M is reduced to
+their minimum, the largest rank of the layer. In v1 and v2, which have no shared factors, the last bias of G starts at
+the static weight, or at U and V, so they also start near a static layer. A hidden layer of G is ReLU. With
+`generate_bias` the last bias of G replaces b. Factors are merged at each forward pass, after training too
+(spec: apg-3.5).
+
+Not implemented: attention over features and aggregation of outputs; with a linear G the latter equals `concatenate`.
+
+Limits: the factors of v5 multiply each other's steps; at a learning rate of 1e-2 its tanh layers saturate, and at the
+study's 1e-3 training collapsed in 2 of 6 seeds (DNN, twin of IAAC). v1 and v3 form a matrix per row and are meant for
+comparison.
 """
 
 from __future__ import annotations
@@ -51,61 +56,59 @@ from ctrbench.extend import (
 Size = Annotated[int, Field(ge=1)]
 
 GENERATOR_SCALE = 0.1
-"""Share of Xavier's range that G's last layer starts in."""
+"""Initial range of G's last layer, as a share of Xavier's."""
 
 
 class Apg(Method):
-    """Weights of the hidden layers generated from a condition."""
+    """Hidden layers whose weights are generated from a condition."""
 
     version: Literal["v1", "v2", "v3", "v4", "v5"] = "v5"
-    """v1 and v3 form a matrix a row, for comparison; v1 and v2 share no factors; v5 is the full model."""
+    """Version of the paper: v5 is the full model; v1 and v3 form a matrix per row; v1 and v2 share no factors."""
     rank: tuple[Size, ...] = Field(default=(16,), min_length=1)
-    """K, one for all hidden layers or one for each; where a layer is narrower, its width."""
+    """K, one for all hidden layers or one per layer; at most the width of a layer."""
     over: tuple[Size, ...] = Field(default=(128,), min_length=1)
-    """P of v5, one for all hidden layers or one for each; at least K."""
+    """P, the inner width of v5, one for all hidden layers or one per layer; at least K."""
     condition: Literal["mix", "self", "group"] = "mix"
-    """z is all of e_d, the layer's own input, or the embedding of one domain feature."""
+    """Condition z: e_d (`mix`), the layer's input (`self`) or the embedding of one domain feature (`group`)."""
     aggregation: Literal["concatenate", "average"] = "concatenate"
-    """How `mix` makes one z of the domain features' embeddings."""
+    """Combination of the domain features' embeddings for `mix`."""
     group_feature: str | None = None
-    """The domain feature of `group`; None: the first."""
+    """Domain feature of `group`; none: the first."""
     generator_hidden: Size | None = None
-    """Width of a hidden layer of G; None: G is linear."""
+    """Width of a hidden layer of G; none: G is linear."""
     core_residual: bool = True
-    """S_z = I + G(z)."""
+    """Whether S_z is I + G(z), not G(z)."""
     generate_bias: bool = False
-    """Generate the layer's bias too."""
+    """Whether the bias of a layer is generated too."""
     detach_condition: bool = False
-    """Stop the gradient where z enters G."""
+    """Whether the gradient stops where z enters G."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.version == "v5" and len({len(self.rank), len(self.over), 1}) > 2:
-            raise ValueError("rank and over must name as many layers as each other, or one for all")
-        places = range(max(len(self.rank), len(self.over)))
-        if self.version == "v5" and any(self.of_layer(i)[0] > self.of_layer(i)[1] for i in places):
+            raise ValueError("rank and over must have equal lengths, or one number for all layers")
+        layers = range(max(len(self.rank), len(self.over)))
+        if self.version == "v5" and any(self.sizes(i)[0] > self.sizes(i)[1] for i in layers):
             raise ValueError("over must not be below rank")
-        for name in self._idle_settings():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with these settings; leave it out")
         return self
 
-    def _idle_settings(self) -> tuple[str, ...]:
+    def idle(self) -> tuple[str, ...]:
+        """Return the settings that other versions or conditions read."""
         idle = {"v1": ("rank", "over", "core_residual"), "v5": ()}.get(self.version, ("over",))
         by_condition = {"mix": ("group_feature",), "group": ("aggregation",)}
         return (*idle, *by_condition.get(self.condition, ("group_feature", "aggregation")))
 
-    def of_layer(self, place: int) -> tuple[int, int]:
-        """Return K and P of a hidden layer, before clipping."""
-        rank, over = (size[place if len(size) > 1 else 0] for size in (self.rank, self.over))
+    def sizes(self, layer: int) -> tuple[int, int]:
+        """Return K and P of the hidden layer with this index, before the limit of its width."""
+        rank, over = (size[layer if len(size) > 1 else 0] for size in (self.rank, self.over))
         return rank, over
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with generated hidden layers."""
-        places = {stage.name: place for place, stage in enumerate(_hidden(plan))}
+        layers = {stage.name: i for i, stage in enumerate(_hidden(plan))}
 
         def generated(dense: Dense) -> Dense:
-            rank, over = self.of_layer(places[dense.name])
+            rank, over = self.sizes(layers[dense.name])
             return Generated(
                 name=dense.name,
                 width=dense.width,
@@ -118,12 +121,12 @@ class Apg(Method):
         return plan.map_dense(generated, head=False)
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans without hidden layers, or with other than those that rank and over name."""
+        """Refuse plans without hidden layers, or with another number than rank and over have."""
         num_layers = len(_hidden(plan))
         if not num_layers:
-            return "only hidden dense layers are generated, and this plan has none"
+            return "hidden dense layers are generated, and this plan has none"
         if any(len(size) not in (1, num_layers) for size in (self.rank, self.over)):
-            return f"rank and over name one size, or one for each of the {num_layers} hidden layers"
+            return f"rank and over need one number, or one for each of the {num_layers} hidden layers"
         return None
 
 
@@ -140,13 +143,13 @@ class Generated(Dense):
     over: int
 
     def build(self, num_inputs: int, build: Build) -> GeneratedModule:
-        """Make the module; METHODS 3.2."""
+        """Build the module of the version (spec: apg-3.2)."""
         kinds: dict[str, type[GeneratedModule]] = {"v1": FullModule, "v2": LowRankModule, "v5": MergedModule}
         return kinds.get(self.settings.version, SharedModule)(self, num_inputs, build)
 
 
 class Condition(nn.Module):
-    """Picks z of (B, `width`) for a layer."""
+    """Selects the condition z of a layer, (B, `width`)."""
 
     def __init__(self, settings: Apg, num_inputs: int, schema: Schema) -> None:
         super().__init__()
@@ -157,11 +160,11 @@ class Condition(nn.Module):
         self.width = schema.embedding_size if self.is_average else widths[settings.condition]
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """Return z."""
-        z = self._pick(x_BN, context)
+        """(B, N) to z of (B, `width`)."""
+        z = self._select(x_BN, context)
         return z.detach() if self.settings.detach_condition else z
 
-    def _pick(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+    def _select(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         if self.settings.condition == "self":
             return x_BN
         if self.settings.condition == "group":
@@ -202,7 +205,7 @@ class Generator(nn.Module):
 
 
 class GeneratedModule(StageModule):
-    """φ(h W_z + b); a version says what is generated and how it is multiplied."""
+    """φ(h W_z + b); subclasses define the generated entries and their product with h."""
 
     bias: nn.Parameter | None
 
@@ -223,7 +226,7 @@ class GeneratedModule(StageModule):
 
     @abstractmethod
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
-        """Make the version's own parameters; return what G's last bias starts at, one number an entry."""
+        """Make the version's own parameters; return the initial last bias of G, one number per generated entry."""
 
     @abstractmethod
     def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
@@ -238,7 +241,7 @@ class GeneratedModule(StageModule):
         return activate(self.multiply(x_BN, weight) + bias_BM, self.activation)
 
     def apply_core(self, a_BK: torch.Tensor, core: torch.Tensor) -> torch.Tensor:
-        """Return a S_z; a sum of products, several times as fast as small matrix products on a CPU."""
+        """Return a S_z, as a sum of products: on a CPU several times as fast as small matrix products."""
         product = (a_BK[:, :, None] * core.view(-1, self.rank, self.rank)).sum(1)
         return a_BK + product if self.settings.core_residual else product
 
@@ -248,38 +251,38 @@ def _factor(num_rows: int, num_columns: int, variance: float, build: Build, labe
 
 
 def _gain2(activation: Activation | None) -> float:
-    """g² of METHODS 3.2."""
+    """Return the squared gain of an activation (spec: apg-3.2)."""
     return 2.0 if activation == "relu" else 1.0
 
 
 def _times(x_BN: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Tensor:
-    """Multiply each row by a matrix of its own, given flat."""
+    """Multiply each row by its own matrix, given flat."""
     return torch.bmm(x_BN[:, None], weight.view(*x_BN.shape, num_outputs))[:, 0]
 
 
 class FullModule(GeneratedModule):
-    """v1: all N x M entries are generated."""
+    """Version v1: all N x M entries are generated."""
 
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
-        """Start at the static layer's weight."""
+        """Return the static layer's initial weight."""
         generator = build.generator(f"{stage.name}.weight")
         return start_weight(self.num_inputs, stage.width, stage.activation, generator).flatten()
 
     def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-        """Multiply by a full matrix a row."""
+        """Multiply by a full matrix per row."""
         return _times(x_BN, generated, self.num_outputs)
 
 
 class LowRankModule(GeneratedModule):
-    """v2: U_z, S_z and V_z are all generated."""
+    """Version v2: U_z, S_z and V_z are all generated."""
 
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
-        """Start at static U and V and a core of zero."""
+        """Return static U and V and a core of zero."""
         left, right = _factors(self, stage, build)
         return torch.cat([left.flatten(), torch.zeros(self.rank**2), right.flatten()])
 
     def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-        """Multiply by three matrices a row."""
+        """Multiply by three matrices per row."""
         sizes = [self.num_inputs * self.rank, self.rank**2, self.rank * self.num_outputs]
         left, core, right = torch.split(generated, sizes, dim=1)
         a_BK = self.apply_core(_times(x_BN, left, self.rank), core)
@@ -294,10 +297,10 @@ def _factors(module: GeneratedModule, stage: Generated, build: Build) -> tuple[t
 
 
 class SharedModule(GeneratedModule):
-    """v3 and v4: U and V are shared, S_z is generated."""
+    """Versions v3 and v4: U and V are shared, S_z is generated."""
 
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
-        """Make U and V; a core of zero."""
+        """Make U and V; return a core of zero."""
         left, right = _factors(self, stage, build)
         self.left, self.right = nn.Parameter(left), nn.Parameter(right)
         return torch.zeros(self.rank**2)
@@ -318,10 +321,10 @@ class SharedModule(GeneratedModule):
 
 
 class MergedModule(SharedModule):
-    """v5: U and V are products of larger factors, with nothing between them, so they merge."""
+    """Version v5: U and V are products of larger factors, merged at each forward pass."""
 
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
-        """Make U_l, U_r, V_l and V_r; a core of zero."""
+        """Make U_l, U_r, V_l and V_r; return a core of zero."""
         over, name = stage.over, stage.name
         gain2 = _gain2(stage.activation)
         self.left = nn.Parameter(_factor(self.num_inputs, over, 1 / self.num_inputs, build, f"{name}.left"))

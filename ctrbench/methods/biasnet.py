@@ -1,18 +1,22 @@
-"""BiasNet: a shallow side tower of the domain-aware features adds its logit to the main network's.
+"""BiasNet: a shallow side tower of the domain features adds a logit to the main network's.
 
-Paper: none; the definition of METHODS 7.1, after the shallow tower of position bias
+Paper: none; the definition of this project, after the shallow tower of position bias
 Year: none
-Conditions on: e_d, in the side tower alone
-Grows with domains: nothing
+Uses: e_d, in the side tower only
+Parameters per domain: none
 
-METHODS 7.1. s = s_main(z) + s_bias(e_d), with s_bias a two-layer network: ReLU of `hidden` units, linear output.
+    s = s_main(z) + s_bias(e_d)        s_bias(e_d) = ReLU(e_d A + a) w + c
 
-It learns the click rates of domains and nothing else: what it adds is the same for all rows of a known domain, so it
-cannot change how the rows of one domain are ranked. A method that does not beat it has learned levels only.
+The added logit is the same for all rows of a known domain (spec: biasnet-7.1). BiasNet can therefore learn the click
+level of a domain and cannot change the ranking within it. A method that does not beat it has learned levels only.
 
-Readings: the output starts at zero, so BiasNet starts as the backbone; e_d stays among the main network's inputs, as
-with every method. Departures: 7.1 calls it STAR's auxiliary network on domain features. That one, every method's
-setting `aux=domain`, also has a row emb(p) for each domain, which grows with domains; here there is e_d alone.
+Plan: adds a logit.
+
+Choices: w and c start at zero, so BiasNet starts as the backbone. e_d stays among the inputs of the main network, as in
+every method.
+
+Deviations: the auxiliary network of STAR, the setting `aux=domain` of every method, also reads a row emb(p) per domain;
+here the input is e_d alone.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from ctrbench.extend import Build, Context, Dense, Field, Method, Plan, Stage, S
 
 
 class BiasNet(Method):
-    """A small network of e_d, added to the logit."""
+    """A small network of e_d whose logit is added."""
 
     hidden: int = Field(default=32, ge=1)
     """Width of the side tower's hidden layer."""
@@ -37,7 +41,7 @@ class BiasNet(Method):
 
     @property
     def starts_as_backbone(self) -> float:
-        """Exactly: the side tower's logit is zero."""
+        """Return 0.0: the side tower's initial logit is zero."""
         return 0.0
 
 
@@ -48,7 +52,7 @@ class BiasTower(Stage):
     hidden: int
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module, whatever else there is at the input."""
+        """Build the module; its input is e_d, not the stage's input."""
         return BiasTowerModule(self, build)
 
 

@@ -1,24 +1,28 @@
-"""Cross-Stitch: a network for each domain, and after each layer a learned mixture of all of theirs.
+"""Cross-Stitch: one network per domain, and a learned mixture of all networks after each layer.
 
 Paper: Misra et al., Cross-stitch Networks for Multi-task Learning, CVPR 2016
 Year: 2016
-Conditions on: the indicator p
-Grows with domains: a tower and a head a domain, and M mixing weights of each layer
+Uses: the indicator p
+Parameters per domain: one tower, one head, and M mixing weights per layer
 
-METHODS 6.2, with domains for tasks. After hidden layer l of M networks, one number for each pair of them:
+After hidden layer l of M networks, one number per pair of domains mixes their outputs (spec: cross-stitch-6.6):
 
     h~_p = Σ_q A_pq h_q        A starts at 0.9 on the diagonal and 0.1 / (M - 1) elsewhere
 
-A row runs through all M networks, at M times the cost of one, and its logit is the output of its own
-domain's; after the last layer its own row of A is all it needs. More domains than `max_domains` are refused.
+Domains are the tasks. Every row runs through all M networks, at M times the cost of one, and its logit is the output of
+its own domain's network; after the last layer only its own row of A is needed.
 
-Readings: the networks start apart, as separately trained ones would be; an unseen domain takes the output of
-the largest one's (0.4), and training rows have none, since domain features keep every value; with a single
-domain A starts at 1. Row p of the last A serves domain p alone, so that A is a table of the domains'. Through
-the networks every row runs, so absent domains' get gradients too (0.5 no. 3 does not hold for them); each is
-a domain's all the same, and so are a row of A and parameter counts. What of a backbone is no dense stage
-stays shared. Departures: none. Left out: a learning rate of A's own, ten times the common
-one, and mixtures of single neurons, which are a different model.
+Plan: one stage replaces the dense stages of the tower; the head becomes one per domain.
+
+Choices: networks start at different weights, as separately trained ones would. A row of an unseen domain takes the
+output of the largest domain's network (spec: conventions-0.4); training rows are never of an unseen domain. With one
+domain A starts at 1. Row p of the last A serves domain p only, so that A is a per-domain table. Stages of a backbone
+that are not dense stay shared.
+
+Not implemented: a learning rate of A ten times the common one, and mixtures of single neurons, which are another model.
+
+Limits: more domains than `max_domains` are refused. Since every row runs through all networks, networks of absent
+domains get gradients too (an exemption of rule 3 in spec: conventions-0.5); they count as parameters per domain.
 """
 
 from __future__ import annotations
@@ -46,19 +50,19 @@ from ctrbench.extend import (
 )
 
 OWN_SHARE = 0.9
-"""Start of the diagonal of A."""
+"""Initial value of the diagonal of A."""
 
 
 class CrossStitch(Method):
-    """Networks of the domains, stitched after every hidden layer."""
+    """One network per domain, mixed after every hidden layer."""
 
     indexed_by = "indicator"
 
     max_domains: int = Field(default=32, ge=1)
-    """Most domains that may have a network each, since every row runs through all of them."""
+    """Largest number of domains; every row runs through the networks of all."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with stitched towers, and heads of the domains' own."""
+        """Return the plan with stitched towers and one head per domain."""
         before, dense = dense_part(plan.tower)
         stitched = Stitched(name="cross_stitch", tower=dense, max_domains=self.max_domains)
         return replace(plan, tower=(*before, stitched)).map_dense(DomainDense.like)
@@ -71,13 +75,13 @@ class CrossStitch(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Stitched(Stage):
-    """The last hidden layer of a row's own network, among M that mix after every layer."""
+    """The last hidden layer of a row's own network, one of M that mix after every layer."""
 
     tower: tuple[Dense, ...]
     max_domains: int
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; refuse more domains than there may be networks."""
+        """Build the module; raise `SettingError` for too many domains."""
         refuse_many_domains(build.schema, self.max_domains)
         return StitchedModule(self, num_inputs, build)
 
@@ -85,7 +89,7 @@ class Stitched(Stage):
 class StitchedModule(StageModule):
     """Computes `Stitched`.
 
-    Row p of the last A serves the rows of domain p alone, so only they move it; through all else every row runs.
+    Row p of the last A serves the rows of domain p only, so only they train it; every row runs through all other parts.
     """
 
     of_domains = True
@@ -112,7 +116,7 @@ class StitchedModule(StageModule):
 
 
 def start_stitch(num_networks: int) -> torch.Tensor:
-    """Return A at the start; its rows sum to one."""
+    """Return the initial A, (M, M); its rows sum to one."""
     if num_networks == 1:
         return torch.ones(1, 1)
     stitch_KK = torch.full((num_networks, num_networks), (1.0 - OWN_SHARE) / (num_networks - 1))

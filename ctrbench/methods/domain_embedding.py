@@ -1,17 +1,21 @@
-"""Domain embedding: one model for all domains that is also given a row of numbers for each of them.
+"""Domain embedding: one model for all domains whose tower also reads an embedding of the composite domain.
 
-Paper: none, the reference for all that treats domains apart
+Paper: none, the simplest method with parameters per domain
 Year: none
+Uses: the composite domain d
+Parameters per domain: one embedding row per composite domain
 
-Conditions on: the composite domain d
-Grows with domains: a row of the embedding size for each composite domain
+    tower input = [x ; emb(d)]        x is the tower input of the backbone
 
-    tower input = [x ; emb(d)],   x what the backbone gives the tower
+The embedding has the size of a field's embedding and the same initial distribution (spec: domain-embedding-13.3).
 
-Interactions and further logits see z as it is. METHODS 0.4: emb(0), the unseen domain's, is zero and never moves.
-Readings: emb(d) is as wide as an embedding and starts as one does; it is read and moved like other parameters of
-domains, by its own rows' steps alone; normalisation before the tower takes x and leaves emb(d) as it is. The first
-layer is wider than the backbone's and drawn anew, so the start is not the backbone's.
+Plan: one stage before the tower; interactions and further logits read z unchanged.
+
+Choices: emb(0), the row of unseen domains, is zero and never trained (spec: conventions-0.4). Normalisation before the
+tower applies to x only.
+
+Limits: the first layer is wider than the backbone's and draws other initial weights, so the model does not start as the
+backbone.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from ctrbench.extend import EMBEDDING_STD, Build, Context, Method, Plan, RowTabl
 
 
 class DomainEmbedding(Method):
-    """An embedding of the composite domain beside what the tower is given."""
+    """An embedding of the composite domain beside the tower's input."""
 
     indexed_by = "domain"
 
@@ -38,7 +42,7 @@ class WithDomain(Stage):
     """[x ; emb(d)]."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; rows start as those of fields do."""
+        """Build the module; rows start like embeddings of fields."""
         return WithDomainModule(self, num_inputs, build)
 
 
@@ -56,6 +60,6 @@ class WithDomainModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N + E)."""
         routing = context.domain_routing
-        # Whatever rows a batch holds, emb(0) is zero and no gradient reaches it.
+        # emb(0) stays zero and gets no gradient, also where the batch holds rows of unseen domains.
         own_GE = context.read(self.domain, routing) * (routing.present_G > 0)[:, None]
         return torch.cat([x_BN, routing.spread(own_GE).expand(len(x_BN), -1)], dim=1)

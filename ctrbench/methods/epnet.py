@@ -1,18 +1,23 @@
-"""EPNet: one gate, driven by the domain, weighs every number of the embedding layer.
+"""EPNet: a gate conditioned on the domain scales each number of the embedding layer.
 
 Paper: Chang et al., PEPNet, KDD 2023
 Year: 2023
-Conditions on: e_d, and all embeddings with their gradient stopped
-Grows with domains: nothing
+Uses: e_d, and all embeddings without their gradient
+Parameters per domain: none
 
-METHODS 7.4. O = δ ⊙ E with δ = γ σ(ReLU(x A + a) A' + a') and x = [e_d ; sg(E)]; all behind the embeddings is given O.
+    O = δ ⊙ E        δ = γ σ(ReLU(x A + a) A' + a')        x = [e_d ; sg(E)]
 
-Readings: E is all of the input vector, pooled lists, plain numbers and e_d itself among it; A' and a' start at zero,
-so with γ = 2 EPNet starts as the backbone; A has as many columns as E has unless `gate_hidden` says otherwise; e_dom is
-e_d, without statistics of the domain, and learns through the gate too. E learns through δ ⊙ E, not through the gate.
-Departures: two things stay ungated. First-order weights, of the wide part and of linear logits, are no part of E; and
-the auxiliary network (`aux`) sees E itself. All else is given O, so are the logit of DeepFM's factorization machine and
-FinalMLP's second stream.
+E is the whole input vector: embeddings, pooled lists, numeric fields and e_d itself. Everything behind the embeddings
+reads O (spec: pepnet-7.4).
+
+Plan: one stage at the input, before any stage of the backbone there.
+
+Choices: A' and a' start at zero, so with γ = 2 EPNet starts as the backbone. A has as many columns as E unless
+`gate_hidden` is set. The domain embedding of the paper is e_d, without statistics of the domain, and it also learns
+through the gate; the rest of E learns through δ ⊙ E only.
+
+Deviations: two parts are not gated. First-order weights, those of the wide part and of linear logits, are not part of
+E; the auxiliary network (`aux`) reads E. Factorization machines and FinalMLP's second stream read O.
 """
 
 from __future__ import annotations
@@ -26,17 +31,17 @@ class EPNet(Method):
     """A gate on the embedding layer."""
 
     gamma: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
-    """Largest factor γ; at the start each factor is half of it."""
+    """Largest factor γ; factors start at half of it."""
     gate_hidden: int | None = Field(default=None, ge=1)
-    """Width of the gate's hidden layer; None: that of the embedding layer."""
+    """Width of the gate's hidden layer; none: the width of the embedding layer."""
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with the gate behind the embeddings."""
         gate = EmbeddingGate(name="epnet", gamma=self.gamma, hidden=self.gate_hidden)
-        # First at the input: what a backbone has there, such as FinalMLP's feature gate, is given O.
+        # First at the input, so that a backbone's own input stage, such as FinalMLP's feature gate, reads O.
         return replace(plan, at_input=(gate, *plan.at_input))
 
     @property
     def starts_as_backbone(self) -> float | None:
-        """Exactly, where σ(0) means a factor of one."""
+        """Return 0.0 for γ = 2, where σ(0) is a factor of one; no claim otherwise."""
         return 0.0 if self.gamma == 2.0 else None

@@ -1,29 +1,33 @@
-"""GBDT: gradient-boosted trees on the same fields, without embeddings and without gradients.
+"""GBDT: gradient-boosted trees on the same fields, without embeddings and gradients.
 
 Paper: none, the reference from outside neural networks; scikit-learn's HistGradientBoostingClassifier
 Year: none
-
-Conditions on: the domain features, as inputs among others
-Grows with domains: nothing
+Uses: the domain features, as ordinary inputs
+Parameters per domain: none
 
     s = s_0 + Σ_t tree_t(f),   t up to the number of trees with the best dev AUC; later trees are dropped
 
-What the trees see, f, is made of training rows alone. Up to 255 ids: the id itself, which trees split in any two sets.
-More ids: the training rows of the value, and its click rate. Buckets of a number: their order, the unseen one missing.
-Lists: their length and the mean click rate of their values; missing if empty. Numbers as they are. A value's rate is
+The features f are computed from training rows only (spec: gbdt-13.5). A field of up to 255 ids: the id itself, which
+trees split into any two sets. A field of more ids: the training rows of the value and its click rate. Buckets of a
+number: their order, with the unseen one missing. Lists: their length and the mean click rate of their values, missing
+for an empty list. Numeric fields: unchanged. The rate of a value is
 
     (clicks + κ rate of all) / (rows + κ),
 
 over all training rows for rows to be scored, and for a training row over the rows before it in time (rows of equal
-time, or all where there is none, count in raw order), so its label is no part of its own input, nor that of rows which
-share it later. Leaving out only the row itself would leak the label: among rows of one value, those clicked would have
-the lower rate. A value twice in a row's list counts twice in later rows. Ids beyond the training split are categories
-the trees have not seen, and go where more rows went.
+time, and all rows of data without time, in raw order). Its label is therefore part of neither its own features nor
+those of rows before it. Leaving out only the row itself would leak the label: among rows of one value, clicked ones
+would have the lower rate.
 
-Readings: METHODS has no section on trees. The seed chooses the 200,000 rows that bin edges are taken from, so with
-fewer training rows all seeds agree. The parameters of a record are the leaves, one learned number each; splits are not
-counted. The embedding size, batch size, epochs and learning rate of the run play no part. Training rows' rates come
-from fewer rows than those of rows to be scored, the price of not leaking.
+Plan: none; the method is an estimator.
+
+Choices: a value that occurs twice in a row's list counts twice in later rows. Ids beyond the training split are
+categories that the trees have not seen, and follow the larger branch. The seed chooses the 200,000 rows from which bin
+edges are taken, so with fewer training rows all seeds agree. The parameters of a record are the leaves, one number
+each; splits are not counted. Embedding size, batch size, epochs and learning rate of the run have no effect.
+
+Limits: rates of training rows are computed from fewer rows than those of scored rows, which is the price of not leaking
+labels. All training rows must fit into memory.
 """
 
 from __future__ import annotations
@@ -45,26 +49,26 @@ if TYPE_CHECKING:
 Counted = tuple[np.ndarray, np.ndarray]
 """Rows and clicks."""
 Count = Callable[[Counted, np.ndarray, np.ndarray], Counted]
-"""From what was counted of all values in training, ids and their rows, to what counts for each of the ids."""
+"""Maps the counts of all training values, ids and their rows to the counts of each id."""
 MOST_CATEGORIES = 255
-"""Ids, the unseen one included, up to which a field's ids are categories; the most that the trees can take."""
+"""Largest number of ids, the unseen one included, of a field that enters as categories; a limit of scikit-learn."""
 LEAST_RATE = 1e-6
-"""Of a training split without clicks, or with nothing else."""
+"""Smallest click rate, and smallest rate of rows without a click, of a training split."""
 
 
 class Gbdt(Estimator):
     """Trees on ids, counts and click rates."""
 
     max_trees: int = Field(default=200, ge=1)
-    """Trees that are fitted; dev chooses how many of them are used."""
+    """Number of fitted trees; dev chooses how many are used."""
     learning_rate: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
-    """Share of each tree's leaves that is added; the run's learning rate is not for trees."""
+    """Weight of each tree; the run's learning rate has no effect."""
     leaves: int = Field(default=31, ge=2)
-    """Leaves of a tree at most."""
+    """Largest number of leaves per tree."""
     leaf_rows: int = Field(default=20, ge=1)
-    """Training rows of a leaf at least."""
+    """Smallest number of training rows per leaf."""
     smoothing: float = Field(default=20.0, gt=0.0, allow_inf_nan=False)
-    """κ, the rows of the whole that each value's click rate is mixed with."""
+    """κ, the number of rows at the overall click rate with which a value's rate is mixed."""
 
     def fit(self, train: SplitData, dev: SplitData, *, schema: Schema, seed: int) -> Fitted:
         """Fit the trees and choose their number on dev."""
@@ -83,11 +87,11 @@ class Gbdt(Estimator):
             early_stopping=False,
             random_state=seed,
         )
-        seen = features.of_training(train)
+        train_BN = features.of_training(train)
         with _as_many_threads_as_torch():
-            trees.fit(seen, label)
+            trees.fit(train_BN, label)
             num_trees = _best_number(trees, features.of(dev), dev)
-        fitted = _staged(trees, seen, num_trees)
+        fitted = _staged(trees, train_BN, num_trees)
         return FittedTrees(
             features=features,
             trees=trees,
@@ -100,7 +104,7 @@ class Gbdt(Estimator):
 
 
 def _no_trees(features: Features, label: np.ndarray) -> Fitted:
-    """One class alone teaches trees nothing."""
+    """Return a constant for training rows of one class, from which trees learn nothing."""
     constant = float(np.log(features.rate / (1.0 - features.rate)))
     loss = _logloss(label, np.full(len(label), constant))
     return FittedTrees(
@@ -116,12 +120,12 @@ def _no_trees(features: Features, label: np.ndarray) -> Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedTrees(Fitted):
-    """Trees, and what their inputs are made of."""
+    """Trees with their features."""
 
     features: Features
     trees: HistGradientBoostingClassifier | None
     constant: float
-    """The logit of all rows where there are no trees."""
+    """Logit of all rows where there are no trees."""
 
     def logits(self, data: SplitData) -> np.ndarray:
         """Return the sum of the chosen trees for each row."""
@@ -130,18 +134,18 @@ class FittedTrees(Fitted):
         return _staged(self.trees, self.features.of(data), self.steps).astype(np.float32)
 
 
-def _staged(trees: HistGradientBoostingClassifier, seen_BN: np.ndarray, num_trees: int) -> np.ndarray:
-    """Return the logits that the first trees add up to."""
+def _staged(trees: HistGradientBoostingClassifier, features_BN: np.ndarray, num_trees: int) -> np.ndarray:
+    """Return the logits of the first trees."""
     with _as_many_threads_as_torch():
-        logits: np.ndarray = next(islice(trees.staged_decision_function(seen_BN), num_trees - 1, None))
+        logits: np.ndarray = next(islice(trees.staged_decision_function(features_BN), num_trees - 1, None))
     return logits.ravel()
 
 
-def _best_number(trees: HistGradientBoostingClassifier, seen_BN: np.ndarray, dev: SplitData) -> int:
-    """Return the number of trees with the best dev AUC, the smallest of equals; by log-loss where dev is one class."""
+def _best_number(trees: HistGradientBoostingClassifier, features_BN: np.ndarray, dev: SplitData) -> int:
+    """Return the smallest number of trees with the best dev AUC, or log-loss where dev has one class."""
     label = dev.label_B.cpu().numpy()
     scores = []
-    for logits in trees.staged_decision_function(seen_BN):
+    for logits in trees.staged_decision_function(features_BN):
         area = dev_auc(dev, logits.ravel())
         scores.append(-_logloss(label, logits.ravel()) if area is None else area)
     return int(np.argmax(scores)) + 1
@@ -152,7 +156,7 @@ def _logloss(label_B: np.ndarray, logit_B: np.ndarray) -> float:
 
 
 def _as_many_threads_as_torch() -> AbstractContextManager[object]:
-    """Hold the trees' loops to the run's threads; scikit-learn has its own, which torch's setting does not reach."""
+    """Limit scikit-learn's threads, which torch's setting does not affect, to the run's."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     limits: AbstractContextManager[object] = threadpool_limits(torch.get_num_threads(), user_api="openmp")
@@ -160,7 +164,7 @@ def _as_many_threads_as_torch() -> AbstractContextManager[object]:
 
 
 class Features:
-    """What trees see of rows: a column or two for each field, all learned from training rows."""
+    """Input columns of the trees, one or two per field, computed from training rows."""
 
     def __init__(self, schema: Schema, train: SplitData, smoothing: float) -> None:
         self.schema, self.smoothing = schema, smoothing
@@ -170,7 +174,7 @@ class Features:
         label = train.label_B.cpu().numpy().astype(np.float64)
         self.rate = float(np.clip(label.mean(), LEAST_RATE, 1.0 - LEAST_RATE))
         self.singles = [
-            _totals(_ids(train, place), label, field.size) for place, field in enumerate(schema.single_fields)
+            _totals(_ids(train, i), label, field.size) for i, field in enumerate(schema.single_fields)
         ]
         self.bags = [
             _totals(values, label[row_n], field.size)
@@ -179,7 +183,7 @@ class Features:
 
     @property
     def is_category(self) -> np.ndarray:
-        """Which columns hold ids as they are."""
+        """Whether each column holds ids as categories."""
         columns = [
             flag
             for field, is_wide in zip(self.schema.single_fields, self.is_wide, strict=True)
@@ -189,21 +193,21 @@ class Features:
         return np.array(columns + [False] * others, dtype=bool)
 
     def of(self, data: SplitData) -> np.ndarray:
-        """Return the columns of rows to be scored, from all training rows."""
+        """Return the columns of rows to be scored, with rates of all training rows."""
         return self._columns(data, lambda totals, ids_n, row_n: (totals[0][ids_n], totals[1][ids_n]))
 
     def of_training(self, train: SplitData) -> np.ndarray:
-        """Return the columns of the training rows, rates from the rows before each."""
+        """Return the columns of the training rows, with rates of the rows before each."""
         label = train.label_B.cpu().numpy().astype(np.float64)
         return self._columns(train, lambda _totals, ids_n, row_n: earlier(ids_n, row_n, label[row_n]))
 
     def _columns(self, data: SplitData, count: Count) -> np.ndarray:
         columns: list[np.ndarray] = []
         rows = np.arange(len(data))
-        for place, field in enumerate(self.schema.single_fields):
-            ids = _ids(data, place)
-            if self.is_wide[place]:
-                totals = self.singles[place]
+        for i, field in enumerate(self.schema.single_fields):
+            ids = _ids(data, i)
+            if self.is_wide[i]:
+                totals = self.singles[i]
                 columns += [totals[0][ids], self._smoothed(*count(totals, ids, rows))]
             else:
                 columns.append(np.where(ids > 0, ids, np.nan) if field.kind == "numeric" else ids)
@@ -212,22 +216,22 @@ class Features:
             length = np.bincount(row_n, minlength=len(data))
             total = np.bincount(row_n, self._smoothed(*count(totals, values, row_n)), minlength=len(data))
             columns += [length, np.divide(total, length, out=np.full(len(data), np.nan), where=length > 0)]
-        seen_BN: np.ndarray = np.column_stack([*columns, data.numeric_BK.cpu().numpy()]).astype(np.float64)
-        return seen_BN
+        features_BN: np.ndarray = np.column_stack([*columns, data.numeric_BK.cpu().numpy()])
+        return features_BN.astype(np.float64)
 
     def _smoothed(self, rows: np.ndarray, clicks: np.ndarray) -> np.ndarray:
         smoothed: np.ndarray = (clicks + self.smoothing * self.rate) / (rows + self.smoothing)
         return smoothed
 
 
-def _ids(data: SplitData, place: int) -> np.ndarray:
-    ids: np.ndarray = data.ids_BF[:, place].cpu().numpy().astype(np.int64)
+def _ids(data: SplitData, column: int) -> np.ndarray:
+    ids: np.ndarray = data.ids_BF[:, column].cpu().numpy().astype(np.int64)
     return ids
 
 
 def _flat(bag: tuple[torch.Tensor, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of all lists, and the row of each."""
-    values, offsets = (one.cpu().numpy().astype(np.int64) for one in bag)
+    """Return the values of all lists and the row of each value."""
+    values, offsets = (tensor.cpu().numpy().astype(np.int64) for tensor in bag)
     return values, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
@@ -236,15 +240,16 @@ def _totals(ids_n: np.ndarray, click_n: np.ndarray, size: int) -> Counted:
 
 
 def earlier(ids_n: np.ndarray, row_n: np.ndarray, click_n: np.ndarray) -> Counted:
-    """Return how often each id occurs in earlier rows, and with how many clicks; rows ascend."""
+    """Return rows and clicks of each id in earlier rows; `row_n` ascends."""
     order = np.argsort(ids_n, kind="stable")
     ids, rows = ids_n[order], row_n[order]
     clicks = np.cumsum(click_n[order]) - click_n[order]
     is_new_id = np.diff(ids, prepend=-1) != 0
     is_new = is_new_id | (np.diff(rows, prepend=-1) != 0)
-    place = np.arange(len(ids))
-    of_id = np.maximum.accumulate(np.where(is_new_id, place, 0))
-    of_row = np.maximum.accumulate(np.where(is_new, place, 0))
-    before, clicked = np.empty(len(ids)), np.empty(len(ids))
-    before[order], clicked[order] = of_row - of_id, clicks[of_row] - clicks[of_id]
-    return before, clicked
+    index = np.arange(len(ids))
+    id_start = np.maximum.accumulate(np.where(is_new_id, index, 0))
+    row_start = np.maximum.accumulate(np.where(is_new, index, 0))
+    earlier_rows, earlier_clicks = np.empty(len(ids)), np.empty(len(ids))
+    earlier_rows[order] = row_start - id_start
+    earlier_clicks[order] = clicks[row_start] - clicks[id_start]
+    return earlier_rows, earlier_clicks

@@ -1,29 +1,31 @@
-"""HAMUR: towers of the domains' own, with adapter cells whose core matrix is generated from each row.
+"""HAMUR: towers of the domains with adapter cells whose core matrix is generated from each row.
 
 Paper: Li et al., HAMUR: Hyper Adapter for Multi-Domain Recommendation, CIKM 2023
 Year: 2023
+Uses: all embeddings of the row (cells) and the indicator p (towers and normalisation)
+Parameters per domain: with `tower=own` one tower and one head; γ_p and β_p of the cells, with their moments
 
-Conditions on: all embeddings of the row (the cells), the indicator p (towers, normalisation)
-Grows with domains: a tower and a head a domain, with `tower=own`; γ_p and β_p of the cells, with their moments
-
-METHODS 7.9. A hyper-network that all share generates H(z), R x R, from the row's embeddings z. Behind each of the last
-`cells` hidden layers, a cell adds to what the layer gives:
+A shared hyper-network generates H(z), R x R, from the row's embeddings z. After each of the last `cells` hidden layers
+a cell adds to the layer's output h (spec: hamur-7.9):
 
     h ← h + PN(a W_2)        a = σ(h W_1 + b_1)        W_1 = U_1 H V_1        W_2 = U_2 H V_2
 
-with the factors multiplied in turn, so that no row has a matrix of its own but H. Only the tower of the row's own
-domain is run; with `tower=shared` all domains share the backbone's.
+The factors are multiplied in turn, so the only matrix per row is H. A row runs through the tower of its own domain
+only; with `tower=shared` all domains share the backbone's.
 
-PN's γ and β start at zero, so a cell adds exactly nothing and the model starts as its backbone. Departure: METHODS
-starts V_2 at zero instead, and PN with γ = 1. PN then divides by √ε what the first step makes of V_2, 316 times as
-much: after one step of Adam at 1e-3 the logits' standard deviation was 1.10 and the test log-loss 0.74, after three
-steps 1.08, after thirty 0.71 still, against 0.13, 0.73, 0.68 and 0.56 as it is (20 made-up fields, three domains,
-batches of 256).
+Plan: the tower becomes the inner part of one stage; with `tower=own` dense stages of tower and head become one per
+domain.
 
-Readings: PN stands inside the residual, on the cell's output alone; all factors start by Xavier, the hyper-network as
-dense layers do; one H for all cells; no bias behind W_2, where normalisation would take it
-out again; heads are the domains' own with the towers; R and the bottleneck may exceed a layer's width, as published; an
-unseen domain takes tower and head of the largest (0.4) and PN's global moments.
+Choices: PN stands inside the residual, on the cell's output alone. All factors start with Xavier's range, the
+hyper-network as dense layers do. One H serves all cells. W_2 has no bias, which normalisation would remove. Heads
+belong to the domains, as towers do. R and the bottleneck may exceed a layer's width, as published. A row of an unseen
+domain uses tower and head of the largest domain (spec: conventions-0.4) and PN's global moments.
+
+Deviations: γ and β of PN start at zero, so a cell adds exactly zero and the model starts as its backbone. The
+specification starts V_2 at zero and PN with γ = 1. PN then divides the first update of V_2 by √ε, a factor of 316:
+after one step of Adam at 1e-3 the standard deviation of logits was 1.10 and the test log-loss 0.74; after three steps
+the log-loss was 1.08 and after thirty still 0.71. With the start used here these figures are 0.13, 0.73, 0.68 and 0.56
+(20 synthetic fields, three domains, batches of 256).
 """
 
 from __future__ import annotations
@@ -50,20 +52,20 @@ from ctrbench.extend import (
 
 
 class Hamur(Method):
-    """Adapter cells in towers of the domains' own, or in a shared one."""
+    """Adapter cells in one tower per domain, or in a shared tower."""
 
     indexed_by = "indicator"
 
     tower: Literal["own", "shared"] = "own"
-    """Whether each domain has a tower and a head of its own; `shared` suits many domains."""
+    """Whether each domain has its own tower and head; `shared` suits many domains."""
     cells: int = Field(default=2, ge=1)
-    """Hidden layers, the last ones, that have a cell behind them; all where there are fewer."""
+    """Number of last hidden layers that a cell follows; at most all of them."""
     bottleneck: int = Field(default=32, ge=1)
     """Width between down and up projection."""
     rank: int = Field(default=35, ge=1)
-    """R; the hyper-network gives R² numbers a row."""
+    """R; the hyper-network outputs R² numbers per row."""
     hidden: int = Field(default=64, ge=1)
-    """Hidden units of the hyper-network."""
+    """Width of the hyper-network's hidden layer."""
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with an adapted tower."""
@@ -73,29 +75,29 @@ class Hamur(Method):
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without hidden layers."""
         has_hidden = any(isinstance(stage, Dense) for stage in plan.tower)
-        return None if has_hidden else "cells stand behind hidden dense layers, and this plan has none"
+        return None if has_hidden else "cells follow hidden dense layers, and this plan has none"
 
     @property
     def starts_as_backbone(self) -> float:
-        """Up to rounding: all towers start as the backbone's, and cells add zero."""
+        """Return 1e-5: all towers start as the backbone's, and cells add zero."""
         return 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedTower(Stage):
-    """A tower with cells behind its last hidden layers."""
+    """A tower with cells after its last hidden layers."""
 
     tower: tuple[Stage, ...]
     settings: Hamur
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """Places in the tower behind which a cell stands."""
-        dense = [place for place, stage in enumerate(self.tower) if isinstance(stage, Dense)]
+    def cell_indices(self) -> tuple[int, ...]:
+        """Indices of the tower's stages that a cell follows."""
+        dense = [i for i, stage in enumerate(self.tower) if isinstance(stage, Dense)]
         return tuple(dense[-self.settings.cells :])
 
     def build(self, num_inputs: int, build: Build) -> AdaptedTowerModule:
-        """Make the module; cells add zero at the start."""
+        """Build the module; cells add zero at the start."""
         return AdaptedTowerModule(self, num_inputs, build)
 
 
@@ -104,19 +106,19 @@ class AdaptedTowerModule(StageModule):
 
     def __init__(self, stage: AdaptedTower, num_inputs: int, build: Build) -> None:
         super().__init__()
-        settings, places = stage.settings, stage.places
+        settings, cell_indices = stage.settings, stage.cell_indices
         hidden = Dense(name=f"{stage.name}.hidden", width=settings.hidden, activation="relu")
         output = Dense(name=f"{stage.name}.core", width=settings.rank**2)
         self.hyper = nn.ModuleList(
             [hidden.build(build.schema.num_inputs, build), output.build(hidden.width, build)]
         )
         self.stages, self.cells = nn.ModuleList(), nn.ModuleDict()
-        for place, inner in enumerate(stage.tower):
+        for i, inner in enumerate(stage.tower):
             module = inner.build(num_inputs, build)
             num_inputs = module.num_outputs
             self.stages.append(module)
-            if place in places:
-                self.cells[str(place)] = Cell(settings, num_inputs, build, f"{stage.name}.{inner.name}")
+            if i in cell_indices:
+                self.cells[str(i)] = Cell(settings, num_inputs, build, f"{stage.name}.{inner.name}")
         self.num_outputs = num_inputs
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
@@ -124,10 +126,10 @@ class AdaptedTowerModule(StageModule):
         core_BRR = context.z_BN
         for layer in self.hyper:
             core_BRR = layer(core_BRR, context)
-        for place, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.stages):
             x_BN = stage(x_BN, context)
-            if str(place) in self.cells:
-                x_BN = self.cells[str(place)](x_BN, core_BRR, context)
+            if str(i) in self.cells:
+                x_BN = self.cells[str(i)](x_BN, core_BRR, context)
         return x_BN
 
 
@@ -149,11 +151,11 @@ class Cell(nn.Module):
         self.norm = PartitionedNorm(name=f"{label}.norm", scale=0.0).build(num_inputs, build)
 
     def forward(self, x_BN: torch.Tensor, core_BRR: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, N); the core of each row is given flat."""
+        """(B, N) to (B, N); `core_BRR` is flat, (B, R²)."""
         down_BR = self._times_core(x_BN @ self.down_left, core_BRR)
         inner_BM = torch.sigmoid(torch.addmm(self.bias, down_BR, self.down_right))
         up_BN = self._times_core(inner_BM @ self.up_left, core_BRR) @ self.up_right
-        # Moments need more digits than a product in bfloat16 has.
+        # Moments need more precision than products in bfloat16 have.
         normed_BN: torch.Tensor = self.norm(up_BN.float(), context)
         return x_BN + normed_BN
 

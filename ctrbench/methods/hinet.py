@@ -1,25 +1,31 @@
-"""HiNet: sub-experts of the shared and of every domain's view, and attention of a domain to the other domains' views.
+"""HiNet: sub-experts of a shared view and of every domain's view, with attention of a domain to the other views.
 
 Paper: Zhou et al., HiNet: Multi-Scenario & Multi-Task Learning with Hierarchical Information Extraction, ICDE 2023
 Year: 2023
+Uses: the indicator p and the tower's input
+Parameters per domain: the sub-experts with their gate, a row emb(p), and one output of the attention
 
-Conditions on: the indicator p; what the tower is given
-Grows with domains: the sub-experts and their gate, a row of emb(p) and an output of its attention a domain
-
-METHODS 7.7. SEI(x) = Σ_k softmax(x W)_k f_k(x), sub-expert integration, has towers of the backbone's widths for f_k.
-With x what the tower is given, one SEI that is shared and one for each of the M domains:
+SEI(x) = Σ_k softmax(x W)_k f_k(x), sub-expert integration, has towers f_k of the backbone's widths. With x the tower's
+input, one SEI is shared and one belongs to each of the M domains (spec: hinet-7.7):
 
     G = SEI_shared(x)     S_q = SEI_q(x)     A_p = Σ_{q≠p} softmax_{q≠p}(MLP(emb(p)))_q S_q
     C_p = [G ; S_p ; A_p]        s = head(tower(CGC(C_p))), CGC(C) = Σ_k softmax(C W)_k f_k(C)
 
-The softmax leaves the own domain out, so weights of the others sum to one. Every row runs through M + 1 SEIs, at
-M + 1 times `sub_experts` the cost of one tower; more domains than `max_domains` are refused.
+The softmax leaves the own domain out, so the weights of the other domains sum to one. Every row runs through M + 1
+SEIs, at (M + 1) `sub_experts` times the cost of one tower.
 
-Readings: one task makes CGC's shared and specific experts one kind, so `experts` counts both, and like tower and head
-they are shared by the domains; gates have no bias and start at zero, all experts alike; an unseen domain is treated as
-the largest (0.4). With two domains A_p is the other one's S_q, with one it is left out. By the definition SEIs of
-absent domains get a gradient too, so 0.5 no. 3 does not hold for them; it does for rows of emb(p). Departures:
-sub-experts are as wide as the backbone's tower (11.3), public code has 128-64 with dropout 0.5; no dropout here.
+Plan: the tower becomes the inner part of one stage.
+
+Choices: with one task, shared and specific experts of CGC are of one kind, so `experts` counts both; they are shared by
+the domains, like tower and head. Gates have no bias and start at zero, all experts alike. A row of an unseen domain is
+treated as one of the largest domain (spec: conventions-0.4). With two domains A_p is the other domain's S_q; with one
+it is left out.
+
+Deviations: sub-experts are as wide as the backbone's tower (spec: comparison-11.3); public code has 128-64. Public code
+uses dropout 0.5; there is none here.
+
+Limits: more domains than `max_domains` are refused. By the definition, SEIs of absent domains get gradients too (an
+exemption of rule 3 in spec: conventions-0.5); rows of emb(p) do not.
 """
 
 from __future__ import annotations
@@ -53,12 +59,12 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class Hinet(Method):
-    """Sub-expert integration of all domains, attention among them, and experts on both."""
+    """Sub-expert integration per domain, attention between domains, and experts on both."""
 
     indexed_by = "indicator"
 
     sub_experts: int = Field(default=5, ge=2)
-    """Towers of each SEI."""
+    """Towers per SEI."""
     experts: int = Field(default=2, ge=2)
     """Experts of CGC."""
     expert: tuple[Size, ...] = Field(default=(64,), min_length=1)
@@ -70,33 +76,33 @@ class Hinet(Method):
     attention: int = Field(default=64, ge=1)
     """Width of the hidden layer of the attention's MLP."""
     max_domains: int = Field(default=32, ge=1)
-    """Most domains, since every row runs through the sub-experts of all."""
+    """Largest number of domains; every row runs through the sub-experts of all."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with both kinds of extraction for its tower."""
+        """Return the plan with both kinds of extraction instead of its tower."""
         return plan.wrap_tower(self._extraction)
 
     def _extraction(self, stages: tuple[Stage, ...]) -> Extraction:
         sub_expert = tuple(stage for stage in stages if isinstance(stage, Dense))
         expert, tower = (
             tuple(
-                Dense(name=f"hinet.{part}{place}", width=width, activation=sub_expert[0].activation)
-                for place, width in enumerate(widths)
+                Dense(name=f"hinet.{part}{i}", width=width, activation=sub_expert[0].activation)
+                for i, width in enumerate(widths)
             )
             for part, widths in (("expert", self.expert), ("tower", self.tower))
         )
         return Extraction(name="hinet", settings=self, sub_expert=sub_expert, expert=expert, tower=tower)
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans whose tower is not made of dense stages."""
+        """Refuse plans whose tower has other stages than dense ones."""
         if plan.has_dense_tower:
             return None
-        return "sub-experts are towers of dense layers, and this plan's tower is none"
+        return "sub-experts replace a tower of dense layers, and this plan has none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction(Stage):
-    """From x to C_p, through CGC, to the end of the tower."""
+    """Sub-expert integration, CGC and tower."""
 
     settings: Hinet
     sub_expert: tuple[Dense, ...]
@@ -104,13 +110,13 @@ class Extraction(Stage):
     tower: tuple[Dense, ...]
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; refuse too many domains."""
+        """Build the module; raise `SettingError` for too many domains."""
         refuse_many_domains(build.schema, self.settings.max_domains)
         return ExtractionModule(self, num_inputs, build)
 
 
 class ExtractionModule(StageModule):
-    """Computes `Extraction`; all but emb(p) serves every row, in its own view or through the attention of others."""
+    """Computes `Extraction`; every row trains all parameters except emb(p)."""
 
     def __init__(self, stage: Extraction, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -124,18 +130,18 @@ class ExtractionModule(StageModule):
         self.gate = nn.Parameter(torch.zeros(num_joined, settings.experts))
         self.tower = Chain(stage.tower, self.experts.num_outputs, build)
         self.num_outputs = self.tower.num_outputs
-        # Over one other domain there is nothing to weigh.
+        # With one other domain the softmax is one.
         self.attention = Attention(settings, num_domains, build) if num_domains > 2 else None
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
-        joined_BN = torch.cat(self._joined(x_BN, context), dim=1)
+        joined_BN = torch.cat(self._views(x_BN, context), dim=1)
         weight_BK = (joined_BN @ self.gate).softmax(1)
         tower_BM: torch.Tensor = self.tower(mixed(weight_BK, self.experts(joined_BN)), context)
         return tower_BM
 
-    def _joined(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
-        """Return G, S_p and, where there are others, A_p."""
+    def _views(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
+        """Return G, S_p and, with more than one domain, A_p, each (B, M)."""
         (shared_BM,), own_PBM, routing = self.shared(x_BN), self.own(x_BN), context.known_routing
         own_BM = own_rows(own_PBM, routing)
         if len(own_PBM) == 1:
@@ -146,10 +152,10 @@ class ExtractionModule(StageModule):
 
 
 class Views(nn.Module):
-    """SEIs side by side, each with a gate and sub-experts of its own."""
+    """Parallel SEIs, each with its own gate and sub-experts."""
 
     of_domains = False
-    """Whether each view belongs to a domain."""
+    """Whether a view belongs to a domain."""
 
     def __init__(self, stage: Extraction, name: str, num_views: int, num_inputs: int, build: Build) -> None:
         super().__init__()

@@ -1,28 +1,34 @@
-"""M2M: matrices generated from the domain attend over experts and make the tower behind them.
+"""M2M: matrices generated from the domain weigh experts and form the tower behind them.
 
 Paper: Zhang et al., M2M, WSDM 2022
 Year: 2022
-Conditions on: e_d
-Grows with domains: nothing
+Uses: e_d
+Parameters per domain: none
 
-METHODS 7.5. Scenario vector s = φ(e_d A + a). A meta unit is `meta_layers` layers whose weights are generated,
+The scenario vector is s = φ(e_d A + a). A meta unit has `meta_layers` layers with generated weights (spec: m2m-7.5),
 
     Meta(h): h ← φ(h W + b) for each layer, with W = reshape(s V_w + v_w) and b = s V_b + v_b
 
-Behind the backbone's tower, with F its output, experts E_i = φ(F U_i + u_i) and a learned task vector T:
+With F the output of the backbone's tower, experts E_i = φ(F U_i + u_i) and a learned task vector T:
 
     a_i = Meta([E_i ; T]) v,  α = softmax(a),  R = Σ_i α_i E_i
     L_0 = R,  L_j = φ(Meta_j(L_{j-1}) + L_{j-1}) for each of `tower_layers`,  and the last L goes to the head
 
-Readings: the backbone's own tower is the shared bottom, so the block fits behind any; each expert is one dense layer;
-φ is the last tower layer's activation (tanh where there is none), s as wide as the experts; the scenario vector's
-network is one layer, V the next; there is one task, so T is one vector, free to learn; no advertisers here, so s is of
-e_d alone. v_w starts as a dense layer's weight would and V at a tenth of Xavier's range: every meta layer starts near a
-static one. Since s depends on e_d alone, matrices are generated once for each domain in a batch. A row of an unseen
-domain has matrices of its own, since which such rows share e_d is known on the device only: with the defaults 3,136
-numbers a row, so 100 MB where 8,192 rows are scored and all are such; training rows have none. Departures: no
-transformer. It belongs on behaviour sequences, and here they are pooled with the embeddings; over the rows of a batch
-it would make rows see each other. Cross-entropy in place of Poisson regression.
+Plan: one stage at the end of the tower.
+
+Choices: the backbone's own tower is the shared bottom, so the block fits behind any tower. Each expert is one dense
+layer. φ is the activation of the last tower layer (tanh where there is none), and s is as wide as the experts. The
+network of the scenario vector is one layer, V the next. There is one task, so T is one free vector. The data have no
+advertisers, so s depends on e_d only. v_w starts as the weight of a dense layer and V at a tenth of Xavier's range, so
+every meta layer starts near a static one. Since s depends on e_d only, matrices are generated once per domain of a
+batch.
+
+Deviations: there is no transformer. In the paper it reads behaviour sequences, which are pooled with the embeddings
+here; over the rows of a batch it would make a prediction depend on other rows. The loss is cross-entropy instead of
+Poisson regression.
+
+Limits: a row of an unseen domain has its own matrices, since only the device knows which such rows share e_d. With the
+default settings these are 3,136 numbers per row, 100 MB when 8,192 such rows are scored at a time.
 """
 
 from __future__ import annotations
@@ -52,25 +58,26 @@ from ctrbench.extend import (
 )
 
 GENERATOR_SCALE = 0.1
-"""Share of Xavier's range that V starts in."""
+"""Initial range of V, as a share of Xavier's."""
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 """A generated weight (G, N, M) and bias (G, M)."""
 
 
 class M2M(Method):
-    """Experts, meta attention and a meta tower behind the backbone's tower."""
+    """Experts, meta attention and meta tower after the backbone's tower."""
 
     experts: int = Field(default=4, ge=2)
+    """Number of experts."""
     hidden: int = Field(default=32, ge=1)
     """Width of experts, scenario vector and meta layers."""
     meta_layers: int = Field(default=1, ge=1)
-    """Generated layers of each meta unit."""
+    """Generated layers per meta unit."""
     tower_layers: int = Field(default=1, ge=1)
-    """Layers of the meta tower, a meta unit each."""
+    """Layers of the meta tower; each is a meta unit with a residual connection."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with the block behind the tower."""
+        """Return the plan with the block after the tower."""
         dense = [stage for stage in plan.tower if isinstance(stage, Dense)]
         activation = dense[-1].activation if dense else None
         block = MetaBlock(name="m2m", settings=self, activation=activation or "tanh")
@@ -95,7 +102,7 @@ class MetaBlock(Stage):
     activation: Activation
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; its generated layers start near static ones."""
+        """Build the module; its generated layers start near static ones."""
         return MetaBlockModule(self, num_inputs, build)
 
 
@@ -112,7 +119,7 @@ class MetaBlockModule(StageModule):
         self.scenario = scenario.build(build.schema.domain_width, build)
         self.attention = MetaUnit(stage, 2 * width, build, f"{name}.attention")
         self.towers = nn.ModuleList(
-            MetaUnit(stage, width, build, f"{name}.tower{place}") for place in range(settings.tower_layers)
+            MetaUnit(stage, width, build, f"{name}.tower{i}") for i in range(settings.tower_layers)
         )
         self.activation = activation
         self.task = nn.Parameter(start_weight(1, width, None, build.generator(f"{name}.task"))[0])
@@ -130,17 +137,17 @@ class MetaBlockModule(StageModule):
         return x_BM
 
     def attend(self, expert_KBM: torch.Tensor, scenario_GM: torch.Tensor, routing: Routing) -> torch.Tensor:
-        """Return α, (B, K): the weight of each expert for each row."""
+        """Return α, (B, K): the weight of each expert per row."""
         (weight_GNM, bias_GM), *others = self.attention.generate(scenario_GM)
-        # [E_i ; T] W + b, of which the part of T is computed once a domain.
+        # [E_i ; T] W + b, with the part of T computed once per domain.
         by_expert, by_task = weight_GNM.chunk(2, dim=1)
         layers = [(by_expert, bias_GM + (self.task[:, None] * by_task).sum(1)), *others]
-        scores = [self.attention(one_BM, layers, routing) @ self.score for one_BM in expert_KBM]
+        scores = [self.attention(expert_BM, layers, routing) @ self.score for expert_BM in expert_KBM]
         return torch.softmax(torch.stack(scores, dim=1), dim=1)
 
 
 def scenario_routing(context: Context) -> Routing:
-    """Group rows that share e_d: those of one domain; each row of an unseen one is a group of its own."""
+    """Group the rows that share e_d: those of one domain; each row of an unseen domain is its own group."""
     if not context.domain_routing.has(0):
         return context.domain_routing
     domain_B = context.domain_B
@@ -156,16 +163,15 @@ class MetaUnit(nn.Module):
         self.activation, width = stage.activation, stage.settings.hidden
         sizes = [num_inputs, *(width for _ in range(stage.settings.meta_layers - 1))]
         self.generators = nn.ModuleList(
-            Generator(size, width, stage.activation, build, f"{label}.{place}")
-            for place, size in enumerate(sizes)
+            Generator(size, width, stage.activation, build, f"{label}.{i}") for i, size in enumerate(sizes)
         )
 
     def generate(self, scenario_GM: torch.Tensor) -> list[Layer]:
-        """Return the layers of each group."""
+        """Return the unit's layers, generated per group from (G, M)."""
         return [generator(scenario_GM) for generator in self.generators]
 
     def forward(self, x_BN: torch.Tensor, layers: list[Layer], routing: Routing) -> torch.Tensor:
-        """Run the rows through their groups' layers."""
+        """Run each row through its group's layers, (B, N) to (B, M)."""
         for weight_GNM, bias_GM in layers:
             product_BM = routing.linear(x_BN, weight_GNM) + routing.spread(bias_GM)
             x_BN = activate(product_BM, self.activation)
@@ -173,7 +179,7 @@ class MetaUnit(nn.Module):
 
 
 class Generator(nn.Module):
-    """W = reshape(s V_w + v_w) and b = s V_b + v_b, one matrix for both with the bias as the last row of W."""
+    """W = reshape(s V_w + v_w) and b = s V_b + v_b, with one matrix for both; the bias is the last row of W."""
 
     def __init__(self, num_inputs: int, width: int, activation: Activation, build: Build, label: str) -> None:
         super().__init__()
@@ -184,8 +190,8 @@ class Generator(nn.Module):
         self.weight, self.bias = nn.Parameter(GENERATOR_SCALE * weight), nn.Parameter(start)
 
     def forward(self, scenario_GM: torch.Tensor) -> Layer:
-        """Return the weight and the bias of each group."""
-        # In the parameters' precision: rounding a generated matrix would round away what is particular to a domain.
+        """Return weight and bias per group."""
+        # In the parameters' precision: rounding a generated matrix would remove the differences between domains.
         with full_precision(self.weight.device):
             flat = torch.addmm(self.bias, scenario_GM.to(self.weight.dtype), self.weight)
         weight_GNM = flat.view(-1, *self.shape)

@@ -1,33 +1,36 @@
-"""M3oE: shared experts under a domain's gate beside experts of the domains, balanced between own and others.
+"""M3oE: shared experts under a domain's gate, beside experts of the domains with a learned balance.
 
 Paper: Zhang et al., M3oE: Multi-Domain Multi-Task Mixture-of-Experts Recommendation Framework, SIGIR 2024
 Year: 2024
+Uses: the indicator p and the tower's input
+Parameters per domain: W_p and b_p of the first layer, one gate, one head, and one expert, which every row runs through
 
-Conditions on: the indicator p; what the tower is given
-Grows with domains: W_p and b_p of the first layer, a gate and a head a domain; an expert a domain, through all of which
-every row runs
-
-METHODS 7.10, with one task. With z what the tower is given, E shared experts f_e, an expert f_q for each domain:
+With z the tower's input, E shared experts f_e and one expert f_q per domain (spec: m3oe-7.10):
 
     x = φ(LN(z (W ⊙ W_p) + b + b_p)) + z P + c
     u = Σ_e softmax(sg(x) G_p + g_p)_e f_e(x) + w_d (b f_p(x) + (1 - b) / (M - 1) Σ_{q≠p} f_q(x))
     s = head_p(u), or head_p([interactions ; u]) in a parallel plan
 
-b and w_d are scalars, sigmoids of numbers that start at zero. They are learned with all else; the task's experts are
-left out. With `learn=bilevel` all else is learned with b and w_d as they are, and these by an Adam of their own (rate
-1e-3), one step an epoch, on the cross-entropy of one batch of rows that nothing else is learned from.
+The balance b and the weight w_d are scalars, sigmoids of numbers that start at zero, and are learned with all other
+parameters. With `learn=bilevel` an Adam of their own (rate 1e-3) makes one step on them per epoch, on the cross-entropy
+of one batch of held-out rows, while all other parameters are learned with b and w_d fixed.
 
-Each expert has the backbone's tower widths, for fairness, with layer normalisation before each activation; x is as wide
-as the first layer. Every row runs through all E + M experts, at E + M times the cost of a tower, so more domains than
-`max_domains` are refused, and experts of absent domains get a gradient too (0.5 no. 3 does not hold for them).
+Plan: the tower becomes the inner part of one stage; the head becomes one per domain.
 
-Readings: W_p = 1 and b_p = 0 at the start (2.4); gates start alike, experts apart; heads, the paper's towers, are the
-plan's own dense stages, one for each domain. An unseen domain has the shared weights in the first layer, all domains'
-experts in equal shares, and gate and head of the largest domain (0.4). With a single domain nothing follows b f_p. Of
-bi-level learning: the batch comes from one training row in 50, picked by a hash of its number and so the same in every
-epoch and run, since dev is to select only, and rows that the weights have fitted, as published, say little of b and
-w_d; the model is in eval mode, and the step is taken when the epoch is over, before dev is scored. At a step of 1e-3 an
-epoch b and w_d stay close to 1/2, which is what this option amounts to.
+Choices: each expert has the widths of the backbone's tower, for fair comparison, with layer normalisation before each
+activation; x is as wide as the first layer. W_p = 1 and b_p = 0 at the start (spec: star-2.4). Gates start alike and
+experts at different weights. The paper's towers are the dense stages of the plan, one per domain. A row of an unseen
+domain has the shared weights in the first layer, equal shares of all domains' experts, and gate and head of the largest
+domain (spec: conventions-0.4). With one domain the term of the other domains is absent. The bi-level batch consists of
+one training row in 50, chosen by a hash of its number and therefore the same in every epoch and run: dev is reserved
+for selection, and rows that the weights have fitted, as published, say little about b and w_d. For its step the model
+is in eval mode; the step comes at the end of an epoch, before dev is scored.
+
+Not implemented: the experts of the task, since there is one task.
+
+Limits: every row runs through all E + M experts, at E + M times the cost of a tower, so more domains than `max_domains`
+are refused, and experts of absent domains get gradients too (an exemption of rule 3 in spec: conventions-0.5). At one
+step of 1e-3 per epoch, bi-level learning leaves b and w_d close to 1/2.
 """
 
 from __future__ import annotations
@@ -68,25 +71,25 @@ from ctrbench.extend import (
 )
 
 OUTER_LR = 1e-3
-"""Rate of the Adam of b and w_d."""
+"""Learning rate of b and w_d."""
 HELD_OUT = 50
-"""One training row in so many is held out for b and w_d."""
+"""One training row in this many is held out for b and w_d."""
 
 
 class M3oe(Method):
-    """Shared and domains' experts on a first layer of star weights."""
+    """Shared experts and one expert per domain on a first layer of star weights."""
 
     indexed_by = "indicator"
 
     experts: int = Field(default=4, ge=2)
-    """E, the shared experts."""
+    """E, the number of shared experts."""
     max_domains: int = Field(default=32, ge=1)
-    """Most domains, each with an expert that every row runs through; more are refused."""
+    """Largest number of domains; every row runs through the experts of all."""
     learn: Literal["jointly", "bilevel"] = later("jointly")
-    """Whether b and w_d are learned with all else, or by a step an epoch on rows held out from training."""
+    """Whether b and w_d are learned with the other parameters, or by one step per epoch on held-out rows."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with experts for its tower, and heads of the domains' own."""
+        """Return the plan with experts instead of its tower and one head per domain."""
         return plan.wrap_tower(self._mixture).map_dense(DomainDense.like)
 
     def _mixture(self, tower: tuple[Stage, ...]) -> Stage:
@@ -94,24 +97,24 @@ class M3oe(Method):
         return Experts(name="m3oe", tower=dense, settings=self)
 
     def learner(self) -> Learner:
-        """Return the learner that keeps rows for b and w_d, where these are learned apart."""
+        """Return ordinary training, or for `bilevel` the learner that holds out rows for b and w_d."""
         return BilevelLearner() if self.learn == "bilevel" else Learner()
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans whose tower is not made of dense stages."""
+        """Refuse plans whose tower has other stages than dense ones."""
         is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return None if is_dense else "experts are towers of dense layers, and this plan's tower is none"
+        return None if is_dense else "experts replace a tower of dense layers, and this plan has none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experts(Stage):
-    """The first layer and all experts, as mixed for each domain."""
+    """The first layer and the experts, mixed per domain."""
 
     tower: tuple[Dense, ...]
     settings: M3oe
 
     def build(self, num_inputs: int, build: Build) -> ExpertsModule:
-        """Make the module; too many domains are a `SettingError`."""
+        """Build the module; raise `SettingError` for too many domains."""
         refuse_many_domains(build.schema, self.settings.max_domains)
         return ExpertsModule(self, num_inputs, build)
 
@@ -140,7 +143,7 @@ class ExpertsModule(StageModule):
 
     @property
     def scalars(self) -> tuple[nn.Parameter, nn.Parameter]:
-        """What b and w_d are sigmoids of."""
+        """Logits of b and w_d."""
         return self.balance, self.weight
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
@@ -151,11 +154,11 @@ class ExpertsModule(StageModule):
         if self.training:
             context.logs[f"{self.name}.balance"] = torch.sigmoid(self.balance).detach()
             context.logs[f"{self.name}.weight"] = weight.detach()
-        own_BM = mixed(self.balanced(context), self.own(x_BN))
+        own_BM = mixed(self.shares(context), self.own(x_BN))
         return mixed(gate_BK, self.shared(x_BN)) + weight * own_BM
 
-    def balanced(self, context: Context) -> torch.Tensor:
-        """Return each row's shares in the domains' experts: b in its own, the rest in equal parts in the others."""
+    def shares(self, context: Context) -> torch.Tensor:
+        """Return each row's weights of the domains' experts, (B, M): b for its own, equal parts of 1 - b for others."""
         routing, own = context.routing, torch.sigmoid(self.balance)
         present_G1 = routing.present_G[:, None]
         domains_K = torch.arange(1, self.num_domains + 1, device=own.device)
@@ -183,10 +186,10 @@ class FirstLayer(nn.Module):
 
 
 class NormalisedTowers(nn.Sequential):
-    """K towers side by side, layer by layer."""
+    """K parallel towers, layer by layer."""
 
     of_domains = False
-    """Whether each tower belongs to a domain."""
+    """Whether a tower belongs to a domain."""
 
     def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
         widths = [num_inputs, *(dense.width for dense in tower)]
@@ -199,7 +202,7 @@ class NormalisedTowers(nn.Sequential):
 
 
 class NormalisedBank(nn.Module):
-    """K dense layers side by side, φ(LN(h W_k + b_k)), each normalised with γ_k and β_k of its own."""
+    """K parallel dense layers, φ(LN(h W_k + b_k)), each with its own γ_k and β_k."""
 
     def __init__(self, dense: Dense, num_layers: int, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -215,9 +218,9 @@ class NormalisedBank(nn.Module):
 
 
 class BilevelLearner(Learner):
-    """Makes ordinary steps on all rows but those held out, and with each epoch a step of b and w_d on these.
+    """Makes ordinary steps on the rows that are not held out, and per epoch one step of b and w_d on held-out rows.
 
-    State are the Adam of the two, and what the last order was drawn with.
+    The state consists of the Adam of b and w_d, and of seed and batch size of the last order.
     """
 
     selects = True
@@ -226,28 +229,28 @@ class BilevelLearner(Learner):
         super().__init__()
         self.adam: torch.optim.Adam | None = None
         self.restored: dict[str, Any] | None = None
-        """State of an Adam that waits for the model's parameters."""
+        """State for an Adam that is not made yet."""
         self.seed, self.batch_size = 0, 1
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
-        """Return the rows that are not held out, shuffled; all of them where none would be left."""
+        """Return the rows that are not held out, shuffled; all rows if every one is held out."""
         is_held = is_held_out(train.row)
         rows = generator.permutation(np.flatnonzero(~is_held) if not is_held.all() else len(is_held))
         self.seed, self.batch_size = int(generator.integers(1 << 62)), batch_size
         return Order(rows=rows, starts=np.append(np.arange(0, len(rows), batch_size), len(rows)))
 
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
-        """Make the step of b and w_d, on training rows; choose nothing on dev."""
+        """Make the step of b and w_d on held-out training rows; return both."""
         (experts,) = (module for module in model.modules() if isinstance(module, ExpertsModule))
         rows = np.flatnonzero(is_held_out(train.row))
         if len(rows):
             rows = np.random.default_rng(self.seed).permutation(rows)[: self.batch_size]
             self._step(model, experts, train.take(torch.from_numpy(rows)))
-        b, w_d = (float(torch.sigmoid(one)) for one in experts.scalars)
+        b, w_d = (float(torch.sigmoid(logit)) for logit in experts.scalars)
         return {"balance": b, "weight": w_d}
 
     def _step(self, model: CTRModel, experts: ExpertsModule, batch: Batch) -> None:
-        adam, was_training = self._adam_of(experts), model.training
+        adam, was_training = self._get_adam(experts), model.training
         model.eval()
         for scalar in experts.scalars:
             scalar.requires_grad_()
@@ -258,7 +261,7 @@ class BilevelLearner(Learner):
         adam.zero_grad()
         model.train(was_training)
 
-    def _adam_of(self, experts: ExpertsModule) -> torch.optim.Adam:
+    def _get_adam(self, experts: ExpertsModule) -> torch.optim.Adam:
         if self.adam is None:
             self.adam = torch.optim.Adam(experts.scalars, lr=OUTER_LR)
             if self.restored is not None:
@@ -266,20 +269,20 @@ class BilevelLearner(Learner):
         return self.adam
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of it."""
+        """Return a copy of the state."""
         adam = self.restored if self.adam is None else deepcopy(self.adam.state_dict())
         return {"adam": adam, "seed": self.seed, "batch_size": self.batch_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Load the state returned by `state_dict`."""
         self.adam, self.restored = None, state["adam"]
         self.seed, self.batch_size = state["seed"], state["batch_size"]
 
 
 def is_held_out(row_B: np.ndarray) -> np.ndarray:
-    """Say of rows, by the splitmix64 hash of their numbers in the data, whether they are for b and w_d alone."""
-    mixed = (row_B.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    """Return whether each row is held out for b and w_d, by the splitmix64 hash of its index in the data."""
+    hashed = (row_B.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    held: np.ndarray = (mixed ^ (mixed >> np.uint64(31))) % np.uint64(HELD_OUT) == 0
+        hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
+    held: np.ndarray = (hashed ^ (hashed >> np.uint64(31))) % np.uint64(HELD_OUT) == 0
     return held

@@ -1,29 +1,36 @@
-"""MAML: train the dense weights to be a good start for a few gradient steps on each domain's own rows.
+"""MAML: dense weights are trained as a start for a few gradient steps on each domain's own rows.
 
-Paper: Finn et al., MAML, ICML 2017; as AdaSparse (CIKM 2022) compares it
+Paper: Finn et al., MAML, ICML 2017; as compared in AdaSparse, CIKM 2022
 Year: 2017
+Uses: the indicator p, on whose training rows the weights are adapted before scoring
+Parameters per domain: none in the model; scoring adapts a copy of the dense weights to each domain
 
-Conditions on: the indicator p, whose training rows the weights are adapted to before scoring
-Grows with domains: nothing; an adapted copy of the dense weights is made for each domain when it is scored
-
-METHODS 4. A domain is a task. A step draws T tasks ∝ n_p^τ and for each a window of consecutive training rows, the
-support S_p before the query Q_p; with θ the dense weights and θ_emb the embeddings,
+A domain is a task. A step draws T tasks with probability ∝ n_p^τ, and for each task a window of consecutive training
+rows, the support S_p before the query Q_p. With θ the dense weights and θ_emb the embeddings (spec: maml-4.2),
 
     φ_p   = θ after k steps φ ← φ - α ∇_φ L(S_p; θ_emb, φ)
     θ     ← Adam(Σ_p w_p ∇_φ L(Q_p; θ_emb, φ_p)),  w_p ∝ n_p^{1-τ},  and the embeddings with ∇_emb at φ_p
 
-`second_order` differentiates through the inner steps, support embeddings included; `reptile` moves θ by
-ε Σ w_p (φ_p - θ), has no query, and gives the embeddings the support's own gradient at φ_p; `anil` adapts the head
-alone. Before scoring, each task is adapted anew on the last of its training rows, as many steps as dev prefers; one
-with fewer than `min_support` training rows is scored unadapted. On MovieLens-1M the distance from plain comes from
-these batches (consecutive rows of few users; support rows never move the embeddings), not from the number of updates:
-plain at MAML's number of updates loses 0.001 AUC, MAML 0.010 (docs/reports/controls.md). Readings: rows processed count
-k times in the support, and an epoch processes as many as ordinary training (4.3); the run's batch size plays no part.
-Under `lazy_adam` embedding rows that only a support holds count as touched, with gradient zero.
+`second_order` differentiates through the inner steps and the embeddings of the support. `reptile` moves θ by ε Σ w_p
+(φ_p - θ), has no query, and gives the embeddings the gradient of the support at φ_p. `anil` adapts the head only. With
+`paml_lr` each task has a learned rate α_p = softplus(a_0 + MLP(e_p)), trained by the query loss with an Adam of the
+run's settings.
 
-`paml_lr` gives each task a rate of its own, α_p = softplus(a_0 + MLP(e_p)), trained by the query loss with an Adam set
-as the run's is. Reading: e_p is the mean of e_d over the support, detached, so rates move no embedding. Left out:
-PAML's search for reference users and its memory.
+Before scoring, each task is adapted on its last training rows, with the number of steps that dev prefers. A task with
+fewer than `min_support` training rows is scored without adaptation.
+
+Plan: unchanged; the learner adapts the weights.
+
+Choices: each row of the support counts k times, and an epoch processes as many rows as ordinary training
+(spec: maml-4.3); the run's batch size plays no part. Under `lazy_adam`, embedding rows that only a support holds count
+as touched, with gradient zero. e_p is the mean of e_d over the support without its gradient, so rates move no
+embedding.
+
+Not implemented: PAML's search for reference users and its memory.
+
+Limits: on MovieLens-1M the distance from plain comes from the batches (consecutive rows of few users; support rows
+never move the embeddings), not from the number of updates: plain at MAML's number of updates loses 0.001 AUC, MAML
+0.010 (docs/reports/controls.md).
 """
 
 from __future__ import annotations
@@ -64,60 +71,64 @@ from ctrbench.extend import (
 
 Parameters = dict[str, torch.Tensor]
 Rate = float | torch.Tensor
-"""A task's α; a tensor where it is learned."""
+"""Rate α of a task; a tensor where it is learned."""
 UNADAPTED = "unadapted"
-"""Scores of the meta-learned start itself."""
+"""Name of the scores of the meta-learned start, without adaptation."""
 RATE_WIDTH = 16
-"""Hidden units behind the learned rates; METHODS leaves the number open."""
+"""Hidden units of the network of learned rates; the specification leaves the number open."""
 
 
 class Maml(Method):
-    """The plan as it is, meta-learned over domains and adapted to each before scoring."""
+    """The unchanged plan, meta-learned over domains and adapted to each before scoring."""
 
     indexed_by = "indicator"
 
     variant: Literal["fomaml", "second_order", "reptile", "anil"] = "fomaml"
-    """First-order MAML; true MAML; Reptile; or first-order MAML that adapts the head alone."""
+    """First-order MAML, second-order MAML, Reptile, or first-order MAML that adapts the head only."""
     tasks: int = Field(default=4, ge=1)
-    """Tasks a step."""
+    """Tasks per step."""
     support: int = Field(default=256, ge=1)
-    """Rows a task is adapted on, in training and before scoring."""
+    """Rows on which a task is adapted, in training and before scoring."""
     query: int = Field(default=256, ge=1)
-    """Later rows that judge the adapted weights."""
+    """Later rows whose loss at the adapted weights is minimised."""
     inner_steps: int = Field(default=1, ge=1)
+    """Adaptation steps in training."""
     inner_lr: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
-    """α, or where it starts if it is learned."""
+    """α, the adaptation rate; its initial value if it is learned."""
     paml_lr: bool = False
-    """Whether each task's α is learned from its domain features."""
+    """Whether α is learned per task from its domain features, as in PAML."""
     outer_rate: float = Field(default=0.1, gt=0.0, le=1.0)
-    """Reptile's ε, the share of the way from θ to the adapted weights."""
+    """ε of Reptile, the fraction of the way from θ to the adapted weights."""
     tau: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Tasks are drawn with probability ∝ rows^τ."""
+    """τ; tasks are drawn with probability ∝ rows^τ."""
     eval_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 5, 20), min_length=1)
-    """Numbers of steps before scoring that dev chooses from."""
+    """Candidate numbers of adaptation steps before scoring; dev selects one."""
     min_support: int = Field(default=64, ge=1)
-    """Tasks with fewer training rows are scored unadapted."""
+    """Smallest number of training rows of a task that is adapted before scoring."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.norm or self.aux:
             raise ValueError(
-                "norm and aux hold moments or rows of each domain, which inner steps would share"
+                "norm and aux hold parameters per domain, which inner steps would share; leave them out"
             )
         if self.variant == "reptile" and self.support < 2:
-            raise ValueError("reptile's support holds at least 2 rows")
-        # What judges a learned rate is the query, and Reptile has none.
-        idle = ["query", "paml_lr"] if self.variant == "reptile" else ["outer_rate"]
-        if set(self.eval_steps) == {0}:
-            idle.append("min_support")
-        for name in idle:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with these settings; leave it out")
+            raise ValueError("reptile needs a support of at least 2 rows")
         return self
+
+    def idle(self) -> Iterator[str]:
+        """Yield the settings of the other variants, and of an adaptation of zero steps."""
+        if self.variant == "reptile":
+            # Reptile has no query, whose loss would train the learned rates.
+            yield from ("query", "paml_lr")
+        else:
+            yield "outer_rate"
+        if set(self.eval_steps) == {0}:
+            yield "min_support"
 
     @property
     def query_rows(self) -> int:
-        """Rows of a full task's query; Reptile has none."""
+        """Rows of a full query; 0 for Reptile, which has none."""
         return 0 if self.variant == "reptile" else self.query
 
     def rewrite(self, plan: Plan) -> Plan:
@@ -130,15 +141,15 @@ class Maml(Method):
 
     @property
     def starts_as_backbone(self) -> float:
-        """Exactly."""
+        """Return 0.0: initial logits equal the backbone's."""
         return 0.0
 
 
 class MamlLearner(Learner):
     """Draws tasks, makes meta-steps, and adapts to each domain before scoring.
 
-    A batch holds one run of rows a task, its support first. What adaptation needs (its number of steps, the rows and
-    the learned rates) is part of the state, so a model read from a checkpoint scores as it did.
+    A batch holds one run of rows per task, its support first. The state holds all that adaptation needs (its number of
+    steps, the rows and the learned rates), so a model restored from a checkpoint gives the same scores.
     """
 
     selects = True
@@ -149,11 +160,11 @@ class MamlLearner(Learner):
         self.settings = settings
         self.adaptation_steps = 0
         self.support: SplitData | None = None
-        """The rows that tasks are adapted on before scoring, a run a task."""
+        """Rows on which tasks are adapted before scoring, one run per task."""
         self.rates = LearnedRates(settings.inner_lr) if settings.paml_lr else None
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
-        """Draw tasks and windows until as many rows are processed as there are; `batch_size` plays no part."""
+        """Draw tasks and windows until `len(train)` rows are processed; `batch_size` has no effect."""
         windows = _Windows(self.settings, train, generator)
         batches: list[np.ndarray] = []
         processed = 0
@@ -170,7 +181,7 @@ class MamlLearner(Learner):
         return passes
 
     def _parts(self, run: slice) -> tuple[slice, slice]:
-        """Cut a task's rows into support and query, in proportion where the task is small."""
+        """Split a task's rows into support and query, in proportion where the task is small."""
         settings, rows = self.settings, run.stop - run.start
         if not settings.query_rows:
             return run, run
@@ -178,7 +189,7 @@ class MamlLearner(Learner):
         return slice(run.start, run.start + num_support), slice(run.start + num_support, run.stop)
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
-        """Make one meta-step; the loss reported is the tasks' weighted query loss after adaptation."""
+        """Make one meta-step; the returned loss is the weighted query loss of the tasks after adaptation."""
         optimizer.begin()
         if self.rates is not None:
             self.rates.begin()
@@ -193,7 +204,7 @@ class MamlLearner(Learner):
             losses.append(weight * _loss(model, weights_p, context.part(query), batch.label_B[query]))
         loss = torch.stack(losses).sum()
         torch.autograd.backward(loss)
-        self._hand_over(model, adapted, weights)
+        self._set_gradients(model, adapted, weights)
         optimizer.step()
         if self.rates is not None:
             self.rates.step(optimizer)
@@ -206,16 +217,16 @@ class MamlLearner(Learner):
         return shares
 
     def _meta_adapt(self, model: CTRModel, context: Context, label_B: torch.Tensor) -> Parameters:
-        """Return φ_p: for true MAML as a function of θ, else cut off from θ, with gradients to hand over."""
+        """Return φ_p: for second-order MAML a function of θ, else detached weights that retain gradients."""
         start, rate = self._start(model), self._rate(model, context)
         if self.settings.variant == "second_order":
             for _ in range(self.settings.inner_steps):
                 grads = _gradient(model, start, context, label_B, create_graph=True)
-                start = _moved(start, grads, rate)
+                start = _updated(start, grads, rate)
             return start
         start = self._adapt(model, start, context.detached(), label_B, self.settings.inner_steps, rate)
         for value in start.values():
-            # With a learned rate these are no leaves, but functions of it.
+            # With a learned rate these are not leaves but functions of the rate.
             value.requires_grad_().retain_grad()
         return start
 
@@ -223,7 +234,7 @@ class MamlLearner(Learner):
         return self.settings.inner_lr if self.rates is None else self.rates.of(model, context)
 
     def _start(self, model: CTRModel) -> Parameters:
-        """Return the weights that are adapted."""
+        """Return the adapted weights by name: all dense ones, or the head's for ANIL."""
         only = "head." if self.settings.variant == "anil" else ""
         return {name: value for name, value in model.net.named_parameters() if name.startswith(only)}
 
@@ -236,32 +247,31 @@ class MamlLearner(Learner):
         steps: int,
         rate: Rate,
     ) -> Parameters:
-        """Make gradient steps of first order; what is returned is θ less `rate` times constants.
+        """Make first-order gradient steps; return θ minus `rate` times constants.
 
         So ∂φ/∂α is minus the sum of the support gradients, and the query's gradient g reaches α as g·(-Σ ∇L(S_p)).
         """
         start = {name: value.detach() for name, value in start.items()}
         for _ in range(steps):
             leaves = {name: value.detach().requires_grad_() for name, value in start.items()}
-            start = _moved(start, _gradient(model, leaves, context, label_B), rate)
+            start = _updated(start, _gradient(model, leaves, context, label_B), rate)
         return start
 
-    def _hand_over(self, model: CTRModel, adapted: list[Parameters], weights: list[float]) -> None:
-        """Turn what was found at φ_p into θ's gradient; for Reptile, move θ itself. True MAML's is there already."""
+    def _set_gradients(self, model: CTRModel, adapted: list[Parameters], weights: list[float]) -> None:
+        """Set the gradient of θ from the gradients at φ_p; for Reptile, move θ. Second-order MAML has it already."""
         if self.settings.variant == "second_order":
             return
         for name, theta in self._start(model).items():
             if self.settings.variant == "reptile":
-                found = zip(weights, adapted, strict=True)
-                step = sum((w * (phi[name].detach() - theta.detach()) for w, phi in found), torch.zeros(()))
+                tasks = zip(weights, adapted, strict=True)
+                step = sum((w * (phi[name].detach() - theta.detach()) for w, phi in tasks), torch.zeros(()))
                 theta.data.add_(step, alpha=self.settings.outer_rate)
             else:
-                grads = [phi[name].grad for phi in adapted]
-                known = [grad for grad in grads if grad is not None]
-                theta.grad = torch.stack(known).sum(0) if known else None
+                grads = [grad for phi in adapted if (grad := phi[name].grad) is not None]
+                theta.grad = torch.stack(grads).sum(0) if grads else None
 
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
-        """Choose the number of steps whose scores have the highest AUC on dev; the smallest of equals."""
+        """Choose the number of steps with the highest dev AUC, the smallest in a tie."""
         if self.support is None:
             self.support = self._last_rows(train)
         choices = tuple(sorted(set(self.settings.eval_steps)))
@@ -279,12 +289,12 @@ class MamlLearner(Learner):
         return _as_split(train.take(torch.from_numpy(last)))
 
     def score(self, model: CTRModel, data: SplitData) -> dict[str, np.ndarray]:
-        """Return the scores after adaptation, and those of the meta-learned start as `unadapted`."""
+        """Return the logits after adaptation, and those of the meta-learned start as `unadapted`."""
         scores = self._scores(model, data, (0, self.adaptation_steps))
         return {Column.SCORE: scores[self.adaptation_steps], UNADAPTED: scores[0]}
 
     def _scores(self, model: CTRModel, data: SplitData, choices: tuple[int, ...]) -> dict[int, np.ndarray]:
-        """Return the logits of all rows after each number of steps, ascending; the model stays as it is."""
+        """Return the logits of all rows after each number of steps, ascending; the model is not changed."""
         plain = score_rows(model, data)
         scores = {steps: plain.copy() for steps in choices}
         if self.support is None or not any(choices):
@@ -292,7 +302,7 @@ class MamlLearner(Learner):
         was_training = model.training
         model.eval()
         by_task = _rows_by_task(data.indicator_B)
-        # Rows restored from a checkpoint lie on the CPU.
+        # Rows restored from a checkpoint are on the CPU.
         all_support = self.support.to(data.label_B.device)
         for task, run in _runs(all_support.indicator_B):
             rows = by_task.get(task, np.empty(0, dtype=np.int64))
@@ -305,7 +315,7 @@ class MamlLearner(Learner):
     def _path(
         self, model: CTRModel, support: Batch, choices: tuple[int, ...]
     ) -> Iterator[tuple[int, Parameters]]:
-        """Yield the weights after each number of steps but 0."""
+        """Yield the weights after each number of steps except 0."""
         with torch.no_grad():
             context = model.context(support)
             rate = self._rate(model, context)
@@ -317,13 +327,13 @@ class MamlLearner(Learner):
                 yield steps, weights
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps chosen, the rows to adapt on and, where rates are learned, those."""
+        """Return the chosen number of steps, the rows to adapt on and, where they are learned, the rates."""
         support = None if self.support is None else _tensors(self.support)
         rates = {} if self.rates is None else {"rates": self.rates.state_dict()}
         return {"adaptation_steps": self.adaptation_steps, "support": support, **rates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
+        """Load the state returned by `state_dict`."""
         self.adaptation_steps = state["adaptation_steps"]
         support = state["support"]
         self.support = None if support is None else _as_split(Batch(**support))
@@ -332,7 +342,7 @@ class MamlLearner(Learner):
 
 
 class RateNetwork(nn.Module):
-    """α_p = softplus(a_0 + MLP(e_p)) with one hidden layer, the same for every task at the start."""
+    """α_p = softplus(a_0 + MLP(e_p)) with one hidden layer; equal for all tasks at the start."""
 
     def __init__(self, schema: Schema, start: float) -> None:
         super().__init__()
@@ -341,7 +351,7 @@ class RateNetwork(nn.Module):
         self.weight_EH = nn.Parameter(start_weight(schema.domain_width, RATE_WIDTH, "tanh", generator))
         self.bias_H = nn.Parameter(torch.zeros(RATE_WIDTH))
         self.output_H = nn.Parameter(torch.zeros(RATE_WIDTH))
-        # The inverse of softplus, in a form that no large rate overflows.
+        # The inverse of softplus, in a form that does not overflow for large rates.
         self.base = nn.Parameter(torch.tensor(start + math.log(-math.expm1(-start))))
 
     def forward(self, e_E: torch.Tensor) -> torch.Tensor:
@@ -353,8 +363,8 @@ class RateNetwork(nn.Module):
 class LearnedRates:
     """The network of rates and the Adam that trains it.
 
-    Neither can be made before a model is at hand, which says what it is built for and on which device; a state that
-    is restored waits until then.
+    Both are made when the first model is available, which determines their schema and device; a restored state is kept
+    until then.
     """
 
     def __init__(self, start: float) -> None:
@@ -364,7 +374,7 @@ class LearnedRates:
         self.restored: dict[str, Any] | None = None
 
     def of(self, model: CTRModel, context: Context) -> torch.Tensor:
-        """Return the rate of a task with that support."""
+        """Return the rate of the task whose support the context holds, a scalar."""
         if self.network is None:
             self.network = RateNetwork(model.schema, self.start).to(context.z_BN.device)
             if self.restored is not None:
@@ -373,19 +383,19 @@ class LearnedRates:
         return rate
 
     def begin(self) -> None:
-        """Forget gradients."""
+        """Clear the gradients."""
         if self.network is not None:
             self.network.zero_grad()
 
     def step(self, optimizer: Optimizer) -> None:
-        """Make one step of Adam, set as the model's is."""
-        assert self.network is not None, "a step asks for a task's rate first"
+        """Make one Adam step with the settings of the model's optimiser."""
+        assert self.network is not None, "a step reads a rate before it ends"
         if self.adam is None:
-            self.adam = self._adam(self.network, optimizer)
+            self.adam = self._make_adam(self.network, optimizer)
         self.adam.step()
 
-    def _adam(self, network: RateNetwork, like: Optimizer) -> torch.optim.Adam:
-        config = like.config
+    def _make_adam(self, network: RateNetwork, optimizer: Optimizer) -> torch.optim.Adam:
+        config = optimizer.config
         betas = (config.beta1, config.beta2)
         adam = torch.optim.Adam(network.parameters(), lr=config.lr, betas=betas, eps=config.eps, fused=True)
         if self.restored is not None:
@@ -399,7 +409,7 @@ class LearnedRates:
         return deepcopy({"network": self.network.state_dict(), "adam": self.adam.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restore them."""
+        """Load the state returned by `state_dict`; it takes effect when the network is made."""
         self.network, self.adam, self.restored = None, None, state
 
 
@@ -410,7 +420,7 @@ class _Windows:
         by_task = _rows_by_task(train.indicator_B)
         self.rows = [rows for task, rows in by_task.items() if len(rows) > 1]
         if not self.rows:
-            raise ValueError("meta-learning needs a domain with at least two training rows")
+            raise ValueError("maml needs a domain with at least two training rows")
         chance = np.array([len(rows) for rows in self.rows], dtype=np.float64) ** settings.tau
         self.chance = chance / chance.sum()
         self.num_tasks = min(settings.tasks, len(self.rows))
@@ -418,7 +428,7 @@ class _Windows:
         self.generator = generator
 
     def draw(self) -> list[np.ndarray]:
-        """Return one window for each of some distinct tasks."""
+        """Return one window per drawn task; tasks are distinct."""
         drawn = self.generator.choice(len(self.rows), self.num_tasks, replace=False, p=self.chance)
         return [self._window(self.rows[task]) for task in drawn]
 
@@ -442,7 +452,7 @@ def _gradient(
         )
 
 
-def _moved(start: Parameters, grads: tuple[torch.Tensor, ...], rate: Rate) -> Parameters:
+def _updated(start: Parameters, grads: tuple[torch.Tensor, ...], rate: Rate) -> Parameters:
     return {name: value - rate * grad for (name, value), grad in zip(start.items(), grads, strict=True)}
 
 
@@ -462,15 +472,15 @@ def _score_with(model: CTRModel, weights: Parameters, data: SplitData, rows: np.
 
 
 def _runs(indicator_B: torch.Tensor) -> list[tuple[int, slice]]:
-    """Return the runs of equal ids: the id and the rows."""
+    """Return the runs of equal ids, each as the id and its rows."""
     tasks, counts = torch.unique_consecutive(indicator_B, return_counts=True)
     ends = torch.cumsum(counts, 0)
-    places = zip(tasks.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
-    return [(task, slice(start, end)) for task, start, end in places]
+    runs = zip(tasks.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
+    return [(task, slice(start, end)) for task, start, end in runs]
 
 
 def _rows_by_task(indicator_B: torch.Tensor) -> dict[int, np.ndarray]:
-    """Return the rows of each task, as they lie."""
+    """Return the row indices of each task, ascending."""
     indicator = indicator_B.cpu().numpy()
     rows = np.argsort(indicator, kind="stable")
     tasks, starts = np.unique(indicator[rows], return_index=True)
@@ -483,5 +493,5 @@ def _tensors(split: SplitData | Batch) -> dict[str, Any]:
 
 
 def _as_split(batch: Batch) -> SplitData:
-    """Return rows of a split as a split of their own."""
+    """Return a batch as a split."""
     return SplitData(**_tensors(batch), row=np.arange(len(batch)), user=None, probability=None)

@@ -1,22 +1,23 @@
-"""MMoE: towers that all domains share, mixed for each domain by a gate of its own.
+"""MMoE: experts that all domains share, mixed by a gate per domain.
 
 Paper: Ma et al., Multi-gate Mixture-of-Experts, KDD 2018
 Year: 2018
-Conditions on: the indicator p; what the tower is given
-Grows with domains: a gate and a head a domain; experts as far as `experts` says
+Uses: the indicator p and the tower's input
+Parameters per domain: one gate and one head; with the default `experts` also one expert, for up to 20 domains
 
-METHODS 6.2, with domains for tasks. With z what the tower is given and f_1..f_K towers of the backbone's
-widths:
+With z the tower's input and f_1 … f_K towers of the backbone's widths (spec: mmoe-6.5):
 
     g = softmax(z W_p)     u = Σ_k g_k f_k(z)     s = head_p(u), in a parallel plan head_p([interactions ; u])
 
-Every row runs through all K towers, at K times the cost of one. So K is the number of domains up to 20, as
-in the STAR study, and 8 beyond; the record of a run notes K.
+Domains are the tasks. Every row runs through all K towers, at K times the cost of one. K is the number of domains up to
+20, as in the STAR study, and 8 beyond; the record of a run notes K.
 
-Readings: gates have no bias and start at zero, all experts alike, since the experts start apart; heads are
-the plan's own dense stages, one for each domain; an unseen domain takes gate and head of the largest (0.4),
-and training rows have none, since domain features keep every value. Where there is but one domain there are
-two experts: a gate over one can learn nothing. Departures: none.
+Plan: one stage replaces the dense stages of the tower; the head becomes one per domain.
+
+Choices: gates have no bias and start at zero, all experts alike, since the experts start at different weights. Heads
+are the dense stages of the plan, one per domain. A row of an unseen domain uses gate and head of the largest domain
+(spec: conventions-0.4); training rows are never of an unseen domain. With one domain there are two experts, since a
+gate over one expert learns nothing.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ from ctrbench.extend import (
 )
 
 MOST_EXPERTS, FEWER_EXPERTS = 20, 8
-"""Experts a domain up to this many domains; experts of all domains together beyond."""
+"""One expert per domain up to `MOST_EXPERTS` domains; `FEWER_EXPERTS` in total beyond."""
 
 
 class Mmoe(Method):
-    """Experts that domains share, a gate and a head for each domain."""
+    """Experts that domains share, and a gate and a head per domain."""
 
     indexed_by = "indicator"
 
     experts: int | None = Field(default=None, ge=2)
-    """Towers that every row runs through; None: as many as domains up to 20 of them, else 8."""
+    """Number of experts, which every row runs through; none: one per domain up to 20 domains, 8 beyond."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with a mixture of towers, and heads of the domains' own."""
+        """Return the plan with a mixture of towers and one head per domain."""
         before, dense = dense_part(plan.tower)
         mixture = Mixture(name="mmoe", tower=dense, experts=self.experts)
         return replace(plan, tower=(*before, mixture)).map_dense(DomainDense.like)
@@ -69,24 +70,24 @@ class Mmoe(Method):
         return None if has_tower else "experts are towers of dense layers, and this plan has none"
 
     def learner(self) -> Learner:
-        """Return ordinary training that notes K, which the settings alone do not tell."""
+        """Return ordinary training that notes K, which the settings alone do not determine."""
         return MmoeLearner()
 
 
 class MmoeLearner(Learner):
-    """Trains as usual; the record notes how many experts there were."""
+    """Ordinary training; the record notes the number of experts."""
 
     selects = True
 
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
-        """Choose nothing."""
+        """Return the number of experts; nothing is chosen."""
         (mixture,) = (module for module in model.modules() if isinstance(module, MixtureModule))
         return {"experts": mixture.num_experts}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Stage):
-    """Σ_k softmax(x W_p)_k f_k(x), with towers f_k that start apart."""
+    """Σ_k softmax(x W_p)_k f_k(x), with towers f_k of different initial weights."""
 
     tower: tuple[Dense, ...]
     experts: int | None
@@ -97,12 +98,12 @@ class Mixture(Stage):
         return self.experts or (max(2, num_domains) if num_domains <= MOST_EXPERTS else FEWER_EXPERTS)
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; gates at zero."""
+        """Build the module; gates start at zero."""
         return MixtureModule(self, num_inputs, build)
 
 
 class MixtureModule(StageModule):
-    """Computes `Mixture`; a row meets all experts and its own domain's gate."""
+    """Computes `Mixture`; a row runs through all experts and its own domain's gate."""
 
     def __init__(self, stage: Mixture, num_inputs: int, build: Build) -> None:
         super().__init__()

@@ -1,23 +1,24 @@
-"""MulANN: the last hidden layer learns to hide the domain from a small network that learns to tell it.
+"""MulANN: the last hidden layer learns to hide the domain from a discriminator that learns to predict it.
 
 Paper: Schoenauer-Sebag et al., Multi-Domain Adversarial Learning, ICLR 2019
 Year: 2019
-Conditions on: nothing; the indicator p is only what the discriminator has to tell
-Grows with domains: a column of the discriminator, which scoring does not need
+Uses: the indicator p, in training only, as the discriminator's target
+Parameters per domain: one column of the discriminator, which scoring does not use
 
-METHODS 6.2. With h the last hidden layer, v = relu(h V + c), and t/T the share of training done:
+With h the last hidden layer, v = ReLU(h V + c) and t/T the share of training done (spec: mulann-6.4):
 
-    loss = BCE + mean_i w_p CE(p | softmax(v U + d)), w_p ∝ 1 / √n_p
-    gradient of CE: as it is for V, c, U and d, times -λ_t for h and all that stands before it
-    λ_t = λ (2 / (1 + exp(-10 t/T)) - 1)
+    loss = BCE + mean_i w_p CE(p | softmax(v U + d))        w_p ∝ 1 / √n_p
+    λ_t  = λ (2 / (1 + exp(-10 t/T)) - 1)
 
-So features are hardly disturbed until the discriminator knows something. The model that scores is the
-backbone, and the STAR study finds it slightly below its backbone: what hides the domain helps no click.
+The gradient of CE reaches V, c, U and d unchanged, and h with everything before it multiplied by -λ_t. Features are
+therefore hardly disturbed until the discriminator has learned something. The scoring model is the backbone.
 
-Readings: λ enters once, through λ_t, so the discriminator learns at full rate from the first step; w averages
-one over training rows; rows of an unseen domain have no domain to tell and count nothing. With one domain it
-is the backbone. Departures: none. Left out: the original's discriminator of known and unknown classes, which
-means nothing for clicks (6.2).
+Plan: one stage at the end of the tower, which passes its input on.
+
+Choices: λ enters once, through λ_t, so the discriminator learns at full rate from the first step. The mean of w over
+training rows is one. Rows of an unseen domain have weight zero. With one domain the model is the backbone.
+
+Not implemented: the discriminator of known and unknown classes of the paper, which has no meaning for clicks.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch.nn import functional
 from ctrbench.extend import Build, Context, Dense, Field, Method, Plan, Schema, Stage, StageModule
 
 GROWTH = 10.0
-"""Of λ_t; near λ after half of training."""
+"""Growth rate of λ_t, which is close to λ after half of training."""
 
 
 class Mulann(Method):
@@ -40,7 +41,7 @@ class Mulann(Method):
     indexed_by = "indicator"
 
     weight: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
-    """λ, the reversed gradient's weight in the end; 0.01, 0.1 and 1 are usual."""
+    """λ, the final weight of the reversed gradient; usually 0.01, 0.1 or 1."""
     hidden: int = Field(default=100, ge=1)
     """Width of the discriminator's hidden layer."""
 
@@ -53,24 +54,26 @@ class Mulann(Method):
         """Refuse plans whose tower does not end in a dense stage."""
         is_dense = plan.tower and isinstance(plan.tower[-1], Dense)
         return (
-            None if is_dense else "the discriminator sees the tower's last hidden layer; this plan has none"
+            None
+            if is_dense
+            else "the discriminator reads the tower's last hidden layer, and this plan has none"
         )
 
     @property
     def starts_as_backbone(self) -> float:
-        """Exactly; the discriminator only adds to the loss."""
+        """Return 0.0: the discriminator changes only the loss."""
         return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Discriminator(Stage):
-    """Hands its input on, and in training adds how well the domain can be told from it to the loss."""
+    """Passes its input on; in training adds the discriminator's cross-entropy to the loss."""
 
     weight: float
     hidden: int
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; He and Xavier uniform, zero biases."""
+        """Build the module; weights He and Xavier uniform, biases zero."""
         return DiscriminatorModule(self, num_inputs, build)
 
 
@@ -90,37 +93,39 @@ class DiscriminatorModule(StageModule):
         self.hidden = hidden.build(num_inputs, build)
         self.output = output.build(stage.hidden, build)
         self.register_buffer("reversal", torch.zeros(()))
-        self.register_buffer("balance", balanced(build.schema))
+        self.register_buffer("balance", class_weights(build.schema))
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to the same (B, N)."""
         if self.training:
-            told_BM = self.output(self.hidden(reversed_gradient(x_BN, self.reversal), context), context)
-            loss = self._cross_entropy(told_BM.float(), context)
+            predicted_BM = self.output(self.hidden(reversed_gradient(x_BN, self.reversal), context), context)
+            loss = self._cross_entropy(predicted_BM.float(), context)
             context.penalties.append(loss * context.share)
             context.logs["mulann.domain_loss"] = loss.detach()
         return x_BN
 
-    def _cross_entropy(self, told_BM: torch.Tensor, context: Context) -> torch.Tensor:
+    def _cross_entropy(self, predicted_BM: torch.Tensor, context: Context) -> torch.Tensor:
         routing = context.routing
-        # Domain p is class p - 1, so an unseen one is class -1, which counts nothing.
+        # Domain p is class p - 1, so unseen domains are class -1, which is ignored.
         class_B = routing.present_G.index_select(0, routing.index_B) - 1
-        total = functional.cross_entropy(told_BM, class_B, self.balance, ignore_index=-1, reduction="sum")
-        return total / len(told_BM)
+        total = functional.cross_entropy(
+            predicted_BM, class_B, self.balance, ignore_index=-1, reduction="sum"
+        )
+        return total / len(predicted_BM)
 
     def advance(self, progress: float) -> None:
-        """Move λ_t."""
+        """Set λ_t for the share of planned steps done."""
         self.reversal.fill_(self.weight * (2.0 / (1.0 + math.exp(-GROWTH * progress)) - 1.0))
 
 
 def reversed_gradient(x_BN: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Return x, exactly, whose gradient comes back times -factor."""
+    """Return x bit-equal, with its gradient multiplied by -factor."""
     kept_BN = x_BN.detach()
     return kept_BN + factor * (kept_BN - x_BN)
 
 
-def balanced(schema: Schema) -> torch.Tensor:
-    """Return w_p ∝ 1 / √n_p of domains 1..M, one on average over training rows."""
+def class_weights(schema: Schema) -> torch.Tensor:
+    """Return w_p ∝ 1 / √n_p of domains 1..M, with mean one over training rows."""
     rows_M = torch.tensor(schema.indicator_rows[1:], dtype=torch.float64).clamp_min(1.0)
     weight_M = rows_M.rsqrt()
     return (weight_M * rows_M.sum() / (weight_M * rows_M).sum()).float()

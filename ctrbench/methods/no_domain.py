@@ -1,14 +1,18 @@
-"""No domain: one model for all domains that does not see the domain features.
+"""No domain: one model for all domains, without the domain features as inputs.
 
-Paper: none, the reference that shows what the domain features are worth as inputs
+Paper: none, the reference that shows the value of the domain features
 Year: none
+Uses: none
+Parameters per domain: none
 
-Conditions on: nothing
-Grows with domains: nothing
+The embeddings of the domain features are removed from the input vector z; the first layers are narrower by as much
+(spec: no-domain-13.2).
 
-The domain features are taken out of z, so the backbone has no embeddings of them and its first layers are narrower;
-all else is the backbone as it is. METHODS has no section on it. Readings: `norm=pn` and `aux` are refused, as they are
-given the domain even where z is not. What other fields tell of the domain stays: a city, say, tells the country.
+Plan: the domain features are hidden; all stages stay.
+
+Choices: `norm=pn` and `aux` are refused, since both read the domain even where z does not hold it.
+
+Limits: other fields may still reveal the domain, as a city reveals its country.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ class NoDomain(Method):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.aux == "domain":
-            raise ValueError("aux=domain is made of e_d, which this model does not see; leave it out")
+            raise ValueError("aux=domain reads e_d, which this model does not have; leave it out")
         if self.aux or self.norm == "pn":
-            raise ValueError("aux and norm=pn would tell the model its domain; leave them out")
+            raise ValueError(
+                "aux and norm=pn read the domain, which this model must not know; leave them out"
+            )
         return self
 
     def rewrite(self, plan: Plan) -> Plan:

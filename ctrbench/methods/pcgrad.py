@@ -1,26 +1,28 @@
-"""PCGrad: where domains pull the shared weights apart, each gradient loses what it has against another's.
+"""PCGrad: gradients of domains that conflict are projected onto each other's normal plane before each step.
 
 Paper: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020
 Year: 2020
+Uses: the indicator p, in training only, to separate gradients
+Parameters per domain: none
 
-Conditions on: nothing; the indicator p says whose gradients are compared, in training alone
-Grows with domains: nothing
-
-Tasks are the domains of a mixed batch of B rows; θ are the dense weights, l_r the cross-entropy of row r:
+Tasks are the domains of a mixed batch of B rows, θ are the dense weights, l_r is the cross-entropy of row r
+(spec: pcgrad-7.13):
 
     g_i = ∇_θ (1/B) Σ_{r of i} l_r,  so that Σ_i g_i = ∇_θ L
     h_i ← g_i, then for every other j in random order   h_i ← h_i - min(0, h_i · g_j) / ‖g_j‖² g_j
     θ   ← Adam(Σ_i h_i + ∇_θ penalties)
 
-g_j is the gradient as it was found, never one operated on. Where no two conflict, the step is the ordinary one to the
-bit. All h_i · g_j follow from the products g_i · g_j, so vectors are multiplied once, and no step waits for a sign.
+g_j is always the original gradient. Where no two gradients conflict, the step is bit-equal to the ordinary one. All h_i
+· g_j follow from the products g_i · g_j, so each pair of vectors is multiplied once and no step waits for the device to
+know a sign.
 
-Readings: a domain weighs by its rows, where the paper adds up the means of tasks, so that what differs from ordinary
-training is the surgery alone. Embeddings, and rows of per-domain tables, take the ordinary gradient: they belong to
-values, of which domains share few. Penalties are no domain's; their gradient is added untouched. The first groups of
-`Routing` are taken apart, which are the largest up to a factor of two, and what is beyond `groups` is one task. The
-first g_i is the whole gradient less the others, so G groups cost G passes backwards. Orders are drawn anew for each i
-and step.
+Plan: unchanged; the learner changes the gradient of dense weights.
+
+Choices: a domain counts by its rows, where the paper adds the means of tasks, so that the projection is the only
+difference from ordinary training. Embeddings and rows of per-domain tables take the ordinary gradient: each belongs to
+few domains. Penalties belong to no domain; their gradient is added unchanged. The first `groups - 1` groups of
+`Routing`, the largest up to a factor of two, are separate tasks, and all further ones form one task. The first g_i is
+the whole gradient minus the others, so G groups cost G backward passes. Orders are drawn again for each i and step.
 """
 
 from __future__ import annotations
@@ -47,29 +49,29 @@ from ctrbench.extend import (
 
 
 class PCGrad(Method):
-    """The plan as it is, trained by gradient surgery between domains."""
+    """The unchanged plan, trained with projected gradients of domains."""
 
     indexed_by = "indicator"
 
     groups: int = Field(default=8, ge=2)
-    """Gradients told apart in a batch: the largest domains', and where there are more, that of all others."""
+    """Largest number of separate gradients per batch; with more domains, the last one is that of all others."""
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan unchanged."""
         return plan
 
     def learner(self) -> Learner:
-        """Return ordinary mixed batches with surgery before each step."""
+        """Return ordinary mixed batches with projected gradients."""
         return PCGradLearner(self.groups)
 
     @property
     def starts_as_backbone(self) -> float:
-        """Exactly."""
+        """Return 0.0: initial logits equal the backbone's."""
         return 0.0
 
 
 class PCGradLearner(Learner):
-    """Makes ordinary steps but for the gradient of dense weights."""
+    """Makes ordinary steps with a projected gradient of dense weights."""
 
     refuses_workers = "PCGrad makes its own steps, which ignore the rows of other workers"
 
@@ -77,7 +79,7 @@ class PCGradLearner(Learner):
         super().__init__()
         self.groups = groups
         self.seed = 0
-        """Of the orders of an epoch; a step's follow from it and the number of the step."""
+        """Seed of an epoch's orders; the orders of a step follow from it and the number of the step."""
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
         """Return the rows in the order of ordinary training."""
@@ -86,7 +88,7 @@ class PCGradLearner(Learner):
         return order
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
-        """Make one step; the figure logged is the share of pairs of groups that conflict."""
+        """Make one step; log the share of conflicting pairs of groups as `conflicts`."""
         optimizer.begin()
         context = model.context(batch, optimizer)
         logit_B = model.net(context)
@@ -98,25 +100,28 @@ class PCGradLearner(Learner):
             (error_B,) = torch.autograd.grad(weighted, logit_B, retain_graph=True)
             group_B = context.routing.index_B.clamp_max(num_groups - 1)
             errors = [error_B * (group_B == group) for group in range(1, num_groups)]
-            context.logs["conflicts"] = self._operate(optimizer, logit_B, errors)
+            context.logs["conflicts"] = self._project(optimizer, logit_B, errors)
         if context.penalties:
             torch.autograd.backward(torch.stack(context.penalties).sum())
         optimizer.step()
         return StepOutput(loss=loss.detach(), rows=len(batch), logs=context.logs)
 
-    def _operate(
+    def _project(
         self, optimizer: Optimizer, logit_B: torch.Tensor, errors: list[torch.Tensor]
     ) -> torch.Tensor:
-        """Take from the whole gradient what the groups lose; `errors` are ∂L/∂logit of all groups but the first."""
-        weights = [one for one in optimizer.dense.parameters if one.grad is not None]
-        whole = [one.grad for one in weights if one.grad is not None]
+        """Subtract the conflicting parts from the gradient of dense weights; return the share of conflicting pairs.
+
+        `errors` are ∂L/∂logit, (B,), of all groups but the first.
+        """
+        weights = [weight for weight in optimizer.dense.parameters if weight.grad is not None]
+        whole = [weight.grad for weight in weights if weight.grad is not None]
         parts = [_flat(torch.autograd.grad(logit_B, weights, error, retain_graph=True)) for error in errors]
         rest_NP = torch.stack(parts)
         grads_GP = torch.cat([(_flat(whole) - rest_NP.sum(0))[None], rest_NP])
         gram_GG = grads_GP @ grads_GP.T
         others_GO = self._others(len(grads_GP), optimizer.steps, gram_GG.device)
-        lost_P = lost(gram_GG, others_GO) @ grads_GP
-        for grad, part in zip(whole, torch.split(lost_P, [one.numel() for one in whole]), strict=True):
+        lost_P = conflict_weights(gram_GG, others_GO) @ grads_GP
+        for grad, part in zip(whole, torch.split(lost_P, [grad.numel() for grad in whole]), strict=True):
             grad -= part.view_as(grad)
         return (gram_GG < 0).sum() / others_GO.numel()
 
@@ -128,17 +133,17 @@ class PCGradLearner(Learner):
         return others if device.type == "cpu" else others.pin_memory().to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the orders follow from."""
+        """Return the seed of the orders."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Load the state returned by `state_dict`."""
         self.seed = state["seed"]
 
 
-def lost(gram_GG: torch.Tensor, others_GO: torch.Tensor) -> torch.Tensor:
+def conflict_weights(gram_GG: torch.Tensor, others_GO: torch.Tensor) -> torch.Tensor:
     """Return c such that Σ_i h_i = Σ_i g_i - Σ_j c_j g_j, from the products g_i · g_j and each i's order of others."""
-    # dot is h_i · g_j, share how much of g_j was taken from g_i, which is never positive.
+    # dot is h_i · g_j; share is the coefficient of g_j subtracted from g_i, never positive.
     dot_GG, share_GG = gram_GG.clone(), torch.zeros_like(gram_GG)
     square_G = gram_GG.diagonal().clamp_min(torch.finfo(gram_GG.dtype).tiny)
     for other_G in others_GO.unbind(1):

@@ -1,12 +1,14 @@
-"""Plain: the backbone as it is, one model for all domains.
+"""Plain: the unchanged backbone, one model for all domains.
 
-Paper: none, the reference that every method is measured against
+Paper: none, the reference for all methods
 Year: none
+Uses: the domain features, as ordinary inputs
+Parameters per domain: none
 
-Conditions on: nothing; the domain features are inputs among others
-Grows with domains: nothing
+The domain features are inputs like any others, so the model learns the click level of each domain. Nothing else
+distinguishes domains (spec: plain-13.1).
 
-Domain features are ordinary inputs, so levels of domains are learned; nothing else is particular to a domain.
+Plan: unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from ctrbench.extend import Method, Plan
 
 
 class Plain(Method):
-    """No edit at all."""
+    """The backbone without an edit."""
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan unchanged."""
@@ -23,5 +25,5 @@ class Plain(Method):
 
     @property
     def starts_as_backbone(self) -> float:
-        """Exactly."""
+        """Return 0.0: initial logits equal the backbone's."""
         return 0.0

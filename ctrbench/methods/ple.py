@@ -1,34 +1,37 @@
-"""PLE: experts of each domain's own beside shared ones, mixed by the domain's gate, in levels.
+"""PLE: experts of each domain beside shared experts, mixed by the domain's gate, in levels.
 
 Paper: Tang et al., Progressive Layered Extraction (PLE), RecSys 2020
 Year: 2020
+Uses: the indicator p and the tower's input
+Parameters per domain: the specific experts, one gate, one tower and one head
 
-Conditions on: the indicator p; what the tower is given
-Grows with domains: the specific experts, a gate, a tower and a head a domain
-
-METHODS 7.6, with domains for tasks. x_p is domain p's stream and x_s the shared one; both start as what the backbone's
-tower is given. A level has n_p experts of each domain's own, which see x_p, and n_s shared ones, which see x_s:
+x_p is the stream of domain p and x_s the shared one; both start as the tower's input. A level has n_p specific experts
+per domain, which read x_p, and n_s shared experts, which read x_s (spec: ple-7.6):
 
     x_p <- Σ_k softmax(x_p W_p)_k f_k        over the experts of p and the shared ones
     x_s <- Σ_k softmax(x_s W_s)_k f_k        over all experts; not at the last level
     s = head_p(tower_p(x_p)), or head_p([interactions ; tower_p(x_p)]) in a parallel plan
 
-At the last level a row runs through the experts of its own domain and the shared ones only. At earlier levels the
-shared gate needs the experts of all domains, so every row runs through all of them, and more domains than
-`max_domains` are refused; with one level there is no such bound.
+Domains are the tasks. At the last level a row runs through the experts of its own domain and the shared ones only. At
+earlier levels the shared gate reads the experts of all domains, so every row runs through all of them.
 
-Readings: gates have no bias and start at zero, all experts alike; where nothing but a domain's own rows reach a
-parameter, the domains start alike; an unseen domain takes the largest one's experts, gate, tower and head (0.4). With
-more levels, experts and gates of earlier ones get a gradient of absent domains too, by the definition: for them 0.5
-no. 3 does not hold.
-Departures: experts are as wide as the backbone's tower (11.3) where the study has 256-128, `expert=256-128` here.
+Plan: the tower becomes the inner part of one stage; the head becomes one per domain.
+
+Choices: gates have no bias and start at zero, all experts alike. Domains start alike in parameters that only their own
+rows reach. A row of an unseen domain uses experts, gate, tower and head of the largest domain (spec: conventions-0.4).
+
+Deviations: experts are as wide as the backbone's tower (spec: comparison-11.3); the study has 256-128, which
+`expert=256-128` gives.
+
+Limits: with more than one level, more domains than `max_domains` are refused, and experts and gates of earlier levels
+get gradients of absent domains too (an exemption of rule 3 in spec: conventions-0.5).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -47,7 +50,6 @@ from ctrbench.extend import (
     TowerBank,
     domain_table,
     mixed,
-    model_validator,
     named,
     own_rows,
     refuse_many_domains,
@@ -57,30 +59,29 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class Ple(Method):
-    """Specific and shared experts in levels; a gate, a tower and a head for each domain."""
+    """Specific and shared experts in levels, and a gate, a tower and a head per domain."""
 
     indexed_by = "indicator"
 
     levels: int = Field(default=1, ge=1)
+    """Number of levels of experts."""
     specific: int = Field(default=1, ge=1)
-    """Experts of each domain's own, n_p, at each level."""
+    """n_p, experts per domain at each level."""
     shared: int = Field(default=2, ge=1)
-    """Experts of all domains, n_s, at each level."""
+    """n_s, shared experts at each level."""
     expert: tuple[Size, ...] | None = Field(default=None, min_length=1)
-    """Widths of an expert's layers; None: the backbone's tower."""
+    """Widths of an expert's layers; none: those of the backbone's tower."""
     tower: tuple[Size, ...] = Field(default=(64,), min_length=1)
-    """Widths of the layers between the last level and the head."""
+    """Widths of a domain's tower, between the last level and the head."""
     max_domains: int = Field(default=32, ge=1)
-    """Most domains with more than one level, since every row runs through all experts of all but the last."""
+    """Largest number of domains with more than one level; every row runs through all experts of earlier levels."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.levels == 1 and self.max_domains != type(self).model_fields["max_domains"].default:
-            raise ValueError("max_domains has no effect with one level; leave it out")
-        return self
+    def idle(self) -> tuple[str, ...]:
+        """Return `max_domains` for one level, at which a row meets its own domain's experts only."""
+        return ("max_domains",) if self.levels == 1 else ()
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with experts for its tower, and heads of the domains' own."""
+        """Return the plan with experts instead of its tower and one head per domain."""
         return plan.wrap_tower(self._extraction).map_dense(DomainDense.like)
 
     def _extraction(self, stages: tuple[Stage, ...]) -> Extraction:
@@ -89,30 +90,29 @@ class Ple(Method):
         widths = self.expert or tuple(stage.width for stage in dense)
         expert, tower = (
             tuple(
-                Dense(name=f"{part}{place}", width=width, activation=activation)
-                for place, width in enumerate(sizes)
+                Dense(name=f"{part}{i}", width=width, activation=activation) for i, width in enumerate(sizes)
             )
             for part, sizes in (("expert", widths), ("tower", self.tower))
         )
         return Extraction(name="ple", settings=self, expert=expert, tower=tower)
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans whose tower is not made of dense stages."""
+        """Refuse plans whose tower has other stages than dense ones."""
         if plan.has_dense_tower:
             return None
-        return "experts stand for a tower of dense layers, and this plan has none"
+        return "experts replace a tower of dense layers, and this plan has none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction(Stage):
-    """All levels, and the domains' towers behind them."""
+    """All levels, followed by the domains' towers."""
 
     settings: Ple
     expert: tuple[Dense, ...]
     tower: tuple[Dense, ...]
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; refuse too many domains where every row meets all of them."""
+        """Build the module; raise `SettingError` for too many domains with more than one level."""
         if self.settings.levels > 1:
             refuse_many_domains(build.schema, self.settings.max_domains)
         return ExtractionModule(self, num_inputs, build)
@@ -126,11 +126,11 @@ class ExtractionModule(StageModule):
         last = stage.settings.levels - 1
         self.earlier = nn.ModuleList()
         for level in range(last):
-            kind = LastButOne if level == last - 1 else Earlier
-            self.earlier.append(kind(stage, f"ple{level}", num_inputs, build))
+            level_class = LastButOne if level == last - 1 else Earlier
+            self.earlier.append(level_class(stage, f"ple{level}", num_inputs, build))
             num_inputs = stage.expert[-1].width
         self.last = Last(stage, f"ple{last}", num_inputs, build)
-        self.tower = _own(stage.tower, "ple", stage.expert[-1].width, build)
+        self.tower = _domain_tower(stage.tower, "ple", stage.expert[-1].width, build)
         self.num_outputs = self.tower.num_outputs
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
@@ -142,13 +142,13 @@ class ExtractionModule(StageModule):
         return tower_BM
 
 
-def _own(tower: tuple[Dense, ...], prefix: str, num_inputs: int, build: Build) -> Chain:
-    """Make a tower for each domain."""
+def _domain_tower(tower: tuple[Dense, ...], prefix: str, num_inputs: int, build: Build) -> Chain:
+    """Build one tower per domain."""
     return Chain(tuple(DomainDense.like(dense) for dense in named(tower, prefix)), num_inputs, build)
 
 
 class OwnGate(nn.Module):
-    """softmax(x W_p), with W_p of the row's domain, which none but its rows reach."""
+    """softmax(x W_p), with W_p of the row's domain, which only its rows train."""
 
     def __init__(self, num_inputs: int, num_outputs: int, build: Build) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class OwnGate(nn.Module):
 
 
 class EveryGate(nn.Module):
-    """softmax(x_p W_p) of all P domains' streams, which every row reaches."""
+    """softmax(x_p W_p) of all P domains' streams; every row trains all W_p."""
 
     of_domains = True
 
@@ -170,32 +170,32 @@ class EveryGate(nn.Module):
         self.weight = nn.Parameter(torch.zeros(build.schema.num_indicators, num_inputs, num_outputs))
 
     def forward(self, own: torch.Tensor) -> torch.Tensor:
-        """(P, B, N), or (B, N) if all are x, to (P, B, K)."""
+        """(P, B, N), or (B, N) where all streams are x, to (P, B, K)."""
         return (own @ self.weight).softmax(2)
 
 
 class Last(nn.Module):
-    """The last level: a row meets its own domain's experts and the shared ones."""
+    """The last level: a row runs through its own domain's experts and the shared ones."""
 
     def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
         super().__init__()
         settings = stage.settings
         self.specific = nn.ModuleList(
-            _own(stage.expert, f"{name}.specific{place}", num_inputs, build)
-            for place in range(settings.specific)
+            _domain_tower(stage.expert, f"{name}.specific{i}", num_inputs, build)
+            for i in range(settings.specific)
         )
         self.shared = TowerBank(named(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build)
         self.gate = OwnGate(num_inputs, settings.specific + settings.shared, build)
 
     def forward(self, own_BN: torch.Tensor, shared_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """Both streams (B, N) to the row's own (B, M)."""
+        """Both streams, (B, N), to the row's own stream, (B, M)."""
         specific_KBM = torch.stack([expert(own_BN, context) for expert in self.specific])
         experts_KBM = torch.cat([specific_KBM, self.shared(shared_BN)])
         return mixed(self.gate(own_BN, context), experts_KBM)
 
 
 class Level(nn.Module, ABC):
-    """A level with another one behind it, so every row meets the experts of all P domains."""
+    """A level before the last; every row runs through the experts of all P domains."""
 
     def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -210,9 +210,9 @@ class Level(nn.Module, ABC):
     def forward(
         self, own: torch.Tensor, shared_BN: torch.Tensor, context: Context
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the streams behind the level; of those before it, all own ones (P, B, N), or (B, N) if they are x."""
-        given = own if own.dim() == 2 else own.repeat_interleave(self.num_specific, dim=0)
-        specific_KBM, shared_KBM = self.specific(given), self.shared(shared_BN)
+        """Map the own streams, (P, B, N) or (B, N) where all are x, and the shared stream to the next level's."""
+        inputs = own if own.dim() == 2 else own.repeat_interleave(self.num_specific, dim=0)
+        specific_KBM, shared_KBM = self.specific(inputs), self.shared(shared_BN)
         weight_BK = (shared_BN @ self.shared_gate).softmax(1)
         shared_BM = mixed(weight_BK, torch.cat([specific_KBM, shared_KBM]))
         specific_PKBM = specific_KBM.view(-1, self.num_specific, *specific_KBM.shape[1:])
@@ -222,11 +222,11 @@ class Level(nn.Module, ABC):
     def mix(
         self, own: torch.Tensor, specific_PKBM: torch.Tensor, shared_KBM: torch.Tensor, context: Context
     ) -> torch.Tensor:
-        """Return the own streams that the next level needs."""
+        """Return the own streams that the next level reads."""
 
 
 class Earlier(Level):
-    """A level whose next one needs the streams of all domains, so every row reaches their gates too."""
+    """A level before another `Level`, which reads the streams of all domains."""
 
     def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
         super().__init__(stage, name, num_inputs, build)
@@ -238,12 +238,12 @@ class Earlier(Level):
         """Return the stream of every domain, (P, B, M)."""
         pairs = zip(self.gate(own), specific_PKBM, strict=True)
         return torch.stack(
-            [mixed(weight_BK, torch.cat([one_KBM, shared_KBM])) for weight_BK, one_KBM in pairs]
+            [mixed(weight_BK, torch.cat([own_KBM, shared_KBM])) for weight_BK, own_KBM in pairs]
         )
 
 
 class LastButOne(Level):
-    """The level before the last one, which needs of a row its own domain's stream alone."""
+    """The level before the last one, which reads the stream of a row's own domain only."""
 
     def __init__(self, stage: Extraction, name: str, num_inputs: int, build: Build) -> None:
         super().__init__(stage, name, num_inputs, build)
@@ -255,5 +255,5 @@ class LastButOne(Level):
         """Return the stream of the row's domain, (B, M)."""
         routing = context.known_routing
         own_BN = own if own.dim() == 2 else own_rows(own, routing)
-        own_KBM = torch.stack([own_rows(one_PBM, routing) for one_PBM in specific_PKBM.unbind(1)])
+        own_KBM = torch.stack([own_rows(expert_PBM, routing) for expert_PBM in specific_PKBM.unbind(1)])
         return mixed(self.gate(own_BN, context), torch.cat([own_KBM, shared_KBM]))

@@ -1,37 +1,39 @@
-"""SAR-Net: a scale and a shift of each domain's own, then experts of its own beside shared ones.
+"""SAR-Net: a scale and a shift per domain, then experts of the domain beside shared ones.
 
 Paper: Shen et al., SAR-Net: A Scenario-Aware Ranking Network, CIKM 2021
 Year: 2021
+Uses: the indicator p and the tower's input; with `attention` also e_d
+Parameters per domain: a scale, a shift and the specific experts
 
-Conditions on: the indicator p; what the tower is given; with attention, e_d
-Grows with domains: a scale, a shift and the specific experts a domain
-
-METHODS 7.3. With x what the backbone's tower is given:
+With x the tower's input (spec: sarnet-7.3):
 
     x' = γ_p ⊙ x + β_p        v = Σ_k softmax(x' W)_k f_k(BN(x'))        s = head(tower(v))
 
-over n_s shared experts and n_p of the row's domain, which are small dense layers; a row runs through no other's. The
-tower is the backbone's. With `attention`, a sequence of behaviours e_j that has a target t (6.1) is in z not as its
-mean but as
+over n_s shared experts and n_p experts of the row's domain, which are small dense layers. The tower is the backbone's.
+With `attention`, a sequence of behaviours e_j that has a target t (spec: pooling-6.1) enters z not as its mean but as
 
     u = Σ_j a_j b_j e_j / Σ_j a_j b_j        a_j = exp MLP_t([e_j ; e_t ; e_j - e_t ; e_j ⊙ e_t])
                                              b_j = exp MLP_d([e_j ; e_d])
 
 and an empty one as a learned vector, which starts at zero.
 
-Readings: γ_p = 1 and β_p = 0 at the start (7.3); one gate for all domains, as in public code, without bias and zero at
-the start; tower and head are shared (7.12). Every expert sees the same numbers, so one batch normalisation serves all
-of them: the moments are equal, and the affine part merges into an expert's first layer. Its moments are of all rows:
-those of a domain's own would undo γ_p and β_p. The unseen domain has what is shared only: γ = 1, β = 0, and a gate over
-the shared experts (0.4). Departures: the tower is as wide as the backbone's (11.3), public code has 32-32.
+Plan: the tower becomes the inner part of one stage; with `attention` one stage at the input.
 
-Of the attention, 7.3 has the product of an item's and a scenario's weight; that weights are positive and add up to one
-is a reading, by which u starts as the mean, as the MLPs' last layers start at zero. Both are of 80-40-1 as in DIN, with
-ReLU. All of the network is given u, but not an auxiliary network or other branches of the logit that read z itself.
-Since u stands in for the backbone's pooling, plans that pool by DIN or DIEN are refused with it.
+Choices: γ_p = 1 and β_p = 0 at the start. One gate serves all domains, as in public code, without bias and zero at the
+start. Tower and head are shared (spec: overview-7.12). All experts read the same numbers, so one batch normalisation
+serves them all: its moments are equal for each, and its affine part merges into an expert's first layer. Its moments
+are those of all rows; moments per domain would undo γ_p and β_p. The unseen domain has the shared parts only: γ = 1, β
+= 0 and a gate over the shared experts (spec: conventions-0.4). The paper's attention is the product of an item weight
+and a scenario weight; positive weights that sum to one are a choice, under which u starts as the mean, since the last
+layers of the MLPs start at zero. Both MLPs have the layers 80-40-1 as in DIN, with ReLU.
 
-Left out: the scenarios of the behaviours themselves, which no data here tell. The fairness coefficient weighs rows
-whose exposure was boosted by hand; no data here tell them either, so it is 1, and no setting.
+Deviations: the tower is as wide as the backbone's (spec: comparison-11.3); public code has 32-32.
+
+Not implemented: scenarios of the behaviours, and the fairness coefficient of rows whose exposure was raised by hand; no
+dataset here holds either.
+
+Limits: auxiliary networks and other logit branches that read z itself do not read u. Plans that pool by DIN or DIEN are
+refused with `attention`, which replaces that pooling.
 """
 
 from __future__ import annotations
@@ -69,42 +71,43 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class Sarnet(Method):
-    """Inputs scaled and shifted for their domain, and a mixture of debias experts before the tower."""
+    """Inputs scaled and shifted per domain, and a mixture of debias experts before the tower."""
 
     indexed_by = "indicator"
 
     shared: int = Field(default=8, ge=1)
-    """Experts of all domains, n_s."""
+    """n_s, the number of shared experts."""
     specific: int = Field(default=2, ge=1)
-    """Experts of each domain's own, n_p."""
+    """n_p, the number of experts per domain."""
     expert: tuple[Size, ...] = Field(default=(16,), min_length=1)
     """Widths of an expert's layers."""
-
     attention: bool = later(False)
-    """Whether sequences that have a target are attended to, for their items and for the row's domain."""
+    """Whether sequences that have a target are pooled by attention to the target and the domain."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with the mixture before its tower, and the attention at its input."""
+        """Return the plan with the mixture before its tower and, if set, the attention at its input."""
         plan = plan.wrap_tower(self._debiased)
         if not self.attention:
             return plan
-        # First at the input: what a backbone has there is given u.
+        # First at the input, so that a backbone's own input stage reads u.
         return replace(plan, at_input=(Attention(name="sarnet.attention"), *plan.at_input), attends=True)
 
     def _debiased(self, stages: tuple[Stage, ...]) -> Debiased:
         tower = tuple(stage for stage in stages if isinstance(stage, Dense))
         expert = tuple(
-            Dense(name=f"expert{place}", width=width, activation=tower[0].activation)
-            for place, width in enumerate(self.expert)
+            Dense(name=f"expert{i}", width=width, activation=tower[0].activation)
+            for i, width in enumerate(self.expert)
         )
         return Debiased(name="sarnet", settings=self, expert=expert, tower=tower)
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans whose tower is not made of dense stages, or whose pooling the attention would replace."""
+        """Refuse plans whose tower has other stages than dense ones, or whose pooling the attention replaces."""
         if self.attention and plan.pooling.kind != "mean":
-            return f"attention stands in for the pooling of sequences, here {plan.pooling.kind}"
+            return f"attention replaces the pooling of sequences, here {plan.pooling.kind}"
         is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return None if is_dense else "experts stand before a tower of dense layers, and this plan has none"
+        return (
+            None if is_dense else "experts need a tower of dense layers behind them, and this plan has none"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ class Debiased(Stage):
     tower: tuple[Dense, ...]
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; γ_p = 1, β_p = 0, gate zero."""
+        """Build the module; γ_p = 1, β_p = 0, gate zero."""
         return DebiasedModule(self, num_inputs, build)
 
 
@@ -131,7 +134,7 @@ class DebiasedModule(StageModule):
         self.norm = BatchNorm(name=f"{stage.name}.norm").build(num_inputs, build)
         self.gate = nn.Parameter(torch.zeros(num_inputs, num_shared + num_specific))
         self.shared = TowerBank(named(stage.expert, "sarnet.shared"), num_shared, num_inputs, build)
-        towers = (named(stage.expert, f"sarnet.specific{place}") for place in range(num_specific))
+        towers = (named(stage.expert, f"sarnet.specific{i}") for i in range(num_specific))
         self.specific = nn.ModuleList(
             Chain(tuple(DomainDense.like(dense) for dense in tower), num_inputs, build) for tower in towers
         )
@@ -149,7 +152,7 @@ class DebiasedModule(StageModule):
         return tower_BM
 
     def _weights(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """Return the gate, (B, K), shared experts first; an unseen domain has no others."""
+        """Return the gate, (B, K), shared experts first; specific experts of an unseen domain have weight 0."""
         logits_BK, routing = x_BN @ self.gate, context.routing
         if not routing.has(0):
             return logits_BK.softmax(1)
@@ -162,15 +165,15 @@ class DebiasedModule(StageModule):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Stage):
-    """z with u in place of the mean of each sequence that has a target."""
+    """z with u instead of the mean of each sequence that has a target."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; every u starts as the mean."""
+        """Build the module; every u starts as the mean."""
         return AttentionModule(self, num_inputs, build)
 
 
 class AttentionModule(StageModule):
-    """Computes `Attention`, with weights of its own for each sequence."""
+    """Computes `Attention`, with separate weights per sequence."""
 
     def __init__(self, stage: Attention, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -183,14 +186,14 @@ class AttentionModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         for name, attention in zip(self.sequences, self.attentions, strict=True):
-            place, u_BE = context.schema.slices[name], attention(context.behaviours[name], context)
-            x_BN = x_BN.slice_scatter(u_BE, 1, place.start, place.stop)
+            columns, u_BE = context.schema.slices[name], attention(context.behaviours[name], context)
+            x_BN = x_BN.slice_scatter(u_BE, 1, columns.start, columns.stop)
         context.gated_BN = x_BN
         return x_BN
 
 
 class TwoAttentions(nn.Module):
-    """u of one sequence."""
+    """The pooled vector u of one sequence."""
 
     def __init__(self, label: str, build: Build) -> None:
         super().__init__()
@@ -200,7 +203,7 @@ class TwoAttentions(nn.Module):
         self.empty_E = nn.Parameter(torch.zeros(size))
 
     def forward(self, behaviours: Behaviours, context: Context) -> torch.Tensor:
-        """Return (B, E)."""
+        """Return u, (B, E)."""
         lists, e_nE = behaviours.lists, behaviours.rows_nE
         target_nE, domain_nD = (
             rows.index_select(0, lists.owner_n) for rows in (behaviours.target_BE, context.domain_BE)
@@ -214,13 +217,12 @@ class TwoAttentions(nn.Module):
 
 
 class Scores(nn.Module):
-    """A network of one output, which starts at zero; a bias there would be lost in the shares."""
+    """A network with one output, zero at the start; it has no output bias, which the softmax would cancel."""
 
     def __init__(self, label: str, num_inputs: int, build: Build) -> None:
         super().__init__()
         hidden = (
-            Dense(name=f"{label}.hidden{place}", width=width, activation="relu")
-            for place, width in enumerate(WIDTHS)
+            Dense(name=f"{label}.hidden{i}", width=width, activation="relu") for i, width in enumerate(WIDTHS)
         )
         self.hidden = Chain(tuple(hidden), num_inputs, build)
         self.output = nn.Parameter(torch.zeros(WIDTHS[-1], 1))

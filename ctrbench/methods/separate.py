@@ -1,20 +1,25 @@
-"""Separate: a whole model of its own for each domain, trained on that domain's rows alone.
+"""Separate: one model per domain, each trained on the rows of its domain only.
 
 Paper: none, the reference that shares nothing
 Year: none
+Uses: the indicator p
+Parameters per domain: the whole model, embeddings included
 
-Conditions on: the indicator p
-Grows with domains: the whole model, a backbone with its embeddings a domain
+    s = backbone_p(x)        embeddings, interactions, tower, head and further logits all belong to p
 
-    s = backbone_p(x),   embeddings, interactions, tower, head and further logits all p's own
+Each model trains as if it were alone: only steps on its own rows move its embeddings and weights, and Adam counts its
+steps separately (spec: separate-13.4). A row of an unseen domain runs through the model of the largest domain
+(spec: conventions-0.4).
 
-Each model learns as if it stood alone: its embeddings and weights move by its own rows' steps, with Adam's counts of
-its own. METHODS 0.4: rows of an unseen domain run through the largest domain's model. Readings: all models start as
-the backbone does, the output's bias at the click rate of all training rows; batches are of one domain each, however few
-its rows (METHODS 2.3 would merge remainders below 32 rows and weigh them less), so that each model trains as if on its
-rows alone; or mixed, where each has a step in most batches, of fewer rows (the mean is over all rows of the batch); one
-early stopping for all, by the dev AUC of all rows, as for every method. `aux` and `norm=pn` are refused: a model that
-sees one domain has no use for them.
+Plan: built once per value of the indicator.
+
+Choices: all models start as the backbone, with the output bias at the click rate of all training rows. Batches hold one
+domain each; remainders below 32 rows are not merged (unlike spec: star-2.3), so that each model trains on its own rows
+only. With `batching=mixed` each model makes a step on most batches, on fewer rows, since the mean is over all rows of
+the batch. Early stopping is common to all models and uses the dev AUC over all rows, as for every method. `aux` and
+`norm=pn` are refused: a model that reads one domain has no use for them.
+
+Limits: memory, file sizes and checkpoints grow by a whole model per domain; `max_domains` bounds them.
 """
 
 from __future__ import annotations
@@ -28,44 +33,44 @@ from ctrbench.extend import Field, Learner, Method, Order, Plan, SplitData, doma
 
 
 class Separate(Method):
-    """A copy of the plan for each value of the indicator."""
+    """One model per value of the indicator."""
 
     indexed_by = "indicator"
 
     batching: Literal["domain", "mixed"] = "domain"
-    """Batches of one domain each, or mixed ones."""
+    """Whether a batch holds rows of one domain or of all."""
     max_domains: int = Field(default=64, ge=1)
-    """More values of the indicator are refused: memory and files grow by a whole model each."""
+    """Largest number of indicator values; memory and files grow by a whole model per value."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.aux or self.norm == "pn":
             raise ValueError(
-                "aux and norm=pn keep something for each domain, and a model here sees one; use norm=bn"
+                "aux and norm=pn hold parameters per domain, and each model here has one domain; use norm=bn"
             )
         return self
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan, to be built once a domain."""
+        """Return the plan, marked to be built once per domain."""
         return replace(plan, separate=self.max_domains)
 
     def learner(self) -> Learner:
-        """Return ordinary training on the batches asked for."""
-        return Learner() if self.batching == "mixed" else OneModelEach()
+        """Return ordinary training on batches of one domain or mixed ones."""
+        return Learner() if self.batching == "mixed" else SeparateLearner()
 
     @property
     def starts_as_backbone(self) -> float:
-        """Up to rounding, which depends on how many rows run together."""
+        """Return 1e-5: rounding depends on the number of rows per product."""
         return 1e-5
 
 
-class OneModelEach(Learner):
-    """Ordinary training on batches of one domain each, all of full weight."""
+class SeparateLearner(Learner):
+    """Ordinary training on batches of one domain each, all with full weight."""
 
     def __init__(self) -> None:
         super().__init__(batching="domain")
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
-        """Return each domain's rows in blocks of its own, the blocks shuffled over domains."""
+        """Return blocks of rows of one domain each, shuffled across domains."""
         groups_B = train.indicator_B.cpu().numpy()
         return replace(domain_order(groups_B, batch_size, generator, smallest=1), nominal=None)

@@ -1,17 +1,20 @@
-"""Shared Bottom: the domains share the embeddings alone; each has a tower and an output of its own.
+"""Shared Bottom: a tower and a head per domain on shared embeddings.
 
 Paper: the baseline of Sheng et al., STAR, CIKM 2021
 Year: 2021
-Conditions on: the indicator p
-Grows with domains: a tower and a head a domain
+Uses: the indicator p
+Parameters per domain: one tower and one head
 
-METHODS 6.2. Every dense stage of tower and head is φ(h W_p + b_p), and a row meets its own domain's only.
-What of a backbone is no dense stage stays shared: embeddings, interactions, first-order weights.
+    h ← φ(h W_p + b_p)        at every dense stage of tower and head
 
-Readings: all domains start at the backbone's weights, so it starts as the backbone; an unseen domain takes
-the tower of the largest (0.4), and training rows have none, since domain features keep every value.
-Departures: none. Left out: a bottom of dense layers that all domains share, which public code has and the
-study has not; it is a different model.
+Embeddings, interactions and first-order weights are shared (spec: shared-bottom-6.3).
+
+Plan: replaces each dense stage of tower and head.
+
+Choices: the towers of all domains start with the backbone's weights, so the model starts as its backbone. A row of an
+unseen domain uses the tower of the largest domain (spec: conventions-0.4); training rows are never of an unseen domain.
+
+Not implemented: dense layers that all domains share below the towers, as in some public code; the study has none.
 """
 
 from __future__ import annotations
@@ -20,20 +23,20 @@ from ctrbench.extend import Dense, DomainDense, Method, Plan
 
 
 class SharedBottom(Method):
-    """A tower and a head for each domain."""
+    """A tower and a head per domain."""
 
     indexed_by = "indicator"
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Return the plan with dense stages of the domains' own."""
+        """Return the plan with one copy of each dense stage per domain."""
         return plan.map_dense(DomainDense.like)
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without a tower."""
         has_tower = any(isinstance(stage, Dense) for stage in plan.tower)
-        return None if has_tower else "each domain gets a tower of its own, and this plan has none"
+        return None if has_tower else "each domain has its own tower, and this plan has none"
 
     @property
     def starts_as_backbone(self) -> float:
-        """Up to rounding: the same weights in differently shaped products."""
+        """Return 1e-5: equal weights in products of other shapes."""
         return 1e-5

@@ -2,31 +2,37 @@
 
 Paper: Sheng et al., STAR, CIKM 2021
 Year: 2021
+Uses: the indicator p
+Parameters per domain: W_p and b_p of tower and head, γ_p and β_p of the normalisation with its moments, a row emb(p)
 
-Conditions on: the indicator p
-Grows with domains: W_p and b_p of tower and head, γ_p and β_p with the moments, emb(p)
+    W_p* = W ⊙ W_p        b_p* = b + b_p        at every dense stage of tower and head
 
-METHODS 2. At every dense stage of tower and head, W_p* = W ⊙ W_p and b_p* = b + b_p; partitioned normalisation (PN)
-before the tower; a two-layer network of [emb(p) ; z], or [emb(p) ; e_d], added to the logit. Batches are of one
-domain each, or mixed, with segment moments.
+Partitioned normalisation (PN) stands before the tower. A two-layer network of [emb(p) ; z], or of [emb(p) ; e_d], adds
+a logit. Batches hold one domain each, or are mixed, with moments per domain (spec: star-2.1).
 
-Readings: W_p = 1, b_p = 0 and the auxiliary output zero at the start, so STAR starts as the backbone with batch
-normalisation (2.4); η, ε and the shrinkage of rare domains' moments (2.2). The unseen domain has shared parameters
-only: its W_p, b_p, γ_p, β_p stay at the start and its emb(p) at zero (0.4). Departures: PN normalises what the tower
-is given, not the input of a cross network beside it (5.3); rare domains' running moments pool rows (`PartitionedNorm`).
+Plan: replaces each dense stage of tower and head, puts a normalisation before the tower, adds a logit.
 
-Normalising the embeddings before the tower costs plain as much as it costs STAR on MovieLens-1M:
+Choices: W_p = 1, b_p = 0 and a zero auxiliary output at the start, so STAR starts as the backbone with batch
+normalisation (spec: star-2.4). For η, ε and the shrinkage of moments of rare domains see spec: star-2.2. The unseen
+domain has the shared parameters only: its W_p, b_p, γ_p and β_p keep their initial values and its emb(p) is zero
+(spec: conventions-0.4).
+
+Deviations: PN normalises the tower's input, not the input of a cross network beside it (spec: dcnv2-5.3). Running
+moments of rare domains are pooled over rows (`PartitionedNorm`).
+
+Limits: normalising the embeddings before the tower costs plain as much as it costs STAR on MovieLens-1M:
 `plain[norm=bn,aux=all]` reaches AUC 0.7353 and STAR 0.7349 where plain has 0.7408 (one seed, docs/reports/controls.md).
 
-For comparison (2.4, 11.2): with `start=double` W and W_p are both drawn at random, as in public code. Their product is
-then of next to no size in wide layers; `layer_norm`, without which such towers hardly pass a signal on, normalises each
-row behind every hidden layer. Neither starts as the backbone, and the unseen domain, whose W_p stays at one, gets
-W ⊙ 1, of another size than any product that was trained. `norm=bn` needs `batching=mixed`: running moments are those of
-all rows.
+Variants: for comparison (spec: star-2.4 and comparison-11.2), with `start=double` W and W_p both start at random
+values, as in public code. In wide layers their product is close to zero, and such towers pass a signal on only with
+`layer_norm`, which normalises each row after every hidden layer. Neither starts as the backbone. The unseen domain,
+whose W_p stays at one, then has weights W ⊙ 1 of another scale than any trained product. `norm=bn` needs
+`batching=mixed`, since its running moments are those of all rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Self
 
 from ctrbench.extend import (
@@ -51,37 +57,41 @@ class Star(Method):
     indexed_by = "indicator"
 
     norm: Literal["bn", "ln", "pn"] | None = "pn"
-    """Normalisation before the tower: partitioned, or for comparison by (mixed) batch, by row, or none."""
+    """Normalisation before the tower: partitioned (`pn`), or for comparison per batch, per row or none."""
     batching: Literal["domain", "mixed"] = "domain"
-    """Batches of one domain each, or mixed ones."""
+    """Whether a batch holds rows of one domain or of all."""
     aux: Literal["all", "domain"] | None = "all"
-    """What the auxiliary network sees beside emb(p), all embeddings or e_d; none leaves the network out."""
+    """Input of the auxiliary network beside emb(p): all embeddings or e_d; none: no auxiliary network."""
     aux_hidden: int = Field(default=32, ge=1)
+    """Width of the auxiliary network's hidden layer."""
     aux_embedding: int = Field(default=16, ge=1)
     """Width of emb(p)."""
     momentum: float = Field(default=0.01, gt=0.0, le=1.0)
-    """Least weight η of a batch's moments in the running ones."""
+    """η, the smallest weight of a batch's moments in the running moments."""
     eps: float = Field(default=1e-5, gt=0.0)
+    """ε, added to the variance."""
     shrinkage: float = Field(default=1000.0, gt=0.0)
-    """Rows κ of the whole that a domain's running moments are mixed with."""
+    """κ, the number of rows of all domains with which a domain's running moments are mixed."""
     start: Literal["one", "double"] = later("one")
-    """W_p starts at one, or, `double`, at random as W does."""
+    """Initial W_p: one, or random like W (`double`)."""
     layer_norm: bool = later(False)
-    """Normalise each row behind every hidden layer."""
+    """Whether each row is normalised after every hidden layer."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        of_norm = () if self.norm == "pn" else ("momentum", "eps", "shrinkage")
-        of_aux = () if self.aux else ("aux_hidden", "aux_embedding")
         if self.norm == "bn" and self.batching == "domain":
             raise ValueError(
-                "norm=bn with batching=domain: moments of a batch of one domain are not those of all, which score; "
-                "take batching=mixed"
+                "norm=bn with batching=domain would train with moments of one domain and score with those of all; "
+                "set batching=mixed"
             )
-        for name in (*of_norm, *of_aux):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with these settings; leave it out")
         return self
+
+    def idle(self) -> Iterator[str]:
+        """Yield the settings of a normalisation and an auxiliary network that the model does not have."""
+        if self.norm != "pn":
+            yield from ("momentum", "eps", "shrinkage")
+        if not self.aux:
+            yield from ("aux_hidden", "aux_embedding")
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with star products."""
@@ -97,24 +107,24 @@ class Star(Method):
         )
 
     def norm_stage(self) -> Stage | None:
-        """Return PN with the settings; other normalisations have none."""
+        """Return PN with the method's settings, or another normalisation."""
         if self.norm != "pn":
             return super().norm_stage()
         return PartitionedNorm(name="star_pn", momentum=self.momentum, eps=self.eps, shrinkage=self.shrinkage)
 
     def aux_stage(self) -> Stage | None:
-        """Return the auxiliary network."""
+        """Return the auxiliary network, or None without one."""
         if self.aux is None:
             return None
         return Auxiliary(name="star_aux", hidden=self.aux_hidden, embedding=self.aux_embedding, sees=self.aux)
 
     def learner(self) -> Learner:
-        """Return ordinary training on the batches asked for."""
+        """Return ordinary training on batches of one domain or mixed ones."""
         return Learner(batching=self.batching)
 
     @property
     def starts_as_backbone(self) -> float | None:
-        """Up to rounding: with W_p = 1 and b_p = 0, W ⊙ W_p is W."""
+        """Return 1e-5: with W_p = 1 and b_p = 0, W ⊙ W_p is W up to rounding; no claim for other starts."""
         return None if self.start == "double" or self.layer_norm else 1e-5
 
 

@@ -1,12 +1,13 @@
-"""Base classes of plug-ins: `Backbone`, `Method`, `Estimator`, and the settings that they share.
+"""Base classes of plug-ins: `Settings`, `Backbone`, `Method`, `Estimator` and `Fitted`.
 
-Plug-in authors import them from `ctrbench.extend`.
+The docstring of each class lists what a plug-in implements, what it may override and what it inherits. Plug-in authors
+import the classes from `ctrbench.extend`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,171 +16,294 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
+from ctrbench.later import later, unchanged_later
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Activation, Dense, Plan, Pooling, Schema, Stage
 from ctrbench.nn.stages import Auxiliary, BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.plugins.inspection import Inspection
 from ctrbench.train.learner import Learner
 
 
-def later(default: Any) -> Any:  # noqa: ANN401  # as pydantic's own Field
-    """Declare a setting that was added after records had been published; a run's key leaves out its default."""
-    return Field(default=default, json_schema_extra={"later": True})
-
-
 class Settings(BaseModel):
-    """Frozen, typed settings with defaults; an unknown one is refused."""
+    """Settings of a plug-in: frozen, typed, each with a default and a documentation string.
+
+    A setting is an annotated class attribute. The string below it is its documentation, which `docs/methods` shows; a
+    built-in setting without one fails the tests. The command line sets it as `name[setting=value,…]`. Unknown settings,
+    values of a wrong type and settings without effect are refused.
+
+    Optional to override:
+        idle(): the settings that have no effect under the others.
+
+    A check of several settings together is a pydantic validator that raises `ValueError` with the rule and the remedy.
+
+    >>> class Gate(Settings):
+    ...     learned: bool = True
+    ...     '''Whether the factor is learned.'''
+    ...     factor: float = Field(default=1.0, gt=0.0)
+    ...     '''Factor of a gate that is not learned.'''
+    ...
+    ...     def idle(self):
+    ...         return ("factor",) if self.learned else ()
+    >>> Gate(learned=False, factor=0.5).factor
+    0.5
+    >>> Gate(factor=0.5)
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for Gate
+      Value error, factor has no effect with these settings; leave it out ...
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def idle(self) -> Iterable[str]:
+        """Return the names of settings that have no effect under the others; they must keep their defaults.
+
+        A subclass of `Backbone` also yields the names of `super().idle()`.
+        """
+        return ()
+
+    @model_validator(mode="after")
+    def _check_idle(self) -> Self:
+        for name in self.idle():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with these settings; leave it out")
+        return self
+
     def key(self) -> dict[str, Any]:
-        """Return what a run's key says of the settings: all of them, but defaults of those that came later."""
-        later_ones = {
-            name
-            for name, field in type(self).model_fields.items()
-            if isinstance(field.json_schema_extra, dict)
-            and field.json_schema_extra.get("later")
-            and getattr(self, name) == field.default
-        }
-        return self.model_dump(mode="json", exclude=later_ones)
+        """Return the settings as a run's key holds them: all but unchanged ones that were added `later`."""
+        return self.model_dump(mode="json", exclude=unchanged_later(self))
 
 
 class Backbone(Settings, ABC):
-    """A model family without any multi-domain part, as a plan."""
+    """A model family without any multi-domain part, described by a plan.
+
+    Required:
+        plan(): the plan from the input vector z to the logit.
+
+    Inherited settings: `hidden` and `activation`, which `tower()` uses, and `pooling` and `pooling_aux`, which
+    `full_plan()` adds to the plan. They are the same for every backbone, so that tables compare equal towers.
+
+    Inherited helpers: `tower()`, the dense stages; `output()`, the linear layer of one logit.
+
+    Shapes: z is (B, N), with N = `Schema.num_inputs`; the tower maps it to (B, `hidden[-1]`), the head to (B, 1).
+
+    >>> class Mlp(Backbone):
+    ...     '''Embeddings, tower, logit.'''
+    ...
+    ...     def plan(self) -> Plan:
+    ...         return Plan(tower=self.tower(), head=self.output())
+    >>> [(stage.name, stage.width) for stage in Mlp(hidden=(8, 4)).plan().tower]
+    [('tower0', 8), ('tower1', 4)]
+    """
 
     hidden: tuple[int, ...] = Field(default=(128, 64, 32), min_length=1)
     """Widths of the tower, the same for every backbone and method of a table."""
     activation: Activation = "tanh"
+    """Activation of the tower's layers."""
     pooling: Literal["mean", "din", "dien"] = later("mean")
-    """How a sequence is pooled that has a target: by its mean, or as DIN or DIEN does."""
+    """Pooling of a sequence that has a target: its mean, DIN's attention or DIEN's interest evolution."""
     pooling_aux: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = later(1.0)
-    """Weight of DIEN's auxiliary loss, the next behaviour against one drawn at random."""
+    """Weight of DIEN's auxiliary loss, which tells the next behaviour from a random one."""
 
-    @model_validator(mode="after")
-    def _check_pooling(self) -> Self:
-        if self.pooling != "dien" and self.pooling_aux != type(self).model_fields["pooling_aux"].default:
-            raise ValueError("pooling_aux has no effect without pooling=dien; leave it out")
-        return self
+    def idle(self) -> Iterable[str]:
+        """Yield `pooling_aux` unless DIEN pools."""
+        if self.pooling != "dien":
+            yield "pooling_aux"
 
     @abstractmethod
     def plan(self) -> Plan:
-        """Return the plan behind the embeddings, which is all that a backbone writes."""
+        """Return the plan behind the embeddings, without the inherited pooling."""
 
     def full_plan(self) -> Plan:
-        """Return the plan with what is every backbone's, which is what models are built of."""
+        """Return the plan with the inherited pooling; models are built from it."""
         return replace(self.plan(), pooling=Pooling(kind=self.pooling, aux_weight=self.pooling_aux))
 
     def tower(self) -> tuple[Dense, ...]:
-        """Return the deep tower that all backbones share."""
+        """Return the deep tower, dense stages `tower0`, `tower1`, … of the `hidden` widths."""
         return tuple(
-            Dense(name=f"tower{place}", width=width, activation=self.activation)
-            for place, width in enumerate(self.hidden)
+            Dense(name=f"tower{i}", width=width, activation=self.activation)
+            for i, width in enumerate(self.hidden)
         )
 
     @staticmethod
     def output() -> tuple[Dense, ...]:
-        """Return the linear output of one logit."""
+        """Return the linear output layer of one logit, the dense stage `head`."""
         return (Dense(name="head", width=1),)
 
 
 class Method(Settings, ABC):
-    """A rewrite of plans and, where training itself changes, a learner.
+    """A multi-domain method: a function from plan to plan and, where it changes training, a learner.
 
-    `norm` and `aux` are every method's: the normalisations and the auxiliary network of the STAR study.
+    Required:
+        rewrite(plan): the plan with the method's own parts.
+
+    Optional to override:
+        supports(plan): why the method makes no sense on a plan, shown in tables; None by default.
+        learner(): the training procedure; ordinary mini-batches by default.
+        starts_as_backbone: how close the initial logits are to the backbone's, which the contract checks; no claim by
+            default.
+        inspect(model, test): arrays for study drawings, together with `inspects = True`.
+        norm_stage(), aux_stage(): the stages of the inherited settings `norm` and `aux`.
+
+    Class attributes:
+        indexed_by: "indicator" or "domain" for a method that distinguishes domains by more than their embeddings, such
+            as by parameters per domain; None by default.
+        inspects: whether `inspect` returns an `Inspection`; False by default.
+
+    `rewrite` must not change its argument (plans are frozen) and must keep the names of the stages that it keeps: a
+    stage draws its initial weights from its name and the run's seed, so equal names give equal initial weights.
+    `ctrbench check FILE` tests a method against the contract on every backbone.
+
+    >>> class HalfTower(Method):
+    ...     '''A tower without its last layer, if there is more than one.'''
+    ...
+    ...     def rewrite(self, plan: Plan) -> Plan:
+    ...         return replace(plan, tower=plan.tower[:-1] or plan.tower)
+    >>> tower = (Dense(name="tower0", width=8), Dense(name="tower1", width=4))
+    >>> plan = HalfTower().apply(Plan(tower=tower, head=(Dense(name="head", width=1),)))
+    >>> [stage.name for stage in plan.tower]
+    ['tower0']
     """
 
     indexed_by: ClassVar[Literal["indicator", "domain"] | None] = None
-    """Value by which the method tells domains apart beyond their embeddings, such as by parameters per domain.
+    """Value by which the method distinguishes domains beyond their embeddings, such as by parameters per domain.
 
     `"indicator"`: the chosen feature p; `"domain"`: the composite domain d; None: neither.
     """
+    inspects: ClassVar[bool] = False
+    """Whether `inspect` returns an `Inspection`, which a run then stores."""
 
     norm: Literal["bn", "ln", "pn"] | None = later(None)
-    """Normalise what the tower is given: by batch, of mixed rows, by layer (row), or partitioned by domain."""
+    """Normalisation of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
     aux: Literal["all", "domain"] | None = later(None)
-    """Add the logit of a small network of [emb(p) ; all embeddings], or of [emb(p) ; e_d]."""
+    """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  # as pydantic declares it
+        """Refuse a class that overrides `inspect` and does not declare it."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.inspect is not Method.inspect and not cls.inspects:
+            raise TypeError(f"{cls.__name__} overrides inspect and must set inspects = True")
 
     @abstractmethod
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with the method's own parts in it."""
 
     def apply(self, plan: Plan) -> Plan:
-        """Return the rewritten plan with normalisation and auxiliary network, where they are asked for."""
+        """Return the rewritten plan with the normalisation and the auxiliary network that the settings name."""
         plan, norm, aux = self.rewrite(plan), self.norm_stage(), self.aux_stage()
         plan = plan.before_tower(norm) if norm else plan
         return plan.add_logit(aux) if aux else plan
 
     def norm_stage(self) -> Stage | None:
-        """Return the stage that `norm` means."""
+        """Return the stage of the setting `norm`, placed before the tower; None without one."""
         kinds: dict[str | None, type[Stage]] = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}
         return kinds[self.norm](name="norm") if self.norm else None
 
     def aux_stage(self) -> Stage | None:
-        """Return the stage that `aux` means."""
+        """Return the stage of the setting `aux`, one more logit; None without one."""
         return Auxiliary(name="aux", sees=self.aux) if self.aux else None
 
     def learner(self) -> Learner:
-        """Return how the model is trained; ordinary mini-batches unless the method says otherwise."""
+        """Return a new learner for one run; ordinary mini-batch training by default."""
         return Learner()
 
     def supports(self, plan: Plan) -> str | None:
-        """Return why this plan makes no sense with the method, or None; tables show the reason."""
+        """Return why the method makes no sense on this plan, as a clause for tables, or None."""
         return None
 
-    def inspect(self, model: CTRModel, test: SplitData) -> dict[str, np.ndarray]:
-        """Return arrays of the trained model for studies to plot, by name; none by default."""
-        return {}
+    def inspect(self, model: CTRModel, test: SplitData) -> Inspection:
+        """Return arrays of the trained model for study drawings; called once per run where `inspects` is True.
+
+        `test` holds the test rows, for data that are read in pieces the latest of them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not inspect models")
 
     @property
     def starts_as_backbone(self) -> float | None:
-        """Largest difference of logits from the backbone's with the same `norm`, at the start, in eval mode.
+        """Largest difference of initial logits, in eval mode, from the backbone's with the same `norm`.
 
-        None: no such claim.
+        0.0 means bit-equal, 1e-5 equal up to rounding, None no claim.
         """
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted(ABC):
-    """What an estimator found: what a record says of it, and how it scores rows."""
+    """Result of `Estimator.fit`: what the record says of it, and how it scores rows.
+
+    Required:
+        logits(data): the logits of all rows, float32 of shape (B,).
+
+    Subclass it as a frozen dataclass whose further fields hold what scoring needs.
+    """
 
     steps: int
     """Rounds of fitting that scores are made of, such as trees."""
     num_parameters: int
-    """Learned numbers."""
+    """Number of learned parameters."""
     loss: float
-    """Mean training loss."""
+    """Mean cross-entropy of the training rows."""
     notes: Mapping[str, float | int | str]
-    """What was chosen on dev, for the record."""
+    """Choices made on dev, for the record."""
 
     @abstractmethod
     def logits(self, data: SplitData) -> np.ndarray:
-        """Return the logits of all rows, float32; each from its row alone, and none from a label."""
+        """Return the logits of all rows, float32 of shape (B,).
+
+        A logit depends on its own row only, and never on a label.
+        """
 
 
 class Estimator(Method, ABC):
-    """A method without plan and gradient, fitted whole, such as trees; a run has it in place of model and training.
+    """A method without plan and gradients, such as trees; a run fits it in place of building and training a model.
 
-    It belongs to no backbone, so it is run beside `dnn` and tables show it once. An interrupted fit starts over.
+    Required:
+        fit(train, dev, *, schema, seed): the fitted estimator.
+
+    It has no backbone, so it runs on `dnn` only and tables show it once. An interrupted fit starts over. The settings
+    `norm` and `aux` do not apply. `rewrite`, `learner` and `inspect` are never called.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Constant(Fitted):
+    ...     '''The same logit for all rows.'''
+    ...
+    ...     logit: float
+    ...
+    ...     def logits(self, data: SplitData) -> np.ndarray:
+    ...         return np.full(len(data), self.logit, dtype=np.float32)
+    >>> class ClickRate(Estimator):
+    ...     '''The training click rate.'''
+    ...
+    ...     def fit(self, train: SplitData, dev: SplitData, *, schema: Schema, seed: int) -> Fitted:
+    ...         rate = float(train.label_B.mean())
+    ...         loss = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+    ...         logit = float(np.log(rate / (1 - rate)))
+    ...         return Constant(steps=1, num_parameters=1, loss=float(loss), notes={}, logit=logit)
+    >>> ClickRate().supports(Plan(tower=(), head=(Dense(name="head", width=1),))) is None
+    True
     """
 
     @abstractmethod
     def fit(self, train: SplitData, dev: SplitData, *, schema: Schema, seed: int) -> Fitted:
-        """Fit to the training rows, which lie in time order; dev decides what is left open."""
+        """Fit to the training rows, which are in time order, and make open choices on the dev rows.
+
+        Equal seeds must give equal results.
+        """
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if self.norm or self.aux:
-            raise ValueError("norm and aux are parts of a plan, which there is none of here; leave them out")
+            raise ValueError("norm and aux do not apply: an estimator has no plan; leave them out")
         return self
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Refuse: there is nothing to rewrite, and whoever asks for a plan would get the backbone's."""
+        """Raise `SettingError`: there is no plan to rewrite."""
         name = type(self).__name__.lower()
-        raise SettingError("an estimator has no plan", value=name, remedy="only run and check know it")
+        raise SettingError("an estimator has no plan", value=name, remedy="use it with run or check")
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse every plan that is more than dense layers, so that a table shows the estimator once."""
+        """Return None for a plan of dense layers only, so that a table shows the estimator once."""
         extra = (*plan.at_input, *plan.interactions, *plan.logits)
         is_bare = not extra and all(type(stage) is Dense for stage in (*plan.tower, *plan.head))
         is_bare = is_bare and not plan.first_order and plan.pooling == Pooling()
-        return None if is_bare else "has no backbone; it is run beside dnn alone"
+        return None if is_bare else "has no backbone and runs on dnn only"

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from ctrbench.errors import ContractError, SettingError, did_you_mean
 
-TAGS = ("Paper", "Year", "Conditions on", "Grows with domains")
+TAGS = ("Paper", "Year", "Uses", "Parameters per domain")
 """Lines of a plug-in's docstring, `Name: text`, that listings show; the last two belong to methods."""
 _TAG = rf"(?:{'|'.join(TAGS)}): "
 _ROOT = Path(__file__).parents[1]

@@ -1,7 +1,6 @@
-"""What the documentation says of methods and backbones, made from their files: docs/methods.md, and README's table.
+"""Generator of the documentation of methods and backbones, docs/methods.md, from their docstrings and settings.
 
-`python -m ctrbench.plugins.pages` writes both, in the current folder. They are made of a file's docstring and its
-settings, so nothing about a method is written twice.
+`python -m ctrbench.plugins.pages` writes it in the current folder.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from ctrbench.errors import StoreError
 from ctrbench.plugins.base import Backbone, Method, Settings
 from ctrbench.plugins.finder import TAGS, Plugin
 from ctrbench.plugins.registry import ALL, PlugKind, plugins, presets
@@ -24,8 +22,7 @@ from ctrbench.storage.files import write_text
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-METHODS_PAGE, README = Path("docs/methods.md"), Path("README.md")
-START, END = "<!-- methods:start -->", "<!-- methods:end -->"
+METHODS_PAGE = Path("docs/methods.md")
 HEAD = """# Methods and backbones
 
 Written by `make docs` from the files in [ctrbench/methods](../ctrbench/methods) and
@@ -48,23 +45,8 @@ def methods_page() -> str:
     return "\n".join(parts)
 
 
-def readme(text: str) -> str:
-    """Return the README with its table of methods made anew between the markers."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise StoreError("the table of methods stands between two markers", value=f"{START} {END}")
-    lines = ["| method | what it does |", "| :-- | :-- |"]
-    lines += [f"| `{plugin.name}` | {_escaped(_what(plugin))} |" for plugin in _built_in("methods")]
-    return f"{before}{START}\n{chr(10).join(lines)}\n{END}{after}"
-
-
 def _built_in(kind: PlugKind) -> Iterator[Plugin]:
     return (plugin for plugin in plugins(kind).values() if plugin.is_builtin)
-
-
-def _what(plugin: Plugin) -> str:
-    return (plugin.summary.partition(": ")[2] or plugin.summary).rstrip(".")
 
 
 def _kind(kind: PlugKind) -> Iterator[str]:
@@ -190,4 +172,3 @@ def _escaped(text: str) -> str:
 
 if __name__ == "__main__":
     write_text(METHODS_PAGE, methods_page())
-    write_text(README, readme(README.read_text(encoding="utf-8")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Schema
 from ctrbench.plugins.base import Estimator, Method
+from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.grid import Run
 from ctrbench.runs.inputs import RunData, domain_table, make_schema, open_data
 from ctrbench.runs.machine import device_of, reset_peak_memory
@@ -164,11 +165,9 @@ def _train(
     )
 
 
-def _inspect(method: Method, model: CTRModel, test: RowSource) -> dict[str, np.ndarray]:
-    """Return the arrays that the method shows of the trained model, computed on the latest rows if streamed."""
-    if type(method).inspect is Method.inspect:
-        return {}
-    return method.inspect(model, test.latest())
+def _inspect(method: Method, model: CTRModel, test: RowSource) -> Inspection | None:
+    """Return the method's inspection of the model, on the latest rows where rows are streamed; None without one."""
+    return method.inspect(model, test.latest()) if method.inspects else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,7 @@ class _Trained:
     fit: Fit
     parameters: Parameters
     score: Callable[[SplitData], dict[str, np.ndarray]]
-    inspect: Callable[[RowSource], dict[str, np.ndarray]]
+    inspect: Callable[[RowSource], Inspection | None]
 
 
 def _estimate(
@@ -209,7 +208,7 @@ def _estimate(
         fit=Fit(history=history, steps=fitted.steps, notes=dict(fitted.notes), resumed=0),
         parameters=Parameters(embedding=0, dense=fitted.num_parameters, per_domain=0),
         score=lambda data: {Column.SCORE: fitted.logits(data)},
-        inspect=lambda _data: {},
+        inspect=lambda _data: None,
     )
 
 
@@ -249,8 +248,9 @@ def _write_frames(frames: Iterator[pl.DataFrame], file: Path) -> None:
             writer.write_table(frame.to_arrow())
 
 
-def write_inspection(arrays: dict[str, np.ndarray], sha256: str, file: Location) -> None:
-    """Write what a method shows of its model in one move, if anything, with the digest of the model's predictions."""
-    if arrays:
+def write_inspection(inspection: Inspection | None, sha256: str, file: Location) -> None:
+    """Write an inspection, if there is one, with the digest of the inspected model's predictions."""
+    if inspection is not None:
+        arrays = replace(inspection, predictions=sha256).arrays()
         with replacing(file) as part, part.open("wb") as stream:
-            np.savez_compressed(stream, predictions=np.array(sha256), **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ctrbench.errors import StoreError
+from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 from ctrbench.storage.files import Location, find_files, is_local, local_copy, read_text, write_text
 
@@ -54,13 +55,17 @@ class RunStore:
         """Where what the method showed of the trained model stands."""
         return self.folder(key) / "inspection.npz"
 
-    def inspection(self, key: RunKey) -> dict[str, np.ndarray]:
-        """Return what the method showed of the trained model, by name; empty where it showed nothing."""
+    def inspection(self, key: RunKey) -> Inspection | None:
+        """Return the method's inspection of the trained model; None where there is none."""
+        location = self.inspection_file(key)
         try:
-            with local_copy(self.inspection_file(key)) as file, np.load(file) as arrays:
-                return dict(arrays)
+            with local_copy(location) as file, np.load(file) as arrays:
+                return Inspection.from_arrays(arrays)
         except FileNotFoundError:
-            return {}
+            return None
+        except KeyError:
+            remedy = "delete the file and run the study again"
+            raise StoreError("not an inspection of this version", value=location, remedy=remedy) from None
 
     def find(self, key: RunKey) -> RunRecord | None:
         """Return the record of this run, finished or failed, if there is one."""

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from ctrbench.errors import StoreError
 from ctrbench.eval.longtail import assign_bins
 from ctrbench.names import Metric
+from ctrbench.plugins.inspection import Inspection
 from ctrbench.report.charts.by_method import metric_chart
 from ctrbench.report.charts.gain_by_bin import gain_chart
 from ctrbench.report.comparison import Comparison, Row, compare, gain
@@ -408,14 +409,11 @@ def _pruned_shares(row: Row, store: RunStore) -> dict[int, float]:
     """Return the share of pruned neurons over all sites and test rows, by seed; empty for methods without gates."""
     found = {}
     for seed, shown in _seen(row, store).items():
-        kept = [shown["rows"] @ kept_DN.mean(1) / shown["rows"].sum() for kept_DN in _sites(shown).values()]
-        sizes = [kept_DN.shape[1] for kept_DN in _sites(shown).values()]
+        kept_of_sites = [site.kept_DN.astype(np.float64) for site in shown.sites]
+        kept = [shown.rows_D @ kept_DN.mean(1) / shown.rows_D.sum() for kept_DN in kept_of_sites]
+        sizes = [kept_DN.shape[1] for kept_DN in kept_of_sites]
         found[seed] = 1.0 - float(np.average(kept, weights=sizes))
     return found
-
-
-def _sites(shown: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: values.astype(np.float64) for name, values in shown.items() if values.ndim == 2}
 
 
 def _sparsity_table(
@@ -482,26 +480,28 @@ def _draw_masks(study: Study, parts: Sequence[Part], store: RunStore) -> _Drawn:
     for part in parts:
         for row in part.comparison.rows:
             seen = _seen(row, store)
-            sites = [name for shown in seen.values() for name in _sites(shown)]
-            gates += sites
-            site = next((name for name in sites if _stage(name) == study.site), None)
-            if site is not None:
+            stages = [stage for shown in seen.values() for stage in shown.stages]
+            gates += stages
+            if (site := study.site) in stages:
                 domains = _three(part, next(iter(seen.values())))
                 tables += _mask_tables(part, row, seen, site, domains)
-                kept = {seed: _of_domains(shown, site, domains) for seed, shown in seen.items()}
+                kept = {
+                    seed: _of_domains(shown, shown.site(site).kept_DN, domains)
+                    for seed, shown in seen.items()
+                }
                 chart = masks_chart([_name(part, domain) for domain in domains], kept)
                 charts.append((_stem("masks", len(charts) + 1, 1 if not charts else 2), chart))
     if not tables:
-        known = ", ".join(dict.fromkeys(map(_stage, gates))) or "none of these methods prunes"
+        known = ", ".join(dict.fromkeys(gates)) or "none of these methods prunes"
         raise StoreError("no gate before that stage", value=study.site, remedy=f"known: {known}")
     return _Drawn(tables=tuple(tables), charts=tuple(charts))
 
 
-def _seen(row: Row, store: RunStore) -> dict[int, dict[str, np.ndarray]]:
-    """Return what the runs of a row show of their models, by seed; empty for a method that shows nothing."""
-    found = {record.key.seed: store.inspection(record.key) for record in row.finished}
-    seen = {seed: dict(shown) for seed, shown in found.items() if shown}
-    if len({(*sorted(shown), *shown["domain"].tolist()) for shown in seen.values()}) > 1:
+def _seen(row: Row, store: RunStore) -> dict[int, Inspection]:
+    """Return the inspections of a row's runs by seed; empty for a method without them."""
+    inspections = {record.key.seed: store.inspection(record.key) for record in row.finished}
+    seen = {seed: shown for seed, shown in inspections.items() if shown is not None}
+    if len({(*sorted(shown.stages), *shown.domain_D.tolist()) for shown in seen.values()}) > 1:
         raise StoreError(
             "runs of one method show the same of their models, seed by seed",
             value=f"runs of {row.method} × {row.backbone} show different things",
@@ -510,13 +510,13 @@ def _seen(row: Row, store: RunStore) -> dict[int, dict[str, np.ndarray]]:
     return seen
 
 
-def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
+def _three(part: Part, shown: Inspection) -> list[int]:
     """Return the ids of three domains: the largest in test rows, its largest near one and its largest far one.
 
     Near: all but one feature alike; far: none alike. Chosen before any mask is looked at, and alike for all seeds,
     whose test rows are the same.
     """
-    order = shown["domain"][np.argsort(-shown["rows"], kind="stable")].tolist()
+    order = shown.domain_D[np.argsort(-shown.rows_D, kind="stable")].tolist()
     values = {domain: part.domains[domain].values for domain in order if domain in part.domains}
     if not values:
         raise StoreError(
@@ -533,18 +533,19 @@ def _three(part: Part, shown: Mapping[str, np.ndarray]) -> list[int]:
     return [domain for domain in (first, near, far) if domain is not None]
 
 
-def _of_domains(shown: Mapping[str, np.ndarray], name: str, domains: Sequence[int]) -> np.ndarray:
-    """Return the lines of one of the arrays shown that belong to these domains, in their order."""
-    place = {domain: at for at, domain in enumerate(shown["domain"].tolist())}
-    lines: np.ndarray = shown[name][[place[domain] for domain in domains]]
+def _of_domains(shown: Inspection, values: np.ndarray, domains: Sequence[int]) -> np.ndarray:
+    """Return the lines of an array of the inspection that belong to these domains, in their order."""
+    index = {domain: i for i, domain in enumerate(shown.domain_D.tolist())}
+    lines: np.ndarray = values[[index[domain] for domain in domains]]
     return lines
 
 
 def _mask_tables(
-    part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndarray]], site: str, domains: Sequence[int]
+    part: Part, row: Row, seen: Mapping[int, Inspection], site: str, domains: Sequence[int]
 ) -> Iterable[Table]:
-    pruned = [_of_domains(shown, site, domains) <= 0.5 for shown in seen.values()]
-    rows = _of_domains(next(iter(seen.values())), "rows", domains)
+    pruned = [_of_domains(shown, shown.site(site).kept_DN, domains) <= 0.5 for shown in seen.values()]
+    first = next(iter(seen.values()))
+    rows = _of_domains(first, first.rows_D, domains)
     lines = [
         Line(
             kind="method",
@@ -562,7 +563,7 @@ def _mask_tables(
     ]
     yield Table(
         name="masks",
-        title=f"{row.method} on {row.backbone}, input of {_stage(site)} · {part.comparison.title}",
+        title=f"{row.method} on {row.backbone}, input of {site} · {part.comparison.title}",
         columns=("test rows", "pruned", *(f"with {letter}" for letter in "ABC"[: len(domains)])),
         lines=tuple(lines),
         notes=(
@@ -593,15 +594,10 @@ def _seeds_note(row: Row, seen: Mapping[int, object]) -> Iterable[str]:
         yield f"Of {len(row.finished)} runs {len(seen)} left what is shown here."
 
 
-def _stage(site: str) -> str:
-    """Return the dense stage whose input a gate weighs."""
-    return site.removesuffix(".gate")
-
-
-def _repetition_note(row: Row, seen: Mapping[int, Mapping[str, np.ndarray]]) -> Iterable[str]:
+def _repetition_note(row: Row, seen: Mapping[int, Inspection]) -> Iterable[str]:
     """Say so where the model looked at is not the very one of the record."""
     made = {record.key.seed: record.result.predictions_sha256 for record in row.finished if record.result}
-    other = [seed for seed, shown in seen.items() if str(shown["predictions"]) != made[seed]]
+    other = [seed for seed, shown in seen.items() if shown.predictions != made[seed]]
     if other:
         yield (
             f"{row.method}: looked at in a repetition of the run (seed {', '.join(map(str, other))}), whose "
@@ -615,7 +611,7 @@ def _jaccard(first: np.ndarray, second: np.ndarray) -> float | None:
     return None if union == 0 else int((first & second).sum()) / union
 
 
-def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndarray]]) -> Table:
+def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Inspection]) -> Table:
     """Return the pruned share of each site by size of domain (METHODS 1.4)."""
     result = next(record.result for record in row.finished if record.result)
     num_bins = len(result.bins)
@@ -625,13 +621,13 @@ def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndar
     lines = [
         Line(
             kind="method",
-            label=_stage(name),
+            label=stage,
             cells=tuple(
-                _over_seeds(_pruned_in_bin(shown, name, known, one) for shown in seen.values())
+                _over_seeds(_pruned_in_bin(shown, stage, known, one) for shown in seen.values())
                 for one in range(1, num_bins + 1)
             ),
         )
-        for name in _sites(next(iter(seen.values())))
+        for stage in next(iter(seen.values())).stages
     ]
     return Table(
         name="pruned-by-bin",
@@ -645,17 +641,16 @@ def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Mapping[str, np.ndar
     )
 
 
-def _pruned_in_bin(
-    shown: Mapping[str, np.ndarray], name: str, bin_of: Mapping[int, int], wanted: int
-) -> float | None:
+def _pruned_in_bin(shown: Inspection, stage: str, bin_of: Mapping[int, int], wanted: int) -> float | None:
     """Return the pruned share of a site over a bin's test rows; None where it has none."""
     weights = np.array(
         [
             rows if bin_of[domain] == wanted else 0
-            for domain, rows in zip(shown["domain"].tolist(), shown["rows"].tolist(), strict=True)
+            for domain, rows in zip(shown.domain_D.tolist(), shown.rows_D.tolist(), strict=True)
         ]
     )
-    return float(np.average(1.0 - shown[name].mean(1), weights=weights)) if weights.any() else None
+    kept_DN = shown.site(stage).kept_DN
+    return float(np.average(1.0 - kept_DN.mean(1), weights=weights)) if weights.any() else None
 
 
 _DRAWINGS: dict[Drawing, Callable[[Study, Sequence[Part], RunStore], _Drawn]] = {

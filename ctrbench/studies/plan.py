@@ -99,4 +99,4 @@ def _shows(run: Run) -> bool:
     from ctrbench.plugins.base import Method
 
     kind = run.method.load()
-    return issubclass(kind, Method) and kind.inspect is not Method.inspect
+    return issubclass(kind, Method) and kind.inspects

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from ctrbench.later import later, unchanged_later
 from ctrbench.nn.model import Precision
 from ctrbench.nn.optim import AdamConfig
 from ctrbench.train.process import keep_freed_memory
@@ -34,10 +35,10 @@ class TrainConfig(BaseModel):
     lr: float = Field(default=1e-3, gt=0)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
     """Update of embedding rows that a batch does not contain (METHODS 12)."""
-    precision: Precision = "float32"
+    precision: Precision = later("float32")
     """Precision of matrix products after the embeddings; `bf16` is faster on processors with bf16 units and changes
     results."""
-    window: int | None = Field(default=None, ge=1)
+    window: int | None = later(None, ge=1)
     """Number of rows in a shuffling window (`data.stream`); None holds all rows in memory."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1)
@@ -46,10 +47,7 @@ class TrainConfig(BaseModel):
     @property
     def key(self) -> dict[str, Any]:
         """Settings for the run's key, without later additions that have their defaults, so that old keys stay valid."""
-        later = {"precision": "float32", "window": None}
-        return self.model_dump(
-            exclude={name for name, value in later.items() if getattr(self, name) == value}
-        )
+        return self.model_dump(exclude=unchanged_later(self))
 
     def set_up_process(self) -> None:
         """Set the number of threads of this process and let it keep the memory that a step frees."""

@@ -258,8 +258,8 @@ def test_the_listing_of_methods_fits(
     assert max(map(len, shown.splitlines())) <= columns
     assert "Sheng et al., CIKM 2021" in words if columns == 80 else "Sheng et al.," in words
     for text in (
-        "conditions on",
-        "grows with domains",
+        "uses",
+        "parameters per domain",
         "cross_stitch",
         "star-study: plain[norm=bn,aux=all],",
     ):

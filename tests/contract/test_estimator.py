@@ -51,4 +51,4 @@ def test_a_sound_estimator_passes(check_estimator: Check) -> None:
 def test_an_estimator_is_skipped_on_other_backbones_than_dnn() -> None:
     (finding,) = check("gbdt", backbones=["dcnv2"])
     assert (finding.rule, finding.is_skipped) == ("supports", True)
-    assert finding.sentence == "skipped: has no backbone; it is run beside dnn alone"
+    assert finding.sentence == "skipped: has no backbone and runs on dnn only"

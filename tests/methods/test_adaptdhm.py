@@ -127,14 +127,14 @@ def test_where_ids_are_not_at_hand_all_products_give_the_same() -> None:
     x_BN, weight_KNM, bias_KM, grad = draw(40, 6), draw(4, 6, 3), draw(4, 3), draw(40, 3)
     cluster_B = torch.randint(3, (40,), generator=generator)  # no row in the fourth
     made = []
-    for clusters in (Clusters.of(cluster_B), Clusters(cluster_B=cluster_B, routing=None)):
+    for clusters in (Clusters.from_ids(cluster_B), Clusters(cluster_B=cluster_B, routing=None)):
         given = [one.clone().requires_grad_() for one in (x_BN, weight_KNM, bias_KM)]
         with torch.autocast("cpu", torch.bfloat16):
             product = clusters.linear(*given)
         assert product.dtype == torch.float32
         product.backward(grad)  # type: ignore[no-untyped-call]
         made.append([product.detach(), *(one.grad for one in given)])
-    assert Clusters.of(cluster_B).routing is not None
+    assert Clusters.from_ids(cluster_B).routing is not None
     for first, second in zip(*made, strict=True):
         torch.testing.assert_close(first, second)
 

@@ -93,7 +93,7 @@ def gates(model: CTRModel) -> list[GateModule]:
 def make_gate(method: AdaSparse, num_inputs: int = 8) -> tuple[GateModule, Context, torch.Tensor]:
     """A gate, a context and an input of 3 rows, all at random."""
     torch.manual_seed(0)
-    module = Gate(name="gate", settings=method, num_sites=1).build(
+    module = Gate(name="gate", stage="head", settings=method, num_sites=1).build(
         num_inputs, Build(schema=make_schema(), seed=1)
     )
     context = Context(
@@ -380,7 +380,7 @@ def test_agnostic_only_needs_an_agnostic_field() -> None:
 
 
 def test_agnostic_only_needs_the_embeddings_width() -> None:
-    gate = Gate(name="gate", settings=AdaSparse(), num_sites=1, is_partial=True)
+    gate = Gate(name="gate", stage="head", settings=AdaSparse(), num_sites=1, is_partial=True)
     with pytest.raises(SettingError, match="5 inputs, not 8"):
         gate.build(5, Build(schema=make_schema(), seed=1))
 
@@ -389,8 +389,8 @@ def test_agnostic_only_needs_the_embeddings_width() -> None:
     ("method", "plan", "reason"),
     [
         (AdaSparse(prune_cross=True), Dnn().plan(), "this plan has none"),
-        (AdaSparse(prune_input="agnostic_only"), Dcnv2(structure="stacked").plan(), "enter a tower"),
-        (AdaSparse(), Plan(tower=(), head=()), "no weight matrix"),
+        (AdaSparse(prune_input="agnostic_only"), Dcnv2(structure="stacked").plan(), "as the tower's input"),
+        (AdaSparse(), Plan(tower=(), head=()), "no gated weight matrix"),
     ],
 )
 def test_plans_without_the_sites_asked_for(method: AdaSparse, plan: Plan, reason: str) -> None:
@@ -549,7 +549,7 @@ def test_every_site_ends_within_the_band(form: str) -> None:
         ({"r_min": 0.3}, "r_min must not exceed r_max"),
         ({"alpha_start": 6.0}, "alpha_start must not exceed"),
         ({"lambda_start": 2.0}, "lambda_start must not exceed"),
-        ({"epsilon": 2.0}, "or all is pruned"),
+        ({"epsilon": 2.0}, "all neurons are pruned"),
         ({"pruner_init": "large"}, "pruner_init"),
     ],
 )

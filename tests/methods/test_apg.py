@@ -304,7 +304,7 @@ def test_plans_it_does_not_fit(method: Apg, plan: Plan, reason: str) -> None:
     ("settings", "message"),
     [
         ({"rank": (200,)}, "over must not be below rank"),
-        ({"rank": (4, 4), "over": (8, 8, 8)}, "as many layers"),
+        ({"rank": (4, 4), "over": (8, 8, 8)}, "equal lengths"),
         ({"version": "v4", "over": (64,)}, "over has no effect"),
         ({"version": "v1", "rank": (8,)}, "rank has no effect"),
         ({"version": "v1", "core_residual": False}, "core_residual has no effect"),

@@ -224,7 +224,7 @@ def test_dev_of_one_class_is_judged_by_log_loss(
 
 def test_it_is_run_beside_dnn_alone() -> None:
     assert Gbdt().supports(Dnn().plan()) is None
-    assert Gbdt().supports(Dcnv2().plan()) == "has no backbone; it is run beside dnn alone"
+    assert Gbdt().supports(Dcnv2().plan()) == "has no backbone and runs on dnn only"
     assert Gbdt().supports(replace(Dnn().plan(), first_order=True)) is not None
     with pytest.raises(SettingError, match="has no plan: gbdt"):
         Gbdt().apply(Dnn().plan())
@@ -232,5 +232,5 @@ def test_it_is_run_beside_dnn_alone() -> None:
 
 @pytest.mark.parametrize("setting", ["norm=bn", "aux=all"])
 def test_parts_of_a_plan_are_refused(setting: str) -> None:
-    with pytest.raises(SettingError, match="parts of a plan"):
+    with pytest.raises(SettingError, match="norm and aux do not apply"):
         _ = select("methods", f"gbdt[{setting}]").value

@@ -223,5 +223,5 @@ def test_settings_without_sense_are_refused(settings: str) -> None:
 
 
 def test_a_plan_without_a_dense_tower_is_refused() -> None:
-    assert "this plan's tower is none" in str(Hinet().supports(Plan(tower=(), head=())))
+    assert "this plan has none" in str(Hinet().supports(Plan(tower=(), head=())))
     assert Hinet().supports(Dnn().plan()) is None

@@ -215,12 +215,12 @@ def test_a_single_domain_has_its_own_expert_alone(schema: Schema, data: SplitDat
     schema = replace(schema, indicator_rows=(0, 300))
     model = CTRModel(M3oe().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1)
     context = model.context(data.take(torch.nonzero(data.indicator_B == 1)[:9, 0]))
-    assert experts(model).balanced(context).tolist() == [[0.5]]
+    assert experts(model).shares(context).tolist() == [[0.5]]
 
 
 def test_shares_add_up_to_one(build_model: Callable[..., CTRModel], unseen_data: SplitData) -> None:
     model = stir(build_model("m3oe"))
-    share_BK = experts(model).balanced(model.context(unseen_data.slice(0, 30)))
+    share_BK = experts(model).shares(model.context(unseen_data.slice(0, 30)))
     torch.testing.assert_close(share_BK.sum(1), torch.ones(30))
 
 

@@ -15,7 +15,7 @@ from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.eval.arrays import auc
 from ctrbench.methods import mamdr
-from ctrbench.methods.mamdr import EVERYBODY, NOBODY, SHARED, Mamdr, MamdrLearner
+from ctrbench.methods.mamdr import PLAIN_STEPS, SHARED, SHARED_LOOP, Mamdr, MamdrLearner
 from ctrbench.names import Column
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
@@ -194,19 +194,19 @@ def test_negotiation_alone_has_no_own_weights_and_scores_with_shared_ones() -> N
 
 def loops(made: MamdrLearner, order: Order, data: SplitData) -> Iterator[tuple[int, list[list[int]]]]:
     """Whose each loop is, and the domains of each of its batches."""
-    ends = (torch.nonzero(made.programme[:, 2])[:, 0] + 1).tolist()
+    ends = (torch.nonzero(made.schedule[:, 2])[:, 0] + 1).tolist()
     batches = list(data.batches(order))
     assert ends[-1] == len(batches)
     for start, end in pairwise([0, *ends]):
-        (whose,) = made.programme[start:end, 0].unique().tolist()
-        yield whose, [batch.indicator_B.unique().tolist() for batch in batches[start:end]]
+        (owner,) = made.schedule[start:end, 0].unique().tolist()
+        yield owner, [batch.indicator_B.unique().tolist() for batch in batches[start:end]]
 
 
 def test_without_negotiation_shared_weights_take_ordinary_steps(build_model: Model, data: SplitData) -> None:
     made, (model, plain) = learner(negotiation=False), (build_model(), build_model())
     order = made.order(data, batch_size=32, generator=np.random.default_rng(0))
-    whose, domains = next(loops(made, order, data))
-    assert whose == NOBODY
+    owner, domains = next(loops(made, order, data))
+    assert owner == PLAIN_STEPS
     assert max(len(one) for one in domains) > 1
     optimizers = [Optimizer(one, AdamConfig()) for one in (model, plain)]
     for _, batch in zip(domains, data.batches(order), strict=False):
@@ -250,8 +250,8 @@ def test_an_epoch_processes_as_many_rows_as_there_are(
     sizes = np.diff(order.starts)
     assert order.starts[-1] == len(order.rows)
     assert 1 < sizes.min() <= sizes.max() <= 16
-    ends = np.cumsum(sizes)[made.programme[:, 2].numpy() == 1]
-    own = np.diff(ends, prepend=0)[made.programme[made.programme[:, 2] == 1, 0].numpy() > 0]
+    ends = np.cumsum(sizes)[made.schedule[:, 2].numpy() == 1]
+    own = np.diff(ends, prepend=0)[made.schedule[made.schedule[:, 2] == 1, 0].numpy() > 0]
     # What is left of the epoch is too little for another loop of a domain's own, or a single row.
     assert 0 <= len(many) - len(order.rows) < own.max(initial=2)
 
@@ -261,15 +261,15 @@ def test_visits_are_bounded_and_loops_go_as_the_method_says(data: SplitData) -> 
     made = learner(batches=3, domains=4, others=2)
     order = made.order(many, batch_size=8, generator=np.random.default_rng(0))
     rounds: list[tuple[list[int], list[tuple[int, list[int]]]]] = []
-    for whose, batches in loops(made, order, many):
+    for owner, batches in loops(made, order, many):
         visited = batches[::3]
         assert batches == [one for one in visited for _ in range(3)]
         domains = [domain for (domain,) in visited]
-        if whose == EVERYBODY:
+        if owner == SHARED_LOOP:
             rounds.append((domains, []))
         else:
-            assert domains[1:] == [whose]
-            rounds[-1][1].append((whose, domains[:1]))
+            assert domains[1:] == [owner]
+            rounds[-1][1].append((owner, domains[:1]))
     assert len(rounds) > 6
     assert {len(set(domains)) for domains, _ in rounds[:6]} == {4}
     in_order = [domain for domains, _ in rounds[:6] for domain in domains]
@@ -277,7 +277,7 @@ def test_visits_are_bounded_and_loops_go_as_the_method_says(data: SplitData) -> 
         assert sorted(in_order[start : start + 6]) == [1, 2, 3, 4, 5, 6]
     assert len({tuple(domains) for domains, _ in rounds}) > 2
     for domains, own in rounds[:-1]:
-        assert [whose for whose, _ in own] == [domain for domain in domains for _ in range(3)]
+        assert [owner for owner, _ in own] == [domain for domain in domains for _ in range(3)]
         for place, domain in enumerate(domains):
             before = {other for _, (other,) in own[3 * place : 3 * place + 3]}
             assert len(before) == 3
@@ -288,7 +288,7 @@ def test_others_are_drawn_evenly() -> None:
     many = numbers([1, 2, 3, 4, 5] * 3000)
     made = learner(batches=1, others=2)
     order = made.order(many, batch_size=4, generator=np.random.default_rng(0))
-    drawn = [batches[0][0] for whose, batches in loops(made, order, many) if whose == 3]
+    drawn = [batches[0][0] for owner, batches in loops(made, order, many) if owner == 3]
     shares = np.bincount(drawn, minlength=6)[1:] / len(drawn)
     assert len(drawn) > 200
     np.testing.assert_allclose(shares, [1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6], atol=0.05)
@@ -330,7 +330,7 @@ def test_own_weights_of_domains_without_rows_stay_bit_for_bit(data: SplitData) -
 def test_a_lone_domain_regularises_itself_alone() -> None:
     made, model, many = learner(), logistic(1), numbers([1] * 40)
     order = made.order(many, batch_size=4, generator=np.random.default_rng(0))
-    assert [(whose, len(batches)) for whose, batches in loops(made, order, many)] == [(0, 4), (1, 8)]
+    assert [(owner, len(batches)) for owner, batches in loops(made, order, many)] == [(0, 4), (1, 8)]
     train(made, model, many)
     scores = made.score(model, numbers([1, 0]))
     assert (scores[Column.SCORE] == scores[SHARED]).tolist() == [False, True]
@@ -454,9 +454,9 @@ def test_a_new_epoch_forgets_a_loop_that_was_left() -> None:
     optimizer = Optimizer(model, AdamConfig())
     for _ in range(2):
         visits = visits_of(made)
-        assert (made.place, made.copy_P) == (0, None)
+        assert (made.position, made.copy_P) == (0, None)
         made.step(model, optimizer, visits[0][0])
-        assert made.place == 1
+        assert made.position == 1
 
 
 def test_a_batch_that_no_order_planned_is_an_ordinary_step(build_model: Model, data: SplitData) -> None:
@@ -573,7 +573,7 @@ def test_scores_do_not_depend_on_the_rows_scored_beside(build_model: Model, data
 
 def turns(made: MamdrLearner) -> list[int]:
     """The domains with loops of their own in an epoch, in order."""
-    return [whose for whose, _ in groupby(made.programme[:, 0].tolist()) if whose > 0]
+    return [owner for owner, _ in groupby(made.schedule[:, 0].tolist()) if owner > 0]
 
 
 @pytest.mark.parametrize("others", [2, 5])
@@ -605,7 +605,9 @@ def test_a_round_over_the_end_of_a_pass_visits_no_domain_twice() -> None:
     many, made = numbers([1, 2, 3, 4, 5] * 4000), learner(domains=4, others=1, batches=1)
     order = made.order(many, batch_size=2, generator=np.random.default_rng(0))
     rounds = [
-        [domain for (domain,) in batches] for whose, batches in loops(made, order, many) if whose == EVERYBODY
+        [domain for (domain,) in batches]
+        for owner, batches in loops(made, order, many)
+        if owner == SHARED_LOOP
     ][:-1]
     assert len(rounds) > 100
     assert {len(set(domains)) for domains in rounds} == {4}
@@ -627,14 +629,14 @@ def test_a_restored_learner_draws_the_epoch_at_hand_again_and_then_the_same_next
         other.load_state_dict(made.state_dict())
         again = other.order(many, batch_size=64, generator=np.random.default_rng(1))
         np.testing.assert_array_equal(again.rows, order.rows)
-        assert (other.place, other.waiting) == (made.place, made.waiting)
+        assert (other.position, other.waiting) == (made.position, made.waiting)
         for epoch in (2, 3):
             one, same = (
                 side.order(many, batch_size=64, generator=np.random.default_rng(epoch))
                 for side in (made, other)
             )
             np.testing.assert_array_equal(one.rows, same.rows)
-            assert torch.equal(made.programme, other.programme)
+            assert torch.equal(made.schedule, other.schedule)
         fresh = learner().order(many, batch_size=64, generator=np.random.default_rng(3))
         assert not np.array_equal(fresh.rows, one.rows)
 

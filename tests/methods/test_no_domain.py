@@ -44,7 +44,7 @@ def test_the_rest_of_the_plan_is_the_backbones() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "why"),
-    [("aux=domain", "made of e_d"), ("aux=all", "tell the model its domain"), ("norm=pn", "tell the model")],
+    [("aux=domain", "reads e_d"), ("aux=all", "read the domain"), ("norm=pn", "read the domain")],
 )
 def test_what_would_tell_the_domain_is_refused(setting: str, why: str) -> None:
     with pytest.raises(SettingError, match=why):

@@ -12,7 +12,7 @@ import torch
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.extend import Build, Context, Stage, StageModule
-from ctrbench.methods.pcgrad import PCGradLearner, lost
+from ctrbench.methods.pcgrad import PCGradLearner, conflict_weights
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
@@ -84,7 +84,7 @@ def by_hand(grads: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def operated(grads: np.ndarray, others: list[list[int]] | np.ndarray) -> np.ndarray:
     """The same by the products alone."""
-    lost_G = lost(torch.from_numpy(grads @ grads.T), torch.tensor(np.array(others)))
+    lost_G = conflict_weights(torch.from_numpy(grads @ grads.T), torch.tensor(np.array(others)))
     return grads.sum(0) - lost_G.numpy() @ grads
 
 

@@ -135,5 +135,5 @@ def test_a_prior_is_of_ids_or_of_the_domain() -> None:
 
 
 def test_a_plan_without_dense_layers_is_refused() -> None:
-    assert "epnet is the same" in str(PEPNet().supports(Plan(tower=(), head=())))
+    assert "use epnet" in str(PEPNet().supports(Plan(tower=(), head=())))
     assert PEPNet().supports(Dnn().plan()) is None

@@ -280,7 +280,7 @@ def test_settings_without_effect_or_sense_are_refused(settings: str) -> None:
 
 
 def test_a_plan_without_a_dense_tower_is_refused() -> None:
-    assert "this plan's tower is none" in str(Saml().supports(Plan(tower=(), head=())))
+    assert "this plan has none" in str(Saml().supports(Plan(tower=(), head=())))
     assert Saml().supports(Dnn().plan()) is None
 
 

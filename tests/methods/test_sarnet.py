@@ -342,6 +342,6 @@ def test_attention_without_sequences_or_beside_another_pooling_is_refused(schema
         CTRModel(method.apply(Dnn().plan()), schema, seed=1)
     assert method.supports(Dnn().full_plan()) is None
     reason = method.supports(Dnn(pooling="din").full_plan())
-    assert reason == "attention stands in for the pooling of sequences, here din"
+    assert reason == "attention replaces the pooling of sequences, here din"
     assert Sarnet().supports(Dnn(pooling="din").full_plan()) is None
     assert "attention" not in Sarnet().key()

@@ -157,7 +157,7 @@ def test_too_many_domains_are_refused(build_model: Model) -> None:
 
 @pytest.mark.parametrize("setting", ["aux=all", "aux=domain", "norm=pn"])
 def test_parts_that_tell_domains_apart_are_refused(setting: str) -> None:
-    with pytest.raises(SettingError, match="a model here sees one"):
+    with pytest.raises(SettingError, match="each model here has one domain"):
         _ = select("methods", f"separate[{setting}]").value
 
 

@@ -213,7 +213,7 @@ def test_a_setting_without_effect_is_refused(settings: str) -> None:
 
 
 def test_moments_of_all_rows_are_not_to_be_had_from_batches_of_one_domain() -> None:
-    with pytest.raises(SettingError, match=r"moments of a batch of one domain.*batching=mixed"):
+    with pytest.raises(SettingError, match=r"moments of one domain.*batching=mixed"):
         _ = select("methods", "star[norm=bn]").value
 
 

@@ -1,4 +1,4 @@
-"""The pages about methods are what their files say."""
+"""The pages about methods repeat what the files of the methods say."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from ctrbench.errors import StoreError
-from ctrbench.plugins.pages import _body, _escaped, _of_type, methods_page, readme
+from ctrbench.plugins.pages import _body, _escaped, _of_type, methods_page
 from ctrbench.plugins.registry import plugins, select
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +17,6 @@ ROOT = Path(__file__).parents[2]
 def test_the_pages_are_what_is_generated() -> None:
     """Otherwise: make docs."""
     assert (ROOT / "docs/methods.md").read_text(encoding="utf-8") == methods_page()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme(text) == text
 
 
 def test_every_plugin_and_every_setting_is_there() -> None:
@@ -41,14 +38,14 @@ def test_every_plugin_and_every_setting_is_there() -> None:
 
 def test_a_setting_shows_values_default_and_meaning() -> None:
     page = methods_page()
-    assert "| `rank` | list: whole number ≥ 1 | `16` | K, one for all hidden layers or one for each;" in page
+    assert "| `rank` | list: whole number ≥ 1 | `16` | K, one for all hidden layers or one per layer;" in page
     assert "| `r_min` | number ≥ 0 and < 1 | `0.15` |" in page
 
 
 def test_a_meaning_is_that_of_the_setting_not_of_a_namesake() -> None:
     """AdaptDHM has a tensor called `routing` beside the setting."""
     section = methods_page().partition("### `adaptdhm`")[2]
-    assert "| `routing` | `spherical`, `published` | `spherical` | How centres move" in section
+    assert "| `routing` | `spherical`, `published` | `spherical` | Update of the centres" in section
 
 
 @pytest.mark.parametrize(
@@ -68,7 +65,7 @@ def test_types_in_words(kind: object, words: str) -> None:
 
 
 def test_formulas_keep_their_form_and_sentences_lose_their_line_ends() -> None:
-    tags = "Paper: A,\nB\nYear: 1\nConditions on: p\n"
+    tags = "Paper: A,\nB\nYear: 1\nUses: p\n"
     text = f"One: two.\n\n{tags}\nAt\nwork:\n\n    a_p* = b\n      <c>\n\n    d\nand\nso *on*.\n"
     assert list(_body(text)) == ["At work:\n", "    a_p* = b\n      <c>\n", "    d\n", "and so \\*on\\*.\n"]
 
@@ -77,8 +74,3 @@ def test_only_what_markdown_would_read_is_escaped() -> None:
     assert _escaped("W_p* = |a| <b, c> `x*_y` [e_d ; z](1) _n") == (
         "W_p\\* = \\|a\\| \\<b, c> `x*_y` [e_d ; z\\](1) \\_n"
     )
-
-
-def test_a_readme_without_markers_is_an_error() -> None:
-    with pytest.raises(StoreError, match="between two markers"):
-        readme("nothing")

@@ -54,7 +54,7 @@ def test_every_built_in_plugin_says_what_it_is() -> None:
         for plugin in plugins(kind).values():  # type: ignore[arg-type]
             assert all((plugin.summary, plugin.tag("Paper"), plugin.tag("Year"))), plugin.name
     for plugin in plugins("methods").values():
-        assert all((plugin.tag("Conditions on"), plugin.tag("Grows with domains"))), plugin.name
+        assert all((plugin.tag("Uses"), plugin.tag("Parameters per domain"))), plugin.name
 
 
 def test_a_path_is_a_plugin(file: Path) -> None:
@@ -240,11 +240,11 @@ def test_a_label_is_what_was_asked_for(file: Path) -> None:
 
 def test_a_tag_goes_on_until_the_next_or_a_blank_line(file: Path) -> None:
     text = METHOD.replace(
-        "Year: 2020\n", "Year: 2020\nConditions on: one\nand two\nGrows with domains: w:\n all\n\nNo\n"
+        "Year: 2020\n", "Year: 2020\nUses: one\nand two\nParameters per domain: w:\n all\n\nNo\n"
     )
     file.write_text(text, encoding="utf-8")
     plugin = find("methods", str(file))
-    assert (plugin.tag("Paper"), plugin.tag("Conditions on"), plugin.tag("Grows with domains")) == (
+    assert (plugin.tag("Paper"), plugin.tag("Uses"), plugin.tag("Parameters per domain")) == (
         "Nobody, Nowhere, 2020", "one and two", "w: all",
     )  # fmt: skip
 

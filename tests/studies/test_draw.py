@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ctrbench.errors import StoreError
+from ctrbench.plugins.inspection import GateSite, Inspection
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.studies.draw import Domain, Part, draw_study, make_part
@@ -78,7 +78,7 @@ def test_without_users_a_dash_stands_for_it(draw: Callable[..., str]) -> None:
 def masks(store: RunStore, tmp_path: Path, record: Callable[..., RunRecord]) -> Callable[..., str]:
     """Draw the masks of a site of four neurons, given by domain and seed as neurons pruned; return the tables."""
 
-    def masks(pruned: dict[int, dict[int, set[int]]], *, site: str = "head.gate", repeated: int = 0) -> str:
+    def masks(pruned: dict[int, dict[int, set[int]]], *, stage: str = "head", repeated: int = 0) -> str:
         any_result = record("plain").result
         assert any_result is not None
         records = [record("plain", seed, bins=any_result.bins[:2]) for seed in pruned]
@@ -90,23 +90,19 @@ def masks(store: RunStore, tmp_path: Path, record: Callable[..., RunRecord]) -> 
             file = store.inspection_file(made.key)
             file.parent.mkdir(parents=True, exist_ok=True)
             assert made.result is not None
-            shown = {
-                "domain": list(of_domain),
-                "rows": [40, 30, 15],
-                site if seed == 2 else "head.gate": kept_DN,
-            }
-            predictions = "other" if seed == repeated else made.result.predictions_sha256
-            np.savez(file, predictions=np.array(predictions), **map_arrays(shown))
+            inspection = Inspection(
+                domain_D=np.array(list(of_domain)),
+                rows_D=np.array([40, 30, 15]),
+                sites=(GateSite(stage=stage if seed == 2 else "head", kept_DN=np.array(kept_DN)),),
+                predictions="other" if seed == repeated else made.result.predictions_sha256,
+            )
+            np.savez(file, **inspection.arrays())
         study = Study(title="S", draw="masks", site="head", methods={"Gated": "plain"})
         labels = {records[0].key.method.digest: "Gated"}
         draw_study(study, [make_part(records, labels=labels, domains=NAMES)], store=store, out=tmp_path)
         return (tmp_path / "table.md").read_text(encoding="utf-8")
 
     return masks
-
-
-def map_arrays(values: dict[str, list[Any]]) -> dict[str, Any]:
-    return {name: np.array(value) for name, value in values.items()}
 
 
 def test_masks_are_drawn_of_every_seed(masks: Callable[..., str], tmp_path: Path) -> None:
@@ -128,6 +124,17 @@ def test_masks_of_one_seed_have_no_deviation(masks: Callable[..., str]) -> None:
     assert "over 1 seeds" not in text
 
 
+def test_an_inspection_of_another_version_is_refused(
+    store: RunStore, record: Callable[..., RunRecord]
+) -> None:
+    key = record("plain", 1).key
+    file = store.inspection_file(key)
+    file.parent.mkdir(parents=True)
+    np.savez(file, domain=np.array([1]), rows=np.array([40]), predictions=np.array("digest"))
+    with pytest.raises(StoreError, match="not an inspection of this version"):
+        store.inspection(key)
+
+
 TWO_SEEDS = {1: {1: {0, 1}, 2: {0}, 3: {2, 3}}, 2: {1: {3}, 2: {3}, 3: set()}}
 
 
@@ -147,6 +154,6 @@ def test_a_model_made_once_more_is_said_of_its_seed(masks: Callable[..., str]) -
 
 def test_seeds_that_show_different_things_are_refused(masks: Callable[..., str]) -> None:
     with pytest.raises(StoreError, match=r"runs of Gated × dnn show different things"):
-        masks(TWO_SEEDS, site="tower.gate")
+        masks(TWO_SEEDS, stage="tower")
     with pytest.raises(StoreError, match=r"show different things"):
         masks({1: TWO_SEEDS[1], 2: {1: {3}, 3: {3}, 2: set()}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +244,8 @@ def test_a_repetition_that_differs_from_its_record_is_said_to(
     store = RunStore(results=place / "results", home=place / "home")
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     shown = store.inspection(part.runs[1].key)
-    np.savez(store.inspection_file(part.runs[1].key), **{**shown, "predictions": np.array("another")})
+    assert shown is not None
+    np.savez(store.inspection_file(part.runs[1].key), **replace(shown, predictions="another").arrays())
     assert ctrbench(*arguments) == 0
     assert "AdaSparse: looked at in a repetition of the run" in table.read_text()
 
@@ -268,11 +270,12 @@ def test_the_shares_shown_are_those_of_the_model(
     shown = store.inspection(part.runs[1].key)
     domains = store.find(part.runs[1].key).result.domains  # type: ignore[union-attr]
     rows = dict(zip(domains.domain, domains.rows, strict=True))
-    assert shown["rows"].tolist() == [rows[domain] for domain in shown["domain"].tolist()]
-    widths = {name: values.shape[1] for name, values in shown.items() if values.ndim == 2}
-    assert widths == {"tower0.gate": 12, "tower1.gate": 8, "head.gate": 4}
-    pruned = sum(float((1.0 - shown[name]).sum(1) @ shown["rows"]) for name in widths) / (
-        24 * shown["rows"].sum()
+    assert shown is not None
+    assert shown.rows_D.tolist() == [rows[domain] for domain in shown.domain_D.tolist()]
+    widths = {site.stage: site.kept_DN.shape[1] for site in shown.sites}
+    assert widths == {"tower0": 12, "tower1": 8, "head": 4}
+    pruned = sum(float((1.0 - site.kept_DN).sum(1) @ shown.rows_D) for site in shown.sites) / (
+        24 * shown.rows_D.sum()
     )
     with (place / "study" / "sparsity" / "data.csv").open(encoding="utf-8") as stream:
         (line,) = csv.DictReader(stream)

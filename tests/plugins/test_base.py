@@ -1,0 +1,82 @@
+"""Base classes of plug-ins: declared capabilities, settings without effect, and the examples of their docstrings."""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Iterable
+
+import pytest
+
+from ctrbench import later
+from ctrbench.data.batches import SplitData
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import Plan
+from ctrbench.plugins import base
+from ctrbench.plugins.base import Backbone, Method, Settings
+from ctrbench.plugins.inspection import Inspection
+
+
+@pytest.mark.parametrize("module", [base, later])
+def test_the_examples_of_the_docstrings_run(module: object) -> None:
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # type: ignore[arg-type]
+    assert (result.failed, result.attempted > 0) == (0, True)
+
+
+class Gate(Settings):
+    """A setting that another one switches off."""
+
+    learned: bool = True
+    factor: float = 1.0
+
+    def idle(self) -> Iterable[str]:
+        """Return the factor of a learned gate."""
+        return ("factor",) if self.learned else ()
+
+
+def test_a_setting_without_effect_is_refused() -> None:
+    assert Gate(learned=False, factor=0.5).factor == 0.5
+    with pytest.raises(ValueError, match="factor has no effect with these settings"):
+        Gate(factor=0.5)
+
+
+def test_a_setting_without_effect_may_repeat_its_default() -> None:
+    assert Gate(factor=1.0) == Gate()
+
+
+def test_a_backbone_refuses_the_auxiliary_weight_of_another_pooling() -> None:
+    class Bare(Backbone):
+        """A backbone that overrides nothing."""
+
+        def plan(self) -> Plan:
+            """Return the tower and the head."""
+            return Plan(tower=self.tower(), head=self.output())
+
+    assert Bare(pooling="dien", pooling_aux=0.5).full_plan().pooling.aux_weight == 0.5
+    with pytest.raises(ValueError, match="pooling_aux has no effect"):
+        Bare(pooling="din", pooling_aux=0.5)
+
+
+class Silent(Method):
+    """A method that does not inspect models."""
+
+    def rewrite(self, plan: Plan) -> Plan:
+        """Return the plan unchanged."""
+        return plan
+
+
+def inspect_nothing(self: Method, model: CTRModel, test: SplitData) -> Inspection:
+    raise AssertionError
+
+
+def test_inspect_is_declared() -> None:
+    with pytest.raises(TypeError, match="Undeclared overrides inspect and must set inspects = True"):
+        type("Undeclared", (Silent,), {"inspect": inspect_nothing, "__module__": __name__})
+
+    class Declared(Silent):
+        """A method that inspects models."""
+
+        inspects = True
+        inspect = inspect_nothing
+
+    assert Declared.inspects
+    assert not Silent.inspects
