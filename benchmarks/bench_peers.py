@@ -1,8 +1,8 @@
 """`make bench-peers`: run FuxiCTR, torch-rechub, DeepCTR-Torch and ctrbench in turns and record the figures.
 
 The peers get an environment of their own; each library has a worker process per contest, which sleeps while another
-has its turn. Figures go to `results/speed/<machine>/speed.json`, raw; from that file alone the Speed section of
-BENCHMARKS.md is written. `--only GROUP` measures one group again and keeps the others with their dates. The group
+has its turn. Figures go to `results/speed/<machine>/speed.json`, raw; the table of docs/speed.md is written
+from that file alone. `--only GROUP` measures one group again and keeps the others with their dates. The group
 `twin` takes 13 GB in the temporary folder (TMPDIR) and some minutes.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from contestants import Contestants, Failed, Result, Setting
 from contests import CONTESTS, SWR, Contest
-from figures import Record, insert, merge, rates, section, spread
+from figures import Record, insert, merge, range_of, rates, section
 
 from ctrbench.runs.machine import commit, machine
 from ctrbench.storage.files import write_text
@@ -149,7 +149,7 @@ def told(result: Result) -> str:
         return str(result["error"])
     size = f", {result['parameters']:,} parameters" if result.get("parameters") else ""
     note = f" ({result['note']})" if result.get("note") else ""
-    return f"{spread(rates(result)).middle:,.1f} rows/s{size}{note}"
+    return f"{range_of(rates(result)).median:,.1f} rows/s{size}{note}"
 
 
 def say(text: str) -> None:
@@ -169,8 +169,8 @@ def arguments() -> argparse.Namespace:
     add("--scenario-wise-rec", type=Path, metavar="PATH", help=f"a checkout of {SWR}")
     add("--peers-env", type=Path, default=ROOT / ".venv-peers", help="where the peers are installed")
     add("--results", type=Path, default=ROOT / "results" / "speed")
-    add("--benchmarks", type=Path, default=ROOT / "BENCHMARKS.md")
-    add("--report", action="store_true", help="only write the Speed section anew")
+    add("--page", type=Path, default=ROOT / "docs" / "speed.md", help="page with the table")
+    add("--report", action="store_true", help="only write the table again")
     add("--trial", action="store_true", help="one short round on few rows; nothing is kept")
     return parser.parse_args()
 
@@ -196,7 +196,7 @@ def record_file(results: Path, threads: int) -> Path:
 
 
 def main() -> None:
-    """Measure, record after each contest, and write the Speed section."""
+    """Measure, record after each contest, and write the table of ratios."""
     asked = arguments()
     contests, file = chosen(asked.only), record_file(asked.results, asked.threads)
     record = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not asked.trial else {}
@@ -210,9 +210,9 @@ def main() -> None:
     if asked.trial:
         say(section(record))
     else:
-        text = asked.benchmarks.read_bytes().decode("utf-8")
-        write_text(asked.benchmarks, insert(text, section(record)))
-        say(f"{file}\n{asked.benchmarks}")
+        text = asked.page.read_bytes().decode("utf-8")
+        write_text(asked.page, insert(text, section(record)))
+        say(f"{file}\n{asked.page}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What is measured: contests, whose cases take turns within one run, and the lines that the report draws from each.
+"""Contests, whose cases take turns within one run, and the ratios that docs/speed.md shows of each.
 
-A case says which library runs it and with what. A line compares two cases round by round, or holds one case against a
-limit; a line with a target is a goal of the project.
+A case names the library that runs it, and its settings. A line compares two cases round by round. Seconds and memory of
+contests without lines are in the record only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 ROWS = 1_000_000
 PREPARE_ROWS = 1_500_000
@@ -19,7 +19,7 @@ DATA: dict[str, dict[str, int]] = {
     "5000": {"num_domains": 5_000},
     "2m": {"embedding_rows": 2_000_000},
 }
-"""Settings of the made-up rows, by name: 300 domains and 200,808 ids, or one of the two changed."""
+"""Settings of the synthetic rows, by name: 300 domains and 200,808 ids, or one of the two changed."""
 BATCHES = (256, 4096)
 METHODS = ("plain", "adasparse", "star", "apg", "maml")
 DOMAIN_PRUNER = "adasparse[pruner_input=domain]"
@@ -31,7 +31,7 @@ SWR = "Scenario-Wise-Rec"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One contestant: who runs it (a worker, or `command`), and what it needs to know."""
+    """One contestant: the library that runs it (a worker, or `command`), and its settings."""
 
     name: str
     library: str
@@ -40,29 +40,28 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One figure a round: rows a second of a case over another's, or one case's seconds or peak memory."""
+    """One ratio per round: rows per second of a case over those of another, or its peak memory over its parameters."""
 
     work: str
     case: str
     other: str | None = None
-    unit: Literal["×", "s", "GB", "× of parameters"] = "×"
-    target: float | None = None
-    is_at_most: bool = False
-    """The target is a limit; of two cases it is then the slowdown, the other's speed over the case's."""
+    """The case compared with; None for peak memory over weights and moments."""
+    is_slowdown: bool = False
+    """Whether the ratio is inverted: the other's speed over the case's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Cases that take turns, and the lines drawn from them."""
+    """Cases that take turns, and the ratios shown."""
 
     name: str
     cases: tuple[Case, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...] = ()
     is_same_size: bool = False
-    """Whether all cases must have as many parameters as the first, or say why not."""
+    """Whether all cases must have as many parameters as the first, or a note that explains the difference."""
     max_rounds: int = 1_000
     is_one_thread: bool = False
-    """Whether a contestant has one thread, as `ctrbench run` gives each of the runs that it makes side by side."""
+    """Whether each contestant has one thread, as `ctrbench run` gives each of its parallel runs."""
 
 
 def _ours(name: str, method: str, backbone: str, batch: int, data: str) -> Case:
@@ -74,69 +73,57 @@ def _peer(name: str, library: str, model: str, batch: int, data: str = "300") ->
     return Case(name=name, library=library, settings={"model": model, "batch": batch, "data": data})
 
 
-def _versus(
-    name: str, work: str, ours: Case, peers: tuple[Case, ...], target: float | None = None
-) -> Contest:
-    """Ours against peers of the same size; the target is that against the first."""
-    lines = (
-        Line(
-            work=f"{work}, against {peer.name}", case=OURS, other=peer.name, target=None if place else target
-        )
-        for place, peer in enumerate(peers)
-    )
+def _versus(name: str, work: str, ours: Case, peers: tuple[Case, ...]) -> Contest:
+    """Return a contest of our case with peers of the same size."""
+    lines = (Line(work=f"{work}, against {peer.name}", case=OURS, other=peer.name) for peer in peers)
     return Contest(name=name, cases=(ours, *peers), lines=tuple(lines), is_same_size=True)
 
 
-def _backbones(name: str, work: str, model: str, batch: int, target: float, data: str = "300") -> Contest:
+def _backbones(name: str, work: str, model: str, batch: int, data: str = "300") -> Contest:
     ours = _ours(OURS, "plain", f"{model}[activation=relu]", batch, data)
     peers = tuple(_peer(peer, library, model, batch, data) for peer, library in PEERS.items())
-    return _versus(name, f"plain {work}, batch {batch}", ours, peers, target)
+    return _versus(name, f"plain {work}, batch {batch}", ours, peers)
 
 
 def _one_thread(contest: Contest) -> Contest:
-    """The same with one thread each, against the first peer, without a goal."""
+    """Return the same contest with one thread each, against the first peer."""
     line = contest.lines[0]
     return replace(
         contest,
         name=f"one-thread-{contest.name}",
         cases=tuple(case for case in contest.cases if case.name in (line.case, line.other)),
-        lines=(replace(line, work=f"{line.work}, one thread each", target=None),),
+        lines=(replace(line, work=f"{line.work}, one thread each"),),
         is_one_thread=True,
     )
 
 
-def _apg(batch: int, target: float | None) -> Contest:
+def _apg(batch: int) -> Contest:
     ours = _ours(OURS, "apg", "dcnv2[activation=relu]", batch, "300")
     same, template = (
         _peer("FuxiCTR", "fuxictr", "apg", batch),
         _peer(TEMPLATE, "fuxictr", "apg-template", batch),
     )
-    return _versus(f"apg-{batch}", f"APG on DCNv2, batch {batch}", ours, (same, template), target)
+    return _versus(f"apg-{batch}", f"APG on DCNv2, batch {batch}", ours, (same, template))
 
 
-def _methods(
-    name: str, data: str, batch: int, targets: Mapping[str, float | None], swr: str | None = None
-) -> Contest:
-    """Methods against plain; `swr` also against Scenario-Wise-Rec's."""
-    cases = [_ours(method, method, "dnn", batch, data) for method in ("plain", *targets)]
+def _methods(name: str, data: str, batch: int, methods: Sequence[str], swr: str | None = None) -> Contest:
+    """Return a contest of methods with plain; of `swr` also with the method of Scenario-Wise-Rec."""
+    cases = [_ours(method, method, "dnn", batch, data) for method in ("plain", *methods)]
     where = f"on DNN, {int(data):,} domains, batch {batch}"
-    lines = [
-        Line(work=f"{method} {where}, against plain", case=method, other="plain", target=target)
-        for method, target in targets.items()
-    ]
+    lines = [Line(work=f"{method} {where}, against plain", case=method, other="plain") for method in methods]
     if swr:
         cases.append(_peer(SWR, "swr", swr, batch))
         lines.append(Line(work=f"{swr} {where}, against {SWR}", case=swr, other=SWR))
     if data == "5000":
         work = f"peak memory of star {where}, over weights and moments"
-        lines.append(Line(work=work, case="star", unit="× of parameters"))
+        lines.append(Line(work=work, case="star"))
     return Contest(name=f"{name}-{batch}", cases=tuple(cases), lines=tuple(lines), is_one_thread=True)
 
 
 def _domains(method: str, batch: int) -> Contest:
     cases = tuple(_ours(f"{data} domains", method, "dnn", batch, data) for data in ("10", "300"))
     work = f"{method} on DNN, batch {batch}, slowdown from 10 to 300 domains"
-    line = Line(work=work, case=cases[1].name, other=cases[0].name, target=1.5, is_at_most=True)
+    line = Line(work=work, case=cases[1].name, other=cases[0].name, is_slowdown=True)
     return Contest(name=f"domains-{method}-{batch}", cases=cases, lines=(line,), is_one_thread=True)
 
 
@@ -146,18 +133,13 @@ def _epoch(batch: int) -> Contest:
         for name in ("shards", "memory")
     )
     work = f"an epoch of plain DNN from the shards, batch {batch}, against the same from memory"
-    line = Line(work=work, case="shards", other="memory", target=0.95)
+    line = Line(work=work, case="shards", other="memory")
     return Contest(name=f"epoch-{batch}", cases=tuple(cases), lines=(line,), is_one_thread=True)
 
 
-def _metrics(name: str, rows: int, target: float) -> Contest:
+def _metrics(name: str, rows: int) -> Contest:
     case = Case(name=OURS, library="ours", settings={"kind": "metrics", "rows": rows})
-    work = f"every metric of {rows:,} rows in 5,000 domains"
-    return Contest(name=name, cases=(case,), lines=(_limit(work, OURS, "s", target),))
-
-
-def _limit(work: str, case: str, unit: Literal["s", "GB"], target: float) -> Line:
-    return Line(work=work, case=case, unit=unit, target=target, is_at_most=True)
+    return Contest(name=name, cases=(case,))
 
 
 def _command(name: str) -> Case:
@@ -165,53 +147,37 @@ def _command(name: str) -> Case:
 
 
 _PREPARE = f"prepare {PREPARE_ROWS:,} rows of CSV"
-_TWIN = f"prepare the IAAC twin, {TWIN_ROWS:,} raw rows"
 _CLI = ("ctrbench --help", "ctrbench list methods")
 
 _PEERS = (
-    _backbones("dnn-256", "DNN", "dnn", 256, 6),
-    _backbones("dnn-4096", "DNN", "dnn", 4096, 2),
-    _backbones("dnn-2m-256", "DNN, 2 million embedding rows", "dnn", 256, 30, data="2m"),
-    _backbones("dcnv2-256", "DCNv2", "dcnv2", 256, 4),
-    _backbones("dcnv2-4096", "DCNv2", "dcnv2", 4096, 2),
-    _apg(256, 4),
-    _apg(4096, None),
+    _backbones("dnn-256", "DNN", "dnn", 256),
+    _backbones("dnn-4096", "DNN", "dnn", 4096),
+    _backbones("dnn-2m-256", "DNN, 2 million embedding rows", "dnn", 256, data="2m"),
+    _backbones("dcnv2-256", "DCNv2", "dcnv2", 256),
+    _backbones("dcnv2-4096", "DCNv2", "dcnv2", 4096),
+    _apg(256),
+    _apg(4096),
 )
 
 CONTESTS: tuple[Contest, ...] = (
     *_PEERS,
     *(_one_thread(contest) for contest in _PEERS),
-    *(
-        _methods("adasparse", "300", batch, {"adasparse": 0.5, DOMAIN_PRUNER: 0.75}, "adasparse")
-        for batch in BATCHES
-    ),
+    *(_methods("adasparse", "300", batch, ("adasparse", DOMAIN_PRUNER), "adasparse") for batch in BATCHES),
     *(
         # At 4096 rows, its STAR needs memory by the number of domains.
-        _methods("star", "300", batch, {"star": 0.5, MIXED_STAR: None}, "star" if batch == 256 else None)
+        _methods("star", "300", batch, ("star", MIXED_STAR), "star" if batch == 256 else None)
         for batch in BATCHES
     ),
-    *(_methods("star-5000", "5000", batch, {"star": 0.3}) for batch in BATCHES),
+    *(_methods("star-5000", "5000", batch, ("star",)) for batch in BATCHES),
     *(_domains(method, batch) for batch in BATCHES for method in METHODS),
     *(_epoch(batch) for batch in BATCHES),
     Contest(
         name="prepare",
         cases=(_command(OURS), _command("FuxiCTR")),
-        lines=(
-            Line(work=f"{_PREPARE}, against FuxiCTR", case=OURS, other="FuxiCTR", target=8),
-            _limit("peak memory of preparing the CSV", OURS, "GB", 1),
-        ),
+        lines=(Line(work=f"{_PREPARE}, against FuxiCTR", case=OURS, other="FuxiCTR"),),
     ),
-    Contest(
-        name="twin",
-        cases=(_command(OURS),),
-        lines=(_limit(_TWIN, OURS, "s", 240), _limit("peak memory of preparing the twin", OURS, "GB", 3)),
-        max_rounds=1,
-    ),
-    _metrics("metrics-1m", 1_000_000, 0.5),
-    _metrics("metrics-10m", 10_000_000, 6),
-    Contest(
-        name="cli",
-        cases=tuple(_command(name) for name in _CLI),
-        lines=tuple(_limit(f"`{name}`", name, "s", 0.5) for name in _CLI),
-    ),
+    Contest(name="twin", cases=(_command(OURS),), max_rounds=1),
+    _metrics("metrics-1m", 1_000_000),
+    _metrics("metrics-10m", 10_000_000),
+    Contest(name="cli", cases=tuple(_command(name) for name in _CLI)),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from ctrbench.report.comparison import Comparison, Row
@@ -14,17 +13,15 @@ COMMAND = "ctrbench run"
 
 
 def run_commands(comparison: Comparison) -> tuple[str, ...]:
-    """Return the `ctrbench run` commands of a comparison: one if all methods ran on all backbones with one indicator.
+    """Return the `ctrbench run` commands of a comparison: one, and one more per further indicator.
 
-    Seeds are those of all rows together.
+    Methods, backbones and seeds are those of all rows together.
     """
-    seeds = show_seeds([r.key.seed for row in comparison.rows for r in (*row.finished, *row.unfinished)])
-    commands = []
-    for indicator in dict.fromkeys(_indicator(row, comparison) for row in comparison.rows):
-        rows = [row for row in comparison.rows if _indicator(row, comparison) == indicator]
-        for methods, backbones in _products(rows):
-            commands.append(_command(comparison, indicator, methods, backbones, seeds))
-    return tuple(commands)
+    indicators = dict.fromkeys(_indicator(row, comparison) for row in comparison.rows)
+    return tuple(
+        _command(indicator, [row for row in comparison.rows if _indicator(row, comparison) == indicator])
+        for indicator in indicators
+    )
 
 
 def show_seeds(seeds: Sequence[int]) -> str:
@@ -42,32 +39,24 @@ def _indicator(row: Row, comparison: Comparison) -> str:
     return row.key.indicator if row.indicator_suffix else comparison.indicator
 
 
-def _products(rows: Sequence[Row]) -> Iterable[tuple[tuple[str, ...], list[str]]]:
-    """Yield the methods and backbones of as few commands as run no other pairs."""
-    methods: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        methods[_full_selector(row.key.backbone)].append(_full_selector(row.key.method))
-    backbones: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for backbone, names in methods.items():
-        backbones[tuple(dict.fromkeys(names))].append(backbone)
-    return backbones.items()
-
-
-def _command(
-    comparison: Comparison, indicator: str, methods: Iterable[str], backbones: Iterable[str], seeds: str
-) -> str:
-    key = comparison.key
+def _command(indicator: str, rows: Sequence[Row]) -> str:
+    key = rows[0].key
+    seeds = [record.key.seed for row in rows for record in (*row.finished, *row.unfinished)]
     train = {name.replace("_", "-"): show_value(value) for name, value in key.train.items() if name != "seed"}
     options = {
         "dataset": key.dataset,
         "domains": key.domain_set,
         "indicator": indicator,
-        "methods": ",".join(methods),
-        "backbone": ",".join(backbones),
+        "methods": _selectors(row.key.method for row in rows),
+        "backbone": _selectors(row.key.backbone for row in rows),
         **train,
-        "seeds": seeds,
+        "seeds": show_seeds(seeds),
     }
     return " ".join([COMMAND, *(f"--{name} {shlex.quote(value)}" for name, value in options.items())])
+
+
+def _selectors(choices: Iterable[Choice]) -> str:
+    return ",".join(dict.fromkeys(map(_full_selector, choices)))
 
 
 def _full_selector(choice: Choice) -> str:

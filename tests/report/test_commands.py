@@ -29,18 +29,10 @@ def test_the_command_writes_every_setting(record: Callable[..., RunRecord]) -> N
 
 
 def test_a_table_has_one_command(record: Callable[..., RunRecord]) -> None:
-    runs = [record(name, backbone=base) for name in ("plain", "apg") for base in ("dnn", "dcnv2")]
-    (found,) = commands(runs)
-    assert found["--methods"] == "plain[],apg[]".replace("[]", "")
-    assert found["--backbone"].count("[hidden=8-4]") == 2
-
-
-def test_pairs_that_were_not_run_are_in_no_command(record: Callable[..., RunRecord]) -> None:
-    runs = [record("plain"), record("apg"), record("plain", backbone="dcnv2")]
-    assert [(found["--methods"], found["--backbone"].split("[")[0]) for found in commands(runs)] == [
-        ("plain,apg", "dnn"),
-        ("plain", "dcnv2"),
-    ]
+    (found,) = commands([record("plain"), record("apg", 3), record("plain", 2, backbone="dcnv2")])
+    assert found["--methods"] == "plain,apg"
+    assert found["--backbone"] == "dnn[hidden=8-4],dcnv2[hidden=8-4]"
+    assert found["--seeds"] == "1-3"
 
 
 def test_each_indicator_has_a_command(record: Callable[..., RunRecord]) -> None:
