@@ -204,12 +204,58 @@ def test_plugins_use_the_door_of_outsiders() -> None:
     assert {target for target in ours if within(target, "ctrbench")} == {"ctrbench.extend"}
 
 
-def test_heavy_imports_of_the_command_line_wait() -> None:
-    early = {one.target for one in imports() if one.module == "cli.app" and not one.is_late}
-    assert {target for target in early if within(target, "ctrbench")} <= {
-        "ctrbench.errors",
-        "ctrbench.storage.files",
-    }
+def test_modules_of_the_command_line_import_other_packages_late() -> None:
+    wrong = [
+        f"{one.module}, line {one.line}: {one.target}"
+        for one in imports()
+        if within(one.module, "cli") and not one.is_late and within(one.target, "ctrbench")
+        if one.target not in ("ctrbench", "ctrbench.errors", "ctrbench.names")
+        if not within(one.target, "ctrbench.cli")
+    ]
+    assert wrong == []
+
+
+SHOWS = ("errors", "names", "cli.console", "cli.formats")
+"""Modules of ctrbench that a module that shows may import, other than for type hints."""
+WRITES = {
+    "open",
+    "write_text",
+    "write_bytes",
+    "replacing",
+    "mkdir",
+    "touch",
+    "rename",
+    "replace",
+    "unlink",
+    "save",
+}
+"""Calls that create or change a file."""
+
+
+def showing_modules() -> list[str]:
+    return [name for name in modules() if name.startswith("cli.show_")]
+
+
+def test_modules_that_show_do_no_work() -> None:
+    wrong = [
+        f"{one.module}, line {one.line}: {one.target}"
+        for one in imports()
+        if one.module in showing_modules() and one.target.split(".")[0] not in ("__future__", "rich")
+        if one.target.split(".")[0] not in sys.stdlib_module_names
+        if one.target.removeprefix("ctrbench.") not in SHOWS
+    ]
+    assert len(showing_modules()) >= 5
+    assert wrong == []
+
+
+def test_modules_that_show_write_no_files() -> None:
+    wrong = [
+        f"{module}, line {node.lineno}: {ast.unparse(node.func)}"
+        for module in showing_modules()
+        for node in ast.walk(parsed(modules()[module]))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in WRITES
+    ]
+    assert wrong == []
 
 
 def light_modules() -> list[str]:

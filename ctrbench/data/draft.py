@@ -20,9 +20,10 @@ from typing import Literal
 import polars as pl
 
 from ctrbench.data.card import RESERVED, Kind, Role
-from ctrbench.errors import DataError
+from ctrbench.errors import DataError, SettingError
 from ctrbench.readers.base import ReadRequest
 from ctrbench.readers.table import TableReader
+from ctrbench.storage.files import write_text
 
 SAMPLE_ROWS = 100_000
 SEPARATORS = (",", "\t", ";", "|", " ")
@@ -106,6 +107,13 @@ class _Field:
     @property
     def can_be_domain(self) -> bool:
         return self.kind == "categorical" and 2 <= self.column.distinct <= MAX_DOMAIN_VALUES
+
+
+def write_card(data: Path, file: Path, *, name: str | None = None) -> None:
+    """Write the draft of a card to a new file; raises `SettingError` if the file exists."""
+    if file.exists():
+        raise SettingError("a card is never overwritten", value=file, remedy="choose another --out")
+    write_text(file, draft_card(data, name=name))
 
 
 def draft_card(data: Path, *, name: str | None = None) -> str:

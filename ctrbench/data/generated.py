@@ -61,7 +61,7 @@ from ctrbench.synthetic.production.generator import (
     production_fields,
 )
 from ctrbench.synthetic.production.raw_files import BYTES_PER_ROW, BYTES_PER_SLOT, in_processes
-from ctrbench.synthetic.production.spec import ProductionSpec, preset, spec_for
+from ctrbench.synthetic.production.spec import PRESETS, ProductionSpec, spec_for
 
 GENERATOR = "generator.json"
 """In the dataset's folder: spec and constants, which every worker reads."""
@@ -127,7 +127,12 @@ class GenerationOptions:
     @property
     def spec(self) -> ProductionSpec:
         """The spec of the dataset; raises `SettingError` for invalid options."""
-        return parse_spec(rows=self.rows, preset_name=None, variant=self.variant)
+        if self.spread is not None and self.jobs is not None:
+            remedy = "remove it: a Ray cluster uses all of its cores"
+            raise SettingError(
+                "--jobs applies to --engine local only", value=f"--jobs {self.jobs}", remedy=remedy
+            )
+        return parse_spec(rows=self.rows, variant=self.variant)
 
     @property
     def given(self) -> list[str]:
@@ -186,18 +191,14 @@ def prepare_generated(
     return Prepared(folder, manifest)
 
 
-def parse_spec(*, rows: str | None, preset_name: str | None, variant: str | None) -> ProductionSpec:
-    """Read what the command line says of generated data.
+def parse_spec(*, rows: str | None, variant: str | None) -> ProductionSpec:
+    """Return the spec that the command line describes.
 
-    `rows` is a number (20e6), `variant` a list of settings of the spec (null,interaction=mlp,seed=1), where a bare name
-    means true.
+    `rows` is a number (20e6) or the name of a size (small), `unit` by default. `variant` is a list of settings of the
+    spec (null,interaction=mlp,seed=1), where a name without a value means true.
     """
-    if rows is not None and preset_name is not None:
-        raise SettingError(
-            "a preset has its own number of rows", value=f"--rows {rows} --preset {preset_name}"
-        )
-    settings = _settings(variant or "")
-    spec = spec_for(_count(rows)) if rows is not None else preset(preset_name or "unit")
+    settings, size = _settings(variant or ""), rows or "unit"
+    spec = PRESETS[size] if size in PRESETS else spec_for(_count(size))
     content = spec.model_dump() | settings
     try:
         return ProductionSpec.model_validate(content)
@@ -216,7 +217,8 @@ def _count(text: str) -> int:
     except ValueError:
         number = math.nan
     if not (1 <= number < math.inf and number == int(number)):
-        raise SettingError("rows are a whole number, such as 20e6", value=text)
+        rule = "rows are a whole number, such as 20e6, or the name of a size"
+        raise SettingError(rule, value=text, remedy=did_you_mean(text, PRESETS))
     return int(number)
 
 

@@ -21,7 +21,7 @@ import polars as pl
 from ctrbench.data.build import PhaseProgress, build
 from ctrbench.data.card import DatasetCard, bundled_cards
 from ctrbench.data.fetch import fetch
-from ctrbench.data.generated import GenerationOptions, check_domains, prepare_generated
+from ctrbench.data.generated import GenerationOptions, Outlook, check_domains, outlook, prepare_generated
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
 from ctrbench.data.inputs import inputs_of, read_inputs, write_inputs
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
@@ -78,10 +78,29 @@ def prepare(
         prepared = _generate(card, home, sources, domains, generation, force=force, progress=progress)
     else:
         if generation is not None and generation.given:
-            remedy = "remove it, or prepare a generated dataset: production"
-            raise SettingError("an option of generated data", value=generation.given[0], remedy=remedy)
+            raise _not_generated(generation.given[0])
         prepared = _prepare_from_files(card, home, sources, force=force, progress=progress)
     return prepared.ensure_domains(domains)[0] if domains else prepared
+
+
+def estimate(
+    card: DatasetCard, *, domains: tuple[str, ...] = (), generation: GenerationOptions | None = None
+) -> Outlook:
+    """Return the disk space and time that preparing a generated dataset takes, from a sample of its rows.
+
+    Raises `SettingError` for a card with a reader, and for options that `prepare` refuses.
+    """
+    if card.generator is None:
+        raise _not_generated("--dry-run")
+    options = generation or GenerationOptions()
+    spec = options.spec
+    check_domains(domains, spec)
+    return outlook(spec, is_stored=options.is_stored, workers=options.jobs)
+
+
+def _not_generated(option: str) -> SettingError:
+    remedy = "remove it, or prepare a generated dataset: production"
+    return SettingError("the option applies to generated data only", value=option, remedy=remedy)
 
 
 def _generate(

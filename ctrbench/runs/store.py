@@ -96,6 +96,11 @@ class RunStore:
         known = zip(every, self._each(lambda run: self.find(run.key), every), strict=True)
         return [run for run, record in known if record is None or record.status != "finished"]
 
+    def create(self) -> None:
+        """Create the folder of the records, so that one that cannot be written fails before any run starts."""
+        if is_local(self.results):
+            self.results.mkdir(parents=True, exist_ok=True)
+
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (of one dataset), in order of file name."""
         yield from self._each(read_record, find_files(self.results, f"{dataset or '*'}/*.json"))

@@ -218,14 +218,14 @@ def test_histories_share_the_items_ids(prepared: Prepared) -> None:
     ],
 )
 def test_names_tell_specs_apart(rows: str, variant: str, name: str) -> None:
-    assert dataset_name(parse_spec(rows=rows, preset_name=None, variant=variant)) == name
+    assert dataset_name(parse_spec(rows=rows, variant=variant)) == name
 
 
 def test_the_command_of_a_spec_makes_it_again() -> None:
-    spec = parse_spec(rows="2e6", preset_name=None, variant="null,seed=7,interaction=tree")
+    spec = parse_spec(rows="2e6", variant="null,seed=7,interaction=tree")
     command = generated.command_of(spec)
     assert command == "ctrbench prepare production --rows 2000000 --variant seed=7,interaction=tree,null"
-    assert parse_spec(rows="2000000", preset_name=None, variant="seed=7,interaction=tree,null") == spec
+    assert parse_spec(rows="2000000", variant="seed=7,interaction=tree,null") == spec
 
 
 def test_other_domain_sets_are_of_fields_of_few_values(homes: dict[bool, Path]) -> None:
@@ -237,7 +237,7 @@ def test_other_domain_sets_are_of_fields_of_few_values(homes: dict[bool, Path]) 
             prepared.ensure_domains(("user_id",))
     check_domains(("gender", "city"), SPEC)
     with pytest.raises(SettingError, match="at most 2,000 values"):
-        check_domains(("user_id",), parse_spec(rows="2e6", preset_name=None, variant=None))
+        check_domains(("user_id",), parse_spec(rows="2e6", variant=None))
 
 
 def test_damaged_notes_are_made_again_and_a_damaged_recipe_is_said(tmp_path: Path) -> None:
@@ -260,27 +260,24 @@ def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("rows", "preset_name", "variant", "message"),
+    ("rows", "variant", "message"),
     [
-        ("many", None, None, "whole number"),
-        ("1.5", None, None, "whole number"),
-        ("5", None, None, "rows lie between"),
-        ("1e12", None, None, "rows lie between"),
-        ("inf", None, None, "whole number"),
-        ("2e6", None, "rows=2000", "rows are given by --rows"),
-        ("2e6", "small", None, "a preset has its own number of rows"),
-        (None, "smal", None, "did you mean 'small'"),
-        ("2e6", None, "nul", "did you mean 'null'"),
-        ("2e6", None, "interaction=cubic", "bilinear"),
-        ("2e6", None, "null=some", "'strict' or: Input should be a valid boolean"),
-        ("2e6", None, "domains=1", "greater than or equal to 2"),
+        ("many", None, "whole number"),
+        ("1.5", None, "whole number"),
+        ("5", None, "rows lie between"),
+        ("1e12", None, "rows lie between"),
+        ("inf", None, "whole number"),
+        ("2e6", "rows=2000", "rows are given by --rows"),
+        ("smal", None, "did you mean 'small'"),
+        ("2e6", "nul", "did you mean 'null'"),
+        ("2e6", "interaction=cubic", "bilinear"),
+        ("2e6", "null=some", "'strict' or: Input should be a valid boolean"),
+        ("2e6", "domains=1", "greater than or equal to 2"),
     ],
 )
-def test_wrong_settings_are_refused(
-    rows: str | None, preset_name: str | None, variant: str | None, message: str
-) -> None:
+def test_wrong_settings_are_refused(rows: str, variant: str | None, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        parse_spec(rows=rows, preset_name=preset_name, variant=variant)
+        parse_spec(rows=rows, variant=variant)
 
 
 def test_a_disk_without_room_is_told_before_anything_is_made(
@@ -320,5 +317,5 @@ def test_sources_of_generated_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_options_of_generated_data_are_refused_for_a_card_with_a_reader(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="an option of generated data: --rows"):
+    with pytest.raises(SettingError, match="applies to generated data only: --rows"):
         prepare(load_card("movielens-1m"), home=tmp_path, generation=GenerationOptions(rows="2000"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctrbench.cli import display
+from ctrbench.cli import show_speed
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import DataError, SettingError
@@ -193,7 +193,7 @@ def test_the_file_holds_every_figure_and_the_machine(report: Report, tmp_path: P
 
 
 def test_the_tables_show_what_the_file_holds(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    display.show_speed(report)
+    show_speed.show_speed(report)
     shown = capsys.readouterr().out
     rows = [line.split()[2:] for line in shown.splitlines() if line.split()[:1] == ["plain"]]
     assert rows == [
@@ -207,5 +207,5 @@ def test_the_tables_show_what_the_file_holds(report: Report, capsys: pytest.Capt
 
 def test_memory_that_is_unknown_is_a_dash(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     line = replace(report.lines[0], figures=replace(FIGURES, peak_memory_bytes=None))
-    display.show_speed(replace(report, lines=(line,)))
+    show_speed.show_speed(replace(report, lines=(line,)))
     assert " – " in capsys.readouterr().out

@@ -213,7 +213,7 @@ def test_every_drawing_from_runs_to_files(
     # Again: nothing is left to do, and the files come out the same.
     before = {one.name: one.read_bytes() for one in (place / "out" / draw).iterdir()}
     assert ctrbench(*arguments) == 0
-    assert "0 to make" in capsys.readouterr().err
+    assert "0 to run" in capsys.readouterr().err
     assert {one.name: one.read_bytes() for one in (place / "out" / draw).iterdir()} == before
 
 

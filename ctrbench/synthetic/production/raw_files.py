@@ -244,7 +244,7 @@ def in_processes(workers: int) -> Callable[[Callable[[T], R], Sequence[T]], Iter
             for future in as_completed([pool.submit(function, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool:
-            remedy = "the same command goes on; fewer --workers take less memory"
+            remedy = "the same command goes on; fewer --jobs take less memory"
             raise DataError("a process that generates rows died", remedy=remedy) from None
         finally:
             pool.shutdown(cancel_futures=True)

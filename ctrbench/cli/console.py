@@ -1,0 +1,37 @@
+"""The two streams of the command line: results on standard output, progress and notes on standard error.
+
+Modules use `console.out` and `console.err` instead of importing the objects, so that a test can replace them.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def print_table(table: Table, to: Console | None = None) -> None:
+    """Print a table below its title, which may be wider than the columns."""
+    console, title, table.title = to or out, table.title, None
+    if title:
+        console.print(title, style="italic", highlight=False)
+    console.print(table)
+
+
+def print_error(problem: str, hint: str | None) -> None:
+    """Print an error to standard error, and a hint below it."""
+    err.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if hint:
+        err.print(f"hint: {hint}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_line(line: str) -> None:
+    """Print a line of plain text to standard output, without markup, highlighting or wrapping."""
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_note(line: str) -> None:
+    """Print a line of plain text to standard error, without markup, highlighting or wrapping."""
+    err.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,121 @@
+"""Commands about data: prepare, show, card and synth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ctrbench.cli import options, progress, show_data
+
+if TYPE_CHECKING:
+    from ctrbench.data.prepared import Prepared
+
+
+def prepare(
+    dataset: options.Card,
+    source: options.Sources = None,
+    domains: options.Domains = None,
+    force: options.Force = False,
+    export: options.ExportFolder = None,
+    rows: options.Rows = None,
+    variant: options.Variant = None,
+    on_the_fly: options.OnTheFly = False,
+    jobs: options.GeneratorJobs = None,
+    engine: options.GeneratorEngine = "local",
+    address: options.GeneratorAddress = None,
+    dry_run: options.DryPreparation = False,
+) -> None:
+    """Prepare a dataset: split it, encode it and find its domains."""
+    from ctrbench.data.card import load_card
+    from ctrbench.data.generated import GenerationOptions
+    from ctrbench.data.prepare import estimate
+    from ctrbench.data.prepare import prepare as prepare_data
+    from ctrbench.data.selection import domain_features
+    from ctrbench.runs.engines.engine import make_dispatcher
+
+    card = load_card(dataset)
+    features = domain_features(card, domains)
+    generation = GenerationOptions(
+        rows=rows,
+        variant=variant,
+        is_stored=not on_the_fly,
+        jobs=jobs,
+        spread=make_dispatcher(engine, address),
+    )
+    if dry_run:
+        show_data.show_outlook(estimate(card, domains=features, generation=generation))
+        return
+    with progress.resumable(), progress.phases() as phases:
+        prepared = prepare_data(
+            card,
+            sources=source or (),
+            domains=features,
+            generation=generation,
+            force=force,
+            progress=phases,
+        )
+    _show_prepared(prepared, domains)
+    if export is not None:
+        _export(prepared, domains, export)
+    typer.echo(f"next: ctrbench run --dataset {prepared.manifest.name} --methods plain,adasparse")
+
+
+def _show_prepared(prepared: Prepared, domains: str | None) -> None:
+    from ctrbench.data.prepare import summary
+    from ctrbench.data.selection import choose_domains
+
+    prepared, domain_set = choose_domains(prepared, domains)
+    show_data.show_prepared(prepared, summary(prepared, domain_set))
+
+
+def _export(prepared: Prepared, domains: str | None, location: str) -> None:
+    from ctrbench.data.export import export
+    from ctrbench.data.selection import choose_domains
+    from ctrbench.storage.files import parse_location
+
+    prepared, domain_set = choose_domains(prepared, domains)
+    with progress.phases() as phases:
+        folder = export(prepared, parse_location(location), domain_set=domain_set, progress=phases)
+    typer.echo(f"exported: {folder}")
+
+
+def show(
+    dataset: options.PreparedArgument,
+    domains: options.Domains = None,
+    out: options.ChartFolder = Path("report"),
+    top: options.Top = 20,
+) -> None:
+    """Print and plot the domains of a prepared dataset."""
+    from ctrbench.data.selection import open_dataset
+    from ctrbench.report.domain_chart import domain_chart
+    from ctrbench.report.plots import save_chart
+
+    prepared, domain_set = open_dataset(dataset, domains)
+    table = prepared.domain_table(domain_set)
+    show_data.show_domains(prepared, domain_set, table, top)
+    files = save_chart(domain_chart(table), out / f"domains-{prepared.manifest.name}-{domain_set}")
+    typer.echo(f"chart: {', '.join(str(file) for file in files)}")
+
+
+def card(data: options.Table, out: options.CardFile = None, name: options.DatasetName = None) -> None:
+    """Draft a card for your own data from a sample of its rows."""
+    from ctrbench.data.draft import draft_card, write_card
+
+    if out is None:
+        typer.echo(draft_card(data, name=name), nl=False)
+        return
+    write_card(data, out, name=name)
+    typer.echo(f"{out}: review it, then run\n  ctrbench prepare {out}")
+
+
+def synth_iaac(
+    out: options.RawFolder, rows: options.RawRows = 500_000, seed: options.GeneratorSeed = 0
+) -> None:
+    """Generate raw files in the format of IAAC, with the true click probability beside them."""
+    from ctrbench.synthetic.iaac.twin import make_twin
+
+    with progress.resumable(), progress.phases() as phases:
+        make_twin(rows, out, seed=seed, report=lambda done, total: phases("write", done / total))
+    typer.echo(f"{out}: {rows:,} rows; next, run\n  ctrbench prepare iaac --source {out}")

@@ -1,0 +1,100 @@
+"""Commands about plug-ins: list, explain, new-method and check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ctrbench.cli import console, options, show_data, show_plan, show_plugins
+from ctrbench.cli.runs import latest_dataset
+from ctrbench.errors import SettingError, did_you_mean
+
+
+def list_(kind: options.Kind) -> None:
+    """List datasets, methods, backbones or studies."""
+    if kind not in options.KINDS:
+        raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, options.KINDS))
+    if kind == "datasets":
+        _list_datasets()
+    elif kind == "studies":
+        _list_studies()
+    else:
+        _list_plugins(kind)
+
+
+def _list_datasets() -> None:
+    from ctrbench.data.card import bundled_cards, read_card
+    from ctrbench.data.home import prepared_names
+    from ctrbench.data.prepared import open_prepared
+
+    prepared = tuple(prepared_names())
+    titles = {name: open_prepared(name).manifest.title for name in prepared}
+    titles = {name: read_card(file).title for name, file in bundled_cards().items()} | titles
+    show_data.show_datasets(titles, prepared)
+
+
+def _list_studies() -> None:
+    from ctrbench.studies.study import bundled_studies, read_study
+
+    show_plugins.show_studies({name: read_study(file) for name, file in bundled_studies().items()})
+
+
+def _list_plugins(kind: str) -> None:
+    from ctrbench.plugins.registry import ALL, plugins, presets
+
+    kinds = "methods" if kind == "methods" else "backbones"
+    show_plugins.show_plugins(kinds, plugins(kinds).values(), presets(kinds), all_name=ALL)  # type: ignore[arg-type]
+
+
+def new_method(name: options.NewName, folder: options.PluginFolder = Path()) -> None:
+    """Write a small working method to start from."""
+    from ctrbench.plugins.scaffold import new_method as write
+
+    file = write(name, folder)
+    typer.echo(f"{file}: edit it, then run\n  ctrbench check {file}\n  ctrbench run --methods plain,{file}")
+
+
+def check(methods: options.CheckedMethods) -> None:
+    """Check that a method satisfies the contract."""
+    from ctrbench.contract.matrix import all_pass, check_methods
+    from ctrbench.plugins.registry import selectors
+
+    findings = check_methods(selectors("methods", methods) or [methods], started=_announce_check)
+    if len(findings) > 1:
+        show_plugins.show_matrix(findings)
+    else:
+        show_plugins.show_findings(next(iter(findings.values())))
+    if not all_pass(findings):
+        raise typer.Exit(1)
+
+
+def _announce_check(method: str, number: int, total: int) -> None:
+    if total > 1:
+        console.print_note(f"[{number}/{total}] {method}")
+
+
+def explain(
+    method: options.Method,
+    backbone: options.Backbone = "dnn",
+    dataset: options.DatasetOrSynthetic = None,
+    domains: options.Domains = None,
+    indicator: options.Indicator = None,
+    embedding_size: options.ExplainedEmbeddingSize = 16,
+    batch_size: options.ExplainedBatchSize = 256,
+) -> None:
+    """Show how a method changes a backbone, and the cost of each stage."""
+    from ctrbench.cost.explain import explain as explain_plan
+    from ctrbench.data.home import prepared_names
+    from ctrbench.data.selection import open_dataset
+    from ctrbench.runs.grid import make_config
+
+    config = make_config(embedding_size=embedding_size, batch_size=batch_size)
+    if dataset is None and domains is None and indicator is None and not prepared_names():
+        show_plan.show_explanation(explain_plan(method, backbone, config=config))
+        return
+    prepared, domain_set = open_dataset(dataset or latest_dataset(), domains)
+    explanation = explain_plan(
+        method, backbone, prepared=prepared, domain_set=domain_set, indicator=indicator, config=config
+    )
+    show_plan.show_explanation(explanation)

@@ -1,0 +1,109 @@
+"""Tables about runs: the cost of each before it starts, and the result of each afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from ctrbench.cli import console
+from ctrbench.cli.formats import DASH, listing, metric, short_count
+from ctrbench.names import Metric
+
+if TYPE_CHECKING:
+    from ctrbench.cost.explain import PairCost
+    from ctrbench.cost.forecast import Forecast
+    from ctrbench.cost.parameters import Cost
+    from ctrbench.runs.grid import Run
+    from ctrbench.runs.record import RunRecord
+
+COST_TITLE = (
+    "Parameters, and multiply-adds per row of a forward pass (training takes about three times as many)"
+)
+
+
+def show_forecast(forecast: Forecast) -> None:
+    """Print the cost of each method on each backbone, the memory of the largest run, and why a cost is unknown."""
+    table = listing(COST_TITLE)
+    for heading in ("method", "backbone"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("embed", "shared", "per domain", "multiply-\nadds/row", "× plain", "indicator"):
+        table.add_column(heading, justify="left" if heading == "indicator" else "right")
+    for pair in forecast.pairs:
+        if pair.cost is not None:
+            table.add_row(*map(escape, _cost_row(pair, pair.cost)))
+    if table.row_count:
+        console.print_table(table, console.err)
+        console.print_note(f"memory of the largest run: about {forecast.memory / 1e9:.1f} GB")
+    for pair in forecast.pairs:
+        if pair.reason:
+            console.print_note(f"{pair.method} × {pair.backbone}: {pair.reason}")
+
+
+def _cost_row(pair: PairCost, cost: Cost) -> tuple[str, ...]:
+    counts = (cost.embedding, cost.shared, cost.per_domain, cost.row)
+    ratio = DASH if pair.times_plain is None else f"{pair.times_plain:.2f}"
+    return (pair.method, pair.backbone, *map(short_count, counts), ratio, pair.indicator)
+
+
+def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
+    """Print one line per run that has a result, and below why others failed; runs without a record are left out."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("method", "backbone", "seed", "AUC", "GAUC", "log-loss", "epoch", "s"):
+        justify = "left" if heading in ("method", "backbone") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    recorded = [(run, record) for run, record in runs if record is not None]
+    for _, record in recorded:
+        if record.result is not None:
+            table.add_row(*map(escape, _result_row(record)))
+    console.out.print(table)
+    for run, record in recorded:
+        if record.result is None:
+            console.print_line(f"{run.label}: {describe_outcome(record)}")
+
+
+def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
+    """Print one line per run with its state: finished, to run, or not supported by the method."""
+    waiting = {run.key.digest for run in unfinished}
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("method", "backbone", "seed", "state"):
+        table.add_column(heading, justify="right" if heading == "seed" else "left")
+    for run in grid:
+        state = "to run" if run.key.digest in waiting else "finished"
+        table.add_row(
+            *map(escape, run.labels), str(run.key.seed), "not supported" if run.unsupported else state
+        )
+    console.out.print(table)
+    num_finished = len(grid) - len(unfinished)
+    console.print_line(
+        f"{len(grid)} runs, {num_finished} finished, {len(unfinished)} to run; nothing was trained"
+    )
+
+
+def _result_row(record: RunRecord) -> Iterable[str]:
+    assert record.result is not None
+    test = record.result.test
+    return (
+        record.key.method.name,
+        record.key.backbone.name,
+        str(record.key.seed),
+        metric(test.get(Metric.AUC), 4),
+        metric(test.get(Metric.GAUC), 4),
+        metric(test.get(Metric.LOGLOSS), 5),
+        str(record.result.best_epoch),
+        f"{record.measured.seconds.get('train', 0.0):.1f}",
+    )
+
+
+def describe_outcome(record: RunRecord) -> str:
+    """Return the metrics of a run in one line, or its status and error."""
+    if record.result is None:
+        return f"{record.status}: {record.error}"
+    test, seconds = record.result.test, sum(record.measured.seconds.values())
+    return (
+        f"AUC {metric(test.get(Metric.AUC), 4)} · GAUC {metric(test.get(Metric.GAUC), 4)}"
+        f" · log-loss {metric(test.get(Metric.LOGLOSS), 5)} · {seconds:.0f} s"
+    )

@@ -1,0 +1,46 @@
+"""The command that measures training: bench."""
+
+from __future__ import annotations
+
+import typer
+
+from ctrbench.cli import options, progress, show_speed
+
+
+def bench(
+    methods: options.Methods = "plain",
+    backbone: options.Backbones = "dnn",
+    domains: options.DomainCounts = None,
+    batch_sizes: options.BatchSizes = "256,4096",
+    dataset: options.MeasuredDataset = None,
+    rows: options.MeasuredRows = None,
+    embedding_rows: options.EmbeddingRows = None,
+    seconds: options.Seconds = 3.0,
+    device: options.Device = "cpu",
+    threads: options.Threads = 1,
+    json_file: options.JsonFile = None,
+) -> None:
+    """Measure training: speed, time per phase, memory and lower bounds."""
+    from ctrbench.plugins.registry import selectors
+    from ctrbench.runs.grid import make_config
+    from ctrbench.speed.bench import Request, parse_counts, write_report
+    from ctrbench.speed.bench import bench as run_bench
+
+    request = Request(
+        methods=tuple(selectors("methods", methods)),
+        backbones=tuple(selectors("backbones", backbone)),
+        batch_sizes=parse_counts(batch_sizes, "--batch-sizes"),
+        domains=None if domains is None else parse_counts(domains, "--domains"),
+        dataset=dataset,
+        rows=rows,
+        embedding_rows=embedding_rows,
+        seconds=seconds,
+        config=make_config(device=device, threads=threads),
+    )
+    with progress.measuring() as started:
+        report = run_bench(request, started=started)
+    show_speed.show_speed(report)
+    if json_file is not None:
+        typer.echo(f"all figures: {write_report(report, json_file)}")
+    if any(line.has_failed for line in report.lines):
+        raise typer.Exit(1)

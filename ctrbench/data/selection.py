@@ -1,0 +1,35 @@
+"""Choice of a prepared dataset and of a domain set by the names that a user gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctrbench.data.prepared import Prepared, open_prepared
+
+if TYPE_CHECKING:
+    from ctrbench.data.card import DatasetCard
+
+
+def open_dataset(name: str, domains: str | None = None) -> tuple[Prepared, str]:
+    """Open a prepared dataset by name; return it with the name of the domain set that `domains` selects."""
+    return choose_domains(open_prepared(name), domains)
+
+
+def choose_domains(prepared: Prepared, domains: str | None) -> tuple[Prepared, str]:
+    """Return the dataset with a domain set, and the name of the set.
+
+    `domains` is the name of a set or a list of features (`a,b,c`), whose set is computed if it is new; None selects
+    the default set. Raises `SettingError` for unknown features.
+    """
+    if domains is None:
+        return prepared, "default"
+    if domains in prepared.manifest.domain_sets:
+        return prepared, domains
+    return prepared.ensure_domains(domain_features(prepared.manifest.card, domains))
+
+
+def domain_features(card: DatasetCard, domains: str | None) -> tuple[str, ...]:
+    """Return the features of a domain set that is given as a list (`a,b,c`); none for a named set."""
+    if domains is None or domains in card.domain_sets:
+        return ()
+    return tuple(part.strip() for part in domains.split(",") if part.strip())

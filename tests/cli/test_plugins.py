@@ -1,0 +1,117 @@
+"""Commands about plug-ins: list, new-method, check and explain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from rich.console import Console
+
+Call = Callable[..., CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("datasets", "movielens-1m"),
+        ("methods", "adasparse"),
+        ("backbones", "dcnv2"),
+        ("studies", "adasparse/table1"),
+    ],
+)
+def test_listings(folder: Path, call: Call, kind: str, name: str) -> None:
+    done = call("list", kind)
+    assert done.returncode == 0
+    assert name in done.stdout
+
+
+def test_the_listing_of_datasets_marks_those_prepared(prepared: Path, call: Call) -> None:
+    assert re.search(r"tiny .* yes", call("list", "datasets").stdout)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_listing_of_methods_fits(call: Call, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr("ctrbench.cli.console.out", Console(width=columns))
+    shown = call("list", "methods").stdout
+    words = " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "Sheng et al., CIKM 2021" in words if columns == 80 else "Sheng et al.," in words
+    for text in (
+        "uses",
+        "parameters per domain",
+        "cross_stitch",
+        "star-study: plain[norm=bn,aux=all],",
+    ):
+        assert text in words
+
+
+def test_a_new_method_passes_the_check_and_trains(prepared: Path, call: Call, train: Call) -> None:
+    assert call("new-method", "my_gate").returncode == 0
+    assert call("check", "my_gate.py").returncode == 0
+    assert train("--methods", "my_gate.py").returncode == 0
+
+
+def test_a_new_method_overwrites_no_file(folder: Path, call: Call) -> None:
+    assert call("new-method", "my_gate").returncode == 0
+    done = call("new-method", "my_gate")
+    assert done.returncode == 2
+    assert "my_gate" in done.stderr
+
+
+def test_several_methods_are_checked_as_a_matrix(
+    prepared: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ctrbench.contract.check.builtin_backbones", lambda: iter(["dnn[hidden=4]", "dcnv2[hidden=4]"])
+    )
+    done = call("check", "plain,gbdt[max_trees=2]")
+    assert done.returncode == 0
+    assert "[2/2] gbdt[max_trees=2]" in done.stderr
+    assert re.search(r"gbdt\[max_trees=2\] +ok +–", done.stdout)
+    done = call("check", "plain,broken.py")
+    assert done.returncode == 1
+    assert re.search(r" plain +ok +ok ", done.stdout)
+    assert re.search(r"broken.py +1! +1!", done.stdout)
+    assert "broken.py × dnn[hidden=4]: " in done.stdout
+    assert "no such stage" in done.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_explain_shows_both_plans(
+    prepared: Path, call: Call, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("ctrbench.cli.console.out", Console(width=columns))
+    shown = call("explain", "star", "--backbone", "dcnv2", "--indicator", "age").stdout
+    assert max(map(len, shown.splitlines())) <= columns
+    before, _, after = shown.partition("after: star, parallel")
+    assert re.search(r"~ +├─ tower0 +Dense +65 → 128 ", before)
+    assert re.search(r"~ +├─ tower0 +StarDense +65 → 128 +8[.,]\d+k? +25[.,]\d+k? ", after)
+    assert re.search(r"\+ +└─ star_aux", after)
+    assert "age (2)" in " ".join(after.split())
+
+
+def test_explain_uses_generated_data_where_nothing_is_prepared(folder: Path, call: Call) -> None:
+    assert "synthetic data, since no dataset is prepared" in call("explain", "star").stdout
+
+
+BAD = {
+    "kind": (("list", "method"), "methods"),
+    "method": (("explain", "plane"), "plain"),
+    "dataset": (("explain", "star", "--dataset", "tinny"), "tiny"),
+    "indicator": (("explain", "star", "--indicator", "price"), "one id per row"),
+    "pair": (("explain", "gbdt", "--backbone", "dcnv2"), "gbdt does not support dcnv2"),
+    "setting": (("check", "plain,adasparse[form=fussion]"), "fusion"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_error(
+    prepared: Path, call: Call, arguments: tuple[str, ...], message: str
+) -> None:
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,35 @@
+"""The command that reads results: report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+Call = Callable[..., CompletedProcess[str]]
+
+
+def test_a_report_prints_each_file_it_writes(prepared: Path, call: Call, train: Call) -> None:
+    assert train("--methods", "plain").returncode == 0
+    done = call("report", "--bins", "3")
+    assert done.returncode == 0
+    written = [line for line in done.stdout.splitlines() if line.startswith("report/")]
+    assert {"report/index.html", "report/overall.md"} <= set(written)
+    assert all((prepared / file).is_file() for file in written)
+
+
+def test_a_dataset_without_records_is_one_clear_error(prepared: Path, call: Call) -> None:
+    done = call("report", "--dataset", "tiny")
+    assert done.returncode == 2
+    assert "ctrbench run" in done.stderr
+
+
+def test_records_of_a_newer_schema_are_one_clear_error(prepared: Path, call: Call, train: Call) -> None:
+    assert train("--methods", "plain").returncode == 0
+    record = next((prepared / "results" / "tiny").glob("*.json"))
+    content = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps({**content, "schema_version": 99}), encoding="utf-8")
+    for done in (call("report"), train("--methods", "plain")):
+        assert done.returncode == 2
+        assert "upgrade ctrbench" in done.stderr
