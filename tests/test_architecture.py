@@ -206,11 +206,11 @@ def test_plugins_use_the_door_of_outsiders() -> None:
 
 def test_modules_of_the_command_line_import_other_packages_late() -> None:
     wrong = [
-        f"{one.module}, line {one.line}: {one.target}"
-        for one in imports()
-        if within(one.module, "cli") and not one.is_late and within(one.target, "ctrbench")
-        if one.target not in ("ctrbench", "ctrbench.errors", "ctrbench.names")
-        if not within(one.target, "ctrbench.cli")
+        f"{entry.module}, line {entry.line}: {entry.target}"
+        for entry in imports()
+        if within(entry.module, "cli") and not entry.is_late and within(entry.target, "ctrbench")
+        if entry.target not in ("ctrbench", "ctrbench.errors", "ctrbench.names")
+        if not within(entry.target, "ctrbench.cli")
     ]
     assert wrong == []
 
@@ -238,11 +238,11 @@ def showing_modules() -> list[str]:
 
 def test_modules_that_show_do_no_work() -> None:
     wrong = [
-        f"{one.module}, line {one.line}: {one.target}"
-        for one in imports()
-        if one.module in showing_modules() and one.target.split(".")[0] not in ("__future__", "rich")
-        if one.target.split(".")[0] not in sys.stdlib_module_names
-        if one.target.removeprefix("ctrbench.") not in SHOWS
+        f"{entry.module}, line {entry.line}: {entry.target}"
+        for entry in imports()
+        if entry.module in showing_modules() and entry.target.split(".")[0] not in ("__future__", "rich")
+        if entry.target.split(".")[0] not in sys.stdlib_module_names
+        if entry.target.removeprefix("ctrbench.") not in SHOWS
     ]
     assert len(showing_modules()) >= 5
     assert wrong == []

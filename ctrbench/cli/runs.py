@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,6 +174,8 @@ def _forecast_memory(prepared: Prepared, runs: Sequence[Run]) -> int:
     return expected.memory
 
 
-def _exit_if_failed(records: Iterable[RunRecord]) -> None:
-    if any(record.status == "failed" for record in records):
+def _exit_if_failed(records: Sequence[RunRecord]) -> None:
+    num_failed = sum(record.status == "failed" for record in records)
+    if num_failed:
+        console.print_note(f"{num_failed} of {len(records)} runs failed; the same command repeats only these")
         raise typer.Exit(1)
