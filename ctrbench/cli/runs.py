@@ -12,7 +12,7 @@ from ctrbench.cli import console, options, progress, show_results, show_runs
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
-    from ctrbench.runs.engines.local import Engine
+    from ctrbench.runs.engines.protocol import Engine
     from ctrbench.runs.grid import Run
     from ctrbench.runs.record import RunRecord
     from ctrbench.runs.store import RunStore
