@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pyarrow.parquet as pq
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.eval.evaluate import measure_file, measure_frame
-from ctrbench.eval.measures import DomainTable, Measures
 from ctrbench.names import Column, Split
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
@@ -31,13 +26,13 @@ from ctrbench.runs.grid import Run
 from ctrbench.runs.inputs import RunData, domain_table, make_schema, open_data
 from ctrbench.runs.machine import device_of, reset_peak_memory
 from ctrbench.runs.outcome import Clock, make_code, make_result, write_record
+from ctrbench.runs.predictions import write_inspection, write_predictions
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Location, remove_file, replacing, sha256_of, write_text
+from ctrbench.storage.files import Location, remove_file, write_text
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import (
     CHECKPOINT_SECONDS,
-    STREAMED,
     Fit,
     History,
     Tick,
@@ -210,47 +205,3 @@ def _estimate(
         score=lambda data: {Column.SCORE: fitted.logits(data)},
         inspect=lambda _data: None,
     )
-
-
-def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.DataFrame:
-    """Return predictions: row, domain, label, scores, and user and what is known of the truth, where they are known."""
-    columns: dict[str, np.ndarray | None] = {
-        Column.ROW: data.row,
-        Column.DOMAIN: data.domain_B.cpu().numpy().astype(np.int32),
-        Column.LABEL: data.label_B.cpu().numpy().astype(np.int8),
-        **scores,
-        Column.USER: data.user,
-        Column.PROBABILITY: data.probability,
-        Column.CEILING: data.ceiling,
-    }
-    return pl.DataFrame({name: values for name, values in columns.items() if values is not None})
-
-
-def write_predictions(
-    data: RowSource, score: Callable[[SplitData], dict[str, np.ndarray]], table: DomainTable, file: Location
-) -> tuple[Measures, str]:
-    """Write the predictions of a split in one move, piece after piece; return their metrics and the file's sha256."""
-    with replacing(file) as part:
-        frames = (predictions_frame(piece, score(piece)) for piece in data.pieces())
-        if isinstance(data, SplitData):
-            frame = next(frames)
-            frame.write_parquet(part, compression="zstd")
-            return measure_frame(frame, table=table), sha256_of(part)
-        _write_frames(frames, part)
-        return measure_file(part, table=table, limits=STREAMED), sha256_of(part)
-
-
-def _write_frames(frames: Iterator[pl.DataFrame], file: Path) -> None:
-    first = next(frames).to_arrow()
-    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
-        writer.write_table(first)
-        for frame in frames:
-            writer.write_table(frame.to_arrow())
-
-
-def write_inspection(inspection: Inspection | None, sha256: str, file: Location) -> None:
-    """Write an inspection, if there is one, with the digest of the inspected model's predictions."""
-    if inspection is not None:
-        arrays = replace(inspection, predictions=sha256).arrays()
-        with replacing(file) as part, part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
-"""What a run was and what came of it: the key that names it and the record that is kept.
+"""Keys and records of runs.
 
-A `RunKey` holds everything that may move a number; its digest names the run. A `RunRecord` holds the result. What is
-measured rather than computed (seconds, memory, machine) stands apart in `measured`, so that two records of the same
-run, made by the same commit on the same type of processor, can be compared bit for bit without it. No torch here:
-records are read by people who only make tables.
+A `RunKey` holds everything that influences the result; its digest identifies the run. A `RunRecord` holds the result.
+Measurements (seconds, memory, machine) are in the field `measured` alone, so that records of the same run, made by the
+same commit on the same type of processor, can be compared bit for bit without them. This module does not import torch,
+since reports read records without training.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ctrbench.eval.stored import BinMetrics, DomainMetrics
 
 SCHEMA_VERSION = 2
-"""Records are written in this schema. In schema 1, metrics of domains and bins are fields instead of mappings."""
-_NOT_METRICS_1 = {
+"""Schema of new records. In schema 1, metrics of domains and bins are fields instead of mappings."""
+_OTHER_FIELDS = {
     "domains": ("domain", "rows_train", "rows", "positives"),
     "bins": ("bin", "domains", "rows_train", "rows", "positives"),
 }
@@ -26,18 +26,18 @@ _NOT_METRICS_1 = {
 
 
 class Model(BaseModel):
-    """A frozen description that refuses what it does not know."""
+    """A frozen description; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Choice(Model):
-    """A backbone or a method by name, with the value of every setting, defaults included."""
+    """A backbone or method by name, with the value of every setting, defaults included."""
 
     name: str
     settings: dict[str, Any] = {}
     source: str | None = None
-    """sha256 of the file of a plug-in from outside; ours are covered by the version."""
+    """sha256 of the file of an external plug-in; None for built-in ones, which the version identifies."""
 
     @property
     def digest(self) -> str:
@@ -46,7 +46,7 @@ class Choice(Model):
 
 
 class RunKey(Model):
-    """Everything that may move a number of a run."""
+    """Everything that influences the result of a run."""
 
     dataset: str
     data_digest: str
@@ -54,7 +54,7 @@ class RunKey(Model):
     domain_set: str
     domain_features: tuple[str, ...]
     indicator: str
-    """What methods with per-domain parameters are indexed by: a feature, or `all` domain features together."""
+    """Feature whose values index per-domain parameters, or `all` for the full domain."""
     backbone: Choice
     method: Choice
     train: dict[str, Any]
@@ -63,12 +63,12 @@ class RunKey(Model):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the key; two runs with equal digests are the same run."""
+        """The sha256 of the key; equal digests mean the same run."""
         return _digest(self.model_dump(mode="json"))
 
     @property
     def run(self) -> str:
-        """Short name of the run, for file names: dataset-free, readable, unique."""
+        """Name of the run in file names: readable, and unique within a dataset."""
         return f"{self.method.name}-{self.backbone.name}-s{self.seed}-{self.digest[:12]}"
 
 
@@ -77,12 +77,12 @@ class Parameters(Model):
 
     embedding: int
     dense: int
-    """Shared by all domains, embeddings apart."""
+    """Shared by all domains, without embeddings."""
     per_domain: int
 
 
 class Code(Model):
-    """Which code ran."""
+    """The code that the run was executed with."""
 
     version: str
     commit: str | None = None
@@ -91,30 +91,30 @@ class Code(Model):
 
 
 class Measured(Model):
-    """What differs from one repetition to the next: machine, time and memory."""
+    """Measurements, which differ between repetitions: machine, time and memory."""
 
     started: str
     """UTC, ISO 8601."""
     seconds: dict[str, float] = {}
-    """By phase: load, train, dev, test."""
+    """Per phase: load, train, dev, test."""
     rows_per_second: float | None = None
     """Training rows per second of training time."""
     peak_memory_bytes: int = 0
     machine: dict[str, str | int] = {}
     resumed: int = 0
-    """How often the run was taken up again from a checkpoint."""
+    """Number of times the run was resumed from a checkpoint."""
 
 
 class Epoch(Model):
-    """One line of the history."""
+    """One epoch of the training history."""
 
     epoch: int
     step: int
     loss: float
-    """Mean training loss of the epoch, regularisers left out."""
+    """Mean training loss of the epoch, without regularisers."""
     dev: dict[str, float | None] = {}
     logs: dict[str, float] = {}
-    """What the method reports of itself, such as sparsity."""
+    """Values that the method logs, such as sparsity."""
 
 
 class Result(Model):
@@ -127,15 +127,15 @@ class Result(Model):
     dev: dict[str, float | None]
     test: dict[str, float | None]
     variants: dict[str, dict[str, float | None]] = {}
-    """Test metrics of further scores of the same run, such as MAML without adaptation."""
+    """Test metrics of further scores of the same run, such as MAML without adaptation, by name."""
     oracle: dict[str, float | None] = {}
-    """Test metrics of the true click probability, where it is known."""
+    """Test metrics of the true click probability; empty where it is unknown."""
     domains: DomainMetrics
     bins: tuple[BinMetrics, ...]
-    """Five bins; other numbers are computed from the predictions."""
+    """Metrics of five bins of domains; other numbers of bins are computed from the predictions."""
     history: tuple[Epoch, ...]
     notes: dict[str, float | int | str] = {}
-    """What the method chose on dev, such as MAML's number of adaptation steps."""
+    """Choices that the method made on dev, such as MAML's number of adaptation steps."""
     predictions_sha256: str
 
 
@@ -148,7 +148,7 @@ class RunRecord(Model):
     key: RunKey
     status: Literal["finished", "failed", "unsupported"]
     error: str | None = None
-    """Why the run failed, or why the method does not support the backbone."""
+    """Reason why the run failed or why the method does not support the backbone."""
     code: Code
     measured: Measured
     result: Result | None = None
@@ -169,8 +169,8 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
         return content
     result = content.get("result")
     if isinstance(result, dict):
-        bins = [_with_mapping(part, _NOT_METRICS_1["bins"]) for part in result.get("bins", ())]
-        domains = _with_mapping(result.get("domains", {}), _NOT_METRICS_1["domains"])
+        bins = [_with_mapping(part, _OTHER_FIELDS["bins"]) for part in result.get("bins", ())]
+        domains = _with_mapping(result.get("domains", {}), _OTHER_FIELDS["domains"])
         result = {**result, "domains": domains, "bins": bins}
     return {**content, "schema_version": 2, "result": result}
 

@@ -1,10 +1,10 @@
-"""The folder of run records, and the cache folder with what is too large to keep in git.
+"""Storage of runs: the folder of records, and the home folder with files that are too large for git.
 
-    <results>/<dataset>/<run>.json        the record: kept, shared, merged by copying files together
+    <results>/<dataset>/<run>.json        the record; folders of records are merged by copying files
     <home>/runs/<digest>/                 predictions.parquet, inspection.npz, checkpoint.pt
 
-A finished record is never overwritten; a failed one gives way to the next try. Both folders may be URLs, which several
-machines share; of two that bring the same record at once one is told that the other came first.
+A finished record is never overwritten; a failed one is replaced by the next attempt. Both folders may be URLs that
+several machines share: if two write the same record at once, the second raises an error.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ctrbench.storage.files import Location, find_files, is_local, local_copy, r
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
 
-READERS = 16
-"""Requests on their way at a time, where each record costs one."""
+NUM_REQUESTS = 16
+"""Records requested at a time from remote storage."""
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -40,19 +40,19 @@ class RunStore:
     home: Location
 
     def record_file(self, key: RunKey) -> Location:
-        """Where the record of this run stands."""
+        """Return the location of the run's record."""
         return self.results / key.dataset / f"{key.run}.json"
 
     def folder(self, key: RunKey) -> Location:
-        """Where the run keeps predictions and checkpoints."""
+        """Return the folder of the run's predictions and checkpoints."""
         return self.home / "runs" / key.digest[:20]
 
     def predictions_file(self, key: RunKey) -> Location:
-        """Where the predictions of the test split stand."""
+        """Return the location of the predictions of the test split."""
         return self.folder(key) / "predictions.parquet"
 
     def inspection_file(self, key: RunKey) -> Location:
-        """Where what the method showed of the trained model stands."""
+        """Return the location of the arrays that the method returned for inspection."""
         return self.folder(key) / "inspection.npz"
 
     def inspection(self, key: RunKey) -> Inspection | None:
@@ -68,33 +68,34 @@ class RunStore:
             raise StoreError("not an inspection of this version", value=location, remedy=remedy) from None
 
     def find(self, key: RunKey) -> RunRecord | None:
-        """Return the record of this run, finished or failed, if there is one."""
+        """Return the run's record, finished or failed; None without one."""
         try:
             return read_record(self.record_file(key))
         except FileNotFoundError:
             return None
 
     def write(self, record: RunRecord) -> Location:
-        """Write a record in one move; raises `StoreError` rather than replace a finished one."""
+        """Write a record atomically; raises `StoreError` where a finished one exists."""
         file, text = self.record_file(record.key), record.model_dump_json(indent=None) + "\n"
-        known = self.find(record.key)
-        if known is None:
+        existing = self.find(record.key)
+        if existing is None:
             try:
                 return write_text(file, text, is_new=True)
             except FileExistsError:
-                known = self.find(record.key)
-                if known == record:
-                    # Ours: the answer to a first try was lost on the way.
+                existing = self.find(record.key)
+                if existing == record:
+                    # Written by an earlier attempt of this call whose response was lost.
                     return file
-        if known is not None and known.status == "finished":
+        if existing is not None and existing.status == "finished":
             raise StoreError("a finished record is never overwritten", value=file, remedy="delete it first")
         return write_text(file, text)
 
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
-        """Return the runs without a finished record; other records are checked to be readable."""
-        every = list(runs)
-        known = zip(every, self._each(lambda run: self.find(run.key), every), strict=True)
-        return [run for run, record in known if record is None or record.status != "finished"]
+        """Return the runs without a finished record; raises `StoreError` for unreadable records."""
+        all_runs = list(runs)
+        records = self._each(lambda run: self.find(run.key), all_runs)
+        pairs = zip(all_runs, records, strict=True)
+        return [run for run, record in pairs if record is None or record.status != "finished"]
 
     def create(self) -> None:
         """Create the folder of the records, so that one that cannot be written fails before any run starts."""
@@ -102,20 +103,20 @@ class RunStore:
             self.results.mkdir(parents=True, exist_ok=True)
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
-        """Yield every record (of one dataset), in order of file name."""
+        """Yield every record (default: of all datasets), sorted by file name."""
         yield from self._each(read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
 
     def _each(self, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-        """Read one after another on this machine, several at a time where each waits for an answer."""
+        """Read records one by one from a local folder, and several at a time from remote storage."""
         if is_local(self.results):
             yield from map(read, items)
             return
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(NUM_REQUESTS) as pool:
             yield from pool.map(read, items)
 
 
 def read_record(file: Location) -> RunRecord:
-    """Read one record; raises `StoreError` for a newer schema or a file that is no record."""
+    """Read one record; raises `StoreError` for a newer schema and for a file that is not a record."""
     try:
         content = json.loads(read_text(file))
         version = content.get("schema_version")
