@@ -1,9 +1,9 @@
-"""Rows in ascending order of one field, in bounded memory: an external distribution sort.
+"""External distribution sort: rows in ascending order of one field, in bounded memory.
 
-Values drawn from the rows split the range of the field; rows go to one scratch file for each range, in order, and a
-range that is still too large is split again. A value that was drawn has a file of its own, so that many equal values
-can never fill a file with anything else: every piece is small, or holds one single value, of which counts suffice.
-Rows are records of plain numbers, hence numpy's own bytes on disk. Sorting inside a piece is left to who reads it.
+A sample of values splits the range of the field. Rows are written to one scratch file per range, and a range that is
+still too large is split again. A sampled value has a file of its own, so that equal values never share a file with
+others: every piece is small or has a single value, for which counts suffice. Rows are records of plain numbers, stored
+as numpy bytes. Rows within a piece are not sorted.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Rows = npt.NDArray[np.void]
 """Rows with named fields."""
 Values = npt.NDArray[Any]
 
-_SAMPLE = 2**16
-"""Values drawn, about, to split a range."""
+SAMPLE_SIZE = 2**16
+"""Approximate number of sampled values by which a range is split."""
 _MAX_SPLITS = 127
-"""Ranges and single values are numbered in a byte, which numpy sorts fastest; larger sources are split again."""
+"""Ranges and single values are numbered in one byte, which numpy sorts fastest; larger sources are split again."""
 
 
 class Source(Protocol):
-    """Rows that can be read again and again, a chunk at a time."""
+    """Rows that can be read repeatedly, a chunk at a time."""
 
     @property
     def num_rows(self) -> int:
-        """The number of rows, or more."""
+        """The number of rows, or an upper bound of it."""
 
     def chunks(self) -> Iterator[Rows]:
         """Yield all rows."""
@@ -56,7 +56,7 @@ class Part:
     chunk: int
     """Rows read at a time."""
     is_single: bool
-    """Whether all rows have the same value in the field that they were split by."""
+    """Whether all rows have the same value of the field by which they were split."""
 
     @property
     def num_rows(self) -> int:
@@ -75,33 +75,33 @@ class Part:
 
 
 def scratch_parent(file: Path) -> Path:
-    """Return a folder for scratch files: the file's own, or, where that can't be written to, the temporary files'."""
+    """Return the parent of scratch folders: that of the file where it is writable, else the temporary directory."""
     return file.parent if os.access(file.parent, os.W_OK) else Path(gettempdir())
 
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yield a folder for scratch files, within another; it is gone in the end. A full disk is a user's error."""
+    """Yield a temporary folder within `folder`; raises `DataError` where the disk is full."""
     try:
         with TemporaryDirectory(dir=folder, prefix=".scratch-") as made:
             yield Path(made)
     except OSError as error:
         if is_disk_full(error):
-            remedy = "make room there for about 30 bytes a row, or name another folder"
+            remedy = "free about 30 bytes per row there"
             raise DataError("no space left for sorting", value=folder, remedy=remedy) from None
         raise
 
 
 def read_all(source: Source) -> Rows:
-    """Return all rows at once."""
+    """Return all rows as one array."""
     return np.concatenate(list(source.chunks()))
 
 
 def in_order(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> Iterator[Source]:
-    """Yield pieces of a source in ascending order of a field; equal values never lie in two pieces.
+    """Yield pieces of a source in ascending order of a field; equal values are never in two pieces.
 
-    Each piece holds at most `limit` rows, or rows with one single value of the field. A piece can be read until the
-    next one is asked for.
+    Each piece holds at most `limit` rows, or rows with a single value of the field. A piece is deleted when the next
+    one is requested.
     """
     if source.num_rows <= limit:
         if source.num_rows:
@@ -116,32 +116,32 @@ def in_order(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -
 
 
 def _split(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> list[Part]:
-    """Write the rows to files by range: number 2k lies below the k-th split value, number 2k + 1 equals it."""
+    """Write the rows to files by range: range 2k is below the k-th split value, range 2k + 1 equal to it."""
     splits = _split_values(source, by, limit)
     inside, parts = Path(mkdtemp(dir=folder)), {}
     for rows in source.chunks():
-        number = np.searchsorted(splits, rows[by], side="left").astype(np.uint8)
-        number += np.searchsorted(splits, rows[by], side="right").astype(np.uint8)
-        ordered = rows[np.argsort(number, kind="stable")]
-        ends = np.cumsum(np.bincount(number))
-        for place in np.unique(number).tolist():
-            is_single = place % 2 == 1
-            part = Part(file=inside / f"{place}", dtype=rows.dtype, chunk=chunk, is_single=is_single)
-            _append(ordered[ends[place - 1] if place else 0 : ends[place]], part.file)
-            parts[place] = part
-    return [parts[place] for place in sorted(parts)]
+        range_of = np.searchsorted(splits, rows[by], side="left").astype(np.uint8)
+        range_of += np.searchsorted(splits, rows[by], side="right").astype(np.uint8)
+        ordered = rows[np.argsort(range_of, kind="stable")]
+        ends = np.cumsum(np.bincount(range_of))
+        for i in np.unique(range_of).tolist():
+            part = Part(file=inside / f"{i}", dtype=rows.dtype, chunk=chunk, is_single=i % 2 == 1)
+            append_rows(ordered[ends[i - 1] if i else 0 : ends[i]], part.file)
+            parts[i] = part
+    return [parts[i] for i in sorted(parts)]
 
 
-def _append(rows: Rows, file: Path) -> None:
-    # Opened each time: hundreds of files at once are more than some systems allow.
+def append_rows(rows: Rows, file: Path) -> None:
+    """Append rows to a scratch file."""
+    # Opened per call, since some systems allow fewer open files than there are ranges.
     with file.open("ab") as stream:
         stream.write(rows.view(np.uint8).data)
 
 
 def _split_values(source: Source, by: str, limit: int) -> Values:
     """Return distinct values that split the rows into ranges of about half the limit."""
-    step = max(source.num_rows // _SAMPLE, 1)
-    # Copies: a view would keep the rows that it was drawn from.
+    step = max(source.num_rows // SAMPLE_SIZE, 1)
+    # Copies, since a view would keep the sampled rows in memory.
     sample = np.sort(np.concatenate([values[::step].copy() for values in source.values(by)]))
     if not sample.size:
         return sample

@@ -1,28 +1,28 @@
-"""Constants of the protocol that decide what a report may state (PROTOCOL 5).
+"""Constants of the protocol: the conditions under which a report ranks and tests rows.
 
-Tables, pictures, CSV files, page and leaderboard read them here, so that no two of them draw the line elsewhere.
+Tables, charts, CSV files, page and leaderboard all use these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
 
 MIN_SEEDS = 6
-"""Seeds from which a row is ranked and tested. Below, a sign-flip test can't reach 5 %: no test, no mark, no rank."""
+"""Smallest number of seeds of a row that is ranked and tested; with fewer, a sign-flip test cannot reach 5 %."""
 COLLAPSED_AUC = 0.52
-"""Dev AUC up to which a run counts as collapsed: 0.5 with some room for noise (0.013 at 500 positives)."""
+"""Dev AUC up to which a run counts as collapsed: 0.5 plus a margin for noise (0.013 at 500 positives)."""
 
 
 def is_collapsed(dev: Mapping[str, float | None]) -> bool:
-    """Return whether the dev metrics of a run's best weights are those of a model that learned nothing.
+    """Return whether the dev metrics of a run's best weights are those of a constant prediction.
 
-    The protocol compares the dev LogLoss with that of the constant training rate. Records of schema 1 hold no training
-    rate, so the dev AUC decides; a run whose dev AUC is undefined is not judged.
+    The protocol compares the dev log loss with that of the constant training rate. Records do not include the training
+    rate, so the dev AUC decides; a run whose dev AUC is undefined does not count as collapsed.
 
     >>> is_collapsed({"auc": 0.506, "logloss": 0.039}), is_collapsed({"auc": 0.64, "logloss": 0.041})
     (True, False)
     """
-    auc = dev.get(Metric.AUC)
+    auc = dev.get(Auc.name)
     return auc is not None and auc <= COLLAPSED_AUC

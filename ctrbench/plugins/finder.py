@@ -27,7 +27,7 @@ from ctrbench.errors import ContractError, SettingError, did_you_mean
 TAGS = ("Paper", "Year", "Uses", "Parameters per domain")
 """Lines of a plug-in's docstring, `Name: text`, that listings show; the last two belong to methods."""
 _TAG = rf"(?:{'|'.join(TAGS)}): "
-_ROOT = Path(__file__).parents[1]
+PACKAGE_ROOT = Path(__file__).parents[1]
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ class Plugin:
 
 def builtin_plugins(kind: PluginKind[Any]) -> dict[str, Plugin]:
     """Return the plug-ins of the kind's own package by name, sorted."""
-    folder = _ROOT.joinpath(*kind.package.split(".")[1:])
+    folder = PACKAGE_ROOT.joinpath(*kind.package.split(".")[1:])
     return {
         file.stem: Plugin(name=file.stem, kind=kind, file=file, is_builtin=True)
         for file in sorted(folder.glob("*.py"))

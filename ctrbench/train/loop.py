@@ -23,7 +23,9 @@ from ctrbench.eval.arrays import auc, logloss
 from ctrbench.eval.evaluate import measure_file
 from ctrbench.eval.external import Limits
 from ctrbench.eval.measures import DomainTable
-from ctrbench.names import Column, Metric
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.logloss import LogLoss
+from ctrbench.names import Column
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
 from ctrbench.storage.files import Location
@@ -194,7 +196,7 @@ class Trainer:
             ids = np.arange(self.model.schema.num_domains + 1)
             table = DomainTable(domain=ids, rows_train=np.ones_like(ids), num_bins=1)
             overall = measure_file(file, table=table, limits=STREAMED).overall
-        return {name: overall[name] for name in (Metric.AUC, Metric.LOGLOSS)}
+        return {name: overall[name] for name in (Auc.name, LogLoss.name)}
 
     def _write_dev(self, file: Path) -> None:
         """Write labels and scores of a streamed dev split, which may not fit into memory."""
@@ -323,12 +325,12 @@ def score_piece(
 
 def dev_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float | None]:
     """Return AUC and log-loss of the dev split."""
-    return {Metric.AUC: auc(label, score), Metric.LOGLOSS: logloss(label, score)}
+    return {Auc.name: auc(label, score), LogLoss.name: logloss(label, score)}
 
 
 def _selection_score(metrics: dict[str, float | None]) -> float:
     """Return the score by which the best epoch is chosen: dev AUC, or minus the log-loss if dev has one class only."""
-    area, loss = metrics[Metric.AUC], metrics[Metric.LOGLOSS]
+    area, loss = metrics[Auc.name], metrics[LogLoss.name]
     if area is not None:
         return area
     return -loss if loss is not None else -float("inf")

@@ -40,35 +40,35 @@ def test_two_bins_by_hand() -> None:
     assert assign_bins(ROWS_TRAIN, 2).tolist() == [0, 2, 1, 1, 2, 2, 2]
 
 
-def test_midpoint_on_a_border_belongs_to_the_next_bin() -> None:
+def test_a_midpoint_on_a_border_belongs_to_the_next_bin() -> None:
     # 40 of 100 rows: midpoint .2, times five exactly 1.
     assert assign_bins([0, 40, 30, 30], 5).tolist() == [0, 2, 3, 5]
 
 
-def test_one_bin_holds_every_trained_domain() -> None:
+def test_one_bin_holds_every_domain_with_training_rows() -> None:
     assert assign_bins([0, 5, 0, 1], 1).tolist() == [0, 1, 0, 1]
 
 
-def test_without_training_rows_nothing_is_binned() -> None:
+def test_domains_without_training_rows_are_in_no_bin() -> None:
     assert assign_bins([0, 0, 0], 5).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("num_domains", "sizes"), [(5_000, [18, 127, 484, 1_340, 3_031]), (5_040, [18, 128, 488, 1_350, 3_056])]
 )
-def test_bins_of_the_paper(num_domains: int, sizes: list[int]) -> None:
+def test_bins_have_the_sizes_of_the_paper(num_domains: int, sizes: list[int]) -> None:
     rows = np.round(2.2e9 * np.arange(1, num_domains + 1) ** -0.805).astype(np.int64)
     bins = assign_bins(np.concatenate(([0], rows)), 5)
     assert np.bincount(bins).tolist() == [1, *sizes]
 
 
-def test_bins_of_the_paper_hold_equal_shares() -> None:
+def test_bins_of_the_paper_have_equal_shares() -> None:
     rows = np.round(2.2e9 * np.arange(1, 5_001) ** -0.805)
     share = np.bincount(assign_bins(rows, 5), weights=rows)[1:] / rows.sum()
     assert share.round(4).tolist() == [0.2003, 0.1999, 0.1996, 0.2001, 0.2000]
 
 
-def test_number_of_bins_is_positive() -> None:
+def test_the_number_of_bins_must_be_positive() -> None:
     with pytest.raises(SettingError, match="at least 1: 0"):
         assign_bins([1], 0)
 

@@ -29,7 +29,7 @@ def kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PluginKind[object]:
     for name, text in {"__init__": "", "base": BASE, "square": SHAPE, "_draft": SHAPE}.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(folder.parent)
-    monkeypatch.setattr("ctrbench.plugins.finder._ROOT", folder.parent)
+    monkeypatch.setattr("ctrbench.plugins.finder.PACKAGE_ROOT", folder.parent)
     return PluginKind(name="shapes", package="ctrbench.shapes", base="shapes.base:Shape", helpers=("base",))
 
 

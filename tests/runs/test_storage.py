@@ -68,7 +68,7 @@ def another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CTRBENCH_CACHE", str(tmp_path / "another"))
 
 
-def test_prepared_data_are_the_same(
+def test_prepared_data_are_the_same_in_remote_storage(
     card: DatasetCard, here: RunStore, there: RunStore, tmp_path: Path
 ) -> None:
     near, far = prepare(card, home=here.home), prepare(card, home=there.home)
@@ -79,7 +79,7 @@ def test_prepared_data_are_the_same(
     assert not list((tmp_path / "cache" / "datasets").iterdir()), "nothing half made is left here"
 
 
-def test_what_is_unchanged_is_not_prepared_again(card: DatasetCard, there: RunStore) -> None:
+def test_unchanged_data_are_not_prepared_again(card: DatasetCard, there: RunStore) -> None:
     heard: list[str] = []
     prepare(card, home=there.home)
     prepare(card, home=there.home, progress=lambda phase, _: heard.append(phase))
@@ -88,13 +88,13 @@ def test_what_is_unchanged_is_not_prepared_again(card: DatasetCard, there: RunSt
     assert "write" in heard
 
 
-def test_a_domain_set_is_added_there(card: DatasetCard, there: RunStore) -> None:
+def test_a_domain_set_is_added_in_remote_storage(card: DatasetCard, there: RunStore) -> None:
     prepared, name = prepare(card, home=there.home).ensure_domains(("item",))
     assert open_prepared("tiny", there.home).domain_set(name).num_domains == 30
     assert prepared.domain_table(name).height == 31
 
 
-def test_a_missing_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> None:
+def test_the_error_for_a_missing_shard_names_it(card: DatasetCard, there: RunStore) -> None:
     prepared = prepare(card, home=there.home)
     file = prepared.manifest.splits[Split.DEV].shards[0].file
     remove_file(prepared.folder / file)
@@ -103,7 +103,7 @@ def test_a_missing_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> 
             look()
 
 
-def test_a_damaged_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> None:
+def test_the_error_for_a_damaged_shard_names_it(card: DatasetCard, there: RunStore) -> None:
     prepared = prepare(card, home=there.home)
     train, dev = (prepared.manifest.splits[split].shards[0].file for split in (Split.TRAIN, Split.DEV))
     with local_copy(prepared.folder / train) as path:
@@ -112,7 +112,7 @@ def test_a_damaged_shard_is_told_by_name(card: DatasetCard, there: RunStore) -> 
         prepared.read(Split.DEV)
 
 
-def test_runs_and_report_are_the_same(
+def test_runs_and_report_are_the_same_in_remote_storage(
     card: DatasetCard, here: RunStore, there: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for store in (here, there):
@@ -148,7 +148,7 @@ def kill(run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
         execute(run, store, progress=stop, checkpoint_seconds=0.0)
 
 
-def test_a_killed_run_goes_on_elsewhere(
+def test_a_killed_run_is_resumed_on_another_machine(
     card: DatasetCard, here: RunStore, there: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for store in (here, there):
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_elsewhere(
     assert not is_file(checkpoint)
 
 
-def test_a_checkpoint_out_of_reach_is_not_a_new_start(
+def test_an_unreachable_checkpoint_does_not_restart_training(
     there: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not isinstance(there.home, Path)
@@ -192,7 +192,7 @@ def test_a_finished_record_is_never_overwritten(card: DatasetCard, there: RunSto
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket"])
-def test_of_two_that_bring_a_record_at_once_one_wins(
+def test_of_two_simultaneous_writers_of_a_record_one_succeeds(
     card: DatasetCard, request: pytest.FixtureRequest, here: RunStore, where: str
 ) -> None:
     prepare(card, home=here.home)
@@ -215,7 +215,7 @@ def test_of_two_that_bring_a_record_at_once_one_wins(
     assert store.find(made.key) == tries[won.index(True)]
 
 
-def test_an_answer_lost_on_the_way_is_no_other_writer(
+def test_a_retry_after_a_lost_response_succeeds(
     card: DatasetCard, here: RunStore, there: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(card, home=here.home)
@@ -233,7 +233,7 @@ def test_an_answer_lost_on_the_way_is_no_other_writer(
 
 
 @pytest.mark.usefixtures("card")
-def test_the_command_line_works_there(
+def test_the_command_line_works_with_remote_storage(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrbench: Callable[..., int]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -249,7 +249,7 @@ def test_the_command_line_works_there(
     assert (tmp_path / "report" / "index.html").exists()
 
 
-def test_a_wrong_bucket_ends_the_command_line_in_one_line(
+def test_a_wrong_bucket_gives_an_error_of_one_line(
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
     ctrbench: Callable[..., int],

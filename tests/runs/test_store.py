@@ -36,7 +36,7 @@ def record(status: str, seed: int = 1, started: str = "now") -> RunRecord:
     )
 
 
-def test_a_record_comes_back_as_it_was(store: RunStore) -> None:
+def test_a_record_is_read_as_it_was_written(store: RunStore) -> None:
     store.write(record("failed"))
     assert store.find(key()) == record("failed")
     assert list(store.records()) == [record("failed")]
@@ -48,7 +48,7 @@ def test_a_finished_record_is_never_overwritten(store: RunStore) -> None:
         store.write(record("finished"))
 
 
-def test_a_failed_record_gives_way(store: RunStore) -> None:
+def test_a_failed_record_is_replaced(store: RunStore) -> None:
     store.write(record("failed"))
     store.write(record("finished"))
     found = store.find(key())
@@ -56,12 +56,12 @@ def test_a_failed_record_gives_way(store: RunStore) -> None:
     assert found.status == "finished"
 
 
-def test_what_is_measured_does_not_count(store: RunStore) -> None:
+def test_measurements_are_not_reproducible_content(store: RunStore) -> None:
     assert record("finished", started="a").reproducible() == record("finished", started="b").reproducible()
     assert record("finished", seed=1).reproducible() != record("finished", seed=2).reproducible()
 
 
-def test_every_part_of_the_key_moves_the_digest() -> None:
+def test_the_digest_depends_on_every_part_of_the_key() -> None:
     other = key().model_copy(update={"train": {"lr": 2e-3}})
     assert len({key().digest, key(2).digest, other.digest}) == 3
 
@@ -75,14 +75,14 @@ def test_every_part_of_the_key_moves_the_digest() -> None:
         (json.dumps({"schema_version": 1, "colour": "red"}), "not a run record"),
     ],
 )
-def test_what_is_no_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_files_that_are_not_records_are_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "r.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(StoreError, match=message):
         read_record(file)
 
 
-def test_a_half_written_record_is_not_seen(store: RunStore) -> None:
+def test_a_partially_written_record_is_ignored(store: RunStore) -> None:
     store.write(record("failed"))
     (store.results / "tiny" / "x.123.part").write_text("{", encoding="utf-8")
     assert len(list(store.records("tiny"))) == 1
