@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
-from pathlib import Path
 
 from ctrbench.eval.evaluate import measure_bins
 from ctrbench.eval.longtail import bin_metrics
 from ctrbench.eval.measures import DomainTable, grouped_columns
 from ctrbench.eval.metrics.registry import MetricSet
 from ctrbench.eval.stored import BinMetrics
-from ctrbench.names import Metric
 from ctrbench.report.comparison import Comparison, Row
 from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Location, local_copy
 
 DEFAULT_NUM_BINS = 5
 
@@ -40,11 +36,10 @@ class RunBins:
         """Bins of one run, whose numbers of domains and rows are those of all runs; empty without results."""
         return next((bins for by_seed in self.runs.values() for bins in by_seed.values()), ())
 
-    @property
-    def is_pooled_auc_missing(self) -> bool:
-        """Whether some run has neither stored bins of this number nor predictions to compute them from."""
+    def is_missing(self, metric: str) -> bool:
+        """Return whether some run has no value of a metric, for lack of the predictions to compute it from."""
         return any(
-            all(bin_.metrics.get(Metric.AUC) is None for bin_ in bins)
+            all(bin_.metrics.get(metric) is None for bin_ in bins)
             for by_seed in self.runs.values()
             for bins in by_seed.values()
         )
@@ -92,23 +87,14 @@ def _bins(
     if len(result.bins) == num_bins:
         return result.bins
     table = DomainTable(domain=result.domains.domain, rows_train=result.domains.rows_train, num_bins=num_bins)
-    measured = _from_predictions(store.predictions_file(record.key), result, table, metrics) if store else ()
+    measured = _from_predictions(record, store, table, metrics) if store else ()
     # Metrics of the rows of a bin need predictions; without them only means over domains are defined.
     return measured or bin_metrics(grouped_columns(result.domains), None, table=table, metrics=metrics)
 
 
 def _from_predictions(
-    file: Location, result: Result, table: DomainTable, metrics: MetricSet
+    record: RunRecord, store: RunStore, table: DomainTable, metrics: MetricSet
 ) -> tuple[BinMetrics, ...]:
     """Return the bins; empty if the predictions are missing or are not those of the record."""
-    try:
-        with local_copy(file, result.predictions_sha256) as path:
-            is_same = _sha256_of(path) == result.predictions_sha256
-            return measure_bins(path, table=table, metrics=metrics) if is_same else ()
-    except FileNotFoundError:
-        return ()
-
-
-def _sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()
+    with store.predictions(record) as file:
+        return measure_bins(file, table=table, metrics=metrics) if file is not None else ()

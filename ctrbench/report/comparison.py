@@ -7,7 +7,7 @@ training configuration. The numbers of a comparison are computed in `summary`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -198,8 +198,17 @@ class Comparison:
         return next((r.result.oracle for r in self.records if r.result and r.result.oracle), {})
 
 
-def collect(store: RunStore, *, dataset: str, domain_set: str | None = None) -> tuple[Comparison, ...]:
-    """Return the comparisons of a dataset (and domain set); raises `StoreError` if it has no records."""
+def collect(
+    store: RunStore,
+    *,
+    dataset: str,
+    domain_set: str | None = None,
+    complete: Callable[[RunRecord], RunRecord] | None = None,
+) -> tuple[Comparison, ...]:
+    """Return the comparisons of a dataset (and domain set); raises `StoreError` if it has no records.
+
+    `complete` is applied to each record, for instance to add metrics.
+    """
     records = [record for record in store.records(dataset) if record.key.dataset == dataset]
     if not records:
         raise _no_records(store, dataset)
@@ -211,7 +220,7 @@ def collect(store: RunStore, *, dataset: str, domain_set: str | None = None) -> 
             value=domain_set,
             remedy=did_you_mean(str(domain_set), domain_sets),
         )
-    return compare(selected)
+    return compare(selected if complete is None else map(complete, selected))
 
 
 def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:

@@ -23,8 +23,21 @@ def mark_notes(summary: Summary) -> Iterable[str]:
     yield best_note(summary.comparison)
     yield seeds_note(summary.comparison)
     yield from _provenance_notes(summary.comparison)
+    yield from _missing_notes(summary)
     yield from summary.comparison.failures
     yield from collapse_notes(summary)
+
+
+def _missing_notes(summary: Summary) -> Iterable[str]:
+    """Yield the metrics that some records lack, since they were added after the run and predictions are missing."""
+    tests = [record.result.test for record in summary.comparison.records if record.result]
+    for metric in summary.metrics.metrics:
+        num_missing = sum(metric.name not in test for test in tests)
+        if metric.in_table and num_missing:
+            yield (
+                f"{metric.title} is not known for {num_missing} of {len(tests)} runs: their predictions, from which it "
+                "is computed, are not available."
+            )
 
 
 def best_note(comparison: Comparison) -> str:

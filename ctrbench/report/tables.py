@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ctrbench.eval.metrics.base import Metric as MetricDefinition
+from ctrbench.eval.metrics.base import RowMetric
 from ctrbench.eval.metrics.registry import MetricSet
 from ctrbench.eval.oracle import CEILING_METRIC
 from ctrbench.eval.protocol import MIN_SEEDS
@@ -271,10 +272,11 @@ def _bin_notes(summary: Summary, metric: str) -> Iterable[str]:
     else:
         yield FEW_SEEDS_NOTE
     yield from collapse_notes(summary)
-    if metric == Metric.AUC and summary.bins.is_pooled_auc_missing:
+    definition = summary.metrics.by_name[metric]
+    if isinstance(definition, RowMetric) and summary.bins.is_missing(metric):
         yield (
-            f"{DASH}: pooled AUC in {summary.bins.num_bins} bins needs predictions, which are not available for all of "
-            "these records; GAUC does not."
+            f"{DASH}: {definition.title} in {summary.bins.num_bins} bins needs predictions, which are not available "
+            "for all of these records."
         )
     if summary.bins.is_without_empty_domains:
         yield "Domains without test rows are missing from these records, and therefore from these bins."

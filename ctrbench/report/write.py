@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.table import Table as RichTable
 
+from ctrbench.eval.metrics.registry import builtin_metrics, load_metrics
+from ctrbench.report.additional import with_metrics
 from ctrbench.report.bins import DEFAULT_NUM_BINS
 from ctrbench.report.charts.figure import draw_figures
 from ctrbench.report.comparison import collect
@@ -53,13 +56,25 @@ def report(
     bins: int = DEFAULT_NUM_BINS,
     out: Path,
     benchmarks: Path | None = None,
+    metrics: Iterable[str] = (),
 ) -> ReportFiles:
     """Write tables, charts and page of a dataset's records, and the leaderboard of all records.
 
-    Raises `StoreError` for a dataset without records and for a leaderboard file without its markers.
+    `metrics` names metrics from outside, by path or entry point, which are computed from the stored predictions and
+    reported besides the built-in ones. Raises `StoreError` for a dataset without records and for a leaderboard file
+    without its markers.
     """
-    comparisons = collect(store, dataset=dataset, domain_set=domain_set)
-    summaries = [summarize(comparison, num_bins=bins, store=store) for comparison in comparisons]
+    extra = load_metrics(metrics)
+    every = builtin_metrics() | extra
+    comparisons = collect(
+        store,
+        dataset=dataset,
+        domain_set=domain_set,
+        complete=partial(with_metrics, metrics=extra, store=store),
+    )
+    summaries = [
+        summarize(comparison, num_bins=bins, store=store, metrics=every) for comparison in comparisons
+    ]
     tables = [_tables(summary) for summary in summaries]
     leaderboard = update_leaderboard(benchmarks, store) if benchmarks is not None else None
     drawn = [_draw(summary, out, _suffix(i, len(summaries))) for i, summary in enumerate(summaries, start=1)]

@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -21,7 +23,15 @@ from pydantic import ValidationError
 from ctrbench.errors import StoreError
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
-from ctrbench.storage.files import Location, find_files, is_local, local_copy, read_text, write_text
+from ctrbench.storage.files import (
+    Location,
+    find_files,
+    is_local,
+    local_copy,
+    read_text,
+    sha256_of,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
@@ -66,6 +76,17 @@ class RunStore:
         except KeyError:
             remedy = "delete the file and run the study again"
             raise StoreError("not an inspection of this version", value=location, remedy=remedy) from None
+
+    @contextmanager
+    def predictions(self, record: RunRecord) -> Iterator[Path | None]:
+        """Yield the local path of a run's predictions; None where they are missing or do not match the record."""
+        with ExitStack() as stack:
+            sha256 = record.result.predictions_sha256 if record.result else None
+            try:
+                path = stack.enter_context(local_copy(self.predictions_file(record.key), sha256))
+            except FileNotFoundError:
+                path = None
+            yield path if path is not None and sha256_of(path) == sha256 else None
 
     def find(self, key: RunKey) -> RunRecord | None:
         """Return the run's record, finished or failed; None without one."""

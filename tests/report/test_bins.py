@@ -17,7 +17,7 @@ def test_five_bins_come_from_the_record(toy: list[RunRecord], store: RunStore) -
     (comparison,) = compare(toy)
     found = read_bins(comparison, num_bins=5, store=store, metrics=builtin_metrics())
     assert found.values(comparison.rows[0], 2, "auc") == pytest.approx({1: 0.73, 2: 0.75})
-    assert not found.is_pooled_auc_missing
+    assert not found.is_missing("auc")
 
 
 def test_without_predictions_gauc_comes_from_the_domains(
@@ -30,7 +30,7 @@ def test_without_predictions_gauc_comes_from_the_domains(
     assert [part.metrics["auc"] for part in found.bins] == [None, None]
     assert [part.metrics["gauc"] for part in found.bins] == [0.8, 0.6]
     assert found.bins[1].metrics["gauc_coverage"] == pytest.approx(30 / 40)
-    assert found.is_pooled_auc_missing
+    assert found.is_missing("auc")
 
 
 def write_predictions(store: RunStore, made: RunRecord, sha: str | None = None) -> RunRecord:
@@ -50,12 +50,12 @@ def test_with_predictions_auc_is_pooled(record: Callable[..., RunRecord], store:
     found = read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics())
     # Domain 1: the positive 2.0 beats 1.0, the positive 0.0 does not. Domains 2 and 3: 3.0 beats 0.0 and 1.0.
     assert [part.metrics["auc"] for part in found.bins] == [0.5, 1.0]
-    assert not found.is_pooled_auc_missing
+    assert not found.is_missing("auc")
 
 
 def test_predictions_of_another_run_are_not_used(record: Callable[..., RunRecord], store: RunStore) -> None:
     (comparison,) = compare([write_predictions(store, record(), sha="0" * 64)])
-    assert read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics()).is_pooled_auc_missing
+    assert read_bins(comparison, num_bins=2, store=store, metrics=builtin_metrics()).is_missing("auc")
 
 
 def test_bins_from_records_that_lack_domains_say_so(
