@@ -22,7 +22,7 @@ from ctrbench.eval.grouped import overall
 from ctrbench.names import Column, Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Schema
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 from ctrbench.runs.inputs import make_schema
 from ctrbench.runs.record import RunKey

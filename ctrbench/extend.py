@@ -13,58 +13,45 @@ from ctrbench.data.batches import Batch, Order, SplitData, domain_order
 from ctrbench.errors import SettingError
 from ctrbench.later import later
 from ctrbench.names import Column
+from ctrbench.nn.build import Activation, Build, start_weight
+from ctrbench.nn.capabilities import Capabilities
+from ctrbench.nn.context import Context
 from ctrbench.nn.exchange import Team
-from ctrbench.nn.gates import EmbeddingGate, GateUnit, PriorGate
+from ctrbench.nn.gates import EmbeddingGate, PriorGate
 from ctrbench.nn.interactions import (
-    AsEmbedded,
-    BilinearFusion,
-    Branch,
-    CompressedInteraction,
-    CrossMix,
-    FactorizationMachine,
-    FeatureGate,
-    FieldAttention,
-    FieldProducts,
-    FieldVectors,
-    FirstOrder,
-    ScaledCross,
-)
-from ctrbench.nn.kernels import Array, compiled
-from ctrbench.nn.model import Chain, Context, CTRModel
-from ctrbench.nn.optim import Optimizer
-from ctrbench.nn.plan import (
-    Activation,
-    Build,
-    Dense,
-    Plan,
-    Schema,
-    Stage,
-    StageModule,
-    activate,
-    start_weight,
-)
-from ctrbench.nn.pooling import Behaviours
-from ctrbench.nn.routing import Routing, full_precision
-from ctrbench.nn.stages import (
-    Auxiliary,
-    BatchNorm,
     Cross,
     CrossModule,
+    FieldVectors,
+    FirstOrder,
+    check_layout,
+)
+from ctrbench.nn.kernels.gate import GateCall, GateSettings, train_gate
+from ctrbench.nn.lists import Behaviours
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.nn.optim import Optimizer
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.routing import Routing, full_precision
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import (
+    Auxiliary,
+    Chain,
+    Dense,
     DenseBank,
     DomainDense,
-    LayerNorm,
-    PartitionedNorm,
+    Stage,
+    StageModule,
     StarDense,
-    StarDenseModule,
     TowerBank,
-    dense_part,
+    activate,
     domain_table,
-    mixed,
-    named,
-    own_rows,
     refuse_many_domains,
+    select_own,
+    split_tower,
+    weighted_sum,
+    with_prefix,
 )
-from ctrbench.nn.tables import EMBEDDING_STD, RowTable, rows_at
+from ctrbench.nn.tables import EMBEDDING_STD, RowTable
 from ctrbench.plugins.base import Backbone, Estimator, Fitted, Method, Settings
 from ctrbench.plugins.inspection import GateSite, Inspection
 from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
@@ -73,39 +60,31 @@ __all__ = [
     "EMBEDDING_STD",
     "EVAL_ROWS",
     "Activation",
-    "Array",
-    "AsEmbedded",
     "Auxiliary",
     "Backbone",
     "Batch",
     "BatchNorm",
     "Behaviours",
-    "BilinearFusion",
-    "Branch",
     "Build",
     "CTRModel",
+    "Capabilities",
     "Chain",
     "Column",
-    "CompressedInteraction",
     "Context",
     "Cross",
-    "CrossMix",
     "CrossModule",
     "Dense",
     "DenseBank",
     "DomainDense",
     "EmbeddingGate",
     "Estimator",
-    "FactorizationMachine",
-    "FeatureGate",
     "Field",
-    "FieldAttention",
-    "FieldProducts",
     "FieldVectors",
     "FirstOrder",
     "Fitted",
+    "GateCall",
+    "GateSettings",
     "GateSite",
-    "GateUnit",
     "Inspection",
     "LayerNorm",
     "Learner",
@@ -117,7 +96,6 @@ __all__ = [
     "PriorGate",
     "Routing",
     "RowTable",
-    "ScaledCross",
     "Schema",
     "SettingError",
     "Settings",
@@ -125,26 +103,25 @@ __all__ = [
     "Stage",
     "StageModule",
     "StarDense",
-    "StarDenseModule",
     "StepOutput",
     "Team",
     "TowerBank",
     "activate",
     "bce",
-    "compiled",
-    "dense_part",
+    "check_layout",
     "dev_auc",
     "domain_order",
     "domain_table",
     "full_precision",
     "later",
-    "mixed",
     "model_validator",
-    "named",
-    "own_rows",
     "refuse_many_domains",
-    "rows_at",
     "score_rows",
+    "select_own",
+    "split_tower",
     "start_weight",
     "total_loss",
+    "train_gate",
+    "weighted_sum",
+    "with_prefix",
 ]

@@ -20,7 +20,7 @@ from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.data.prepare import prepare
 from ctrbench.eval.stored import BinMetrics, DomainMetrics
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 from ctrbench.runs.record import (
     Choice,

@@ -114,16 +114,18 @@ def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def statements(node: ast.AST, *, is_late: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Yield the import statements below a node; what only a type checker sees is left out."""
+def statements(
+    node: ast.AST, *, is_late: bool = False, with_types: bool = False
+) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the import statements below a node; those for type checkers only `with_types`."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not with_types:
             continue
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, is_late
         else:
             is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            yield from statements(child, is_late=is_late or is_function)
+            yield from statements(child, is_late=is_late or is_function, with_types=with_types)
 
 
 def targets(statement: ast.Import | ast.ImportFrom) -> list[str]:
@@ -196,6 +198,20 @@ def test_there_are_no_cycles() -> None:
         inner = one.target.removeprefix("ctrbench.")
         if inner in graph:
             graph[one.module].add(inner)
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("folder", ["nn"])
+def test_imports_for_type_checkers_make_no_cycles_either(folder: str) -> None:
+    graph: dict[str, set[str]] = {
+        module: {
+            target.removeprefix("ctrbench.")
+            for statement, _ in statements(parsed(file), with_types=True)
+            for target in targets(statement)
+        }
+        for module, file in modules().items()
+        if within(module, folder)
+    }
     TopologicalSorter(graph).prepare()
 
 

@@ -13,7 +13,8 @@ from ctrbench.extend import Method, Plan, later
 from ctrbench.methods.plain import Plain
 from ctrbench.methods.star import Star
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.stages import Auxiliary, BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.nn.stages import Auxiliary
 from ctrbench.plugins.registry import select
 
 NORMS = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}

@@ -8,7 +8,7 @@ import torch
 from ctrbench.data.batches import SplitData
 from ctrbench.extend import Backbone, Estimator, Method
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Schema
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import plugins, select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import Trainer

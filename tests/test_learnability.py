@@ -17,7 +17,7 @@ import torch
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import plugins, select
 from ctrbench.plugins.scaffold import new_method
 from ctrbench.train.learner import score_rows

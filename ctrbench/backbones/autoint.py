@@ -20,9 +20,23 @@ Not implemented: AutoInt without a tower, since methods rewrite dense stages; dr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from ctrbench.extend import Backbone, Field, FieldAttention, Plan
+import torch
+from torch import nn
+
+from ctrbench.extend import (
+    Backbone,
+    Build,
+    Context,
+    Field,
+    FieldVectors,
+    Plan,
+    Stage,
+    StageModule,
+    start_weight,
+)
 
 
 class AutoInt(Backbone):
@@ -43,3 +57,51 @@ class AutoInt(Backbone):
             name="attention", layers=self.layers, heads=self.heads, head_size=self.head_size
         )
         return Plan(interactions=(attention,), join=self.structure, tower=self.tower(), head=self.output())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldAttention(Stage):
+    """AutoInt's interacting layers: multi-head self-attention over fields, with residual and ReLU.
+
+    Of each head h, with fields e_m, over the fields k of the same row:
+
+        α_mk = softmax_k <W_Q e_m, W_K e_k>,   e'_m = Σ_k α_mk W_V e_k
+
+    and of the layer e_m ← ReLU([e'_m of head 1 ; … ; of head H] + W_R e_m). The output is all fields of the last layer.
+    """
+
+    layers: int
+    heads: int
+    head_size: int
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; Xavier uniform weights."""
+        return FieldAttentionModule(self, num_inputs, build)
+
+
+class FieldAttentionModule(StageModule):
+    """Computes `FieldAttention`; a layer holds W_Q, W_K, W_V and W_R side by side, each head by head."""
+
+    def __init__(self, stage: FieldAttention, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.heads, self.head_size = stage.heads, stage.head_size
+        self.fields = FieldVectors(stage.name, num_inputs, build)
+        width, made = self.fields.size, stage.heads * stage.head_size
+        self.weights = nn.ParameterList()
+        for layer in range(stage.layers):
+            generators = (build.generator(f"{stage.name}.{layer}.{part}") for part in ("q", "k", "v", "r"))
+            start = torch.cat([start_weight(width, made, None, one) for one in generators], dim=1)
+            self.weights.append(nn.Parameter(start))
+            width = made
+        self.num_outputs = self.fields.num_fields * made
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, fields times heads times their size)."""
+        fields_BFE: torch.Tensor = self.fields(x_BN)
+        for weight in self.weights:
+            projected = (fields_BFE @ weight).view(*fields_BFE.shape[:2], 4, self.heads, self.head_size)
+            query_BHFA, key_BHFA, value_BHFA, rest_BHFA = projected.permute(2, 0, 3, 1, 4)
+            share_BHFF = torch.softmax(query_BHFA @ key_BHFA.mT, dim=-1)
+            made_BHFA = torch.relu(share_BHFF @ value_BHFA + rest_BHFA)
+            fields_BFE = made_BHFA.transpose(1, 2).flatten(2)
+        return fields_BFE.flatten(1)

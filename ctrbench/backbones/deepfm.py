@@ -21,7 +21,20 @@ them; a gate on the embeddings affects the factorization machine.
 
 from __future__ import annotations
 
-from ctrbench.extend import Backbone, FactorizationMachine, FirstOrder, Plan
+from dataclasses import dataclass
+
+import torch
+
+from ctrbench.extend import (
+    Backbone,
+    Build,
+    Context,
+    FieldVectors,
+    FirstOrder,
+    Plan,
+    Stage,
+    StageModule,
+)
 
 
 class DeepFm(Backbone):
@@ -31,3 +44,31 @@ class DeepFm(Backbone):
         """Return tower and head, and two further logits."""
         logits = (FirstOrder(name="linear"), FactorizationMachine(name="fm"))
         return Plan(tower=self.tower(), head=self.output(), logits=logits, first_order=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorizationMachine(Stage):
+    """Σ_{i<j} <v_i, v_j> over fields, as ½ Σ_e ((Σ_i v_ie)² - Σ_i v_ie²) (Rendle, FM, ICDM 2010).
+
+    A logit beside the network, but of the embeddings as the network is given them.
+    """
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module, of one output."""
+        return FactorizationMachineModule(self, num_inputs, build)
+
+
+class FactorizationMachineModule(StageModule):
+    """Computes `FactorizationMachine`."""
+
+    num_outputs = 1
+
+    def __init__(self, stage: FactorizationMachine, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.fields = FieldVectors(stage.name, num_inputs, build)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, 1)."""
+        fields_BFE: torch.Tensor = self.fields(context.embeddings_BN)
+        square_BE = fields_BFE.sum(1).square() - fields_BFE.square().sum(1)
+        return 0.5 * square_BE.sum(1, keepdim=True)

@@ -24,19 +24,28 @@ Not implemented: dropout and batch normalisation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+import torch
+from torch import nn
+
 from ctrbench.extend import (
-    AsEmbedded,
+    EMBEDDING_STD,
     Backbone,
-    BilinearFusion,
-    Branch,
-    FeatureGate,
+    Build,
+    Chain,
+    Context,
+    Dense,
     Field,
     Plan,
+    Schema,
+    SettingError,
     Stage,
+    StageModule,
+    check_layout,
     model_validator,
+    start_weight,
 )
 
 Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
@@ -86,3 +95,141 @@ class FinalMlp(Backbone):
 
     def _gate(self, name: str, role: Role | None) -> FeatureGate:
         return FeatureGate(name=name, role=role, hidden=self.gate_hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureGate(Stage):
+    """2 σ(MLP(x_s)) ⊙ z, FinalMLP's feature selection: x_s are the fields of a role.
+
+    Without a role, or where no field has it, x_s is a learned vector, the same for all rows.
+    """
+
+    role: str | None
+    hidden: int
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; one ReLU layer, weights as of a dense stage."""
+        return FeatureGateModule(self, num_inputs, build)
+
+
+class FeatureGateModule(StageModule):
+    """Computes `FeatureGate`."""
+
+    columns: torch.Tensor
+    learned: nn.Parameter | None
+
+    def __init__(self, stage: FeatureGate, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        check_layout(stage.name, num_inputs, build.schema)
+        self.num_outputs = num_inputs
+        columns = _columns_of(stage.role, build.schema)
+        self.register_buffer("columns", columns, persistent=False)
+        start = torch.empty(1, build.schema.embedding_size)
+        start.normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.learned"))
+        self.register_parameter("learned", None if len(columns) else nn.Parameter(start))
+        hidden = Dense(name=f"{stage.name}.hidden", width=stage.hidden, activation="relu")
+        output = Dense(name=f"{stage.name}.output", width=num_inputs)
+        self.mlp = Chain((hidden, output), len(columns) or start.shape[1], build)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N)."""
+        seen = x_BN.index_select(1, self.columns) if self.learned is None else self.learned
+        gate: torch.Tensor = self.mlp(seen, context)
+        return x_BN * (2.0 * torch.sigmoid(gate))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsEmbedded(Stage):
+    """The embeddings as the network is given them, whatever a backbone's own stage at the input made of them."""
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module."""
+        return AsEmbeddedModule(build.schema.num_inputs)
+
+
+class AsEmbeddedModule(StageModule):
+    """Computes `AsEmbedded`."""
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, width of z)."""
+        return context.embeddings_BN
+
+
+def _columns_of(role: str | None, schema: Schema) -> torch.Tensor:
+    """Return the columns of z that the fields of a role have."""
+    has_role = {field.name for field in schema.fields if role is not None and field.role == role}
+    places = [
+        torch.arange(place.start, place.stop) for name, place in schema.slices.items() if name in has_role
+    ]
+    return torch.cat(places) if places else torch.empty(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch(Stage):
+    """Stages one after the other, as one stage."""
+
+    stages: tuple[Stage, ...]
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module of the stages' modules."""
+        return BranchModule(self, num_inputs, build)
+
+
+class BranchModule(StageModule):
+    """Computes `Branch`."""
+
+    def __init__(self, stage: Branch, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.stages = Chain(stage.stages, num_inputs, build)
+        self.num_outputs = self.stages.num_outputs
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, M)."""
+        made_BM: torch.Tensor = self.stages(x_BN, context)
+        return made_BM
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilinearFusion(Stage):
+    """[x ; Σ_h u_h^T W_h v_h]: the first `width` inputs u and all others v, both cut into as many parts as heads."""
+
+    width: int
+    heads: int
+
+    @property
+    def num_parts(self) -> int:
+        """As many as heads."""
+        return self.heads
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; Xavier uniform W_h."""
+        return BilinearFusionModule(self, num_inputs, build)
+
+
+class BilinearFusionModule(StageModule):
+    """Computes `BilinearFusion`."""
+
+    def __init__(self, stage: BilinearFusion, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.width, self.num_outputs = stage.width, num_inputs + 1
+        left, right = (width // stage.heads for width in (stage.width, num_inputs - stage.width))
+        if (left * stage.heads, right * stage.heads) != (stage.width, num_inputs - stage.width):
+            raise SettingError(
+                "both streams must be wide enough to be cut into as many equal parts as heads",
+                value=f"widths {stage.width} and {num_inputs - stage.width}, {stage.heads} heads",
+                remedy="choose heads that divide both",
+            )
+        labels = (f"{stage.name}.{head}" for head in range(stage.heads))
+        starts = [start_weight(left, right, None, build.generator(label)) for label in labels]
+        self.weight = nn.Parameter(torch.stack(starts))
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N + 1)."""
+        shape, parts = (len(x_BN), len(self.weight), -1), (x_BN[:, : self.width], x_BN[:, self.width :])
+        left_HBA, right_HBA = (part.reshape(shape).transpose(0, 1) for part in parts)
+        term_B = (torch.bmm(left_HBA, self.weight) * right_HBA).sum((0, 2))
+        return torch.cat([x_BN, term_B[:, None]], dim=1)

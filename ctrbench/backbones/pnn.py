@@ -21,9 +21,20 @@ full, not the paper's product of low rank.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from ctrbench.extend import Backbone, FieldProducts, Plan
+import torch
+
+from ctrbench.extend import (
+    Backbone,
+    Build,
+    Context,
+    FieldVectors,
+    Plan,
+    Stage,
+    StageModule,
+)
 
 
 class Pnn(Backbone):
@@ -36,3 +47,49 @@ class Pnn(Backbone):
         """Return product layer, tower and head."""
         products = FieldProducts(name="products", products=self.products)
         return Plan(interactions=(products,), join="stacked", tower=self.tower(), head=self.output())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldProducts(Stage):
+    """[z ; products of fields]: <v_i, v_j> for i < j, the entries a ≤ b of s s^T with s = Σ_i v_i, or both."""
+
+    products: Literal["inner", "outer", "both"] = "inner"
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module."""
+        return FieldProductsModule(self, num_inputs, build)
+
+
+class FieldProductsModule(StageModule):
+    """Computes `FieldProducts`."""
+
+    inner: torch.Tensor
+    outer: torch.Tensor
+
+    def __init__(self, stage: FieldProducts, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.fields, self.products = FieldVectors(stage.name, num_inputs, build), stage.products
+        inner, outer = _pairs(self.fields.num_fields, 1), _pairs(self.fields.size, 0)
+        self.register_buffer("inner", inner, persistent=False)
+        self.register_buffer("outer", outer, persistent=False)
+        widths = {"inner": len(inner), "outer": len(outer), "both": len(inner) + len(outer)}
+        self.num_outputs = num_inputs + widths[stage.products]
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, N and products)."""
+        fields_BFE, parts = self.fields(x_BN), [x_BN]
+        if self.products != "outer":
+            products_BFF = torch.bmm(fields_BFE, fields_BFE.mT)
+            parts.append(products_BFF.flatten(1).index_select(1, self.inner))
+        if self.products != "inner":
+            sum_BE = fields_BFE.sum(1)
+            products_BEE = sum_BE[:, :, None] * sum_BE[:, None]
+            parts.append(products_BEE.flatten(1).index_select(1, self.outer))
+        return torch.cat(parts, dim=1)
+
+
+def _pairs(size: int, offset: int) -> torch.Tensor:
+    """Return the places of the upper triangle in a flat (size, size) matrix."""
+    rows, columns = torch.triu_indices(size, size, offset)
+    places: torch.Tensor = rows * size + columns
+    return places

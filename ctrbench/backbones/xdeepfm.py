@@ -22,9 +22,25 @@ Limits: the linear part is a logit of its own, which a method's stages do not af
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Self
 
-from ctrbench.extend import Backbone, CompressedInteraction, Field, FirstOrder, Plan, model_validator
+import torch
+from torch import nn
+
+from ctrbench.extend import (
+    Backbone,
+    Build,
+    Context,
+    Field,
+    FieldVectors,
+    FirstOrder,
+    Plan,
+    Stage,
+    StageModule,
+    model_validator,
+    start_weight,
+)
 
 
 class XDeepFm(Backbone):
@@ -57,3 +73,74 @@ class XDeepFm(Backbone):
             logits=(FirstOrder(name="linear"),),
             first_order=True,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressedInteraction(Stage):
+    """xDeepFM's compressed interaction network (CIN), of feature maps of E numbers each.
+
+        x^k_h = Σ_i Σ_j W^k_hij (x^{k-1}_i ⊙ x^0_j),   output: Σ_e x^k_he of all maps of all layers
+
+    x^0 are the fields. With `split_half`, the first half of a layer's maps goes to the next layer and the second half
+    to the output; the last layer's go to the output whole.
+    """
+
+    widths: tuple[int, ...]
+    split_half: bool = False
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        """Make the module; Xavier uniform weights."""
+        return CompressedInteractionModule(self, num_inputs, build)
+
+
+class CompressedInteractionModule(StageModule):
+    """Computes `CompressedInteraction`, with rows and places of E on the last axis.
+
+    Of the first layer's products x_i ⊙ x_j and x_j ⊙ x_i one is made. Of maps that go to the output alone just the sum
+    over E is needed, Σ_ij W_hij <x^{k-1}_i, x^0_j>: E times cheaper.
+    """
+
+    pairs: torch.Tensor
+
+    def __init__(self, stage: CompressedInteraction, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.fields = FieldVectors(stage.name, num_inputs, build)
+        num_fields = num_maps = self.fields.num_fields
+        self.register_buffer("pairs", torch.triu_indices(num_fields, num_fields), persistent=False)
+        self.weights, self.num_next, self.num_outputs = nn.ParameterList(), [], 0
+        for layer, width in enumerate(stage.widths):
+            generator = build.generator(f"{stage.name}.{layer}")
+            start = start_weight(num_maps * num_fields, width, None, generator)
+            self.weights.append(nn.Parameter(start.view(num_maps, num_fields, width)))
+            is_last = layer == len(stage.widths) - 1
+            num_maps = 0 if is_last else width // 2 if stage.split_half else width
+            self.num_next.append(num_maps)
+            self.num_outputs += width - num_maps if stage.split_half else width
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (B, maps that go to the output)."""
+        first_FBE = maps_HBE = self.fields(x_BN).transpose(0, 1).contiguous()
+        sums = []
+        for weight_HFM, num_next in zip(self.weights, self.num_next, strict=True):
+            before_HBE = maps_HBE
+            if num_next:
+                maps_HBE = self._maps(before_HBE, first_FBE, weight_HFM[:, :, :num_next])
+            if num_next < weight_HFM.shape[2]:
+                products_BHF = torch.bmm(before_HBE.transpose(0, 1), first_FBE.permute(1, 2, 0))
+                sums.append(products_BHF.flatten(1) @ weight_HFM[:, :, num_next:].flatten(0, 1))
+            else:
+                sums.append(maps_HBE.sum(2).T)
+        return torch.cat(sums, dim=1)
+
+    def _maps(
+        self, before_HBE: torch.Tensor, first_FBE: torch.Tensor, weight_HFM: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the maps that a layer makes of those before it."""
+        if before_HBE is first_FBE:
+            i, j = self.pairs
+            products = first_FBE.index_select(0, i) * first_FBE.index_select(0, j)
+            weight = weight_HFM[i, j] + weight_HFM[j, i] * (i != j)[:, None]
+        else:
+            products, weight = (before_HBE[:, None] * first_FBE).flatten(0, 1), weight_HFM.flatten(0, 1)
+        maps_HBE: torch.Tensor = (weight.T @ products.flatten(1)).view(-1, *first_FBE.shape[1:])
+        return maps_HBE

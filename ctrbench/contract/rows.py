@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ctrbench.data.batches import SplitData, subset
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 
 SEED = 7
 BATCH_ROWS = 32

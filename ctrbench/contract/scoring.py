@@ -18,7 +18,7 @@ from ctrbench.contract.rows import BATCH_ROWS, NUM_SHOPS, SEED, take_rows
 from ctrbench.contract.rule import TOLERANCE, largest_difference, list_names, rule
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import StageModule
+from ctrbench.nn.stages import StageModule
 from ctrbench.train.learner import bce, total_loss
 
 

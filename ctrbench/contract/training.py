@@ -13,7 +13,8 @@ from ctrbench.contract.case import Case, Training
 from ctrbench.contract.domains import domain_tables
 from ctrbench.contract.rows import BATCH_ROWS, NUM_SHOPS, SHOP_ROWS
 from ctrbench.contract.rule import list_names, rule
-from ctrbench.nn.model import Context, CTRModel
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
 from ctrbench.nn.separate import SeparateEmbedding
 from ctrbench.nn.tables import RowTable
 

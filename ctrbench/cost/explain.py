@@ -16,7 +16,7 @@ from ctrbench.cost.parameters import Cost
 from ctrbench.cost.tree import PlanCost, plan_cost, total_cost
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
-from ctrbench.nn.plan import Schema
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import select
 from ctrbench.runs.grid import Run, make_grid

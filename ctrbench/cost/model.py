@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 
 SEED = 1
 LARGE = 1 << 16

@@ -16,9 +16,11 @@ from ctrbench.cost.model import NO_LENGTHS, Lengths, build_unfilled, mixed_batch
 from ctrbench.cost.parameters import Cost, Owners, parameter_cost
 from ctrbench.cost.products import TracePair, trace
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Plan, Schema, Stage
+from ctrbench.nn.plan import Plan
 from ctrbench.nn.pooling import SequencePooling
+from ctrbench.nn.schema import Schema
 from ctrbench.nn.separate import SeparateNetworks
+from ctrbench.nn.stages import Stage
 from ctrbench.nn.tables import RowTable
 
 ROWS = (8, 16)

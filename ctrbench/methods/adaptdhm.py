@@ -133,7 +133,7 @@ class Clusters:
         if self.routing is not None:
             present_G = self.routing.present_G
             product_BM = self.routing.linear(x_BN, weight_KNM.index_select(0, present_G))
-            return product_BM + self.routing.spread(bias_KM.index_select(0, present_G))
+            return product_BM + self.routing.broadcast(bias_KM.index_select(0, present_G))
         # In full precision, as the products of rows grouped by cluster are.
         with full_precision(x_BN.device):
             x_KBN = x_BN.to(weight_KNM.dtype).expand(len(weight_KNM), *x_BN.shape)

@@ -42,12 +42,9 @@ from typing import Annotated, Literal, Self, TypeVar
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional
 
 from ctrbench.extend import (
     EVAL_ROWS,
-    Array,
     Build,
     Chain,
     Context,
@@ -56,21 +53,21 @@ from ctrbench.extend import (
     CTRModel,
     Dense,
     Field,
+    GateCall,
+    GateSettings,
     GateSite,
     Inspection,
     Method,
     Plan,
-    Routing,
     Schema,
     SettingError,
     SplitData,
     Stage,
     StageModule,
-    Team,
-    compiled,
     full_precision,
     model_validator,
     start_weight,
+    train_gate,
 )
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -162,6 +159,17 @@ class AdaSparse(Method):
     def ceiling(self) -> float:
         """Least upper bound of v_out: 1 for Binarization, β otherwise."""
         return 1.0 if self.form == "binarization" else self.beta
+
+    def gate_settings(self) -> GateSettings:
+        """Return how v_out and π follow from v_in in this form: its ceiling, threshold and gradients."""
+        return GateSettings(
+            ceiling=self.ceiling,
+            threshold=None if self.form == "scaling" else self.epsilon,
+            is_binary=self.form == "binarization",
+            gradient=self.gradient,
+            ratio_mode=self.ratio_mode,
+            is_detached=self.detach_pruner_input,
+        )
 
     def alpha(self, progress: float) -> float:
         """Return α for the share of planned steps done."""
@@ -283,292 +291,12 @@ def _first_fed_dense(plan: Plan) -> Dense | None:
     return next(dense, None) if is_fed else None
 
 
-def base_factors(v_in: torch.Tensor, alpha: torch.Tensor, settings: AdaSparse) -> torch.Tensor:
-    """Return v_out; overwrites v_in."""
-    if settings.form != "scaling":
-        v_in = v_in.mul_(alpha)
-    v_out = v_in.sigmoid_()
-    return v_out if settings.ceiling == 1.0 else v_out * settings.ceiling
-
-
-def exact_factors(v_out: torch.Tensor, settings: AdaSparse) -> torch.Tensor:
-    """Return π as the paper's formulas have it, for inference; a neuron is pruned where it is 0."""
-    if settings.form == "scaling":
-        return v_out
-    if settings.form == "fusion":
-        return functional.threshold(v_out, settings.epsilon, 0.0)
-    return (v_out > settings.epsilon).to(v_out.dtype)
-
-
 def band_penalty(ratio: Number, lambda_hat: Number, settings: AdaSparse) -> tuple[Number, Number]:
     """Return λ^l |r^l - r|, and its slope by r^l with λ^l held constant."""
     gap = ratio - 0.5 * (settings.r_min + settings.r_max)
     # Rounding at the edge of the band is not outside it.
     is_outside = abs(gap) > 0.5 * (settings.r_max - settings.r_min) + 1e-6
     return lambda_hat * gap * gap * is_outside, lambda_hat * gap * is_outside
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """What a gate's forward pass hands to its backward pass beside tensors."""
-
-    settings: AdaSparse
-    alpha: torch.Tensor
-    lambda_hat: torch.Tensor
-    num_sites: int
-    routing: Routing | None
-    """Set where factors are those of a row's domain, and so e_d and factors are given by domain."""
-    takes_hidden: bool
-    team: Team | None = None
-    """The workers that have the batch's other rows: r^l is the mean over all."""
-
-    def over_workers(self, pruned: Number, ratio: Number) -> tuple[Number, Number]:
-        """Return the means over the rows of all workers of the pruned share and r^l."""
-        if self.team is None or self.settings.form == "scaling":
-            return pruned, ratio
-        if isinstance(pruned, torch.Tensor) and isinstance(ratio, torch.Tensor):
-            pruned, ratio = self.team.mean(torch.stack([pruned, ratio])).unbind()
-        else:
-            pruned, ratio = self.team.mean(torch.tensor([pruned, ratio], dtype=torch.float64)).tolist()
-        return pruned, ratio
-
-    @property
-    def steepness(self) -> torch.Tensor | float:
-        """Return the factor of σ' in dv_out / dv_in."""
-        ceiling = self.settings.ceiling
-        return ceiling if self.settings.form == "scaling" else ceiling * self.alpha
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether training multiplies by 0 where v_out ≤ ε."""
-        return self.settings.form != "scaling" and self.settings.gradient != "soft"
-
-    @property
-    def is_hard(self) -> bool:
-        """Whether training multiplies by 1 elsewhere."""
-        return self.is_cut and self.settings.form == "binarization"
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether the gradient of π stops where v_out ≤ ε."""
-        return self.settings.form != "scaling" and self.settings.gradient == "masked"
-
-    def base(self, v_in: torch.Tensor) -> torch.Tensor:
-        """Return v_out over its ceiling; overwrites v_in."""
-        return (v_in if self.settings.form == "scaling" else v_in.mul_(self.alpha)).sigmoid_()
-
-    def index(self, num_rows: int) -> Array:
-        """Return the row of the factors that each of the batch's rows takes."""
-        return np.arange(num_rows) if self.routing is None else self.routing.index
-
-
-class _TrainGate(torch.autograd.Function):
-    """h ⊙ π and λ^l |r^l - r| / S in training, the gradients by hand (METHODS 1.3-1.4): few operations and passes."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        gated_BN: torch.Tensor,
-        hidden_BN: torch.Tensor,
-        domain_GE: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        site: Site,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        width = domain_GE.shape[1]
-        v_in = torch.addmm(bias, domain_GE, weight[:width])
-        if site.takes_hidden:
-            v_in.addmm_(hidden_BN, weight[width:])
-        base = site.base(v_in)
-        if base.device.type == "cpu":
-            product, share, ratio = multiply_by_loops(gated_BN, base, site)
-            share, ratio = site.over_workers(share, ratio)
-            band = (share, *band_penalty(ratio, float(site.lambda_hat), site.settings))
-            pruned, penalty, slope = torch.tensor(band, dtype=base.dtype).unbind()
-        else:
-            product, pruned, r = multiply_by_tensors(gated_BN, base, site)
-            pruned, r = site.over_workers(pruned, r)
-            penalty, slope = band_penalty(r, site.lambda_hat, site.settings)
-        ctx.save_for_backward(gated_BN, hidden_BN, domain_GE, weight, base, slope / site.num_sites)
-        ctx.site = site  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(pruned)
-        return product, penalty / site.num_sites, pruned
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gated_BN, hidden_BN, domain_GE, weight, base, slope = ctx.saved_tensors  # type: ignore[attr-defined]
-        site: Site = ctx.site  # type: ignore[attr-defined]
-        back = back_by_loops if base.device.type == "cpu" else back_by_tensors
-        # A worker's share of the gradient of r^l is that of its own rows.
-        pull = grads[1] * slope if site.team is None else grads[1] * slope * site.team.share
-        by_gated, by_v = back(grads[0], pull, gated_BN, base, site)
-        if site.settings.form != "scaling" and site.settings.gradient == "zero":
-            return by_gated, None, None, None, None, None
-        width, by_weight, by_hidden, by_domain = domain_GE.shape[1], torch.empty_like(weight), None, None
-        torch.mm(domain_GE.t(), by_v, out=by_weight[:width])
-        if site.takes_hidden:
-            torch.mm(hidden_BN.t(), by_v, out=by_weight[width:])
-        if not site.settings.detach_pruner_input:
-            by_domain = by_v @ weight[:width].t()
-            if site.takes_hidden and hidden_BN is gated_BN:
-                by_gated.addmm_(by_v, weight[width:].t())
-            elif site.takes_hidden:
-                by_hidden = by_v @ weight[width:].t()
-        return by_gated, by_hidden, by_domain, by_weight, by_v.sum(0), None
-
-
-def train_gate(
-    gated_BN: torch.Tensor,
-    hidden_BN: torch.Tensor,
-    domain_GE: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    site: Site,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return h ⊙ π, λ^l |r^l - r| / S and the pruned share, with the gradients that the settings ask for.
-
-    As the pruned share, r^l has the gradient -1/(B N) for each v_out. Where domains share factors, v_out stands for
-    as many rows as the domain has.
-    """
-    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    is_all = hidden_BN is gated_BN
-    gated_BN, domain_GE = gated_BN.to(weight.dtype), domain_GE.to(weight.dtype)
-    hidden_BN = gated_BN if is_all else hidden_BN.to(weight.dtype)
-    with full_precision(weight.device):
-        found = _TrainGate.apply(gated_BN, hidden_BN, domain_GE, weight, bias, site)  # type: ignore[no-untyped-call]
-    return found
-
-
-def multiply_by_tensors(
-    gated_BN: torch.Tensor, base: torch.Tensor, site: Site
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return h ⊙ π, the pruned share and r^l, on any device."""
-    settings, routing = site.settings, site.routing
-    v_out = base * settings.ceiling
-    exact = exact_factors(v_out, settings)
-    factors = exact if site.is_cut else v_out
-    if routing is not None:
-        exact, factors = exact.index_select(0, routing.index_B), factors.index_select(0, routing.index_B)
-    pruned = 1.0 - exact.sign().mean()
-    return gated_BN * factors, pruned, 1.0 - factors.mean() if settings.ratio_mode == "l1" else pruned
-
-
-def back_by_tensors(
-    grad_BN: torch.Tensor, of_ratio: torch.Tensor, gated_BN: torch.Tensor, base: torch.Tensor, site: Site
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients by h and by v_in, on any device."""
-    settings, routing = site.settings, site.routing
-    v_out = base * settings.ceiling
-    factors = exact_factors(v_out, settings) if site.is_cut else v_out
-    by_factors, pull = grad_BN * gated_BN, of_ratio / grad_BN.numel()
-    if routing is not None:
-        factors = factors.index_select(0, routing.index_B)
-        by_factors = torch.zeros_like(base).index_add_(0, routing.index_B, by_factors)
-        pull = pull * routing.counts_G[:, None]
-    by_v_out = by_factors if settings.form == "scaling" else by_factors - pull
-    if site.is_masked:
-        # The pruned share pulls at every v_out, a mean factor at those that are let through.
-        elsewhere = torch.zeros_like(pull) if settings.ratio_mode == "l1" else -pull
-        by_v_out = torch.where(v_out > settings.epsilon, by_v_out, elsewhere)
-    return grad_BN * factors, by_v_out * base * (1.0 - base) * site.steepness
-
-
-def multiply_by_loops(
-    gated_BN: torch.Tensor, base: torch.Tensor, site: Site
-) -> tuple[torch.Tensor, float, float]:
-    """Return h ⊙ π, the pruned share and r^l, on the CPU."""
-    settings, product = site.settings, torch.empty_like(gated_BN)
-    num_kept = _multiply(
-        gated_BN.numpy(), base.numpy(), site.index(len(gated_BN)),
-        settings.ceiling, settings.epsilon, site.is_cut, site.is_hard, product.numpy(),
-    )  # fmt: skip
-    pruned = 1.0 - num_kept / gated_BN.numel()
-    return product, pruned, 1.0 - _mean_factor(base, site) if settings.ratio_mode == "l1" else pruned
-
-
-def _mean_factor(base: torch.Tensor, site: Site) -> float:
-    v_out = base * site.settings.ceiling
-    factors = exact_factors(v_out, site.settings) if site.is_cut else v_out
-    row_means = factors.mean(1)
-    return float(row_means.mean() if site.routing is None else row_means @ site.routing.share_G)
-
-
-def back_by_loops(
-    grad_BN: torch.Tensor, of_ratio: torch.Tensor, gated_BN: torch.Tensor, base: torch.Tensor, site: Site
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients by h and by v_in, on the CPU."""
-    settings = site.settings
-    by_gated, by_v = torch.empty_like(gated_BN), torch.zeros_like(base)
-    pull = 0.0 if settings.form == "scaling" else float(of_ratio) / grad_BN.numel()
-    _back(
-        grad_BN.contiguous().numpy(), gated_BN.numpy(), base.numpy(), site.index(len(gated_BN)),
-        settings.ceiling, settings.epsilon, pull, float(site.steepness),
-        (site.is_cut, site.is_hard, site.is_masked, settings.ratio_mode == "l1"),
-        by_gated.numpy(), by_v.numpy(),
-    )  # fmt: skip
-    return by_gated, by_v
-
-
-@compiled
-def _multiply(
-    x_BN: Array,
-    base: Array,
-    index_B: Array,
-    ceiling: float,
-    epsilon: float,
-    is_cut: bool,
-    is_hard: bool,
-    product_BN: Array,
-) -> int:
-    """Write h ⊙ π; return how many v_out are above ε."""
-    top, low, zero, one = np.float32(ceiling), np.float32(epsilon), np.float32(0.0), np.float32(1.0)
-    num_kept = 0
-    for i in range(len(x_BN)):
-        x, share, product = x_BN[i], base[index_B[i]], product_BN[i]
-        kept = np.int32(0)
-        for j in range(len(x)):
-            v_out = top * share[j]
-            is_kept = v_out > low
-            factor = one if is_hard else v_out
-            product[j] = x[j] * (factor if is_kept or not is_cut else zero)
-            # As wide as the numbers beside it, or the loop is not vectorised.
-            kept += np.int32(is_kept)
-        num_kept += int(kept)
-    return num_kept
-
-
-@compiled
-def _back(
-    grad_BN: Array,
-    x_BN: Array,
-    base: Array,
-    index_B: Array,
-    ceiling: float,
-    epsilon: float,
-    pull: float,
-    steepness: float,
-    flags: tuple[bool, bool, bool, bool],
-    by_x_BN: Array,
-    by_v: Array,
-) -> None:
-    """Write the gradient by h, and add up that by v_in in `by_v`, which comes as zeros."""
-    is_cut, is_hard, is_masked, is_mean = flags
-    top, low, zero, one = np.float32(ceiling), np.float32(epsilon), np.float32(0.0), np.float32(1.0)
-    pull32, steep = np.float32(pull), np.float32(steepness)
-    elsewhere = zero if is_mean else -pull32
-    for i in range(len(x_BN)):
-        grad, x, share, by_x, total = grad_BN[i], x_BN[i], base[index_B[i]], by_x_BN[i], by_v[index_B[i]]
-        for j in range(len(x)):
-            v_out = top * share[j]
-            is_kept = v_out > low
-            factor = one if is_hard else v_out
-            by_x[j] = grad[j] * (factor if is_kept or not is_cut else zero)
-            total[j] += grad[j] * x[j] - pull32 if is_kept or not is_masked else elsewhere
-    for r in range(len(base)):
-        share, total = base[r], by_v[r]
-        for j in range(len(share)):
-            total[j] *= share[j] * (one - share[j]) * steep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -598,7 +326,7 @@ class GateModule(StageModule):
         super().__init__()
         self.name, self.stage = stage.name, stage.stage
         self.settings, self.num_sites = stage.settings, stage.num_sites
-        self.num_outputs = num_inputs
+        self.num_outputs, self.gate = num_inputs, stage.settings.gate_settings()
         columns = _agnostic_columns(build.schema, num_inputs) if stage.is_partial else None
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("alpha", torch.tensor(self.settings.alpha(0.0)))
@@ -635,24 +363,35 @@ class GateModule(StageModule):
         # As in training, whatever the precision around it: a threshold must fall alike.
         with full_precision(x_BN.device):
             v_in = torch.addmm(self.bias, inputs.to(self.weight.dtype), self.weight)
-            return exact_factors(base_factors(v_in, self.alpha, self.settings), self.settings)
+            return self.gate.factors(self.gate.v_out(v_in, self.slope))
+
+    @property
+    def slope(self) -> torch.Tensor | None:
+        """α; None for Scaling, which has none."""
+        return None if self.settings.form == "scaling" else self.alpha
+
+    def penalty(self, ratio: Number) -> tuple[Number, Number]:
+        """Return λ^l |r^l - r| and its slope by r^l."""
+        if isinstance(ratio, torch.Tensor):
+            return band_penalty(ratio, self.lambda_hat, self.settings)
+        return band_penalty(ratio, float(self.lambda_hat), self.settings)
 
     def _train(self, gated_BN: torch.Tensor, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         settings = self.settings
         takes_hidden = settings.pruner_input == "domain_and_hidden"
         # Factors of e_d alone are those of the row's domain; only unseen domains share an id.
         is_grouped = not takes_hidden and not context.domain_routing.has(0)
-        site = Site(
-            settings=settings,
-            alpha=self.alpha,
-            lambda_hat=self.lambda_hat,
+        call = GateCall(
+            settings=self.gate,
+            slope=self.slope,
+            penalty=self.penalty,
             num_sites=self.num_sites,
-            routing=context.domain_routing if is_grouped else None,
             takes_hidden=takes_hidden,
+            routing=context.domain_routing if is_grouped else None,
             team=context.team,
         )
         domain_GE = context.domain_GE if is_grouped else context.domain_BE
-        product, penalty, pruned = train_gate(gated_BN, x_BN, domain_GE, self.weight, self.bias, site)
+        product, penalty, pruned = train_gate(gated_BN, x_BN, domain_GE, self.weight, self.bias, call)
         if settings.form != "scaling":
             context.logs[f"{self.name}.pruned"] = pruned
             if settings.regularise:

@@ -44,9 +44,9 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     TowerBank,
-    dense_part,
-    mixed,
     refuse_many_domains,
+    split_tower,
+    weighted_sum,
 )
 
 OWN_SHARE = 0.9
@@ -63,13 +63,13 @@ class CrossStitch(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with stitched towers and one head per domain."""
-        before, dense = dense_part(plan.tower)
+        before, dense = split_tower(plan.tower)
         stitched = Stitched(name="cross_stitch", tower=dense, max_domains=self.max_domains)
         return replace(plan, tower=(*before, stitched)).map_dense(DomainDense.like)
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower does not end in dense stages."""
-        has_tower = dense_part(plan.tower)[1]
+        has_tower = split_tower(plan.tower)[1]
         return None if has_tower else "the hidden layers of a tower are stitched, and this plan has none"
 
 
@@ -110,9 +110,9 @@ class StitchedModule(StageModule):
         for layer, stitch_KK in zip(earlier, self.stitches, strict=True):
             x = layer(x)
             x = (stitch_KK @ x.flatten(1)).view(x.shape)
-        routing = context.known_routing
-        own_BK = routing.spread(context.read(self.last, routing))
-        return mixed(own_BK, last(x))
+        routing = context.seen_routing
+        own_BK = routing.broadcast(context.read(self.last, routing))
+        return weighted_sum(own_BK, last(x))
 
 
 def start_stitch(num_networks: int) -> torch.Tensor:

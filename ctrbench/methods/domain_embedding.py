@@ -62,4 +62,4 @@ class WithDomainModule(StageModule):
         routing = context.domain_routing
         # emb(0) stays zero and gets no gradient, also where the batch holds rows of unseen domains.
         own_GE = context.read(self.domain, routing) * (routing.present_G > 0)[:, None]
-        return torch.cat([x_BN, routing.spread(own_GE).expand(len(x_BN), -1)], dim=1)
+        return torch.cat([x_BN, routing.broadcast(own_GE).expand(len(x_BN), -1)], dim=1)

@@ -39,6 +39,7 @@ from torch import nn
 from ctrbench.extend import (
     EMBEDDING_STD,
     Build,
+    Capabilities,
     Chain,
     Context,
     Dense,
@@ -49,10 +50,10 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     TowerBank,
-    mixed,
-    named,
-    own_rows,
     refuse_many_domains,
+    select_own,
+    weighted_sum,
+    with_prefix,
 )
 
 Size = Annotated[int, Field(ge=1)]
@@ -137,30 +138,27 @@ class ExtractionModule(StageModule):
         """(B, N) to (B, M)."""
         joined_BN = torch.cat(self._views(x_BN, context), dim=1)
         weight_BK = (joined_BN @ self.gate).softmax(1)
-        tower_BM: torch.Tensor = self.tower(mixed(weight_BK, self.experts(joined_BN)), context)
+        tower_BM: torch.Tensor = self.tower(weighted_sum(weight_BK, self.experts(joined_BN)), context)
         return tower_BM
 
     def _views(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
         """Return G, S_p and, with more than one domain, A_p, each (B, M)."""
-        (shared_BM,), own_PBM, routing = self.shared(x_BN), self.own(x_BN), context.known_routing
-        own_BM = own_rows(own_PBM, routing)
+        (shared_BM,), own_PBM, routing = self.shared(x_BN), self.own(x_BN), context.seen_routing
+        own_BM = select_own(own_PBM, routing)
         if len(own_PBM) == 1:
             return [shared_BM, own_BM]
         if self.attention is None:
             return [shared_BM, own_BM, own_PBM.sum(0) - own_BM]
-        return [shared_BM, own_BM, mixed(routing.spread(self.attention(context)), own_PBM)]
+        return [shared_BM, own_BM, weighted_sum(routing.broadcast(self.attention(context)), own_PBM)]
 
 
-class Views(nn.Module):
+class Views(nn.Module, Capabilities):
     """Parallel SEIs, each with its own gate and sub-experts."""
-
-    of_domains = False
-    """Whether a view belongs to a domain."""
 
     def __init__(self, stage: Extraction, name: str, num_views: int, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.num_views, num_all = num_views, num_views * stage.settings.sub_experts
-        self.experts = TowerBank(named(stage.sub_expert, name), num_all, num_inputs, build)
+        self.experts = TowerBank(with_prefix(stage.sub_expert, name), num_all, num_inputs, build)
         self.gate = nn.Parameter(torch.zeros(num_inputs, num_all))
 
     def forward(self, x_BN: torch.Tensor) -> torch.Tensor:
@@ -183,8 +181,8 @@ class Attention(nn.Module):
         self.mlp = Chain((hidden, Dense(name="hinet.weights", width=num_domains)), settings.embedding, build)
 
     def forward(self, context: Context) -> torch.Tensor:
-        """Return the weights of the domains present, (G, P), in the order of `known_routing`."""
-        routing = context.known_routing
+        """Return the weights of the domains present, (G, P), in the order of `seen_routing`."""
+        routing = context.seen_routing
         logits_GP: torch.Tensor = self.mlp(context.read(self.embedding, routing), context)
         own_G1 = routing.present_G[:, None] - 1
         return logits_GP.scatter(1, own_G1, float("-inf")).softmax(1)

@@ -40,7 +40,6 @@ from torch import nn
 
 from ctrbench.extend import (
     Activation,
-    BilinearFusion,
     Build,
     Context,
     Dense,
@@ -53,8 +52,8 @@ from ctrbench.extend import (
     StageModule,
     activate,
     full_precision,
-    mixed,
     start_weight,
+    weighted_sum,
 )
 
 GENERATOR_SCALE = 0.1
@@ -85,13 +84,10 @@ class M2M(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse a fusion that cannot cut the block's output into equal parts."""
-        heads = next((stage.heads for stage in plan.head if isinstance(stage, BilinearFusion)), 1)
-        is_even = self.hidden % heads == 0
-        return (
-            None
-            if is_even
-            else f"m2m's hidden={self.hidden} cannot be cut into {heads} heads, as the fusion does"
-        )
+        heads = plan.output_heads
+        if self.hidden % heads == 0:
+            return None
+        return f"m2m's hidden={self.hidden} cannot be cut into {heads} heads, as the fusion does"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +126,7 @@ class MetaBlockModule(StageModule):
         routing = scenario_routing(context)
         scenario_GM = self.scenario(context.domain_BE.index_select(0, routing.first_G), context)
         expert_KBM = self.experts(x_BN)
-        x_BM = mixed(self.attend(expert_KBM, scenario_GM, routing), expert_KBM)
+        x_BM = weighted_sum(self.attend(expert_KBM, scenario_GM, routing), expert_KBM)
         for unit in self.towers:
             assert isinstance(unit, MetaUnit)
             x_BM = activate(unit(x_BM, unit.generate(scenario_GM), routing) + x_BM, self.activation)
@@ -173,7 +169,7 @@ class MetaUnit(nn.Module):
     def forward(self, x_BN: torch.Tensor, layers: list[Layer], routing: Routing) -> torch.Tensor:
         """Run each row through its group's layers, (B, N) to (B, M)."""
         for weight_GNM, bias_GM in layers:
-            product_BM = routing.linear(x_BN, weight_GNM) + routing.spread(bias_GM)
+            product_BM = routing.linear(x_BN, weight_GNM) + routing.broadcast(bias_GM)
             x_BN = activate(product_BM, self.activation)
         return x_BN
 

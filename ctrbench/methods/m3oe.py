@@ -47,6 +47,7 @@ from torch.nn import functional
 from ctrbench.extend import (
     Batch,
     Build,
+    Capabilities,
     Context,
     CTRModel,
     Dense,
@@ -65,9 +66,9 @@ from ctrbench.extend import (
     activate,
     bce,
     later,
-    mixed,
-    named,
     refuse_many_domains,
+    weighted_sum,
+    with_prefix,
 )
 
 OUTER_LR = 1e-3
@@ -131,9 +132,11 @@ class ExpertsModule(StageModule):
         self.first = FirstLayer(stage, num_inputs, build)
         width, self.num_outputs = self.first.num_outputs, stage.tower[-1].width
         self.shared = NormalisedTowers(
-            named(stage.tower, f"{stage.name}.shared"), self.num_shared, width, build
+            with_prefix(stage.tower, f"{stage.name}.shared"), self.num_shared, width, build
         )
-        self.own = NormalisedTowers(named(stage.tower, f"{stage.name}.own"), self.num_domains, width, build)
+        self.own = NormalisedTowers(
+            with_prefix(stage.tower, f"{stage.name}.own"), self.num_domains, width, build
+        )
         self.own.of_domains = True
         gate = DomainDense(name=f"{stage.name}.gate", width=self.num_shared)
         self.gate = gate.build(self.first.num_outputs, build)
@@ -154,8 +157,8 @@ class ExpertsModule(StageModule):
         if self.training:
             context.logs[f"{self.name}.balance"] = torch.sigmoid(self.balance).detach()
             context.logs[f"{self.name}.weight"] = weight.detach()
-        own_BM = mixed(self.shares(context), self.own(x_BN))
-        return mixed(gate_BK, self.shared(x_BN)) + weight * own_BM
+        own_BM = weighted_sum(self.shares(context), self.own(x_BN))
+        return weighted_sum(gate_BK, self.shared(x_BN)) + weight * own_BM
 
     def shares(self, context: Context) -> torch.Tensor:
         """Return each row's weights of the domains' experts, (B, M): b for its own, equal parts of 1 - b for others."""
@@ -164,7 +167,7 @@ class ExpertsModule(StageModule):
         domains_K = torch.arange(1, self.num_domains + 1, device=own.device)
         others = (1.0 - own) / max(1, self.num_domains - 1)
         share_GK = torch.where(present_G1 == domains_K, own, others)
-        return routing.spread(torch.where(present_G1 > 0, share_GK, 1.0 / self.num_domains))
+        return routing.broadcast(torch.where(present_G1 > 0, share_GK, 1.0 / self.num_domains))
 
 
 class FirstLayer(nn.Module):
@@ -185,11 +188,8 @@ class FirstLayer(nn.Module):
         return activate(normed_BM, self.activation) + skipped_BM
 
 
-class NormalisedTowers(nn.Sequential):
+class NormalisedTowers(nn.Sequential, Capabilities):
     """K parallel towers, layer by layer."""
-
-    of_domains = False
-    """Whether a tower belongs to a domain."""
 
     def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
         widths = [num_inputs, *(dense.width for dense in tower)]

@@ -40,7 +40,7 @@ Limits: the θ_p of all domains may hold 2^28 numbers in total, and the copy of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -414,16 +414,11 @@ def _holding(weights: list[nn.Parameter], vector_P: torch.Tensor) -> Iterator[No
             weight.data = data
 
 
-@contextmanager
-def _restarted(optimizer: Optimizer, number: int) -> Iterator[None]:
+def _restarted(optimizer: Optimizer, number: int) -> AbstractContextManager[None]:
     """Let Adam's first moments begin, and their correction count, with the first step of a visit."""
-    dense, config = optimizer.dense, optimizer.config
+    dense, config = optimizer.dense_view(), optimizer.config
     if number == 1:
-        for mean in dense.means:
-            mean.zero_()
+        dense.reset_first_moments()
     # The optimiser corrects by all its steps.
-    dense.lr = config.lr * ((1.0 - config.beta1 ** (optimizer.steps + 1)) / (1.0 - config.beta1**number))
-    try:
-        yield
-    finally:
-        dense.lr = config.lr
+    correction = (1.0 - config.beta1 ** (optimizer.steps + 1)) / (1.0 - config.beta1**number)
+    return dense.learning_rate(config.lr * correction)

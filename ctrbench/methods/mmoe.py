@@ -41,9 +41,9 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     TowerBank,
-    dense_part,
     domain_table,
-    mixed,
+    split_tower,
+    weighted_sum,
 )
 
 MOST_EXPERTS, FEWER_EXPERTS = 20, 8
@@ -60,13 +60,13 @@ class Mmoe(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with a mixture of towers and one head per domain."""
-        before, dense = dense_part(plan.tower)
+        before, dense = split_tower(plan.tower)
         mixture = Mixture(name="mmoe", tower=dense, experts=self.experts)
         return replace(plan, tower=(*before, mixture)).map_dense(DomainDense.like)
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower does not end in dense stages."""
-        has_tower = dense_part(plan.tower)[1]
+        has_tower = split_tower(plan.tower)[1]
         return None if has_tower else "experts are towers of dense layers, and this plan has none"
 
     def learner(self) -> Learner:
@@ -114,6 +114,6 @@ class MixtureModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
-        routing = context.known_routing
+        routing = context.seen_routing
         gate_BK = routing.linear(x_BN, context.read(self.gate, routing)).softmax(1)
-        return mixed(gate_BK, self.experts(x_BN))
+        return weighted_sum(gate_BK, self.experts(x_BN))

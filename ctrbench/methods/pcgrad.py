@@ -113,7 +113,7 @@ class PCGradLearner(Learner):
 
         `errors` are ∂L/∂logit, (B,), of all groups but the first.
         """
-        weights = [weight for weight in optimizer.dense.parameters if weight.grad is not None]
+        weights = [weight for weight in optimizer.dense_view().parameters if weight.grad is not None]
         whole = [weight.grad for weight in weights if weight.grad is not None]
         parts = [_flat(torch.autograd.grad(logit_B, weights, error, retain_graph=True)) for error in errors]
         rest_NP = torch.stack(parts)

@@ -38,6 +38,7 @@ from torch import nn
 
 from ctrbench.extend import (
     Build,
+    Capabilities,
     Chain,
     Context,
     Dense,
@@ -49,10 +50,10 @@ from ctrbench.extend import (
     StageModule,
     TowerBank,
     domain_table,
-    mixed,
-    named,
-    own_rows,
     refuse_many_domains,
+    select_own,
+    weighted_sum,
+    with_prefix,
 )
 
 Size = Annotated[int, Field(ge=1)]
@@ -144,7 +145,7 @@ class ExtractionModule(StageModule):
 
 def _domain_tower(tower: tuple[Dense, ...], prefix: str, num_inputs: int, build: Build) -> Chain:
     """Build one tower per domain."""
-    return Chain(tuple(DomainDense.like(dense) for dense in named(tower, prefix)), num_inputs, build)
+    return Chain(tuple(DomainDense.like(dense) for dense in with_prefix(tower, prefix)), num_inputs, build)
 
 
 class OwnGate(nn.Module):
@@ -156,11 +157,11 @@ class OwnGate(nn.Module):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, K)."""
-        routing = context.known_routing
+        routing = context.seen_routing
         return routing.linear(x_BN, context.read(self.domain, routing)).softmax(1)
 
 
-class EveryGate(nn.Module):
+class EveryGate(nn.Module, Capabilities):
     """softmax(x_p W_p) of all P domains' streams; every row trains all W_p."""
 
     of_domains = True
@@ -184,14 +185,16 @@ class Last(nn.Module):
             _domain_tower(stage.expert, f"{name}.specific{i}", num_inputs, build)
             for i in range(settings.specific)
         )
-        self.shared = TowerBank(named(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build)
+        self.shared = TowerBank(
+            with_prefix(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build
+        )
         self.gate = OwnGate(num_inputs, settings.specific + settings.shared, build)
 
     def forward(self, own_BN: torch.Tensor, shared_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Both streams, (B, N), to the row's own stream, (B, M)."""
         specific_KBM = torch.stack([expert(own_BN, context) for expert in self.specific])
         experts_KBM = torch.cat([specific_KBM, self.shared(shared_BN)])
-        return mixed(self.gate(own_BN, context), experts_KBM)
+        return weighted_sum(self.gate(own_BN, context), experts_KBM)
 
 
 class Level(nn.Module, ABC):
@@ -202,9 +205,11 @@ class Level(nn.Module, ABC):
         settings = stage.settings
         self.num_specific, self.num_own = settings.specific, settings.specific + settings.shared
         num_all = build.schema.num_indicators * settings.specific
-        self.specific = TowerBank(named(stage.expert, f"{name}.specific"), num_all, num_inputs, build)
+        self.specific = TowerBank(with_prefix(stage.expert, f"{name}.specific"), num_all, num_inputs, build)
         self.specific.of_domains = True
-        self.shared = TowerBank(named(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build)
+        self.shared = TowerBank(
+            with_prefix(stage.expert, f"{name}.shared"), settings.shared, num_inputs, build
+        )
         self.shared_gate = nn.Parameter(torch.zeros(num_inputs, num_all + settings.shared))
 
     def forward(
@@ -214,7 +219,7 @@ class Level(nn.Module, ABC):
         inputs = own if own.dim() == 2 else own.repeat_interleave(self.num_specific, dim=0)
         specific_KBM, shared_KBM = self.specific(inputs), self.shared(shared_BN)
         weight_BK = (shared_BN @ self.shared_gate).softmax(1)
-        shared_BM = mixed(weight_BK, torch.cat([specific_KBM, shared_KBM]))
+        shared_BM = weighted_sum(weight_BK, torch.cat([specific_KBM, shared_KBM]))
         specific_PKBM = specific_KBM.view(-1, self.num_specific, *specific_KBM.shape[1:])
         return self.mix(own, specific_PKBM, shared_KBM, context), shared_BM
 
@@ -238,7 +243,7 @@ class Earlier(Level):
         """Return the stream of every domain, (P, B, M)."""
         pairs = zip(self.gate(own), specific_PKBM, strict=True)
         return torch.stack(
-            [mixed(weight_BK, torch.cat([own_KBM, shared_KBM])) for weight_BK, own_KBM in pairs]
+            [weighted_sum(weight_BK, torch.cat([own_KBM, shared_KBM])) for weight_BK, own_KBM in pairs]
         )
 
 
@@ -253,7 +258,7 @@ class LastButOne(Level):
         self, own: torch.Tensor, specific_PKBM: torch.Tensor, shared_KBM: torch.Tensor, context: Context
     ) -> torch.Tensor:
         """Return the stream of the row's domain, (B, M)."""
-        routing = context.known_routing
-        own_BN = own if own.dim() == 2 else own_rows(own, routing)
-        own_KBM = torch.stack([own_rows(expert_PBM, routing) for expert_PBM in specific_PKBM.unbind(1)])
-        return mixed(self.gate(own_BN, context), torch.cat([own_KBM, shared_KBM]))
+        routing = context.seen_routing
+        own_BN = own if own.dim() == 2 else select_own(own, routing)
+        own_KBM = torch.stack([select_own(expert_PBM, routing) for expert_PBM in specific_PKBM.unbind(1)])
+        return weighted_sum(self.gate(own_BN, context), torch.cat([own_KBM, shared_KBM]))

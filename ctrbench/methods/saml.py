@@ -62,10 +62,10 @@ from ctrbench.extend import (
     domain_table,
     full_precision,
     later,
-    mixed,
-    named,
     refuse_many_domains,
     start_weight,
+    weighted_sum,
+    with_prefix,
 )
 
 COSINE_EPS = 1e-6
@@ -131,7 +131,7 @@ class BranchedModule(StageModule):
         eye_FEE = torch.eye(size).repeat(num_groups, 1, 1)
         self.transform = nn.Parameter(eye_FEE)
         self.shared = Chain(stage.tower, num_groups * size, build)
-        self.branches = Branches(named(stage.tower, "saml"), eye_FEE, build)
+        self.branches = Branches(with_prefix(stage.tower, "saml"), eye_FEE, build)
         width = self.shared.num_outputs
         has_others = stage.settings.mutual and build.schema.num_indicators > 1
         self.mutual = Mutual(stage.settings.temperature, width, build) if has_others else None
@@ -174,12 +174,12 @@ class Branches(nn.Module):
         self, both_BN: torch.Tensor, context: Context, histories: Histories | None = None
     ) -> torch.Tensor:
         """Run each row through its own domain's branch: (B, 2 N) to (B, M)."""
-        routing, x_BN = context.known_routing, both_BN
+        routing, x_BN = context.seen_routing, both_BN
         rows = [context.read(table, routing) for table in self._row_tables()]
         if histories is not None:
             x_BN = torch.cat([x_BN, histories.of_own(rows[0], context)], dim=1)
         for i, (weight_GNM, bias_GM) in enumerate(_layers(rows)):
-            product_BM = routing.linear(x_BN, weight_GNM) + routing.spread(bias_GM)
+            product_BM = routing.linear(x_BN, weight_GNM) + routing.broadcast(bias_GM)
             x_BN = activate(product_BM, self.activations[i])
         return x_BN
 
@@ -229,7 +229,7 @@ class Histories(nn.Module):
 
     def of_own(self, transform_GFEE: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the groups of each row under its domain's transform, (B, H E)."""
-        routing = context.known_routing
+        routing = context.seen_routing
         groups = [
             self._attended(
                 i, routing.linear(behaviours.target_BE, _square(transform_GFEE[:, i]))[:, None], behaviours
@@ -278,11 +278,11 @@ class Mutual(nn.Module):
 
     def forward(self, own_BM: torch.Tensor, all_PBM: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, M) and (P, B, M) to (B, M)."""
-        routing = context.known_routing
+        routing = context.seen_routing
         unit_BM, unit_PBM = (functional.normalize(x, dim=-1, eps=COSINE_EPS) for x in (own_BM, all_PBM))
         cosine_BP = (unit_BM * unit_PBM).sum(2).T
         own_B1 = (routing.present_G - 1).index_select(0, routing.index_B)[:, None]
         weight_BP = (cosine_BP / self.temperature).scatter(1, own_B1, float("-inf")).softmax(1)
-        others_BM = mixed(weight_BP, all_PBM)
+        others_BM = weighted_sum(weight_BP, all_PBM)
         gate_BM = torch.sigmoid(self.gate(torch.cat([own_BM, others_BM], dim=1), context))
         return gate_BM * own_BM + (1.0 - gate_BM) * others_BM

@@ -61,8 +61,8 @@ from ctrbench.extend import (
     domain_table,
     full_precision,
     later,
-    mixed,
-    named,
+    weighted_sum,
+    with_prefix,
 )
 
 WIDTHS = (80, 40)
@@ -133,8 +133,8 @@ class DebiasedModule(StageModule):
         self.domain_affine = domain_table(build.schema.num_indicators, affine_2N)
         self.norm = BatchNorm(name=f"{stage.name}.norm").build(num_inputs, build)
         self.gate = nn.Parameter(torch.zeros(num_inputs, num_shared + num_specific))
-        self.shared = TowerBank(named(stage.expert, "sarnet.shared"), num_shared, num_inputs, build)
-        towers = (named(stage.expert, f"sarnet.specific{i}") for i in range(num_specific))
+        self.shared = TowerBank(with_prefix(stage.expert, "sarnet.shared"), num_shared, num_inputs, build)
+        towers = (with_prefix(stage.expert, f"sarnet.specific{i}") for i in range(num_specific))
         self.specific = nn.ModuleList(
             Chain(tuple(DomainDense.like(dense) for dense in tower), num_inputs, build) for tower in towers
         )
@@ -144,11 +144,11 @@ class DebiasedModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
         scale_GN, shift_GN = context.read(self.domain_affine).unbind(1)
-        x_BN = context.routing.spread(shift_GN) + x_BN * context.routing.spread(scale_GN)
+        x_BN = context.routing.broadcast(shift_GN) + x_BN * context.routing.broadcast(scale_GN)
         normed_BN = self.norm(x_BN, context)
         specific_KBM = torch.stack([expert(normed_BN, context) for expert in self.specific])
         experts_KBM = torch.cat([self.shared(normed_BN), specific_KBM])
-        tower_BM: torch.Tensor = self.tower(mixed(self._weights(x_BN, context), experts_KBM), context)
+        tower_BM: torch.Tensor = self.tower(weighted_sum(self._weights(x_BN, context), experts_KBM), context)
         return tower_BM
 
     def _weights(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:

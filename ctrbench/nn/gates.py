@@ -1,7 +1,7 @@
-"""Gates that weigh numbers one by one, from 0 to γ: the unit, one for the embeddings, one for a dense layer's input.
+"""Gates of EPNet and PPNet, which multiply each number by a factor between 0 and γ (spec: pepnet-7.4).
 
-METHODS 7.4. EPNet is the embedding gate, PPNet a gate before each dense layer, PEPNet both. What the embedding gate
-made is left with the batch's context, since PPNet's gates further on see the embeddings as the network is given them.
+EPNet is the embedding gate, PPNet a gate before each dense layer, PEPNet both. The embedding gate stores its output in
+the batch's context, since the gates of PPNet read the embeddings that the network receives.
 
 Shapes in names: B rows, N inputs, M outputs.
 """
@@ -9,32 +9,32 @@ Shapes in names: B rows, N inputs, M outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.plan import Build, Dense, FieldShape, Schema, Stage, StageModule
+from ctrbench.nn.build import Build
+from ctrbench.nn.context import Context
 from ctrbench.nn.routing import full_precision
-
-if TYPE_CHECKING:
-    from ctrbench.nn.model import Context
+from ctrbench.nn.schema import FieldShape, Schema
+from ctrbench.nn.stages import Dense, Stage, StageModule
 
 Prior = Literal["ids", "domain"]
 
 ID_ROLES = ("user", "item", "shop", "ad")
-"""Roles of fields that are somebody or something with an id."""
+"""Roles of fields that can identify a user, an item, a shop or an ad."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _GateStage(Stage):
-    """What all gates have in common."""
+    """Settings of all gates."""
 
     gamma: float = 2.0
     """Largest factor."""
     hidden: int | None = None
-    """Width of the unit's hidden layer; None: as many as are weighed."""
+    """Width of the unit's hidden layer; None: the number of factors."""
 
 
 class GateUnit(nn.Module):
@@ -52,22 +52,22 @@ class GateUnit(nn.Module):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the factors δ, (B, N) to (B, M)."""
         hidden_BN = self.hidden(x_BN, context)
-        # In float32, whatever the precision around it: near 1 a factor of bf16 moves in steps of 0.4 %.
+        # Always in float32: near 1 a factor in bf16 has a resolution of 0.4 %.
         with full_precision(x_BN.device):
             return self.gamma * torch.sigmoid(self.output(hidden_BN.float(), context))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingGate(_GateStage):
-    """O = δ ⊙ E with δ = Gate([e_d ; sg(E)]), for all of the input vector E at once."""
+    """O = δ ⊙ E with δ = Gate([e_d ; sg(E)]), where E is the whole input vector."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; with γ = 2 it changes nothing at the start."""
+        """Make the module; with γ = 2 it starts as the identity."""
         return EmbeddingGateModule(self, num_inputs, build)
 
 
 class EmbeddingGateModule(StageModule):
-    """Computes `EmbeddingGate`; E learns through the product, and e_d through the gate too."""
+    """Computes `EmbeddingGate`; gradients reach E through the product, and e_d through the gate too."""
 
     def __init__(self, stage: EmbeddingGate, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -83,39 +83,40 @@ class EmbeddingGateModule(StageModule):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorGate(_GateStage):
-    """δ ⊙ h with δ = Gate([prior ; sg(O)]), O the embeddings as the network is given them."""
+    """δ ⊙ h with δ = Gate([prior ; sg(O)]), where O are the embeddings that the network receives."""
 
     prior: Prior = "ids"
+    """The embeddings of the id fields, or e_d."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; with γ = 2 it changes nothing at the start."""
+        """Make the module; with γ = 2 it starts as the identity."""
         return PriorGateModule(self, num_inputs, build)
 
 
 class PriorGateModule(StageModule):
-    """Computes `PriorGate`; the prior learns through the gate."""
+    """Computes `PriorGate`; gradients reach the prior through the gate."""
 
     def __init__(self, stage: PriorGate, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.num_outputs, schema = num_inputs, build.schema
         ids = id_fields(schema) if stage.prior == "ids" else ()
-        self.places = tuple(schema.slices[name] for name in ids) or schema.domain_slices
-        seen = len(self.places) * schema.embedding_size + schema.num_inputs
-        self.unit = GateUnit(stage, seen, num_inputs, build)
+        self.prior_slices = tuple(schema.slices[name] for name in ids) or schema.domain_slices
+        width = len(self.prior_slices) * schema.embedding_size + schema.num_inputs
+        self.unit = GateUnit(stage, width, num_inputs, build)
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
-        prior = [context.z_BN[:, place] for place in self.places]
-        seen_BN = torch.cat([*prior, context.embeddings_BN.detach()], dim=1)
-        gated_BN: torch.Tensor = self.unit(seen_BN, context) * x_BN
+        prior = [context.z_BN[:, columns] for columns in self.prior_slices]
+        inputs_BN = torch.cat([*prior, context.embeddings_BN.detach()], dim=1)
+        gated_BN: torch.Tensor = self.unit(inputs_BN, context) * x_BN
         return gated_BN
 
 
 def id_fields(schema: Schema) -> tuple[str, ...]:
-    """Return the names of the id fields: of each role in `ID_ROLES`, the one-id field with the most ids.
+    """Return the names of the id fields: per role in `ID_ROLES`, the one-id field with the most ids.
 
-    That is the user's, the item's, the shop's and the ad's own id, rather than their brand or level. Numbers in buckets
-    and domain features are no ids.
+    This selects the id of a user, item, shop or ad over its brand or level. Bucketed numbers and domain features are
+    not id fields. Raises `SettingError` if there is none.
     """
     fields = [
         field
@@ -123,13 +124,13 @@ def id_fields(schema: Schema) -> tuple[str, ...]:
         if field.kind == "categorical" and field.name not in schema.domain_features
     ]
     by_role = ([field for field in fields if field.role == role] for role in ID_ROLES)
-    names = tuple(max(same, key=_size).name for same in by_role if same)
+    names = tuple(max(candidates, key=_size).name for candidates in by_role if candidates)
     if not names:
         roles = ", ".join(sorted({field.role for field in fields})) or "none"
         raise SettingError(
-            f"ppnet_prior=ids needs a field, no domain feature, with one id a row and a role of {', '.join(ID_ROLES)}",
-            value=f"roles of such fields here: {roles}",
-            remedy="choose ppnet_prior=domain, or give the fields their roles in the dataset's card",
+            f"ppnet_prior=ids needs a one-id field that is no domain feature and has a role of {', '.join(ID_ROLES)}",
+            value=f"roles of the one-id fields: {roles}",
+            remedy="choose ppnet_prior=domain, or set the roles of the fields in the dataset's card",
         )
     return names
 

@@ -1,8 +1,8 @@
-"""Grouping rows by domain: the only code that does it.
+"""Grouping of a batch's rows by domain, and computation by group.
 
-A batch's rows are sorted by group once; every layer with per-domain parameters then multiplies padded buckets of
-groups of similar size, so a row meets only its own domain's matrix and the cost does not grow with the number of
-domains. The grouping itself is done on the CPU, where a batch's order comes from, so no step waits for a device.
+A batch's rows are grouped once; every layer with per-domain parameters then multiplies padded buckets of groups of
+similar size. So a row is multiplied only by the matrix of its own domain, and the cost does not grow with the number of
+domains. Rows are grouped on the CPU, where the order of a batch is decided, so no step waits for a device.
 
 Shapes in names: B rows, N inputs, M outputs, G groups present in the batch.
 """
@@ -18,48 +18,45 @@ import numpy as np
 import torch
 from torch.autograd.function import FunctionCtx
 
-from ctrbench.nn import kernels
-from ctrbench.nn.tables import rows_at
+from ctrbench.nn.gather import rows_at, to_device
+from ctrbench.nn.kernels.rows import group_rows
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Groups of similar size that follow one another, padded to the largest of them."""
+    """Consecutive groups of similar size, padded to the largest of them, as slots (group, position) in one sequence."""
 
     groups: slice
-    """Places of the groups in `Routing.present_G`."""
+    """Slice of `Routing.present_G`."""
     rows: torch.Tensor
-    """Row of the batch at each place (group, position), flat; padding repeats a row of the group."""
+    """Row of the batch in each slot; padding repeats a row of the group."""
     real: torch.Tensor | None
-    """Flat places that are no padding; None if none is."""
+    """Slots that are not padding; None if there is no padding."""
     padding: torch.Tensor | None
-    """Flat places that are padding; None if none is."""
+    """Slots that are padding; None if there is none."""
     own: torch.Tensor
-    """The rows at the places that are no padding."""
+    """Rows of the batch in the slots that are not padding."""
 
 
 class Routing:
-    """Which rows of a batch belong to which group; larger groups come first."""
+    """Assignment of a batch's rows to groups; larger groups come first."""
 
     def __init__(self, group_B: torch.Tensor, device: torch.device | None = None) -> None:
-        """Group rows by id; ids on the CPU are at hand at once. Tensors of the result live on `device`."""
+        """Group rows by id, best given on the CPU; tensors of the result are on `device` (default: that of the ids)."""
         self.device = device or group_B.device
-        self._present, self._counts, self._index, self._order = kernels.grouped(group_B.cpu().numpy())
+        self._present, self._counts, self._index, self._order = group_rows(group_B.cpu().numpy())
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return to_device(torch.from_numpy(values), self.device)
 
     @property
     def num_groups(self) -> int:
-        """Groups present in the batch."""
+        """Number of groups present in the batch."""
         return len(self._present)
 
     @property
     def smallest(self) -> int:
-        """Rows of the smallest group."""
+        """Number of rows of the smallest group."""
         return int(self._counts.min())
 
     @cached_property
@@ -69,17 +66,17 @@ class Routing:
 
     @cached_property
     def counts_G(self) -> torch.Tensor:
-        """Rows of each group."""
+        """Number of rows of each group."""
         return self._tensor(self._counts)
 
     @cached_property
     def index_B(self) -> torch.Tensor:
-        """Place of each row's group in `present_G`."""
+        """Index of each row's group in `present_G`."""
         return self._tensor(self._index)
 
     @cached_property
     def members(self) -> tuple[tuple[int, torch.Tensor], ...]:
-        """Id and row numbers of each group, in the order of `present_G`; on the CPU, whatever the device is."""
+        """Id and row numbers of each group, in the order of `present_G`; always on the CPU."""
         rows = torch.split(torch.from_numpy(self._order), self._counts.tolist())
         return tuple(zip(self._present.tolist(), rows, strict=True))
 
@@ -90,12 +87,12 @@ class Routing:
 
     @cached_property
     def share_G(self) -> torch.Tensor:
-        """Share of the rows of each group, float32."""
+        """Share of the batch's rows in each group, float32."""
         return self._tensor((self._counts / self._counts.sum()).astype(np.float32))
 
     @property
     def index(self) -> np.ndarray:
-        """`index_B` for compiled loops."""
+        """`index_B` as an array, for compiled loops."""
         return self._index
 
     def has(self, group: int) -> bool:
@@ -112,9 +109,9 @@ class Routing:
 
     def _bucket(self, groups: slice, starts: np.ndarray) -> Bucket:
         counts = self._counts[groups]
-        place = np.arange(counts.max())
-        is_real = place < counts[:, None]
-        rows = self._order[starts[:, None] + np.where(is_real, place, 0)].ravel()
+        position = np.arange(counts.max())
+        is_real = position < counts[:, None]
+        rows = self._order[starts[:, None] + np.where(is_real, position, 0)].ravel()
         own = self._tensor(self._order[starts[0] : starts[0] + counts.sum()])
         if is_real.all():
             return Bucket(groups, own, None, None, own)
@@ -123,7 +120,7 @@ class Routing:
 
     def linear(self, x_BN: torch.Tensor, weight_GNM: torch.Tensor) -> torch.Tensor:
         """Multiply each row by its group's matrix: (B, N) and (G, N, M) to (B, M)."""
-        # In the weights' precision: converting a matrix for the few rows of its group costs more than it gains.
+        # In the weights' precision: converting a matrix for the few rows of its group costs more than it saves.
         with full_precision(x_BN.device):
             x_BN = x_BN.to(weight_GNM.dtype)
             if self.num_groups == 1:
@@ -137,20 +134,20 @@ class Routing:
             return x_BN.sum(0, keepdim=True)
         return x_BN.new_zeros(self.num_groups, x_BN.shape[1]).index_add(0, self.index_B, x_BN)
 
-    def spread(self, values_GN: torch.Tensor) -> torch.Tensor:
-        """Give each row its group's values: (G, N) to (B, N), or to what broadcasts to it where G is 1."""
+    def broadcast(self, values_GN: torch.Tensor) -> torch.Tensor:
+        """Return the values of each row's group: (G, N) to (B, N), or to (1, N) if there is one group."""
         return values_GN if self.num_groups == 1 else rows_at(values_GN, self.index_B)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which products are made in the precision of their factors."""
+    """Return a context in which products are computed in the precision of their factors, without autocast."""
     if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 class _GroupedLinear(torch.autograd.Function):
-    """The product bucket by bucket; the matrices' gradient is written in place, once."""
+    """The product by bucket; the gradient of the matrices is written once, in place."""
 
     @staticmethod
     def forward(
@@ -180,10 +177,12 @@ class _GroupedLinear(torch.autograd.Function):
 
 
 def _padded(x_BN: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+    """Return the rows of a bucket as (groups, positions, N)."""
     num_groups = bucket.groups.stop - bucket.groups.start
     return x_BN.index_select(0, bucket.rows).view(num_groups, -1, x_BN.shape[1])
 
 
 def _put(to_BM: torch.Tensor, bucket: Bucket, values: torch.Tensor) -> None:
+    """Write the values of a bucket's slots to the rows of the batch, padding left out."""
     flat = values.flatten(0, 1)
     to_BM.index_copy_(0, bucket.own, flat if bucket.real is None else flat.index_select(0, bucket.real))

@@ -17,9 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.later import later, unchanged_later
+from ctrbench.nn.build import Activation
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Activation, Dense, Plan, Pooling, Schema, Stage
-from ctrbench.nn.stages import Auxiliary, BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.pooling import Pooling
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import Auxiliary, Dense, Stage
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.train.learner import Learner
 

@@ -19,7 +19,7 @@ from ctrbench.errors import SettingError
 from ctrbench.names import Column, Split
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Schema
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.base import Estimator, Method
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.grid import Run

@@ -14,7 +14,7 @@ from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError
 from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.runs.record import RunKey
 from ctrbench.storage.files import Location
 from ctrbench.train.config import TrainConfig

@@ -16,7 +16,7 @@ import torch
 from ctrbench.data.batches import SplitData
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Split
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.runs.grid import usual_window
 from ctrbench.runs.inputs import load, make_schema
 

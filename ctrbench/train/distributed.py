@@ -22,6 +22,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, spawn
 
 from ctrbench.errors import CtrbenchError, SettingError
+from ctrbench.nn.capabilities import refused_workers
 from ctrbench.nn.exchange import Workers
 from ctrbench.storage.files import replacing
 from ctrbench.train.learner import Learner, StepOutput
@@ -50,10 +51,9 @@ def unsupported(model: CTRModel, learner: Learner) -> str | None:
     """Return the reason why several workers could not give the results of one, or None.
 
     A learner or a module that depends on the other rows of a batch, and cannot account for those of other workers,
-    states the reason in its attribute `refuses_workers`.
+    declares the reason in `refuses_workers`.
     """
-    modules = (getattr(module, "refuses_workers", None) for module in model.modules())
-    return next((reason for reason in (learner.refuses_workers, *modules) if reason), None)
+    return learner.refuses_workers or refused_workers(model)
 
 
 def check_supported(model: CTRModel, learner: Learner) -> None:
@@ -79,7 +79,7 @@ def sum_over_workers(output: StepOutput, share: float, workers: Workers) -> Step
 
 def check_start(steps: int, workers: Workers) -> None:
     """Raise `SettingError` if the workers resume from different numbers of steps."""
-    counts = workers.table([steps])[:, 0].tolist()
+    counts = workers.gather_integers([steps])[:, 0].tolist()
     if len(set(counts)) > 1:
         raise SettingError(
             "all workers must resume from the same checkpoint",
@@ -91,7 +91,7 @@ def check_start(steps: int, workers: Workers) -> None:
 def check_replicas(optimizer: Optimizer, model: CTRModel, workers: Workers) -> None:
     """Raise `CtrbenchError` unless weights, buffers and moments are bit-identical on all workers."""
     state = dict(_all_state(optimizer, model))
-    sums_WC = workers.table([_checksum(value) for value in state.values()])
+    sums_WC = workers.gather_integers([_checksum(value) for value in state.values()])
     is_same = (sums_WC == sums_WC[0]).all(0).tolist()
     differing = [name for name, same in zip(state, is_same, strict=True) if not same]
     if differing:

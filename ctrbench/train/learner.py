@@ -18,7 +18,8 @@ from torch.nn import functional
 from ctrbench.data.batches import Batch, Order, SplitData, domain_order, mixed_order
 from ctrbench.eval.arrays import auc
 from ctrbench.names import Column
-from ctrbench.nn.model import Context, CTRModel
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import Optimizer
 
 EVAL_ROWS = 8192

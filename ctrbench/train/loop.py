@@ -184,7 +184,7 @@ class Trainer:
         )
         history.loss_sum, history.loss_rows, history.log_sums, history.log_steps = 0.0, 0, {}, 0
         score = _selection_score(metrics)
-        self._keep_best(score if self.workers is None else self.workers.agreed(score))
+        self._keep_best(score if self.workers is None else self.workers.from_first(score))
         history.seconds["dev"] += time.perf_counter() - started
 
     def _dev_metrics(self) -> dict[str, float | None]:
@@ -320,7 +320,7 @@ def score_piece(
         return learner.score(model, piece)
     part = workers.slice(len(piece))
     own = learner.score(model, subset(piece, np.arange(len(piece))[part]))
-    return {name: workers.join(torch.from_numpy(scores)).numpy() for name, scores in own.items()}
+    return {name: workers.concatenate(torch.from_numpy(scores)).numpy() for name, scores in own.items()}
 
 
 def dev_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float | None]:

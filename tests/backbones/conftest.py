@@ -1,4 +1,4 @@
-"""A model's embeddings and tower worked out again in float64, for formulas of whole backbones."""
+"""Embeddings, towers and stages computed in float64 by numpy, for formulas of backbones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from ctrbench.data.batches import SplitData
+from ctrbench.nn.build import Build
+from ctrbench.nn.context import Context
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import Stage
 from ctrbench.plugins.registry import select
 
 
@@ -59,6 +63,56 @@ class ByHand:
     def expect(self, logits: np.ndarray) -> None:
         """Compare with the model's logits."""
         np.testing.assert_allclose(self.logits, logits, rtol=1e-4, atol=1e-4)
+
+
+class StageByHand:
+    """A stage with random weights, and its output on random rows; weights are in float64."""
+
+    rows = 6
+
+    def __init__(self, stage: Stage, schema: Schema, num_inputs: int, scale: float) -> None:
+        self.schema, self.module = schema, stage.build(num_inputs, Build(schema=schema, seed=1))
+        for index, parameter in enumerate(self.module.parameters()):
+            parameter.data = scale * drawn(*parameter.shape, seed=100 + index)
+        self.x_BN = drawn(self.rows, num_inputs)
+        self.x = self.x_BN.double().numpy()
+        self.weight = {
+            name: value.detach().double().numpy() for name, value in self.module.named_parameters()
+        }
+
+    def context(self, x_BN: torch.Tensor) -> Context:
+        """The context of rows of one domain whose embeddings are x."""
+        ids_B = torch.ones(len(x_BN), dtype=torch.int32)
+        first_order_BF = drawn(len(x_BN), 4, seed=7).to(x_BN.dtype)
+        return Context(
+            schema=self.schema, z_BN=x_BN, domain_B=ids_B, indicator_B=ids_B, first_order_BF=first_order_BF
+        )
+
+    def fields(self, row: np.ndarray) -> list[np.ndarray]:
+        """The fields of a row of z; the last is the plain number times its vector."""
+        return [*row[:-1].reshape(4, 4), row[-1] * self.weight["fields.numbers"][0]]
+
+    def expect(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Compare the output with that of a function of each row."""
+        output_BM = self.module(self.x_BN, self.context(self.x_BN))
+        assert output_BM.shape == (self.rows, self.module.num_outputs)
+        expected = np.stack([function(row) for row in self.x])
+        np.testing.assert_allclose(output_BM.detach().numpy(), expected, rtol=2e-4, atol=2e-4)
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Numbers of a normal distribution."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def stage_by_hand(schema: Schema) -> Callable[..., StageByHand]:
+    """Build a stage with random weights; its inputs are z of the shared schema by default."""
+
+    def build(stage: Stage, num_inputs: int = 17, scale: float = 1.0) -> StageByHand:
+        return StageByHand(stage, schema, num_inputs, scale)
+
+    return build
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ctrbench.backbones.autoint import FieldAttention
 from ctrbench.contract.check import check
 from ctrbench.errors import SettingError
-from ctrbench.nn.interactions import FieldAttention
 from ctrbench.nn.plan import Plan
 
 
@@ -38,6 +38,35 @@ def test_logits_by_hand(structure: str, by_hand: Callable) -> None:
     else:
         joined = found.tower(crossed)
     found.expect(found.dense(joined, "head.0")[:, 0])
+
+
+def attention_of_heads(fields: list[np.ndarray], weight: np.ndarray, heads: int) -> list[np.ndarray]:
+    """One layer, head by head and field by field."""
+    query, key, value, rest = np.split(weight, 4, axis=1)
+    mixed_fields = []
+    for field in fields:
+        parts = []
+        for columns in np.split(np.arange(query.shape[1]), heads):
+            scores = np.array([(field @ query[:, columns]) @ (other @ key[:, columns]) for other in fields])
+            share = np.exp(scores - scores.max())
+            share /= share.sum()
+            parts.append(sum(a * (other @ value[:, columns]) for a, other in zip(share, fields, strict=True)))
+        mixed_fields.append(np.maximum(np.concatenate(parts) + field @ rest, 0.0))
+    return mixed_fields
+
+
+def test_each_head_has_its_own_columns(stage_by_hand: Callable) -> None:
+    stage = stage_by_hand(FieldAttention(name="s", layers=2, heads=2, head_size=3), scale=0.5)
+    assert stage.weight["weights.0"].shape == (4, 4 * 6)
+    assert stage.weight["weights.1"].shape == (6, 4 * 6)
+
+    def expected(row: np.ndarray) -> np.ndarray:
+        fields = stage.fields(row)
+        for layer in range(2):
+            fields = attention_of_heads(fields, stage.weight[f"weights.{layer}"], heads=2)
+        return np.concatenate(fields)
+
+    stage.expect(expected)
 
 
 @pytest.mark.parametrize("settings", ["layers=1,heads=1,head_size=1", "layers=2,heads=3,head_size=5"])

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
+from ctrbench.backbones.dcnv2 import CrossMix, ScaledCross
 from ctrbench.contract.check import check
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.nn.interactions import CrossMix, ScaledCross
+from ctrbench.nn.build import Build
+from ctrbench.nn.interactions import Cross
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Build, Plan, Schema
-from ctrbench.nn.stages import Cross
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 
 
@@ -97,6 +100,49 @@ def test_diag_scale_adds_to_the_kernels() -> None:
         ScaledCross(name="cross", layers=3, diag_scale=0.5),
     )
     assert plan_of("dcnv2[diag_scale=0]") == plan_of("dcnv2")
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_scaled_cross_adds_to_the_diagonal(rank: int | None, stage_by_hand: Callable) -> None:
+    stage = stage_by_hand(ScaledCross(name="cross", layers=2, rank=rank, diag_scale=0.7), num_inputs=4)
+    weight = stage.weight
+
+    def expected(row: np.ndarray) -> np.ndarray:
+        x = row
+        for layer in range(2):
+            kernel = weight[f"kernels.{layer}.0"]
+            kernel = kernel @ weight[f"kernels.{layer}.1"] if rank else kernel
+            x = row * (x @ (kernel + 0.7 * np.eye(4)) + weight[f"biases.{layer}"]) + x
+        return x
+
+    stage.expect(expected)
+
+
+def test_scaled_cross_starts_from_the_kernels_of_cross(schema: Schema) -> None:
+    build = Build(schema=schema, seed=1)
+    scaled = ScaledCross(name="cross", layers=2, diag_scale=0.5).build(5, build)
+    plain = Cross(name="cross", layers=2).build(5, build)
+    assert all(torch.equal(a, b) for a, b in zip(scaled.parameters(), plain.parameters(), strict=True))
+
+
+def test_a_mixture_of_low_rank_experts(stage_by_hand: Callable) -> None:
+    stage = stage_by_hand(CrossMix(name="s", layers=2, experts=3, rank=2), num_inputs=5)
+    weight, g = stage.weight, np.tanh
+
+    def layer(row: np.ndarray, x: np.ndarray, part: str) -> np.ndarray:
+        down = np.split(weight[f"{part}.down"], 3, axis=1)
+        up, core = np.split(weight[f"{part}.up"], 3), weight[f"{part}.core"]
+        scores = np.exp(x @ weight[f"{part}.gate"])
+        experts = [row * (g(g(x @ down[k]) @ core[k]) @ up[k] + weight[f"{part}.bias"]) for k in range(3)]
+        return sum(s * e for s, e in zip(scores / scores.sum(), experts, strict=True)) + x
+
+    stage.expect(lambda row: layer(row, layer(row, row, "layers.0"), "layers.1"))
+
+
+@pytest.mark.parametrize(("num_inputs", "rank"), [(17, 4), (3, 1)])
+def test_the_rank_of_experts_is_a_quarter_of_the_inputs(num_inputs: int, rank: int, schema: Schema) -> None:
+    module = CrossMix(name="s", layers=1, experts=2).build(num_inputs, Build(schema=schema, seed=1))
+    assert module.get_parameter("layers.0.core").shape == (2, rank, rank)
 
 
 def test_settings_that_came_later_leave_the_key_as_it_was() -> None:

@@ -8,7 +8,8 @@ import torch
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Dense, Plan
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.stages import Dense
 from ctrbench.plugins.registry import select
 
 

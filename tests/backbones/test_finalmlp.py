@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
+from ctrbench.backbones.finalmlp import AsEmbedded, BilinearFusion, FeatureGate
 from ctrbench.contract.check import check
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.nn.model import Context, CTRModel
-from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
+from ctrbench.nn.build import Build
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import Dense, Stage, StageModule
 
 USER, ITEM = slice(4, 12), slice(12, 17)
 """Columns of age and user, and of tags and price."""
@@ -92,6 +97,47 @@ def test_what_a_method_puts_at_the_input_reaches(
     # Without gates both streams see it; with them stream 2 takes the embeddings as they were made.
     assert bool(second.any()) is gating
     assert not model.net.tower(model.net.at_input(torch.ones(9, 17), model.context(batch)), None).any()  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.parametrize("role", [None, "shop"])
+def test_without_fields_of_the_role_a_gate_learns_its_input(
+    role: str | None, stage_by_hand: Callable
+) -> None:
+    stage = stage_by_hand(FeatureGate(name="s", role=role, hidden=5))
+    weight = stage.weight
+    hidden = np.maximum(weight["learned"][0] @ weight["mlp.0.weight"] + weight["mlp.0.bias"], 0.0)
+    gate = 2.0 * sigmoid(hidden @ weight["mlp.1.weight"] + weight["mlp.1.bias"])
+    stage.expect(lambda row: row * gate)
+
+
+def test_the_learned_input_of_a_gate_does_not_start_at_zero(schema: Schema, data: SplitData) -> None:
+    plan = Plan(tower=(FeatureGate(name="s", role=None, hidden=5),), head=(Dense(name="head", width=1),))
+    model = CTRModel(plan, schema, seed=1)
+    torch.autograd.backward(model(data.slice(0, 3)).sum())
+    gate = model.net.tower[0]  # type: ignore[union-attr, index]
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in gate.parameters())
+
+
+def test_hidden_fields_have_no_role(schema: Schema) -> None:
+    schema = replace(schema, hidden=("age",))
+    module = FeatureGate(name="s", role="user", hidden=5).build(13, Build(schema=schema, seed=1))
+    assert module.get_parameter("mlp.0.weight").shape == (4, 5)
+
+
+def test_as_embedded_reads_the_embeddings_not_its_inputs(stage_by_hand: Callable) -> None:
+    stage = stage_by_hand(AsEmbedded(name="s"), num_inputs=3)
+    z_BN = torch.ones(2, 17)
+    assert stage.module(torch.zeros(2, 3), stage.context(z_BN)) is z_BN
+    assert stage.module.num_outputs == 17
+
+
+def test_streams_that_heads_do_not_divide_are_refused(schema: Schema) -> None:
+    with pytest.raises(SettingError, match="widths 6 and 3, 2 heads"):
+        BilinearFusion(name="s", width=6, heads=2).build(9, Build(schema=schema, seed=1))
+
+
+def test_the_head_needs_an_output_that_its_heads_divide(plan_of: Callable[[str], Plan]) -> None:
+    assert plan_of("finalmlp[heads=4]").output_heads == 4
 
 
 @pytest.mark.parametrize("settings", ["first_role=none,second_role=shop", "gating=false", "heads=4"])

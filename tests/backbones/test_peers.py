@@ -26,7 +26,7 @@ import torch
 
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 
 SIZES, EMBEDDING, HIDDEN, ROWS = (9, 7, 12, 5, 8), 4, (8, 6), 40

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ctrbench.backbones.xdeepfm import CompressedInteraction
 from ctrbench.contract.check import check
 from ctrbench.errors import SettingError
-from ctrbench.nn.interactions import CompressedInteraction
 from ctrbench.nn.plan import Plan
 
 
@@ -33,6 +33,32 @@ def test_logits_are_linear_cin_and_tower(split_half: bool, by_hand: Callable) ->
     second = layer(on, fields, found.weight["interactions.0.weights.1"])
     joined = np.concatenate([out.sum(2), second.sum(2), found.tower(found.z)], axis=1)
     found.expect(found.linear("logits.0") + found.dense(joined, "head.0")[:, 0])
+
+
+def cin_by_hand(fields: list[np.ndarray], weights: list[np.ndarray], *, split_half: bool) -> np.ndarray:
+    """Σ_e of the maps that go to the output, map by map."""
+    maps, sums = fields, []
+    for index, weight in enumerate(weights):
+        new = [
+            sum(weight[i, j, h] * maps[i] * fields[j] for i in range(len(maps)) for j in range(len(fields)))
+            for h in range(weight.shape[2])
+        ]
+        is_split = split_half and index < len(weights) - 1
+        half = len(new) // 2 if is_split else 0
+        sums += [feature_map.sum() for feature_map in new[half:]]
+        maps = new[:half] if is_split else new
+    return np.array(sums)
+
+
+@pytest.mark.parametrize("split_half", [False, True])
+@pytest.mark.parametrize("widths", [(3,), (4, 3), (4, 6, 2)])
+def test_any_number_of_layers_by_hand(
+    widths: tuple[int, ...], split_half: bool, stage_by_hand: Callable
+) -> None:
+    stage = stage_by_hand(CompressedInteraction(name="s", widths=widths, split_half=split_half), scale=0.3)
+    weights = [stage.weight[f"weights.{index}"] for index in range(len(widths))]
+    assert weights[0].shape == (5, 5, widths[0])
+    stage.expect(lambda row: cin_by_hand(stage.fields(row), weights, split_half=split_half))
 
 
 @pytest.mark.parametrize("settings", ["cin=5", "cin=4-4-4", "cin=4-6-3,split_half=true"])

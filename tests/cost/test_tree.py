@@ -11,7 +11,7 @@ from ctrbench.cost.parameters import Cost
 from ctrbench.cost.tree import Part, plan_cost, total_cost
 from ctrbench.extend import Estimator, Plan
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import plugins, select, selectors
 from ctrbench.speed.bounds import counted_flops
 

@@ -12,7 +12,7 @@ import torch
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner

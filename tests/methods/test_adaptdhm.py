@@ -21,9 +21,11 @@ from ctrbench.methods.adaptdhm import (
     ClusterRoutingModule,
     Clusters,
 )
-from ctrbench.nn.model import Context, CTRModel
-from ctrbench.nn.plan import FieldShape, Plan, Schema
-from ctrbench.nn.stages import LayerNorm
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.norms import LayerNorm
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=1]", "dcnv2[hidden=8-4,layers=1,structure=stacked]"]

@@ -17,28 +17,22 @@ from ctrbench.extend import (
     Context,
     CTRModel,
     Dense,
+    GateCall,
     Learner,
     Optimizer,
     Plan,
-    Routing,
     Schema,
     SplitData,
+    train_gate,
 )
 from ctrbench.methods.adasparse import (
     AdaSparse,
     Gate,
     GateModule,
-    Site,
-    back_by_loops,
-    back_by_tensors,
-    base_factors,
-    exact_factors,
-    multiply_by_loops,
-    multiply_by_tensors,
-    train_gate,
+    band_penalty,
 )
 from ctrbench.nn.optim import AdamConfig
-from ctrbench.nn.plan import FieldShape
+from ctrbench.nn.schema import FieldShape
 
 SIZES = {"item": 11, "place": 6, "shop": 11, "age": 5}
 DOMAIN_COLUMNS = [2, 3, 6, 7]
@@ -106,7 +100,8 @@ def make_gate(method: AdaSparse, num_inputs: int = 8) -> tuple[GateModule, Conte
 
 
 def factors_of(method: AdaSparse, v_in: list[float], alpha: float) -> list[float]:
-    return exact_factors(base_factors(torch.tensor(v_in), torch.tensor(alpha), method), method).tolist()
+    gate, slope = method.gate_settings(), None if method.form == "scaling" else torch.tensor(alpha)
+    return gate.factors(gate.v_out(torch.tensor(v_in), slope)).tolist()
 
 
 def gate_factors(
@@ -114,16 +109,15 @@ def gate_factors(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """π in training at α = 1, λ^l |r^l - r| and the pruned share, from v_in itself."""
     num_neurons = v_in.shape[1]
-    site = Site(
-        settings=method,
-        alpha=torch.tensor(1.0),
-        lambda_hat=torch.tensor(lambda_hat),
+    call = GateCall(
+        settings=method.gate_settings(),
+        slope=None if method.form == "scaling" else torch.tensor(1.0),
+        penalty=lambda ratio: band_penalty(ratio, lambda_hat, method),
         num_sites=1,
-        routing=None,
         takes_hidden=False,
     )
     ones = torch.ones_like(v_in, requires_grad=False)
-    return train_gate(ones, ones, v_in, torch.eye(num_neurons), torch.zeros(num_neurons), site)
+    return train_gate(ones, ones, v_in, torch.eye(num_neurons), torch.zeros(num_neurons), call)
 
 
 def gradient_of(method: AdaSparse, v_in: list[float]) -> tuple[list[float], list[float]]:
@@ -556,48 +550,6 @@ def test_every_site_ends_within_the_band(form: str) -> None:
 def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdaSparse.model_validate(settings)
-
-
-# The compiled loops against the operations that any device has.
-
-KINDS = [
-    AdaSparse(),
-    AdaSparse(gradient="masked"),
-    AdaSparse(gradient="soft"),
-    AdaSparse(ratio_mode="l1"),
-    AdaSparse(ratio_mode="l1", gradient="masked"),
-    AdaSparse(ratio_mode="l1", gradient="soft"),
-    AdaSparse(beta=4.0, epsilon=1.5),
-    AdaSparse(form="scaling"),
-    AdaSparse(form="binarization"),
-    AdaSparse(form="binarization", gradient="masked"),
-    AdaSparse(form="binarization", gradient="soft", ratio_mode="l1"),
-]
-
-
-@pytest.mark.parametrize("is_grouped", [True, False])
-@pytest.mark.parametrize("method", KINDS, ids=str)
-def test_loops_and_tensors_do_the_same(method: AdaSparse, is_grouped: bool) -> None:
-    torch.manual_seed(3)
-    routing = Routing(torch.tensor([4, 9, 4, 4, 2, 9])) if is_grouped else None
-    site = Site(
-        settings=method,
-        alpha=torch.tensor(1.7),
-        lambda_hat=torch.tensor(0.5),
-        num_sites=2,
-        routing=routing,
-        takes_hidden=False,
-    )
-    base = torch.rand(3 if is_grouped else 6, 5)
-    h, grad, of_ratio = torch.randn(6, 5), torch.randn(6, 5), torch.tensor(0.3)
-    loops, tensors = multiply_by_loops(h, base, site), multiply_by_tensors(h, base, site)
-    # Scaling has no pruned share.
-    compared = 1 if method.form == "scaling" else 3
-    for ours, theirs in zip(loops[:compared], tensors[:compared], strict=True):
-        torch.testing.assert_close(torch.as_tensor(ours), theirs, check_dtype=False)
-    back = back_by_loops(grad, of_ratio, h, base, site), back_by_tensors(grad, of_ratio, h, base, site)
-    for ours, theirs in zip(*back, strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_factors_of_the_domain_are_the_same_for_all_its_rows() -> None:

@@ -10,7 +10,7 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.errors import SettingError
 from ctrbench.extend import Activation, Build, Context, CTRModel, Dense, Plan, Schema
 from ctrbench.methods.apg import Apg, Generated, GeneratedModule, MergedModule, SharedModule
-from ctrbench.nn.plan import FieldShape
+from ctrbench.nn.schema import FieldShape
 
 N, M, K = 6, 4, 3
 VERSIONS = ("v1", "v2", "v3", "v4", "v5")

@@ -14,9 +14,11 @@ from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.cross_stitch import CrossStitch, Stitched, StitchedModule, start_stitch
 from ctrbench.nn.model import CTRModel
+from ctrbench.nn.norms import LayerNorm
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema
-from ctrbench.nn.stages import DomainDenseModule, LayerNorm
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import DomainDenseModule
 from ctrbench.train.learner import Learner
 
 DCN = "dcnv2[hidden=8-4,layers=1]"

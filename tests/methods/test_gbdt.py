@@ -15,7 +15,7 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods import gbdt as module
 from ctrbench.methods.gbdt import Features, FittedTrees, Gbdt, earlier
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 
 KAPPA = 5.0

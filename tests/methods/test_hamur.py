@@ -13,9 +13,11 @@ from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.hamur import AdaptedTower, AdaptedTowerModule, Cell, Hamur
 from ctrbench.nn.model import CTRModel
+from ctrbench.nn.norms import PartitionedNormModule
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema
-from ctrbench.nn.stages import DomainDense, PartitionedNormModule
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import DomainDense
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner

@@ -15,7 +15,8 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.hinet import Attention, Extraction, Hinet
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 
 LARGEST = 1
@@ -144,7 +145,7 @@ def test_weights_of_the_others_sum_to_one(
     model = stir(build_model(SMALL))
     (attention,) = (module for module in model.modules() if isinstance(module, Attention))
     context = model.context(unseen_data.slice(0, 30))
-    weight_GP, own_G = attention(context), context.known_routing.present_G - 1
+    weight_GP, own_G = attention(context), context.seen_routing.present_G - 1
     assert weight_GP.shape == (6, 6)
     assert (weight_GP[torch.arange(6), own_G] == 0.0).all()
     assert (weight_GP > 0.0).sum() == 30

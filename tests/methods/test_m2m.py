@@ -16,7 +16,8 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.m2m import M2M, Generator, Layer, MetaBlock, MetaBlockModule, scenario_routing
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 

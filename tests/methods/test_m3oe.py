@@ -13,10 +13,12 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.m3oe import BilevelLearner, ExpertsModule, M3oe, NormalisedBank, is_held_out
+from ctrbench.nn.interactions import CrossModule
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema, StageModule
-from ctrbench.nn.stages import CrossModule, StarDenseModule
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import StageModule, StarDenseModule
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.distributed import unsupported

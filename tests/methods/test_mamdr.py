@@ -19,7 +19,9 @@ from ctrbench.methods.mamdr import PLAIN_STEPS, SHARED, SHARED_LOOP, Mamdr, Mamd
 from ctrbench.names import Column
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import FieldShape, Schema
+from ctrbench.nn.stages import Dense
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, score_rows
 

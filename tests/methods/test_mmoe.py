@@ -13,10 +13,13 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.mmoe import Mixture, MixtureModule, Mmoe
+from ctrbench.nn.interactions import Cross
 from ctrbench.nn.model import CTRModel
+from ctrbench.nn.norms import LayerNorm
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema
-from ctrbench.nn.stages import Cross, DomainDenseModule, LayerNorm
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import DomainDenseModule
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 

@@ -14,9 +14,11 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.mulann import DiscriminatorModule, Mulann
-from ctrbench.nn.model import Context, CTRModel
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Plan, Schema
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 

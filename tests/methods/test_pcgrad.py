@@ -15,7 +15,9 @@ from ctrbench.extend import Build, Context, Stage, StageModule
 from ctrbench.methods.pcgrad import PCGradLearner, conflict_weights
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Dense, FieldShape, Plan, Schema
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import FieldShape, Schema
+from ctrbench.nn.stages import Dense
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 

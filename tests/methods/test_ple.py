@@ -15,9 +15,10 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.ple import Extraction, Ple
+from ctrbench.nn.interactions import Cross
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Plan, Schema
-from ctrbench.nn.stages import Cross
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 

@@ -15,7 +15,9 @@ from ctrbench.errors import SettingError
 from ctrbench.methods.ppnet import PPNet
 from ctrbench.nn.gates import PriorGate, PriorGateModule
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import Plan, Schema, Stage
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import Stage
 
 BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"]
 DNN = ("tower.0", "tower.1", "tower.2", "tower.3", "head.0", "head.1")
@@ -125,7 +127,7 @@ def test_without_fields_of_ids_the_prior_must_be_the_domain(schema: Schema) -> N
 def test_a_domain_feature_is_no_id_of_the_user(schema: Schema) -> None:
     plan = Dcnv2(hidden=(8, 4)).plan()
     without = replace(schema, hidden=("user",))
-    with pytest.raises(SettingError, match=r"no domain feature.*roles of such fields here: none"):
+    with pytest.raises(SettingError, match=r"no domain feature.*roles of the one-id fields: none"):
         CTRModel(PPNet().apply(plan), without, seed=1)
     assert CTRModel(PPNet(ppnet_prior="domain").apply(plan), without, seed=1).num_parameters()["dense"] > 0
 

@@ -13,7 +13,7 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, EmbeddingRule, Optimizer
-from ctrbench.nn.plan import Schema
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import Learner, score_rows

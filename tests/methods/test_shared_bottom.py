@@ -11,10 +11,11 @@ import torch
 from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.data.batches import SplitData
 from ctrbench.methods.shared_bottom import SharedBottom
+from ctrbench.nn.interactions import Cross
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
-from ctrbench.nn.stages import Cross, DomainDense, DomainDenseModule
+from ctrbench.nn.stages import DomainDense, DomainDenseModule
 from ctrbench.train.learner import Learner
 
 DCN = "dcnv2[hidden=8-4,layers=1]"

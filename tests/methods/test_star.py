@@ -15,8 +15,9 @@ from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.star import Star
 from ctrbench.nn.model import CTRModel
+from ctrbench.nn.norms import LayerNorm, PartitionedNorm
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.stages import AuxiliaryModule, LayerNorm, PartitionedNorm, StarDense, StarDenseModule
+from ctrbench.nn.stages import AuxiliaryModule, StarDense, StarDenseModule
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner

@@ -10,9 +10,13 @@ from torch import nn
 
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.nn.model import Chain, Context, CTRModel
-from ctrbench.nn.plan import Build, Dense, Plan, Schema, Stage, StageModule
-from ctrbench.nn.stages import Auxiliary, Cross, domain_table
+from ctrbench.nn.build import Build
+from ctrbench.nn.context import Context
+from ctrbench.nn.interactions import Cross
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import Auxiliary, Chain, Dense, Stage, StageModule, domain_table
 from ctrbench.plugins.registry import select
 
 Builder = Callable[..., CTRModel]
@@ -22,7 +26,7 @@ NUM_INPUTS = 17
 
 @dataclass(frozen=True, kw_only=True)
 class Counted(Stage):
-    """Multiplies by what was last heard from `advance`."""
+    """Records the calls of `advance` and its inputs."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         return CountedModule(num_inputs)
@@ -32,15 +36,15 @@ class CountedModule(StageModule):
     def __init__(self, num_inputs: int) -> None:
         super().__init__()
         self.num_outputs = num_inputs
-        self.heard: list[float] = []
-        self.given: list[torch.Tensor] = []
+        self.progress: list[float] = []
+        self.inputs: list[torch.Tensor] = []
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        self.given.append(x_BN)
+        self.inputs.append(x_BN)
         return x_BN
 
     def advance(self, progress: float) -> None:
-        self.heard.append(progress)
+        self.progress.append(progress)
 
 
 DEEP = (Dense(name="t0", width=8, activation="tanh"),)
@@ -49,16 +53,16 @@ CROSS = Cross(name="cross", layers=2)
 
 
 def module_of(model: CTRModel, kind: type[nn.Module]) -> nn.Module:
-    (found,) = (module for module in model.modules() if type(module) is kind)
-    return found
+    (actual,) = (module for module in model.modules() if type(module) is kind)
+    return actual
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_logits_one_a_row(build_model: Builder, data: SplitData, backbone: str) -> None:
+def test_there_is_one_logit_per_row(build_model: Builder, data: SplitData, backbone: str) -> None:
     assert build_model(backbone=backbone)(data.slice(0, 11)).shape == (11,)
 
 
-def test_parallel_joins_before_the_head(schema: Schema, data: SplitData) -> None:
+def test_parallel_interactions_join_the_tower_before_the_head(schema: Schema, data: SplitData) -> None:
     plan = Plan(tower=DEEP, head=HEAD, interactions=(CROSS,), join="parallel")
     net, batch = CTRModel(plan, schema, seed=1).net, data.slice(0, 5)
     assert net.tower[0].weight.shape == (NUM_INPUTS, 8)
@@ -68,18 +72,18 @@ def test_parallel_joins_before_the_head(schema: Schema, data: SplitData) -> None
     assert torch.equal(net(context), net.head(joined, context)[:, 0])
 
 
-def test_stacked_feeds_the_tower(schema: Schema, data: SplitData) -> None:
+def test_stacked_interactions_are_inputs_of_the_tower(schema: Schema, data: SplitData) -> None:
     plan = Plan(tower=DEEP, head=HEAD, interactions=(CROSS, replace(CROSS, name="two")), join="stacked")
     model = CTRModel(plan, schema, seed=1)
     assert model.net.tower[0].weight.shape == (2 * NUM_INPUTS, 8)
     assert model.net.head[0].weight.shape == (8, 1)
     context = model.context(data.slice(0, 5))
-    crossed = torch.cat([one(context.z_BN, context) for one in model.net.interactions], 1)
+    crossed = torch.cat([stage(context.z_BN, context) for stage in model.net.interactions], 1)
     expected = model.net.head(model.net.tower(crossed, context), context)[:, 0]
     assert torch.equal(model.net(context), expected)
 
 
-def test_stacked_without_interactions_is_the_tower_on_z(schema: Schema, data: SplitData) -> None:
+def test_stacked_without_interactions_equals_parallel(schema: Schema, data: SplitData) -> None:
     stacked, parallel = (
         CTRModel(Plan(tower=DEEP, head=HEAD, join=join), schema, seed=1)  # type: ignore[arg-type]
         for join in ("stacked", "parallel")
@@ -87,7 +91,7 @@ def test_stacked_without_interactions_is_the_tower_on_z(schema: Schema, data: Sp
     assert torch.equal(stacked(data.slice(0, 5)), parallel(data.slice(0, 5)))
 
 
-def test_stages_at_the_input_are_seen_by_tower_and_interactions_not_by_logits(
+def test_stages_at_the_input_reach_tower_and_interactions_but_not_logits(
     schema: Schema, data: SplitData
 ) -> None:
     @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ def test_stages_at_the_input_are_seen_by_tower_and_interactions_not_by_logits(
     context = model.context(data.slice(0, 4))
     model.net(context)
     for module in (model.net.tower[0], model.net.interactions[0]):
-        assert torch.equal(module.given[0], 2.0 * context.z_BN)  # type: ignore[union-attr, index]
+        assert torch.equal(module.inputs[0], 2.0 * context.z_BN)  # type: ignore[union-attr, index]
     assert torch.equal(seen[0], context.z_BN)
 
 
@@ -123,7 +127,7 @@ def test_output_bias_starts_at_the_base_rate(build_model: Builder) -> None:
     assert torch.sigmoid(bias).tolist() == pytest.approx([0.3])
 
 
-def test_base_rate_needs_no_bias(schema: Schema) -> None:
+def test_a_head_without_a_bias_is_allowed(schema: Schema) -> None:
     CTRModel(Plan(tower=DEEP, head=(Dense(name="h", width=1), Counted(name="c"))), schema, seed=1)
 
 
@@ -144,7 +148,7 @@ def test_same_seed_same_weights(build_model: Builder, backbone: str) -> None:
     assert not torch.equal(first["net.tower.0.weight"], other["net.tower.0.weight"])
 
 
-def test_a_stage_starts_alike_whatever_stands_beside_it(schema: Schema) -> None:
+def test_a_stage_starts_from_the_same_weights_in_every_plan(schema: Schema) -> None:
     plain = CTRModel(Plan(tower=DEEP, head=HEAD), schema, seed=1)
     more = CTRModel(
         Plan(tower=(Counted(name="new"), *DEEP), head=HEAD).add_logit(Dense(name="x", width=1)),
@@ -156,15 +160,15 @@ def test_a_stage_starts_alike_whatever_stands_beside_it(schema: Schema) -> None:
     assert torch.equal(plain.embedding.table.weight, more.embedding.table.weight)
 
 
-def test_stages_hear_of_progress(schema: Schema) -> None:
+def test_advance_reaches_stages(schema: Schema) -> None:
     plan = Plan(tower=(*DEEP, Counted(name="c")), head=HEAD)
     model = CTRModel(plan, schema, seed=1)
     model.advance(0.25)
     model.advance(0.5)
-    assert module_of(model, CountedModule).heard == [0.25, 0.5]
+    assert module_of(model, CountedModule).progress == [0.25, 0.5]
 
 
-def test_nested_stages_hear_of_progress(schema: Schema) -> None:
+def test_advance_reaches_nested_stages(schema: Schema) -> None:
     class Wrapper(StageModule):
         def __init__(self, stages: tuple[Stage, ...], num_inputs: int, build: Build) -> None:
             super().__init__()
@@ -185,48 +189,10 @@ def test_nested_stages_hear_of_progress(schema: Schema) -> None:
     plan = plan.wrap_tower(lambda tower: Wrapped(name="w", stages=tower))
     model = CTRModel(plan, schema, seed=1)
     model.advance(1.0)
-    assert module_of(model, CountedModule).heard == [1.0]
+    assert module_of(model, CountedModule).progress == [1.0]
 
 
-def test_e_d_is_the_embeddings_of_the_domain_features(build_model: Builder, data: SplitData) -> None:
-    context = build_model().context(data.slice(0, 9))
-    assert torch.equal(context.domain_BE, context.z_BN[:, :8])
-
-
-def test_domain_tables_give_the_rows_present_in_order(build_model: Builder, data: SplitData) -> None:
-    table = domain_table(6, torch.zeros(2))
-    table.weight.data += torch.arange(7.0)[:, None]
-    context = build_model().context(data.take(torch.argsort(data.indicator_B, descending=True)[:30]))
-    rows = context.read(table)
-    assert rows[:, 0].tolist() == context.routing.present_G.tolist()
-    assert torch.equal(rows[context.routing.index_B][:, 0], context.indicator_B.float())
-
-
-def test_domain_tables_start_alike_with_a_row_for_the_unseen() -> None:
-    table = domain_table(3, torch.tensor([1.0, 2.0]))
-    assert table.weight.tolist() == [[1.0, 2.0]] * 4
-    assert table.rule == "domain"
-
-
-def test_part_of_a_context_is_the_context_of_those_rows(build_model: Builder, data: SplitData) -> None:
-    model = build_model()
-    whole = model.context(data.slice(0, 20))
-    part = whole.part(slice(5, 12))
-    alone = model.context(data.slice(5, 12))
-    assert torch.equal(part.z_BN, alone.z_BN)
-    assert torch.equal(part.routing.present_G, alone.routing.present_G)
-    part.penalties.append(torch.zeros(()))
-    assert whole.penalties == []
-
-
-def test_a_detached_context_passes_no_gradient_to_embeddings(build_model: Builder, data: SplitData) -> None:
-    model = build_model()
-    torch.autograd.backward(model.net(model.context(data.slice(0, 20)).detached()).sum())
-    assert model.embedding.table.weight.grad is None
-    assert model.net.head[0].weight.grad is not None
-
-
-def test_parameters_are_counted_by_kind(build_model: Builder, schema: Schema) -> None:
+def test_parameters_are_counted_by_owner(build_model: Builder, schema: Schema) -> None:
     embedding = (7 + 4 + 41 + 11) * 4
     dense = (NUM_INPUTS * 8 + 8) + (8 * 4 + 4) + (4 + 1)
     assert build_model().num_parameters() == {"embedding": embedding, "dense": dense, "per_domain": 0}
@@ -262,12 +228,12 @@ def test_base_rate_is_the_logit_at_zero_embeddings(schema: Schema) -> None:
 HIDING = replace(Plan(tower=DEEP, head=HEAD), hides_domain=True)
 
 
-def test_what_is_hidden_is_not_counted(schema: Schema) -> None:
+def test_hidden_fields_have_no_parameters(schema: Schema) -> None:
     counts = CTRModel(HIDING, schema, seed=1).num_parameters()
     assert counts == {"embedding": (41 + 11) * 4, "dense": (9 * 8 + 8) + (8 + 1), "per_domain": 0}
 
 
-def test_a_model_that_sees_no_domain_scores_all_domains_alike(schema: Schema, data: SplitData) -> None:
+def test_without_domain_features_scores_do_not_depend_on_the_domain(schema: Schema, data: SplitData) -> None:
     model, batch = CTRModel(HIDING, schema, seed=1), data.slice(0, 40)
     ids_BF = batch.ids_BF.clone()
     ids_BF[:, :2] = 1
@@ -279,25 +245,13 @@ def test_a_model_that_sees_no_domain_scores_all_domains_alike(schema: Schema, da
 
 def test_e_d_of_hidden_features_is_refused(schema: Schema, data: SplitData) -> None:
     model = CTRModel(HIDING, schema, seed=1)
-    with pytest.raises(SettingError, match="does not see: city, age"):
+    with pytest.raises(SettingError, match="hidden from this model: city, age"):
         _ = model.context(data.slice(0, 4)).domain_BE
-    with pytest.raises(SettingError, match="does not see: city, age"):
+    with pytest.raises(SettingError, match="hidden from this model: city, age"):
         CTRModel(HIDING.add_logit(Auxiliary(name="aux", sees="domain")), schema, seed=1)
 
 
-def test_nothing_left_to_see_is_refused(schema: Schema) -> None:
+def test_hiding_all_fields_is_refused(schema: Schema) -> None:
     domain_only = replace(schema, fields=(schema.fields[0], schema.fields[3]))
     with pytest.raises(SettingError, match="all fields are domain features: city, age"):
         CTRModel(HIDING, domain_only, seed=1)
-
-
-def test_the_largest_indicator_is_one_that_was_seen(schema: Schema) -> None:
-    assert replace(schema, indicator_rows=(500, 3, 9, 2)).largest_indicator == 2
-
-
-def test_part_by_row_numbers_is_the_context_of_those_rows(schema: Schema, data: SplitData) -> None:
-    model = CTRModel(replace(HIDING, hides_domain=False, first_order=True), schema, seed=1)
-    rows = torch.tensor([9, 2, 17])
-    part, alone = model.context(data.slice(0, 20)).part(rows), model.context(data.take(rows))
-    for name in ("z_BN", "domain_B", "indicator_B", "first_order_BF"):
-        assert torch.equal(getattr(part, name), getattr(alone, name))

@@ -9,24 +9,18 @@ import torch
 from torch import nn
 
 from ctrbench.data.batches import SplitData
-from ctrbench.nn import kernels, optim
+from ctrbench.nn.kernels import adam
+from ctrbench.nn.kernels.adam import TensorRowAdam
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import (
-    AdamConfig,
-    DenseAdam,
-    EmbeddingRule,
-    MissedSteps,
-    Optimizer,
-    TensorRowAdam,
-)
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.optim import AdamConfig, DenseAdam, EmbeddingRule, Optimizer
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, bce
 
 
 class OneTable(nn.Module):
-    """A table and nothing else that learns but a bias."""
+    """A table and a bias."""
 
     def __init__(self, start: torch.Tensor, rule: str) -> None:
         super().__init__()
@@ -35,7 +29,7 @@ class OneTable(nn.Module):
 
 
 def targets(step: int) -> torch.Tensor:
-    """What the rows of a step are pulled to; another one each step, so that gradients change sign."""
+    """The target of a step's rows, which changes with every step, so that gradients change sign."""
     return torch.randn(1, generator=torch.Generator().manual_seed(step))
 
 
@@ -51,7 +45,7 @@ def make_step(model: OneTable, optimizer: Optimizer, ids: list[int], step: int) 
 
 
 def visits(num_steps: int, num_rows: int, seed: int = 0) -> list[list[int]]:
-    """Distinct ids of each step; low ones come often, high ones hardly ever."""
+    """Distinct ids of each step; low ones are frequent, high ones rare."""
     generator = np.random.default_rng(seed)
     chance = 1.0 / np.arange(1, num_rows + 1) ** 1.5
     return [np.flatnonzero(generator.random(num_rows) < chance).tolist() for _ in range(num_steps)]
@@ -111,7 +105,7 @@ def zipf_model() -> CTRModel:
     return CTRModel(select("backbones", "dnn[hidden=16-8]").value.plan(), schema, seed=1)  # type: ignore[union-attr]
 
 
-def test_deferred_adam_is_the_dense_adam_of_torch(record_property: Callable[[str, object], None]) -> None:
+def test_deferred_adam_equals_the_dense_adam_of_torch(record_property: Callable[[str, object], None]) -> None:
     data, deferred, dense = zipf_data(1000 * 32), zipf_model(), zipf_model()
     learner, optimizer = Learner(), Optimizer(deferred, AdamConfig(lr=1e-3))
     reference = torch.optim.Adam(dense.parameters(), lr=1e-3)
@@ -134,12 +128,12 @@ def test_deferred_adam_is_the_dense_adam_of_torch(record_property: Callable[[str
     assert apart < 1e-5
 
 
-def test_without_catching_up_rows_end_elsewhere() -> None:
+def test_lazy_adam_differs_from_deferred_adam() -> None:
     deferred, lazy = trained("embedding")[0], trained("embedding", "lazy_adam")[0]
     assert float((deferred.table.weight - lazy.table.weight).detach().abs().max()) > 1e-3
 
 
-def test_lazy_adam_is_the_sparse_adam_of_torch() -> None:
+def test_lazy_adam_equals_the_sparse_adam_of_torch() -> None:
     model, _ = trained("embedding", "lazy_adam")
     embedding, bias = nn.Embedding.from_pretrained(START, freeze=False, sparse=True), torch.zeros(1)
     bias.requires_grad_()
@@ -154,7 +148,7 @@ def test_lazy_adam_is_the_sparse_adam_of_torch() -> None:
     torch.testing.assert_close(model.table.weight, embedding.weight, rtol=1e-5, atol=1e-6)
 
 
-def test_each_domain_row_has_an_adam_of_its_own() -> None:
+def test_each_row_of_a_domain_table_counts_its_own_steps() -> None:
     model, _ = trained("domain")
     bias = torch.zeros(1, requires_grad=True)
     rows = [nn.Parameter(row.clone()) for row in START]
@@ -163,14 +157,14 @@ def test_each_domain_row_has_an_adam_of_its_own() -> None:
     for step, ids in enumerate(visits(60, len(START))):
         for optimizer in (shared, *own):
             optimizer.zero_grad()
-        torch.autograd.backward(pull(torch.stack([rows[one] for one in ids]), bias, step))
-        for optimizer in (shared, *(own[one] for one in ids)):
+        torch.autograd.backward(pull(torch.stack([rows[row] for row in ids]), bias, step))
+        for optimizer in (shared, *(own[row] for row in ids)):
             optimizer.step()
     torch.testing.assert_close(model.table.weight.detach(), torch.stack(rows).detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["domain", "embedding"])
-def test_rows_never_read_never_move(rule: str) -> None:
+def test_rows_that_are_never_read_do_not_move(rule: str) -> None:
     model, optimizer = OneTable(START, rule), None
     optimizer = Optimizer(model, AdamConfig(lr=0.01))
     for step in range(20):
@@ -180,7 +174,7 @@ def test_rows_never_read_never_move(rule: str) -> None:
     assert torch.nonzero(moved)[:, 0].tolist() == [2, 5]
 
 
-def test_domain_rows_rest_while_other_domains_train() -> None:
+def test_rows_of_absent_domains_do_not_move() -> None:
     model, optimizer = trained("domain")
     before = model.table.weight.detach().clone()
     for step in range(20):
@@ -189,7 +183,7 @@ def test_domain_rows_rest_while_other_domains_train() -> None:
     assert torch.equal(model.table.weight[2:], before[2:])
 
 
-def test_flushing_is_catching_up() -> None:
+def test_flushing_gives_the_rows_that_reading_gives() -> None:
     flushed, whole = trained("embedding")
     _, read = trained("embedding")
     rows_UW = read.tables["table"].read(torch.arange(len(START)), read.steps + 1)
@@ -197,61 +191,31 @@ def test_flushing_is_catching_up() -> None:
     assert torch.equal(flushed.table.weight, rows_UW)
 
 
-def test_flushing_in_parts_is_flushing_at_once() -> None:
-    (_, first), (_, second) = on_tensors(), on_tensors()
-    first.flush()
-    table = second.tables["table"]
-    assert isinstance(table, TensorRowAdam)
-    table.flush(second.steps, rows=5)
-    assert torch.equal(first.tables["table"].packed, table.packed)
-
-
-def test_threads_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, alone = trained("embedding")
-    monkeypatch.setattr(kernels, "PARALLEL_NUMBERS", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    _, together = trained("embedding")
-    alone.flush()
-    together.flush()
-    assert torch.equal(alone.tables["table"].packed, together.tables["table"].packed)
-
-
-RULES = [("embedding", "adam"), ("embedding", "lazy_adam"), ("domain", "adam")]
-
-
 def on_tensors(rule: str = "embedding", embedding_rule: EmbeddingRule = "adam") -> tuple[OneTable, Optimizer]:
     """The same training as `trained`, by the operations that any device has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optim, "LoopRowAdam", TensorRowAdam)
+        patch.setattr(adam, "LoopRowAdam", TensorRowAdam)
         return trained(rule, embedding_rule)
 
 
-@pytest.mark.parametrize(("rule", "embedding_rule"), RULES)
-def test_loops_and_tensors_do_the_same(rule: str, embedding_rule: EmbeddingRule) -> None:
-    (_, loops), (_, tensors) = trained(rule, embedding_rule), on_tensors(rule, embedding_rule)
-    for optimizer in (loops, tensors):
-        optimizer.flush()
-    first, second = (optimizer.tables["table"].state_dict() for optimizer in (loops, tensors))
-    torch.testing.assert_close(first["packed"], second["packed"], rtol=1e-5, atol=1e-7)
-    assert torch.equal(first["last"], second["last"])
-
-
 @pytest.mark.parametrize("make", [trained, on_tensors])
-def test_looking_up_ids_is_reading_their_rows(make: Callable[[], tuple[OneTable, Optimizer]]) -> None:
+def test_lookup_returns_rows_and_sums_their_gradients(
+    make: Callable[[], tuple[OneTable, Optimizer]],
+) -> None:
     model, optimizer = make()
     ids_n = torch.tensor([7, 2, 7, 11, 2, 0], dtype=torch.int32)
     optimizer.flush()
     optimizer.begin()
-    found = optimizer.lookup(model.table, ids_n)
-    assert torch.equal(found, model.table.weight.detach()[ids_n])
-    torch.autograd.backward((found * torch.arange(1.0, 7.0)[:, None]).sum())
+    actual = optimizer.lookup(model.table, ids_n)
+    assert torch.equal(actual, model.table.weight.detach()[ids_n])
+    torch.autograd.backward((actual * torch.arange(1.0, 7.0)[:, None]).sum())
     (read,) = optimizer._reads
     assert read.leaf.grad is not None
     sums = dict(zip(read.rows_U.tolist(), read.leaf.grad[:, 0].tolist(), strict=True))
     assert {row: total for row, total in sums.items() if row < 12} == {7: 4.0, 2: 7.0, 11: 4.0, 0: 6.0}
 
 
-def test_dense_adam_is_that_of_torch() -> None:
+def test_dense_adam_equals_the_adam_of_torch() -> None:
     weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
     others = [nn.Parameter(weight.detach().clone()) for weight in weights]
     ours, theirs = DenseAdam(weights, AdamConfig(lr=0.1)), torch.optim.Adam(others, lr=0.1)
@@ -278,7 +242,7 @@ def test_flushing_twice_changes_nothing() -> None:
     assert torch.equal(model.table.weight, once)
 
 
-def test_flushing_meanwhile_does_not_move_the_end() -> None:
+def test_flushing_during_training_does_not_change_its_result() -> None:
     (straight, _), model = trained("embedding"), OneTable(START, "embedding")
     optimizer = Optimizer(model, AdamConfig(lr=0.01))
     for step, ids in enumerate(visits(60, len(START))):
@@ -297,7 +261,7 @@ def test_flushing_meanwhile_does_not_move_the_end() -> None:
 @pytest.mark.parametrize(
     ("rule", "embedding_rule"), [("embedding", "adam"), ("embedding", "lazy_adam"), ("domain", "adam")]
 )
-def test_a_restored_optimizer_goes_on_bit_for_bit(rule: str, embedding_rule: EmbeddingRule) -> None:
+def test_a_restored_optimizer_continues_bit_for_bit(rule: str, embedding_rule: EmbeddingRule) -> None:
     model, optimizer = trained(rule, embedding_rule, steps=30)
     file = BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -315,36 +279,15 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(rule: str, embedding_rule: Emb
     assert torch.equal(optimizer.tables["table"].packed, restored.tables["table"].packed)
 
 
-def brute_sums(config: AdamConfig, last: int, missed: int) -> tuple[float, float]:
-    one = np.arange(1, missed + 1, dtype=np.float64)
-    c1, c2 = 1.0 - config.beta1 ** (last + one), 1.0 - config.beta2 ** (last + one)
-    rho1, rho2 = config.beta1 / config.beta2**0.5, config.beta1 / config.beta2
-    return float((rho1**one * c2**0.5 / c1).sum()), float((rho2**one * c2 / c1).sum())
-
-
-@pytest.mark.parametrize("last", [1, 2, 57, 4_000, 32_767, 32_768, 50_000])
-@pytest.mark.parametrize("missed", [1, 3, 40, 5_000, 70_000])
-def test_sums_over_missed_steps(last: int, missed: int) -> None:
-    config = AdamConfig()
-    g1, g2 = MissedSteps(config).sums(torch.tensor([last]), torch.tensor([missed]))
-    assert (float(g1), float(g2)) == pytest.approx(brute_sums(config, last, missed), rel=1e-9)
-
-
-def test_no_missed_step_sums_to_nothing() -> None:
-    g1, g2 = MissedSteps(AdamConfig()).sums(torch.tensor([0, 5, 99_999]), torch.tensor([0, 0, 0]))
-    assert torch.equal(g1, torch.zeros(3, dtype=torch.float64))
-    assert torch.equal(g2, torch.zeros(3, dtype=torch.float64))
-
-
-def test_a_table_is_read_once_a_step() -> None:
+def test_a_table_is_read_once_per_step() -> None:
     model, optimizer = trained("embedding", steps=1)
     optimizer.begin()
     optimizer.read(model.table, torch.tensor([1]))
-    with pytest.raises(AssertionError, match="read once a step"):
+    with pytest.raises(AssertionError, match="read once per step"):
         optimizer.read(model.table, torch.tensor([2]))
 
 
-def test_a_table_read_without_a_gradient_stays() -> None:
+def test_a_table_without_a_gradient_does_not_change() -> None:
     model, optimizer = trained("domain", steps=5)
     before = model.table.weight.detach().clone()
     optimizer.begin()
@@ -354,16 +297,39 @@ def test_a_table_read_without_a_gradient_stays() -> None:
     assert torch.equal(model.table.weight, before)
 
 
-def test_the_model_reads_the_memory_that_is_updated() -> None:
+def test_the_optimizer_updates_the_model_in_place() -> None:
     model, optimizer = trained("embedding", steps=1)
     assert model.table.weight.data_ptr() == optimizer.tables["table"].packed.data_ptr()
 
 
 @pytest.mark.parametrize("ids", [[1, 12], [3, -1]])
-def test_an_id_beyond_the_table_is_refused_and_nothing_is_left_behind(ids: list[int]) -> None:
+def test_after_an_id_outside_the_table_lookups_still_work(ids: list[int]) -> None:
     model, optimizer = trained(steps=1)
     optimizer.begin()
     with pytest.raises(IndexError, match="12 rows"):
         optimizer.lookup(model.table, torch.tensor(ids))
     optimizer.begin()
     assert optimizer.lookup(model.table, torch.tensor([1, 3, 1])).shape == (3, 3)
+
+
+def test_the_dense_view_has_the_weights_outside_tables() -> None:
+    model, optimizer = trained(steps=1)
+    assert list(optimizer.dense_view().parameters) == [model.bias]
+
+
+def test_a_learning_rate_of_the_dense_view_ends_with_its_context() -> None:
+    model, optimizer = trained(steps=3)
+    before = model.bias.detach().clone()
+    with optimizer.dense_view().learning_rate(0.0):
+        make_step(model, optimizer, [2, 5], 3)
+    assert torch.equal(model.bias, before)
+    make_step(model, optimizer, [2, 5], 4)
+    assert not torch.equal(model.bias, before)
+
+
+def test_first_moments_of_dense_weights_can_be_reset() -> None:
+    _, optimizer = trained(steps=3)
+    (mean,) = optimizer.state_dict()["dense"]["means"]  # type: ignore[index]
+    assert mean.any()
+    optimizer.dense_view().reset_first_moments()
+    assert not mean.any()

@@ -1,4 +1,4 @@
-"""DIN and DIEN against their formulas, element by element in float64, and what learners make of the auxiliary loss."""
+"""DIN and DIEN against their formulas, element by element in float64, and the auxiliary loss under all learners."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from torch import nn
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.extend import Method
+from ctrbench.nn.build import Build
+from ctrbench.nn.embed import FieldEmbedding
+from ctrbench.nn.gather import mean_rows
+from ctrbench.nn.lists import Lists
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Build, FieldShape, Pooling, Schema
-from ctrbench.nn.pooling import Dien, Din, Lists, Recurrence, SequencePooling, take_lists
-from ctrbench.nn.tables import FieldEmbedding, mean_rows
+from ctrbench.nn.pooling import Dien, Din, Pooling, Recurrence, SequencePooling
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, bce, total_loss
 
@@ -29,7 +32,7 @@ Array = np.ndarray
 
 @pytest.fixture
 def schema(schema: Schema) -> Schema:
-    """The shared fields, and earlier users beside the user."""
+    """The shared fields, and a sequence of users whose target is the user."""
     history = FieldShape(name="history", kind="sequence", role="user", size=41, target="user")
     return replace(schema, fields=(*schema.fields, history))
 
@@ -52,7 +55,7 @@ def build(schema: Schema) -> Build:
 
 
 def shaken(module: nn.Module) -> nn.Module:
-    """In float64, with no parameter left where it starts."""
+    """Convert a module to float64 and set all parameters to random numbers."""
     generator = torch.Generator().manual_seed(2)
     for parameter in module.double().parameters():
         parameter.data.copy_(0.7 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -87,7 +90,7 @@ def din_weight(e: Array, t: Array, p: dict[str, Array]) -> float:
 
 
 def gru_step(x: Array, h: Array, p: dict[str, Array], name: str, share: float = 1.0) -> Array:
-    (wu, wr, wh), (uu, ur, uh) = (np.split(p[f"{name}.{one}"], 3, axis=1) for one in ("input", "state"))
+    (wu, wr, wh), (uu, ur, uh) = (np.split(p[f"{name}.{part}"], 3, axis=1) for part in ("input", "state"))
     bu, br, bh = np.split(p[f"{name}.bias"], 3)
     u, r = sigmoid(x @ wu + h @ uu + bu), sigmoid(x @ wr + h @ ur + br)
     new = np.tanh(x @ wh + r * (h @ uh) + bh)
@@ -116,7 +119,7 @@ def dien_vector(es: Array, t: Array, p: dict[str, Array]) -> Array:
 # --- against the formulas ---
 
 
-def test_din_is_the_weighed_sum_and_empty_lists_have_a_vector_of_their_own(build: Build) -> None:
+def test_din_is_a_weighted_sum_and_empty_lists_are_a_learned_vector(build: Build) -> None:
     din = shaken(Din("history", build))
     rows, offsets, target = drawn(LENGTHS)
     pooled, loss = din(rows, offsets, target)
@@ -127,12 +130,12 @@ def test_din_is_the_weighed_sum_and_empty_lists_have_a_vector_of_their_own(build
     assert loss is None
 
 
-def test_din_has_a_network_of_80_40_1(build: Build) -> None:
-    shapes = [tuple(one.shape) for one in Din("history", build).weights]
+def test_the_attention_of_din_has_widths_80_40_1(build: Build) -> None:
+    shapes = [tuple(weight.shape) for weight in Din("history", build).weights]
     assert shapes == [(4 * E, 80), (80, 40), (40, 1)]
 
 
-def test_dien_is_the_last_state_of_the_weighed_gru(build: Build) -> None:
+def test_dien_is_the_last_state_of_the_weighted_gru(build: Build) -> None:
     dien = shaken(Dien("history", build, weight=1.0)).eval()
     rows, offsets, target = drawn(LENGTHS)
     pooled, loss = dien(rows, offsets, target)
@@ -166,7 +169,7 @@ def test_the_auxiliary_loss_is_the_mean_over_steps(build: Build, monkeypatch: py
     assert loss.weight == 0.5
 
 
-def test_the_gru_is_that_of_torch_with_the_update_gate_turned_round(build: Build) -> None:
+def test_the_gru_equals_that_of_torch_with_one_minus_the_update_gate(build: Build) -> None:
     own = shaken(Recurrence("gru", build))
     theirs = nn.GRU(E, E, batch_first=True).double()
     (u, r, h), (su, sr, sh) = own.input.chunk(3, dim=1), own.state.chunk(3, dim=1)
@@ -178,13 +181,13 @@ def test_the_gru_is_that_of_torch_with_the_update_gate_turned_round(build: Build
     theirs.bias_hh_l0.data.zero_()
     rows, offsets, _ = drawn(LENGTHS)
     lists = Lists(offsets, rows.device)
-    states = torch.cat(own(rows[lists.order_n], lists))[lists.place_n]
+    states = torch.cat(own(rows[lists.order_n], lists))[lists.time_rank_n]
     for a, b in pairwise(offsets.tolist()):
         if b > a:
             torch.testing.assert_close(states[a:b], theirs(rows[a:b][None])[0][0])
 
 
-def test_a_gate_of_zero_keeps_the_state_and_one_of_one_is_the_gru(build: Build) -> None:
+def test_weight_zero_keeps_the_state_and_weight_one_gives_the_gru(build: Build) -> None:
     own = shaken(Recurrence("gru", build))
     rows, offsets, _ = drawn([4])
     lists = Lists(offsets, rows.device)
@@ -194,7 +197,7 @@ def test_a_gate_of_zero_keeps_the_state_and_one_of_one_is_the_gru(build: Build) 
 
 
 @pytest.mark.parametrize("kind", [Din, lambda field, build: Dien(field, build, weight=1.0)])
-def test_gradients_are_those_of_finite_differences(
+def test_gradients_equal_finite_differences(
     build: Build, kind: Callable[[str, Build], SequencePooling]
 ) -> None:
     module = shaken(kind("history", build)).eval()
@@ -209,43 +212,12 @@ def test_gradients_are_those_of_finite_differences(
 # --- lists and negatives ---
 
 
-def test_shares_add_up_to_one_and_bear_large_scores() -> None:
-    offsets = torch.tensor([0, 2, 2, 5])
-    lists = Lists(offsets, torch.device("cpu"))
-    share = lists.softmax(torch.tensor([[1e4, 0.0], [1e4, 0.0], [-1e4, 1.0], [0.0, 1.0], [0.0, 1.0]]))
-    third = [1 / 3] * 3
-    torch.testing.assert_close(share.T, torch.tensor([[0.5, 0.5, 0.0, 0.5, 0.5], [0.5, 0.5, *third]]))
-
-
-def test_negatives_come_from_every_other_list_and_never_from_ones_own() -> None:
-    offsets = torch.tensor([0, 3, 3, 4, 9])
-    lists, seen = Lists(offsets, torch.device("cpu")), set()
-    owner = torch.repeat_interleave(offsets.diff())
-    torch.manual_seed(0)
-    for _ in range(200):
-        steps, negatives = lists.steps()
-        assert steps.tolist() == [0, 1, 4, 5, 6, 7]
-        assert (owner[steps] != owner[negatives]).all()
-        seen |= {(int(owner[step]), int(other)) for step, other in zip(steps, negatives, strict=True)}
-    assert seen == {(0, other) for other in range(3, 9)} | {(3, other) for other in range(4)}
-
-
 @pytest.mark.parametrize("lengths", [[4], [4, 0], [1, 1], [0, 0], [0]])
-def test_without_negatives_or_next_behaviours_there_is_no_auxiliary_loss(
-    build: Build, lengths: list[int]
-) -> None:
+def test_without_negatives_or_next_steps_there_is_no_auxiliary_loss(build: Build, lengths: list[int]) -> None:
     dien = shaken(Dien("history", build, weight=1.0)).train()
     pooled, loss = dien(*drawn(lengths))
     assert pooled.shape == (len(lengths), E)
     assert loss.mean() is None
-
-
-def test_lists_are_taken_out_in_any_order() -> None:
-    rows, offsets, _ = drawn(LENGTHS)
-    wanted = torch.tensor([3, 1, 0])
-    places, own = take_lists(offsets, wanted)
-    assert own.tolist() == [0, 5, 5, 8]
-    assert torch.equal(rows[places], torch.cat([rows[4:9], rows[0:3]]))
 
 
 # --- in a model ---
@@ -265,9 +237,11 @@ def make(schema: Schema) -> Model:
 POOLED = ["dnn[hidden=8-4,pooling=din]", "dnn[hidden=8-4,pooling=dien]"]
 
 
-def test_the_sequence_has_the_embeddings_of_its_target(schema: Schema, data: SplitData) -> None:
+def test_a_sequence_shares_the_embeddings_of_its_target(schema: Schema, data: SplitData) -> None:
     embedding = FieldEmbedding(schema, Build(schema=schema, seed=1))
-    assert len(embedding.table.weight) == sum(one.size for one in schema.fields if one.name != "history")
+    assert len(embedding.table.weight) == sum(
+        field.size for field in schema.fields if field.name != "history"
+    )
     batch = data.slice(0, 30)
     user = embedding.table.weight[len(embedding.table.weight) - 41 - 11 : -11]
     assert torch.equal(embedding(batch)[0][:, schema.slices["user"]], user[batch.ids_BF[:, 2].long()])
@@ -285,16 +259,16 @@ def test_the_width_of_z_is_the_same_for_every_pooling(schema: Schema, data: Spli
     assert shapes == {(9, schema.num_inputs)}
 
 
-def test_other_fields_are_as_with_the_mean(schema: Schema, data: SplitData) -> None:
+def test_the_pooling_does_not_change_other_fields(schema: Schema, data: SplitData) -> None:
     build, batch = Build(schema=schema, seed=1), data.slice(0, 20)
     mean, din = (
         FieldEmbedding(schema, build, pooling=Pooling(kind=kind))(batch)[0] for kind in ("mean", "din")
     )
     same = (mean == din).all(0)
-    place = schema.slices["history"]
-    assert same[: place.start].all()
-    assert same[place.stop :].all()
-    assert not same[place].any()
+    index = schema.slices["history"]
+    assert same[: index.start].all()
+    assert same[index.stop :].all()
+    assert not same[index].any()
 
 
 @pytest.mark.parametrize("kind", ["din", "dien"])
@@ -315,7 +289,9 @@ def test_the_target_is_the_field_that_the_card_names(schema: Schema, data: Split
 
 
 @pytest.mark.parametrize("kind", ["mean", "din", "dien"])
-def test_weights_of_ids_are_averaged_whatever_the_pooling(schema: Schema, data: SplitData, kind: str) -> None:
+def test_first_order_weights_are_averaged_under_every_pooling(
+    schema: Schema, data: SplitData, kind: str
+) -> None:
     embedding = FieldEmbedding(
         schema, Build(schema=schema, seed=1), first_order=True, pooling=Pooling(kind=kind)
     )
@@ -329,17 +305,17 @@ def test_weights_of_ids_are_averaged_whatever_the_pooling(schema: Schema, data: 
 
 
 @pytest.mark.parametrize("backbone", POOLED)
-def test_rows_do_not_see_each_other(make: Model, data: SplitData, backbone: str) -> None:
+def test_scores_of_rows_are_independent(make: Model, data: SplitData, backbone: str) -> None:
     model = make(backbone=backbone).eval()
     for pooling in model.embedding.poolings:
         nn.init.normal_(pooling.empty_E)
-    together = model(data.slice(0, 40))
+    joint = model(data.slice(0, 40))
     alone = torch.cat([model(data.slice(row, row + 1)) for row in range(40)])
-    torch.testing.assert_close(alone, together, rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(alone, joint, rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("backbone", POOLED)
-def test_a_batch_without_any_history_works(make: Model, data: SplitData, backbone: str) -> None:
+def test_a_batch_with_only_empty_sequences_trains(make: Model, data: SplitData, backbone: str) -> None:
     model = make(backbone=backbone)
     batch = without_history(data.slice(0, 12))
     step(model, Learner(), batch)
@@ -380,7 +356,7 @@ def test_the_auxiliary_loss_is_a_penalty_in_training_only(make: Model, data: Spl
         assert context.penalties == []
 
 
-def test_a_part_of_a_batch_takes_its_own_rows_loss_along(make: Model, data: SplitData) -> None:
+def test_part_of_a_context_has_the_loss_of_its_rows(make: Model, data: SplitData) -> None:
     model = make().train()
     context = model.context(data.slice(0, 40))
     (whole,) = context.row_losses
@@ -398,10 +374,10 @@ LEARNERS = ["plain", "maml[support=20,query=20]", "mamdr", "pcgrad", "separate"]
 
 
 @pytest.mark.parametrize("method", LEARNERS)
-def test_the_auxiliary_loss_reaches_every_learners_gradient(
+def test_the_auxiliary_loss_changes_the_steps_of_every_learner(
     make: Model, data: SplitData, method: str
 ) -> None:
-    """Embeddings and, where dense weights are not taken back, the extractor move otherwise with it."""
+    """Some parameter of the embeddings differs after a step with the loss."""
     backbones = [f"dnn[hidden=8-4,pooling=dien,pooling_aux={weight}]" for weight in (0, 100)]
     rewriter: Method = select("methods", method).value  # type: ignore[assignment]
     moved = []
@@ -422,8 +398,8 @@ def test_the_auxiliary_loss_reaches_every_learners_gradient(
     assert not all(torch.equal(moved[0][name], moved[1][name]) for name in moved[0])
 
 
-def test_each_domains_own_poolings_see_its_own_rows(make: Model, data: SplitData) -> None:
-    """Each row of the batch as by its own domain's module, negatives of its own rows alone."""
+def test_with_a_model_per_domain_poolings_use_the_rows_of_their_domain(make: Model, data: SplitData) -> None:
+    """Rows are pooled by the module of their own domain, and negatives are drawn from its rows."""
     model = make("separate").train()
     for number, pools in enumerate(model.embedding.poolings):
         nn.init.constant_(pools[0].empty_E, float(number + 1))
@@ -442,10 +418,10 @@ def test_each_domains_own_poolings_see_its_own_rows(make: Model, data: SplitData
 
 @pytest.mark.parametrize("method", ["plain", "maml[support=20,query=20]", "separate"])
 @pytest.mark.parametrize("backbone", [*POOLED, "deepfm[pooling=dien]"])
-def test_no_step_waits_for_a_value_of_the_device(
+def test_no_step_waits_for_a_value_on_the_device(
     make: Model, data: SplitData, monkeypatch: pytest.MonkeyPatch, method: str, backbone: str
 ) -> None:
-    """As in tests/train: the device `meta` has no values to wait for."""
+    """The device `meta` has no values, so reading one fails."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     model, rows = make(method, backbone).to("meta"), data.to(torch.device("meta"))
     learner: Learner = select("methods", method).value.learner()  # type: ignore[union-attr]
@@ -455,8 +431,8 @@ def test_no_step_waits_for_a_value_of_the_device(
         assert learner.step(model, optimizer, batch).loss.is_meta
 
 
-def test_dien_learns_what_follows_what(schema: Schema) -> None:
-    """User j is always followed by j + 1: the auxiliary loss falls well below that of a coin."""
+def test_the_auxiliary_loss_of_dien_falls_when_sequences_are_predictable(schema: Schema) -> None:
+    """User j is always followed by j + 1, so the loss falls far below that of random guesses."""
     generator = np.random.default_rng(1)
     start = generator.integers(1, 36, 200)
     values = torch.from_numpy((start[:, None] + np.arange(5)).ravel().astype(np.int32))
@@ -477,44 +453,44 @@ def test_dien_learns_what_follows_what(schema: Schema) -> None:
     assert means[-1].item() < 0.7
 
 
-# --- what is refused ---
+# --- settings ---
 
 
 def test_a_pooling_needs_a_sequence_with_a_target(schema: Schema) -> None:
-    plain = replace(schema, fields=tuple(replace(one, target=None) for one in schema.fields))
+    plain = replace(schema, fields=tuple(replace(field, target=None) for field in schema.fields))
     plan = select("backbones", "dnn[pooling=din]").value.full_plan()  # type: ignore[union-attr]
-    with pytest.raises(SettingError, match="pooling=din compares sequences with a field"):
+    with pytest.raises(SettingError, match="pooling=din compares sequences with their target"):
         CTRModel(plan, plain, seed=1)
     CTRModel(replace(plan, pooling=Pooling()), plain, seed=1)
 
 
-def test_a_sequence_whose_target_is_hidden_is_as_one_without(schema: Schema) -> None:
+def test_a_sequence_whose_target_is_hidden_counts_as_one_without(schema: Schema) -> None:
     hidden = replace(schema, hidden=("user",))
     assert hidden.targets == {}
-    assert [one.name for one in hidden.table_fields] == ["city", "age", "tags", "history"]
+    assert [field.name for field in hidden.table_fields] == ["city", "age", "tags", "history"]
     plan = select("backbones", "dnn[pooling=dien]").value.full_plan()  # type: ignore[union-attr]
-    with pytest.raises(SettingError, match="a field that is seen"):
+    with pytest.raises(SettingError, match="a field that the model uses"):
         CTRModel(plan, hidden, seed=1)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "din"])
-def test_the_weight_of_the_auxiliary_loss_is_for_dien_alone(pooling: str) -> None:
+def test_the_weight_of_the_auxiliary_loss_needs_dien(pooling: str) -> None:
     with pytest.raises(SettingError, match="pooling_aux has no effect"):
         _ = select("backbones", f"dnn[pooling={pooling},pooling_aux=0.5]").value
 
 
-def test_every_backbone_takes_the_setting_over() -> None:
+def test_every_backbone_has_the_pooling_settings() -> None:
     for name in ("dnn", "dcnv2", "deepfm"):
         plan = select("backbones", f"{name}[pooling=dien,pooling_aux=0.5]").value.full_plan()  # type: ignore[union-attr]
         assert plan.pooling == Pooling(kind="dien", aux_weight=0.5)
 
 
-def test_the_default_leaves_a_runs_key_as_it_was() -> None:
+def test_default_pooling_is_not_part_of_a_run_key() -> None:
     assert not {"pooling", "pooling_aux"} & set(select("backbones", "dnn").value.key())
     assert select("backbones", "dnn[pooling=din]").value.key()["pooling"] == "din"
 
 
-def test_a_part_of_a_batch_takes_its_own_behaviours_along(schema: Schema, data: SplitData) -> None:
+def test_part_of_a_context_has_the_behaviours_of_its_rows(schema: Schema, data: SplitData) -> None:
     plan = replace(select("backbones", "dnn[hidden=8-4]").value.full_plan(), attends=True)  # type: ignore[union-attr]
     model, rows = CTRModel(plan, schema, seed=1), torch.tensor([5, 2, 31])
     whole, own = model.context(data.slice(0, 40)), model.context(data.take(rows)).behaviours["history"]

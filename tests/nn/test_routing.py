@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ctrbench.nn.kernels import grouped
 from ctrbench.nn.routing import Routing
 
 GROUPS = {
@@ -35,7 +34,7 @@ def by_hand(x_BN: torch.Tensor, weight_GNM: torch.Tensor, group_B: torch.Tensor)
 
 
 @pytest.mark.parametrize("sizes", GROUPS.values(), ids=GROUPS)
-def test_linear_is_a_loop_over_rows(sizes: list[int]) -> None:
+def test_linear_equals_a_loop_over_rows(sizes: list[int]) -> None:
     group_B = shuffled_groups(sizes)
     x_BN, weight_GNM = drawn(len(group_B), 4), drawn(len(sizes), 4, 3, seed=1)
     product = Routing(group_B).linear(x_BN, weight_GNM)
@@ -43,7 +42,7 @@ def test_linear_is_a_loop_over_rows(sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("sizes", GROUPS.values(), ids=GROUPS)
-def test_gradients_of_linear_are_those_of_the_loop(sizes: list[int]) -> None:
+def test_gradients_of_linear_equal_those_of_a_loop(sizes: list[int]) -> None:
     group_B, gradients = shuffled_groups(sizes), []
     scale = drawn(len(group_B), 3, seed=2)
     for multiply in (Routing(group_B).linear, lambda x, w: by_hand(x, w, group_B)):
@@ -56,7 +55,7 @@ def test_gradients_of_linear_are_those_of_the_loop(sizes: list[int]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_each_row_knows_its_group() -> None:
+def test_each_row_has_the_index_of_its_group() -> None:
     group_B = shuffled_groups([1, 5, 2])
     routing = Routing(group_B)
     assert routing.present_G.tolist() == [5, 7, 3]
@@ -66,19 +65,6 @@ def test_each_row_knows_its_group() -> None:
     assert (routing.num_groups, routing.smallest) == (3, 1)
     assert routing.share_G.tolist() == pytest.approx([5 / 8, 2 / 8, 1 / 8])
     assert [routing.has(group) for group in (3, 4, 7)] == [True, False, True]
-
-
-@pytest.mark.parametrize("ids", [[4], [0, 0, 2, 9, 2, 2], [3_000_000, 5, 3_000_000, 7, 5, 5]])
-def test_grouping_is_that_of_numpy(ids: list[int]) -> None:
-    group_B = np.array(ids, dtype=np.int32)
-    present, counts, index, order = grouped(group_B)
-    known, rows = np.unique(group_B, return_counts=True)
-    assert dict(zip(present.tolist(), counts.tolist(), strict=True)) == dict(
-        zip(known.tolist(), rows.tolist(), strict=True)
-    )
-    assert np.array_equal(present[index], group_B)
-    assert np.array_equal(order, np.argsort(index, kind="stable"))
-    assert np.all(np.diff(np.floor(np.log2(counts))) <= 0)
 
 
 def test_ids_of_any_width_become_indices() -> None:
@@ -95,15 +81,15 @@ def test_buckets_hold_every_row_once_and_waste_less_than_half() -> None:
     ]  # fmt: skip
 
 
-def test_sum_over_groups() -> None:
+def test_sums_over_groups_can_be_broadcast_to_rows() -> None:
     routing = Routing(torch.tensor([7, 3, 7, 7]))
     x_BN = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
     assert routing.present_G.tolist() == [7, 3]
     assert routing.sum(x_BN).tolist() == [[8.0, 80.0], [2.0, 20.0]]
-    assert routing.spread(routing.sum(x_BN))[:, 0].tolist() == [8.0, 2.0, 8.0, 8.0]
+    assert routing.broadcast(routing.sum(x_BN))[:, 0].tolist() == [8.0, 2.0, 8.0, 8.0]
 
 
-def test_a_grouped_product_says_that_it_has_no_second_derivative() -> None:
+def test_a_second_derivative_of_a_grouped_product_is_refused() -> None:
     x_BN, weight_GNM = drawn(3, 2).requires_grad_(), drawn(2, 2, 2).requires_grad_()
     product = Routing(torch.tensor([1, 2, 1])).linear(x_BN, weight_GNM)
     with pytest.raises(NotImplementedError, match="no second derivative"):
@@ -114,6 +100,6 @@ def test_a_grouped_product_says_that_it_has_no_second_derivative() -> None:
 def test_members_are_the_rows_of_each_group(sizes: list[int]) -> None:
     group_B = shuffled_groups(sizes)
     routing = Routing(group_B)
-    assert [one for one, _ in routing.members] == routing.present_G.tolist()
-    for one, rows in routing.members:
-        assert rows.tolist() == torch.nonzero(group_B == one).flatten().tolist()
+    assert [group for group, _ in routing.members] == routing.present_G.tolist()
+    for group, rows in routing.members:
+        assert rows.tolist() == torch.nonzero(group_B == group).flatten().tolist()

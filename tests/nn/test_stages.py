@@ -1,273 +1,123 @@
-"""Cross layers and partitioned normalisation, against numbers worked out by hand and against plain loops."""
+"""Layers per domain and banks of layers, against plain loops in float64."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from ctrbench.nn.model import Context
-from ctrbench.nn.plan import Build, FieldShape, Schema, Stage, StageModule
-from ctrbench.nn.stages import Cross, PartitionedNorm, PartitionedNormModule, domain_table
+from ctrbench.data.batches import SplitData
+from ctrbench.nn.build import Build
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import (
+    Dense,
+    DenseBank,
+    DomainDense,
+    DomainDenseModule,
+    TowerBank,
+    activate,
+    domain_table,
+)
+from ctrbench.train.learner import Learner
 
-EPS = 1e-5
-DOMAINS = 4
+
+@pytest.fixture
+def build(schema: Schema) -> Build:
+    return Build(schema=schema, seed=1)
 
 
-def schema() -> Schema:
-    fields = (FieldShape(name="x", kind="numeric", role="other", size=0),)
-    return Schema(
-        fields=fields,
-        embedding_size=1,
-        domain_features=(),
-        num_domains=DOMAINS,
-        indicator_rows=(0, *[100] * DOMAINS),
-        base_rate=0.5,
+def context(schema: Schema, x_BN: torch.Tensor, indicator: list[int] | None = None) -> Context:
+    indicator_B = torch.tensor(indicator or [1] * len(x_BN), dtype=torch.int32)
+    return Context(schema=schema, z_BN=x_BN, domain_B=indicator_B, indicator_B=indicator_B)
+
+
+def per_domain(plan: Plan) -> Plan:
+    return plan.map_dense(lambda dense: DomainDense(**vars(dense)))
+
+
+def test_each_row_uses_the_layer_of_its_domain(schema: Schema, build: Build) -> None:
+    module = DomainDense(name="own", width=3, activation="tanh").build(5, build)
+    assert isinstance(module, DomainDenseModule)
+    torch.nn.init.normal_(module.domain.weight, generator=torch.Generator().manual_seed(1))
+    x_BN = torch.randn(7, 5, generator=torch.Generator().manual_seed(2))
+    # City 1 has the most training rows, so rows of an unseen city use its layer.
+    given, used = [2, 0, 6, 2, 1, 3, 0], [2, 1, 6, 2, 1, 3, 1]
+    table, x = module.domain.weight.detach().double().numpy(), x_BN.double().numpy()
+    expected = [np.tanh(row @ table[p, :-1] + table[p, -1]) for row, p in zip(x, used, strict=True)]
+    np.testing.assert_allclose(module(x_BN, context(schema, x_BN, given)).detach(), expected, rtol=1e-5)
+
+
+def test_layers_of_domains_start_from_the_shared_layer(build: Build) -> None:
+    own = DomainDense(name="tower0", width=3).build(5, build)
+    shared = Dense(name="tower0", width=3).build(5, build)
+    assert isinstance(own, DomainDenseModule)
+    assert torch.equal(own.domain.weight[4, :-1], shared.get_parameter("weight"))
+
+
+def test_only_layers_of_domains_in_the_batch_move(
+    build_model: Callable[..., CTRModel], schema: Schema, data: SplitData
+) -> None:
+    model = CTRModel(
+        per_domain(Plan(tower=(Dense(name="a", width=4),), head=(Dense(name="b", width=1),))), schema, seed=1
     )
+    optimizer = Optimizer(model, AdamConfig(lr=0.1))
+    tables = [module.domain.weight for module in model.modules() if isinstance(module, DomainDenseModule)]
+    before = [table.detach().clone() for table in tables]
+    rows = torch.nonzero(torch.isin(data.indicator_B, torch.tensor([2, 3])))[:, 0]
+    Learner().step(model, optimizer, data.take(rows))
+    for table, start in zip(tables, before, strict=True):
+        moved = (table.detach() != start).flatten(1).any(1).tolist()
+        assert moved == [False, False, True, True, False, False, False]
 
 
-def build(stage: Stage, num_inputs: int) -> StageModule:
-    return stage.build(num_inputs, Build(schema=schema(), seed=1))
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_bank_equals_its_layers_one_by_one(build: Build, *, shared: bool) -> None:
+    bank = DenseBank(Dense(name="bank", width=2, activation="relu"), 3, 4, build)
+    torch.nn.init.normal_(bank.bias)
+    x = torch.randn(5, 4) if shared else torch.randn(3, 5, 4)
+    weight, bias = bank.weight.detach().double(), bank.bias.detach().double()
+    for index in range(3):
+        rows = (x if shared else x[index]).double()
+        expected = np.maximum(rows.numpy() @ weight[index].numpy() + bias[index].numpy(), 0.0)
+        np.testing.assert_allclose(bank(x)[index].detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def norm(num_inputs: int = 1, *, smallest: int = 2, **settings: float) -> PartitionedNormModule:
-    stage = PartitionedNorm(name="pn", smallest=smallest, **settings)
-    module = build(stage, num_inputs)
-    assert isinstance(module, PartitionedNormModule)
-    return module
+def test_layers_of_a_bank_start_from_different_weights(build: Build) -> None:
+    bank = DenseBank(Dense(name="bank", width=2), 3, 4, build)
+    assert len(torch.unique(bank.weight.detach().flatten(1), dim=0)) == 3
 
 
-def context(x_BN: torch.Tensor, indicator: list[int] | np.ndarray) -> Context:
-    indicator_B = torch.as_tensor(np.asarray(indicator), dtype=torch.int32)
-    return Context(schema=schema(), z_BN=x_BN, domain_B=indicator_B, indicator_B=indicator_B)
+def test_a_bank_of_towers_applies_its_layers_in_order(build: Build) -> None:
+    tower = (Dense(name="a", width=3, activation="tanh"), Dense(name="b", width=2))
+    bank, x_BN = TowerBank(tower, 4, 5, build), torch.randn(6, 5)
+    first, second = bank
+    assert bank.num_outputs == 2
+    assert torch.equal(bank(x_BN), second(first(x_BN)))
+    assert bank(x_BN).shape == (4, 6, 2)
 
 
-def run(module: StageModule, x: list[float] | np.ndarray, indicator: list[int] | np.ndarray) -> np.ndarray:
-    x_BN = torch.tensor(np.asarray(x), dtype=next(module.parameters()).dtype)
-    x_BN = x_BN[:, None] if x_BN.ndim == 1 else x_BN
-    result: np.ndarray = module(x_BN, context(x_BN, indicator)).detach().numpy()
-    return result
+def test_activations() -> None:
+    x = torch.tensor([-1.0, 2.0])
+    assert activate(x, None) is x
+    assert activate(x, "relu").tolist() == [0.0, 2.0]
+    assert torch.equal(activate(x, "tanh"), torch.tanh(x))
 
 
-def test_cross_layer_multiplies_its_bias_by_x0() -> None:
-    cross = build(Cross(name="cross", layers=1), 2)
-    with torch.no_grad():
-        cross.get_parameter("kernels.0.0").copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        cross.get_parameter("biases.0").copy_(torch.tensor([0.5, -1.0]))
-    # x W = (11, 16); with the bias (11.5, 15); times x_0 = (2, 3), plus x.
-    assert run(cross, [[2.0, 3.0]], [1]).tolist() == [[25.0, 48.0]]
+def test_dense_is_the_activated_affine_map(schema: Schema) -> None:
+    module = Dense(name="t0", width=8, activation="tanh").build(5, Build(schema=schema, seed=1))
+    torch.nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+    x_BN = torch.randn(3, 5, generator=torch.Generator().manual_seed(2))
+    expected = torch.tanh(x_BN @ module.weight + module.bias)  # type: ignore[operator]
+    torch.testing.assert_close(module(x_BN, None), expected)
 
 
-def test_cross_layer_of_low_rank_is_the_product_of_its_factors() -> None:
-    cross = build(Cross(name="cross", layers=1, rank=1), 2)
-    with torch.no_grad():
-        cross.get_parameter("kernels.0.0").copy_(torch.tensor([[1.0], [2.0]]))
-        cross.get_parameter("kernels.0.1").copy_(torch.tensor([[3.0, 4.0]]))
-        cross.get_parameter("biases.0").copy_(torch.tensor([0.5, -1.0]))
-    # x U = 8; times V^T (24, 32); with the bias (24.5, 31); times x_0, plus x.
-    assert run(cross, [[2.0, 3.0]], [1]).tolist() == [[51.0, 96.0]]
-
-
-def test_cross_layers_multiply_by_the_first_input_each_time() -> None:
-    cross = build(Cross(name="cross", layers=3), 4)
-    x = np.random.default_rng(0).normal(size=(5, 4))
-    expected = x
-    for layer in range(3):
-        weight = cross.get_parameter(f"kernels.{layer}.0").detach().numpy().astype(np.float64)
-        expected = x * (expected @ weight) + expected
-    np.testing.assert_allclose(run(cross, x, [1] * 5), expected, rtol=1e-5)
-
-
-def test_domain_table_has_a_row_for_each_domain_and_the_unseen_one() -> None:
+def test_a_domain_table_has_a_row_per_domain_and_one_for_the_unseen() -> None:
     table = domain_table(3, torch.tensor([1.0, 2.0]))
     assert table.weight.tolist() == [[1.0, 2.0]] * 4
     assert table.rule == "domain"
-
-
-def test_norm_in_training_uses_the_batch_and_both_affine_parts() -> None:
-    module = norm()
-    with torch.no_grad():
-        module.scale.fill_(2.0)
-        module.shift.fill_(0.5)
-        module.domain_affine.weight[3] = torch.tensor([[1.5], [0.25]])
-    # Mean 2, biased variance 1; γ γ_p = 3, β + β_p = 0.75.
-    np.testing.assert_allclose(run(module, [1.0, 3.0], [3, 3])[:, 0], [-2.25, 3.75], rtol=1e-4)
-
-
-@pytest.mark.parametrize(("momentum", "mean", "variance"), [(0.01, 4.0, 5.0), (0.75, 5.0, 6.5)])
-def test_running_moments_average_batches_until_momentum_is_larger(
-    momentum: float, mean: float, variance: float
-) -> None:
-    module = norm(momentum=momentum)
-    run(module, [1.0, 3.0], [2, 2])  # mean 2, unbiased variance 2
-    run(module, [4.0, 8.0], [2, 2])  # mean 6, unbiased variance 8; weight max(η, 1/2)
-    assert module.mean[2].item() == pytest.approx(mean)
-    assert module.variance[2].item() == pytest.approx(variance)
-    assert module.seen[2].tolist() == [4, 2]
-
-
-def test_other_domains_running_moments_stay() -> None:
-    module = norm()
-    run(module, [1.0, 3.0], [2, 2])
-    assert module.mean[[0, 1, 3, 4], 0].tolist() == [0.0] * 4
-    assert module.variance[[0, 1, 3, 4], 0].tolist() == [1.0] * 4
-    assert module.seen[[0, 1, 3, 4]].sum() == 0
-
-
-def two_domains(**settings: float) -> PartitionedNormModule:
-    module = norm(**settings)
-    run(module, [1.0, 3.0], [1, 1])
-    run(module, [7.0, 9.0], [2, 2])
-    return module.eval()
-
-
-def test_global_moments_are_those_of_all_rows() -> None:
-    module = two_domains()
-    assert module.global_mean.item() == pytest.approx(5.0)
-    assert module.global_variance.item() == pytest.approx(10.0)
-
-
-def test_eval_shrinks_a_domains_moments_towards_the_global_ones() -> None:
-    # Two rows against κ = 2: mean (2 + 5)/2. One degree of freedom: variance 10 + (2 - 10)/3, plus 0.25 · (5 - 2)².
-    output = run(two_domains(shrinkage=2.0), [3.5, 5.0], [1, 1])
-    np.testing.assert_allclose(output[:, 0], [0.0, 1.5 / (9.583333 + EPS) ** 0.5], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("unseen", [0, 4])
-def test_a_domain_never_seen_takes_the_global_moments(unseen: int) -> None:
-    assert run(two_domains(), [8.0], [unseen]).item() == pytest.approx(3.0 / (10.0 + EPS) ** 0.5)
-
-
-def test_eval_changes_no_state() -> None:
-    module = two_domains()
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    run(module, [100.0, 3.0], [1, 2])
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-
-
-def test_eval_treats_a_row_by_itself() -> None:
-    module = two_domains()
-    together = run(module, [1.0, 5.0, -2.0, 4.0], [1, 2, 0, 1])
-    alone = [run(module, [x], [p]).item() for x, p in [(1.0, 1), (5.0, 2), (-2.0, 0), (4.0, 1)]]
-    np.testing.assert_allclose(together[:, 0], alone, rtol=1e-6)
-
-
-def test_norm_is_the_identity_before_training() -> None:
-    x = np.random.default_rng(0).normal(size=(6, 3))
-    np.testing.assert_allclose(run(norm(3).eval(), x, [0, 1, 1, 2, 3, 4]), x, rtol=1e-5)
-
-
-def test_all_state_is_in_the_state_dict() -> None:
-    first, second = two_domains(), norm().eval()
-    second.load_state_dict(first.state_dict())
-    np.testing.assert_array_equal(run(first, [4.0, 4.0], [1, 2]), run(second, [4.0, 4.0], [1, 2]))
-
-
-class Loop:
-    """The same moments with a loop over domains, in float64."""
-
-    def __init__(self, momentum: float, shrinkage: float, smallest: int) -> None:
-        self.momentum, self.shrinkage, self.smallest = momentum, shrinkage, smallest
-        self.mean = dict.fromkeys(range(DOMAINS + 1), 0.0)
-        self.variance = dict.fromkeys(range(DOMAINS + 1), 1.0)
-        self.rows = dict.fromkeys(self.mean, 0)
-        self.freedom = dict.fromkeys(self.mean, 0)
-        self.all_mean, self.all_variance, self.all_rows = 0.0, 1.0, 0
-
-    def __call__(self, x: np.ndarray, indicator: np.ndarray) -> np.ndarray:
-        self.see_all(x)
-        for p in np.unique(indicator):
-            self.see(int(p), x[indicator == p], len(x))
-        output = np.empty_like(x)
-        for p in np.unique(indicator):
-            own = x[indicator == p]
-            mean, variance = own.mean(), own.var()
-            if len(own) < self.smallest:
-                mean, variance = self.running(int(p))
-            output[indicator == p] = (own - mean) / np.sqrt(variance + EPS)
-        return output
-
-    def see_all(self, x: np.ndarray) -> None:
-        weight = max(self.momentum, len(x) / (self.all_rows + len(x)))
-        old_square = self.all_variance + self.all_mean**2
-        self.all_mean += weight * (x.mean() - self.all_mean)
-        self.all_variance = old_square + weight * ((x**2).mean() - old_square) - self.all_mean**2
-        self.all_rows += len(x)
-
-    def see(self, p: int, own: np.ndarray, batch: int) -> None:
-        n = len(own)
-        floor = self.momentum * (n / batch if n < self.smallest else 1.0)
-        self.rows[p] += n
-        self.freedom[p] += n - 1
-        self.mean[p] += max(floor, n / self.rows[p]) * (own.mean() - self.mean[p])
-        if n > 1:
-            weight = max(floor, (n - 1) / self.freedom[p])
-            self.variance[p] += weight * (own.var(ddof=1) - self.variance[p])
-
-    def running(self, p: int) -> tuple[float, float]:
-        a = self.rows[p] / (self.rows[p] + self.shrinkage)
-        b = self.freedom[p] / (self.freedom[p] + self.shrinkage)
-        between = a * (1 - a) * (self.mean[p] - self.all_mean) ** 2
-        variance = b * self.variance[p] + (1 - b) * self.all_variance + between
-        return a * self.mean[p] + (1 - a) * self.all_mean, variance
-
-
-@pytest.mark.parametrize("by", ["loops", "tensors"])
-def test_mixed_batches_agree_with_a_loop_over_domains(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(3)
-    if by == "tensors":
-        monkeypatch.setattr(PartitionedNormModule, "_update", PartitionedNormModule.update_by_tensors)
-    module = norm(momentum=0.2, shrinkage=10.0, smallest=6).double()
-    loop = Loop(momentum=0.2, shrinkage=10.0, smallest=6)
-    for size in (1, 30, 5, 30, 12, 30):
-        indicator = random.choice([1, 1, 1, 1, 2, 2, 3, 4], size)
-        x = random.normal(size=size) * (1.0 + indicator) + indicator
-        np.testing.assert_allclose(run(module, x, indicator)[:, 0], loop(x, indicator), rtol=1e-6, atol=1e-9)
-    expected = [loop.running(p) for p in range(DOMAINS + 1)]
-    running = torch.stack(module.running(torch.arange(DOMAINS + 1)))[:, :, 0].T
-    np.testing.assert_allclose(running, expected, rtol=1e-9)
-
-
-def jacobian(module: StageModule, x: np.ndarray, indicator: np.ndarray) -> np.ndarray:
-    def outputs(x_B: torch.Tensor) -> torch.Tensor:
-        z: torch.Tensor = module(x_B[:, None], context(x_B[:, None], indicator))[:, 0]
-        return z
-
-    found: np.ndarray = torch.autograd.functional.jacobian(outputs, torch.tensor(x)).numpy()
-    return found
-
-
-def test_gradient_passes_through_a_batchs_moments_but_not_through_running_ones() -> None:
-    x = np.random.default_rng(0).normal(size=9)
-    indicator = np.array([1, 1, 1, 1, 1, 1, 2, 2, 2])
-    module = norm(smallest=6).double()
-    found = jacobian(module, x, indicator)
-    y = (x[:6] - x[:6].mean()) / np.sqrt(x[:6].var() + EPS)
-    # The derivative of batch normalisation: (I - 1/B - y y^T / B) / s.
-    expected = (np.eye(6) - 1 / 6 - np.outer(y, y) / 6) / np.sqrt(x[:6].var() + EPS)
-    np.testing.assert_allclose(found[:6, :6], expected, rtol=1e-3, atol=1e-3)
-    rare = found[6:, 6:]
-    np.testing.assert_array_equal(rare, np.diag(np.diag(rare)))
-
-
-def test_a_column_that_is_constant_within_a_domain_is_zero_even_when_it_drifts() -> None:
-    module = norm(2, shrinkage=1.0)
-    varying = np.array([1.0, -1.0, 1.0, -1.0])
-    for drift in range(20):
-        run(module, np.stack([np.full(4, 0.1 * drift), varying], axis=1), [1] * 4)
-    output = run(module.eval(), [[2.0, 1.0]], [1])[0]
-    assert output[0] == 0.0
-    assert output[1] > 0.5
-
-
-def test_a_batch_of_one_row_trains() -> None:
-    module = norm()
-    output = run(module, [5.0], [3])
-    assert output.item() == pytest.approx(0.0, abs=1e-6)  # the mean of all rows so far is its own
-    assert module.seen[3].tolist() == [1, 0]
-    assert module.variance[3].item() == 1.0
-
-
-def test_wide_cross_kernels_have_a_quarter_of_the_inputs_as_rank() -> None:
-    wide = build(Cross(name="cross", layers=1), 1028)
-    assert sorted(tuple(weight.shape) for weight in wide.parameters()) == [(257, 1028), (1028,), (1028, 257)]

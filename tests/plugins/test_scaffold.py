@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ctrbench.errors import SettingError
-from ctrbench.nn.plan import Dense
+from ctrbench.nn.stages import Dense
 from ctrbench.plugins.registry import find, select
 from ctrbench.plugins.scaffold import new_method
 

@@ -16,9 +16,10 @@ from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import CtrbenchError, SettingError
 from ctrbench.nn import optim
 from ctrbench.nn.exchange import Workers
+from ctrbench.nn.kernels.adam import TensorRowAdam
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer, TensorRowAdam
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import presets, select
 from ctrbench.train.config import TrainConfig
@@ -123,7 +124,7 @@ def train(workers: Workers | None, case: Case) -> Trained:
     stepper = Stepper(model, learner, TrainConfig(), workers=workers, planned_steps=case.steps)
     with pytest.MonkeyPatch.context() as patch:
         if case.by_tensors:
-            patch.setattr(optim, "_row_adam", TensorRowAdam)
+            patch.setattr(optim, "row_adam", TensorRowAdam)
         stepper.optimizer = Optimizer(model, case.adam, workers)
     outputs = [stepper.step(batch) for batch in islice(batches(learner, case, workers), case.steps)]
     stepper.optimizer.flush()
@@ -250,7 +251,7 @@ def fit_interrupted(workers: Workers, folder: Path) -> tuple[Fit, dict[str, torc
     killed.learner.step = stop  # type: ignore[method-assign]
     with pytest.raises(Killed):
         killed.fit(checkpoint=folder / "checkpoint.pt", checkpoint_seconds=0.0)
-    workers.agreed(0.0)
+    workers.from_first(0.0)
     resumed = trainer(workers)
     return resumed.fit(checkpoint=folder / "checkpoint.pt"), resumed.model.state_dict()
 
@@ -280,8 +281,8 @@ def work(workers: Workers, cases: list[Case], folder: Path) -> Found:
         apart=apart(workers),
         fit=fit(workers),
         interrupted=fit_interrupted(workers, folder),
-        agreed=workers.agreed(workers.rank + 0.5),
-        scores=workers.join(torch.arange(7.0)[workers.slice(7)]).tolist(),
+        agreed=workers.from_first(workers.rank + 0.5),
+        scores=workers.concatenate(torch.arange(7.0)[workers.slice(7)]).tolist(),
     )
 
 

@@ -11,9 +11,13 @@ from torch.nn import functional
 from ctrbench.data.batches import SplitData
 from ctrbench.extend import Backbone, Estimator, Method
 from ctrbench.names import Column
-from ctrbench.nn.model import Context, CTRModel
+from ctrbench.nn.build import Build
+from ctrbench.nn.context import Context
+from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Build, Plan, Schema, Stage, StageModule
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.stages import Stage, StageModule
 from ctrbench.plugins.registry import plugins, select
 from ctrbench.train.learner import Learner, bce, dev_auc, score_rows, total_loss
 

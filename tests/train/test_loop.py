@@ -8,7 +8,7 @@ import torch
 
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.plan import FieldShape, Schema
+from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import Tick, Trainer

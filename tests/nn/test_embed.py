@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from ctrbench.data.batches import Batch, SplitData
+from ctrbench.nn.build import Build
+from ctrbench.nn.embed import FieldEmbedding
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.plan import Build, Schema
-from ctrbench.nn.tables import EMBEDDING_STD, FieldEmbedding, mean_rows, rows_at
+from ctrbench.nn.schema import Schema
+from ctrbench.nn.tables import EMBEDDING_STD
 from ctrbench.train.learner import Learner
 
 
@@ -25,57 +27,46 @@ def batch(data: SplitData) -> Batch:
 
 
 def rows_of(embedding: FieldEmbedding, field: str) -> torch.Tensor:
-    """The field's own part of the common table."""
+    """The table rows of a field."""
     schema, start = embedding.schema, 0
-    for one in (*schema.single_fields, *schema.bag_fields):
-        if one.name == field:
-            return embedding.table.weight[start : start + one.size]
-        start += one.size
+    for shape in (*schema.single_fields, *schema.bag_fields):
+        if shape.name == field:
+            return embedding.table.weight[start : start + shape.size]
+        start += shape.size
     raise KeyError(field)
 
 
-def test_layout_is_that_of_the_schema(schema: Schema) -> None:
-    assert schema.slices == {
-        "city": slice(0, 4),
-        "age": slice(4, 8),
-        "user": slice(8, 12),
-        "tags": slice(12, 16),
-        "price": slice(16, 17),
-    }
-    assert schema.num_inputs == 17
-
-
-@pytest.mark.parametrize(("field", "place"), [("city", 0), ("age", 1), ("user", 2)])
-def test_one_id_fields_stand_at_their_slice(
-    embedding: FieldEmbedding, batch: Batch, field: str, place: int
+@pytest.mark.parametrize(("field", "index"), [("city", 0), ("age", 1), ("user", 2)])
+def test_one_id_fields_are_at_their_slice(
+    embedding: FieldEmbedding, batch: Batch, field: str, index: int
 ) -> None:
     z_BN, _ = embedding(batch)
-    expected = rows_of(embedding, field)[batch.ids_BF[:, place].long()]
+    expected = rows_of(embedding, field)[batch.ids_BF[:, index].long()]
     assert torch.equal(z_BN[:, embedding.schema.slices[field]], expected)
 
 
-def test_numbers_stand_last(embedding: FieldEmbedding, batch: Batch) -> None:
+def test_plain_numbers_are_last(embedding: FieldEmbedding, batch: Batch) -> None:
     assert torch.equal(embedding(batch)[0][:, embedding.schema.slices["price"]], batch.numeric_BK)
 
 
-def test_bags_are_means_and_empty_ones_zero(embedding: FieldEmbedding, batch: Batch) -> None:
+def test_bags_are_averaged_and_empty_ones_are_zero(embedding: FieldEmbedding, batch: Batch) -> None:
     pooled = embedding(batch)[0][:, embedding.schema.slices["tags"]]
     values, offsets = batch.bags[0]
     lists = [values[offsets[row] : offsets[row + 1]].long() for row in range(len(batch))]
-    assert {len(one) for one in lists} == {0, 1, 2, 3}
+    assert {len(ids) for ids in lists} == {0, 1, 2, 3}
     table = rows_of(embedding, "tags")
-    expected = [table[one].mean(0) if len(one) else torch.zeros(4) for one in lists]
+    expected = [table[ids].mean(0) if len(ids) else torch.zeros(4) for ids in lists]
     torch.testing.assert_close(pooled, torch.stack(expected))
 
 
-def test_starts_spread_as_said_and_differ_by_field(schema: Schema) -> None:
+def test_starts_have_the_documented_std_and_differ_by_field(schema: Schema) -> None:
     wide = replace(schema, embedding_size=256)
     weight = FieldEmbedding(wide, Build(schema=wide, seed=1)).table.weight.detach()
     assert float(weight[1:7].std()) == pytest.approx(EMBEDDING_STD, rel=0.05)
     assert not torch.equal(weight[1:4], weight[8:11])
 
 
-def test_a_field_starts_alike_whatever_stands_beside_it(schema: Schema) -> None:
+def test_a_field_starts_from_the_same_rows_in_every_schema(schema: Schema) -> None:
     fewer = replace(schema, fields=schema.fields[3:])
     alone = FieldEmbedding(fewer, Build(schema=fewer, seed=5))
     beside = FieldEmbedding(schema, Build(schema=schema, seed=5))
@@ -87,7 +78,7 @@ def unseen_rows(model: CTRModel) -> torch.Tensor:
     return torch.stack([rows_of(model.embedding, name)[0] for name in names]).detach().clone()
 
 
-def test_rows_of_unseen_values_are_zero_and_stay(
+def test_rows_of_unseen_values_stay_zero_in_training(
     data: SplitData, build_model: Callable[..., CTRModel]
 ) -> None:
     model = build_model()
@@ -106,7 +97,7 @@ def test_unseen_values_embed_to_zero(embedding: FieldEmbedding, unseen_data: Spl
     assert not z_BN[:, embedding.schema.slices["city"]].any()
 
 
-def test_reading_through_the_optimizer_is_reading_directly(
+def test_reading_through_the_optimizer_equals_reading_directly(
     data: SplitData, build_model: Callable[..., CTRModel]
 ) -> None:
     model = build_model()
@@ -116,7 +107,7 @@ def test_reading_through_the_optimizer_is_reading_directly(
     assert torch.equal(model.embedding(batch, optimizer)[0], direct)
 
 
-def test_gradients_through_the_optimizer_are_those_of_the_table(
+def test_gradients_through_the_optimizer_equal_those_of_the_table(
     data: SplitData, build_model: Callable[..., CTRModel]
 ) -> None:
     model = build_model()
@@ -145,29 +136,6 @@ def test_the_rows_of_the_batch_are_read_once_each(
     assert sorted(read.rows_U.tolist()) == sorted(ids)
 
 
-def test_rows_by_place_and_their_gradient() -> None:
-    rows_UE = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], requires_grad=True)
-    found = rows_at(rows_UE, torch.tensor([2, 0, 2, 2]))
-    assert found.tolist() == [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0], [5.0, 6.0]]
-    torch.autograd.backward((found * torch.tensor([[1.0], [10.0], [100.0], [1000.0]])).sum())
-    assert rows_UE.grad is not None
-    assert rows_UE.grad.tolist() == [[10.0, 10.0], [0.0, 0.0], [1101.0, 1101.0]]
-
-
-def test_rows_by_place_have_a_second_derivative() -> None:
-    rows_UE = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda rows: rows_at(rows, torch.tensor([2, 0, 2])).pow(3), rows_UE)
-
-
-@pytest.mark.parametrize("lengths", [[2, 0, 1], [0], [3]])
-def test_mean_of_lists(lengths: list[int]) -> None:
-    rows = torch.arange(1.0, 1.0 + sum(lengths))[:, None] * torch.tensor([[1.0, 10.0]])
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    parts = torch.split(rows, lengths)
-    expected = [part.mean(0) if len(part) else torch.zeros(2) for part in parts]
-    assert torch.equal(mean_rows(rows, offsets), torch.stack(expected))
-
-
 def test_a_schema_of_numbers_alone_has_no_table(schema: Schema, data: SplitData) -> None:
     numbers = replace(schema, fields=(schema.fields[1],))
     batch = replace(data.slice(0, 5), ids_BF=torch.zeros(5, 0, dtype=torch.int32), bags=())
@@ -187,7 +155,7 @@ def hiding(schema: Schema) -> Schema:
     return replace(schema, hidden=schema.domain_features)
 
 
-def test_hidden_fields_have_no_place_in_z(schema: Schema, batch: Batch) -> None:
+def test_hidden_fields_are_not_in_z(schema: Schema, batch: Batch) -> None:
     hidden = hiding(schema)
     assert hidden.slices == {"user": slice(0, 4), "tags": slice(4, 8), "price": slice(8, 9)}
     embedding = FieldEmbedding(hidden, Build(schema=hidden, seed=5))
@@ -195,7 +163,7 @@ def test_hidden_fields_have_no_place_in_z(schema: Schema, batch: Batch) -> None:
     assert torch.equal(embedding(batch)[0], everything[:, 8:])
 
 
-def test_ids_of_hidden_fields_change_nothing(schema: Schema, batch: Batch) -> None:
+def test_ids_of_hidden_fields_do_not_change_z(schema: Schema, batch: Batch) -> None:
     embedding = FieldEmbedding(hiding(schema), Build(schema=hiding(schema), seed=5))
     other = batch.ids_BF.clone()
     other[:, :2] = 1 + (other[:, :2] % 3)
@@ -235,9 +203,7 @@ def test_first_order_weights_start_at_zero_beside_the_same_embeddings(schema: Sc
     assert without(batch)[1] is None
 
 
-def test_first_order_weights_are_those_of_the_ids_and_means_of_lists(
-    with_weights: FieldEmbedding, batch: Batch
-) -> None:
+def test_first_order_weights_are_averaged_in_lists(with_weights: FieldEmbedding, batch: Batch) -> None:
     weights_BF = with_weights(batch)[1]
     assert weights_BF is not None
     # City, age and user lie on end, then the tags; the number has no weight.
@@ -245,12 +211,12 @@ def test_first_order_weights_are_those_of_the_ids_and_means_of_lists(
     assert torch.equal(weights_BF[:, :3], (batch.ids_BF + firsts).float())
     values, offsets = batch.bags[0]
     lists = [52 + values[offsets[row] : offsets[row + 1]].float() for row in range(len(batch))]
-    expected = [float(one.mean()) if len(one) else 0.0 for one in lists]
+    expected = [float(weights.mean()) if len(weights) else 0.0 for weights in lists]
     assert weights_BF[:, 3].tolist() == pytest.approx(expected)
     assert weights_BF.shape == (len(batch), 4)
 
 
-def test_first_order_through_the_optimizer_is_that_of_the_table(
+def test_first_order_weights_read_through_the_optimizer_equal_those_of_the_table(
     with_weights: FieldEmbedding, batch: Batch
 ) -> None:
     direct = with_weights(batch)

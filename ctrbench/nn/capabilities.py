@@ -1,0 +1,43 @@
+"""Capabilities that a module declares, so that builder, trainer and cost report need not guess them.
+
+They are typed attributes of one base class: a misspelt name is a type error, and a module that declares one without
+the base class is refused when the model is built.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ctrbench.errors import ContractError
+
+NAMES = ("of_domains", "refuses_workers")
+
+
+class Capabilities:
+    """Base class of modules that declare a capability, beside `nn.Module`; every `StageModule` has it.
+
+    A declaration speaks for all modules within. Set it on the class, or on an instance in `__init__`.
+    """
+
+    of_domains: bool = False
+    """Whether the parameters belong to single domains; those of a `RowTable` need no declaration."""
+    refuses_workers: str | None = None
+    """Why several workers cannot share a batch: the module looks at other rows without using `Context.team`."""
+
+
+def refused_workers(model: nn.Module) -> str | None:
+    """Return the first reason why several workers cannot train the model, or None."""
+    reasons = (module.refuses_workers for module in model.modules() if isinstance(module, Capabilities))
+    return next((reason for reason in reasons if reason), None)
+
+
+def check_declarations(model: nn.Module) -> None:
+    """Raise a `ContractError` if a module has a capability's name but not the base class, which would be ignored."""
+    for module in model.modules():
+        names = [name for name in NAMES if name in vars(module) or hasattr(type(module), name)]
+        if names and not isinstance(module, Capabilities):
+            raise ContractError(
+                f"a module that declares {names[0]} must have the base class Capabilities",
+                value=type(module).__name__,
+                remedy=f"class {type(module).__name__}({type(module).__bases__[0].__name__}, Capabilities)",
+            )

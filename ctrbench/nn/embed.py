@@ -1,0 +1,229 @@
+"""The encoder that turns a batch's ids into the input vector z.
+
+All fields share one table, so a batch costs one gather.
+
+Shapes in names: B rows, F fields, E embedding size, K plain numbers, n ids, N inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ctrbench.nn.build import Build
+from ctrbench.nn.capabilities import Capabilities
+from ctrbench.nn.gather import mean_rows
+from ctrbench.nn.lists import Behaviours, Lists
+from ctrbench.nn.pooling import Pooling, RowLoss, make_pooling
+from ctrbench.nn.schema import FieldShape, Schema
+from ctrbench.nn.tables import EMBEDDING_STD, Reader, RowTable, look_up
+
+
+class Inputs(Protocol):
+    """One batch of rows as a model reads it; `data.batches.Batch` implements it."""
+
+    @property
+    def ids_BF(self) -> torch.Tensor:
+        """Ids of the one-id fields."""
+
+    @property
+    def bags(self) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+        """Per pooled field, the values of all rows concatenated, and the offsets (B + 1) of rows, on the CPU."""
+
+    @property
+    def numeric_BK(self) -> torch.Tensor:
+        """Plain numbers, standardised."""
+
+    @property
+    def domain_B(self) -> torch.Tensor:
+        """Composite domain ids, 0 = unseen; on the CPU."""
+
+    @property
+    def indicator_B(self) -> torch.Tensor:
+        """Values of the indicator p, 0 = unseen; on the CPU."""
+
+
+class FieldEmbedding(nn.Module, Capabilities):
+    """Embeds all fields of a batch and concatenates them to z; see `Schema.slices` for the layout.
+
+    With `first_order`, a table row has one more number, the first-order weight of its id. A sequence with a target
+    uses the target's rows; `pooling` pools its embeddings, while its first-order weights are averaged.
+    """
+
+    offsets: torch.Tensor
+    """First table row of each one-id field."""
+    columns: torch.Tensor | None
+    """Columns of the one-id fields that are not hidden; None if all are used."""
+    numbers: torch.Tensor | None
+    """Columns of the plain numbers that are not hidden; None if all are used."""
+
+    def __init__(
+        self, schema: Schema, build: Build, *, first_order: bool = False, pooling: Pooling | None = None
+    ) -> None:
+        super().__init__()
+        self.schema, self.first_order = schema, first_order
+        complete = replace(schema, hidden=())
+        self.bags = _visible_indices(complete.bag_fields, schema)
+        columns, numbers = (
+            None if indices is None else torch.tensor(indices, dtype=torch.int64)
+            for indices in (
+                _visible_indices(complete.single_fields, schema),
+                _visible_indices(complete.numeric_fields, schema),
+            )
+        )
+        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("numbers", numbers, persistent=False)
+        first_rows = _first_rows(schema)
+        single = [first_rows[field.name] for field in schema.single_fields]
+        self.register_buffer("offsets", torch.tensor(single, dtype=torch.int32), persistent=False)
+        self.bag_starts = [first_rows[field.name] for field in schema.bag_fields]
+        self.make_poolings(pooling or Pooling(), build)
+        start = self._start(schema, build)
+        if first_order:
+            start = torch.cat([start, start.new_zeros(len(start), 1)], dim=1)
+        self.make_table(start)
+
+    def make_table(self, start: torch.Tensor) -> None:
+        """Create the table of all fields with these values."""
+        self.table = RowTable(start, "embedding")
+
+    def make_poolings(self, pooling: Pooling, build: Build) -> None:
+        """Create the pooling of each sequence with a target."""
+        self.poolings = sequence_poolings(pooling, build)
+
+    @staticmethod
+    def _start(schema: Schema, build: Build) -> torch.Tensor:
+        # Unless rare values are mapped to it, the row of unseen values is never trained and stays at zero.
+        parts = []
+        for field in schema.table_fields:
+            part = torch.empty(field.size, schema.embedding_size)
+            part.normal_(std=EMBEDDING_STD, generator=build.generator(f"embedding.{field.name}"))
+            part[0] = 0.0
+            parts.append(part)
+        return torch.cat(parts) if parts else torch.empty(0, schema.embedding_size)
+
+    def forward(
+        self,
+        inputs: Inputs,
+        reader: Reader | None = None,
+        losses: list[RowLoss] | None = None,
+        behaviours: dict[str, Behaviours] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None.
+
+        Losses of the pooling of sequences are appended to `losses`; the elements of sequences with a target are added
+        to `behaviours`, if it is given.
+        """
+        bags = inputs.bags if self.bags is None else [inputs.bags[index] for index in self.bags]
+        offsets = [bag_offsets for _, bag_offsets in bags]
+        single_BFE, lists = self._rows(inputs, bags, reader)
+        if behaviours is not None:
+            behaviours |= self._behaviours(lists, offsets, single_BFE)
+        pooled = [
+            self._pooled(field, rows, bag_offsets, single_BFE, inputs, [] if losses is None else losses)
+            for field, rows, bag_offsets in zip(self.schema.bag_fields, lists, offsets, strict=True)
+        ]
+        weights_BF = None
+        if self.first_order:
+            weights_BF = torch.cat([single_BFE[:, :, -1], *(rows[:, -1:] for rows in pooled)], dim=1)
+            single_BFE, pooled = single_BFE[:, :, :-1], [rows[:, :-1] for rows in pooled]
+        numbers_BK = _select(inputs.numeric_BK, self.numbers)
+        width = single_BFE.shape[1] * self.schema.embedding_size
+        parts = [single_BFE.reshape(len(single_BFE), width), *pooled]
+        if numbers_BK.shape[1]:
+            parts.append(numbers_BK)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], weights_BF
+
+    def _rows(
+        self, inputs: Inputs, bags: Sequence[tuple[torch.Tensor, torch.Tensor]], reader: Reader | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the table rows of one-id fields, (B, F, E), and those of each bag's values, (n, E)."""
+        ids_BF = _select(inputs.ids_BF, self.columns) + self.offsets
+        values = [bag[0] + start for bag, start in zip(bags, self.bag_starts, strict=True)]
+        ids_n = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
+        rows_nE = self.find(ids_n, inputs, reader)
+        single, *lists = torch.split(rows_nE, [ids_BF.numel(), *(len(value) for value in values)])
+        return single.view(*ids_BF.shape, single.shape[1]), lists
+
+    def _behaviours(
+        self, lists: Sequence[torch.Tensor], offsets: Sequence[torch.Tensor], single_BFE: torch.Tensor
+    ) -> dict[str, Behaviours]:
+        """Return the elements of the sequences with a target, by field."""
+        indices = {field.name: index for index, field in enumerate(self.schema.bag_fields)}
+        size = self.schema.embedding_size
+        return {
+            name: Behaviours(
+                rows_nE=lists[indices[name]][:, :size],
+                lists=Lists(offsets[indices[name]], single_BFE.device),
+                target_BE=single_BFE[:, target, :size],
+            )
+            for name, target in self.schema.targets.items()
+        }
+
+    def _pooled(
+        self,
+        field: FieldShape,
+        rows: torch.Tensor,
+        offsets: torch.Tensor,
+        single_BFE: torch.Tensor,
+        inputs: Inputs,
+        losses: list[RowLoss],
+    ) -> torch.Tensor:
+        """Pool a field's lists; the first-order weight behind the embedding is always averaged."""
+        size = self.schema.embedding_size
+        target = self.schema.targets.get(field.name)
+        if target is None or not len(self.poolings):
+            return mean_rows(rows, offsets)
+        pooled_BE, loss = self.attend(
+            list(self.schema.targets).index(field.name),
+            rows[:, :size], offsets, single_BFE[:, target, :size], inputs,
+        )  # fmt: skip
+        if loss is not None:
+            losses.append(loss)
+        if not self.first_order:
+            return pooled_BE
+        return torch.cat([pooled_BE, mean_rows(rows[:, size:], offsets)], dim=1)
+
+    def attend(
+        self,
+        index: int,
+        rows_nE: torch.Tensor,
+        offsets: torch.Tensor,
+        target_BE: torch.Tensor,
+        inputs: Inputs,
+    ) -> tuple[torch.Tensor, RowLoss | None]:
+        """Pool the lists of the sequence of that index in `Schema.targets`, given the rows' targets."""
+        pooled: tuple[torch.Tensor, RowLoss | None] = self.poolings[index](rows_nE, offsets, target_BE)
+        return pooled
+
+    def find(self, ids_n: torch.Tensor, inputs: Inputs, reader: Reader | None) -> torch.Tensor:
+        """Return the table row of each id: first those of one-id fields, row by row, then those of each bag."""
+        return look_up(reader, self.table, ids_n)
+
+
+def sequence_poolings(pooling: Pooling, build: Build) -> nn.ModuleList:
+    """Return the pooling of each sequence with a target, in the order of `Schema.targets`; none for the mean."""
+    modules = (make_pooling(pooling, name, build) for name in build.schema.targets)
+    return nn.ModuleList(module for module in modules if module is not None)
+
+
+def _first_rows(schema: Schema) -> dict[str, int]:
+    """Return the first table row of each field; a sequence with a target has that of its target."""
+    sizes = [field.size for field in schema.table_fields]
+    first_rows = {field.name: sum(sizes[:index]) for index, field in enumerate(schema.table_fields)}
+    targets = {name: schema.single_fields[index].name for name, index in schema.targets.items()}
+    return first_rows | {name: first_rows[target] for name, target in targets.items()}
+
+
+def _select(values_BF: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    return values_BF if columns is None else values_BF.index_select(1, columns)
+
+
+def _visible_indices(fields: Sequence[FieldShape], schema: Schema) -> list[int] | None:
+    """Return the indices of the fields that are not hidden; None for all."""
+    indices = [index for index, field in enumerate(fields) if field.name not in schema.hidden]
+    return None if len(indices) == len(fields) else indices
