@@ -14,7 +14,7 @@ from ctrbench.cli.formats import listing, short_count
 if TYPE_CHECKING:
     from ctrbench.cost.explain import Explanation
     from ctrbench.cost.tree import Part, PlanCost
-    from ctrbench.nn.plan import Stage
+    from ctrbench.nn.stages import Stage
 
 WIDE_COLUMNS = 100
 """Terminal width from which numbers are written in full."""
