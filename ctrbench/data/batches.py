@@ -1,10 +1,10 @@
-"""Rows in memory as contiguous arrays, and the batches cut from them.
+"""Rows in memory as contiguous arrays, and the batches taken from them.
 
-Ids lie in one int32 block; a batch is a gather of its rows, never a loop over them. The order in which an epoch visits
-the rows is a value (`Order`), a pure function of seed and epoch, so a position in the data is two numbers. This and
-`stream` are the only parts of `data` that know torch.
+Ids are stored in one int32 block; a batch gathers its rows without a loop. The order of the rows in an epoch is a value
+(`Order`) that is a pure function of seed and epoch, so two numbers describe a position in the data. Only this module
+and `stream` import torch within `data`.
 
-Shapes in names: B rows, F one-id fields, K plain numbers.
+Shapes in names: B rows, F one-id fields, K numbers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 4096
 Cut = Callable[[torch.Tensor], tuple[torch.Tensor, float]]
-"""From the rows of a batch to one worker's, and their share of the batch."""
+"""Maps the rows of a batch to the rows of one worker and their share of the batch."""
 _TENSORS = ("ids_BF", "bags", "numeric_BK", "domain_B", "indicator_B", "label_B")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows as a model reads them; see `nn.embed.Inputs` for what the tensors hold."""
+    """Rows as a model reads them; see `ctrbench.nn.tables.Inputs` for the tensors."""
 
     ids_BF: torch.Tensor
     bags: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -48,25 +48,25 @@ class Batch(Rows):
     """The rows of one step."""
 
     weight: float = 1.0
-    """Factor of the batch's mean loss; below 1 for the remainder blocks of domain-pure batching."""
+    """Factor of the batch's mean loss; below 1 for the remainder blocks of domain-pure batches."""
     share: float = 1.0
-    """Share of the step's rows, those of all workers together; 0 where a row stands in for none."""
+    """Share of the rows of all workers in this step; 0 if the batch is a placeholder for no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The rows of an epoch in the order of visit, cut into batches at `starts`."""
+    """The order of the rows in an epoch, divided into batches at `starts`."""
 
     rows: np.ndarray
     """int64 row numbers."""
     starts: np.ndarray
-    """int64, first place of each batch, and the end of the last."""
+    """int64, start index of each batch, and the end of the last one."""
     nominal: int | None = None
-    """Rows of a full batch, where smaller ones weigh less."""
+    """Rows of a full batch if smaller batches have a lower weight."""
 
     @property
     def num_batches(self) -> int:
-        """Batches of the epoch."""
+        """Number of batches of the epoch."""
         return len(self.starts) - 1
 
 
@@ -77,14 +77,14 @@ class SplitData(Rows):
     row: np.ndarray
     user: np.ndarray | None
     probability: np.ndarray | None
-    """The true click probability, where it is known."""
+    """The true click probability, if it is known."""
     ceiling: np.ndarray | None = None
-    """The probability given all that a model could learn, where it is known."""
+    """The probability given everything that a model could learn, if it is known."""
 
     def to(self, device: torch.device) -> SplitData:
-        """Return the split with what a model computes on resident on the device.
+        """Return the split with the model's inputs on the device.
 
-        Domain, indicator and the offsets of lists stay on the CPU, where batches are cut and grouped, so that no step
+        Domain, indicator and list offsets stay on the CPU, where batches are selected and grouped, so that no step
         waits for the device.
         """
         if device.type == "cpu":
@@ -98,98 +98,98 @@ class SplitData(Rows):
         )
 
     def take(self, rows: torch.Tensor, *, weight: float = 1.0, share: float = 1.0) -> Batch:
-        """Return a batch of the rows with these numbers, which are on the CPU."""
+        """Return a batch of the rows with these numbers (int64, on the CPU)."""
         domain_B = self.domain_B.index_select(0, rows)
-        # Where both are one tensor, what is grouped by the one need not be by the other.
+        # Keeping both one tensor lets the model group the rows once.
         is_same = self.indicator_B is self.domain_B
-        there = _to_device(rows, self.label_B.device)
+        device_rows = _to_device(rows, self.label_B.device)
         return Batch(
-            ids_BF=self.ids_BF.index_select(0, there),
+            ids_BF=self.ids_BF.index_select(0, device_rows),
             bags=tuple(_take_bag(values, offsets, rows) for values, offsets in self.bags),
-            numeric_BK=self.numeric_BK.index_select(0, there),
+            numeric_BK=self.numeric_BK.index_select(0, device_rows),
             domain_B=domain_B,
             indicator_B=domain_B if is_same else self.indicator_B.index_select(0, rows),
-            label_B=self.label_B.index_select(0, there),
+            label_B=self.label_B.index_select(0, device_rows),
             weight=weight,
             share=share,
         )
 
     def slice(self, start: int, stop: int) -> Batch:
         """Return rows start..stop-1 as a batch, without copying."""
-        part = slice(start, stop)
+        rows = slice(start, stop)
         return Batch(
-            ids_BF=self.ids_BF[part],
+            ids_BF=self.ids_BF[rows],
             bags=tuple(_slice_bag(values, offsets, start, stop) for values, offsets in self.bags),
-            numeric_BK=self.numeric_BK[part],
-            domain_B=self.domain_B[part],
-            indicator_B=self.indicator_B[part],
-            label_B=self.label_B[part],
+            numeric_BK=self.numeric_BK[rows],
+            domain_B=self.domain_B[rows],
+            indicator_B=self.indicator_B[rows],
+            label_B=self.label_B[rows],
         )
 
     def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
-        """Yield the one window of an epoch: all rows."""
+        """Yield the single window of an epoch: all rows."""
         if first == 0:
             yield Window(data=self, generator=np.random.default_rng([*seed]))
 
     def pieces(self) -> Iterator[SplitData]:
-        """Yield the split as it is."""
+        """Yield the split itself."""
         yield self
 
     def latest(self) -> SplitData:
-        """Return the split as it is."""
+        """Return the split itself."""
         return self
 
     def batches(self, order: Order, *, first: int = 0, cut: Cut | None = None) -> Iterator[Batch]:
-        """Yield the batches of an order from number `first` on; of each, with `cut`, one worker's rows.
+        """Yield the batches of an order from index `first` on, with `cut` only the rows of one worker.
 
-        A worker's mean loss weighs by its share, so that the workers' losses add up to that of the whole batch.
+        The weight of a worker's batch includes its share, so the losses of all workers add up to that of the batch.
         """
         rows = torch.from_numpy(order.rows)
-        for place in range(first, order.num_batches):
-            start, stop = int(order.starts[place]), int(order.starts[place + 1])
+        for index in range(first, order.num_batches):
+            start, stop = int(order.starts[index]), int(order.starts[index + 1])
             weight = 1.0 if order.nominal is None else min(1.0, (stop - start) / order.nominal)
-            own, share = (rows[start:stop], 1.0) if cut is None else cut(rows[start:stop])
-            yield self.take(own, weight=weight * share, share=share)
+            selected, share = (rows[start:stop], 1.0) if cut is None else cut(rows[start:stop])
+            yield self.take(selected, weight=weight * share, share=share)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield all rows as they lie, in slices."""
+        """Yield all rows in their stored order, in slices."""
         for start in range(0, len(self), batch_size):
             yield self.slice(start, min(start + batch_size, len(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Rows that are shuffled together, and where in the epoch they stand."""
+    """Rows that are shuffled together, and their position in the epoch."""
 
     data: SplitData
     generator: np.random.Generator
-    """For their order."""
+    """Random generator for their order."""
     before: float = 0.0
-    """Share of the epoch's rows in windows before."""
+    """Share of the epoch's rows in earlier windows."""
     share: float = 1.0
     """Share of the epoch's rows."""
 
 
 class RowSource(Protocol):
-    """A split as training and scoring see it: `SplitData`, or one that is read shard by shard."""
+    """A split for training and scoring: `SplitData`, or a split that is read shard by shard."""
 
     def __len__(self) -> int:
-        """Rows of the split."""
+        """Number of rows of the split."""
 
     def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
-        """Yield the windows of the epoch with that seed, from number `first` on."""
+        """Yield the windows of the epoch with that seed, from index `first` on."""
 
     def pieces(self) -> Iterator[SplitData]:
         """Yield all rows in time order, in pieces."""
 
     def latest(self) -> SplitData:
-        """Return the last rows in time order, as many as are held at a time."""
+        """Return the last rows in time order, as many as are in memory at a time."""
 
 
 def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: str) -> SplitData:
-    """Read a split of prepared data whole.
+    """Load a complete split of prepared data.
 
-    `indicator` names the feature that per-domain parameters are indexed by, or `all` for the composite domain.
+    `indicator` is the feature that indexes per-domain parameters, or `all` for the composite domain.
     """
     return to_split_data(
         prepared, prepared.read(split, prepared.model_columns), domain_set=domain_set, indicator=indicator
@@ -199,7 +199,7 @@ def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: 
 def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indicator: str) -> SplitData:
     """Return rows of prepared data as arrays; see `load_split`."""
     manifest = prepared.manifest
-    single = [
+    one_id = [
         field.name for field in manifest.fields if field.size and field.kind in ("categorical", "numeric")
     ]
     bags = [field.name for field in manifest.fields if field.kind in ("multi_valued", "sequence")]
@@ -207,7 +207,7 @@ def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indic
     domain = torch.from_numpy(prepared.domain_ids(table, domain_set).astype(np.int64))
     user = manifest.card.user
     return SplitData(
-        ids_BF=torch.from_numpy(_block(table, single, np.int32)),
+        ids_BF=torch.from_numpy(_block(table, one_id, np.int32)),
         bags=tuple(_bag(table.column(name)) for name in bags),
         numeric_BK=torch.from_numpy(_block(table, numeric, np.float32)),
         domain_B=domain,
@@ -223,7 +223,7 @@ def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indic
 
 
 def subset(data: SplitData, rows: np.ndarray) -> SplitData:
-    """Return a copy of some rows of a split that lies on the CPU, in the order given."""
+    """Return a copy of some rows of a split on the CPU, in the given order."""
     batch = data.take(torch.from_numpy(rows))
     return SplitData(
         **{name: getattr(batch, name) for name in _TENSORS},
@@ -235,7 +235,7 @@ def subset(data: SplitData, rows: np.ndarray) -> SplitData:
 
 
 def concatenated(parts: Sequence[SplitData]) -> SplitData:
-    """Return the rows of all parts, which lie on the CPU, one part after the other."""
+    """Return the rows of all parts, which are on the CPU, one part after the other."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
@@ -243,60 +243,56 @@ def concatenated(parts: Sequence[SplitData]) -> SplitData:
     is_same = first.indicator_B is first.domain_B
     return SplitData(
         ids_BF=torch.cat([part.ids_BF for part in parts]),
-        bags=tuple(_joined([part.bags[place] for part in parts]) for place in range(len(first.bags))),
+        bags=tuple(_concatenate_bags([part.bags[i] for part in parts]) for i in range(len(first.bags))),
         numeric_BK=torch.cat([part.numeric_BK for part in parts]),
         domain_B=domain,
         indicator_B=domain if is_same else torch.cat([part.indicator_B for part in parts]),
         label_B=torch.cat([part.label_B for part in parts]),
         row=np.concatenate([part.row for part in parts]),
-        user=_all([part.user for part in parts]),
-        probability=_all([part.probability for part in parts]),
-        ceiling=_all([part.ceiling for part in parts]),
+        user=_concatenate([part.user for part in parts]),
+        probability=_concatenate([part.probability for part in parts]),
+        ceiling=_concatenate([part.ceiling for part in parts]),
     )
 
 
-def _all(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if known else None
+def _concatenate(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    arrays = [part for part in parts if part is not None]
+    return np.concatenate(arrays) if arrays else None
 
 
-def _joined(bags: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _concatenate_bags(bags: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.cat([offsets.diff() for _, offsets in bags])
     ends = torch.cumsum(lengths, 0)
     return torch.cat([values for values, _ in bags]), torch.cat([ends.new_zeros(1), ends])
 
 
 def mixed_order(num_rows: int, batch_size: int, generator: np.random.Generator) -> Order:
-    """Shuffle all rows and cut them into batches; the last one may be smaller."""
+    """Shuffle all rows and divide them into batches; the last one may be smaller."""
     rows = generator.permutation(num_rows)
-    return Order(rows=rows, starts=_cuts(num_rows, batch_size))
+    return Order(rows=rows, starts=np.append(np.arange(0, num_rows, batch_size), num_rows))
 
 
 def domain_order(
     group_B: np.ndarray, batch_size: int, generator: np.random.Generator, *, smallest: int = 32
 ) -> Order:
-    """Cut each domain's shuffled rows into blocks and shuffle the blocks over domains (METHODS 2.3).
+    """Divide each domain's shuffled rows into blocks and shuffle the blocks of all domains (spec: star-2.3).
 
-    Remainder blocks below `smallest` rows are merged with one another into mixed blocks. Every row is visited once.
+    Remainder blocks below `smallest` rows are merged into mixed blocks. Every row occurs once.
     """
     shuffled = generator.permutation(len(group_B))
     rows = shuffled[np.argsort(group_B[shuffled], kind="stable")]
     counts = np.unique(group_B, return_counts=True)[1]
     blocks: list[np.ndarray] = []
-    crumbs: list[np.ndarray] = []
+    remainders: list[np.ndarray] = []
     for part in np.split(rows, np.cumsum(counts)[:-1]):
         for block in np.split(part, range(batch_size, len(part), batch_size)):
-            (blocks if len(block) >= min(smallest, batch_size) else crumbs).append(block)
-    if crumbs:
-        mixed = generator.permutation(np.concatenate(crumbs))
+            (blocks if len(block) >= min(smallest, batch_size) else remainders).append(block)
+    if remainders:
+        mixed = generator.permutation(np.concatenate(remainders))
         blocks += np.split(mixed, range(batch_size, len(mixed), batch_size))
-    blocks = [blocks[place] for place in generator.permutation(len(blocks))]
+    blocks = [blocks[i] for i in generator.permutation(len(blocks))]
     starts = np.concatenate([[0], np.cumsum([len(block) for block in blocks])])
     return Order(rows=np.concatenate(blocks), starts=starts, nominal=batch_size)
-
-
-def _cuts(num_rows: int, batch_size: int) -> np.ndarray:
-    return np.append(np.arange(0, num_rows, batch_size), num_rows)
 
 
 def _array(table: pa.Table, name: str) -> np.ndarray:
@@ -307,11 +303,11 @@ def _array(table: pa.Table, name: str) -> np.ndarray:
 def _block(table: pa.Table, names: Sequence[str], dtype: type) -> np.ndarray:
     block = np.empty((table.num_rows, len(names)), dtype=dtype)
     columns = [_array(table, name) for name in names]
-    # Part by part, so that the columns of a part meet in the cache.
+    # In blocks of rows, so that the columns of a block share the cache.
     for start in range(0, len(block), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        for place, column in enumerate(columns):
-            block[part, place] = column[part]
+        rows = slice(start, start + BLOCK_ROWS)
+        for index, column in enumerate(columns):
+            block[rows, index] = column[rows]
     return block
 
 
@@ -326,8 +322,8 @@ def _bag(column: pa.ChunkedArray) -> tuple[torch.Tensor, torch.Tensor]:
 def _slice_bag(
     values: torch.Tensor, offsets: torch.Tensor, start: int, stop: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    own = offsets[start : stop + 1]
-    return values[int(own[0]) : int(own[-1])], own - own[0]
+    part = offsets[start : stop + 1]
+    return values[int(part[0]) : int(part[-1])], part - part[0]
 
 
 def _to_device(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -340,7 +336,7 @@ def _take_bag(
     start_B = offsets.index_select(0, rows)
     length_B = offsets.index_select(0, rows + 1) - start_B
     ends = torch.cumsum(length_B, 0)
-    own = torch.cat([ends.new_zeros(1), ends])
-    shift = torch.repeat_interleave(start_B - own[:-1], length_B)
-    places = shift + torch.arange(len(shift))
-    return values.index_select(0, _to_device(places, values.device)), own
+    batch_offsets = torch.cat([ends.new_zeros(1), ends])
+    shift = torch.repeat_interleave(start_B - batch_offsets[:-1], length_B)
+    index = shift + torch.arange(len(shift))
+    return values.index_select(0, _to_device(index, values.device)), batch_offsets

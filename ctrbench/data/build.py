@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrbench.data.card import DatasetCard, FieldCard
-from ctrbench.data.encode import Encoded, EncodedField, Plain, Rows, encode_field
+from ctrbench.data.encode import Encoded, EncodedField, Numbers, RowOrder, encode_field
 from ctrbench.data.manifest import FieldInfo, ShardInfo, SplitInfo
 from ctrbench.data.shards import ContentDigest, vocabulary_file, write_shards, write_table
 from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
@@ -115,10 +115,10 @@ def _encode(card: DatasetCard, staged: Staged, folder: Path, progress: PhaseProg
     return _Columns(row_columns=_encode_row_columns(staged, rows, folder), fields=fields, counts=counts)
 
 
-def _order_rows(card: DatasetCard, staged: Staged) -> tuple[Rows, dict[Split, int]]:
+def _order_rows(card: DatasetCard, staged: Staged) -> tuple[RowOrder, dict[Split, int]]:
     times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
     order, counts = time_order(_split(card, staged), times)
-    return Rows(order=order, num_train=counts[Split.TRAIN]), counts
+    return RowOrder(order=order, num_train=counts[Split.TRAIN]), counts
 
 
 def _split(card: DatasetCard, staged: Staged) -> Codes:
@@ -130,11 +130,11 @@ def _split(card: DatasetCard, staged: Staged) -> Codes:
     return split_by_hash(hashes[staged.columns[KEY].read()], card.split.parts)
 
 
-def _encode_row_columns(staged: Staged, rows: Rows, folder: Path) -> dict[str, Encoded]:
-    columns: dict[str, Encoded] = {Column.ROW: Plain(flat=write_flat(folder / Column.ROW, rows.order))}
+def _encode_row_columns(staged: Staged, rows: RowOrder, folder: Path) -> dict[str, Encoded]:
+    columns: dict[str, Encoded] = {Column.ROW: Numbers(flat=write_flat(folder / Column.ROW, rows.order))}
     for name in (Column.LABEL, Column.TIME, Column.PROBABILITY):
         if name in staged.columns:
-            columns[name] = Plain(flat=write_flat(folder / name, rows.arrange(staged.columns[name])))
+            columns[name] = Numbers(flat=write_flat(folder / name, rows.arrange(staged.columns[name])))
     return columns
 
 

@@ -1,8 +1,8 @@
-"""Staged columns to ids and standardised numbers, by what the training rows say.
+"""Encoding of staged columns as ids and standardised numbers, fitted on the training rows.
 
-Vocabularies, bucket edges, means and deviations come from training rows only; ids go 1, 2, … by training rows,
-descending, ties by the text, so they depend on no order of rows in a file. Each field becomes a column that gives any
-range of rows in the order of the shards.
+Vocabularies, bucket edges, means and standard deviations come from training rows only. Ids 1, 2, … are assigned by
+training rows, descending, with ties in the order of the text, so they do not depend on the order of rows in a file.
+Each field becomes a column that returns any range of rows in the order of the shards.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from ctrbench.names import UNSEEN
 VALUE, ROWS, ID = "value", "rows", "id"
 """Columns of a vocabulary file."""
 BLOCK = 1 << 20
-"""List elements, or distinct texts, handled at a time."""
+"""Number of list elements, or distinct texts, processed at a time."""
 
 
 class Encoded(Protocol):
-    """A column of the shards that gives any range of rows."""
+    """A column of the shards that returns any range of rows."""
 
     def take(self, start: int, stop: int) -> pa.Array:
-        """Return the rows from start to stop, in the order of the shards."""
+        """Return the rows start..stop-1 in the order of the shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain:
-    """One number a row."""
+class Numbers:
+    """One number per row."""
 
     flat: FlatColumn
 
     def take(self, start: int, stop: int) -> pa.Array:
-        """Return the rows from start to stop, in the order of the shards."""
+        """Return the rows start..stop-1 in the order of the shards."""
         return pa.array(self.flat.read(start, stop))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """A list of ids a row, as the place of the row's list among the lists."""
+    """One list of ids per row, stored as the index of the row's list."""
 
-    places: FlatColumn
+    list_index: FlatColumn
     lists: pa.LargeListArray
 
     def take(self, start: int, stop: int) -> pa.Array:
-        """Return the rows from start to stop, in the order of the shards."""
-        return self.lists.take(pa.array(self.places.read(start, stop))).cast(pa.list_(pa.int32()))
+        """Return the rows start..stop-1 in the order of the shards."""
+        return self.lists.take(pa.array(self.list_index.read(start, stop))).cast(pa.list_(pa.int32()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedField:
-    """A field's column, and what was learned about it from the training rows."""
+    """The column of a field, and what was fitted on its training rows."""
 
     column: Encoded
     size: int
@@ -73,8 +73,8 @@ class EncodedField:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """The rows in the order of the shards: their places in the raw data; the first `num_train` are training."""
+class RowOrder:
+    """Row numbers of the raw data in the order of the shards; the first `num_train` are training rows."""
 
     order: NDArray[np.int64]
     num_train: int
@@ -85,30 +85,32 @@ class Rows:
 
 
 def encode_field(
-    card: FieldCard, staged: Staged, rows: Rows, folder: Path, *, target: FieldCard | None = None
+    card: FieldCard, staged: Staged, rows: RowOrder, folder: Path, *, target: FieldCard | None = None
 ) -> EncodedField:
-    """Encode one field, a sequence of values of `target` by that field's ids; numbers are written to `folder`."""
+    """Encode one field and write its numbers to `folder`; a sequence with a `target` uses that field's ids."""
     name = field_column(card.name)
     if card.kind == "numeric":
         values = rows.arrange(staged.columns[name])
-        return (_standardised if card.buckets is None else _bucketed)(card, values, rows.num_train, folder)
+        return (_encode_numeric if card.buckets is None else _encode_buckets)(
+            card, values, rows.num_train, folder
+        )
     if card.kind == "categorical":
-        return _categorical(card, staged, rows, folder)
+        return _encode_categorical(card, staged, rows, folder)
     if name not in staged.lengths:
-        return _multi_valued(card, staged, rows, folder)
-    known = None if target is None else _counted(target, staged, _codes(target, staged, rows), rows)
-    return _sequence(card, staged, rows, folder, known)
+        return _encode_multi_valued(card, staged, rows, folder)
+    vocabulary = None if target is None else _count(target, staged, _codes(target, staged, rows), rows)
+    return _encode_sequence(card, staged, rows, folder, vocabulary)
 
 
 def make_vocabulary(texts: pl.Series, counts: NDArray[np.integer[Any]], min_count: int = 1) -> pl.DataFrame:
-    """Return id, value and training rows of the values with enough of them; `code` is the place in `texts`.
+    """Return a vocabulary: id, value, rows and code (index in `texts`) of the values with at least `min_count` rows.
 
     >>> make_vocabulary(pl.Series(["b", "a", "c"]), np.array([2, 2, 0]))["value"].to_list()
     ['a', 'b']
     """
     frame = pl.DataFrame({VALUE: texts, ROWS: counts.astype(np.int64)}).with_row_index("code")
-    kept = frame.filter(pl.col(ROWS) >= min_count).sort([ROWS, VALUE], descending=[True, False])
-    return kept.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias(ID), VALUE, ROWS, "code")
+    frame = frame.filter(pl.col(ROWS) >= min_count).sort([ROWS, VALUE], descending=[True, False])
+    return frame.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias(ID), VALUE, ROWS, "code")
 
 
 def _ids_by_code(vocabulary: pl.DataFrame, num_codes: int) -> NDArray[np.int32]:
@@ -117,19 +119,19 @@ def _ids_by_code(vocabulary: pl.DataFrame, num_codes: int) -> NDArray[np.int32]:
     return ids
 
 
-def _categorical(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
+def _encode_categorical(card: FieldCard, staged: Staged, rows: RowOrder, folder: Path) -> EncodedField:
     codes = _codes(card, staged, rows)
-    vocabulary = _counted(card, staged, codes, rows)
+    vocabulary = _count(card, staged, codes, rows)
     ids = np.take(_ids_by_code(vocabulary, len(staged.texts[field_column(card.name)])), codes)
-    column = Plain(flat=write_flat(folder / f"{card.name}.ids", ids))
+    column = Numbers(flat=write_flat(folder / f"{card.name}.ids", ids))
     return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
 
 
-def _codes(card: FieldCard, staged: Staged, rows: Rows) -> NDArray[np.uint32]:
+def _codes(card: FieldCard, staged: Staged, rows: RowOrder) -> NDArray[np.uint32]:
     return rows.arrange(staged.columns[field_column(card.name)])
 
 
-def _counted(card: FieldCard, staged: Staged, codes: NDArray[np.uint32], rows: Rows) -> pl.DataFrame:
+def _count(card: FieldCard, staged: Staged, codes: NDArray[np.uint32], rows: RowOrder) -> pl.DataFrame:
     """Return the vocabulary of a categorical field."""
     texts = staged.texts[field_column(card.name)]
     counts = np.bincount(codes[: rows.num_train], minlength=len(texts))
@@ -137,14 +139,14 @@ def _counted(card: FieldCard, staged: Staged, codes: NDArray[np.uint32], rows: R
 
 
 def moments(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return mean and standard deviation of the values that are there, to nine digits.
+    """Return mean and standard deviation of the values without NaN, rounded to nine digits.
 
-    The last digits are dropped, so that no machine's order of additions shows.
+    Rounding hides the order of additions, which differs between machines.
     """
-    there = values[~np.isnan(values)]
-    mean = _mean(there, lambda block: block)
-    deviation = math.sqrt(_mean(there, lambda block: (block - mean) ** 2))
-    return float(f"{mean:.9g}"), float(f"{deviation:.9g}")
+    values = values[~np.isnan(values)]
+    mean = _mean(values, lambda block: block)
+    std = math.sqrt(_mean(values, lambda block: (block - mean) ** 2))
+    return float(f"{mean:.9g}"), float(f"{std:.9g}")
 
 
 def _mean(
@@ -154,40 +156,45 @@ def _mean(
     return math.fsum(float(np.sum(function(block))) for block in blocks) / len(values)
 
 
-def _standardised(card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path) -> EncodedField:
+def _encode_numeric(
+    card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path
+) -> EncodedField:
     mean, std = moments(_present(card, values[:num_train]))
     scaled = np.nan_to_num((values - mean) / (std or 1.0), copy=False, nan=0.0).astype(np.float32)
-    column = Plain(flat=write_flat(folder / f"{card.name}.values", scaled))
+    column = Numbers(flat=write_flat(folder / f"{card.name}.values", scaled))
     return EncodedField(column=column, size=0, mean=mean, std=std)
 
 
 def _present(card: FieldCard, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    there = values[~np.isnan(values)]
-    if not len(there):
+    """Return the values without NaN; raises `DataError` if none is left."""
+    present = values[~np.isnan(values)]
+    if not len(present):
         raise DataError(
             "a numeric field needs a value in at least one training row",
             value=card.name,
             remedy="remove the field from the card",
         )
-    return there
+    return present
 
 
 def bucket_edges(values: NDArray[np.float64], buckets: int) -> tuple[float, ...]:
-    """Return the inner edges of quantile buckets: values of the data, ascending, each once.
+    """Return the inner edges of quantile buckets: distinct values of the data, ascending.
 
-    A value equal to an edge is above it, so an edge at the minimum would leave a bucket empty and is left out.
+    A value equal to an edge belongs to the bucket above it, so an edge at the minimum would leave a bucket empty and is
+    omitted.
     """
     ranks = [len(values) * part // buckets for part in range(1, buckets)]
-    parted = np.partition(values, ranks)
-    edges = np.unique(parted[ranks])
+    edges = np.unique(np.partition(values, ranks)[ranks])
     return tuple(float(edge) for edge in edges[edges > values.min()])
 
 
-def _bucketed(card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path) -> EncodedField:
+def _encode_buckets(
+    card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path
+) -> EncodedField:
     edges = bucket_edges(_present(card, values[:num_train]), card.buckets or 2)
     missing = np.isnan(values)
     ids = np.searchsorted(np.array(edges), values, side="right").astype(np.int32) + 1
-    # A missing value is a bucket of its own if training has any, else it is unseen.
+    # Missing values have their own bucket if a training row has one; otherwise they are unseen.
     any_missing = bool(missing[:num_train].any())
     ids[missing] = len(edges) + 2 if any_missing else UNSEEN
     size = len(edges) + 2 + any_missing
@@ -200,24 +207,26 @@ def _bucketed(card: FieldCard, values: NDArray[np.float64], num_train: int, fold
             ROWS: np.bincount(ids[:num_train], minlength=size)[1:],
         }
     )
-    column = Plain(flat=write_flat(folder / f"{card.name}.ids", ids))
+    column = Numbers(flat=write_flat(folder / f"{card.name}.ids", ids))
     return EncodedField(column=column, size=size, vocabulary=vocabulary, edges=edges)
 
 
-def _multi_valued(card: FieldCard, staged: Staged, rows: Rows, folder: Path) -> EncodedField:
-    """Split each distinct text once; a row is the place of its text."""
+def _encode_multi_valued(card: FieldCard, staged: Staged, rows: RowOrder, folder: Path) -> EncodedField:
+    """Split each distinct text once; a row holds the index of its text."""
     name = field_column(card.name)
-    places = rows.arrange(staged.columns[name])
-    weights = np.bincount(places[: rows.num_train], minlength=len(staged.texts[name]))
+    text_index = rows.arrange(staged.columns[name])
+    weights = np.bincount(text_index[: rows.num_train], minlength=len(staged.texts[name]))
     lengths, codes, texts = _split_texts(staged.texts[name], staged.separators[name], card.max_length)
-    flat = write_flat(folder / f"{card.name}.places", places)
-    return _lists(card, _Elements(lengths=lengths, codes=codes, texts=texts, weights=weights), flat)
+    list_index = write_flat(folder / f"{card.name}.index", text_index)
+    return _encode_lists(
+        card, _Elements(lengths=lengths, codes=codes, texts=texts, weights=weights), list_index
+    )
 
 
-def _sequence(
-    card: FieldCard, staged: Staged, rows: Rows, folder: Path, known: pl.DataFrame | None
+def _encode_sequence(
+    card: FieldCard, staged: Staged, rows: RowOrder, folder: Path, vocabulary: pl.DataFrame | None
 ) -> EncodedField:
-    """Encode by the target's vocabulary where it is known, else by one of the lists' own."""
+    """Encode by the target's vocabulary, or by a vocabulary of the lists if there is no target."""
     name = field_column(card.name)
     weights = np.zeros(staged.rows, dtype=np.int64)
     weights[rows.order[: rows.num_train]] = 1
@@ -227,38 +236,38 @@ def _sequence(
         texts=staged.texts[name],
         weights=weights,
     )
-    flat = write_flat(folder / f"{card.name}.places", rows.order)
-    if known is None:
-        return _lists(card, elements, flat)
-    return EncodedField(
-        column=_encoded(elements, _ids_by_text(known, elements.texts), flat), size=known.height + 1
-    )
+    list_index = write_flat(folder / f"{card.name}.index", rows.order)
+    if vocabulary is None:
+        return _encode_lists(card, elements, list_index)
+    ids = _ids_by_text(vocabulary, elements.texts)
+    return EncodedField(column=_write_lists(elements, ids, list_index), size=vocabulary.height + 1)
 
 
-def _ids_by_text(known: pl.DataFrame, texts: pl.Series) -> NDArray[np.int32]:
-    places = texts.alias(VALUE).to_frame().join(known, on=VALUE, how="left", maintain_order="left")
-    return places[ID].fill_null(UNSEEN).to_numpy()
+def _ids_by_text(vocabulary: pl.DataFrame, texts: pl.Series) -> NDArray[np.int32]:
+    joined = texts.alias(VALUE).to_frame().join(vocabulary, on=VALUE, how="left", maintain_order="left")
+    return joined[ID].fill_null(UNSEEN).to_numpy()
 
 
 def _split_texts(
     texts: pl.Series, separator: str, max_length: int | None
 ) -> tuple[NDArray[np.int32], NDArray[np.uint32], pl.Series]:
-    """Return the number of elements of each text, the codes of all elements, and the elements by code."""
-    known = Texts()
+    """Return the number of elements per text, the codes of all elements, and the elements by code."""
+    element_texts = Texts()
     elements = without_empty(pl.col(VALUE).str.split(separator))
-    kept = elements if max_length is None else elements.list.head(max_length)
+    if max_length is not None:
+        elements = elements.list.head(max_length)
     lengths, codes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.uint32)]
     for start in range(0, len(texts), BLOCK // 16):
         frame = texts.slice(start, BLOCK // 16).alias(VALUE).to_frame()
-        lists = frame.select(kept.cast(pl.List(known.dtype)).to_physical()).to_series()
+        lists = frame.select(elements.cast(pl.List(element_texts.dtype)).to_physical()).to_series()
         lengths.append(lists.list.len().to_numpy().astype(np.int32))
         codes.append(lists.explode(empty_as_null=False).to_numpy().astype(np.uint32))
-    return np.concatenate(lengths), np.concatenate(codes), known.values()
+    return np.concatenate(lengths), np.concatenate(codes), element_texts.values()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Elements:
-    """Lists of codes; each list counts `weights` training rows."""
+    """Lists of codes; `weights` is the number of training rows per list."""
 
     lengths: NDArray[np.int32]
     codes: NDArray[np.uint32]
@@ -270,7 +279,7 @@ class _Elements:
         return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     def counts(self) -> NDArray[np.int64]:
-        """Training rows that hold each code; a code twice in one list is one row."""
+        """Return the number of training rows per code; a code that occurs twice in a list counts once."""
         offsets, radix = self.offsets, max(1, len(self.texts))
         counts = np.zeros(len(self.texts), dtype=np.int64)
         for start, stop in _blocks(offsets):
@@ -282,22 +291,22 @@ class _Elements:
 
 
 def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Ranges of lists with about a block of elements each, or with one longer list."""
+    """Return ranges of lists with about `BLOCK` elements each, or with one longer list."""
     bounds = np.unique(np.searchsorted(offsets, np.arange(0, offsets[-1], BLOCK)))
     ends = [*bounds.tolist(), len(offsets) - 1]
     return ((start, stop) for start, stop in pairwise(ends) if stop > start)
 
 
-def _lists(card: FieldCard, elements: _Elements, places: FlatColumn) -> EncodedField:
+def _encode_lists(card: FieldCard, elements: _Elements, list_index: FlatColumn) -> EncodedField:
     vocabulary = make_vocabulary(elements.texts, elements.counts(), card.min_count)
-    column = _encoded(elements, _ids_by_code(vocabulary, len(elements.texts)), places)
+    column = _write_lists(elements, _ids_by_code(vocabulary, len(elements.texts)), list_index)
     return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
 
 
-def _encoded(elements: _Elements, id_by_code: NDArray[np.int32], places: FlatColumn) -> Lists:
-    ids = write_blocks(places.path.with_suffix(".ids"), id_by_code, elements.codes)
+def _write_lists(elements: _Elements, id_by_code: NDArray[np.int32], list_index: FlatColumn) -> Lists:
+    ids = write_blocks(list_index.path.with_suffix(".ids"), id_by_code, elements.codes)
     lists = pa.LargeListArray.from_arrays(pa.array(elements.offsets), pa.array(ids.map()))
-    return Lists(places=places, lists=lists)
+    return Lists(list_index=list_index, lists=lists)
 
 
 def write_blocks(path: Path, table: NDArray[np.int32], codes: NDArray[np.uint32]) -> FlatColumn:

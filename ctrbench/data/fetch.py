@@ -143,7 +143,7 @@ def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> 
         request.add_header("Range", f"bytes={offset}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-            _save(response, part, offset, name, source.size, progress)
+            save_response(response, part, offset, name, source.size, progress)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
@@ -152,7 +152,7 @@ def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> 
         _transfer(source, part, name, progress)
 
 
-def _save(
+def save_response(
     response: Response, part: Path, offset: int, name: str, size: int | None, progress: FileProgress
 ) -> None:
     """Append the response to the part file, or overwrite it if the server sends the file from the start."""

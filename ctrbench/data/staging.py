@@ -68,11 +68,12 @@ class FlatColumn:
 def write_flat(path: Path, values: NDArray[Any]) -> FlatColumn:
     """Write an array and return the column; a full disk raises `OSError` with its error number."""
     with path.open("wb") as file:
-        _append(file, values)
+        append_values(file, values)
     return FlatColumn(path=path, dtype=values.dtype)
 
 
-def _append(file: BinaryIO, values: NDArray[Any]) -> None:
+def append_values(file: BinaryIO, values: NDArray[Any]) -> None:
+    """Append an array to an open file as raw numbers."""
     # `tofile` raises an error without the error number of a full disk.
     file.write(np.ascontiguousarray(values).data.cast("B") if len(values) else b"")
 
@@ -175,11 +176,13 @@ class _Writer:
 
     def append(self, plan: _ColumnPlan, values: pl.Series) -> None:
         if plan.kind == "one":
-            _append(self.files[plan.name], values.to_numpy().astype(plan.dtype, copy=False))
+            append_values(self.files[plan.name], values.to_numpy().astype(plan.dtype, copy=False))
             return
         lists = values.to_arrow()
-        _append(self.files[f"lengths of {plan.name}"], _numpy(pc.list_value_length(lists)).astype(np.int32))
-        _append(self.files[plan.name], _numpy(pc.list_flatten(lists)).astype(plan.dtype, copy=False))
+        append_values(
+            self.files[f"lengths of {plan.name}"], _numpy(pc.list_value_length(lists)).astype(np.int32)
+        )
+        append_values(self.files[plan.name], _numpy(pc.list_flatten(lists)).astype(plan.dtype, copy=False))
 
     def staged(self, rows: int) -> Staged:
         return Staged(

@@ -37,7 +37,7 @@ def test_mixed_order_visits_each_row_once(num_rows: int) -> None:
     assert order.starts.tolist() == [*range(0, num_rows, 32), num_rows]
 
 
-def test_mixed_order_follows_from_the_generator() -> None:
+def test_mixed_order_is_a_function_of_the_generator() -> None:
     first, again, other = (mixed_order(50, 8, generator(seed)).rows for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -49,7 +49,7 @@ def test_domain_order_visits_each_row_once() -> None:
     assert (np.diff(order.starts) > 0).all()
 
 
-def test_blocks_are_of_one_domain_but_for_the_crumbs() -> None:
+def test_blocks_are_pure_except_for_merged_remainders() -> None:
     kinds = [set(GROUPS[block].tolist()) for block in blocks(domain_order(GROUPS, 64, generator()))]
     mixed = [kind for kind in kinds if len(kind) > 1]
     # 300 = 4 x 64 + 44 and 64 = 1 x 64 make pure blocks; 130 leaves 2, which join the 20 and the 5.
@@ -62,29 +62,29 @@ def test_no_mixed_block_is_larger_than_a_batch() -> None:
     assert sorted(np.diff(order.starts).tolist()) == [4, 32, 32, 32]
 
 
-def test_blocks_of_domains_come_in_no_order() -> None:
+def test_blocks_of_domains_are_shuffled() -> None:
     firsts = [GROUPS[block[0]] for block in blocks(domain_order(GROUPS, 32, generator()))]
     assert firsts != sorted(firsts)
 
 
-def test_smaller_blocks_weigh_less(data: SplitData) -> None:
+def test_smaller_blocks_have_a_lower_weight(data: SplitData) -> None:
     order = domain_order(data.indicator_B.numpy(), 64, generator())
     weights = {len(batch): batch.weight for batch in data.batches(order)}
     # 150 = 2 x 64 + 22 and 80 = 64 + 16, so crumbs are 22 + 16 + 20 + 9 + 1 = 68 = 64 + 4, and 40 stays pure.
     assert weights == {64: 1.0, 40: 40 / 64, 4: 4 / 64}
 
 
-def test_mixed_batches_all_weigh_one(data: SplitData) -> None:
+def test_mixed_batches_have_weight_one(data: SplitData) -> None:
     batches = list(data.batches(mixed_order(len(data), 64, generator())))
     assert [len(batch) for batch in batches] == [64, 64, 64, 64, 44]
     assert {batch.weight for batch in batches} == {1.0}
 
 
-def test_taking_rows_in_order_is_slicing(data: SplitData) -> None:
+def test_taking_rows_in_order_equals_slicing(data: SplitData) -> None:
     assert same(data.take(torch.arange(20, 55)), data.slice(20, 55))
 
 
-def test_taken_bags_are_the_lists_of_the_rows(data: SplitData) -> None:
+def test_bags_of_taken_rows_are_their_lists(data: SplitData) -> None:
     rows = [7, 3, 3, 250, 0]
     values, offsets = data.take(torch.tensor(rows)).bags[0]
     taken = [values[offsets[row] : offsets[row + 1]].tolist() for row in range(len(rows))]
@@ -99,7 +99,7 @@ def test_a_row_with_an_empty_list_can_be_taken_alone(data: SplitData) -> None:
     assert (values.tolist(), offsets.tolist()) == ([], [0, 0])
 
 
-def test_in_order_yields_all_rows_as_they_lie(data: SplitData) -> None:
+def test_in_order_yields_all_rows_in_stored_order(data: SplitData) -> None:
     batches = list(data.in_order(128))
     assert [len(batch) for batch in batches] == [128, 128, 44]
     assert torch.equal(torch.cat([batch.ids_BF for batch in batches]), data.ids_BF)
@@ -111,7 +111,7 @@ def test_slices_share_memory_and_taken_rows_do_not(data: SplitData) -> None:
     assert data.take(torch.arange(5)).ids_BF.data_ptr() != data.ids_BF.data_ptr()
 
 
-def test_batches_can_go_on_from_any_place(data: SplitData) -> None:
+def test_batches_resume_at_any_index(data: SplitData) -> None:
     order = mixed_order(len(data), 64, generator())
     whole, rest = list(data.batches(order)), list(data.batches(order, first=3))
     assert len(rest) == 2
@@ -142,7 +142,7 @@ def test_load_split_reads_domains_and_indicators(loaded: dict[str, SplitData]) -
     assert loaded[Split.TEST].indicator_B.tolist() == [3, 0]
 
 
-def test_load_split_by_the_composite_indicator(card: DatasetCard, home: Path) -> None:
+def test_load_split_with_the_composite_indicator(card: DatasetCard, home: Path) -> None:
     train = load_split(prepare(card, home=home), Split.TRAIN, domain_set="default", indicator="all")
     assert torch.equal(train.indicator_B, train.domain_B)
 
@@ -168,12 +168,12 @@ def test_load_split_reads_labels_and_rows(loaded: dict[str, SplitData]) -> None:
     assert (train.user, train.probability) == (None, None)
 
 
-def test_loaded_rows_make_batches(loaded: dict[str, SplitData]) -> None:
+def test_loaded_rows_can_be_batched(loaded: dict[str, SplitData]) -> None:
     train = loaded[Split.TRAIN]
     assert same(train.take(torch.arange(2, 6)), train.slice(2, 6))
 
 
-def test_blocks_of_small_batches_are_pure_too() -> None:
+def test_blocks_of_small_batches_are_pure() -> None:
     order = domain_order(np.repeat([1, 2], 160), 16, generator())
     kinds = [set(np.repeat([1, 2], 160)[block].tolist()) for block in blocks(order)]
     assert len(kinds) == 20

@@ -36,7 +36,7 @@ def fails(folder: Path, text: str, match: str) -> None:
         read_card(write(folder, text))
 
 
-def test_a_path_starts_at_the_cards_folder(tmp_path: Path) -> None:
+def test_a_relative_path_starts_at_the_folder_of_the_card(tmp_path: Path) -> None:
     card = read_card(write(tmp_path, CARD))
     assert card.path == str(tmp_path / "data" / "shop.csv")
     assert card.origin == tmp_path / "shop.toml"
@@ -49,7 +49,7 @@ def test_without_timestamp_rows_are_split_by_a_hash(tmp_path: Path) -> None:
     assert timed.split.by == "time"
 
 
-def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content_but_not_on_the_location(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     here, there = read_card(write(tmp_path, CARD)), read_card(write(tmp_path / "other", "# moved\n" + CARD))
     assert here.path != there.path
@@ -58,7 +58,7 @@ def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
     assert read_card(write(tmp_path, changed)).digest != here.digest
 
 
-def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     fails(tmp_path, "timestmp = 'x'\n" + CARD, r"unknown key 'timestmp'; did you mean 'timestamp'")
     fails(tmp_path, CARD + "rol = 'user'\n", r"unknown key 'fields.1.rol'; did you mean 'role'")
 
@@ -71,24 +71,24 @@ def test_a_domain_feature_must_be_a_field(tmp_path: Path) -> None:
     fails(tmp_path, CARD.replace('["city"]', '["citty"]'), r"no such field: citty.*did you mean 'city'")
 
 
-def test_a_domain_feature_holds_one_id(tmp_path: Path) -> None:
+def test_a_domain_feature_has_one_id_per_row(tmp_path: Path) -> None:
     fails(tmp_path, CARD.replace('["city"]', '["tags"]'), r"one id per row .*tags is multi_valued")
 
 
-def test_a_default_domain_set_is_needed(tmp_path: Path) -> None:
+def test_a_default_domain_set_is_required(tmp_path: Path) -> None:
     fails(tmp_path, CARD.replace("default =", "other ="), "a set named 'default'")
 
 
-def test_a_domain_set_is_a_file_name(tmp_path: Path) -> None:
+def test_the_name_of_a_domain_set_is_a_valid_file_name(tmp_path: Path) -> None:
     fails(tmp_path, CARD.replace("default =", 'default = ["city"]\n"../x" ='), "domain_sets.*pattern")
 
 
-def test_a_field_named_twice(tmp_path: Path) -> None:
+def test_duplicate_fields_are_refused(tmp_path: Path) -> None:
     fails(tmp_path, CARD.replace('"tags"', '"city"'), "duplicate field: city")
 
 
 @pytest.mark.parametrize("name", ["label", "row", "time", "probability", "domain", "key", "rows_dev"])
-def test_names_of_our_own_columns_are_refused(tmp_path: Path, name: str) -> None:
+def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
     fails(tmp_path, CARD.replace('"tags"', f'"{name}"'), rf"is reserved.*set column = '{name}'")
 
 
@@ -106,7 +106,7 @@ def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
         ('path = "data/shop.csv"', 'separator = "::"', "separator: .*at most 1 character"),
     ],
 )
-def test_a_setting_that_would_be_ignored_is_refused(tmp_path: Path, old: str, new: str, match: str) -> None:
+def test_a_setting_without_effect_is_refused(tmp_path: Path, old: str, new: str, match: str) -> None:
     fails(tmp_path, CARD.replace(old, new), match)
 
 
@@ -133,7 +133,9 @@ def test_a_sequence_may_have_a_target(tmp_path: Path) -> None:
         ('"multi_valued"', f"{SEQUENCE}\nmin_count = 2", "min_count is set on the target"),
     ],
 )
-def test_a_target_is_another_field_of_one_id(tmp_path: Path, old: str, new: str, match: str) -> None:
+def test_a_target_is_another_field_with_one_id_per_row(
+    tmp_path: Path, old: str, new: str, match: str
+) -> None:
     fails(tmp_path, CARD.replace(old, new), match)
 
 
@@ -141,21 +143,21 @@ def test_a_split_by_time_needs_a_timestamp(tmp_path: Path) -> None:
     fails(tmp_path, 'split = { by = "time" }\n' + CARD, "needs a timestamp")
 
 
-def test_a_source_has_one_place(tmp_path: Path) -> None:
+def test_a_source_has_exactly_one_kind(tmp_path: Path) -> None:
     source = '[[sources]]\nurl = "https://example.org/a.zip"\npypi = "a==1"\n'
     fails(tmp_path, CARD + source, "exactly one of url, pypi and local")
 
 
-def test_what_is_no_toml(tmp_path: Path) -> None:
+def test_invalid_toml_is_refused(tmp_path: Path) -> None:
     fails(tmp_path, "name: shop", "a card is a TOML file")
 
 
-def test_no_such_card(tmp_path: Path) -> None:
+def test_a_missing_card_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"no such card: .*ctrbench card DATA.csv"):
         read_card(tmp_path / "none.toml")
 
 
-def test_an_unknown_dataset_is_told_from_the_known() -> None:
+def test_an_unknown_dataset_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SettingError, match=r"no such dataset: movielens-1.*did you mean 'movielens-1m'"):
         load_card("movielens-1")
 

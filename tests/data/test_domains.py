@@ -30,7 +30,7 @@ TRAIN = columns(a=[1, 2, 1, 1, 2, 0], b=[1, 1, 1, 2, 1, 1])
 VALUES = {"a": ["x", "y"], "b": ["p", "q"]}
 
 
-def test_domains_go_by_training_rows_then_by_ids() -> None:
+def test_domains_are_ordered_by_training_rows_then_ids() -> None:
     table = table_of(TRAIN, [1, 0, 1, 0, 1, 1], VALUES)
     assert table.select("domain", "key", "a", "b", "rows_train", "positives_train").rows() == [
         (0, "unseen", 0, 0, 1, 1),
@@ -40,25 +40,25 @@ def test_domains_go_by_training_rows_then_by_ids() -> None:
     ]
 
 
-def test_unseen_tuples_and_tuples_with_an_unseen_value_are_domain_zero() -> None:
+def test_unseen_tuples_and_tuples_with_an_unseen_value_are_domain_0() -> None:
     table = table_of(TRAIN, [0] * 6, VALUES)
     ids = domain_ids(columns(a=[2, 2, 0, 1, 0, 1], b=[1, 2, 1, 0, 0, 2]), table)
     assert ids.tolist() == [2, 0, 0, 0, 0, 3]
     assert ids.dtype == np.int32
 
 
-def test_ids_larger_than_any_of_the_table_are_unseen() -> None:
+def test_ids_beyond_the_table_are_unseen() -> None:
     table = table_of(TRAIN, [0] * 6, VALUES)
     assert domain_ids(columns(a=[1, 9_000_000, 1], b=[9_000_000, 1, 1]), table).tolist() == [0, 0, 1]
 
 
-def test_all_rows_unseen_leave_only_the_unseen_domain() -> None:
+def test_data_of_unseen_rows_have_only_domain_0() -> None:
     table = table_of(columns(a=[0, 0]), [1, 0], {"a": []})
     assert table["rows_train"].to_list() == [2]
     assert domain_ids(columns(a=[0, 1]), table).tolist() == [0, 0]
 
 
-def test_tables_agree_with_counting_tuples_one_by_one() -> None:
+def test_domain_tables_equal_a_tuple_by_tuple_count() -> None:
     generator = np.random.default_rng(3)
     train = {name: generator.integers(0, 6, 500).astype(np.int32) for name in "abc"}
     other = {name: generator.integers(0, 7, 300).astype(np.int32) for name in "abc"}

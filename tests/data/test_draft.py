@@ -52,7 +52,7 @@ def load(data: Path) -> DatasetCard:
     return read_card(card)
 
 
-def test_guesses(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_draft_guesses_label_time_fields_and_domains(frame: pl.DataFrame, tmp_path: Path) -> None:
     card = draft(frame, tmp_path / "my shop.csv")
     assert (card.name, card.title) == ("my_shop", "my shop") or card.name == "my_shop"
     assert (card.label.column, card.timestamp, card.user) == ("is_click", "time_ms", "user_id")
@@ -72,13 +72,13 @@ def test_guesses(frame: pl.DataFrame, tmp_path: Path) -> None:
     assert card.domain_sets == {"default": ("domain_", "tab", "user_gender")}
 
 
-def test_what_is_left_out_is_told_why(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_omitted_columns_have_a_reason(frame: pl.DataFrame, tmp_path: Path) -> None:
     frame.write_csv(tmp_path / "a.csv")
     text = draft_card(tmp_path / "a.csv", name="other")
     assert 'name = "other"' in text
-    assert "# left out: impression_id: a different value in each row" in text
-    assert "# left out: version: one value only" in text
-    assert "# left out: is_like: its name says that it is another outcome" in text
+    assert "# omitted: impression_id: a different value in each row" in text
+    assert "# omitted: version: only one value" in text
+    assert "# omitted: is_like: its name denotes another outcome" in text
 
 
 def test_csv_gz_and_parquet_give_the_same_content(frame: pl.DataFrame, tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_without_time_rows_are_split_by_a_hash(frame: pl.DataFrame, tmp_path: Pa
     prepare(card, home=tmp_path)
 
 
-def test_dates_in_text_are_a_time(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_text_dates_are_a_timestamp(frame: pl.DataFrame, tmp_path: Path) -> None:
     date = pl.from_epoch("time_ms", time_unit="ms").dt.strftime("%Y-%m-%d %H:%M:%S")
     card = draft(frame.with_columns(date.alias("seen")).drop("time_ms"), tmp_path / "a.csv")
     assert card.timestamp == "seen"
     assert prepare(card, home=tmp_path).manifest.has_time
 
 
-def test_the_finest_time_is_taken_and_others_are_fields(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_the_finest_time_is_the_timestamp_and_others_are_fields(frame: pl.DataFrame, tmp_path: Path) -> None:
     card = draft(frame.with_columns((20240101 + pl.col("tab")).alias("date")), tmp_path / "a.csv")
     assert card.timestamp == "time_ms"
     assert "date" in [field.name for field in card.fields]
@@ -115,14 +115,14 @@ def test_ratings_get_a_threshold(frame: pl.DataFrame, tmp_path: Path) -> None:
     assert (card.label.column, card.label.positive_from) == ("rating", 4.0)
 
 
-def test_other_separators_are_found(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_other_separators_are_detected(frame: pl.DataFrame, tmp_path: Path) -> None:
     frame.write_csv(tmp_path / "a.tsv", separator="\t")
     card = load(tmp_path / "a.tsv")
     assert card.separator == "\t"
     prepare(card, home=tmp_path)
 
 
-def test_lists_of_parquet_and_histories(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_parquet_lists_and_histories_are_detected(frame: pl.DataFrame, tmp_path: Path) -> None:
     lists = frame.with_columns(
         pl.col("genres").str.split("|"),
         pl.col("genres").str.replace_all("|", ";", literal=True).alias("hist_genres"),
@@ -133,12 +133,12 @@ def test_lists_of_parquet_and_histories(frame: pl.DataFrame, tmp_path: Path) -> 
     prepare(card, home=tmp_path)
 
 
-def test_sentences_are_no_lists(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_sentences_are_not_lists(frame: pl.DataFrame, tmp_path: Path) -> None:
     titles = frame.with_columns(pl.format("Title {}, part {}", "item_id", "time_ms").alias("title"))
     assert draft(titles, tmp_path / "a.csv").field("title").kind == "categorical"
 
 
-def test_names_and_values_with_quotes_stay_toml(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_names_and_values_with_quotes_give_valid_toml(frame: pl.DataFrame, tmp_path: Path) -> None:
     odd = frame.rename({"item_id": 'item "x"\\ü'}).with_columns(
         pl.lit('a"\n#b').alias("o"), tab=pl.col("tab")
     )
@@ -147,19 +147,19 @@ def test_names_and_values_with_quotes_stay_toml(frame: pl.DataFrame, tmp_path: P
     prepare(card, home=tmp_path)
 
 
-def test_no_label(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_data_without_label_are_refused(frame: pl.DataFrame, tmp_path: Path) -> None:
     frame.drop("is_like", "is_click").write_csv(tmp_path / "a.csv")
     with pytest.raises(DataError, match="no column looks like a label"):
         draft_card(tmp_path / "a.csv")
 
 
-def test_no_domain_feature(frame: pl.DataFrame, tmp_path: Path) -> None:
+def test_data_without_domain_feature_are_refused(frame: pl.DataFrame, tmp_path: Path) -> None:
     frame.select("price", "is_click").write_csv(tmp_path / "a.csv")
     with pytest.raises(DataError, match="no column can be a domain feature"):
         draft_card(tmp_path / "a.csv")
 
 
-def test_no_rows(tmp_path: Path) -> None:
+def test_data_without_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="have no rows"):
         draft_card(tmp_path / "a.csv")

@@ -8,7 +8,7 @@ import pytest
 
 from ctrbench.data import encode
 from ctrbench.data.card import FieldCard
-from ctrbench.data.encode import Rows, bucket_edges, encode_field, make_vocabulary, moments
+from ctrbench.data.encode import RowOrder, bucket_edges, encode_field, make_vocabulary, moments
 from ctrbench.data.staging import Staged, field_column, write_flat
 from ctrbench.errors import DataError
 
@@ -20,8 +20,8 @@ def numbers(folder: Path, values: list[float]) -> Staged:
     return Staged(rows=len(values), columns={field_column("f"): column}, lengths={}, texts={}, separators={})
 
 
-def in_order(count: int, num_train: int) -> Rows:
-    return Rows(order=np.arange(count), num_train=num_train)
+def in_order(count: int, num_train: int) -> RowOrder:
+    return RowOrder(order=np.arange(count), num_train=num_train)
 
 
 def encoded(folder: Path, values: list[float], num_train: int, **card: object) -> encode.EncodedField:
@@ -29,17 +29,17 @@ def encoded(folder: Path, values: list[float], num_train: int, **card: object) -
     return encode_field(field, numbers(folder, values), in_order(len(values), num_train), folder)
 
 
-def test_vocabulary_goes_by_rows_then_by_text() -> None:
+def test_a_vocabulary_is_ordered_by_rows_then_text() -> None:
     vocabulary = make_vocabulary(pl.Series(["10", "9", "b", "a"]), np.array([2, 2, 5, 0]))
     assert vocabulary.select("id", "value", "rows").rows() == [(1, "b", 5), (2, "10", 2), (3, "9", 2)]
 
 
-def test_rare_values_are_left_out() -> None:
+def test_rare_values_are_omitted() -> None:
     vocabulary = make_vocabulary(pl.Series(["a", "b"]), np.array([2, 3]), min_count=3)
     assert vocabulary["value"].to_list() == ["b"]
 
 
-def test_moments_of_the_values_that_are_there() -> None:
+def test_moments_ignore_missing_values() -> None:
     assert moments(np.array([1, 2, 3, NAN, 4, 5, 6, 7])) == (4.0, 2.0)
 
 
@@ -48,17 +48,17 @@ def test_moments_do_not_depend_on_the_order_of_additions() -> None:
     assert moments(values) == moments(np.sort(values)[::-1])
 
 
-def test_edges_are_quantiles_each_once() -> None:
+def test_edges_are_distinct_quantiles() -> None:
     assert bucket_edges(np.arange(8.0), 4) == (2.0, 4.0, 6.0)
     assert bucket_edges(np.array([1.0, 5, 5, 5, 5, 5, 5, 9]), 4) == (5.0,)
 
 
-def test_an_edge_at_the_minimum_would_leave_a_bucket_empty() -> None:
+def test_an_edge_at_the_minimum_is_omitted() -> None:
     assert bucket_edges(np.array([0.0, 0, 0, 0, 0, 0, 1, 2]), 4) == (1.0,)
     assert bucket_edges(np.zeros(5), 4) == ()
 
 
-def test_buckets_come_from_training_rows_and_an_edge_is_above_itself(tmp_path: Path) -> None:
+def test_buckets_are_fitted_on_training_rows_and_include_their_lower_edge(tmp_path: Path) -> None:
     field = encoded(tmp_path, [1, 2, 3, 4, -50, 3, 99], 4, buckets=2)
     assert field.edges == (3.0,)
     assert field.column.take(0, 7).to_pylist() == [1, 1, 2, 2, 1, 2, 2]
@@ -67,19 +67,19 @@ def test_buckets_come_from_training_rows_and_an_edge_is_above_itself(tmp_path: P
     assert field.size == 3
 
 
-def test_missing_numbers_have_a_bucket_of_their_own(tmp_path: Path) -> None:
+def test_missing_numbers_have_their_own_bucket(tmp_path: Path) -> None:
     field = encoded(tmp_path, [1, 2, 3, 4, NAN, 5, NAN], 5, buckets=2)
     assert field.column.take(0, 7).to_pylist() == [1, 1, 2, 2, 3, 2, 3]
     assert field.size == 4
 
 
-def test_missing_numbers_that_training_never_had_are_unseen(tmp_path: Path) -> None:
+def test_missing_numbers_are_unseen_if_training_has_none(tmp_path: Path) -> None:
     field = encoded(tmp_path, [1, 2, 3, 4, NAN], 4, buckets=2)
     assert field.column.take(4, 5).to_pylist() == [0]
     assert field.size == 3
 
 
-def test_numbers_are_standardised_by_training_rows_and_missing_is_the_mean(tmp_path: Path) -> None:
+def test_numbers_are_standardised_on_training_rows_and_missing_ones_are_the_mean(tmp_path: Path) -> None:
     field = encoded(tmp_path, [1, 3, NAN, 100], 2)
     assert (field.mean, field.std, field.size) == (2.0, 1.0, 0)
     column = field.column.take(0, 4)
@@ -91,13 +91,13 @@ def test_a_constant_is_not_divided_by_zero(tmp_path: Path) -> None:
     assert encoded(tmp_path, [5, 5, 6], 2).column.take(0, 3).to_pylist() == [0.0, 0.0, 1.0]
 
 
-def test_no_number_in_training_is_an_error(tmp_path: Path) -> None:
+def test_a_numeric_field_without_training_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a value in at least one training row: f"):
         encoded(tmp_path, [NAN, 1], 1)
 
 
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_rows_that_hold_a_list_element_whatever_the_block(
+def test_counts_of_list_elements_do_not_depend_on_the_block_size(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "BLOCK", block)

@@ -173,7 +173,7 @@ def test_a_full_disk_does_not_lead_to_the_next_source(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetching, "_save", full)
+    monkeypatch.setattr(fetching, "save_response", full)
     with pytest.raises(SourceError, match="no space left on the disk"):
         fetch([source(host), source(host)], folder=tmp_path)
     assert len(host.asked) == 1

@@ -14,15 +14,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ctrbench.data import prepare as module
-from ctrbench.data import shards
-from ctrbench.data import staging as stage
+from ctrbench.data import shards, staging
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.home import prepared_names
 from ctrbench.data.prepare import prepare, summary
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Split
+from ctrbench.readers.table import TableReader
 
 MakeCard = Callable[..., DatasetCard]
 
@@ -56,7 +55,7 @@ def test_ids_come_from_training_rows(card: DatasetCard, home: Path) -> None:
     assert column(prepared, Split.TEST, "city") == [3, 0]
 
 
-def test_lists_keep_their_order_and_their_unseen_values(card: DatasetCard, home: Path) -> None:
+def test_lists_keep_their_order_and_have_id_0_for_unseen_values(card: DatasetCard, home: Path) -> None:
     prepared = prepare(card, home=home)
     assert prepared.vocabulary("tags").rows() == [(1, "x", 4), (2, "y", 3), (3, "z", 2)]
     assert column(prepared, Split.TRAIN, "tags") == [[1, 2], [1], [], [2], [1, 1], [3], [1, 3], [2]]
@@ -106,18 +105,18 @@ def test_types_of_the_shards(card: DatasetCard, home: Path) -> None:
     }
 
 
-def test_a_missing_value_is_a_value(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_a_missing_value_has_its_own_id(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     prepared = prepare(make_card(frame.with_columns(pl.col("city").replace("A", None))), home=home)
     assert prepared.vocabulary("city").rows()[0] == (1, "", 5)
     assert column(prepared, Split.TEST, "city") == [3, 1]
 
 
-def test_leading_zeros_stay(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_leading_zeros_are_kept(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     prepared = prepare(make_card(frame.with_columns(pl.col("city").replace("A", "007"))), home=home)
     assert prepared.vocabulary("city")["value"][0] == "007"
 
 
-def test_a_field_may_have_another_name_than_its_column(
+def test_a_field_may_be_named_differently_from_its_column(
     make_card: MakeCard, frame: pl.DataFrame, home: Path
 ) -> None:
     fields = [{"name": "place", "column": "city"}, {"name": "again", "column": "city", "min_count": 2}]
@@ -132,13 +131,13 @@ def test_graded_labels_have_a_threshold(make_card: MakeCard, frame: pl.DataFrame
     assert column(prepare(card, home=home), Split.TRAIN, "label") == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
-def test_true_and_false_are_labels(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_boolean_labels_are_accepted(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     for file in ("data.csv", "data.parquet"):
         card = make_card(frame.cast({"click": pl.Boolean}), file=file)
         assert column(prepare(card, home=home), Split.TRAIN, "label") == [1, 0, 0, 1, 0, 1, 0, 1]
 
 
-def test_dates_order_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_datetimes_order_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     dates = frame.with_columns(pl.lit("2024-02-0").add(pl.col("time").mod(9).cast(pl.String)).alias("time"))
     start = pl.datetime(2024, 2, 1) + pl.duration(hours="time")
     expected = [(1_706_745_600 + 3600 * hour) * 1_000_000 for hour in range(1, 9)]
@@ -149,7 +148,7 @@ def test_dates_order_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) 
         prepare(make_card(dates), home=home)
 
 
-def test_sequences_keep_their_last_elements_and_sets_their_first(make_card: MakeCard, home: Path) -> None:
+def test_long_sequences_keep_their_end_and_long_lists_their_start(make_card: MakeCard, home: Path) -> None:
     frame = pl.DataFrame(
         {
             "time": range(12),
@@ -194,7 +193,7 @@ def film_card(make_card: MakeCard, **target: object) -> DatasetCard:
     return make_card(data, name="films", title="Films", **changes)
 
 
-def test_a_sequence_with_a_target_has_the_targets_ids(make_card: MakeCard, home: Path) -> None:
+def test_a_sequence_with_a_target_uses_the_ids_of_the_target(make_card: MakeCard, home: Path) -> None:
     prepared = prepare(film_card(make_card, target="item"), home=home)
     assert prepared.vocabulary("item").rows() == [(1, "a", 3), (2, "b", 3), (3, "c", 1), (4, "d", 1)]
     assert column(prepared, Split.TRAIN, "past") == [[], [1], [1, 2], [2, 2], [3], [0], [1, 3], [2]]
@@ -204,13 +203,15 @@ def test_a_sequence_with_a_target_has_the_targets_ids(make_card: MakeCard, home:
     assert summary(prepared).num_ids == 5
 
 
-def test_a_targets_rare_values_are_unknown_in_the_sequence_too(make_card: MakeCard, home: Path) -> None:
+def test_rare_values_of_a_target_are_unseen_in_the_sequence(make_card: MakeCard, home: Path) -> None:
     prepared = prepare(film_card(make_card, target="item", min_count=2), home=home)
     assert prepared.vocabulary("item")["value"].to_list() == ["a", "b"]
     assert column(prepared, Split.TRAIN, "past") == [[], [1], [1, 2], [2, 2], [0], [0], [1, 0], [2]]
 
 
-def test_without_a_target_all_is_as_it_was_before_there_were_targets(make_card: MakeCard, home: Path) -> None:
+def test_digests_of_cards_without_target_equal_those_of_earlier_versions(
+    make_card: MakeCard, home: Path
+) -> None:
     """Digests that an earlier version gave, which results are keyed by."""
     card = film_card(make_card)
     assert card.digest == "252b8c0053e3986cf01e983cd9145cacb04fdd2c04e77eab2514a6bf749b0928"
@@ -218,7 +219,7 @@ def test_without_a_target_all_is_as_it_was_before_there_were_targets(make_card: 
     assert prepare(card, home=home).manifest.content_digest == content
 
 
-def test_data_prepared_before_there_were_targets_are_not_made_again(make_card: MakeCard, home: Path) -> None:
+def test_data_prepared_by_earlier_versions_are_not_prepared_again(make_card: MakeCard, home: Path) -> None:
     card = film_card(make_card)
     folder = prepare(card, home=home).folder
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -229,7 +230,7 @@ def test_data_prepared_before_there_were_targets_are_not_made_again(make_card: M
     assert open_prepared("films", home).manifest.card.fields == card.fields
 
 
-def test_lists_of_parquet_are_as_lists_in_text(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_parquet_lists_equal_separated_text(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     kinds = [{"name": "city"}, {"name": "tags", "kind": "multi_valued"}]
     sequences = [{"name": "city"}, {"name": "tags", "kind": "sequence"}]
     for fields in (kinds, sequences):
@@ -240,17 +241,17 @@ def test_lists_of_parquet_are_as_lists_in_text(make_card: MakeCard, frame: pl.Da
         assert listed.manifest.content_digest == text.manifest.content_digest
 
 
-def test_a_known_probability_is_kept(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_a_true_probability_is_stored(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     known = frame.with_columns((pl.col("time") / 100).alias("truth"))
     prepared = prepare(make_card(known, probability="truth"), home=home)
     assert prepared.manifest.has_probability
     assert column(prepared, Split.TEST, "probability") == [0.11, 0.12]
 
 
-def test_random_rows_agree_with_encoding_them_one_by_one(
+def test_random_rows_equal_a_row_by_row_encoding(
     make_card: MakeCard, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "BATCH_ROWS", 64)
+    monkeypatch.setattr(staging, "BATCH_ROWS", 64)
     monkeypatch.setattr(shards, "SHARD_ROWS", 50)
     draw = random.Random(5)
     rows = [
@@ -291,7 +292,7 @@ def _ids(values: list[list[str]]) -> dict[str, int]:
     }
 
 
-def test_a_card_with_file_names_takes_only_these_of_a_folder(
+def test_a_card_with_file_names_reads_only_these_files_of_a_folder(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, tmp_path: Path
 ) -> None:
     card = make_card(frame, sources=[{"local": ["data.csv"]}]).model_copy(update={"path": None})
@@ -303,7 +304,7 @@ def test_a_card_with_file_names_takes_only_these_of_a_folder(
 # --- splits ---
 
 
-def test_without_timestamp_rows_are_split_by_a_hash_and_keep_their_order(
+def test_rows_without_timestamp_are_split_by_a_hash_and_keep_their_order(
     make_card: MakeCard, home: Path
 ) -> None:
     frame = pl.DataFrame({"click": [0, 1] * 150, "city": ["A", "B", "C"] * 100})
@@ -316,7 +317,7 @@ def test_without_timestamp_rows_are_split_by_a_hash_and_keep_their_order(
     assert not prepared.manifest.has_time
 
 
-def test_a_split_key_keeps_its_rows_together(make_card: MakeCard, home: Path) -> None:
+def test_rows_with_the_same_split_key_are_in_one_split(make_card: MakeCard, home: Path) -> None:
     frame = pl.DataFrame({"click": [0, 1] * 300, "who": [f"u{row // 6}" for row in range(600)]})
     changes = {"timestamp": None, "fields": [{"name": "who"}], "domain_sets": {"default": ["who"]}}
     split = {"by": "hash", "key": "who"}
@@ -328,7 +329,7 @@ def test_a_split_key_keeps_its_rows_together(make_card: MakeCard, home: Path) ->
 # --- what the digest depends on ---
 
 
-def test_content_is_the_same_from_csv_gz_and_parquet(
+def test_csv_gz_and_parquet_give_the_same_content(
     make_card: MakeCard, frame: pl.DataFrame, home: Path
 ) -> None:
     digests = set()
@@ -342,7 +343,7 @@ def test_content_is_the_same_from_csv_gz_and_parquet(
     assert len(digests) == 1
 
 
-def test_content_does_not_depend_on_batches_or_shards(
+def test_content_does_not_depend_on_batch_or_shard_size(
     card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(card, home=home).manifest
@@ -381,25 +382,25 @@ def make_old(card: DatasetCard) -> None:
     os.utime(card.path or "", ns=(1, 1))
 
 
-def test_the_second_time_nothing_is_read(
+def test_nothing_is_read_the_second_time(
     card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_old(card)
     first = prepare(card, home=home)
     before = file_of(first)
-    monkeypatch.setattr(module, "_read", None)
+    monkeypatch.setattr(TableReader, "read", None)
     again = prepare(card, home=home)
     assert again.manifest == first.manifest
     assert file_of(again) == before
 
 
-def test_a_file_of_the_same_content_changes_nothing(card: DatasetCard, home: Path) -> None:
+def test_a_new_file_with_the_same_content_changes_nothing(card: DatasetCard, home: Path) -> None:
     before = file_of(prepare(card, home=home))
     make_old(card)
     assert file_of(prepare(card, home=home)) == before
 
 
-def test_a_file_changed_just_now_is_looked_at_whatever_its_size_and_time(
+def test_a_recently_modified_file_is_read_despite_equal_size_and_time(
     make_card: MakeCard, frame: pl.DataFrame, home: Path
 ) -> None:
     first = prepare(make_card(frame), home=home)
@@ -429,13 +430,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert nothing_left(home)
 
 
-def test_a_changed_card_is_prepared_anew(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_a_changed_card_is_prepared_again(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     prepare(make_card(frame), home=home)
     card = make_card(frame, domain_sets={"default": ["device"]})
     assert prepare(card, home=home).domain_set("default").features == ("device",)
 
 
-def test_force_makes_it_again(card: DatasetCard, home: Path) -> None:
+def test_force_prepares_again(card: DatasetCard, home: Path) -> None:
     first = prepare(card, home=home)
     before = file_of(first)
     again = prepare(card, home=home, force=True)
@@ -446,7 +447,7 @@ def test_force_makes_it_again(card: DatasetCard, home: Path) -> None:
 @pytest.mark.parametrize(
     "file", ["shards/dev-00000.parquet", "vocabulary/city.parquet", "domains/city.parquet"]
 )
-def test_a_damaged_file_is_found_and_named(card: DatasetCard, home: Path, file: str) -> None:
+def test_a_damaged_file_is_named(card: DatasetCard, home: Path, file: str) -> None:
     prepared = prepare(card, home=home)
     path = prepared.folder / file
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -455,20 +456,20 @@ def test_a_damaged_file_is_found_and_named(card: DatasetCard, home: Path, file: 
     prepare(card, home=home, force=True).verify()
 
 
-def test_a_missing_shard_is_found_and_named(card: DatasetCard, home: Path) -> None:
+def test_a_missing_shard_is_named(card: DatasetCard, home: Path) -> None:
     (prepare(card, home=home).folder / "shards/test-00000.parquet").unlink()
     with pytest.raises(DataError, match=r"missing: .*shards/test-00000.parquet"):
         prepare(card, home=home)
 
 
-def test_given_sources_take_the_place_of_the_cards(card: DatasetCard, home: Path, tmp_path: Path) -> None:
+def test_given_sources_replace_those_of_the_card(card: DatasetCard, home: Path, tmp_path: Path) -> None:
     moved = Path(card.path or "").rename(tmp_path / "moved.csv")
     prepared = prepare(card, home=home, sources=[moved])
     assert [source.name for source in prepared.manifest.sources] == ["moved.csv"]
     assert prepared.manifest.command == f"ctrbench prepare shop.toml --source {moved}"
 
 
-def test_domains_add_a_feature_set(card: DatasetCard, home: Path) -> None:
+def test_domains_add_a_domain_set(card: DatasetCard, home: Path) -> None:
     prepared = prepare(card, home=home, domains=("device",))
     assert prepared.domain_table("device")["rows_train"].to_list() == [0, 5, 3]
 
@@ -476,7 +477,7 @@ def test_domains_add_a_feature_set(card: DatasetCard, home: Path) -> None:
 # --- what goes wrong ---
 
 
-def test_a_card_without_data_says_how_to_name_them(card: DatasetCard, home: Path) -> None:
+def test_a_card_without_data_is_refused_with_a_remedy(card: DatasetCard, home: Path) -> None:
     with pytest.raises(CardError, match=r"the card has no data: shop.*--source PATH"):
         prepare(card.model_copy(update={"path": None}), home=home)
 
@@ -491,7 +492,7 @@ def test_a_card_without_data_says_how_to_name_them(card: DatasetCard, home: Path
         ({"probability": "truth"}, r"probability.*'truth'"),
     ],
 )
-def test_a_column_that_the_data_lack(
+def test_a_missing_column_is_refused(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, changes: dict[str, object], match: str
 ) -> None:
     with pytest.raises(CardError, match=f"the data lack a column of the card .*{match}"):
@@ -500,7 +501,7 @@ def test_a_column_that_the_data_lack(
 
 
 @pytest.mark.parametrize("label", ["2", "1000", "-1", "0.5", "inf", "yes"])
-def test_a_label_that_is_neither_0_nor_1(
+def test_a_label_other_than_0_and_1_is_refused(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, label: str
 ) -> None:
     wrong = frame.with_columns(
@@ -512,13 +513,13 @@ def test_a_label_that_is_neither_0_nor_1(
     assert nothing_left(home)
 
 
-def test_a_missing_label(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_a_missing_label_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     wrong = frame.with_columns(pl.when(time=7).then(None).otherwise("click").alias("click"))
     with pytest.raises(DataError, match=r"'click' has no value in row 1"):
         prepare(make_card(wrong), home=home)
 
 
-def test_the_row_of_an_error_counts_over_batches(
+def test_the_row_number_of_an_error_counts_all_batches(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctrbench.data.staging.BATCH_ROWS", 4)
@@ -527,38 +528,38 @@ def test_the_row_of_an_error_counts_over_batches(
         prepare(make_card(wrong), home=home)
 
 
-def test_a_numeric_field_with_text(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_text_in_a_numeric_field_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     wrong = frame.with_columns(pl.col("price").cast(pl.String).replace("9.0", "cheap"))
     with pytest.raises(DataError, match=r"holds finite numbers: column 'price' has 'cheap' in row 5"):
         prepare(make_card(wrong), home=home)
 
 
-def test_a_list_in_a_field_of_one_id(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_a_list_in_a_categorical_field_is_refused(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
     lists = frame.with_columns(pl.concat_list("city"))
     with pytest.raises(CardError, match="kind multi_valued or sequence: 'city'"):
         prepare(make_card(lists, file="data.parquet"), home=home)
 
 
-def test_an_empty_split(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_an_empty_split_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     with pytest.raises(DataError, match=r"empty split.*train"):
         prepare(make_card(frame.with_columns(pl.lit(3).alias("time"))), home=home)
     assert nothing_left(home)
 
 
-def test_a_table_without_rows(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
+def test_a_table_without_rows_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     with pytest.raises(DataError, match="have no rows"):
         prepare(make_card(frame.clear()), home=home)
 
 
-def test_an_unknown_domain_column_is_refused_before_anything_is_done(card: DatasetCard, home: Path) -> None:
+def test_an_unknown_domain_feature_is_refused_before_any_work(card: DatasetCard, home: Path) -> None:
     with pytest.raises(SettingError, match=r"no such field: citty.*did you mean 'city'"):
         prepare(card, home=home, domains=("citty",))
     assert not home.exists()
 
 
-def test_text_that_is_no_utf8_is_named_with_its_line(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path
-) -> None:
+def test_invalid_utf8_is_named_with_its_line(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     card = make_card(frame)
     path = Path(card.path or "")
     path.write_bytes(path.read_bytes().replace(b"x|q", b"x\xff"))
@@ -566,7 +567,7 @@ def test_text_that_is_no_utf8_is_named_with_its_line(
         prepare(card, home=home)
 
 
-def test_a_missing_source(card: DatasetCard, home: Path, tmp_path: Path) -> None:
+def test_a_missing_source_is_refused(card: DatasetCard, home: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such data file"):
         prepare(card, home=home, sources=[tmp_path / "none.csv"])
     assert nothing_left(home)
@@ -585,9 +586,9 @@ class FullDisk:
         return self.function(*arguments, **named)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(stage, "_append"), (shards.pq, "write_table")])
+@pytest.mark.parametrize(("owner", "name"), [(staging, "append_values"), (shards.pq, "write_table")])
 @pytest.mark.parametrize("fails_at", [1, 4])
-def test_no_space_left(
+def test_a_full_disk_leaves_nothing(
     card: DatasetCard,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -602,7 +603,7 @@ def test_no_space_left(
 
 
 @pytest.mark.parametrize("phase", ["read", "encode", "write"])
-def test_an_interrupt_leaves_what_was_there(
+def test_an_interrupt_leaves_the_previous_dataset(
     card: DatasetCard, make_card: MakeCard, frame: pl.DataFrame, home: Path, phase: str
 ) -> None:
     first = prepare(card, home=home)
@@ -617,7 +618,7 @@ def test_an_interrupt_leaves_what_was_there(
     first.verify()
 
 
-def test_what_a_killed_process_left_is_removed(card: DatasetCard, home: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(card: DatasetCard, home: Path) -> None:
     here = platform.node().replace(".", "-")
     left = home / "datasets" / f".shop.{here}.{2**22 + 1}.part"
     # Process 1 runs, so this is somebody's work; so may be that of another machine in a shared folder.
@@ -630,7 +631,7 @@ def test_what_a_killed_process_left_is_removed(card: DatasetCard, home: Path) ->
     assert prepared_names(home) == ["shop"]
 
 
-def test_progress_goes_from_phase_to_phase_up_to_one(card: DatasetCard, home: Path) -> None:
+def test_progress_of_each_phase_ends_at_one(card: DatasetCard, home: Path) -> None:
     heard: list[tuple[str, float]] = []
     prepare(card, home=home, progress=lambda phase, done: heard.append((phase, done)))
     assert list(dict.fromkeys(phase for phase, _ in heard)) == ["read", "encode", "write"]
@@ -638,7 +639,7 @@ def test_progress_goes_from_phase_to_phase_up_to_one(card: DatasetCard, home: Pa
     assert all(0 <= done <= 1 for _, done in heard)
 
 
-def test_every_error_is_ours(make_card: MakeCard, home: Path) -> None:
+def test_invalid_files_raise_errors_of_ctrbench(make_card: MakeCard, home: Path) -> None:
     for text in ("", "click", "a,b\n1\n", "\x00\x01", "a,a\n1,2\n"):
         with pytest.raises(CtrbenchError):
             prepare(make_card(text), home=home)

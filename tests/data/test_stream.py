@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
@@ -57,7 +58,7 @@ def contents(data: SplitData) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("window", [1, 250, 100_000])
-def test_an_epoch_holds_every_row_once(prepared: Prepared, window: int) -> None:
+def test_an_epoch_has_every_row_once(prepared: Prepared, window: int) -> None:
     train = streamed(prepared, window)
     whole = load_split(prepared, Split.TRAIN, domain_set="default", indicator="city")
     seen = [row for part in train.windows((1, 0)) for row in contents(part.data)]
@@ -65,7 +66,7 @@ def test_an_epoch_holds_every_row_once(prepared: Prepared, window: int) -> None:
     assert sorted(seen, key=lambda row: int(row[1])) == contents(whole)  # type: ignore[call-overload]
 
 
-def test_a_window_holds_a_share_of_each_of_its_shards_in_time_order(prepared: Prepared) -> None:
+def test_a_window_has_a_share_of_each_of_its_shards_in_time_order(prepared: Prepared) -> None:
     windows = list(streamed(prepared, 250).windows((1, 0)))
     assert len(windows) == 8 + 3 - 1
     for place, window in enumerate(windows):
@@ -77,7 +78,7 @@ def test_a_window_holds_a_share_of_each_of_its_shards_in_time_order(prepared: Pr
         assert (np.diff(window.data.row) > 0).all()
 
 
-def test_rows_are_dealt_anew_in_each_epoch_and_for_each_seed(prepared: Prepared) -> None:
+def test_each_epoch_and_seed_distribute_rows_differently(prepared: Prepared) -> None:
     train = streamed(prepared, 250)
     first, again, epoch, seed = (
         next(iter(train.windows(key))).data.row.tolist() for key in ((1, 0), (1, 0), (1, 1), (2, 0))
@@ -88,7 +89,7 @@ def test_rows_are_dealt_anew_in_each_epoch_and_for_each_seed(prepared: Prepared)
 
 
 @pytest.mark.parametrize("first", [1, 2, 5, 9, 10])
-def test_an_epoch_goes_on_from_any_window(prepared: Prepared, first: int) -> None:
+def test_an_epoch_resumes_at_any_window(prepared: Prepared, first: int) -> None:
     train = streamed(prepared, 250)
     whole, rest = list(train.windows((1, 0)))[first:], list(train.windows((1, 0), first=first))
     assert [contents(one.data) for one in rest] == [contents(one.data) for one in whole]
@@ -114,7 +115,7 @@ def with_a_crumb(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path:
     return prepare(make_card(frame), home=tmp_path / "home")
 
 
-def test_a_short_last_shard_is_dealt_with_the_one_before(with_a_crumb: Prepared) -> None:
+def test_a_short_last_shard_is_merged_with_the_one_before(with_a_crumb: Prepared) -> None:
     train = streamed(with_a_crumb, 250)
     assert train.sizes == (100, 100, 2)
     windows = list(train.windows((1, 0)))
@@ -123,7 +124,7 @@ def test_a_short_last_shard_is_dealt_with_the_one_before(with_a_crumb: Prepared)
     assert sum(window.share for window in windows) == pytest.approx(1.0)
 
 
-def test_shares_are_those_of_the_rows(prepared: Prepared) -> None:
+def test_shares_of_windows_are_proportional_to_their_rows(prepared: Prepared) -> None:
     windows = list(streamed(prepared, 250).windows((1, 0)))
     rows = np.array([len(one.data) for one in windows])
     assert np.array([one.share for one in windows]) == pytest.approx(rows / 800, abs=2 / 800)
@@ -132,7 +133,7 @@ def test_shares_are_those_of_the_rows(prepared: Prepared) -> None:
     )
 
 
-def test_pieces_are_the_rows_in_time_order(prepared: Prepared) -> None:
+def test_pieces_yield_all_rows_in_time_order(prepared: Prepared) -> None:
     whole = load_split(prepared, Split.TEST, domain_set="default", indicator="all")
     pieces = list(streamed(prepared, 100, Split.TEST, "all").pieces())
     assert [len(piece) for piece in pieces] == [100, 100]
@@ -143,19 +144,20 @@ def test_latest_is_the_last_window_of_rows(prepared: Prepared) -> None:
     assert streamed(prepared, 250).latest().row.tolist() == list(range(500, 800))
 
 
-def test_one_tensor_for_domain_and_indicator_stays_one(prepared: Prepared) -> None:
+def test_domain_and_indicator_share_one_tensor(prepared: Prepared) -> None:
     window = next(iter(streamed(prepared, 250, indicator="all").windows((1, 0)))).data
     assert window.indicator_B is window.domain_B
 
 
-def test_held_rows_never_exceed_window_and_the_shard_read_ahead(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_one_shard_is_read_ahead(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = StreamedSplit._shard
-    monkeypatch.setattr(
-        StreamedSplit, "_shard", lambda self, shard: (read.append(shard), original(self, shard))[1]
-    )
+    read_shard = Prepared.read_shard
+
+    def record(self: Prepared, split: Split, index: int, columns: Sequence[str]) -> pa.Table:
+        read.append(index)
+        return read_shard(self, split, index, columns)
+
+    monkeypatch.setattr(Prepared, "read_shard", record)
     windows = streamed(prepared, 250).windows((1, 0))
     next(windows)
     assert max(read) <= 2

@@ -60,7 +60,7 @@ def kept() -> list[str]:
     return sorted(file.name for file in cloud.cache_folder().iterdir())
 
 
-def test_a_text_at_a_url_comes_back(place: UPath) -> None:
+def test_a_text_at_a_url_is_read_back(place: UPath) -> None:
     write_text(place / "a" / "b.txt", "grün\r\n")
     assert read_text(place / "a" / "b.txt") == "grün\r\n"
     assert [str(file) for file in find_files(place, "*/*.txt")] == [f"{place}/a/b.txt"]
@@ -68,7 +68,7 @@ def test_a_text_at_a_url_comes_back(place: UPath) -> None:
     assert not is_file(place / "a" / "b.txt")
 
 
-def test_what_another_writes_is_seen_at_once(place: UPath, tmp_path: Path) -> None:
+def test_files_of_other_writers_are_visible_at_once(place: UPath, tmp_path: Path) -> None:
     write_text(place / "a.txt", "1")
     assert len(find_files(place, "*.txt")) == 1
     # Past this process's own view of the bucket, as another machine would.
@@ -84,7 +84,7 @@ def fail_halfway(file: UPath) -> None:
         raise KeyError
 
 
-def test_a_failure_leaves_the_old_object_and_nothing_here(place: UPath) -> None:
+def test_a_failure_leaves_the_old_object_and_no_local_file(place: UPath) -> None:
     write_text(place / "a.txt", "old")
     with pytest.raises(KeyError):
         fail_halfway(place / "a.txt")
@@ -92,7 +92,7 @@ def test_a_failure_leaves_the_old_object_and_nothing_here(place: UPath) -> None:
     assert kept() == []
 
 
-def test_an_object_appears_when_it_is_whole(place: UPath) -> None:
+def test_an_object_appears_when_it_is_complete(place: UPath) -> None:
     with replacing(place / "large.bin") as part:
         part.write_bytes(os.urandom(1 << 20))
         assert not is_file(place / "large.bin")
@@ -102,7 +102,7 @@ def test_an_object_appears_when_it_is_whole(place: UPath) -> None:
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket"])
-def test_of_many_writers_of_a_new_file_one_wins(request: pytest.FixtureRequest, where: str) -> None:
+def test_one_of_many_writers_of_a_new_file_succeeds(request: pytest.FixtureRequest, where: str) -> None:
     folder = parse_location(request.getfixturevalue(where))
 
     def write(writer: int) -> bool:
@@ -118,9 +118,7 @@ def test_of_many_writers_of_a_new_file_one_wins(request: pytest.FixtureRequest, 
     assert read_text(folder / "new.txt") == str(won.index(True)) * 5000
 
 
-def test_a_folder_without_links_takes_new_files_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_files_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "no links here")
 
@@ -143,7 +141,7 @@ def count_fetches(place: UPath, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fetched
 
 
-def test_a_copy_of_known_digest_is_fetched_once(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_with_known_digest_is_downloaded_once(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_text(place / "a.parquet", "shard")
     fetched = count_fetches(place, monkeypatch)
     for _ in range(3):
@@ -153,7 +151,7 @@ def test_a_copy_of_known_digest_is_fetched_once(place: UPath, monkeypatch: pytes
     assert kept() == [f"{digest('shard')}.parquet"]
 
 
-def test_a_copy_damaged_here_is_fetched_again(place: UPath) -> None:
+def test_a_damaged_copy_is_downloaded_again(place: UPath) -> None:
     file = write_text(place / "a.parquet", "shard")
     with local_copy(file, digest("shard")) as path:
         pass
@@ -162,14 +160,14 @@ def test_a_copy_damaged_here_is_fetched_again(place: UPath) -> None:
         assert again.read_text() == "shard"
 
 
-def test_what_is_not_as_its_digest_says_is_not_kept(place: UPath) -> None:
+def test_a_copy_with_a_wrong_digest_is_not_cached(place: UPath) -> None:
     file = write_text(place / "a.parquet", "damaged")
     with local_copy(file, digest("shard")) as path:
         assert path.read_text() == "damaged"
     assert kept() == []
 
 
-def test_a_copy_without_digest_is_fetched_each_time(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_without_digest_is_downloaded_each_time(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_text(place / "a.pt", "1")
     fetched = count_fetches(place, monkeypatch)
     for _ in range(2):
@@ -185,14 +183,14 @@ def read_all(folder: UPath, texts: list[str]) -> None:
             assert path.read_text() == text
 
 
-def test_copies_stay_within_bounds(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_copies_respect_the_size_limit(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRBENCH_CACHE_BYTES", "9")
     read_all(place, ["aaaa", "bbbb", "cccc"])
     # An epoch comes back to the first ones: they stay, the third is fetched each time.
     assert kept() == sorted([digest("aaaa"), digest("bbbb")])
 
 
-def test_copies_long_unused_give_way(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_copies_are_evicted(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRBENCH_CACHE_BYTES", "9")
     read_all(place, ["aaaa", "bbbb"])
     long_ago = time.time() - 2 * cloud.UNUSED_SECONDS
@@ -201,7 +199,7 @@ def test_copies_long_unused_give_way(place: UPath, monkeypatch: pytest.MonkeyPat
     assert kept() == sorted([digest("bbbb"), digest("cccc")])
 
 
-def test_what_killed_processes_left_on_the_way_goes_after_a_day(place: UPath) -> None:
+def test_leftover_transfers_are_removed_after_a_day(place: UPath) -> None:
     for name, age in (("transfer-old", 2 * cloud.UNUSED_SECONDS), ("transfer-new", 0.0)):
         write_text(cloud.cache_folder() / name / "half.pt", "half")
         then = time.time() - age
@@ -211,7 +209,7 @@ def test_what_killed_processes_left_on_the_way_goes_after_a_day(place: UPath) ->
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket", "gs_bucket"])
-def test_a_missing_file_is_missing_wherever(request: pytest.FixtureRequest, where: str) -> None:
+def test_a_missing_file_is_missing_in_every_storage(request: pytest.FixtureRequest, where: str) -> None:
     file = parse_location(request.getfixturevalue(where)) / "none.txt"
     with pytest.raises(FileNotFoundError):
         read_text(file)
@@ -227,7 +225,7 @@ def make_folder(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_folder_takes_the_place_of_another(place: UPath, tmp_path: Path) -> None:
+def test_a_folder_replaces_another(place: UPath, tmp_path: Path) -> None:
     for name in ("end.json", "x/1.txt", "x/old.txt"):
         write_text(place / "data" / name, "old")
     move_folder(
@@ -238,7 +236,7 @@ def test_a_folder_takes_the_place_of_another(place: UPath, tmp_path: Path) -> No
     assert found == {f"{place}/data/{name}": f"new {name}" for name in names}
 
 
-def test_a_folder_half_put_has_no_last_file(
+def test_an_incomplete_upload_has_no_last_file(
     place: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_text(place / "data" / "end.json", "old")
@@ -253,7 +251,7 @@ def test_a_folder_half_put_has_no_last_file(
     assert find_files(place, "data/*.json") == []
 
 
-def test_paths_and_file_urls_are_paths(tmp_path: Path) -> None:
+def test_paths_and_file_urls_are_local_paths(tmp_path: Path) -> None:
     assert parse_location("results") == Path.cwd() / "results"
     assert parse_location("~/x") == Path.home() / "x"
     assert parse_location(tmp_path) == tmp_path
@@ -261,24 +259,26 @@ def test_paths_and_file_urls_are_paths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///"])
-def test_a_url_without_bucket_is_said(url: str) -> None:
+def test_a_url_without_bucket_is_refused(url: str) -> None:
     with pytest.raises(SettingError, match="needs a bucket"):
         parse_location(url)
 
 
-def test_a_slash_at_the_end_is_none(bucket: str) -> None:
+def test_trailing_slashes_are_ignored(bucket: str) -> None:
     assert str(parse_location(f"{bucket}/a/")) == f"{bucket}/a"
     assert str(parse_location(f"{bucket}/") / "a") == f"{bucket}/a"
 
 
-def test_a_wrong_bucket_is_said(bucket: str) -> None:
+def test_a_missing_bucket_is_an_error_with_a_remedy(bucket: str) -> None:
     wrong = f"{bucket[:5]}no-such-bucket-{bucket[-6:]}/results"
     with pytest.raises(StoreError, match=rf"{wrong}.*name an existing bucket"):
         parse_location(wrong)
 
 
 @pytest.mark.usefixtures("s3_bucket", "fresh")
-def test_missing_credentials_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -288,7 +288,7 @@ def test_missing_credentials_are_said(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("s3_bucket", "fresh")
-def test_a_server_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9.*check the network"):
@@ -298,7 +298,7 @@ def test_a_server_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("missing", "url"), [("upath", "s3://b/x"), ("s3fs", "s3://b/x"), ("gcsfs", "gs://b/x")]
 )
-def test_a_missing_extra_is_said(missing: str, url: str) -> None:
+def test_a_missing_extra_is_an_error_with_a_remedy(missing: str, url: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         f"from ctrbench.storage.files import parse_location; parse_location({url!r})"
@@ -309,7 +309,7 @@ def test_a_missing_extra_is_said(missing: str, url: str) -> None:
     assert last.endswith("pip install 'ctrbench[cloud]'")
 
 
-def test_what_a_library_logs_is_not_printed(gs_bucket: str) -> None:
+def test_log_messages_of_libraries_are_not_printed(gs_bucket: str) -> None:
     code = f"""
 import logging
 from ctrbench.storage.files import parse_location
@@ -320,13 +320,13 @@ logging.getLogger("gcsfs").error("heard")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_unknown_kind_of_storage_is_said() -> None:
+def test_an_unknown_kind_of_storage_is_refused() -> None:
     pytest.importorskip("upath", reason="needs the extra cloud")
     with pytest.raises(SettingError, match=r"unsupported kind of storage: what://bucket.*s3://"):
         parse_location("what://bucket/results")
 
 
-def test_a_refused_write_is_said(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_write_is_an_error_with_a_remedy(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("Access Denied")
 
@@ -335,7 +335,9 @@ def test_a_refused_write_is_said(place: UPath, monkeypatch: pytest.MonkeyPatch) 
         write_text(place / "a.txt", "1")
 
 
-def test_a_full_disk_on_the_way_here_is_said(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_during_a_download_is_an_error_with_a_remedy(
+    place: UPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -15,7 +15,7 @@ def fail_halfway(file: Path, error: Exception) -> None:
         raise error
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "new" / "a.txt"
     with replacing(file) as part:
         part.write_text("half")
@@ -30,12 +30,12 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no space left.*a\.txt.*free some space"):
         fail_halfway(tmp_path / "a.txt", OSError(errno.ENOSPC, "No space left on device"))
     assert not list(tmp_path.iterdir())
 
 
-def test_other_faults_are_not_disguised(tmp_path: Path) -> None:
+def test_other_errors_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         fail_halfway(tmp_path / "a.txt", PermissionError(errno.EACCES, "no"))
