@@ -66,6 +66,7 @@ class Problem:
 
     location: tuple[int | str, ...]
     """Keys and indices that lead to the value; empty for a rule about the whole value."""
+    value: object
     message: str
     is_unknown_key: bool
     """Whether the problem is a key that the model does not have."""
@@ -84,6 +85,7 @@ def first_problem(error: ValidationError) -> Problem:
     details = error.errors()[0]
     return Problem(
         location=details["loc"],
+        value=details["input"],
         message=details["msg"].removeprefix("Value error, "),
         is_unknown_key=details["type"] == "extra_forbidden",
     )

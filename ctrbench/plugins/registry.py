@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean, first_problem
 from ctrbench.plugins.finder import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
 
 if TYPE_CHECKING:
@@ -160,12 +160,13 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        problem = error.errors()[0]
-        text = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:
+        problem = first_problem(error)
+        if not problem.location:
             shown = ", ".join(f"{name}={value}" for name, value in settings.items())
-            raise SettingError(f"{plugin.name}: settings", value=shown, remedy=text) from None
-        where = str(problem["loc"][0])
+            raise SettingError(f"{plugin.name}: settings", value=shown, remedy=problem.message) from None
+        name = str(problem.location[0])
         raise SettingError(
-            f"{plugin.name}: setting {where!r}", value=settings.get(where, problem["input"]), remedy=text
+            f"{plugin.name}: setting {name!r}",
+            value=settings.get(name, problem.value),
+            remedy=problem.message,
         ) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean, first_problem
 from ctrbench.names import Split
 from ctrbench.plugins.finder import Plugin
 from ctrbench.plugins.registry import Selected, select
@@ -134,11 +134,10 @@ def make_config(**settings: object) -> TrainConfig:
     try:
         return TrainConfig.model_validate(given)
     except ValidationError as error:
-        problem = error.errors()[0]
-        option = f"--{problem['loc'][0]}".replace("_", "-")
-        raise SettingError(
-            f"option {option}", value=given[str(problem["loc"][0])], remedy=problem["msg"]
-        ) from None
+        problem = first_problem(error)
+        name = str(problem.location[0])
+        option = f"--{name}".replace("_", "-")
+        raise SettingError(f"option {option}", value=given[name], remedy=problem.message) from None
 
 
 def make_grid(

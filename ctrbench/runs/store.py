@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from ctrbench.errors import StoreError
+from ctrbench.errors import StoreError, first_problem
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 from ctrbench.storage.files import (
@@ -152,6 +152,4 @@ def read_record(file: Location) -> RunRecord:
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise StoreError("not a run record", value=f"{file}: {where}: {problem['msg']}") from None
+        raise StoreError("not a run record", value=f"{file}: {first_problem(error)}") from None

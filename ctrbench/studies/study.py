@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean, first_problem
 
 Drawing = Literal["table", "bins", "domains", "pcoc", "domain_sets", "sparsity", "masks"]
 
@@ -89,10 +89,7 @@ def read_study(file: Path) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError("a study is a TOML file", value=f"{file}: {error}") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
-        raise SettingError("invalid study", value=f"{file}: {where + ': ' if where else ''}{text}") from None
+        raise SettingError("invalid study", value=f"{file}: {first_problem(error)}") from None
 
 
 def nested_sets(sets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def same(one: Batch, other: Batch) -> bool:
+def same(batch: Batch, other: Batch) -> bool:
     names = ("ids_BF", "numeric_BK", "domain_B", "indicator_B", "label_B")
-    bags = [pair for both in zip(one.bags, other.bags, strict=True) for pair in zip(*both, strict=True)]
-    pairs = [(getattr(one, name), getattr(other, name)) for name in names] + bags
+    bags = [pair for both in zip(batch.bags, other.bags, strict=True) for pair in zip(*both, strict=True)]
+    pairs = [(getattr(batch, name), getattr(other, name)) for name in names] + bags
     return all(torch.equal(first, second) for first, second in pairs)
 
 
@@ -88,8 +88,8 @@ def test_bags_of_taken_rows_are_their_lists(data: SplitData) -> None:
     rows = [7, 3, 3, 250, 0]
     values, offsets = data.take(torch.tensor(rows)).bags[0]
     taken = [values[offsets[row] : offsets[row + 1]].tolist() for row in range(len(rows))]
-    whole, ends = data.bags[0]
-    assert taken == [whole[ends[row] : ends[row + 1]].tolist() for row in rows]
+    complete, ends = data.bags[0]
+    assert taken == [complete[ends[row] : ends[row + 1]].tolist() for row in rows]
     assert offsets[-1] == len(values)
 
 
@@ -113,9 +113,9 @@ def test_slices_share_memory_and_taken_rows_do_not(data: SplitData) -> None:
 
 def test_batches_resume_at_any_index(data: SplitData) -> None:
     order = mixed_order(len(data), 64, generator())
-    whole, rest = list(data.batches(order)), list(data.batches(order, first=3))
+    complete, rest = list(data.batches(order)), list(data.batches(order, first=3))
     assert len(rest) == 2
-    assert all(same(one, other) for one, other in zip(whole[3:], rest, strict=True))
+    assert all(same(batch, other) for batch, other in zip(complete[3:], rest, strict=True))
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_load_split_standardises_numbers_by_training_rows(loaded: dict[str, Spli
 def test_load_split_reads_labels_and_rows(loaded: dict[str, SplitData]) -> None:
     train = loaded[Split.TRAIN]
     assert train.label_B.tolist() == [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
-    assert sorted(np.concatenate([one.row for one in loaded.values()]).tolist()) == list(range(12))
+    assert sorted(np.concatenate([split.row for split in loaded.values()]).tolist()) == list(range(12))
     assert (train.user, train.probability) == (None, None)
 
 

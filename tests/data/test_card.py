@@ -51,11 +51,14 @@ def test_without_timestamp_rows_are_split_by_a_hash(tmp_path: Path) -> None:
 
 def test_the_digest_depends_on_the_content_but_not_on_the_location(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    here, there = read_card(write(tmp_path, CARD)), read_card(write(tmp_path / "other", "# moved\n" + CARD))
-    assert here.path != there.path
-    assert here.digest == there.digest
+    card, moved = (
+        read_card(write(tmp_path, CARD)),
+        read_card(write(tmp_path / "other", "# elsewhere\n" + CARD)),
+    )
+    assert card.path != moved.path
+    assert card.digest == moved.digest
     changed = CARD.replace('"user"', '"item"')
-    assert read_card(write(tmp_path, changed)).digest != here.digest
+    assert read_card(write(tmp_path, changed)).digest != card.digest
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:

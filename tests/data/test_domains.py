@@ -67,17 +67,17 @@ def test_domain_tables_equal_a_tuple_by_tuple_count() -> None:
     expected = sorted(Counter(tuples).items(), key=lambda item: (-item[1], item[0]))
     assert table.select("a", "b", "c").rows()[1:] == [key for key, _ in expected]
     assert table["rows_train"].to_list()[1:] == [count for _, count in expected]
-    places = {key: place for place, (key, _) in enumerate(expected, start=1)}
+    domains = {key: domain for domain, (key, _) in enumerate(expected, start=1)}
     rows = zip(*(ids.tolist() for ids in other.values()), strict=True)
-    assert domain_ids(other, table).tolist() == [places.get(row, 0) for row in rows]
+    assert domain_ids(other, table).tolist() == [domains.get(row, 0) for row in rows]
 
 
 def test_many_features_with_huge_ids_do_not_overflow() -> None:
-    names = [f"f{place}" for place in range(6)]
+    names = [f"f{i}" for i in range(6)]
     generator = np.random.default_rng(4)
     rows = generator.integers(1, 2_000_000_000, (50, 6)).astype(np.int32)
     table = pl.DataFrame({"domain": np.arange(51, dtype=np.int32)}).with_columns(
-        pl.Series(name, np.concatenate([[0], rows[:, place]])) for place, name in enumerate(names)
+        pl.Series(name, np.concatenate([[0], rows[:, i]])) for i, name in enumerate(names)
     )
-    ids = domain_ids({name: rows[::-1, place] for place, name in enumerate(names)}, table)
+    ids = domain_ids({name: rows[::-1, i] for i, name in enumerate(names)}, table)
     assert ids.tolist() == list(range(50, 0, -1))

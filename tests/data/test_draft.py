@@ -86,7 +86,7 @@ def test_csv_gz_and_parquet_give_the_same_content(frame: pl.DataFrame, tmp_path:
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
     frame.write_parquet(tmp_path / "c.parquet")
     prepared = [prepare(load(tmp_path / name), home=tmp_path) for name in ("a.csv", "b.csv.gz", "c.parquet")]
-    assert len({one.manifest.content_digest for one in prepared}) == 1
+    assert len({dataset.manifest.content_digest for dataset in prepared}) == 1
     assert prepared[0].manifest.domain_sets["default"].num_domains == 2 * 4 * 2
 
 

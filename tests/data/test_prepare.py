@@ -30,11 +30,11 @@ def column(prepared: Prepared, split: Split, name: str) -> list[Any]:
     return prepared.read(split, [name]).column(name).to_pylist()
 
 
-def nothing_left(home: Path) -> bool:
+def is_empty(home: Path) -> bool:
     return list((home / "datasets").iterdir()) == []
 
 
-# --- what comes out; see conftest for the rows ---
+# --- content of the prepared data; see conftest.py for the rows ---
 
 
 def test_shards_hold_rows_in_time_order(card: DatasetCard, home: Path) -> None:
@@ -84,12 +84,12 @@ def test_domain_table(card: DatasetCard, home: Path) -> None:
 
 
 def test_summary(card: DatasetCard, home: Path) -> None:
-    found = summary(prepare(card, home=home))
-    assert found.rows == {Split.TRAIN: 8, Split.DEV: 2, Split.TEST: 2}
-    assert found.positives == {Split.TRAIN: 4, Split.DEV: 1, Split.TEST: 1}
-    assert (found.num_domains, found.largest, found.median, found.smallest) == (5, 3, 1.0, 1)
-    assert found.unseen_share == {Split.TRAIN: 0.0, Split.DEV: 0.5, Split.TEST: 1.0}
-    assert (found.num_fields, found.num_ids) == (4, 4 + 3 + 4)
+    figures = summary(prepare(card, home=home))
+    assert figures.rows == {Split.TRAIN: 8, Split.DEV: 2, Split.TEST: 2}
+    assert figures.positives == {Split.TRAIN: 4, Split.DEV: 1, Split.TEST: 1}
+    assert (figures.num_domains, figures.largest, figures.median, figures.smallest) == (5, 3, 1.0, 1)
+    assert figures.unseen_share == {Split.TRAIN: 0.0, Split.DEV: 0.5, Split.TEST: 1.0}
+    assert (figures.num_fields, figures.num_ids) == (4, 4 + 3 + 4)
 
 
 def test_types_of_the_shards(card: DatasetCard, home: Path) -> None:
@@ -242,8 +242,8 @@ def test_parquet_lists_equal_separated_text(make_card: MakeCard, frame: pl.DataF
 
 
 def test_a_true_probability_is_stored(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    known = frame.with_columns((pl.col("time") / 100).alias("truth"))
-    prepared = prepare(make_card(known, probability="truth"), home=home)
+    table = frame.with_columns((pl.col("time") / 100).alias("truth"))
+    prepared = prepare(make_card(table, probability="truth"), home=home)
     assert prepared.manifest.has_probability
     assert column(prepared, Split.TEST, "probability") == [0.11, 0.12]
 
@@ -269,10 +269,10 @@ def test_random_rows_equal_a_row_by_row_encoding(
 
     times = sorted(row["time"] for row in rows)
     cuts = (times[400 * 4 // 6], times[400 * 5 // 6])
-    place = {Split.TRAIN: (-1, cuts[0]), Split.DEV: cuts, Split.TEST: (cuts[1], 1000)}
+    bounds = {Split.TRAIN: (-1, cuts[0]), Split.DEV: cuts, Split.TEST: (cuts[1], 1000)}
     parts = {
         split: sorted((row["time"], number) for number, row in enumerate(rows) if low <= row["time"] < high)
-        for split, (low, high) in place.items()
+        for split, (low, high) in bounds.items()
     }
     train = [rows[number] for _, number in parts[Split.TRAIN]]
     for split, part in parts.items():
@@ -287,9 +287,7 @@ def test_random_rows_equal_a_row_by_row_encoding(
 
 def _ids(values: list[list[str]]) -> dict[str, int]:
     counts = Counter(value for row in values for value in set(row) if value)
-    return {
-        value: place for place, value in enumerate(sorted(counts, key=lambda v: (-counts[v], v)), start=1)
-    }
+    return {value: i for i, value in enumerate(sorted(counts, key=lambda v: (-counts[v], v)), start=1)}
 
 
 def test_a_card_with_file_names_reads_only_these_files_of_a_folder(
@@ -363,9 +361,9 @@ def test_content_depends_on_every_value(make_card: MakeCard, frame: pl.DataFrame
 def test_vocabularies_do_not_depend_on_the_order_of_rows(
     make_card: MakeCard, frame: pl.DataFrame, home: Path
 ) -> None:
-    one = prepare(make_card(frame), home=home)
-    values = [one.vocabulary(field).rows() for field in ("city", "device", "tags")]
-    ids = column(one, Split.TRAIN, "city")
+    prepared = prepare(make_card(frame), home=home)
+    values = [prepared.vocabulary(field).rows() for field in ("city", "device", "tags")]
+    ids = column(prepared, Split.TRAIN, "city")
     other = prepare(make_card(frame.reverse()), home=home)
     assert [other.vocabulary(field).rows() for field in ("city", "device", "tags")] == values
     assert column(other, Split.TRAIN, "city") == ids
@@ -427,7 +425,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
     with pytest.raises(DataError, match=r"changed while it was read: .*data.csv"):
         prepare(card, home=home, progress=change)
-    assert nothing_left(home)
+    assert is_empty(home)
 
 
 def test_a_changed_card_is_prepared_again(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
@@ -474,7 +472,7 @@ def test_domains_add_a_domain_set(card: DatasetCard, home: Path) -> None:
     assert prepared.domain_table("device")["rows_train"].to_list() == [0, 5, 3]
 
 
-# --- what goes wrong ---
+# --- errors ---
 
 
 def test_a_card_without_data_is_refused_with_a_remedy(card: DatasetCard, home: Path) -> None:
@@ -497,7 +495,7 @@ def test_a_missing_column_is_refused(
 ) -> None:
     with pytest.raises(CardError, match=f"the data lack a column of the card .*{match}"):
         prepare(make_card(frame, **changes), home=home)
-    assert nothing_left(home)
+    assert is_empty(home)
 
 
 @pytest.mark.parametrize("label", ["2", "1000", "-1", "0.5", "inf", "yes"])
@@ -510,7 +508,7 @@ def test_a_label_other_than_0_and_1_is_refused(
     match = rf"a label is 0 or 1: column 'click' has '{label}' in row 5.*positive_from"
     with pytest.raises(DataError, match=match):
         prepare(make_card(wrong), home=home)
-    assert nothing_left(home)
+    assert is_empty(home)
 
 
 def test_a_missing_label_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
@@ -545,7 +543,7 @@ def test_a_list_in_a_categorical_field_is_refused(
 def test_an_empty_split_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     with pytest.raises(DataError, match=r"empty split.*train"):
         prepare(make_card(frame.with_columns(pl.lit(3).alias("time"))), home=home)
-    assert nothing_left(home)
+    assert is_empty(home)
 
 
 def test_a_table_without_rows_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
@@ -570,18 +568,18 @@ def test_invalid_utf8_is_named_with_its_line(make_card: MakeCard, frame: pl.Data
 def test_a_missing_source_is_refused(card: DatasetCard, home: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such data file"):
         prepare(card, home=home, sources=[tmp_path / "none.csv"])
-    assert nothing_left(home)
+    assert is_empty(home)
 
 
 class FullDisk:
-    """Stands for a function that meets a full disk when it is called the n-th time."""
+    """Replaces a function and raises the error of a full disk at the n-th call."""
 
     def __init__(self, function: Callable[..., object], fails_at: int) -> None:
-        self.function, self.left = function, fails_at
+        self.function, self.calls_left = function, fails_at
 
     def __call__(self, *arguments: object, **named: object) -> object:
-        self.left -= 1
-        if self.left == 0:
+        self.calls_left -= 1
+        if self.calls_left == 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         return self.function(*arguments, **named)
 
@@ -599,7 +597,7 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(owner, name, FullDisk(getattr(owner, name), fails_at))
     with pytest.raises(DataError, match=r"no space left on the disk: .*home.*CTRBENCH_HOME"):
         prepare(card, home=home)
-    assert nothing_left(home)
+    assert is_empty(home)
 
 
 @pytest.mark.parametrize("phase", ["read", "encode", "write"])
@@ -608,8 +606,8 @@ def test_an_interrupt_leaves_the_previous_dataset(
 ) -> None:
     first = prepare(card, home=home)
 
-    def interrupt(now: str, _done: float) -> None:
-        if now == phase:
+    def interrupt(current: str, _done: float) -> None:
+        if current == phase:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -619,24 +617,27 @@ def test_an_interrupt_leaves_the_previous_dataset(
 
 
 def test_leftovers_of_a_killed_process_are_removed(card: DatasetCard, home: Path) -> None:
-    here = platform.node().replace(".", "-")
-    left = home / "datasets" / f".shop.{here}.{2**22 + 1}.part"
+    machine = platform.node().replace(".", "-")
+    leftover = home / "datasets" / f".shop.{machine}.{2**22 + 1}.part"
     # Process 1 runs, so this is somebody's work; so may be that of another machine in a shared folder.
-    others = [home / "datasets" / f".other.{here}.1.part", home / "datasets" / f".other.far.{2**22 + 1}.part"]
-    for folder in (left, *others):
+    foreign = [
+        home / "datasets" / f".other.{machine}.1.part",
+        home / "datasets" / f".other.far.{2**22 + 1}.part",
+    ]
+    for folder in (leftover, *foreign):
         folder.mkdir(parents=True)
     prepare(card, home=home)
-    assert not left.exists()
-    assert all(other.exists() for other in others)
+    assert not leftover.exists()
+    assert all(folder.exists() for folder in foreign)
     assert prepared_names(home) == ["shop"]
 
 
 def test_progress_of_each_phase_ends_at_one(card: DatasetCard, home: Path) -> None:
-    heard: list[tuple[str, float]] = []
-    prepare(card, home=home, progress=lambda phase, done: heard.append((phase, done)))
-    assert list(dict.fromkeys(phase for phase, _ in heard)) == ["read", "encode", "write"]
-    assert dict(heard) == {"read": 1.0, "encode": 1.0, "write": 1.0}
-    assert all(0 <= done <= 1 for _, done in heard)
+    calls: list[tuple[str, float]] = []
+    prepare(card, home=home, progress=lambda phase, done: calls.append((phase, done)))
+    assert list(dict.fromkeys(phase for phase, _ in calls)) == ["read", "encode", "write"]
+    assert dict(calls) == {"read": 1.0, "encode": 1.0, "write": 1.0}
+    assert all(0 <= done <= 1 for _, done in calls)
 
 
 def test_invalid_files_raise_errors_of_ctrbench(make_card: MakeCard, home: Path) -> None:

@@ -25,11 +25,11 @@ def test_a_content_digest_does_not_depend_on_table_boundaries() -> None:
     table = pa.table(
         {"x": np.arange(10), "y": pa.array([[i] * (i % 3) for i in range(10)], pa.list_(pa.int32()))}
     )
-    whole, parts = ContentDigest(), ContentDigest()
-    whole.update(table)
+    single, parts = ContentDigest(), ContentDigest()
+    single.update(table)
     for start in range(0, 10, 3):
         parts.update(table.slice(start, 3))
-    assert whole.hexdigest({}, []) == parts.hexdigest({}, [])
+    assert single.hexdigest({}, []) == parts.hexdigest({}, [])
 
 
 def test_shards_written_in_parallel_are_in_order(

@@ -46,8 +46,8 @@ def test_two_rows_are_refused() -> None:
 
 def test_row_hashes_equal_splitmix64() -> None:
     # The first outputs of the published generator from seed 0.
-    known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    assert hash_rows(3).tolist() == known
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert hash_rows(3).tolist() == expected
 
 
 def test_text_hashes_equal_blake2b() -> None:

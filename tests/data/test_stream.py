@@ -60,19 +60,20 @@ def contents(data: SplitData) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("window", [1, 250, 100_000])
 def test_an_epoch_has_every_row_once(prepared: Prepared, window: int) -> None:
     train = streamed(prepared, window)
-    whole = load_split(prepared, Split.TRAIN, domain_set="default", indicator="city")
+    complete = load_split(prepared, Split.TRAIN, domain_set="default", indicator="city")
     seen = [row for part in train.windows((1, 0)) for row in contents(part.data)]
     assert len(train) == len(seen) == 800
-    assert sorted(seen, key=lambda row: int(row[1])) == contents(whole)  # type: ignore[call-overload]
+    assert sorted(seen, key=lambda row: int(row[1])) == contents(complete)  # type: ignore[call-overload]
 
 
 def test_a_window_has_a_share_of_each_of_its_shards_in_time_order(prepared: Prepared) -> None:
     windows = list(streamed(prepared, 250).windows((1, 0)))
     assert len(windows) == 8 + 3 - 1
-    for place, window in enumerate(windows):
+    for index, window in enumerate(windows):
         shards = np.bincount(window.data.row // SHARD, minlength=8)
         expected = [
-            33 <= shards[one] <= 34 if place - 2 <= one <= place else shards[one] == 0 for one in range(8)
+            33 <= shards[shard] <= 34 if index - 2 <= shard <= index else shards[shard] == 0
+            for shard in range(8)
         ]
         assert all(expected)
         assert (np.diff(window.data.row) > 0).all()
@@ -91,15 +92,17 @@ def test_each_epoch_and_seed_distribute_rows_differently(prepared: Prepared) -> 
 @pytest.mark.parametrize("first", [1, 2, 5, 9, 10])
 def test_an_epoch_resumes_at_any_window(prepared: Prepared, first: int) -> None:
     train = streamed(prepared, 250)
-    whole, rest = list(train.windows((1, 0)))[first:], list(train.windows((1, 0), first=first))
-    assert [contents(one.data) for one in rest] == [contents(one.data) for one in whole]
-    assert [one.generator.random() for one in rest] == [one.generator.random() for one in whole]
-    assert [one.before for one in rest] == [one.before for one in whole]
+    complete, rest = list(train.windows((1, 0)))[first:], list(train.windows((1, 0), first=first))
+    assert [contents(window.data) for window in rest] == [contents(window.data) for window in complete]
+    assert [window.generator.random() for window in rest] == [
+        window.generator.random() for window in complete
+    ]
+    assert [window.before for window in rest] == [window.before for window in complete]
 
 
 @pytest.fixture
 def with_a_crumb(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Prepared:
-    """Two shards of 100 training rows and one of 2."""
+    """Two shards of 100 training rows and window of 2."""
     monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", SHARD)
     rows = 303
     frame = pl.DataFrame(
@@ -126,18 +129,18 @@ def test_a_short_last_shard_is_merged_with_the_one_before(with_a_crumb: Prepared
 
 def test_shares_of_windows_are_proportional_to_their_rows(prepared: Prepared) -> None:
     windows = list(streamed(prepared, 250).windows((1, 0)))
-    rows = np.array([len(one.data) for one in windows])
-    assert np.array([one.share for one in windows]) == pytest.approx(rows / 800, abs=2 / 800)
-    assert [one.before for one in windows] == pytest.approx(
-        np.cumsum([0, *[one.share for one in windows]])[:-1]
+    rows = np.array([len(window.data) for window in windows])
+    assert np.array([window.share for window in windows]) == pytest.approx(rows / 800, abs=2 / 800)
+    assert [window.before for window in windows] == pytest.approx(
+        np.cumsum([0, *[window.share for window in windows]])[:-1]
     )
 
 
 def test_pieces_yield_all_rows_in_time_order(prepared: Prepared) -> None:
-    whole = load_split(prepared, Split.TEST, domain_set="default", indicator="all")
+    complete = load_split(prepared, Split.TEST, domain_set="default", indicator="all")
     pieces = list(streamed(prepared, 100, Split.TEST, "all").pieces())
     assert [len(piece) for piece in pieces] == [100, 100]
-    assert [row for piece in pieces for row in contents(piece)] == contents(whole)
+    assert [row for piece in pieces for row in contents(piece)] == contents(complete)
 
 
 def test_latest_is_the_last_window_of_rows(prepared: Prepared) -> None:

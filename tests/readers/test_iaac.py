@@ -197,8 +197,8 @@ def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_archive_without_the_files_is_refused_with_its_content(tmp_path: Path) -> None:
-    others = [write(tmp_path / name, line()) for name in ("x.txt", "y.txt")]
-    message = refusal(tmp_path, zipped(tmp_path / "a.zip", *others))
+    files = [write(tmp_path / name, line()) for name in ("x.txt", "y.txt")]
+    message = refusal(tmp_path, zipped(tmp_path / "a.zip", *files))
     assert "contains none of" in message
     assert "x.txt, y.txt" in message
 

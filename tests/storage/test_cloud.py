@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from upath import UPath
 
 
-# Google's library says so of what is larger than 1 MiB.
+# Raised by Google's library for objects above 1 MiB.
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
 
 @pytest.fixture
-def place(bucket: str) -> UPath:
-    found = parse_location(f"{bucket}/deep/folder")
-    assert not isinstance(found, Path)
-    return found
+def location(bucket: str) -> UPath:
+    location = parse_location(f"{bucket}/deep/folder")
+    assert not isinstance(location, Path)
+    return location
 
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Connections made with other settings are forgotten, before and after."""
+    """Forget cached connections before and after the test."""
     s3fs = pytest.importorskip("s3fs", reason="needs the extra cloud")
     for _ in range(2):
         cloud.connect.cache_clear()
@@ -56,26 +56,26 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def kept() -> list[str]:
+def cached() -> list[str]:
     return sorted(file.name for file in cloud.cache_folder().iterdir())
 
 
-def test_a_text_at_a_url_is_read_back(place: UPath) -> None:
-    write_text(place / "a" / "b.txt", "grün\r\n")
-    assert read_text(place / "a" / "b.txt") == "grün\r\n"
-    assert [str(file) for file in find_files(place, "*/*.txt")] == [f"{place}/a/b.txt"]
-    remove_file(place / "a" / "b.txt")
-    assert not is_file(place / "a" / "b.txt")
+def test_a_text_at_a_url_is_read_back(location: UPath) -> None:
+    write_text(location / "a" / "b.txt", "grün\r\n")
+    assert read_text(location / "a" / "b.txt") == "grün\r\n"
+    assert [str(file) for file in find_files(location, "*/*.txt")] == [f"{location}/a/b.txt"]
+    remove_file(location / "a" / "b.txt")
+    assert not is_file(location / "a" / "b.txt")
 
 
-def test_files_of_other_writers_are_visible_at_once(place: UPath, tmp_path: Path) -> None:
-    write_text(place / "a.txt", "1")
-    assert len(find_files(place, "*.txt")) == 1
-    # Past this process's own view of the bucket, as another machine would.
+def test_files_of_other_writers_are_visible_at_once(location: UPath, tmp_path: Path) -> None:
+    write_text(location / "a.txt", "1")
+    assert len(find_files(location, "*.txt")) == 1
+    # Bypasses the cache of this process, as another machine would.
     (tmp_path / "b").write_text("2")
-    type(place.fs)(skip_instance_cache=True).put_file(str(tmp_path / "b"), (place / "b.txt").path)
-    assert is_file(place / "b.txt")
-    assert len(find_files(place, "*.txt")) == 2
+    type(location.fs)(skip_instance_cache=True).put_file(str(tmp_path / "b"), (location / "b.txt").path)
+    assert is_file(location / "b.txt")
+    assert len(find_files(location, "*.txt")) == 2
 
 
 def fail_halfway(file: UPath) -> None:
@@ -84,20 +84,20 @@ def fail_halfway(file: UPath) -> None:
         raise KeyError
 
 
-def test_a_failure_leaves_the_old_object_and_no_local_file(place: UPath) -> None:
-    write_text(place / "a.txt", "old")
+def test_a_failure_leaves_the_old_object_and_no_local_file(location: UPath) -> None:
+    write_text(location / "a.txt", "old")
     with pytest.raises(KeyError):
-        fail_halfway(place / "a.txt")
-    assert read_text(place / "a.txt") == "old"
-    assert kept() == []
+        fail_halfway(location / "a.txt")
+    assert read_text(location / "a.txt") == "old"
+    assert cached() == []
 
 
-def test_an_object_appears_when_it_is_complete(place: UPath) -> None:
-    with replacing(place / "large.bin") as part:
+def test_an_object_appears_when_it_is_complete(location: UPath) -> None:
+    with replacing(location / "large.bin") as part:
         part.write_bytes(os.urandom(1 << 20))
-        assert not is_file(place / "large.bin")
+        assert not is_file(location / "large.bin")
         expected = hashlib.sha256(part.read_bytes()).hexdigest()
-    with local_copy(place / "large.bin") as path:
+    with local_copy(location / "large.bin") as path:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
 
 
@@ -120,7 +120,7 @@ def test_one_of_many_writers_of_a_new_file_succeeds(request: pytest.FixtureReque
 
 def test_new_files_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError(1, "no links here")
+        raise PermissionError(1, "no hard links")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     write_text(tmp_path / "a.txt", "first", is_new=True)
@@ -129,30 +129,32 @@ def test_new_files_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.M
     assert [file.read_text() for file in tmp_path.iterdir()] == ["first"]
 
 
-def count_fetches(place: UPath, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def count_fetches(location: UPath, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fetched: list[str] = []
-    get = place.fs.get_file
+    get = location.fs.get_file
 
     def counted(remote: str, local: str) -> None:
         fetched.append(remote)
         get(remote, local)
 
-    monkeypatch.setattr(place.fs, "get_file", counted)
+    monkeypatch.setattr(location.fs, "get_file", counted)
     return fetched
 
 
-def test_a_copy_with_known_digest_is_downloaded_once(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_text(place / "a.parquet", "shard")
-    fetched = count_fetches(place, monkeypatch)
+def test_a_copy_with_known_digest_is_downloaded_once(
+    location: UPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_text(location / "a.parquet", "shard")
+    fetched = count_fetches(location, monkeypatch)
     for _ in range(3):
         with local_copy(file, digest("shard")) as path:
             assert path.read_text() == "shard"
     assert len(fetched) == 1
-    assert kept() == [f"{digest('shard')}.parquet"]
+    assert cached() == [f"{digest('shard')}.parquet"]
 
 
-def test_a_damaged_copy_is_downloaded_again(place: UPath) -> None:
-    file = write_text(place / "a.parquet", "shard")
+def test_a_damaged_copy_is_downloaded_again(location: UPath) -> None:
+    file = write_text(location / "a.parquet", "shard")
     with local_copy(file, digest("shard")) as path:
         pass
     path.write_text("other")
@@ -160,21 +162,23 @@ def test_a_damaged_copy_is_downloaded_again(place: UPath) -> None:
         assert again.read_text() == "shard"
 
 
-def test_a_copy_with_a_wrong_digest_is_not_cached(place: UPath) -> None:
-    file = write_text(place / "a.parquet", "damaged")
+def test_a_copy_with_a_wrong_digest_is_not_cached(location: UPath) -> None:
+    file = write_text(location / "a.parquet", "damaged")
     with local_copy(file, digest("shard")) as path:
         assert path.read_text() == "damaged"
-    assert kept() == []
+    assert cached() == []
 
 
-def test_a_copy_without_digest_is_downloaded_each_time(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_text(place / "a.pt", "1")
-    fetched = count_fetches(place, monkeypatch)
+def test_a_copy_without_digest_is_downloaded_each_time(
+    location: UPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_text(location / "a.pt", "1")
+    fetched = count_fetches(location, monkeypatch)
     for _ in range(2):
         with local_copy(file):
             pass
     assert len(fetched) == 2
-    assert kept() == []
+    assert cached() == []
 
 
 def read_all(folder: UPath, texts: list[str]) -> None:
@@ -183,29 +187,29 @@ def read_all(folder: UPath, texts: list[str]) -> None:
             assert path.read_text() == text
 
 
-def test_cached_copies_respect_the_size_limit(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_copies_respect_the_size_limit(location: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRBENCH_CACHE_BYTES", "9")
-    read_all(place, ["aaaa", "bbbb", "cccc"])
-    # An epoch comes back to the first ones: they stay, the third is fetched each time.
-    assert kept() == sorted([digest("aaaa"), digest("bbbb")])
+    read_all(location, ["aaaa", "bbbb", "cccc"])
+    # The first two copies stay, since every epoch reads them again; the third is downloaded each time.
+    assert cached() == sorted([digest("aaaa"), digest("bbbb")])
 
 
-def test_unused_copies_are_evicted(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_copies_are_evicted(location: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTRBENCH_CACHE_BYTES", "9")
-    read_all(place, ["aaaa", "bbbb"])
+    read_all(location, ["aaaa", "bbbb"])
     long_ago = time.time() - 2 * cloud.UNUSED_SECONDS
     os.utime(cloud.cache_folder() / digest("aaaa"), (long_ago, long_ago))
-    read_all(place, ["cccc"])
-    assert kept() == sorted([digest("bbbb"), digest("cccc")])
+    read_all(location, ["cccc"])
+    assert cached() == sorted([digest("bbbb"), digest("cccc")])
 
 
-def test_leftover_transfers_are_removed_after_a_day(place: UPath) -> None:
+def test_leftover_transfers_are_removed_after_a_day(location: UPath) -> None:
     for name, age in (("transfer-old", 2 * cloud.UNUSED_SECONDS), ("transfer-new", 0.0)):
         write_text(cloud.cache_folder() / name / "half.pt", "half")
         then = time.time() - age
         os.utime(cloud.cache_folder() / name, (then, then))
-    write_text(place / "a.txt", "1")
-    assert kept() == ["transfer-new"]
+    write_text(location / "a.txt", "1")
+    assert cached() == ["transfer-new"]
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket", "gs_bucket"])
@@ -225,30 +229,30 @@ def make_folder(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_folder_replaces_another(place: UPath, tmp_path: Path) -> None:
+def test_a_folder_replaces_another(location: UPath, tmp_path: Path) -> None:
     for name in ("end.json", "x/1.txt", "x/old.txt"):
-        write_text(place / "data" / name, "old")
+        write_text(location / "data" / name, "old")
     move_folder(
-        make_folder(tmp_path / "data", "end.json", "x/1.txt", "x/2.txt"), place / "data", last="end.json"
+        make_folder(tmp_path / "data", "end.json", "x/1.txt", "x/2.txt"), location / "data", last="end.json"
     )
-    found = {str(file): read_text(file) for file in find_files(place, "**/*") if is_file(file)}
+    contents = {str(file): read_text(file) for file in find_files(location, "**/*") if is_file(file)}
     names = ("end.json", "x/1.txt", "x/2.txt")
-    assert found == {f"{place}/data/{name}": f"new {name}" for name in names}
+    assert contents == {f"{location}/data/{name}": f"new {name}" for name in names}
 
 
 def test_an_incomplete_upload_has_no_last_file(
-    place: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_text(place / "data" / "end.json", "old")
+    write_text(location / "data" / "end.json", "old")
     folder = make_folder(tmp_path / "data", "end.json", "x/1.txt")
 
     def broken(*_: object, **__: object) -> None:
         raise TimeoutError("cut")
 
-    monkeypatch.setattr(place.fs, "put", broken)
+    monkeypatch.setattr(location.fs, "put", broken)
     with pytest.raises(StoreError, match=r"cut.*run the same command again"):
-        move_folder(folder, place / "data", last="end.json")
-    assert find_files(place, "data/*.json") == []
+        move_folder(folder, location / "data", last="end.json")
+    assert find_files(location, "data/*.json") == []
 
 
 def test_paths_and_file_urls_are_local_paths(tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_log_messages_of_libraries_are_not_printed(gs_bucket: str) -> None:
 import logging
 from ctrbench.storage.files import parse_location
 parse_location({gs_bucket!r})
-logging.getLogger("gcsfs").error("heard")
+logging.getLogger("gcsfs").error("message")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -326,21 +330,21 @@ def test_an_unknown_kind_of_storage_is_refused() -> None:
         parse_location("what://bucket/results")
 
 
-def test_a_refused_write_is_an_error_with_a_remedy(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_write_is_an_error_with_a_remedy(location: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("Access Denied")
 
-    monkeypatch.setattr(place.fs, "put_file", refuse)
+    monkeypatch.setattr(location.fs, "put_file", refuse)
     with pytest.raises(CtrbenchError, match=r"a\.txt \(PermissionError: Access Denied\).*credentials"):
-        write_text(place / "a.txt", "1")
+        write_text(location / "a.txt", "1")
 
 
 def test_a_full_disk_during_a_download_is_an_error_with_a_remedy(
-    place: UPath, monkeypatch: pytest.MonkeyPatch
+    location: UPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(place.fs, "get_file", full)
-    with pytest.raises(DataError, match=r"no space left.*CTRBENCH_CACHE"), local_copy(place / "a"):
+    monkeypatch.setattr(location.fs, "get_file", full)
+    with pytest.raises(DataError, match=r"no space left.*CTRBENCH_CACHE"), local_copy(location / "a"):
         pass
