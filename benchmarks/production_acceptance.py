@@ -1,7 +1,8 @@
-"""`python benchmarks/production_acceptance.py small`: the acceptance tests of METHODS 9.10 over all rows of a preset.
+"""`python benchmarks/production_acceptance.py small`: the acceptance tests of spec: production-9.10 over all rows of a
+preset.
 
-Prints a table of test, expected, seen and verdict, then the ladder of METHODS 9.6. Rows are made and measured in
-ranges by as many processes as asked for; nothing is written. Test 7 (no method wins on the null dataset) needs
+Prints a table of test, expected, seen and verdict, then the ladder of spec: production-9.6. Rows are made and measured
+in ranges by as many processes as asked for; nothing is written. Test 7 (no method wins on the null dataset) needs
 training: docs/scale.md, from `prepare production --variant null=strict` on.
 """
 

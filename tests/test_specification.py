@@ -3,7 +3,9 @@
 A section has an anchor such as `star-2.2` in front of its heading; a citation is the word `spec:` and an anchor.
 """
 
+import io
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,16 @@ def _citations(text: str) -> Iterator[str]:
     joined = re.sub(r"\n\s*#?\s*", " ", text)
     for match in CITATION.finditer(joined):
         yield from re.findall(ANCHOR, match["anchors"])
+
+
+def _prose(file: Path) -> str:
+    """A document, or the comments and strings of a Python file."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".py":
+        return text
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    kinds = (tokenize.COMMENT, tokenize.STRING)
+    return "\n".join(token.string for token in tokens if token.type in kinds)
 
 
 def test_anchors_are_unique() -> None:
@@ -80,3 +92,10 @@ def test_every_citation_resolves() -> None:
         if anchor not in anchors
     }
     assert dangling == set()
+
+
+def test_sections_are_cited_by_their_anchor() -> None:
+    others = (file for file in _cited_files() if file != Path(__file__))
+    assert [
+        str(file.relative_to(ROOT)) for file in others if re.search(r"\bMETHODS,?\s+\d", _prose(file))
+    ] == []

@@ -100,7 +100,7 @@ class ScaledCrossModule(CrossModule):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossMix(Stage):
-    """DCN-Mix: cross layers of low-rank experts that a gate mixes (Wang et al., DCN V2, WWW 2021; METHODS 5.1).
+    """DCN-Mix: cross layers of low-rank experts that a gate mixes (Wang et al., DCN V2, WWW 2021; spec: dcnv2-5.1).
 
         x_{l+1} = x_0 ⊙ (Σ_k G_k(x_l) U_k g(C_k g(V_k^T x_l)) + b_l) + x_l,   g = tanh
 

@@ -1,4 +1,4 @@
-"""Metrics by size of domain: bins of domains that hold equal shares of the training rows (spec: metrics-8.6).
+"""Metrics by size of domain: bins of domains that hold equal shares of the training rows (spec: longtail-8.6).
 
 BIN1 holds the few large domains, the last bin the many small ones. Sizes come from the training split alone; metrics
 are those of the bin's test rows. Bins are found in integers, so that no rounding moves a domain.

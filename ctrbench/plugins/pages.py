@@ -27,8 +27,8 @@ HEAD = """# Methods and backbones
 
 Written by `make docs` from the files in [ctrbench/methods](../ctrbench/methods) and
 [ctrbench/backbones](../ctrbench/backbones). Every method runs on every backbone, or says why not. Settings are given in
-brackets: `name[setting=value,…]`; lists as `128-64`, nothing as `none`. Sections named METHODS are those of the
-specification that the implementations follow; e_d are the embeddings of the domain-aware features, and p is the
+brackets: `name[setting=value,…]`; lists as `128-64`, nothing as `none`. `spec: star-2.2` is a section of the
+[specification](specification/index.md); e_d are the embeddings of the domain-aware features, and p is the
 indicator that per-domain parameters go by, one feature by default (`--indicator`).
 """
 TITLES: dict[PlugKind, str] = {"methods": "Methods", "backbones": "Backbones"}

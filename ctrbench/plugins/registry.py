@@ -45,7 +45,7 @@ PRESETS: dict[PlugKind, dict[str, tuple[str, ...]]] = {
     },
     "backbones": {},
 }
-"""Names for the systems of a study, in its order: AdaSparse (METHODS 1.10) and STAR (METHODS 2.7 and 6)."""
+"""Systems of a study, in its order: AdaSparse (spec: adasparse-1.10) and STAR (spec: star-2.7, baselines-6.2)."""
 _SELECTOR = re.compile(r"^(?P<name>[^\[\]]+?)(?:\[(?P<settings>.*)\])?$")
 
 

@@ -88,7 +88,7 @@ PRESETS = {
     "public": Preset("128-64-32", {"batch_size": 256}),
     "production": Preset("512-256-128", {"batch_size": 1024, "epochs": 1}),
 }
-"""The two set-ups of the AdaSparse study (METHODS 0.3); data of billions of rows are passed over once."""
+"""The two set-ups of the AdaSparse study (spec: conventions-0.3); data of billions of rows are passed over once."""
 
 
 def find_preset(name: str | None) -> Preset:

@@ -37,7 +37,7 @@ from ctrbench.studies.study import Drawing, Study
 
 ALL_DOMAINS = "all rows"
 LEAST_POSITIVES = 100
-"""Clicks in the test rows from which on a domain's calibration is drawn (METHODS 8.4)."""
+"""Clicks in the test rows from which on a domain's calibration is drawn (spec: metrics-8.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -612,7 +612,7 @@ def _jaccard(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def _pruned_by_bin(part: Part, row: Row, seen: Mapping[int, Inspection]) -> Table:
-    """Return the pruned share of each site by size of domain (METHODS 1.4)."""
+    """Return the pruned share of each site by size of domain (spec: adasparse-1.4)."""
     result = next(record.result for record in row.finished if record.result)
     num_bins = len(result.bins)
     known = dict(

@@ -1,4 +1,4 @@
-"""Randomness as a function: Philox4x32-10, normals by AS 241, and permutations of ids (METHODS 9.2).
+"""Randomness as a function: Philox4x32-10, normals by AS 241, and permutations of ids (spec: production-9.2).
 
 Whatever is random is computed from (seed, stream, a, b, lane) alone, so that any row of any size can be made by
 anybody in any order. A block has four words of 32 bits: two uniforms in (0, 1), or four small integers where a word

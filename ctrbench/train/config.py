@@ -1,6 +1,7 @@
 """Training settings that the user may change and that are part of a run's key.
 
-The defaults are those of the AdaSparse study for its public data (METHODS 0.3). All methods of a table share them.
+The defaults are those of the AdaSparse study for its public data (spec: conventions-0.3). All methods of a table share
+them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class TrainConfig(BaseModel):
     """Number of epochs without a better dev AUC after which training stops."""
     lr: float = Field(default=1e-3, gt=0)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
-    """Update of embedding rows that a batch does not contain (METHODS 12)."""
+    """Update of embedding rows that a batch does not contain (spec: adam-12.1)."""
     precision: Precision = later("float32")
     """Precision of matrix products after the embeddings; `bf16` is faster on processors with bf16 units and changes
     results."""

@@ -39,7 +39,7 @@ class StepOutput:
 
 
 class Learner:
-    """Ordinary training on mini-batches of mixed rows or of one domain each (METHODS 2.3).
+    """Ordinary training on mini-batches of mixed rows or of one domain each (spec: star-2.3).
 
     Subclasses override what differs: `order`, `step`, `select`, `score`, and `state_dict` with `load_state_dict`. A
     subclass that overrides `select` declares `selects = True`; one that overrides `step` declares `refuses_workers`.

@@ -19,7 +19,7 @@ from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.inputs import load, make_schema
 
 DIN_ROW, DIN_ELEMENT = 16 * 80, 2 * 16 * 80 + 80 * 40 + 40
-"""What is made of the target, once, and of each element: METHODS 6.1, with [e_j ; e_t ; e_j - e_t ; e_j * e_t]."""
+"""Per target and per element (spec: pooling-6.1), with [e_j ; e_t ; e_j - e_t ; e_j * e_t]."""
 
 
 def test_counting_does_not_import_the_compiler() -> None:

@@ -17,11 +17,11 @@ from ctrbench.speed.bounds import counted_flops
 
 HIDDEN = "hidden=512-256-128"
 BACKBONE = 320 * 512 + 512 * 256 + 256 * 128 + 128
-"""METHODS 1.5: 327,808."""
+"""spec: adasparse-1.5: 327,808."""
 
 
 def wide(num_indicators: int = 6) -> Schema:
-    """The input of METHODS 1.5: 320 numbers, of which e_d are 48."""
+    """The input of spec: adasparse-1.5: 320 numbers, of which e_d are 48."""
     return Schema(
         fields=tuple(FieldShape(name=f"f{i}", kind="categorical", role="user", size=11) for i in range(20)),
         embedding_size=16,
@@ -67,7 +67,7 @@ def test_dcnv2_by_hand() -> None:
 
 
 def test_star_by_hand() -> None:
-    """METHODS 2.6: 328,705 parameters per domain; a row is multiplied by one matrix, as in the backbone."""
+    """spec: star-2.6: 328,705 parameters per domain; a row is multiplied by one matrix, as in the backbone."""
     bare = cost_of("star[norm=none,aux=none]")
     assert (bare.row, bare.once, bare.per_domain) == (BACKBONE, 0, 328_705 * 7)
     full = cost_of("star")
@@ -139,7 +139,7 @@ def with_sequences(schema: Schema) -> Schema:
 
 
 DIN_ROW, DIN_ELEMENT = 16 * 80, 2 * 16 * 80 + 80 * 40 + 40
-"""Products of the target, once, and of each element: METHODS 6.1, with [e_j ; e_t ; e_j - e_t ; e_j * e_t]."""
+"""Products of the target, once, and of each element: spec: pooling-6.1, with [e_j ; e_t ; e_j - e_t ; e_j * e_t]."""
 DIN = (64 * 80 + 80) + (80 * 40 + 40) + (40 + 1) + (80 + 40) + 16
 """Three layers, the slopes, and the vector of an empty list."""
 DIEN_ROW, DIEN_ELEMENT = 16 * 16, 2 * 6 * 16 * 16

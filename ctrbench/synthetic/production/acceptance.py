@@ -1,10 +1,10 @@
-"""What Production-scale data must show (METHODS 9.10), measured in one pass over any ranges of their rows.
+"""What Production-scale data must show (spec: production-9.10), measured in one pass over any ranges of their rows.
 
 A `Tally` holds sums only and adds up, so ranges may be measured by anybody in any order, in memory that does not grow.
 AUC and LogLoss are expected values over the true probabilities, without labels, from counts over fine bins of the
 score. The logistic regression takes its start from a first range and then makes one Newton step over all rows, which
-is as good as the whole fit: the start's error enters squared. Tolerances are those of METHODS plus four standard
-errors, taken from how the ranges differ from one another.
+is as good as the whole fit: the start's error enters squared. Tolerances are those of the specification plus four
+standard errors, taken from how the ranges differ from one another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ctrbench.synthetic.production.truth import BASE_RATE, PARTS, V_DOMAIN, V_RE
 STEPS = ("domain level only", "+ shared", "+ structured", "+ idiosyncratic", "+ behaviours", "+ residual")
 EXPECTED_AUC = (0.652, 0.719, 0.738, 0.743, 0.755, 0.779)
 EXPECTED_LOGLOSS = (0.0659, 0.0637, 0.0628, 0.0626, 0.0620, 0.0607)
-"""The prototype's ladder (METHODS 9.6)."""
+"""The prototype's ladder (spec: production-9.6)."""
 EXPECTED_WITHIN = (0.500, 0.666, 0.693, 0.699, 0.715, 0.744)
 EXPECTED_BINS = {5_000: [18, 127, 484, 1_340, 3_031], 5_040: [18, 128, 488, 1_350, 3_056]}
 LEVEL_SD = 0.587
@@ -215,7 +215,7 @@ def standard_error(parts: Sequence[Tally], statistic: Callable[[Tally], float]) 
 
 
 def checks(production: Production, parts: Sequence[Tally], start: Floats) -> list[Check]:
-    """Return the tests of METHODS 9.10 that one pass can answer: nos. 2, 3, 4 and 6."""
+    """Return the tests of spec: production-9.10 that one pass can answer: nos. 2, 3, 4 and 6."""
     sums = reduce(add, parts)
     return [
         *_size_checks(production, sums),

@@ -1,6 +1,7 @@
 """A block of rows with its clicks: the standardised parts, the logit, probabilities, labels, bids and prices.
 
-What `production_block` computes raw is put together here by the constants of the calibration (METHODS 9.6-9.8).
+What `production_block` computes raw is put together here by the constants of the calibration (spec: production-9.6 to
+production-9.8).
 """
 
 from __future__ import annotations

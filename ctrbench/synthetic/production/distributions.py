@@ -1,4 +1,5 @@
-"""Laws of the Production-scale data that need no seed: time of day, traffic of domains, Zipf tables (METHODS 9.3-9.5).
+"""Laws of the Production-scale data that need no seed: time of day, traffic of domains, Zipf tables (spec:
+production-9.3 to production-9.5).
 
 The k-th domain has traffic ∝ k^-0.805, one parameter that gives the published sizes: 18 domains hold a fifth of the
 rows, 3,031 of 5,000 another. A quantile of a table is found from a guide, so that it costs a step or two whatever the
@@ -112,7 +113,7 @@ def _long_tailed(domains: int, exponent: float) -> Floats:
 
 
 def bin_counts(shares: Floats) -> list[int]:
-    """Return the domains in each fifth of the traffic, by the middle of each domain's share (METHODS 8.6)."""
+    """Return the domains in each fifth of the traffic, by the middle of each domain's share (spec: longtail-8.6)."""
     middle = np.cumsum(shares) - shares / 2
     place = np.minimum(NUM_BINS - 1, np.floor(NUM_BINS * middle / shares.sum())).astype(np.int64)
     return [int(count) for count in np.bincount(place, minlength=NUM_BINS)]

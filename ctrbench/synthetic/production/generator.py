@@ -1,4 +1,5 @@
-"""Production-scale data: any range of rows of a dataset of any size, with the true click probability (METHODS 9).
+"""Production-scale data: any range of rows of a dataset of any size, with the true click probability (spec:
+production-9.1).
 
 A spec and its constants settle every row; rows are computed, never stored, so a shard can be made alone, in any
 order, by any worker, and is the same to the last bit. Only what the asked columns need is computed. Ids are put out

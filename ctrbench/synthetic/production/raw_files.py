@@ -1,4 +1,4 @@
-"""Production-scale data as parquet files, shard by shard, by as many workers as one likes (METHODS 9.3).
+"""Production-scale data as parquet files, shard by shard, by as many workers as one likes (spec: production-9.3).
 
 A folder holds `production.json`, written first: the spec and its constants, which every worker reads. Each shard of
 2^20 rows is a file of its own with its sha256 beside it; the sha256 is written last, so a shard that has one is whole,

@@ -1,7 +1,8 @@
-"""Who sees what, when and where: the loops that make rows of the Production-scale data (METHODS 9.3-9.5).
+"""Who sees what, when and where: the loops that make rows of the Production-scale data (spec: production-9.3 to
+production-9.5).
 
 Each loop passes once over a block of rows and fills arrays that the next one reads; none keeps state, and a row's
-numbers depend on its place in the data alone. Readings where METHODS leave room: activity of users has density
+numbers depend on its place in the data alone. Choices that the specification leaves open: activity of users has density
 rank^-0.6; behaviours a day are log-normal with log sd 1; interests and their items follow the categories' global law;
 a slot's interest takes one word of a block. B rows of a block, K slots of a sequence. Entities go from 0 on here.
 """

@@ -1,8 +1,8 @@
-"""What a Production-scale dataset is: its size, its seed and its options (METHODS 9.3-9.9).
+"""What a Production-scale dataset is: its size, its seed and its options (spec: production-9.3 to production-9.9).
 
-Rows, domains and vocabularies scale together; the presets are those of METHODS 9.9, and `spec_for` keeps their rule
-for any other number of rows. A spec and the constants of its calibration settle every row, so both are small, can be
-written as JSON, and go to every worker.
+Rows, domains and vocabularies scale together; the presets are those of spec: production-9.9, and `spec_for` keeps their
+rule for any other number of rows. A spec and the constants of its calibration settle every row, so both are small, can
+be written as JSON, and go to every worker.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ PRESETS = {
     "medium": ProductionSpec(rows=200_000_000, domains=4_700),
     "full": ProductionSpec(rows=2_200_000_000, domains=MAX_DOMAINS),
 }
-"""METHODS 9.9."""
+"""spec: production-9.9."""
 
 
 def preset(name: str) -> ProductionSpec:

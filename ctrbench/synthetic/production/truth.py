@@ -1,8 +1,9 @@
-"""What moves clicks: the parts of the true logit, and the probability that they make (METHODS 9.6-9.8).
+"""What moves clicks: the parts of the true logit, and the probability that they make (spec: production-9.6 to
+production-9.8).
 
 Parts come out raw, as their formulas give them; the constants of the calibration (`production_calibration`) centre
-them by scenario and scale them to variance 1, so that a part moves no domain's level. Readings where METHODS leave
-room: the shared part is 35 % item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩, where
+them by scenario and scale them to variance 1, so that a part moves no domain's level. Choices that the specification
+leaves open: the shared part is 35 % item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩, where
 quality is made of category, brand, shop and the item's own, and user level of city, device, activity and the user's
 own; a behaviour's brand counts within the same category. B rows of a block, D domains, K numbers of content.
 """

@@ -1,7 +1,7 @@
-"""The tables behind a Production-scale dataset, made from its spec alone (METHODS 9.4-9.6).
+"""The tables behind a Production-scale dataset, made from its spec alone (spec: production-9.4 to production-9.6).
 
 Everything here is small: domains, categories, cities and what belongs to them. Users and items are no tables; they
-are computed where a row needs them. Our readings where METHODS leave room: each scenario has 6 positions; the 40
+are computed where a row needs them. Choices that the specification leaves open: each scenario has 6 positions; the 40
 reserved tuples are the next ones by popularity; blocks of users and of items follow the traffic of their profile and
 category; the latent tables of categories are centred under the categories' law, so that content has no level of its
 own in a domain; levels of scenarios, positions, profiles and tuples are standard normal under the traffic.

@@ -1,4 +1,5 @@
-"""The acceptance tests of METHODS 9.10 on a sample of the medium preset; tolerances are widened by 4 standard errors.
+"""The acceptance tests of spec: production-9.10 on a sample of the medium preset; tolerances are widened by 4 standard
+errors.
 
 All rows of a preset: benchmarks/production_acceptance.py.
 """
