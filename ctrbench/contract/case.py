@@ -65,11 +65,40 @@ class Case:
     @cached_property
     def trained(self) -> Training:
         """The method after a few epochs, shared by all rules, which must not train it further."""
+        return self._history.training
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The state of `trained` half-way through its last epoch."""
+        return self._history.snapshot
+
+    @cached_property
+    def _history(self) -> _History:
         training = Training(self)
-        for epoch in range(EPOCHS):
+        torch.manual_seed(SEED)
+        for epoch in range(EPOCHS - 1):
             training.run(training.batches(self.train, epoch))
+        batches = list(training.batches(self.train, EPOCHS - 1))
+        half = len(batches) // 2
+        training.run(batches[:half])
         training.prepare_scoring(self.train, self.test)
-        return training
+        scores, state = training.score(self.test), training.save()
+        torch.manual_seed(SEED)
+        losses = training.run(batches[half:])
+        snapshot = Snapshot(
+            state=state,
+            scores=scores,
+            batches=batches[half:],
+            losses=losses,
+            end=copy_tensors(training.model.state_dict()),
+        )
+        training.prepare_scoring(self.train, self.test)
+        return _History(training=training, snapshot=snapshot)
+
+    @cached_property
+    def test_scores(self) -> np.ndarray:
+        """Scores of the rows to score, all in one call."""
+        return self.score(self.test)
 
     def fit(self, train: SplitData) -> Fitted:
         """Fit the method, an estimator, again; the rows to score serve as dev."""
@@ -85,6 +114,27 @@ class Case:
         """Return the scores of rows from the trained model or the fitted estimator."""
         is_estimator = isinstance(self.method, Estimator)
         return self.fitted.logits(data) if is_estimator else self.trained.score(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A checkpoint in the middle of an epoch, and the course of training from there."""
+
+    state: BytesIO
+    scores: np.ndarray
+    """Scores of the rows to score at the checkpoint."""
+    batches: list[Batch]
+    """The remaining batches of the epoch."""
+    losses: list[float]
+    """Their losses, with torch's global random state set to `SEED` before the first one."""
+    end: dict[str, torch.Tensor]
+    """State of the model after them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    training: Training
+    snapshot: Snapshot
 
 
 class Training:
@@ -133,11 +183,11 @@ class Training:
         """Return a checkpoint."""
         file = BytesIO()
         torch.save(self.stepper.state_dict(), file)
-        file.seek(0)
         return file
 
     def load(self, file: BytesIO) -> None:
         """Resume from a checkpoint."""
+        file.seek(0)
         self.stepper.load_state_dict(torch.load(file, weights_only=True))
 
 

@@ -9,6 +9,7 @@ import torch
 from ctrbench.contract.case import EPOCHS, Case, Training
 from ctrbench.contract.rows import SEED, make_schema
 from ctrbench.contract.rule import rule
+from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 
 ONE_CLASS = ((0.0, -1.0, "negative"), (1.0, 1.0, "positive"))
@@ -42,12 +43,16 @@ def both_signs(case: Case) -> str | None:
     for label, sign, word in ONE_CLASS:
         training = Training(case, base_rate=0.5, lr=0.05)
         data = replace(case.train, label_B=torch.full_like(case.train.label_B, label))
-        for epoch in range(EPOCHS):
-            training.run(training.batches(data, epoch))
-        training.optimizer.flush()
-        if not bool((sign * training.logits(data.slice(0, len(data))) > 0).any()):
+        if not any(_reaches_sign(training, data, epoch, sign) for epoch in range(EPOCHS)):
             return (
                 f"expected a {word} logit after training on labels {label:g} alone, but there is none; the output "
                 "must be linear, without an activation"
             )
     return None
+
+
+def _reaches_sign(training: Training, data: SplitData, epoch: int, sign: float) -> bool:
+    """Train for an epoch and return whether any logit has the sign."""
+    training.run(training.batches(data, epoch))
+    training.optimizer.flush()
+    return bool((sign * training.logits(data.slice(0, len(data))) > 0).any())
