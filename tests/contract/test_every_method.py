@@ -1,11 +1,37 @@
+"""Facts that hold for every method, each tested once for all of them."""
+
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from ctrbench.contract.check import builtin_backbones, check
-from ctrbench.plugins.registry import plugins
+from ctrbench.contract.rows import EMBEDDING_SIZE, make_schema, make_training_rows
+from ctrbench.data.batches import SplitData
+from ctrbench.extend import Backbone, Estimator, Method
+from ctrbench.nn.model import CTRModel, Precision
+from ctrbench.plugins.registry import plugins, select
+from ctrbench.train.config import TrainConfig
+from ctrbench.train.learner import score_rows
+from ctrbench.train.stepper import Stepper
 
 SMALL = "dnn[hidden=8-4]"
+BACKBONES = (SMALL, "dcnv2[hidden=8-4]")
+CPU = torch.device("cpu")
+TRAINED = sorted(
+    name for name, plugin in plugins("methods").items() if not issubclass(plugin.load(), Estimator)
+)
+METHODS = (
+    *TRAINED,
+    "adasparse[pruner_input=domain]",
+    "plain[norm=bn,aux=all]",
+    "saml[attention=true]",
+    "sarnet[attention=true]",
+    "star[batching=mixed]",
+)
+FLOAT32_LAYERS = ("star", "shared_bottom", "adaptdhm")
+"""Methods whose layers on a DNN all belong to domains or clusters, and stay in float32 at any precision."""
 
 
 def with_narrow_tower(backbone: str) -> str:
@@ -30,6 +56,13 @@ def test_every_method_keeps_the_contract_on_every_backbone(method: str) -> None:
         "star[batching=mixed]",
         "apg[version=v2]",
         "apg[condition=self]",
+        "hamur[tower=shared]",
+        "ple[specific=2]",
+        "ple[levels=2]",
+        "ple[levels=3]",
+        "saml[temperature=0.7]",
+        "saml[mutual=false]",
+        "separate[batching=mixed]",
         "maml[variant=reptile]",
         "maml[variant=second_order]",
         "maml[tasks=2,support=16,query=16]",
@@ -42,3 +75,57 @@ def test_other_settings_keep_the_contract(method: str) -> None:
 def test_a_gate_without_a_gradient_breaks_the_rule_about_gradients() -> None:
     findings = check("adasparse[gradient=zero]", backbones=[SMALL])
     assert [finding.rule for finding in findings if not finding.ok] == ["gradients"]
+
+
+def make_stepper(
+    method: str, backbone: str, *, device: torch.device = CPU, precision: Precision = "float32"
+) -> Stepper:
+    rewriter, base = select("methods", method).value, select("backbones", backbone).value
+    assert isinstance(rewriter, Method)
+    assert isinstance(base, Backbone)
+    plan = rewriter.apply(base.full_plan())
+    model = CTRModel(plan, make_schema(), seed=1, precision=precision).to(device)
+    config = TrainConfig(embedding_size=EMBEDDING_SIZE, batch_size=128)
+    return Stepper(model, rewriter.learner(), config)
+
+
+def train_epoch(stepper: Stepper, rows: SplitData) -> list[torch.Tensor]:
+    order = stepper.order(rows, np.random.default_rng(0))
+    return [stepper.step(batch).loss for batch in rows.batches(order)]
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [
+        *((method, backbone) for method in METHODS for backbone in BACKBONES),
+        *(("plain", backbone) for backbone in plugins("backbones")),
+    ],
+)
+def test_no_step_waits_for_a_value_of_the_device(
+    method: str, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors on the device `meta` have no values: reading one, or making a shape of some, raises an error."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    losses = train_epoch(make_stepper(method, backbone, device=meta), make_training_rows().to(meta))
+    assert all(loss.is_meta for loss in losses)
+    with pytest.raises(RuntimeError, match="meta"):
+        losses[0].item()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_follows_full_precision(method: str, backbone: str) -> None:
+    rows = make_training_rows()
+    losses, scores = {}, {}
+    for precision in ("float32", "bf16"):
+        stepper = make_stepper(method, backbone, precision=precision)  # type: ignore[arg-type]
+        losses[precision] = torch.stack(train_epoch(stepper, rows)).tolist()
+        scores[precision] = score_rows(stepper.model, rows)
+        assert {parameter.dtype for parameter in stepper.model.parameters()} == {torch.float32}
+    assert scores["bf16"].dtype == np.float32
+    # A logit rounded to eight bits would be equal to many others.
+    assert len(np.unique(scores["bf16"])) > 0.9 * len(np.unique(scores["float32"]))
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
+    is_equal = method.startswith(FLOAT32_LAYERS) and backbone == SMALL
+    assert (losses["bf16"] == losses["float32"]) is is_equal

@@ -40,7 +40,7 @@ def layers(model: CTRModel) -> list[ClusterDenseModule]:
     return [module for module in model.modules() if isinstance(module, ClusterDenseModule)]
 
 
-def stir(model: CTRModel) -> CTRModel:
+def stir_embeddings_and_clusters(model: CTRModel) -> CTRModel:
     """Give rows some size and clusters weights of their own."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -89,7 +89,10 @@ def moved(centres: np.ndarray, z_BN: np.ndarray, routing: str) -> np.ndarray:
 def test_centres_move_as_the_formula_says(
     build_model: Callable[..., CTRModel], data: SplitData, routing: str
 ) -> None:
-    model, batch = stir(build_model(f"adaptdhm[routing={routing}]")), data.slice(0, 40)
+    model, batch = (
+        stir_embeddings_and_clusters(build_model(f"adaptdhm[routing={routing}]")),
+        data.slice(0, 40),
+    )
     start = router(model).centre.numpy().astype(np.float64)
     x_BN = embedded(model, batch)
     if routing == "spherical":
@@ -107,7 +110,10 @@ def test_centres_move_as_the_formula_says(
 def test_each_row_meets_its_own_clusters_weights(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, is_training: bool
 ) -> None:
-    model, batch = stir(build_model("adaptdhm")).train(is_training), unseen_data.slice(0, 30)
+    model, batch = (
+        stir_embeddings_and_clusters(build_model("adaptdhm")).train(is_training),
+        unseen_data.slice(0, 30),
+    )
     logits = model(batch).detach()
     centres = router(model).centre.numpy().astype(np.float64)  # as they are after the step
     mean, expected = router(model).mean.numpy(), []
@@ -144,7 +150,7 @@ def test_where_ids_are_not_at_hand_all_products_give_the_same() -> None:
 def test_evaluation_moves_nothing_and_training_moves_buffers_only(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model, batch = stir(build_model("adaptdhm")), data.slice(0, 64)
+    model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")), data.slice(0, 64)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     model.eval()(batch)
     assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
@@ -159,7 +165,7 @@ def test_evaluation_moves_nothing_and_training_moves_buffers_only(
 def test_the_mean_is_that_of_all_batches_first_and_then_moves_by_a_hundredth(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model, expected = stir(build_model("adaptdhm")).train(), np.zeros(16)
+    model, expected = stir_embeddings_and_clusters(build_model("adaptdhm")).train(), np.zeros(16)
     for k in range(130):
         batch = data.slice(2 * k, 2 * k + 2 + k % 3)
         model(batch)
@@ -186,7 +192,7 @@ def test_plain_numbers_have_no_say(
 def test_no_gradient_passes_through_the_routing(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model, batch, grads = stir(build_model("adaptdhm")).train(), data.slice(0, 64), []
+    model, batch, grads = stir_embeddings_and_clusters(build_model("adaptdhm")).train(), data.slice(0, 64), []
     context = model.context(batch)
     model.net(context).sum().backward()
     grads.append(model.embedding.table.weight.grad.clone())
@@ -208,7 +214,7 @@ def test_only_a_cluster_that_nobody_chose_long_enough_starts_anew(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     # Two rows, so that centred ones stand opposite to one another; the third centre stands across, which is nobody's.
-    model = stir(build_model("adaptdhm[reseed_after=80]")).train()
+    model = stir_embeddings_and_clusters(build_model("adaptdhm[reseed_after=80]")).train()
     batch, module = data.take(torch.tensor([0, 1] * 20)), router(model)
     first, second = embedded(model, batch)[:2]
     row = torch.from_numpy(unit(first - second)).float()
@@ -230,7 +236,7 @@ def test_only_a_cluster_that_nobody_chose_long_enough_starts_anew(
 def test_batches_of_one_row_leave_the_centres_apart(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model = stir(build_model("adaptdhm")).train()
+    model = stir_embeddings_and_clusters(build_model("adaptdhm")).train()
     for row in range(5):
         model(data.slice(row, row + 1))
     alike = (router(model).centre @ router(model).centre.T).fill_diagonal_(0.0)
@@ -293,7 +299,7 @@ def test_published_centres_fall_together_and_spherical_ones_do_not(seed: int) ->
 
 
 def test_the_log_has_each_clusters_share(build_model: Callable[..., CTRModel], data: SplitData) -> None:
-    model, batch = stir(build_model("adaptdhm")).train(), data.slice(0, 60)
+    model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")).train(), data.slice(0, 60)
     context = model.context(batch)
     model.net(context)
     clusters = context.shared[KEY].cluster_B
@@ -334,7 +340,7 @@ def test_clusters_look_at_the_embeddings_whatever_the_tower_is_given(
 def test_clusters_do_not_depend_on_the_precision(
     schema: Schema, data: SplitData, build_model: Callable[..., CTRModel]
 ) -> None:
-    model, batch = stir(build_model("adaptdhm")).eval(), data.slice(0, 200)
+    model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")).eval(), data.slice(0, 200)
     near = router(model).centre
     near[1:] = torch.nn.functional.normalize(near[0] + 1e-3 * near[1:])  # bfloat16 could not tell them apart
     assert len(found(model, batch).unique()) == 3

@@ -22,7 +22,8 @@ def side(model: CTRModel) -> BiasTowerModule:
     return found
 
 
-def stir(model: CTRModel) -> CTRModel:
+def stir_side_tower(model: CTRModel) -> CTRModel:
+    """Draw the weights of the side tower again, so that its logit is not zero."""
     for place, parameter in enumerate(side(model).parameters()):
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(place))
     return model
@@ -40,7 +41,7 @@ def by_hand(model: CTRModel, z_BN: np.ndarray) -> np.ndarray:
 def test_the_side_tower_adds_a_network_of_e_d_alone(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
-    model, batch = stir(build_model("biasnet", backbone)), unseen_data.slice(0, 30)
+    model, batch = stir_side_tower(build_model("biasnet", backbone)), unseen_data.slice(0, 30)
     plain = build_model("plain", backbone)(batch).detach().double().numpy()
     added = by_hand(model, model.context(batch).z_BN.detach().double().numpy())
     np.testing.assert_allclose(model(batch).detach(), plain + added, rtol=1e-4, atol=1e-5)
@@ -49,7 +50,7 @@ def test_the_side_tower_adds_a_network_of_e_d_alone(
 def test_what_it_adds_is_the_same_for_all_rows_of_a_domain(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    model, batch = stir(build_model("biasnet")), data.slice(0, len(data))
+    model, batch = stir_side_tower(build_model("biasnet")), data.slice(0, len(data))
     added = (model(batch) - build_model("plain")(batch)).detach()
     levels = [added[data.domain_B == domain] for domain in data.domain_B.unique()]
     assert all(float(one.max() - one.min()) < 1e-5 for one in levels)
@@ -71,7 +72,7 @@ def test_it_starts_as_its_backbone_and_then_learns(
 def test_e_d_learns_through_the_side_tower_too(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, slope: Callable[..., np.ndarray]
 ) -> None:
-    model, grads = stir(build_model("biasnet")), []
+    model, grads = stir_side_tower(build_model("biasnet")), []
     for one in (model, build_model("plain")):
         context = one.context(unseen_data.slice(0, 4))
         context.z_BN = context.z_BN.detach().requires_grad_()

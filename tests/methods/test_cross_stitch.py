@@ -34,16 +34,6 @@ def parts(model: CTRModel) -> tuple[StitchedModule, DomainDenseModule]:
     return stitched, head
 
 
-def stir(model: CTRModel) -> CTRModel:
-    """Move all stitches, and give every domain a head of its own."""
-    generator = torch.Generator().manual_seed(5)
-    stitched, head = parts(model)
-    with torch.no_grad():
-        for value in (*stitched.stitches, stitched.last.weight, head.domain.weight):
-            value += 0.5 * torch.randn(value.shape, generator=generator)
-    return model
-
-
 def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
     """The logits, row by row, in float64, stitching all networks after every layer."""
     (stitched, head), context = parts(model), model.context(batch)
@@ -64,7 +54,10 @@ def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dnn[hidden=8]", "dnn[hidden=8-4-3]", DCN])
 def test_each_row_gets_the_output_of_its_own_stitched_network(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    backbone: str,
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model, batch = stir(build_model("cross_stitch", backbone)), unseen_data.slice(0, 30)
     assert 0 in batch.indicator_B
@@ -106,33 +99,19 @@ def test_more_domains_than_may_have_networks_are_refused(schema: Schema) -> None
         CTRModel(CrossStitch(max_domains=5).apply(Dnn().plan()), schema, seed=1)
 
 
-def test_what_only_a_domains_rows_use_moves_with_them_alone(
-    build_model: Callable[..., CTRModel], data: SplitData
+def test_rows_of_one_domain_train_the_networks_of_all(
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    of_city: Callable[..., torch.Tensor],
+    learn: Callable[..., None],
 ) -> None:
     model = build_model("cross_stitch")
-    optimizer, (stitched, head) = Optimizer(model, AdamConfig(lr=0.01)), parts(model)
-    for cities in ([1, 2], [2, 3]):
-        before = [part.detach().clone() for part in (stitched.last.weight, head.domain.weight)]
-        shared = [part.detach().clone() for part in (*stitched.stitches, stitched.networks[0].weight)]
-        rows = torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
-        Learner().step(model, optimizer, data.take(rows))
-    for table, start in zip((stitched.last.weight, head.domain.weight), before, strict=True):
-        moved = (table != start).flatten(1).any(1).tolist()
-        assert moved == [False, False, True, True, False, False, False]
-    # Stitching takes every row through every network.
-    for value, start in zip((*stitched.stitches, stitched.networks[0].weight), shared, strict=True):
-        assert (value != start).flatten(1).any(1).all()
-
-
-def test_it_trains_in_bf16(schema: Schema, data: SplitData) -> None:
-    losses = []
-    for precision in ("float32", "bf16"):
-        plan = CrossStitch().apply(Dnn(hidden=(8, 4)).plan())
-        model = CTRModel(plan, schema, seed=1, precision=precision).train()  # type: ignore[arg-type]
-        optimizer = Optimizer(model, AdamConfig(lr=0.01))
-        losses += [[Learner().step(model, optimizer, data.slice(0, 60)).loss.item() for _ in range(4)]]
-    assert losses[0] != losses[1]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    stitched, _ = parts(model)
+    shared = (*stitched.stitches, stitched.networks[0].weight)
+    start = [weight.detach().clone() for weight in shared]
+    learn(model, data.take(of_city(2)))
+    for value, weight in zip(shared, start, strict=True):
+        assert (value != weight).flatten(1).any(1).all()
 
 
 def test_heads_start_at_the_training_click_rate(build_model: Callable[..., CTRModel]) -> None:

@@ -31,7 +31,8 @@ ALL = [
 GATE = "net.at_input.0.unit"
 
 
-def stir(model: CTRModel) -> CTRModel:
+def stir_gate(model: CTRModel) -> CTRModel:
+    """Draw the weights of the gate again, so that its factors differ from one."""
     for name in ("hidden.bias", "output.weight", "output.bias"):
         parameter = model.get_parameter(f"{GATE}.{name}")
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
@@ -74,7 +75,7 @@ def by_hand(model: CTRModel, z_BN: np.ndarray, fixed_BN: np.ndarray, gamma: floa
 def test_the_network_is_given_gated_embeddings(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, gamma: float
 ) -> None:
-    model, batch = stir(build_model(method)), unseen_data.slice(0, 30)
+    model, batch = stir_gate(build_model(method)), unseen_data.slice(0, 30)
     z_BN = embedded(model, batch)
     np.testing.assert_allclose(model(batch).detach(), by_hand(model, z_BN, z_BN, gamma), rtol=1e-4, atol=1e-5)
 
@@ -83,7 +84,7 @@ def test_the_network_is_given_gated_embeddings(
 def test_whatever_reads_embeddings_is_given_gated_ones(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
-    model, batch = stir(build_model("epnet", backbone)), unseen_data.slice(0, 30)
+    model, batch = stir_gate(build_model("epnet", backbone)), unseen_data.slice(0, 30)
     plain = build_model("plain", backbone)
     for one in (model, plain):
         # Products of fields are far below the tolerance at the start.
@@ -123,7 +124,7 @@ def test_embeddings_learn_through_the_product_and_e_d_through_the_gate_too(
     slope: Callable[..., np.ndarray],
     input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    model = stir(build_model("epnet"))
+    model = stir_gate(build_model("epnet"))
     z_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, z_BN) ** 2).sum()), z_BN)
     np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)

@@ -175,20 +175,6 @@ def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
-def test_embeddings_of_absent_domains_are_bit_equal(
-    build_model: Callable[..., CTRModel],
-    data: SplitData,
-    of_city: Callable[..., torch.Tensor],
-    learn: Callable[..., None],
-) -> None:
-    model = build_model(SMALL)
-    table = model.get_parameter(f"{STAGE}.attention.embedding.weight")
-    learn(model, data.slice(0, len(data)))
-    before = table.detach().clone()
-    learn(model, data.take(of_city(1, 3)))
-    assert (table != before).any(1).tolist() == [False, True, False, True, False, False, False]
-
-
 def test_sub_experts_are_towers_of_the_backbone_and_start_apart(
     build_model: Callable[..., CTRModel],
 ) -> None:

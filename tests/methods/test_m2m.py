@@ -31,7 +31,7 @@ def block(model: CTRModel) -> MetaBlockModule:
     return found
 
 
-def stir(model: CTRModel) -> CTRModel:
+def stir_embeddings_and_block(model: CTRModel) -> CTRModel:
     """Make matrices differ much from domain to domain, and all that starts at zero count."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def by_hand(model: CTRModel, z_BN: np.ndarray, **moved: np.ndarray) -> np.ndarra
 def test_each_row_meets_the_matrices_of_its_domain(
     build_model: Callable[..., CTRModel], data: SplitData, unseen_data: SplitData, method: str
 ) -> None:
-    model = stir(build_model(method))
+    model = stir_embeddings_and_block(build_model(method))
     for batch in (data.slice(0, 60), unseen_data.slice(0, 30), unseen_data.slice(3, 4), data.slice(0, 1)):
         expected = by_hand(model, embedded(model, batch))
         np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
@@ -95,7 +95,7 @@ def test_embeddings_and_experts_learn_through_all_that_they_enter(
     method: str,
     input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    model = stir(build_model(method))
+    model = stir_embeddings_and_block(build_model(method))
     z_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN) ** 2).sum()), z_BN)
     np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)
@@ -124,7 +124,7 @@ def test_rows_of_known_domains_share_matrices_and_unseen_ones_do_not(
 
 
 def test_unseen_domains_of_known_values_differ(build_model: Callable[..., CTRModel], data: SplitData) -> None:
-    model, batch = stir(build_model(SMALL)), data.slice(0, 40)
+    model, batch = stir_embeddings_and_block(build_model(SMALL)), data.slice(0, 40)
     known = model(batch)
     batch.domain_B.zero_()
     torch.testing.assert_close(model(batch), known)
@@ -133,7 +133,7 @@ def test_unseen_domains_of_known_values_differ(build_model: Callable[..., CTRMod
 def test_without_a_say_of_e_d_nothing_depends_on_the_domain_in_the_block(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    module = block(stir(build_model(SMALL)))
+    module = block(stir_embeddings_and_block(build_model(SMALL)))
     context = build_model(SMALL).context(data.slice(0, 40))
     x_BN = torch.ones(40, 4)
     assert module(x_BN, context).std(0).min() > 1e-3
@@ -152,7 +152,7 @@ def test_every_part_learns(build_model: Callable[..., CTRModel], data: SplitData
 
 def test_in_bf16_matrices_are_generated_in_full_precision(schema: Schema, data: SplitData) -> None:
     plan = M2M(hidden=5, experts=3).apply(Dnn(hidden=(8, 4)).plan())
-    model = stir(CTRModel(plan, schema, seed=1, precision="bf16").train())
+    model = stir_embeddings_and_block(CTRModel(plan, schema, seed=1, precision="bf16").train())
     made: list[tuple[np.ndarray, torch.Tensor]] = []
 
     def compare(module: torch.nn.Module, given: tuple[torch.Tensor], layer: Layer) -> None:

@@ -25,7 +25,8 @@ def gates(model: CTRModel) -> list[torch.nn.Module]:
     return [one for one in model.modules() if isinstance(one, EmbeddingGateModule | PriorGateModule)]
 
 
-def stir(model: CTRModel) -> CTRModel:
+def stir_gates(model: CTRModel) -> CTRModel:
+    """Draw the weights of all gates again, wider than at the start."""
     for seed, gate in enumerate(gates(model)):
         generator = torch.Generator().manual_seed(seed)
         for parameter in gate.parameters():
@@ -65,7 +66,7 @@ def by_hand(model: CTRModel, e_BN: np.ndarray, fixed_BN: np.ndarray, prior: slic
 def test_the_layers_gates_see_gated_embeddings(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str
 ) -> None:
-    model, batch = stir(build_model(method)), unseen_data.slice(0, 30)
+    model, batch = stir_gates(build_model(method)), unseen_data.slice(0, 30)
     e_BN = embedded(model, batch)
     expected = by_hand(model, e_BN, e_BN, PRIORS[method])
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
@@ -78,7 +79,7 @@ def test_e_d_and_the_prior_learn_through_the_gates_and_all_embeddings_through_th
     method: str,
     input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    model, prior = stir(build_model(method)), PRIORS[method]
+    model, prior = stir_gates(build_model(method)), PRIORS[method]
     e_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, e_BN, prior) ** 2).sum()), e_BN)
     np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)

@@ -30,7 +30,8 @@ def gates(model: CTRModel) -> list[PriorGateModule]:
     return [module for module in model.modules() if isinstance(module, PriorGateModule)]
 
 
-def stir(model: CTRModel) -> CTRModel:
+def stir_gates(model: CTRModel) -> CTRModel:
+    """Draw the weights of all gates again, wider than at the start."""
     for gate in gates(model):
         for place, parameter in enumerate(gate.parameters()):
             torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(place))
@@ -69,7 +70,7 @@ def by_hand(
 def test_each_layer_is_given_gated_numbers(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, prior: slice, gamma: float
 ) -> None:
-    model, batch = stir(build_model(method)), unseen_data.slice(0, 30)
+    model, batch = stir_gates(build_model(method)), unseen_data.slice(0, 30)
     z_BN = embedded(model, batch)
     expected = by_hand(model, z_BN, z_BN, prior, gamma)
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-4, atol=1e-5)
@@ -110,7 +111,7 @@ def test_embeddings_learn_through_the_network_and_the_prior_through_the_gates_to
     method: str,
     input_gradient: Callable[[CTRModel], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    model, prior = stir(build_model(method)), PRIORS[method]
+    model, prior = stir_gates(build_model(method)), PRIORS[method]
     z_BN, grad_BN = input_gradient(model)
     expected = slope(lambda moved_BN: float((by_hand(model, moved_BN, z_BN, prior) ** 2).sum()), z_BN)
     np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)

@@ -18,7 +18,6 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.schema import Schema
-from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
@@ -26,17 +25,6 @@ CITIES = range(1, 7)
 LARGEST = 1
 STAGE = "net.tower.0"
 SELECTORS = ["saml", "saml[temperature=0.7]", "saml[mutual=false]"]
-
-
-def stir(model: CTRModel) -> CTRModel:
-    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
-    generator = torch.Generator().manual_seed(5)
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
-    with torch.no_grad():
-        for parameter in model.net.parameters():
-            part = parameter[1:] if id(parameter) in tables else parameter
-            part += 0.3 * torch.randn(part.shape, generator=generator)
-    return model
 
 
 def transformed(x: np.ndarray, weight_FEE: np.ndarray) -> np.ndarray:
@@ -96,7 +84,10 @@ def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) 
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_rows_are_branched_and_informed_as_by_hand(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, selector: str
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    selector: str,
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model, batch = stir(build_model(selector)), unseen_data.slice(0, 30)
     by_hand = ByHand(model, select("methods", selector).value)  # type: ignore[arg-type]
@@ -108,7 +99,7 @@ def test_rows_are_branched_and_informed_as_by_hand(
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, rows = stir(build_model(selector)), of_city(data, 2)
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
@@ -116,7 +107,7 @@ def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_row_trains_its_own_branch_and_no_other(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str
+    build_model: Callable[..., CTRModel], data: SplitData, selector: str, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model = stir(build_model(selector))
     model(data.take(of_city(data, 2, 4))).sum().backward()
@@ -136,7 +127,7 @@ def test_a_row_trains_its_own_branch_and_no_other(
 
 
 def test_the_own_branchs_gradient_is_that_of_finite_differences(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     # The other branches do not depend on these weights, so a stopped gradient changes nothing here.
     model, batch = stir(build_model("saml")).double(), data.take(of_city(data, 2)[:5])
@@ -156,7 +147,7 @@ def test_the_own_branchs_gradient_is_that_of_finite_differences(
 
 
 def test_the_shared_transform_learns_from_shared_tower_and_branch(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("saml[mutual=false]")).double(), data.take(of_city(data, 2)[:5])
     batch = replace(batch, numeric_BK=batch.numeric_BK.double())
@@ -171,7 +162,7 @@ def test_the_shared_transform_learns_from_shared_tower_and_branch(
 
 
 def test_what_is_learnt_of_others_reaches_the_inputs_through_the_own_branch_alone(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("saml")), data.take(of_city(data, 2))
     context = model.context(batch)
@@ -202,21 +193,6 @@ def test_at_the_start_branches_are_alike_and_the_unit_changes_nothing(
     torch.testing.assert_close(with_unit, without)
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-def test_absent_domains_are_bit_equal(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str
-) -> None:
-    model = build_model(selector)
-    tables = {n: m for n, m in model.named_modules() if isinstance(m, RowTable) and m.rule == "domain"}
-    assert len(tables) == 3
-    learn(model, data, torch.arange(len(data)))
-    before = {name: table.weight.detach().clone() for name, table in tables.items()}
-    learn(model, data, of_city(data, 1, 3))
-    for name, table in tables.items():
-        moved = (table.weight != before[name]).flatten(1).any(1).tolist()
-        assert moved == [False, True, False, True, False, False, False], name
-
-
 def test_a_single_domain_has_no_unit(schema: Schema, data: SplitData) -> None:
     one, rows = replace(schema, indicator_rows=(0, 150)), of_city(data, 1)
     scores = []
@@ -228,7 +204,9 @@ def test_a_single_domain_has_no_unit(schema: Schema, data: SplitData) -> None:
     assert torch.equal(*scores)
 
 
-def test_two_domains_learn_of_each_other(schema: Schema, data: SplitData) -> None:
+def test_two_domains_learn_of_each_other(
+    schema: Schema, data: SplitData, stir: Callable[[CTRModel], CTRModel]
+) -> None:
     two, rows = replace(schema, indicator_rows=(0, 150, 80)), of_city(data, 1, 2)
     model = stir(CTRModel(Saml().apply(Dnn(hidden=(8, 4)).plan()), two, seed=1))
     before = model(data.take(rows))
@@ -237,7 +215,9 @@ def test_two_domains_learn_of_each_other(schema: Schema, data: SplitData) -> Non
     assert (model(data.take(rows)) != before).all()
 
 
-def test_a_branch_of_zeros_is_similar_to_none(schema: Schema, data: SplitData) -> None:
+def test_a_branch_of_zeros_is_similar_to_none(
+    schema: Schema, data: SplitData, stir: Callable[[CTRModel], CTRModel]
+) -> None:
     plan = Saml().apply(Dnn(hidden=(8, 4), activation="relu").plan())
     model = stir(CTRModel(plan, schema, seed=1))
     with torch.no_grad():
@@ -308,7 +288,11 @@ class AttendingByHand(ByHand):
 
 @pytest.mark.parametrize("selector", ATTENDING)
 def test_sequences_are_attended_to_by_each_transform_as_by_hand(
-    build_with_history: Build, add_history: AddHistory, unseen_data: SplitData, selector: str
+    build_with_history: Build,
+    add_history: AddHistory,
+    unseen_data: SplitData,
+    selector: str,
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model, batch = stir(build_with_history(selector)).double(), add_history(unseen_data).slice(0, 30)
     with torch.no_grad():
@@ -340,7 +324,7 @@ def test_all_of_the_attention_learns(
 
 
 def test_a_transform_learns_through_the_weights_of_behaviours_too(
-    build_with_history: Build, add_history: AddHistory, data: SplitData
+    build_with_history: Build, add_history: AddHistory, data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     # Of its own row's branch alone: with the unit, what other branches attend to has no gradient.
     model, batch = stir(build_with_history(ATTENDING[1])).double(), add_history(data).take(of_city(data, 2))
@@ -359,7 +343,11 @@ def test_a_transform_learns_through_the_weights_of_behaviours_too(
 
 @pytest.mark.parametrize("selector", ATTENDING)
 def test_a_row_trains_no_other_domains_attention(
-    build_with_history: Build, add_history: AddHistory, data: SplitData, selector: str
+    build_with_history: Build,
+    add_history: AddHistory,
+    data: SplitData,
+    selector: str,
+    stir: Callable[[CTRModel], CTRModel],
 ) -> None:
     model = stir(build_with_history(selector))
     model(add_history(data).take(of_city(data, 2, 4))).sum().backward()
@@ -383,22 +371,6 @@ def test_parameters_of_the_attention_are_counted_by_hand(build_with_history: Bui
     with_attention, without = (build_with_history(one).num_parameters() for one in (ATTENDING[0], "saml"))
     assert with_attention["per_domain"] - without["per_domain"] == 7 * (16 + 8 * 8)
     assert with_attention["dense"] - without["dense"] == 16 + 4 * 8 + 4
-
-
-def test_no_step_of_the_attention_waits_for_a_value_of_the_device(
-    build_with_history: Build, add_history: AddHistory, data: SplitData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    model, rows = build_with_history(ATTENDING[0]).to("meta"), add_history(data).to(torch.device("meta"))
-    optimizer = Optimizer(model, AdamConfig())
-    assert Learner().step(model, optimizer, rows.take(torch.arange(64))).loss.is_meta
-
-
-def test_it_attends_in_bf16(history_schema: Schema, add_history: AddHistory, data: SplitData) -> None:
-    plan = Saml(attention=True).apply(Dnn(hidden=(8, 4)).plan())
-    model = CTRModel(plan, history_schema, seed=1, precision="bf16")
-    learn(model, add_history(data), torch.arange(200))
-    assert torch.isfinite(model(add_history(data).slice(0, 30))).all()
 
 
 def test_attention_without_sequences_is_refused(schema: Schema) -> None:

@@ -90,23 +90,6 @@ def test_under_its_own_learner_each_domain_trains_as_plain_does_on_its_rows(
         assert_equal(own(model, city), alone.state_dict())
 
 
-def test_in_mixed_batches_too_absent_domains_are_bit_equal(build_model: Model, data: SplitData) -> None:
-    model = build_model("separate[batching=mixed]")
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    start = {city: own(model, city) for city in range(1, 7)}
-    for cities in ((1, 2), (1, 3)):
-        between = {city: own(model, city) for city in range(1, 7)}
-        for _ in range(3):
-            Learner().step(model, optimizer, data.take(of_city(data, *cities)))
-        optimizer.flush()
-    for city in (4, 5, 6):
-        assert_equal(own(model, city), start[city])
-    assert_equal(own(model, 2), between[2])
-    for city in (1, 2, 3):
-        now = own(model, city)
-        assert all(not torch.equal(now[name], start[city][name]) for name in now)
-
-
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_row_runs_through_its_own_domain_and_unseen_ones_through_the_largest(
     build_model: Model, data: SplitData, unseen_data: SplitData, backbone: str

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 
 from ctrbench.data.batches import SplitData
-from ctrbench.extend import Backbone, Estimator, Method
 from ctrbench.names import Column
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
@@ -18,7 +17,7 @@ from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.stages import Stage, StageModule
-from ctrbench.plugins.registry import plugins, select
+from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, bce, dev_auc, score_rows, total_loss
 
 Builder = Callable[..., CTRModel]
@@ -151,69 +150,3 @@ def test_dev_auc_counts_pairs_and_is_undefined_for_one_class(data: SplitData) ->
     four = replace(data, label_B=torch.tensor([0.0, 1.0, 0.0, 1.0]))
     assert dev_auc(four, np.array([0.1, 0.2, 0.3, 0.4])) == 0.75
     assert dev_auc(replace(four, label_B=torch.zeros(4)), np.arange(4.0)) is None
-
-
-TRAINED = sorted(name for name, one in plugins("methods").items() if not issubclass(one.load(), Estimator))
-WITHOUT_WAITING = [
-    *TRAINED,
-    "adasparse[pruner_input=domain]",
-    "star[batching=mixed]",
-    "plain[norm=bn,aux=all]",
-]
-OF_DOMAINS = ("star", "shared_bottom", "adaptdhm")
-"""On a DNN all their products are those of domains or clusters, in float32 whatever is asked for."""
-
-
-@pytest.mark.parametrize(
-    ("method", "backbone"),
-    [
-        *((method, backbone) for method in WITHOUT_WAITING for backbone in ("dnn", "dcnv2")),
-        *(("plain", backbone) for backbone in plugins("backbones")),
-    ],
-)
-def test_no_step_waits_for_a_value_of_the_device(
-    method: str, backbone: str, schema: Schema, data: SplitData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tensors of the device `meta` have no values: whatever asks for one, or for a shape made of some, fails."""
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    rewriter, base = select("methods", method).value, select("backbones", backbone).value
-    assert isinstance(rewriter, Method)
-    assert isinstance(base, Backbone)
-    model = CTRModel(rewriter.apply(base.plan()), schema, seed=1).to("meta")
-    rows, learner, optimizer = (
-        data.to(torch.device("meta")),
-        rewriter.learner(),
-        Optimizer(model, AdamConfig()),
-    )
-    order = learner.order(rows, batch_size=64, generator=np.random.default_rng(0))
-    for batch in rows.batches(order):
-        output = learner.step(model, optimizer, batch)
-        model.advance(0.5)
-        assert output.loss.is_meta
-    with pytest.raises(RuntimeError, match="meta"):
-        output.loss.item()
-
-
-@pytest.mark.parametrize("backbone", ["dnn", "dcnv2"])
-@pytest.mark.parametrize("method", WITHOUT_WAITING)
-def test_half_precision_follows_full_precision(
-    method: str, backbone: str, schema: Schema, data: SplitData
-) -> None:
-    rewriter, base = select("methods", method).value, select("backbones", backbone).value
-    assert isinstance(rewriter, Method)
-    assert isinstance(base, Backbone)
-    losses: dict[str, list[float]] = {"float32": [], "bf16": []}
-    for precision, found in losses.items():
-        plan = rewriter.apply(base.plan())
-        model = CTRModel(plan, schema, seed=1, precision=precision)  # type: ignore[arg-type]
-        learner, optimizer = rewriter.learner(), Optimizer(model, AdamConfig())
-        order = learner.order(data, batch_size=64, generator=np.random.default_rng(0))
-        found += [float(learner.step(model, optimizer, batch).loss) for batch in data.batches(order)]
-        scores = score_rows(model, data)
-        assert scores.dtype == np.float32
-        # A logit rounded to eight bits would tie with many others.
-        assert len(np.unique(scores)) > 0.9 * len(np.unique(data.ids_BF.numpy(), axis=0))
-        assert {one.dtype for one in model.parameters()} == {torch.float32}
-    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
-    is_untouched = method.startswith(OF_DOMAINS) and backbone == "dnn"
-    assert (losses["bf16"] == losses["float32"]) is is_untouched
