@@ -1,7 +1,7 @@
-"""What `ctrbench bench` does: every method × backbone × domain count × batch size, measured one after the other.
+"""The training benchmark: every method × backbone × number of domains × batch size, measured one after the other.
 
-A pair that makes no sense, or a plug-in that fails, leaves a line with the reason; the others go on. Cases of the same
-rows and the same batch size follow one another, so that methods can be compared although machines change their pace.
+An unsupported pair, or a plug-in that fails, gives a result with the reason, and the others continue. Cases with the
+same rows and batch size are measured in succession, so that methods can be compared although a machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ctrbench.runs.grid import make_grid
 from ctrbench.runs.machine import commit, device_of, machine
 from ctrbench.speed.bounds import Roofs, measure_roofs
 from ctrbench.speed.measure import Figures, measure
-from ctrbench.speed.training import SEED, Case
+from ctrbench.speed.training import SEED, SpeedCase
 from ctrbench.speed.workload import DOMAINS, FIELD_SIZES, Workload, from_prepared, synthetic
 from ctrbench.storage.files import write_text
 from ctrbench.train.config import TrainConfig
@@ -35,32 +35,34 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 ROWS = 200_000
-"""Made-up rows, if not told otherwise: some epochs pass in a few seconds, and making them takes one."""
+"""Default number of synthetic rows: generating them takes a second, and an epoch little more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be measured; `domains`, `rows` and `embedding_rows` shape the made-up rows, so not with a dataset."""
+    """Cases to measure; `domains`, `rows` and `embedding_rows` describe synthetic rows and exclude `dataset`."""
 
     methods: tuple[str, ...]
-    """Selectors."""
+    """Selectors of methods."""
     backbones: tuple[str, ...]
+    """Selectors of backbones."""
     batch_sizes: tuple[int, ...]
     domains: tuple[int, ...] | None = None
+    """Numbers of domains of the synthetic rows."""
     dataset: str | None = None
-    """A prepared dataset, by the domains of its default set."""
+    """Name of a prepared dataset, used with its default domain set."""
     rows: int | None = None
     embedding_rows: int | None = None
-    """Ids of all fields together."""
+    """Number of ids of all fields together."""
     seconds: float
-    """Of steps timed for each case."""
+    """Duration of the timed steps per case."""
     config: TrainConfig
     """Embedding size, optimiser, device and threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One case and what came of it: figures, or the reason why there are none."""
+class CaseResult:
+    """One case with its figures, or the reason why there are none."""
 
     method: str
     backbone: str
@@ -71,48 +73,51 @@ class Line:
     figures: Figures | None = None
     reason: str | None = None
     has_failed: bool = False
-    """Whether the reason is an error, not a pair that the method does not support."""
+    """Whether the reason is an error; False for a pair that the method does not support."""
 
     @property
     def label(self) -> str:
-        """How the case is called on the screen."""
+        """Description of the case for the terminal."""
         return f"{self.method} × {self.backbone}, {self.domains:,} domains, batch {self.batch_size:,}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything that was measured, and on what machine."""
+class BenchResult:
+    """All results of a benchmark, with the machine on which they were measured."""
 
     started: str
-    """UTC, ISO 8601."""
+    """UTC time, ISO 8601."""
     seconds: float
-    """Of steps timed for each case."""
+    """Duration of the timed steps per case."""
     config: TrainConfig
-    """`batch_size` is each line's own."""
+    """Settings of all cases, apart from `batch_size`, which each case has itself."""
     machine: dict[str, str | int]
     roofs: Roofs
-    lines: tuple[Line, ...]
+    cases: tuple[CaseResult, ...]
 
 
-Started = Callable[[str, int, int], None]
-"""Hears the name of the case that begins, its number and how many there are."""
+Progress = Callable[[str, int, int], None]
+"""Progress callback: receives the description of the next case, its number from 1, and the number of cases."""
 
 
-def bench(request: Request, *, started: Started = lambda *_: None) -> Report:
-    """Measure every case of a request; raises `SettingError` for a request that cannot be met, before any is."""
-    began = datetime.now(UTC).isoformat(timespec="seconds")
+def bench(request: Request, *, progress: Progress = lambda *_: None) -> BenchResult:
+    """Measure every case of a request.
+
+    Raises `SettingError` before the first measurement if any choice is unknown or impossible.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
     config, device = request.config, device_of(request.config)
     config.set_up_process()
     pairs = _pairs(request)
     workloads = _workloads(request)
     roofs = measure_roofs(device)
-    return Report(
-        started=began,
+    return BenchResult(
+        started=started,
         seconds=request.seconds,
         config=config,
         machine=machine(config.threads, config.device),
         roofs=roofs,
-        lines=tuple(_lines(request, pairs, workloads, roofs, device, started)),
+        cases=tuple(_results(request, pairs, workloads, roofs, device, progress)),
     )
 
 
@@ -127,10 +132,10 @@ class _Pair:
 def _pairs(request: Request) -> list[_Pair]:
     methods = [(text, select("methods", text)) for text in request.methods]
     backbones = [(text, select("backbones", text)) for text in request.backbones]
-    return [_pair(*method, *backbone) for backbone in backbones for method in methods]
+    return [_make_pair(*method, *backbone) for backbone in backbones for method in methods]
 
 
-def _pair(method: str, rewriter: Selected, backbone: str, base: Selected) -> _Pair:
+def _make_pair(method: str, rewriter: Selected, backbone: str, base: Selected) -> _Pair:
     return _Pair(
         method=method,
         backbone=backbone,
@@ -140,16 +145,16 @@ def _pair(method: str, rewriter: Selected, backbone: str, base: Selected) -> _Pa
 
 
 def _workloads(request: Request) -> Sequence[Callable[[], Workload]]:
-    """Check the request's data and return what reads or makes the rows of each domain count."""
-    return _made_up(request) if request.dataset is None else _of_dataset(request, request.dataset)
+    """Check the request's data and return one function per workload that reads or generates its rows."""
+    return _synthetic(request) if request.dataset is None else _prepared(request, request.dataset)
 
 
-def _made_up(request: Request) -> Sequence[Callable[[], Workload]]:
+def _synthetic(request: Request) -> Sequence[Callable[[], Workload]]:
     rows, counts = request.rows or ROWS, request.domains or (DOMAINS,)
     _check_rows(rows, request)
-    least = max(counts) + 2 * len(FIELD_SIZES)
-    if request.embedding_rows is not None and request.embedding_rows < least:
-        rule = f"{len(FIELD_SIZES)} fields of two ids and the domains need {least:,} embedding rows"
+    required = max(counts) + 2 * len(FIELD_SIZES)
+    if request.embedding_rows is not None and request.embedding_rows < required:
+        rule = f"{len(FIELD_SIZES)} fields of two ids each and the domains need {required:,} embedding rows"
         raise SettingError(rule, value=f"--embedding-rows {request.embedding_rows}")
 
     make = partial(
@@ -161,13 +166,13 @@ def _made_up(request: Request) -> Sequence[Callable[[], Workload]]:
     return [partial(make, num_domains=count) for count in counts]
 
 
-def _of_dataset(request: Request, dataset: str) -> Sequence[Callable[[], Workload]]:
+def _prepared(request: Request, dataset: str) -> Sequence[Callable[[], Workload]]:
     for option in ("domains", "rows", "embedding_rows"):
         if getattr(request, option) is not None:
             raise SettingError(
-                f"--{option.replace('_', '-')} shapes the made-up rows, a prepared dataset has its own",
+                f"--{option.replace('_', '-')} describes synthetic rows and excludes --dataset",
                 value=f"--dataset {dataset}",
-                remedy="leave one of the two out",
+                remedy="omit one of the two options",
             )
     prepared = open_prepared(dataset)
     _check_rows(prepared.manifest.splits[Split.TRAIN].rows, request)
@@ -182,34 +187,34 @@ def _of_dataset(request: Request, dataset: str) -> Sequence[Callable[[], Workloa
 def _check_rows(rows: int, request: Request) -> None:
     largest = max(request.batch_sizes)
     if rows < largest:
-        rule = f"there are {rows:,} rows, too few for one batch"
+        rule = f"the data have {rows:,} rows, too few for one batch"
         raise SettingError(
-            rule, value=f"--batch-sizes {largest}", remedy="ask for smaller batches or more rows"
+            rule, value=f"--batch-sizes {largest}", remedy="choose smaller batches or more rows"
         )
 
 
-def _lines(
+def _results(
     request: Request,
     pairs: Sequence[_Pair],
     workloads: Sequence[Callable[[], Workload]],
     roofs: Roofs,
     device: torch.device,
-    started: Started,
-) -> Iterator[Line]:
+    progress: Progress,
+) -> Iterator[CaseResult]:
     number, total = 0, len(workloads) * len(request.batch_sizes) * len(pairs)
     for make in workloads:
         workload = make()
         workload = replace(workload, data=workload.data.to(device))
         for batch_size in request.batch_sizes:
             for pair in pairs:
-                line = _line(pair, workload, batch_size)
+                case = _empty_result(pair, workload, batch_size)
                 number += 1
-                started(line.label, number, total)
-                yield _measured(line, pair, workload, request, roofs)
+                progress(case.label, number, total)
+                yield _measure_case(case, pair, workload, request, roofs)
 
 
-def _line(pair: _Pair, workload: Workload, batch_size: int) -> Line:
-    return Line(
+def _empty_result(pair: _Pair, workload: Workload, batch_size: int) -> CaseResult:
+    return CaseResult(
         method=pair.method,
         backbone=pair.backbone,
         data=workload.name,
@@ -219,41 +224,43 @@ def _line(pair: _Pair, workload: Workload, batch_size: int) -> Line:
     )
 
 
-def _measured(line: Line, pair: _Pair, workload: Workload, request: Request, roofs: Roofs) -> Line:
-    """Return the line with figures or a reason; whatever a plug-in raises ends its own case, not the others."""
+def _measure_case(
+    result: CaseResult, pair: _Pair, workload: Workload, request: Request, roofs: Roofs
+) -> CaseResult:
+    """Return the result with figures or a reason; an exception of a plug-in ends only its own case."""
     try:
         reason = pair.rewriter.supports(pair.base.full_plan())
         if reason is not None:
-            return replace(line, reason=reason)
-        config = request.config.model_copy(update={"batch_size": line.batch_size})
-        case = Case(method=pair.rewriter, backbone=pair.base, workload=workload, config=config)
-        return replace(line, figures=measure(case, roofs, seconds=request.seconds))
+            return replace(result, reason=reason)
+        config = request.config.model_copy(update={"batch_size": result.batch_size})
+        case = SpeedCase(method=pair.rewriter, backbone=pair.base, workload=workload, config=config)
+        return replace(result, figures=measure(case, roofs, seconds=request.seconds))
     except Exception as problem:  # noqa: BLE001
-        return replace(line, reason=f"{type(problem).__name__}: {problem}", has_failed=True)
+        return replace(result, reason=f"{type(problem).__name__}: {problem}", has_failed=True)
 
 
 def parse_counts(text: str, option: str) -> tuple[int, ...]:
-    """Read `10,300`: numbers from 1 on, each once."""
+    """Parse numbers from 1 on that are separated by commas, such as `10,300`, and drop repeated ones."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise SettingError(f"{option} takes numbers from 1 on, separated by commas", value=text)
+        raise SettingError(f"{option} takes numbers of at least 1, separated by commas", value=text)
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """Return all figures as plain values."""
-    config = report.config.model_dump(mode="json", include={"embedding_size", "lr", "optimizer"})
+def as_json(result: BenchResult) -> dict[str, Any]:
+    """Return all figures as values for JSON."""
+    config = result.config.model_dump(mode="json", include={"embedding_size", "lr", "optimizer"})
     return {
         "schema_version": SCHEMA_VERSION,
         "code": {"version": ctrbench.__version__, "commit": commit()},
-        "started": report.started,
-        "machine": report.machine,
-        "roofs": asdict(report.roofs),
-        "settings": {"seconds": report.seconds, **config},
-        "lines": [asdict(line) for line in report.lines],
+        "started": result.started,
+        "machine": result.machine,
+        "roofs": asdict(result.roofs),
+        "settings": {"seconds": result.seconds, **config},
+        "lines": [asdict(case) for case in result.cases],
     }
 
 
-def write_report(report: Report, file: Path) -> Path:
-    """Write all figures as JSON."""
-    return write_text(file, json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n")
+def write_json(result: BenchResult, file: Path) -> Path:
+    """Write all figures to a JSON file and return the file."""
+    return write_text(file, json.dumps(as_json(result), indent=1, ensure_ascii=False) + "\n")

@@ -1,11 +1,10 @@
-"""The two bounds of a step: what the machine needs at least for its arithmetic, and for its bytes.
+"""Lower bounds of the time of a step: its arithmetic and its memory traffic at the best speed of this machine.
 
-Both come from figures of this machine, measured here and now with as many threads as the step has. Arithmetic is the
-matrix products that the step makes, forward and backward, padding included, as torch counts them. Bytes are those that
-no implementation can do without (`Work.bytes`). Left out: everything else that is computed (activations, gates, norms,
-Adam itself, finding distinct ids), activations and gradients on their way through memory, and products that are
-not made by torch's own operations. Real steps are therefore above both bounds; one whose tables and weights
-stay in a cache may still beat the bandwidth bound, which is that of main memory.
+The speeds are measured on this machine with the threads of the step. Arithmetic is the matrix products of the step,
+forward and backward, padding included, as torch counts them. Memory traffic is the minimum that every implementation
+needs (`Work.bytes`). Not included are all other computations (activations, gates, norms, Adam, finding distinct ids),
+the traffic of activations and gradients, and products outside torch's own operations. Real steps therefore take longer
+than both bounds, except that tables and weights in a cache can beat the bandwidth of main memory.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ from ctrbench.data.batches import Batch
 from ctrbench.nn.optim import Optimizer
 from ctrbench.nn.tables import RowTable
 from ctrbench.speed.phases import replaced
-from ctrbench.speed.training import Training, wait
+from ctrbench.speed.training import EndlessTraining, wait
 
 COUNTED_STEPS = 3
-"""Steps over which work is averaged at least; batches of some methods differ."""
+"""Minimum number of steps over which work is averaged, since the batches of some methods differ."""
 TOUCHES = 6
-"""Weight and both moments, each read and written."""
+"""Memory accesses per parameter: the weight and both moments, each read and written."""
 REPEATS = 7
+"""Number of measurements of a speed, of which the best counts."""
 
 Shape = tuple[int, ...]
 
@@ -51,45 +51,45 @@ MORE_PRODUCTS = {
         (_aten.addmm_, _aten.baddbmm_, _aten.addbmm, _aten.addbmm_, _aten.addmv, _aten.addmv_), _added_product
     ),
 }
-"""Products that torch's counter leaves out, and how to count them from shapes."""
+"""Functions from shapes to floating-point operations, for products that torch's counter ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roofs:
-    """What this machine does at best."""
+    """Roofline of this machine: its best arithmetic speed and memory bandwidth."""
 
     gflops: float
-    """10^9 floating-point operations a second in the product of two square float32 matrices."""
+    """10^9 floating-point operations per second in the product of two square float32 matrices."""
     gigabytes_per_second: float
-    """10^9 bytes a second, read and written, in copying a block far larger than a cache."""
+    """10^9 bytes per second, read and written, in copying a block far larger than any cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a step cannot do without, on average."""
+    """Mean arithmetic and minimum memory traffic of a step."""
 
     rows: float
     flops: float
     """Floating-point operations in matrix products, forward and backward."""
     bytes: float
-    """Dense weights and touched table rows with both moments, read and written; the batch's inputs and labels, read."""
+    """Bytes of dense weights and of read table rows, with both moments, read and written; inputs and labels, read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Milliseconds that a step takes at least."""
+    """Lower bounds of the time of a step, in milliseconds."""
 
     arithmetic_ms: float
     bandwidth_ms: float
 
     @property
     def ms(self) -> float:
-        """The larger of the two."""
+        """Larger of the two bounds."""
         return max(self.arithmetic_ms, self.bandwidth_ms)
 
 
 def bounds(work: Work, roofs: Roofs, *, rows: float) -> Bounds:
-    """Hold the work of a step of that many rows against the machine, taking work to go with rows."""
+    """Return the bounds of a step of `rows` rows, with work proportional to rows."""
     scale = 1e-6 * rows / work.rows
     return Bounds(
         arithmetic_ms=scale * work.flops / roofs.gflops,
@@ -98,7 +98,7 @@ def bounds(work: Work, roofs: Roofs, *, rows: float) -> Bounds:
 
 
 def measure_roofs(device: torch.device, *, sizes: tuple[int, ...] = (), copied_bytes: int = 1 << 28) -> Roofs:
-    """Measure both, the best of several repeats; `sizes` are the widths of the matrices tried."""
+    """Measure the best arithmetic speed, over square matrices of the widths `sizes`, and the memory bandwidth."""
     sizes = sizes or ((4096, 8192) if device.type == "cuda" else (512, 1024, 2048))
     return Roofs(
         gflops=max(_product_gflops(size, device) for size in sizes),
@@ -108,33 +108,33 @@ def measure_roofs(device: torch.device, *, sizes: tuple[int, ...] = (), copied_b
 
 def _product_gflops(size: int, device: torch.device) -> float:
     left, out = torch.ones(size, size, device=device), torch.empty(size, size, device=device)
-    return 2e-9 * size**3 / _least_seconds(lambda: torch.mm(left, left, out=out), device)
+    return 2e-9 * size**3 / _shortest_seconds(lambda: torch.mm(left, left, out=out), device)
 
 
 def _copied_gigabytes(copied_bytes: int, device: torch.device) -> float:
     source = torch.ones(copied_bytes // 4, device=device)
     target = torch.zeros_like(source)
-    return 2e-9 * copied_bytes / _least_seconds(lambda: target.copy_(source), device)
+    return 2e-9 * copied_bytes / _shortest_seconds(lambda: target.copy_(source), device)
 
 
-def _least_seconds(call: Callable[[], object], device: torch.device) -> float:
-    least = float("inf")
+def _shortest_seconds(call: Callable[[], object], device: torch.device) -> float:
+    shortest = float("inf")
     for _ in range(REPEATS):
         wait(device)
         started = time.perf_counter()
         call()
         wait(device)
-        least = min(least, time.perf_counter() - started)
-    return least
+        shortest = min(shortest, time.perf_counter() - started)
+    return shortest
 
 
-def count_work(training: Training, *, seconds: float = 0.0) -> Work:
-    """Make steps for some seconds, a few at least, and count what they do."""
+def count_work(training: EndlessTraining, *, seconds: float = 0.0) -> Work:
+    """Make at least `COUNTED_STEPS` steps, for `seconds`, and return their mean work."""
     rows = flops = moved = steps = 0
     started = time.perf_counter()
     while steps < COUNTED_STEPS or time.perf_counter() - started < seconds:
         batch = training.next_batch()
-        with counted_flops() as counter, _rows_read(training.optimizer) as read:
+        with counted_flops() as counter, _bytes_read(training.optimizer) as read:
             rows += training.step(batch).rows
         flops += counter.get_total_flops()
         moved += _input_bytes(batch) + TOUCHES * (_dense_bytes(training.model) + sum(read.values()))
@@ -143,28 +143,28 @@ def count_work(training: Training, *, seconds: float = 0.0) -> Work:
 
 
 def counted_flops() -> FlopCounterMode:
-    """Return a context that counts the floating-point operations of matrix products, in place or not."""
+    """Return a context manager that counts the floating-point operations of all matrix products within."""
     return FlopCounterMode(display=False, custom_mapping=MORE_PRODUCTS)
 
 
 @contextmanager
-def _rows_read(optimizer: Optimizer) -> Iterator[dict[RowTable, int]]:
-    """Note the bytes of the distinct rows that are read of each table."""
-    found: dict[RowTable, int] = {}
+def _bytes_read(optimizer: Optimizer) -> Iterator[dict[RowTable, int]]:
+    """Record the bytes of the distinct rows that are read from each table."""
+    num_bytes: dict[RowTable, int] = {}
 
     def wrap(read: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def noting(table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
-            found[table] = _row_bytes(table, rows_U)
+        def recording(table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
+            num_bytes[table] = _row_bytes(table, rows_U)
             return read(table, rows_U)
 
-        return noting
+        return recording
 
     with replaced(optimizer, "read", wrap):
-        yield found
+        yield num_bytes
 
 
 def _row_bytes(table: RowTable, rows_U: torch.Tensor) -> int:
-    # On a device that is not waited for, places left over hold a row beyond the table's end.
+    # On a GPU, whose number of distinct rows is not waited for, unused entries hold a row beyond the table's end.
     rows = len(torch.unique(rows_U[rows_U < len(table.weight)]))
     return rows * table.weight[:1].nbytes
 
@@ -175,6 +175,6 @@ def _dense_bytes(model: nn.Module) -> int:
 
 
 def _input_bytes(batch: Batch) -> int:
-    """Return the bytes of ids, numbers and labels; domain and indicator follow from the ids."""
+    """Return the bytes of ids, numbers and labels; domain and indicator are derived from the ids."""
     bags: tuple[Any, ...] = tuple(part for bag in batch.bags for part in bag)
     return sum(part.nbytes for part in (batch.ids_BF, batch.numeric_BK, batch.label_B, *bags))

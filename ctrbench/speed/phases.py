@@ -1,8 +1,8 @@
-"""Where the time of a step goes: timers that exclude one another, put around a training from outside.
+"""The time of a step by phase, from timers that are attached to a training from outside.
 
-Whatever the step of a learner calls, its parts are told by what every learner shares: the embedding module, the
-optimiser and autograd. The rest of the step is forward. A timer that starts within another one stops it meanwhile, so
-the phases add up to the time that passed. All of it costs microseconds a call, so speed itself is measured without it.
+The phases are recognised by the parts that all learners share: the embedding module, the optimiser and autograd; the
+rest of a step is forward. A timer that starts within another one pauses it, so the phases add up to the elapsed time.
+Each timer call takes microseconds, so speed itself is measured without timers.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from typing import Any, Literal
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ctrbench.speed.training import Training, wait
+from ctrbench.speed.training import EndlessTraining, wait
 
 Phase = Literal["data", "embedding", "forward", "backward", "optimiser"]
-"""Cutting the batch; finding, gathering and catching up table rows and making z of them; the network and the loss;
-gradients, those of an inner loop included; clearing gradients and updating."""
+"""Part of a step.
+
+Data: taking the rows of a batch. Embedding: finding and gathering table rows, applying their deferred updates, and
+concatenating z. Forward: network and loss. Backward: gradients, those of inner loops included. Optimiser: clearing
+gradients and updating weights.
+"""
 PHASES: tuple[Phase, ...] = ("data", "embedding", "forward", "backward", "optimiser")
 
 
 class PhaseClock:
-    """Seconds by phase; `wait` is called where a phase begins or ends, before the clock is read."""
+    """Elapsed seconds by phase; `wait` is called at the start and the end of a phase, before the clock is read."""
 
     def __init__(
         self, wait: Callable[[], None] = lambda: None, now: Callable[[], float] = time.perf_counter
@@ -37,18 +41,18 @@ class PhaseClock:
         self._last = 0.0
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase; the one it stands in is stopped until `leave`."""
+        """Start a phase and pause the enclosing one until `leave`."""
         self._charge()
         self._open.append(phase)
 
     def leave(self) -> None:
-        """End the phase begun last."""
+        """End the innermost phase."""
         self._charge()
         self._open.pop()
 
     @contextmanager
     def within(self, phase: Phase) -> Iterator[None]:
-        """Charge a block to a phase."""
+        """Charge the time of a block to a phase."""
         self.enter(phase)
         try:
             yield
@@ -64,35 +68,35 @@ class PhaseClock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """Some steps and the seconds that each of their phases took."""
+class PhaseTimes:
+    """Seconds by phase of some steps."""
 
     rows: int
     steps: int
     seconds: dict[Phase, float]
 
     def ms(self, rows: float) -> dict[Phase, float]:
-        """Return milliseconds by phase of a step of that many rows."""
+        """Return milliseconds by phase for a step of `rows` rows."""
         return {phase: 1e3 * passed * rows / self.rows for phase, passed in self.seconds.items()}
 
 
-def split_steps(training: Training, *, seconds: float) -> Split:
-    """Make steps for some seconds, one at least, with timers around their parts."""
+def time_phases(training: EndlessTraining, *, seconds: float) -> PhaseTimes:
+    """Make at least one step, for `seconds`, with timers around the parts of each step."""
     rows, steps, started = 0, 0, time.perf_counter()
     clock = PhaseClock(lambda: wait(training.case.device))
-    with watched(training, clock):
+    with phase_timers(training, clock):
         while not steps or time.perf_counter() - started < seconds:
             with clock.within("data"):
                 batch = training.next_batch()
             with clock.within("forward"):
                 rows += training.step(batch).rows
             steps += 1
-    return Split(rows=rows, steps=steps, seconds=clock.seconds)
+    return PhaseTimes(rows=rows, steps=steps, seconds=clock.seconds)
 
 
 @contextmanager
-def watched(training: Training, clock: PhaseClock) -> Iterator[None]:
-    """Charge the parts of a training's steps to their phases; all is as it was when the block ends."""
+def phase_timers(training: EndlessTraining, clock: PhaseClock) -> Iterator[None]:
+    """Charge the parts of a training's steps to their phases, and remove all timers at the end of the block."""
     optimizer = training.optimizer
     with ExitStack() as stack:
         for name in ("backward", "grad"):
@@ -103,7 +107,7 @@ def watched(training: Training, clock: PhaseClock) -> Iterator[None]:
         for handle in (
             training.model.embedding.register_forward_pre_hook(lambda *_: clock.enter("embedding")),
             training.model.embedding.register_forward_hook(lambda *_: clock.leave(), always_call=True),
-            # A learner may bring an optimiser of its own.
+            # A learner may have a second optimiser.
             register_optimizer_step_pre_hook(lambda *_: clock.enter("optimiser")),
             register_optimizer_step_post_hook(lambda *_: clock.leave()),
         ):
@@ -113,11 +117,11 @@ def watched(training: Training, clock: PhaseClock) -> Iterator[None]:
 
 @contextmanager
 def timed(owner: Any, name: str, clock: PhaseClock, phase: Phase) -> Iterator[None]:  # noqa: ANN401  # a module or an object
-    """Charge the calls of one of the owner's functions to a phase."""
+    """Charge the calls of a function of a module or an object to a phase."""
 
     def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
-        def charged(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the function takes
+        def charged(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # any arguments of the function
             with clock.within(phase):
                 return call(*args, **kwargs)
 
@@ -129,7 +133,7 @@ def timed(owner: Any, name: str, clock: PhaseClock, phase: Phase) -> Iterator[No
 
 @contextmanager
 def replaced(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Any]) -> Iterator[None]:  # noqa: ANN401
-    """Replace one of the owner's functions by what `wrap` makes of it, and restore it."""
+    """Replace a function of a module or an object by `wrap` of it, and restore it at the end of the block."""
     call, is_own = getattr(owner, name), name in vars(owner)
     setattr(owner, name, wrap(call))
     try:

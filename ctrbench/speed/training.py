@@ -28,7 +28,7 @@ SEED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class SpeedCase:
     """A method on a backbone, and the workload that it is trained on."""
 
     method: Method
@@ -43,10 +43,10 @@ class Case:
         return self.workload.data.label_B.device
 
 
-class Training:
+class EndlessTraining:
     """A case under training, with an endless sequence of batches."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: SpeedCase) -> None:
         torch.manual_seed(SEED)
         plan = case.method.apply(case.backbone.full_plan())
         self.case = case

@@ -1,7 +1,8 @@
-"""Rows to measure speed on: made-up ids of a known shape, or a prepared dataset.
+"""Rows on which speed is measured: synthetic rows, or a prepared dataset.
 
-The made-up shape is that of a common CTR log, 23 one-id fields with 200,808 ids in all, of which the domain is one;
-ids of a field and rows of a domain follow power laws. Labels are coin flips: speed does not depend on them.
+Synthetic rows have the shape of a common CTR log: 23 fields of one id each, the domain among them, with 200,808 ids in
+all. The ids of a field and the rows of a domain follow power laws. Labels are random, since speed does not depend on
+them.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ FIELD_SIZES = (
     100_000, 50_000, 25_000, 12_000, 6_000, 3_000, 1_500, 1_000, 600, 400, 300,
     200, 150, 100, 80, 60, 40, 30, 20, 15, 8, 5,
 )  # fmt: skip
-"""Ids of the 22 fields beside the domain."""
+"""Number of ids of each of the 22 fields other than the domain."""
 DOMAINS = 300
+"""Default number of domains."""
 DOMAIN_EXPONENT = 0.805
-"""Rows of the k-th largest domain go with k^-0.805, as on a large display-advertising platform."""
+"""The k-th largest domain has rows in proportion to k^-0.805, as on a large display-advertising platform."""
 ID_EXPONENT = 1.0
+"""The k-th most frequent id of a field has rows in proportion to 1 / k."""
 BASE_RATE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Rows, and what a model must know about them."""
+    """Training rows and their schema."""
 
     name: str
     schema: Schema
@@ -46,11 +49,11 @@ class Workload:
 
 
 ROLES = {1: "user", 2: "item"}
-"""Roles of fields by place, for methods that look for them; all others are context."""
+"""Roles of fields by index, for methods that need them; all other fields are context."""
 
 
 def field_sizes(embedding_rows: int | None = None, num_domains: int = DOMAINS) -> tuple[int, ...]:
-    """Return the ids of each field, the domain first; larger totals scale the other fields."""
+    """Return the number of ids of each field, the domain first; `embedding_rows` scales the other fields."""
     if embedding_rows is None:
         return (num_domains, *FIELD_SIZES)
     factor = (embedding_rows - num_domains) / sum(FIELD_SIZES)
@@ -65,7 +68,7 @@ def synthetic(
     embedding_size: int = 16,
     seed: int = 0,
 ) -> Workload:
-    """Make rows of the known shape; ids are 1..size, 0 (unseen) never occurs."""
+    """Generate rows with ids from 1 to the size of a field; 0 (unseen) does not occur."""
     sizes = field_sizes(embedding_rows, num_domains)
     ids_BF = synthetic_ids(rows, sizes, seed)
     domain_B = torch.from_numpy(ids_BF[:, 0].copy())
@@ -75,9 +78,9 @@ def synthetic(
         schema=Schema(
             fields=tuple(
                 FieldShape(
-                    name=f"field{place}", kind="categorical", role=ROLES.get(place, "context"), size=size + 1
+                    name=f"field{index}", kind="categorical", role=ROLES.get(index, "context"), size=size + 1
                 )
-                for place, size in enumerate(sizes)
+                for index, size in enumerate(sizes)
             ),
             embedding_size=embedding_size,
             domain_features=("field0",),
@@ -100,14 +103,14 @@ def synthetic(
 
 
 def from_prepared(prepared: Prepared, key: RunKey, *, embedding_size: int = 16) -> Workload:
-    """Read the training rows of a prepared dataset as a run with that key does; where they are streamed, the latest."""
+    """Read the training rows of a prepared dataset like a run with this key; of streamed rows, the latest window."""
     window = usual_window(prepared)
-    train = load(prepared, Split.TRAIN, key) if window is None else _latest(prepared, key, window)
+    train = load(prepared, Split.TRAIN, key) if window is None else _latest_rows(prepared, key, window)
     schema = replace(make_schema(prepared, key), embedding_size=embedding_size)
     return Workload(name=prepared.manifest.name, schema=schema, data=train)
 
 
-def _latest(prepared: Prepared, key: RunKey, window: int) -> SplitData:
+def _latest_rows(prepared: Prepared, key: RunKey, window: int) -> SplitData:
     return StreamedSplit(
         prepared=prepared,
         split=Split.TRAIN,
@@ -119,16 +122,16 @@ def _latest(prepared: Prepared, key: RunKey, window: int) -> SplitData:
 
 
 def synthetic_ids(rows: int, sizes: Sequence[int], seed: int) -> np.ndarray:
-    """Draw ids (B, F), int32, a power law a field; the first field's is that of the domains."""
+    """Draw ids (B, F), int32, from one power law per field; the first field is the domain."""
     ids_BF = np.empty((rows, len(sizes)), dtype=np.int32)
-    for place, size in enumerate(sizes):
-        exponent = DOMAIN_EXPONENT if place == 0 else ID_EXPONENT
-        ids_BF[:, place] = _power_law(rows, size, exponent, np.random.default_rng([seed, place]))
+    for index, size in enumerate(sizes):
+        exponent = DOMAIN_EXPONENT if index == 0 else ID_EXPONENT
+        ids_BF[:, index] = _power_law(rows, size, exponent, np.random.default_rng([seed, index]))
     return ids_BF
 
 
 def _power_law(rows: int, size: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw ids 1..size with probability in proportion to rank^-exponent; ranks are scattered over the ids."""
+    """Draw ids 1..size with probability in proportion to rank^-exponent; ranks are assigned to ids at random."""
     cumulative = np.cumsum(np.arange(1, size + 1) ** -exponent)
     rank = np.searchsorted(cumulative, rng.random(rows) * cumulative[-1], side="right")
     ids: np.ndarray = rng.permutation(size)[np.minimum(rank, size - 1)] + 1

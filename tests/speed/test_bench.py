@@ -14,7 +14,7 @@ from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import DataError, SettingError
 from ctrbench.speed import bench as module
-from ctrbench.speed.bench import Report, Request, bench, parse_counts, write_report
+from ctrbench.speed.bench import BenchResult, Request, bench, parse_counts, write_json
 from ctrbench.speed.bounds import Bounds, Roofs, Work
 from ctrbench.speed.measure import Figures
 from ctrbench.train.config import TrainConfig
@@ -35,7 +35,7 @@ FIGURES = Figures(
 
 @pytest.fixture
 def figured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every case has the same figures."""
+    """Replace measuring by constant figures."""
     monkeypatch.setattr(module, "measure", lambda *_, seconds: FIGURES)
 
 
@@ -61,7 +61,7 @@ def request_of(**changes: Any) -> Request:  # noqa: ANN401
 def a_method(folder: Path, name: str, body: str) -> str:
     file = folder / f"{name}.py"
     file.write_text(
-        '"""A method of somebody\'s own."""\n\nfrom ctrbench.extend import Method, Plan\n\n\n'
+        '"""A method from a file."""\n\nfrom ctrbench.extend import Method, Plan\n\n\n'
         f"class Own(Method):\n    def rewrite(self, plan: Plan) -> Plan:\n        return plan\n\n{body}",
         encoding="utf-8",
     )
@@ -73,23 +73,23 @@ CHOOSY = "    def supports(self, plan: Plan) -> str:\n        return 'it has no 
 
 
 @pytest.mark.usefixtures("figured")
-def test_every_combination_is_a_line_methods_side_by_side() -> None:
-    heard: list[tuple[str, int, int]] = []
-    report = bench(
+def test_methods_are_measured_in_succession_for_every_other_choice() -> None:
+    progress: list[tuple[str, int, int]] = []
+    result = bench(
         request_of(methods=("plain", "star"), batch_sizes=(64, 32), domains=(3, 5)),
-        started=lambda *told: heard.append(told),
+        progress=lambda *arguments: progress.append(arguments),
     )
-    found = [(line.domains, line.batch_size, line.method) for line in report.lines]
-    assert found == [
+    cases = [(case.domains, case.batch_size, case.method) for case in result.cases]
+    assert cases == [
         (domains, batch, method) for domains in (3, 5) for batch in (64, 32) for method in ("plain", "star")
     ]
-    assert heard[0] == ("plain × dnn[hidden=8-4], 3 domains, batch 64", 1, 8)
-    assert heard[-1][1:] == (8, 8)
+    assert progress[0] == ("plain × dnn[hidden=8-4], 3 domains, batch 64", 1, 8)
+    assert progress[-1][1:] == (8, 8)
 
 
-def test_a_file_of_one_s_own_is_measured(tmp_path: Path) -> None:
-    (line,) = bench(request_of(methods=(a_method(tmp_path, "own", ""),))).lines
-    assert line.figures is not None
+def test_a_method_from_a_file_is_measured(tmp_path: Path) -> None:
+    (case,) = bench(request_of(methods=(a_method(tmp_path, "own", ""),))).cases
+    assert case.figures is not None
 
 
 @pytest.mark.usefixtures("figured")
@@ -98,11 +98,11 @@ def test_a_file_of_one_s_own_is_measured(tmp_path: Path) -> None:
     [(CHOOSY, "it has no tower", False), (FAILING, "KeyError: 'no such stage'", True)],
     ids=["unsupported", "failing"],
 )
-def test_what_cannot_be_measured_leaves_a_reason(
+def test_a_case_that_cannot_be_measured_has_a_reason(
     tmp_path: Path, body: str, reason: str, has_failed: bool
 ) -> None:
-    line, other = bench(request_of(methods=(a_method(tmp_path, "own", body), "plain"))).lines
-    assert (line.figures, line.reason, line.has_failed) == (None, reason, has_failed)
+    case, other = bench(request_of(methods=(a_method(tmp_path, "own", body), "plain"))).cases
+    assert (case.figures, case.reason, case.has_failed) == (None, reason, has_failed)
     assert other.figures == FIGURES
 
 
@@ -118,26 +118,26 @@ def of_dataset(dataset: str, **changes: Any) -> Request:  # noqa: ANN401
     return request_of(dataset=dataset, **({"domains": None, "rows": None, "embedding_rows": None} | changes))
 
 
-def test_a_prepared_dataset_takes_the_place_of_made_up_rows(dataset: str) -> None:
-    (line,) = bench(of_dataset(dataset)).lines
-    assert (line.data, line.rows, line.domains) == ("tiny", 80, 4)
-    assert line.figures is not None
-    assert line.figures.parameters["embedding"] == 5 * 4
+def test_a_prepared_dataset_replaces_synthetic_rows(dataset: str) -> None:
+    (case,) = bench(of_dataset(dataset)).cases
+    assert (case.data, case.rows, case.domains) == ("tiny", 80, 4)
+    assert case.figures is not None
+    assert case.figures.parameters["embedding"] == 5 * 4
 
 
 @pytest.mark.parametrize("option", ["domains", "rows", "embedding_rows"])
-def test_what_shapes_made_up_rows_shapes_no_dataset(dataset: str, option: str) -> None:
+def test_options_of_synthetic_rows_exclude_a_dataset(dataset: str, option: str) -> None:
     value = (3,) if option == "domains" else 100
-    with pytest.raises(SettingError, match=f"--{option.replace('_', '-')} shapes the made-up rows"):
+    with pytest.raises(SettingError, match=f"--{option.replace('_', '-')} describes synthetic rows"):
         bench(of_dataset(dataset, **{option: value}))
 
 
-def test_a_dataset_smaller_than_a_batch(dataset: str) -> None:
+def test_a_dataset_smaller_than_a_batch_is_refused(dataset: str) -> None:
     with pytest.raises(SettingError, match="80 rows, too few for one batch"):
         bench(of_dataset(dataset, batch_sizes=(16, 81)))
 
 
-def test_a_dataset_that_is_not_there(dataset: str) -> None:
+def test_a_missing_dataset_is_refused(dataset: str) -> None:
     with pytest.raises(DataError, match="tiny"):
         bench(of_dataset("tinny"))
 
@@ -152,7 +152,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD, ids=[str(bad[0]) for bad in BAD])
-def test_a_request_that_cannot_be_met(
+def test_impossible_requests_are_refused_before_measuring(
     changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "measure_roofs", lambda _: pytest.fail("nothing is measured before"))
@@ -161,28 +161,28 @@ def test_a_request_that_cannot_be_met(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_no_cuda_device() -> None:
+def test_a_missing_cuda_device_is_refused() -> None:
     with pytest.raises(SettingError, match="no CUDA device"):
         bench(request_of(config=TrainConfig(device="cuda")))
 
 
-def test_counts() -> None:
+def test_repeated_counts_are_dropped() -> None:
     assert parse_counts("10, 300,10,", "--domains") == (10, 300)
 
 
 @pytest.mark.parametrize("text", ["", ",", "0", "-1", "1.5", "ten", "²"])
-def test_bad_counts(text: str) -> None:
-    with pytest.raises(SettingError, match="--domains takes numbers from 1 on"):
+def test_wrong_counts_are_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="--domains takes numbers of at least 1"):
         parse_counts(text, "--domains")
 
 
 @pytest.fixture
-def report(tmp_path: Path, figured: None) -> Report:
+def result(tmp_path: Path, figured: None) -> BenchResult:
     return bench(request_of(methods=("plain", a_method(tmp_path, "own", CHOOSY))))
 
 
-def test_the_file_holds_every_figure_and_the_machine(report: Report, tmp_path: Path) -> None:
-    content = json.loads(write_report(report, tmp_path / "speed.json").read_text(encoding="utf-8"))
+def test_the_json_file_has_every_figure_and_the_machine(result: BenchResult, tmp_path: Path) -> None:
+    content = json.loads(write_json(result, tmp_path / "speed.json").read_text(encoding="utf-8"))
     line, other = content["lines"]
     assert line["figures"] == json.loads(json.dumps(asdict(FIGURES)))
     assert (line["method"], line["backbone"], line["domains"]) == ("plain", "dnn[hidden=8-4]", 3)
@@ -192,8 +192,8 @@ def test_the_file_holds_every_figure_and_the_machine(report: Report, tmp_path: P
     assert content["settings"] == {"seconds": 0.01, "embedding_size": 4, "lr": 0.001, "optimizer": "adam"}
 
 
-def test_the_tables_show_what_the_file_holds(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    show_speed.show_speed(report)
+def test_the_tables_show_the_figures(result: BenchResult, capsys: pytest.CaptureFixture[str]) -> None:
+    show_speed.show_speed(result)
     shown = capsys.readouterr().out
     rows = [line.split()[2:] for line in shown.splitlines() if line.split()[:1] == ["plain"]]
     assert rows == [
@@ -205,7 +205,7 @@ def test_the_tables_show_what_the_file_holds(report: Report, capsys: pytest.Capt
     assert "4.5 GB/s" in shown
 
 
-def test_memory_that_is_unknown_is_a_dash(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    line = replace(report.lines[0], figures=replace(FIGURES, peak_memory_bytes=None))
-    show_speed.show_speed(replace(report, lines=(line,)))
+def test_unknown_memory_is_shown_as_a_dash(result: BenchResult, capsys: pytest.CaptureFixture[str]) -> None:
+    case = replace(result.cases[0], figures=replace(FIGURES, peak_memory_bytes=None))
+    show_speed.show_speed(replace(result, cases=(case,)))
     assert " – " in capsys.readouterr().out

@@ -11,17 +11,17 @@ from ctrbench.speed import measure as module
 from ctrbench.speed.bounds import Roofs
 from ctrbench.speed.measure import Figures, measure, memory_peak, start_memory, time_steps
 from ctrbench.speed.phases import PHASES
-from ctrbench.speed.training import Case, Training
+from ctrbench.speed.training import EndlessTraining, SpeedCase
 
-MakeCase = Callable[..., Case]
+MakeCase = Callable[..., SpeedCase]
 ROOFS = Roofs(gflops=100.0, gigabytes_per_second=10.0)
 CPU = torch.device("cpu")
-can_count_anew = pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be counted anew"
+can_reset_peak = pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset"
 )
 
 
-def assert_whole(figures: Figures) -> None:
+def assert_complete(figures: Figures) -> None:
     assert tuple(figures.phases_ms) == PHASES
     assert all(ms >= 0 for ms in figures.phases_ms.values())
     assert figures.ms_per_step * figures.rows_per_second == pytest.approx(1e3 * figures.rows_per_step)
@@ -32,25 +32,25 @@ def assert_whole(figures: Figures) -> None:
 
 def test_figures_agree_with_one_another(make_case: MakeCase) -> None:
     figures = measure(make_case(), ROOFS, seconds=0.01)
-    assert_whole(figures)
+    assert_complete(figures)
     assert 8 <= figures.rows_per_step <= 64
     assert len(figures.slice_rows_per_second) == module.SLICES
 
 
-def test_a_learner_s_own_batches_are_counted(make_case: MakeCase) -> None:
+def test_batches_of_single_domains_are_counted_with_their_own_sizes(make_case: MakeCase) -> None:
     # No domain has more than 200 rows, and no batch of one domain is a full one.
     assert measure(make_case("star", batch_size=190), ROOFS, seconds=0.01).rows_per_step < 190
 
 
 def test_slices_hold_whole_steps(make_case: MakeCase) -> None:
-    slices = time_steps(Training(make_case()), seconds=0.0)
-    # The first step warmed up.
-    assert [one.rows for one in slices] == [64, 64, 8, 64, 64, 64, 8]
-    assert all(one.steps == 1 for one in slices)
+    slices = time_steps(EndlessTraining(make_case()), seconds=0.0)
+    # The first step is the warm-up.
+    assert [part.rows for part in slices] == [64, 64, 8, 64, 64, 64, 8]
+    assert all(part.steps == 1 for part in slices)
 
 
-@can_count_anew
-def test_the_peak_counts_what_is_gone_again() -> None:
+@can_reset_peak
+def test_the_peak_includes_freed_memory() -> None:
     before = start_memory(CPU)
     del (block := [torch.ones(5_000_000)])[:]
     assert before is not None
@@ -61,7 +61,9 @@ def test_the_peak_counts_what_is_gone_again() -> None:
     assert memory_peak(CPU) - again < 10_000_000
 
 
-def test_memory_that_cannot_be_told_is_not_zero(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_cannot_be_measured_is_not_zero(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module.os, "access", lambda *_: False)
     assert measure(make_case(), ROOFS, seconds=0.01).peak_memory_bytes is None
 
@@ -73,5 +75,5 @@ def test_a_cuda_device_is_measured_too(make_case: MakeCase, method: str) -> None
     case = make_case(method)
     data = case.workload.data.to(torch.device("cuda"))
     figures = measure(replace(case, workload=replace(case.workload, data=data)), ROOFS, seconds=0.05)
-    assert_whole(figures)
+    assert_complete(figures)
     assert figures.peak_memory_bytes

@@ -8,14 +8,14 @@ import torch
 
 from ctrbench.extend import Estimator
 from ctrbench.plugins.registry import plugins
-from ctrbench.speed.phases import PHASES, PhaseClock, split_steps, watched
-from ctrbench.speed.training import Case, Training
+from ctrbench.speed.phases import PHASES, PhaseClock, phase_timers, time_phases
+from ctrbench.speed.training import EndlessTraining, SpeedCase
 
-MakeCase = Callable[..., Case]
+MakeCase = Callable[..., SpeedCase]
 
 
 def ticking() -> PhaseClock:
-    """A clock that goes on by one each time it is read."""
+    """Return a clock that advances by one on every reading."""
     return PhaseClock(now=count().__next__)
 
 
@@ -31,7 +31,7 @@ def test_an_inner_phase_stops_the_outer_one() -> None:
     assert clock.seconds["backward"] == 2.0
 
 
-def test_what_lies_between_phases_is_not_charged() -> None:
+def test_time_between_phases_is_not_charged() -> None:
     times = iter([0.0, 1.0, 10.0, 12.0])
     clock = PhaseClock(now=lambda: next(times))
     for _ in range(2):
@@ -49,31 +49,31 @@ def test_the_device_is_waited_for_before_the_clock_is_read() -> None:
 
 
 @pytest.mark.parametrize("method", [*TRAINED, "maml[variant=second_order]", "maml[paml_lr=true]"])
-def test_every_phase_of_every_method_is_found(make_case: MakeCase, method: str) -> None:
-    training, clock = Training(make_case(method)), ticking()
-    with watched(training, clock), clock.within("forward"):
+def test_every_phase_of_every_method_is_timed(make_case: MakeCase, method: str) -> None:
+    training, clock = EndlessTraining(make_case(method)), ticking()
+    with phase_timers(training, clock), clock.within("forward"):
         batch = training.next_batch()
         clock.enter("data")
         clock.leave()
         training.step(batch)
     assert tuple(clock.seconds) == PHASES
     assert all(passed > 0 for passed in clock.seconds.values())
-    # Read for the first time at 0; whatever passed until now was charged to some phase.
+    # The first reading is 0, and all time since then is charged to some phase.
     assert sum(clock.seconds.values()) == clock.now() - 1
 
 
-def test_an_optimiser_of_the_learner_s_own_counts(make_case: MakeCase) -> None:
+def test_a_second_optimiser_of_a_learner_is_timed(make_case: MakeCase) -> None:
     clock, weight = ticking(), torch.zeros(1, requires_grad=True)
     weight.grad = torch.ones(1)
-    with watched(Training(make_case()), clock):
+    with phase_timers(EndlessTraining(make_case()), clock):
         torch.optim.SGD([weight]).step()
     assert clock.seconds["optimiser"] == 1
 
 
-def test_all_is_as_before_afterwards(make_case: MakeCase) -> None:
-    training = Training(make_case())
+def test_timers_are_removed_afterwards(make_case: MakeCase) -> None:
+    training = EndlessTraining(make_case())
     before = (torch.autograd.backward, torch.autograd.grad, set(vars(training.optimizer)))
-    split_steps(training, seconds=0.0)
+    time_phases(training, seconds=0.0)
     assert (torch.autograd.backward, torch.autograd.grad, set(vars(training.optimizer))) == before
     clock = ticking()
     with clock.within("data"):
@@ -81,21 +81,21 @@ def test_all_is_as_before_afterwards(make_case: MakeCase) -> None:
     assert clock.seconds["data"] == 1
 
 
-def test_all_is_as_before_after_a_failure(make_case: MakeCase) -> None:
-    training, before = Training(make_case("maml")), torch.autograd.backward
+def test_timers_are_removed_after_a_failure(make_case: MakeCase) -> None:
+    training, before = EndlessTraining(make_case("maml")), torch.autograd.backward
     batch = training.next_batch()
-    with pytest.raises(AttributeError), watched(training, ticking()):
+    with pytest.raises(AttributeError), phase_timers(training, ticking()):
         training.learner.step(training.model, training.optimizer, None)  # type: ignore[arg-type]
-    with watched(training, ticking()):
+    with phase_timers(training, ticking()):
         assert torch.autograd.backward is not before
     assert torch.autograd.backward is before
     assert not {"begin", "read", "step"} & set(vars(training.optimizer))
     training.step(batch)
 
 
-def test_a_split_goes_with_rows(make_case: MakeCase) -> None:
-    split = split_steps(Training(make_case()), seconds=0.0)
-    assert (split.steps, split.rows) == (1, 64)
-    assert all(passed >= 0 for passed in split.seconds.values())
-    assert split.ms(64.0) == pytest.approx({name: 1e3 * passed for name, passed in split.seconds.items()})
-    assert sum(split.ms(128.0).values()) == pytest.approx(2e3 * sum(split.seconds.values()))
+def test_phase_times_are_proportional_to_rows(make_case: MakeCase) -> None:
+    times = time_phases(EndlessTraining(make_case()), seconds=0.0)
+    assert (times.steps, times.rows) == (1, 64)
+    assert all(passed >= 0 for passed in times.seconds.values())
+    assert times.ms(64.0) == pytest.approx({name: 1e3 * passed for name, passed in times.seconds.items()})
+    assert sum(times.ms(128.0).values()) == pytest.approx(2e3 * sum(times.seconds.values()))

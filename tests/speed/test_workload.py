@@ -12,12 +12,12 @@ from ctrbench.runs.grid import make_config, make_grid
 from ctrbench.speed.workload import FIELD_SIZES, field_sizes, from_prepared, synthetic, synthetic_ids
 
 
-def test_the_known_shape_has_its_known_size() -> None:
+def test_the_default_shape_has_200808_ids_in_23_fields() -> None:
     assert sum(field_sizes()) == 200_808
     assert len(field_sizes()) == 23
 
 
-def test_more_embedding_rows_leave_the_domains_alone() -> None:
+def test_more_embedding_rows_do_not_change_the_number_of_domains() -> None:
     sizes = field_sizes(2_000_000, 300)
     assert sizes[0] == 300
     assert abs(sum(sizes) - 2_000_000) <= len(FIELD_SIZES)
@@ -29,20 +29,20 @@ def test_ids_fit_their_fields_and_none_is_unseen() -> None:
     assert ids_BF.max(axis=0).tolist() == [7, 3]
 
 
-def test_rows_follow_from_the_seed() -> None:
+def test_ids_depend_on_the_seed_only() -> None:
     first, again, other = (synthetic_ids(50, (7, 30), seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_the_schema_counts_the_rows_of_each_domain() -> None:
-    made = synthetic(rows=1_000, num_domains=5, embedding_rows=500)
-    counts = np.bincount(made.data.indicator_B.numpy(), minlength=6)
-    assert made.schema.indicator_rows == tuple(counts.tolist())
-    assert sum(made.schema.indicator_rows) == len(made.data) == 1_000
+    workload = synthetic(rows=1_000, num_domains=5, embedding_rows=500)
+    counts = np.bincount(workload.data.indicator_B.numpy(), minlength=6)
+    assert workload.schema.indicator_rows == tuple(counts.tolist())
+    assert sum(workload.schema.indicator_rows) == len(workload.data) == 1_000
 
 
-def test_of_large_data_the_latest_rows_are_read(
+def test_of_streamed_data_the_latest_window_is_read(
     tmp_path: Path, write_tiny: Callable[..., DatasetCard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", 50)

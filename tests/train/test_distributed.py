@@ -31,6 +31,7 @@ from ctrbench.train.distributed import (
     check_supported,
     start_local,
     start_ray,
+    unsupported,
 )
 from ctrbench.train.learner import Learner, StepOutput
 from ctrbench.train.loop import Fit, Trainer
@@ -39,7 +40,7 @@ from ctrbench.train.stepper import Stepper
 CITIES, AGES, USERS, TAGS = 6, 3, 60, 10
 
 
-def made_up(num_rows: int) -> SplitData:
+def make_rows(num_rows: int) -> SplitData:
     generator = np.random.default_rng(0)
     city = generator.choice(np.arange(1, CITIES + 1), num_rows, p=[0.5, 0.2, 0.15, 0.1, 0.03, 0.02])
     age, user = generator.integers(1, AGES + 1, num_rows), generator.integers(1, USERS + 1, num_rows)
@@ -76,14 +77,14 @@ SCHEMA = Schema(
 
 
 USUAL = AdamConfig()
-# A column that is constant within a domain has no gradient behind PN but rounding, of which Adam's usual ε makes steps
-# of the full rate: there one worker differs from itself as much, once the rows of its batches are in another order.
+# After PN, a column that is constant within a domain has a gradient of rounding errors only, which Adam's usual ε turns
+# into steps of the full rate. Results of one worker then differ as much once its rows are in another order.
 CALM = AdamConfig(eps=1e-3)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training; 300 rows in batches of 23 leave a last one of a single row, so that a worker has none."""
+    """A training; 300 rows in batches of 23 end with a single row, so that one worker has no row in that step."""
 
     method: str
     backbone: str = "dnn"
@@ -91,7 +92,7 @@ class Case:
     batch_size: int = 23
     adam: AdamConfig = USUAL
     by_tensors: bool = False
-    """Whether rows are updated as they are on a GPU."""
+    """Whether table rows are updated by the tensor form, as on a GPU."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.backbone} {self.adam.embedding_rule}"
@@ -99,14 +100,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training came to."""
+    """Result of training."""
 
     outputs: list[StepOutput]
     state: dict[str, torch.Tensor]
 
 
 def batches(learner: Learner, case: Case, workers: Workers | None) -> Iterator[Batch]:
-    data, cut = made_up(300), None if workers is None else workers.cut
+    data, cut = make_rows(300), None if workers is None else workers.cut
     for epoch in count():
         order = learner.order(data, batch_size=case.batch_size, generator=np.random.default_rng(epoch))
         yield from data.batches(order, cut=cut)
@@ -141,7 +142,7 @@ REFUSED = {
 }
 SIX = ("plain", "star", "apg", "adasparse", "ple", "epnet")
 PRUNING = Case("adasparse[epsilon=0.999]", steps=1)
-"""About half of the neurons are pruned from the start, not as many in one worker's rows as in the other's."""
+"""About half of the neurons are pruned from the start, and the share differs between the workers' rows."""
 CASES = [
     *(Case(method, backbone, steps=20) for method in SIX for backbone in ("dnn", "dcnv2")),
     Case("plain", steps=20, adam=AdamConfig(embedding_rule="lazy_adam")),
@@ -162,7 +163,7 @@ CASES = [
 
 
 class OneTable(nn.Module):
-    """A table of three numbers a row and a bias."""
+    """A table with rows of three numbers, and a bias."""
 
     def __init__(self, num_rows: int) -> None:
         super().__init__()
@@ -171,14 +172,14 @@ class OneTable(nn.Module):
 
 
 def sent(workers: Workers, *, num_rows: int, num_read: int) -> int:
-    """Return the bytes that a worker gives to exchanges in a step that reads so many rows, of its own."""
+    """Return the bytes that a worker sends in a step that reads `num_read` rows, different ones on each worker."""
     model = OneTable(num_rows)
     optimizer, total = Optimizer(model, AdamConfig(), workers), 0
 
-    def counting(exchange: Callable[..., object], place: int) -> Callable[..., object]:
+    def counting(exchange: Callable[..., object], index: int) -> Callable[..., object]:
         def exchanged(*tensors: object, **options: object) -> object:
             nonlocal total
-            given = tensors[place]
+            given = tensors[index]
             assert isinstance(given, torch.Tensor)
             total += given.numel() * given.element_size()
             return exchange(*tensors, **options)
@@ -186,8 +187,8 @@ def sent(workers: Workers, *, num_rows: int, num_read: int) -> int:
         return exchanged
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, place in (("all_reduce", 0), ("all_gather", 1)):
-            patch.setattr(distributed, name, counting(getattr(distributed, name), place))
+        for name, index in (("all_reduce", 0), ("all_gather", 1)):
+            patch.setattr(distributed, name, counting(getattr(distributed, name), index))
         optimizer.begin(1.0 / workers.size)
         rows_UW = optimizer.read(model.table, torch.arange(num_read) + workers.rank * num_read)
         torch.autograd.backward(((rows_UW + model.bias - 1.0) ** 2).sum())
@@ -195,8 +196,8 @@ def sent(workers: Workers, *, num_rows: int, num_read: int) -> int:
     return total
 
 
-def drifted(workers: Workers) -> str:
-    """Return what is said of models of which one has moved by itself."""
+def drift_error(workers: Workers) -> str:
+    """Return the error about models of which one worker's has changed."""
     model, _ = build(Case("plain"))
     with torch.no_grad():
         model.get_parameter("net.head.0.bias").add_(1e-7 * workers.rank)
@@ -204,11 +205,11 @@ def drifted(workers: Workers) -> str:
         check_replicas(Optimizer(model, AdamConfig()), model, workers)
     except CtrbenchError as error:
         return str(error)
-    return "nothing"
+    return "no error"
 
 
-def apart(workers: Workers) -> str:
-    """Return what is said of workers that found different checkpoints."""
+def checkpoint_error(workers: Workers) -> str:
+    """Return the error about workers that resume from different checkpoints."""
     with pytest.raises(SettingError) as raised:
         check_start(500 * workers.rank, workers)
     return str(raised.value)
@@ -225,8 +226,8 @@ def trainer(workers: Workers | None) -> Trainer:
     return Trainer(
         model=model,
         learner=learner,
-        train=made_up(300),
-        dev=made_up(101),
+        train=make_rows(300),
+        dev=make_rows(101),
         config=config,
         seed=3,
         workers=workers,
@@ -239,7 +240,7 @@ def fit(workers: Workers | None) -> tuple[Fit, dict[str, torch.Tensor]]:
 
 
 def fit_interrupted(workers: Workers, folder: Path) -> tuple[Fit, dict[str, torch.Tensor]]:
-    """Fit, with all workers killed in the middle of the second epoch, and their going on."""
+    """Fit, with all workers killed in the middle of the second epoch and then resumed."""
     killed = trainer(workers)
     step = killed.learner.step
 
@@ -257,28 +258,28 @@ def fit_interrupted(workers: Workers, folder: Path) -> tuple[Fit, dict[str, torc
 
 
 @dataclass(frozen=True)
-class Found:
-    """What two workers found, as the first of them tells it."""
+class Results:
+    """Results of two workers, from the first of them."""
 
     trained: dict[Case, Trained]
     sent: dict[tuple[int, int], int]
-    drifted: str
-    apart: str
+    drift_error: str
+    checkpoint_error: str
     fit: tuple[Fit, dict[str, torch.Tensor]]
     interrupted: tuple[Fit, dict[str, torch.Tensor]]
     agreed: float
     scores: list[float]
 
 
-def work(workers: Workers, cases: list[Case], folder: Path) -> Found:
-    return Found(
+def work(workers: Workers, cases: list[Case], folder: Path) -> Results:
+    return Results(
         trained={case: train(workers, case) for case in cases},
         sent={
             (rows, read): sent(workers, num_rows=rows, num_read=read)
             for rows, read in ((100, 10), (10_000, 10), (100, 20))
         },
-        drifted=drifted(workers),
-        apart=apart(workers),
+        drift_error=drift_error(workers),
+        checkpoint_error=checkpoint_error(workers),
         fit=fit(workers),
         interrupted=fit_interrupted(workers, folder),
         agreed=workers.from_first(workers.rank + 0.5),
@@ -303,14 +304,14 @@ def refuse(workers: Workers) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """Everything that two processes are needed for, of which the start alone takes seconds."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Results of everything that needs two processes, since starting them takes seconds."""
     return start_local(work, 2, CASES, tmp_path_factory.mktemp("workers"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_two_workers_give_the_numbers_of_one(found: Found, case: Case) -> None:
-    one, two = train(None, case), found.trained[case]
+def test_two_workers_give_the_results_of_one(results: Results, case: Case) -> None:
+    one, two = train(None, case), results.trained[case]
     assert two.state.keys() == one.state.keys()
     for name, value in one.state.items():
         torch.testing.assert_close(two.state[name], value, rtol=1e-5, atol=1e-5, msg=name)
@@ -318,59 +319,59 @@ def test_two_workers_give_the_numbers_of_one(found: Found, case: Case) -> None:
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
-def test_workers_report_the_rows_of_all(found: Found) -> None:
-    rows = [output.rows for output in found.trained[CASES[0]].outputs]
+def test_workers_report_the_rows_of_all(results: Results) -> None:
+    rows = [output.rows for output in results.trained[CASES[0]].outputs]
     assert rows == [23] * 13 + [1] + [23] * 6
 
 
-def test_the_share_of_pruned_neurons_is_that_of_all_rows(found: Found) -> None:
-    alone, together = ((run.outputs[0].logs) for run in (train(None, PRUNING), found.trained[PRUNING]))
+def test_the_share_of_pruned_neurons_is_that_of_all_rows(results: Results) -> None:
+    alone, together = ((run.outputs[0].logs) for run in (train(None, PRUNING), results.trained[PRUNING]))
     assert 0.1 < float(alone["tower0.gate.pruned"]) < 0.9
     for name, share in alone.items():
         assert float(together[name]) == pytest.approx(float(share), abs=1e-6)
 
 
-def test_what_is_sent_grows_with_the_rows_read_and_not_with_the_table(found: Found) -> None:
-    assert found.sent[10_000, 10] == found.sent[100, 10]
-    # Ten rows more a worker: twenty more of three floats in the sum, and ten more ids.
-    assert found.sent[100, 20] - found.sent[100, 10] == 20 * 3 * 4 + 10 * 8
+def test_sent_bytes_grow_with_the_rows_read_and_not_with_the_table(results: Results) -> None:
+    assert results.sent[10_000, 10] == results.sent[100, 10]
+    # Ten more rows per worker: twenty more of three floats in the sum, and ten more ids.
+    assert results.sent[100, 20] - results.sent[100, 10] == 20 * 3 * 4 + 10 * 8
 
 
-def test_models_that_drift_apart_are_found(found: Found) -> None:
-    assert "1 of" in found.drifted
-    assert "net.head.0.bias" in found.drifted
+def test_models_that_differ_are_detected(results: Results) -> None:
+    assert "1 of" in results.drift_error
+    assert "net.head.0.bias" in results.drift_error
 
 
-def test_workers_that_found_different_checkpoints_are_stopped(found: Found) -> None:
-    assert "steps made: 0, 500" in found.apart
+def test_workers_with_different_checkpoints_are_stopped(results: Results) -> None:
+    assert "steps made: 0, 500" in results.checkpoint_error
 
 
-def test_a_whole_training_of_two_workers_is_that_of_one(found: Found) -> None:
-    (one, weights), (two, found_weights) = fit(None), found.fit
+def test_training_with_two_workers_gives_the_results_of_one(results: Results) -> None:
+    (one, weights), (two, two_weights) = fit(None), results.fit
     assert two.history.rows == one.history.rows == 600
     for mine, theirs in zip(one.history.epochs, two.history.epochs, strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-5)
         assert theirs["dev"] == pytest.approx(mine["dev"], abs=1e-5)
-    torch.testing.assert_close(found_weights, weights, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(two_weights, weights, rtol=1e-5, atol=1e-5)
 
 
-def test_workers_go_on_from_a_checkpoint_bit_for_bit(found: Found) -> None:
-    (whole, weights), (resumed, found_weights) = found.fit, found.interrupted
+def test_workers_resume_from_a_checkpoint_bit_for_bit(results: Results) -> None:
+    (whole, weights), (resumed, resumed_weights) = results.fit, results.interrupted
     assert resumed.resumed == 1
     assert resumed.history.epochs == whole.history.epochs
-    assert all(torch.equal(found_weights[name], weight) for name, weight in weights.items())
+    assert all(torch.equal(resumed_weights[name], weight) for name, weight in weights.items())
 
 
-def test_a_decision_is_the_first_workers(found: Found) -> None:
-    assert found.agreed == 0.5
+def test_all_workers_adopt_the_decision_of_the_first(results: Results) -> None:
+    assert results.agreed == 0.5
 
 
-def test_scores_of_parts_are_joined_in_order(found: Found) -> None:
-    assert found.scores == list(range(7))
+def test_scores_of_parts_are_joined_in_order(results: Results) -> None:
+    assert results.scores == list(range(7))
 
 
 @pytest.mark.parametrize("method", REFUSED)
-def test_what_needs_the_whole_batch_is_refused_in_words(method: str) -> None:
+def test_methods_that_need_the_whole_batch_are_refused_with_a_reason(method: str) -> None:
     with pytest.raises(SettingError, match=REFUSED[method]):
         check_supported(*build(Case(method)))
 
@@ -381,32 +382,32 @@ def test_moments_within_models_of_single_domains_are_refused() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_gives_the_same_numbers_is_not_refused(case: Case) -> None:
-    check_supported(*build(case))
+def test_all_other_methods_are_supported(case: Case) -> None:
+    assert unsupported(*build(case)) is None
 
 
-def test_the_error_of_a_worker_is_the_callers() -> None:
+def test_a_user_error_of_a_worker_reaches_the_caller() -> None:
     with pytest.raises(SettingError, match=r"a rule: a value\. a remedy"):
         start_local(refuse, 1)
 
 
-def test_without_ray_train_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_train_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(SettingError, match=r"pip install .*ray\[train\]"):
         start_ray(refuse, 2)
 
 
-def test_the_first_cause_is_told_and_not_what_came_of_it() -> None:
+def test_the_first_error_is_raised_and_not_its_consequences() -> None:
     with pytest.raises(WorkerFailed, match=r"^RuntimeError: boom$"):
         start_local(break_down, 2)
 
 
-def test_a_first_worker_that_ends_before_the_others_is_heard() -> None:
+def test_the_result_of_a_first_worker_that_ends_early_is_returned() -> None:
     assert start_local(leave_first, 2) == "gone"
 
 
 class FailingTrainer:
-    """Stands for Ray Train where workers fail in ways that are given."""
+    """Replaces Ray Train and raises the given failures."""
 
     failures: ClassVar[list[Exception]] = []
     tries = 0
@@ -431,7 +432,7 @@ class FailingTrainer:
         ([], WorkerDied, 3),
     ],
 )
-def test_deaths_on_a_cluster_are_tried_again_and_errors_are_not(
+def test_deaths_on_a_cluster_are_retried_and_errors_are_not(
     monkeypatch: pytest.MonkeyPatch, failures: list[Exception], raised: type[Exception], tries: int
 ) -> None:
     pytest.importorskip("ray.train", reason="needs ray[train]", exc_type=ImportError)

@@ -49,27 +49,29 @@ def test_one_step_is_one_adam_step_of_torch(build_model: Builder, data: SplitDat
 
 
 def gradient_of(model: CTRModel, data: SplitData, weight: float) -> torch.Tensor:
-    """Gradient of the head in one step on 16 rows."""
+    """Return the gradient of the head in one step on 16 rows."""
     batch = replace(data.slice(0, 16), weight=weight)
     Learner().step(model, Optimizer(model, AdamConfig()), batch)
     gradient: torch.Tensor = model.net.head[0].weight.grad
     return gradient
 
 
-def test_a_batch_of_less_weight_pulls_less(build_model: Builder, data: SplitData) -> None:
+def test_the_gradient_is_proportional_to_the_weight_of_the_batch(
+    build_model: Builder, data: SplitData
+) -> None:
     full, half = (gradient_of(build_model(), data, weight) for weight in (1.0, 0.5))
     torch.testing.assert_close(half, 0.5 * full)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pulled(Stage):
-    """Adds its own size to the loss."""
+class Penalised(Stage):
+    """Adds a parameter to the loss."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        return PulledModule(num_inputs)
+        return PenalisedModule(num_inputs)
 
 
-class PulledModule(StageModule):
+class PenalisedModule(StageModule):
     def __init__(self, num_inputs: int) -> None:
         super().__init__()
         self.num_outputs = num_inputs
@@ -81,9 +83,9 @@ class PulledModule(StageModule):
         return x_BN
 
 
-def test_penalties_pull_but_are_not_reported(schema: Schema, data: SplitData) -> None:
+def test_penalties_give_gradients_and_are_not_part_of_the_loss(schema: Schema, data: SplitData) -> None:
     plan: Plan = select("backbones", "dnn[hidden=8-4]").value.plan()  # type: ignore[union-attr]
-    model = CTRModel(plan.with_input(Pulled(name="pulled")), schema, seed=1)
+    model = CTRModel(plan.with_input(Penalised(name="penalised")), schema, seed=1)
     plain, batch = CTRModel(plan, schema, seed=1), data.slice(0, 16)
     output = Learner().step(model, Optimizer(model, AdamConfig()), batch)
     assert float(output.loss) == pytest.approx(bce(plain(batch), batch.label_B).item())
@@ -101,12 +103,12 @@ def test_orders_are_mixed_or_of_one_domain(data: SplitData) -> None:
         for name, order in orders.items()
     }
     assert min(kinds["mixed"]) > 1
-    # 150, 80 and 40 rows make four pure blocks; crumbs of all but the city of 40 make two mixed ones.
+    # 150, 80 and 40 rows make four blocks of one domain; remainders of all but the city of 40 make two mixed blocks.
     assert sorted(kinds["domain"])[:4] == [1, 1, 1, 1]
     assert len(kinds["domain"]) == 6
 
 
-def test_scores_are_logits_in_eval_mode_whatever_the_batch(build_model: Builder, data: SplitData) -> None:
+def test_scores_are_logits_in_eval_mode_at_any_batch_size(build_model: Builder, data: SplitData) -> None:
     model = build_model()
     model.train()
     scores = score_rows(model, data, batch_size=77)

@@ -14,7 +14,7 @@ from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import Tick, Trainer
 
 
-def made_up(num_rows: int, seed: int) -> SplitData:
+def make_rows(num_rows: int, seed: int) -> SplitData:
     generator = np.random.default_rng(seed)
     ids = generator.integers(1, 9, (num_rows, 3)).astype(np.int32)
     label = (generator.random(num_rows) < np.where(ids[:, 0] > 4, 0.7, 0.2)).astype(np.float32)
@@ -48,15 +48,15 @@ def trainer(method: str = "plain", **settings: object) -> Trainer:
     return Trainer(
         model=CTRModel(plan, SCHEMA, seed=3),
         learner=rewriter.learner(),  # type: ignore[union-attr]
-        train=made_up(800, 0),
-        dev=made_up(300, 1),
+        train=make_rows(800, 0),
+        dev=make_rows(300, 1),
         config=config,
         seed=3,
     )
 
 
 class Killed(Exception):
-    """Stands for a kill signal."""
+    """Replaces a kill signal."""
 
 
 def kill_at(step: int) -> object:
@@ -86,8 +86,8 @@ def kill_at(step: int) -> object:
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
 ) -> None:
-    whole = trainer(method, patience=9)
-    fit = whole.fit()
+    uninterrupted = trainer(method, patience=9)
+    fit = uninterrupted.fit()
     monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
     first = trainer(method, patience=9)
     with pytest.raises(Killed):
@@ -97,7 +97,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert again.resumed == 1
     assert again.steps == fit.steps
     assert again.history.epochs == fit.history.epochs
-    for name, value in whole.model.state_dict().items():
+    for name, value in uninterrupted.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
@@ -106,17 +106,17 @@ def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ctrbench.train.loop.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
     )
-    one = trainer(epochs=4, patience=2)
+    tried = trainer(epochs=4, patience=2)
     weights = []
-    original = one._keep_best
-    one._keep_best = lambda score: (weights.append(one.model.net.head[0].weight.clone()), original(score))  # type: ignore[assignment, func-returns-value, union-attr, operator]
-    fit = one.fit()
+    original = tried._keep_best
+    tried._keep_best = lambda score: (weights.append(tried.model.net.head[0].weight.clone()), original(score))  # type: ignore[assignment, func-returns-value, union-attr, operator]
+    fit = tried.fit()
     assert fit.history.best_epoch == 2
-    assert torch.equal(one.model.net.head[0].weight, weights[1])  # type: ignore[arg-type]
+    assert torch.equal(tried.model.net.head[0].weight, weights[1])  # type: ignore[arg-type]
     assert not torch.equal(weights[1], weights[3])
 
 
-def test_patience_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_after_epochs_without_improvement(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.8, 0.7, 0.6, 0.9])
     monkeypatch.setattr(
         "ctrbench.train.loop.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
@@ -125,12 +125,12 @@ def test_patience_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fit.history.epoch, fit.history.best_epoch) == (2, 1)
 
 
-def test_reported_loss_is_the_mean_over_rows() -> None:
-    one = trainer(epochs=1, lr=1e-12)
-    fit = one.fit()
+def test_the_loss_of_an_epoch_is_the_mean_over_rows() -> None:
+    tried = trainer(epochs=1, lr=1e-12)
+    fit = tried.fit()
     with torch.no_grad():
-        logit = one.model(one.train.slice(0, len(one.train)))
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logit, one.train.label_B)
+        logit = tried.model(tried.train.slice(0, len(tried.train)))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logit, tried.train.label_B)
     assert fit.history.epochs[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
