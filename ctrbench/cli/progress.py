@@ -28,7 +28,7 @@ from ctrbench.cli.show_runs import describe_outcome
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
     from ctrbench.runs.record import RunRecord
-    from ctrbench.speed.bench import Started
+    from ctrbench.speed.bench import Progress as BenchProgress
     from ctrbench.train.loop import Tick
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -145,7 +145,7 @@ class RunProgress:
 
 
 @contextmanager
-def measuring() -> Iterator[Started]:
+def measuring() -> Iterator[BenchProgress]:
     """Show which case is measured: a bar, or one line per case where there is no terminal."""
     if not console.err.is_terminal:
         yield lambda name, number, total: console.print_note(f"[{number}/{total}] {name}")

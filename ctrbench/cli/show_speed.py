@@ -13,10 +13,10 @@ from ctrbench.cli import console
 from ctrbench.cli.formats import DASH, listing, short_count, three_digits
 
 if TYPE_CHECKING:
-    from ctrbench.speed.bench import Line, Report
+    from ctrbench.speed.bench import BenchResult, CaseResult
     from ctrbench.speed.measure import Figures
 
-    Measured = Sequence[tuple[Line, Figures]]
+    Measured = Sequence[tuple[CaseResult, Figures]]
 
 TABLE_COLUMNS = 120
 """Width of the tables where the output is no terminal."""
@@ -24,27 +24,27 @@ TABLE_COLUMNS = 120
 _SHORT = {"embedding": "embed", "optimiser": "optim", "per_domain": "domain"}
 
 
-def show_speed(report: Report) -> None:
+def show_speed(result: BenchResult) -> None:
     """Print the time of each phase of a step, then sizes and bounds, and below why a case has no figures."""
-    measured = [(line, line.figures) for line in report.lines if line.figures is not None]
+    measured = [(line, line.figures) for line in result.cases if line.figures is not None]
     if measured:
         width = max(console.out.width, TABLE_COLUMNS)
         wide = console.out if console.out.is_terminal else Console(width=width)
         console.print_table(
-            _speed_table(f"Milliseconds per step; {_conditions(report, measured)}", measured), wide
+            _speed_table(f"Milliseconds per step; {_conditions(result, measured)}", measured), wide
         )
         console.print_table(_bounds_table("Size, and lower bounds of a step in milliseconds", measured), wide)
     console.print_line(
-        f"bounds assume {report.roofs.gflops:,.0f} GFLOP/s in matrix products and "
-        f"{report.roofs.gigabytes_per_second:,.1f} GB/s in copying, measured now"
+        f"bounds assume {result.roofs.gflops:,.0f} GFLOP/s in matrix products and "
+        f"{result.roofs.gigabytes_per_second:,.1f} GB/s in copying, measured now"
     )
-    for line in report.lines:
+    for line in result.cases:
         if line.reason is not None:
             console.print_line(f"{line.label}: {line.reason}")
 
 
-def _conditions(report: Report, measured: Measured) -> str:
-    machine, first = report.machine, measured[0][0]
+def _conditions(result: BenchResult, measured: Measured) -> str:
+    machine, first = result.machine, measured[0][0]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
     device = machine.get("gpu") or f"{machine['cpu']}, {threads}"
     return f"{first.data}, {first.rows:,} rows; {device}"
@@ -87,5 +87,5 @@ def _case_table(title: str, *headings: str) -> Table:
     return table
 
 
-def _case_cells(line: Line) -> tuple[str, ...]:
+def _case_cells(line: CaseResult) -> tuple[str, ...]:
     return escape(line.method), escape(line.backbone), f"{line.domains:,}", f"{line.batch_size:,}"

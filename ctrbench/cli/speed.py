@@ -23,7 +23,7 @@ def bench(
     """Measure training: speed, time per phase, memory and lower bounds."""
     from ctrbench.plugins.registry import selectors
     from ctrbench.runs.grid import make_config
-    from ctrbench.speed.bench import Request, parse_counts, write_report
+    from ctrbench.speed.bench import Request, parse_counts, write_json
     from ctrbench.speed.bench import bench as run_bench
 
     request = Request(
@@ -37,10 +37,10 @@ def bench(
         seconds=seconds,
         config=make_config(device=device, threads=threads),
     )
-    with progress.measuring() as started:
-        report = run_bench(request, started=started)
-    show_speed.show_speed(report)
+    with progress.measuring() as show_case:
+        result = run_bench(request, progress=show_case)
+    show_speed.show_speed(result)
     if json_file is not None:
-        typer.echo(f"all figures: {write_report(report, json_file)}")
-    if any(line.has_failed for line in report.lines):
+        typer.echo(f"all figures: {write_json(result, json_file)}")
+    if any(case.has_failed for case in result.cases):
         raise typer.Exit(1)
