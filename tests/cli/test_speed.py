@@ -42,9 +42,9 @@ BAD = {
     "method": (("--methods", "plane"), "plain"),
     "file": (("--methods", "missing.py"), "no such file"),
     "rows": (("--rows", "63"), "too few for one batch"),
-    "domains": (("--domains", "ten"), "numbers from 1 on"),
-    "batch size": (("--batch-sizes", "0"), "numbers from 1 on"),
-    "dataset with domains": (("--dataset", "tiny"), "--domains shapes the"),
+    "domains": (("--domains", "ten"), "numbers of at least 1"),
+    "batch size": (("--batch-sizes", "0"), "numbers of at least 1"),
+    "dataset with domains": (("--dataset", "tiny"), "--domains describes synthetic rows"),
     "seconds": (("--seconds", "0"), "seconds"),
     "device": (("--device", "tpu"), "cuda"),
 }
