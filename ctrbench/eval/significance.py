@@ -30,7 +30,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """Paired differences: mean, deviation, 95 % t-interval and two p-values, both two-sided; None = undefined."""
+    """Paired differences: mean, deviation, 95 % t-interval and two-sided p of a t-test; None = undefined."""
 
     num_pairs: int
     mean: float | None
@@ -38,7 +38,6 @@ class PairedTest:
     low: float | None = None
     high: float | None = None
     p_t: float | None = None
-    p_signflip: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +66,11 @@ class Standing:
 
 
 def paired(differences: npt.ArrayLike) -> PairedTest:
-    """Test whether paired differences have mean 0: a t-test and a sign-flip permutation test.
+    """Test by a t-test whether paired differences have mean 0.
 
-    One pair has a mean only; differences that are all 0 have p = 1. The permutation test is exact for at most 16 pairs
-    and uses 9,999 random flips beyond. Its smallest p is 2 / 2^R, so R = 5 pairs never reach p < 0.05.
+    One pair has a mean only; differences that are all 0 have p = 1.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise DataError("differences are finite numbers", value=values[~np.isfinite(values)].tolist())
+    values = _finite(differences)
     num_pairs = values.size
     if num_pairs < 2:
         return PairedTest(num_pairs=num_pairs, mean=float(values[0]) if num_pairs else None)
@@ -88,8 +84,24 @@ def paired(differences: npt.ArrayLike) -> PairedTest:
         low=mean - margin,
         high=mean + margin,
         p_t=_p_student(mean, error, num_pairs - 1),
-        p_signflip=_p_signflip(values),
     )
+
+
+def signflip_p(differences: npt.ArrayLike) -> float:
+    """Return the p of a sign-flip permutation test: the share of flips with a mean at least as far from 0.
+
+    The test is exact for at most 16 pairs and uses 9,999 random flips beyond. Its smallest p is 2 / 2^R, so R = 5 pairs
+    never reach p < 0.05.
+    """
+    values = _finite(differences)
+    reach = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
+    if values.size <= MAX_EXACT_PAIRS:
+        # Flipping all signs gives the same distance from 0, so the first sign is fixed: half the work.
+        rest = np.array(list(product((1.0, -1.0), repeat=values.size - 1)))
+        return float(np.mean(np.abs(values[0] + rest @ values[1:]) >= reach))
+    draw = np.random.default_rng(0)
+    hits = sum(abs(draw.choice((-1.0, 1.0), values.size) @ values) >= reach for _ in range(_NUM_FLIPS))
+    return float(hits + 1) / (_NUM_FLIPS + 1)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -160,22 +172,17 @@ def standings(
     return tuple(standing(name) for name in values)
 
 
+def _finite(differences: npt.ArrayLike) -> Floats:
+    values = np.asarray(differences, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("differences are finite numbers", value=values[~np.isfinite(values)].tolist())
+    return values
+
+
 def _p_student(mean: float, error: float, freedom: int) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stdtr(freedom, -abs(mean / error)))
-
-
-def _p_signflip(values: Floats) -> float:
-    """Return the share of sign flips whose mean is at least as far from 0 as the observed one."""
-    reach = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
-    if values.size <= MAX_EXACT_PAIRS:
-        # Flipping all signs gives the same distance from 0, so the first sign is fixed: half the work.
-        rest = np.array(list(product((1.0, -1.0), repeat=values.size - 1)))
-        return float(np.mean(np.abs(values[0] + rest @ values[1:]) >= reach))
-    draw = np.random.default_rng(0)
-    hits = sum(abs(draw.choice((-1.0, 1.0), values.size) @ values) >= reach for _ in range(_NUM_FLIPS))
-    return float(hits + 1) / (_NUM_FLIPS + 1)
 
 
 def _percentiles(samples: Sequence[float], *, mean: float) -> Interval:
