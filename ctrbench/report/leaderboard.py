@@ -27,7 +27,7 @@ from ctrbench.storage.files import Location, is_local, write_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 UNLISTED_PREFIX = "production-"
-"""Datasets whose names begin so are not listed: trees rank higher than plain on them (docs/decisions.md)."""
+"""Datasets with this prefix are not listed: trees rank higher than plain on them (docs/decisions.md)."""
 _METRICS = tuple(builtin_metrics().by_name[name] for name in (Metric.AUC, Metric.GAUC, Metric.LOGLOSS))
 
 

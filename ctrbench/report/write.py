@@ -77,16 +77,18 @@ def report(
     ]
     tables = [_tables(summary) for summary in summaries]
     leaderboard = update_leaderboard(benchmarks, store) if benchmarks is not None else None
-    drawn = [_draw(summary, out, _suffix(i, len(summaries))) for i, summary in enumerate(summaries, start=1)]
+    figures = [
+        _draw(summary, out, _suffix(i, len(summaries))) for i, summary in enumerate(summaries, start=1)
+    ]
     sections = [
         Section(summary=summary, tables=of_summary, pictures=tuple(pictures))
-        for summary, of_summary, (_, pictures) in zip(summaries, tables, drawn, strict=True)
+        for summary, of_summary, (_, pictures) in zip(summaries, tables, figures, strict=True)
     ]
     page = write_text(out / "index.html", render_page(dataset, sections))
     return ReportFiles(
         page=page,
         tables=tuple(_write_tables(out, summaries, tables)),
-        pictures=tuple(file for files, _ in drawn for file in files),
+        pictures=tuple(file for files, _ in figures for file in files),
         benchmarks=leaderboard,
         terminal=tuple(terminal_tables(table for of_summary in tables for table in of_summary)),
     )

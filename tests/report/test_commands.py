@@ -29,23 +29,23 @@ def test_the_command_writes_every_setting(record: Callable[..., RunRecord]) -> N
 
 
 def test_a_table_has_one_command(record: Callable[..., RunRecord]) -> None:
-    (found,) = commands([record("plain"), record("apg", 3), record("plain", 2, backbone="dcnv2")])
-    assert found["--methods"] == "plain,apg"
-    assert found["--backbone"] == "dnn[hidden=8-4],dcnv2[hidden=8-4]"
-    assert found["--seeds"] == "1-3"
+    (command,) = commands([record("plain"), record("apg", 3), record("plain", 2, backbone="dcnv2")])
+    assert command["--methods"] == "plain,apg"
+    assert command["--backbone"] == "dnn[hidden=8-4],dcnv2[hidden=8-4]"
+    assert command["--seeds"] == "1-3"
 
 
 def test_each_indicator_has_a_command(record: Callable[..., RunRecord]) -> None:
     runs = [record("star"), record("apg"), record("star", indicator="all"), record("plain", indicator="all")]
-    assert [(found["--indicator"], found["--methods"]) for found in commands(runs)] == [
+    assert [(command["--indicator"], command["--methods"]) for command in commands(runs)] == [
         ("a", "plain,star,apg"),
         ("all", "star"),
     ]
 
 
 def test_an_external_method_is_named_by_its_file(record: Callable[..., RunRecord]) -> None:
-    (found,) = commands([record("mine", settings={"k": 1}, source="a" * 64)])
-    assert found["--methods"] == "mine.py[k=1]"
+    (command,) = commands([record("mine", settings={"k": 1}, source="a" * 64)])
+    assert command["--methods"] == "mine.py[k=1]"
 
 
 @pytest.mark.parametrize(("seeds", "text"), [([2, 1], "1-2"), ([5], "5-5"), ([1, 2, 7], "1,2,7")])

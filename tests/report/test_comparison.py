@@ -33,15 +33,15 @@ def test_rows_follow_the_paper_then_the_alphabet(record: Callable[..., RunRecord
         ({"train": {"batch_size": 512, "lr": 0.001}}, "batch_size 512"),
     ],
 )
-def test_what_differs_is_never_mixed(
+def test_records_with_different_conditions_are_never_in_one_table(
     record: Callable[..., RunRecord], change: dict[str, Any], difference: str
 ) -> None:
     comparisons = compare([record(), record(**change)])
-    assert [len(one.records) for one in comparisons] == [1, 1]
-    assert difference in [one.difference for one in comparisons]
+    assert [len(comparison.records) for comparison in comparisons] == [1, 1]
+    assert difference in [comparison.difference for comparison in comparisons]
 
 
-def test_two_versions_of_an_outside_file_stay_apart(record: Callable[..., RunRecord]) -> None:
+def test_two_versions_of_an_external_file_are_two_rows(record: Callable[..., RunRecord]) -> None:
     (comparison,) = compare([record("mine", source="a" * 64), record("mine", source="b" * 64)])
     assert comparison.methods == ("mine[source=aaaaaaaa]", "mine[source=bbbbbbbb]")
 
@@ -51,7 +51,7 @@ def test_undefined_metrics_are_left_out_not_zero(record: Callable[..., RunRecord
     assert comparison.rows[0].values("auc") == {2: 0.8}
 
 
-def test_failures_are_gathered_by_error(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+def test_failures_are_grouped_by_error(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
     failed = [record("plain", seed, status="failed", error="out of memory\nmore") for seed in (3, 4)]
     (comparison,) = compare([*toy, *failed])
     assert comparison.failures == ("Failed: plain on dnn, seed 3, 4: out of memory.",)
@@ -71,7 +71,9 @@ def test_no_records_name_the_command(store: RunStore, record: Callable[..., RunR
         collect(store, dataset="toy")
 
 
-def test_unknown_domain_set_names_the_known(store: RunStore, record: Callable[..., RunRecord]) -> None:
+def test_the_error_for_an_unknown_domain_set_suggests_one(
+    store: RunStore, record: Callable[..., RunRecord]
+) -> None:
     store.write(record(domain_set="default"))
     with pytest.raises(StoreError, match="did you mean 'default'"):
         collect(store, dataset="toy", domain_set="defualt")
@@ -83,7 +85,7 @@ def test_the_twin_is_another_dataset(store: RunStore, record: Callable[..., RunR
         collect(store, dataset="iaac")
 
 
-def test_datasets_are_not_set_apart_by_their_data(record: Callable[..., RunRecord]) -> None:
+def test_datasets_are_not_distinguished_by_their_data(record: Callable[..., RunRecord]) -> None:
     first, second = compare([record(dataset="toy"), record(dataset="other", data="e" * 64)])
     assert (first.difference, second.difference) == ("", "")
 
@@ -91,7 +93,7 @@ def test_datasets_are_not_set_apart_by_their_data(record: Callable[..., RunRecor
 OWN = Parameters(embedding=1, dense=1, per_domain=5)
 
 
-def test_a_run_by_another_indicator_is_an_extra_row(record: Callable[..., RunRecord]) -> None:
+def test_runs_with_another_indicator_are_another_row(record: Callable[..., RunRecord]) -> None:
     runs = [
         record("plain", 1, 0.70),
         record("plain", 2, 0.71, indicator="all"),
@@ -106,11 +108,11 @@ def test_a_run_by_another_indicator_is_an_extra_row(record: Callable[..., RunRec
     assert comparison.indicator == "a"
     plain, extra = comparison.plain("dnn"), comparison.rows[2]
     assert plain is not None
-    assert [one.key.indicator for one in plain.finished] == ["a", "all"]
+    assert [run.key.indicator for run in plain.finished] == ["a", "all"]
     assert gain(extra, plain, Metric.AUC) == {1: pytest.approx(0.05), 2: pytest.approx(0.04)}
 
 
-def test_what_does_not_heed_the_indicator_is_one_row(record: Callable[..., RunRecord]) -> None:
+def test_a_method_that_ignores_the_indicator_is_one_row(record: Callable[..., RunRecord]) -> None:
     runs = [
         record("star", 1),
         *(record("adasparse", 1, indicator=by, predictions_sha256="same") for by in ("a", "all")),
@@ -119,11 +121,11 @@ def test_what_does_not_heed_the_indicator_is_one_row(record: Callable[..., RunRe
     ]
     (comparison,) = compare(runs)
     assert [row.method for row in comparison.rows] == ["star", "apg", "apg, by all", "adasparse"]
-    assert [one.key.indicator for one in comparison.rows[-1].finished] == ["a", "all"]
+    assert [run.key.indicator for run in comparison.rows[-1].finished] == ["a", "all"]
 
 
 @pytest.mark.parametrize("differs", ["a", "b", "all"])
-def test_where_one_indicator_makes_a_difference_all_are_rows(
+def test_a_single_different_prediction_gives_one_row_per_indicator(
     record: Callable[..., RunRecord], differs: str
 ) -> None:
     runs = [
@@ -134,7 +136,7 @@ def test_where_one_indicator_makes_a_difference_all_are_rows(
     assert len(comparison.rows) == 3
 
 
-def test_runs_of_other_seeds_or_without_result_do_not_prove_a_method_indifferent(
+def test_other_seeds_and_failed_runs_are_no_evidence_that_the_indicator_is_ignored(
     record: Callable[..., RunRecord],
 ) -> None:
     runs = [
@@ -151,7 +153,7 @@ def test_runs_of_other_seeds_or_without_result_do_not_prove_a_method_indifferent
     assert names == ["plain", "star", "star, by all", "apg", "apg, by all"]
 
 
-def test_of_runs_of_plain_one_that_ended_is_kept(record: Callable[..., RunRecord]) -> None:
+def test_a_finished_run_of_plain_is_preferred(record: Callable[..., RunRecord]) -> None:
     runs = [
         record("star"),
         record("plain", status="failed", error="no"),
@@ -162,11 +164,11 @@ def test_of_runs_of_plain_one_that_ended_is_kept(record: Callable[..., RunRecord
     ]
     (comparison,) = compare(runs)
     assert [row.method for row in comparison.rows] == ["plain", "star"]
-    assert {one.key.seed for one in comparison.rows[0].finished} == {1, 2}
+    assert {run.key.seed for run in comparison.rows[0].finished} == {1, 2}
     assert comparison.rows[0].finished[-1].key.indicator == "a"
 
 
-def test_of_two_indicators_of_as_many_rows_a_feature_goes_first(record: Callable[..., RunRecord]) -> None:
+def test_a_feature_is_preferred_to_all_features(record: Callable[..., RunRecord]) -> None:
     # Plain has no say.
     runs = [record("star", indicator=by) for by in ("all", "z")]
     plain = [record("plain", indicator="all")]
@@ -174,7 +176,7 @@ def test_of_two_indicators_of_as_many_rows_a_feature_goes_first(record: Callable
     assert comparison.indicator == "z"
 
 
-def test_plain_with_normalisation_is_a_row_of_its_own(record: Callable[..., RunRecord]) -> None:
+def test_plain_with_normalisation_is_another_row(record: Callable[..., RunRecord]) -> None:
     normed = {"norm": "pn", "aux": "all"}
     runs = [
         record("plain"),
@@ -186,7 +188,7 @@ def test_plain_with_normalisation_is_a_row_of_its_own(record: Callable[..., RunR
     assert [row.method for row in comparison.rows] == ["plain", own, f"{own}, by all"]
 
 
-def test_failed_runs_do_not_choose_the_indicator(record: Callable[..., RunRecord]) -> None:
+def test_failed_runs_do_not_determine_the_main_indicator(record: Callable[..., RunRecord]) -> None:
     failed = [record("star", seed, indicator="all", status="failed", error="no") for seed in (1, 2, 3)]
     (comparison,) = compare([record("plain"), record("apg"), *failed])
     assert [row.method for row in comparison.rows] == ["plain", "star, by all", "apg"]

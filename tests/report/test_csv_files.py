@@ -16,22 +16,22 @@ def summaries(records: list[RunRecord]) -> list[Summary]:
     return [summarize(comparison) for comparison in compare(records)]
 
 
-def test_csv_holds_unrounded_numbers_and_their_names(toy: list[RunRecord]) -> None:
+def test_csv_has_unrounded_numbers_and_their_names(toy: list[RunRecord]) -> None:
     rows = list(csv.DictReader(io.StringIO(overall_csv(summaries(toy)))))
-    (found,) = [row for row in rows if row["method"] == "adasparse" and row["metric"] == "auc"]
-    assert (float(found["mean"]), found["seeds"], found["is_best"]) == (0.75, "2", "true")
-    assert float(found["std"]) == pytest.approx(0.04 / 2**0.5, rel=1e-12)
+    (line,) = [row for row in rows if row["method"] == "adasparse" and row["metric"] == "auc"]
+    assert (float(line["mean"]), line["seeds"], line["is_best"]) == (0.75, "2", "true")
+    assert float(line["std"]) == pytest.approx(0.04 / 2**0.5, rel=1e-12)
     assert {row["metric"] for row in rows} >= {"pcoc", "parameters_embedding", "train_seconds"}
 
 
-def test_csv_holds_p_and_tie_from_six_seeds_on(six: list[RunRecord]) -> None:
-    def found(records: list[RunRecord]) -> tuple[str, str]:
+def test_csv_has_p_and_tie_from_six_seeds_on(six: list[RunRecord]) -> None:
+    def tie(records: list[RunRecord]) -> tuple[str, str]:
         rows = csv.DictReader(io.StringIO(overall_csv(summaries(records))))
         (row,) = [row for row in rows if row["method"] == "plain" and row["metric"] == "auc"]
         return row["is_tied"], row["p_holm"][:4]
 
-    assert found(six) == ("true", "0.60")
-    assert found([one for one in six if one.key.seed < 6]) == ("", "")
+    assert tie(six) == ("true", "0.60")
+    assert tie([run for run in six if run.key.seed < 6]) == ("", "")
 
 
 def test_csv_counts_failed_runs(record: Callable[..., RunRecord]) -> None:
@@ -41,12 +41,12 @@ def test_csv_counts_failed_runs(record: Callable[..., RunRecord]) -> None:
     assert {(row["seeds"], row["failed"]) for row in rows if row["metric"] == "auc"} == {("2", "2")}
 
 
-def test_csv_names_no_best_of_what_has_no_better_end(toy: list[RunRecord]) -> None:
+def test_csv_has_no_best_row_for_metrics_without_direction(toy: list[RunRecord]) -> None:
     rows = csv.DictReader(io.StringIO(overall_csv(summaries(toy))))
     assert {row["is_best"] for row in rows if row["metric"] in ("pcoc", "gauc_coverage")} == {""}
 
 
-def test_bins_csv_holds_gains(toy: list[RunRecord]) -> None:
+def test_bins_csv_has_gains(toy: list[RunRecord]) -> None:
     text = bins_csv(summaries(toy))
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["method"] == "adasparse"]
     assert len(rows) == 5 * 2

@@ -28,7 +28,7 @@ def table_of(*lines: Line) -> Table:
     return Table(name="t", title="a_b & c", columns=("x|y", "z"), lines=lines)
 
 
-def test_markdown_is_as_it_was(toy: list[RunRecord]) -> None:
+def test_markdown_matches_the_stored_example(toy: list[RunRecord]) -> None:
     assert markdown(overall(toy)) == Path(__file__).with_name("overall.md").read_text(encoding="utf-8")
 
 
@@ -40,7 +40,7 @@ def test_markdown_escapes_names() -> None:
     assert r"|  | x\|y | z |" in text
 
 
-def test_markdown_says_below_the_table_why_a_line_is_empty() -> None:
+def test_markdown_explains_an_empty_line_below_the_table() -> None:
     lines = (Line(kind="backbone", label="pnn"), Line(kind="method", label="star", remark="No tower."))
     text = markdown(table_of(*lines))
     assert "| star | – | – |" in text
@@ -91,7 +91,7 @@ def test_terminal_shows_quality_then_cost(six: list[RunRecord]) -> None:
     assert text.index("LogLoss") < text.index("embedding")
 
 
-def test_terminal_keeps_names_whole_at_80_columns(record: Callable[..., RunRecord]) -> None:
+def test_terminal_does_not_break_names_at_80_columns(record: Callable[..., RunRecord]) -> None:
     runs = [record("adasparse", settings={"form": form}) for form in ("binarization", "fusion")]
     text = printed([overall(runs)], 80)
     assert "adasparse[form=binarization]" in text
@@ -105,7 +105,7 @@ def test_a_clear_gain_has_a_star() -> None:
 
 
 def test_no_format_has_a_mark_or_a_test_below_six_seeds(six: list[RunRecord]) -> None:
-    (comparison,) = compare([one for one in six if one.key.seed < 6])
+    (comparison,) = compare([run for run in six if run.key.seed < 6])
     summary = summarize(comparison)
     tables = [overall_table(summary), bins_table(summary, "auc"), users_table(summary)]
     for table in tables:
@@ -114,7 +114,7 @@ def test_no_format_has_a_mark_or_a_test_below_six_seeds(six: list[RunRecord]) ->
         assert sum(FEW_SEEDS_NOTE in note for note in table.notes) == 1
 
 
-def test_a_notice_stands_right_under_the_title() -> None:
+def test_a_notice_is_right_under_the_title() -> None:
     table = replace(
         table_of(Line(kind="method", label="a", cells=(Cell(), Cell()))), notice="Synthetic data."
     )

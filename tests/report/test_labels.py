@@ -12,6 +12,6 @@ def test_labels_show_only_settings_that_differ() -> None:
     assert list(shown.values()) == ["adasparse[form=fusion]", "adasparse[form=scaling]", "plain", "maml"]
 
 
-def test_labels_write_settings_as_selectors_take_them() -> None:
+def test_labels_write_settings_as_selectors_accept_them() -> None:
     choices = [Choice(name="m", settings={"w": [8, 4], "x": None, "y": True}), Choice(name="m")]
     assert "m[w=8-4,x=none,y=true]" in labels(choices).values()

@@ -27,8 +27,8 @@ def board(tmp_path: Path) -> Path:
 
 
 def test_text_outside_the_markers_is_untouched(board: Path, store: RunStore, toy: list[RunRecord]) -> None:
-    for made in toy:
-        store.write(made)
+    for run in toy:
+        store.write(run)
     update_leaderboard(board, store)
     before, _, rest = board.read_bytes().decode().partition(START)
     block, _, after = rest.partition(END)
@@ -38,14 +38,14 @@ def test_text_outside_the_markers_is_untouched(board: Path, store: RunStore, toy
 
 
 def test_writing_twice_changes_nothing(board: Path, store: RunStore, toy: list[RunRecord]) -> None:
-    for made in toy:
-        store.write(made)
+    for run in toy:
+        store.write(run)
     first = update_leaderboard(board, store).read_bytes()
     assert update_leaderboard(board, store).read_bytes() == first
 
 
 @pytest.mark.parametrize("text", ["", START, f"{END}\n{START}", f"{START}{END}{START}{END}"])
-def test_missing_or_crossed_markers_are_an_error(board: Path, store: RunStore, text: str) -> None:
+def test_missing_or_swapped_markers_are_an_error(board: Path, store: RunStore, text: str) -> None:
     board.write_text(text)
     with pytest.raises(StoreError, match="two markers"):
         update_leaderboard(board, store)
@@ -71,9 +71,7 @@ def test_a_table_has_one_command(board: Path, store: RunStore, record: Callable[
     assert "--methods plain,apg " in text
 
 
-def test_every_dataset_stays_on_the_board(
-    board: Path, store: RunStore, record: Callable[..., RunRecord]
-) -> None:
+def test_every_dataset_has_a_table(board: Path, store: RunStore, record: Callable[..., RunRecord]) -> None:
     for name in ("toy", "other"):
         store.write(record(dataset=name))
     text = update_leaderboard(board, store).read_text()
@@ -88,8 +86,8 @@ def lines(text: str) -> dict[str, list[str]]:
 
 
 def board_of(board: Path, store: RunStore, records: Iterable[RunRecord]) -> str:
-    for made in records:
-        store.write(made)
+    for run in records:
+        store.write(run)
     return update_leaderboard(board, store).read_text(encoding="utf-8")
 
 
@@ -103,8 +101,8 @@ def close_race(record: Callable[..., RunRecord]) -> list[RunRecord]:
 def test_settings_of_other_datasets_do_not_lengthen_labels(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
-    made = [record("apg", settings={"rank": 8}), record("apg", dataset="other", settings={"rank": 4})]
-    assert "rank=" not in board_of(board, store, made).partition("<details>")[0]
+    records = [record("apg", settings={"rank": 8}), record("apg", dataset="other", settings={"rank": 4})]
+    assert "rank=" not in board_of(board, store, records).partition("<details>")[0]
 
 
 def ranks(records: list[RunRecord]) -> dict[tuple[str, str], int | None]:
@@ -127,14 +125,14 @@ def test_equal_means_share_a_rank(record: Callable[..., RunRecord]) -> None:
 def test_a_difference_that_is_not_significant_is_marked(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
-    found = lines(board_of(board, store, close_race(record)))
-    assert ["†" in found[method][3] for method in ("star", "apg", "plain")] == [False, True, False]
+    rows = lines(board_of(board, store, close_race(record)))
+    assert ["†" in rows[method][3] for method in ("star", "apg", "plain")] == [False, True, False]
 
 
-def test_five_seeds_have_no_mark_and_one_note(
+def test_five_seeds_have_a_note_and_no_mark(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
-    text = board_of(board, store, (one for one in close_race(record) if one.key.seed < 5))
+    text = board_of(board, store, (run for run in close_race(record) if run.key.seed < 5))
     assert "†" not in text
     assert "significant" not in text
     assert text.count("Too few seeds for a test (fewer than 6).") == 1
@@ -146,34 +144,34 @@ def collapsing(record: Callable[..., RunRecord], name: str, mean: float) -> list
     return [record(name, seed, mean, dev=dev[seed]) for seed in range(10)]
 
 
-def test_a_row_with_failures_says_so_and_ranks_after_rows_without(
+def test_a_row_with_failures_counts_them_and_ranks_last(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
     text = board_of(board, store, [*runs(record, plain=0.70, star=0.71), *collapsing(record, "apg", 0.75)])
-    found = lines(text)
-    assert list(found) == ["star", "plain", "apg"]
-    assert [found[method][0] for method in found] == ["1", "2", "3"]
-    assert found["apg"][-1] == "[2 of 10 failed](results/toy)"
+    rows = lines(text)
+    assert list(rows) == ["star", "plain", "apg"]
+    assert [rows[method][0] for method in rows] == ["1", "2", "3"]
+    assert rows["apg"][-1] == "[2 of 10 failed](results/toy)"
     assert "Failed: apg on dnn, seed 0, 1: training collapsed (dev AUC 0.500, 0.500)" in text
-    assert "†" not in found["apg"][3]
+    assert "†" not in rows["apg"][3]
 
 
 def test_runs_without_a_result_count_as_failed(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
     broken = [record("apg", seed, status="failed", error="no memory") for seed in (6, 7)]
-    found = lines(board_of(board, store, [*runs(record, plain=0.70, apg=0.75), *broken]))
-    assert [found[method][0] for method in found] == ["1", "2"]
-    assert found["apg"][-1] == "[2 of 8 failed](results/toy)"
+    rows = lines(board_of(board, store, [*runs(record, plain=0.70, apg=0.75), *broken]))
+    assert [rows[method][0] for method in rows] == ["1", "2"]
+    assert rows["apg"][-1] == "[2 of 8 failed](results/toy)"
 
 
-def test_a_method_whose_runs_all_failed_stays_on_the_board(
+def test_a_method_without_a_finished_run_has_a_row(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
     broken = [record("apg", seed, status="failed", error="no memory") for seed in (1, 2)]
-    found = lines(board_of(board, store, [record("plain"), *broken]))
-    assert found["apg"][0] == "–"
-    assert found["apg"][-1] == "[2 of 2 failed](results/toy)"
+    rows = lines(board_of(board, store, [record("plain"), *broken]))
+    assert rows["apg"][0] == "–"
+    assert rows["apg"][-1] == "[2 of 2 failed](results/toy)"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +181,7 @@ def test_a_method_whose_runs_all_failed_stays_on_the_board(
         ("toy", {"auc": 0.8}, "### toy · domains a × b (synthetic data)\n\n**Synthetic data:"),
     ],
 )
-def test_headings_name_data_that_are_not_real(
+def test_headings_name_synthetic_data(
     board: Path,
     store: RunStore,
     record: Callable[..., RunRecord],
@@ -195,7 +193,7 @@ def test_headings_name_data_that_are_not_real(
 
 
 @pytest.mark.parametrize("name", ["toy-null-strict", "production-20m"])
-def test_null_data_and_data_won_by_trees_are_not_listed(
+def test_null_and_production_data_are_not_listed(
     board: Path, store: RunStore, record: Callable[..., RunRecord], name: str
 ) -> None:
     text = board_of(board, store, [record(dataset=name, oracle={"auc": 0.8}), record()])
@@ -204,11 +202,11 @@ def test_null_data_and_data_won_by_trees_are_not_listed(
 
 
 def test_rows_with_too_few_seeds_are_not_ranked(record: Callable[..., RunRecord]) -> None:
-    found = ranks([*runs(record, plain=0.70), record("apg", 0, 0.99)])
-    assert found == {("dnn", "plain"): 1, ("dnn", "apg"): None}
+    ranked = ranks([*runs(record, plain=0.70), record("apg", 0, 0.99)])
+    assert ranked == {("dnn", "plain"): 1, ("dnn", "apg"): None}
 
 
-def test_the_board_names_the_indicator(
+def test_the_leaderboard_names_the_indicator(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
     store.write(record("star", parameters=Parameters(embedding=1, dense=1, per_domain=5)))

@@ -34,7 +34,7 @@ class Tags(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
-def test_the_page_asks_for_nothing_outside_itself(toy: list[RunRecord]) -> None:
+def test_the_page_makes_no_requests(toy: list[RunRecord]) -> None:
     _, text = page(toy)
     tags = Tags()
     tags.feed(text)
@@ -44,7 +44,7 @@ def test_the_page_asks_for_nothing_outside_itself(toy: list[RunRecord]) -> None:
     assert not re.search(r"url\(|@import|https?:", text)
 
 
-def test_names_are_escaped_and_pictures_are_not(record: Callable[..., RunRecord]) -> None:
+def test_names_are_escaped_and_charts_are_not(record: Callable[..., RunRecord]) -> None:
     _, text = page([record("<b>&", auc=0.7)], title="<script>")
     assert "&lt;b&gt;&amp;" in text
     assert "<script>" not in text
@@ -59,13 +59,13 @@ def test_findings_name_the_best_and_differences_that_are_not_significant(six: li
     assert section.findings[0] in text
 
 
-def test_findings_of_one_seed_claim_nothing(record: Callable[..., RunRecord]) -> None:
+def test_findings_of_one_seed_name_the_mean_only(record: Callable[..., RunRecord]) -> None:
     ((section,), _) = page([record("plain", auc=0.7), record("apg", auc=0.8)])
     assert section.findings[0] == "On dnn, apg has the best mean AUC, 0.8000, over 1 seed."
 
 
-def test_findings_of_five_seeds_name_a_mean_and_no_test(six: list[RunRecord]) -> None:
-    ((section,), text) = page([one for one in six if one.key.seed < 6])
+def test_findings_of_five_seeds_name_no_test(six: list[RunRecord]) -> None:
+    ((section,), text) = page([run for run in six if run.key.seed < 6])
     assert section.findings == (
         "On dnn, adasparse has the best mean AUC, 0.7440 ± 0.0767, over 5 seeds.",
         "On dnn, adasparse has the best mean GAUC, 0.6440 ± 0.0767, over 5 seeds.",
@@ -73,25 +73,25 @@ def test_findings_of_five_seeds_name_a_mean_and_no_test(six: list[RunRecord]) ->
     assert "†" not in text
 
 
-def test_a_page_of_synthetic_data_says_so_under_its_title(record: Callable[..., RunRecord]) -> None:
+def test_a_page_of_synthetic_data_has_a_notice_under_its_title(record: Callable[..., RunRecord]) -> None:
     _, text = page([record(oracle={"auc": 0.8})])
     assert '<h1>toy</h1>\n<p class="notice">Synthetic data:' in text
     assert 'notice">' not in page([record()])[1]
 
 
-def test_a_clear_best_is_said_to_be_one(record: Callable[..., RunRecord]) -> None:
+def test_findings_name_a_significant_difference(record: Callable[..., RunRecord]) -> None:
     auc = {"plain": (0.70, 0.71, 0.69) * 2, "apg": (0.75, 0.7601, 0.74) * 2}
-    ((section,), _) = page([record(n, seed, a) for n, found in auc.items() for seed, a in enumerate(found)])
+    ((section,), _) = page([record(n, seed, a) for n, values in auc.items() for seed, a in enumerate(values)])
     assert section.findings[0].endswith("; the difference from every other method is significant over seeds.")
 
 
-def test_a_lone_method_is_no_winner(record: Callable[..., RunRecord]) -> None:
+def test_a_single_method_has_no_finding(record: Callable[..., RunRecord]) -> None:
     ((section,), _) = page([record("plain")])
     assert section.findings == ()
 
 
 @pytest.mark.parametrize("status", ["failed", "unsupported"])
-def test_the_reason_stands_in_the_row(
+def test_a_row_without_a_result_shows_the_reason(
     toy: list[RunRecord], record: Callable[..., RunRecord], status: str
 ) -> None:
     _, text = page([*toy, record("star", status=status, error="no tower")])

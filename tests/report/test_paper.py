@@ -21,7 +21,7 @@ def table(
     return paper_table(summarize(comparison))
 
 
-def test_published_figures_stand_beside_ours(record: Callable[..., RunRecord]) -> None:
+def test_published_figures_are_shown_next_to_ours(record: Callable[..., RunRecord]) -> None:
     lines = table(record, "iaac").lines
     assert [line.label for line in lines] == ["dnn", "adasparse"]
     assert [cell.text for cell in lines[1].cells] == [
@@ -30,7 +30,7 @@ def test_published_figures_stand_beside_ours(record: Callable[..., RunRecord]) -
 
 
 @pytest.mark.parametrize("settings", [{"form": "scaling"}, {"form": "fusion", "norm": "bn"}])
-def test_never_beside_another_form_of_the_method(
+def test_no_published_figures_for_another_form_of_the_method(
     record: Callable[..., RunRecord], settings: dict[str, str]
 ) -> None:
     (comparison,) = compare(
@@ -40,9 +40,9 @@ def test_never_beside_another_form_of_the_method(
 
 
 @pytest.mark.parametrize("dataset", ["iaac-twin", "iaac-round1", "movielens-1m"])
-def test_never_beside_other_data(record: Callable[..., RunRecord], dataset: str) -> None:
+def test_no_published_figures_for_other_data(record: Callable[..., RunRecord], dataset: str) -> None:
     assert table(record, dataset) is None
 
 
-def test_never_beside_other_domains(record: Callable[..., RunRecord]) -> None:
+def test_no_published_figures_for_other_domains(record: Callable[..., RunRecord]) -> None:
     assert table(record, "iaac", features=("user_gender_id",)) is None

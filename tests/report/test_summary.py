@@ -28,14 +28,14 @@ def test_mean_and_deviation_over_seeds(toy: list[RunRecord]) -> None:
 
 
 def test_the_interval_is_that_of_students_t() -> None:
-    found = estimate([0.70, 0.72])
+    value = estimate([0.70, 0.72])
     # Two seeds: 12.706 times 0.01 on either side of 0.71.
-    assert (found.low, found.high) == pytest.approx((0.71 - 0.12706, 0.71 + 0.12706), abs=1e-5)
+    assert (value.low, value.high) == pytest.approx((0.71 - 0.12706, 0.71 + 0.12706), abs=1e-5)
 
 
 def test_one_seed_has_no_deviation() -> None:
-    found = estimate([0.5])
-    assert (found.std, found.low, found.high) == (None, 0.5, 0.5)
+    value = estimate([0.5])
+    assert (value.std, value.low, value.high) == (None, 0.5, 0.5)
     assert estimate([]) is None
 
 
@@ -59,16 +59,16 @@ def test_gain_over_resampled_domains(record: Callable[..., RunRecord]) -> None:
     domains = record().result.domains
     better = domains.model_copy(update={"metrics": {**domains.metrics, "auc": (None, 0.9, 0.7, None)}})
     plain, apg = summary_of([record("plain"), record("apg", domains=better)]).rows
-    found = apg.score("gauc").gain.over_domains
+    value = apg.score("gauc").gain.over_domains
     # Both domains with two classes gain 0.1, so every draw of domains does.
-    assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (value.low, value.mean, value.high) == pytest.approx((0.1, 0.1, 0.1))
     assert plain.score("gauc").gain is None
     assert apg.score("auc").gain.over_domains is None
 
 
 def test_gains_in_bins_are_paired_by_seed(toy: list[RunRecord]) -> None:
-    found = summary_of(toy).rows[1].bins["gauc"][4].gain
-    assert (found.mean, found.num) == (pytest.approx(0.04), 2)
+    value = summary_of(toy).rows[1].bins["gauc"][4].gain
+    assert (value.mean, value.num) == (pytest.approx(0.04), 2)
 
 
 def test_gains_in_bins_are_tested_with_holm(record: Callable[..., RunRecord]) -> None:
@@ -80,7 +80,7 @@ def test_gains_in_bins_are_tested_with_holm(record: Callable[..., RunRecord]) ->
 
 
 def test_gains_of_five_seeds_are_not_tested(record: Callable[..., RunRecord]) -> None:
-    rows = summary_of([one for one in six_seeds(record) if one.key.seed < 5]).rows
+    rows = summary_of([run for run in six_seeds(record) if run.key.seed < 5]).rows
     assert {score.p_holm for row in rows for scores in row.bins.values() for score in scores} == {None}
 
 
@@ -91,7 +91,7 @@ def test_gains_of_a_row_with_failed_runs_are_not_marked(record: Callable[..., Ru
     assert not score.is_clear
 
 
-def test_runs_that_did_not_collapse_have_an_estimate_of_their_own(record: Callable[..., RunRecord]) -> None:
+def test_runs_that_did_not_collapse_have_a_separate_estimate(record: Callable[..., RunRecord]) -> None:
     collapsed = record("apg", 2, 0.5, dev={"auc": 0.51, "logloss": 0.6})
     (row,) = summary_of([record("apg", 1, 0.7), collapsed]).rows
     assert row.auc_of_trained.mean == 0.7

@@ -21,7 +21,9 @@ def lines_of(records: list[RunRecord]) -> tuple[Line, ...]:
     return overall_table(summary_of(records)).lines
 
 
-def test_methods_stand_under_their_backbone(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+def test_methods_are_listed_under_their_backbone(
+    toy: list[RunRecord], record: Callable[..., RunRecord]
+) -> None:
     lines = lines_of([*toy, record("plain", backbone="dcnv2")])
     assert [(line.kind, line.label) for line in lines] == [
         ("backbone", "dnn"), ("method", "plain"), ("method", "adasparse"), ("backbone", "dcnv2"), ("method", "plain"),
@@ -39,7 +41,7 @@ def test_the_best_and_a_difference_that_is_not_significant_are_marked(six: list[
 
 
 def test_five_seeds_are_not_tested(six: list[RunRecord]) -> None:
-    table = overall_table(summary_of([one for one in six if one.key.seed < 6]))
+    table = overall_table(summary_of([run for run in six if run.key.seed < 6]))
     assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.BEST]
     assert table.notes[1] == "±: standard deviation over 5 seeds. Too few seeds for a test (fewer than 6)."
 
@@ -74,22 +76,24 @@ def test_a_collapsed_run_counts_as_failed(six: list[RunRecord], record: Callable
 
 def test_a_clear_loser_has_no_mark(record: Callable[..., RunRecord]) -> None:
     auc = {"plain": (0.70, 0.71, 0.69), "apg": (0.75, 0.7601, 0.74)}
-    lines = lines_of([record(name, seed, a) for name, found in auc.items() for seed, a in enumerate(found)])
+    lines = lines_of([record(name, seed, a) for name, values in auc.items() for seed, a in enumerate(values)])
     assert [line.cells[1].mark for line in lines[1:]] == [Mark.NONE, Mark.BEST]
 
 
-def test_one_seed_is_never_called_a_tie(record: Callable[..., RunRecord]) -> None:
+def test_one_seed_is_never_a_tie(record: Callable[..., RunRecord]) -> None:
     table = overall_table(summary_of([record("plain", auc=0.7), record("apg", auc=0.71)]))
     assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.BEST]
     assert "One seed: no deviation. Too few seeds for a test (fewer than 6)." in table.notes
 
 
-def test_the_best_is_found_within_each_backbone(record: Callable[..., RunRecord]) -> None:
+def test_each_backbone_has_a_best_row(record: Callable[..., RunRecord]) -> None:
     lines = lines_of([record("plain", auc=0.6), record("plain", auc=0.9, backbone="dcnv2")])
     assert [line.cells[1].mark for line in lines if line.cells] == [Mark.BEST, Mark.BEST]
 
 
-def test_a_method_that_does_not_fit_shows_why(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+def test_an_unsupported_method_shows_the_reason(
+    toy: list[RunRecord], record: Callable[..., RunRecord]
+) -> None:
     reason = "star multiplies dense stages, and this tower has none"
     lines = lines_of([*toy, record("star", status="unsupported", error=reason)])
     (line,) = [line for line in lines if line.label == "star"]
@@ -103,26 +107,26 @@ def test_variants_are_further_lines_without_a_mark(record: Callable[..., RunReco
     assert lines[2].cells[1].mark is Mark.NONE
 
 
-def test_the_oracle_has_the_last_line(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
+def test_the_oracle_is_the_last_line(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
     lines = lines_of([record(oracle={"auc": 0.8123, "gauc": None, "logloss": 0.4, "auc_expected": 0.81})])
     assert lines[-1].kind == "oracle"
     assert [cell.text for cell in lines[-1].cells[:3]] == ["0.40000", "0.8123", "–"]
     assert lines_of(toy)[-1].kind == "method"
 
 
-def test_the_learnable_ceiling_stands_above_the_oracle(record: Callable[..., RunRecord]) -> None:
+def test_the_learnable_ceiling_is_above_the_oracle(record: Callable[..., RunRecord]) -> None:
     lines = lines_of([record(oracle={"auc": 0.8, "ceiling_auc": 0.7654, "ceiling_logloss": 0.45})])
     assert [line.label for line in lines[-2:]] == ["learnable ceiling", "oracle"]
     assert [cell.text for cell in lines[-2].cells[:3]] == ["0.45000", "0.7654", "–"]
 
 
-def test_machines_are_told_apart(toy: list[RunRecord]) -> None:
+def test_records_of_several_machines_are_noted(toy: list[RunRecord]) -> None:
     other = toy[0].measured.model_copy(update={"machine": {"cores": 64}})
     table = overall_table(summary_of([toy[0].model_copy(update={"measured": other}), *toy[1:]]))
     assert "Records of 2 different machines: seconds are not comparable." in table.notes
 
 
-def test_quality_and_cost_have_all_columns_between_them(toy: list[RunRecord]) -> None:
+def test_quality_and_cost_have_all_columns_together(toy: list[RunRecord]) -> None:
     table = overall_table(summary_of(toy))
     quality, cost = quality_and_cost(table)
     assert quality.columns + cost.columns == table.columns
@@ -177,7 +181,7 @@ def test_the_note_names_other_indicators(record: Callable[..., RunRecord]) -> No
     assert note in overall_table(summary_of([*runs, record("apg")])).footnotes
 
 
-def test_the_indicator_is_named_where_domains_own_something(record: Callable[..., RunRecord]) -> None:
+def test_the_indicator_is_named_if_there_are_per_domain_parameters(record: Callable[..., RunRecord]) -> None:
     own = Parameters(embedding=1, dense=1, per_domain=5)
     (with_own,), (without,) = compare([record("star", parameters=own)]), compare([record("plain")])
     note = "Per-domain parameters are indexed by a."

@@ -13,8 +13,8 @@ from ctrbench.runs.store import RunStore
 
 @pytest.fixture
 def filled(store: RunStore, toy: list[RunRecord], record: Callable[..., RunRecord]) -> RunStore:
-    for made in (*toy, record("star", 1, status="failed", error="out of memory")):
-        store.write(made)
+    for run in (*toy, record("star", 1, status="failed", error="out of memory")):
+        store.write(run)
     return store
 
 
@@ -24,7 +24,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_report_is_a_folder_of_tables_pictures_and_a_page(filled: RunStore, tmp_path: Path) -> None:
+def test_a_report_is_a_folder_of_tables_charts_and_a_page(filled: RunStore, tmp_path: Path) -> None:
     files = report(filled, dataset="toy", out=tmp_path / "out")
     assert {file.name for file in files.paths} == set(contents(tmp_path / "out"))
     assert {file.name for file in files.pictures} == {
@@ -43,7 +43,7 @@ def test_the_same_records_give_the_same_bytes(filled: RunStore, tmp_path: Path) 
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_comparisons_have_pictures_of_their_own(
+def test_each_comparison_has_charts(
     store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
 ) -> None:
     for size in (256, 512):
@@ -54,7 +54,7 @@ def test_comparisons_have_pictures_of_their_own(
     assert text.count("### Test results · toy · domains a × b · batch\\_size") == 2
 
 
-def test_the_distance_from_the_truth_is_shown_where_it_is_known(
+def test_the_distance_from_a_known_truth_is_shown(
     store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
 ) -> None:
     for name, oracle in (("known", {"auc": 0.8, "auc_expected": 0.8}), ("unknown", {})):
@@ -67,7 +67,7 @@ def test_the_distance_from_the_truth_is_shown_where_it_is_known(
     }
 
 
-def test_only_failures_still_make_a_report(
+def test_failures_alone_make_a_report(
     store: RunStore, record: Callable[..., RunRecord], tmp_path: Path
 ) -> None:
     store.write(record("star", status="failed", error="out of memory"))
@@ -76,7 +76,9 @@ def test_only_failures_still_make_a_report(
     assert "out of memory" in files.page.read_text()
 
 
-def test_a_board_without_markers_stops_the_report_before_it_writes(filled: RunStore, tmp_path: Path) -> None:
+def test_a_leaderboard_without_markers_stops_the_report_before_it_writes(
+    filled: RunStore, tmp_path: Path
+) -> None:
     (tmp_path / "B.md").write_text("nothing here")
     with pytest.raises(StoreError, match="two markers"):
         report(filled, dataset="toy", out=tmp_path / "out", benchmarks=tmp_path / "B.md")

@@ -34,11 +34,11 @@ def metric_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:
     if not panels:
         return None
     axis = _axis(summary.comparison, [point for backbone in panels for point in points[backbone]], metric)
-    drawn = [
+    drawn_panels = [
         _panel(summary, backbone, metric, points[backbone], axis, is_last=backbone == panels[-1])
         for backbone in panels
     ]
-    return styled(alt.vconcat(*drawn, spacing=14))
+    return styled(alt.vconcat(*drawn_panels, spacing=14))
 
 
 def _points(summary: Summary, backbone: str, metric: str) -> Data:
