@@ -31,7 +31,7 @@ types: install
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# docs/methods.md.
+# docs/methods/, one page per method and backbone.
 docs: install
 	$(BIN)/python -m ctrbench.plugins.pages
 

@@ -76,9 +76,9 @@ def _prepared_names() -> Names:
 
 
 def _plugin_names(kind: PlugKind) -> Names:
-    from ctrbench.plugins.registry import plugins, presets
+    from ctrbench.plugins.registry import group_members, plugins
 
-    return dict(_summaries(kind)) | {name: "" for name in presets(kind) if name not in plugins(kind)}
+    return dict(_summaries(kind)) | {name: "" for name in group_members(kind) if name not in plugins(kind)}
 
 
 def _summaries(kind: PlugKind) -> Iterator[tuple[str, str]]:

@@ -41,10 +41,10 @@ def _list_studies() -> None:
 
 
 def _list_plugins(kind: str) -> None:
-    from ctrbench.plugins.registry import ALL, plugins, presets
+    from ctrbench.plugins.registry import ALL, group_members, plugins
 
     kinds = "methods" if kind == "methods" else "backbones"
-    show_plugins.show_plugins(kinds, plugins(kinds).values(), presets(kinds), all_name=ALL)  # type: ignore[arg-type]
+    show_plugins.show_plugins(kinds, plugins(kinds).values(), group_members(kinds), all_name=ALL)  # type: ignore[arg-type]
 
 
 def new_method(name: options.NewName, folder: options.PluginFolder = Path()) -> None:

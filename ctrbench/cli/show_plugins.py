@@ -29,7 +29,7 @@ _WEIGHTS = {"summary": 8, "paper": 5, USES.lower(): 6, PER_DOMAIN.lower(): 7}
 
 
 def show_plugins(
-    kind: PlugKind, plugins: Iterable[Plugin], presets: Mapping[str, Sequence[str]], *, all_name: str
+    kind: PlugKind, plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]], *, all_name: str
 ) -> None:
     """List methods or backbones, and below the names that stand for several of them."""
     if kind == "backbones":
@@ -39,7 +39,7 @@ def show_plugins(
     else:
         table = _narrow_methods_table(plugins)
     console.print_table(table)
-    for name, selectors in presets.items():
+    for name, selectors in groups.items():
         members = f"all {kind} above" if name == all_name else ", ".join(selectors)
         console.out.print(f"{name}: {members}", highlight=False, markup=False)
 

@@ -1,8 +1,9 @@
-"""Selection of methods and backbones by name, settings or preset.
+"""Selection of methods and backbones by name, settings or group.
 
-`ctrbench.plugins.finder` finds their files; this module parses selectors, checks settings and expands presets.
+`ctrbench.plugins.finder` finds their files; this module parses selectors, checks settings and expands groups.
 
-A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`. A preset is a name that stands for several.
+A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`. A group is a name that stands for several
+(`ctrbench.plugins.groups`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from ctrbench.errors import SettingError, did_you_mean, first_problem
+from ctrbench.plugins import groups
 from ctrbench.plugins.finder import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
 
 if TYPE_CHECKING:
@@ -30,53 +32,42 @@ BACKBONES: PluginKind[Backbone] = PluginKind(
 )
 KINDS: dict[PlugKind, PluginKind[Any]] = {"methods": METHODS, "backbones": BACKBONES}
 ALL = "all"
-"""The preset of every built-in plug-in with its default settings."""
-PRESETS: dict[PlugKind, dict[str, tuple[str, ...]]] = {
-    "methods": {
-        "adasparse-study": ("plain", "maml", "star", "apg", "adasparse"),
-        "star-study": (
-            "plain[norm=bn,aux=all]",
-            "shared_bottom[norm=bn,aux=all]",
-            "mulann[norm=bn,aux=all]",
-            "mmoe[norm=bn,aux=all]",
-            "cross_stitch[norm=bn,aux=all]",
-            "star",
-        ),
-    },
-    "backbones": {},
-}
-"""Systems of a study, in its order: AdaSparse (spec: adasparse-1.10) and STAR (spec: star-2.7, baselines-6.2)."""
+"""The group of every built-in plug-in with its default settings."""
 _SELECTOR = re.compile(r"^(?P<name>[^\[\]]+?)(?:\[(?P<settings>.*)\])?$")
 
 
 def plugins(kind: PlugKind) -> dict[str, Plugin]:
-    """Return built-in and installed plug-ins of a kind by name; none has the name of a preset."""
-    return available_plugins(KINDS[kind], reserved=presets(kind))
+    """Return built-in and installed plug-ins of a kind by name; none has the name of a group."""
+    return available_plugins(KINDS[kind], reserved=group_members(kind))
 
 
-def presets(kind: PlugKind) -> dict[str, tuple[str, ...]]:
-    """Return the names that stand for several selectors, with these."""
-    return {ALL: tuple(builtin_plugins(KINDS[kind])), **PRESETS[kind]}
+def group_members(kind: PlugKind) -> dict[str, tuple[str, ...]]:
+    """Return the selectors of each group of a kind, the group `all` first."""
+    members = {name: group.members for name, group in groups.groups(kind).items()}
+    return {ALL: tuple(builtin_plugins(KINDS[kind])), **members}
 
 
 def find(kind: PlugKind, name: str) -> Plugin:
-    """Return the plug-in of that name, or of that path when it ends in `.py`."""
-    several = presets(kind)
+    """Return the plug-in with this name, or the one in this file where the name ends in `.py`.
+
+    Raises `SettingError` for a group and for an unknown name.
+    """
+    members = group_members(kind)
     if name.endswith(".py"):
         plugin = plugin_file(KINDS[kind], Path(name))
-        if plugin.name in several:
+        if plugin.name in members:
             remedy = "give the file another name"
-            raise SettingError("there is a preset of that name", value=name, remedy=remedy)
+            raise SettingError("there is a group of that name", value=name, remedy=remedy)
         return plugin
     known = plugins(kind)
-    if name in several:
+    if name in members:
         raise SettingError(
-            "a preset stands for several, alone and without settings",
+            "a group takes no settings and stands for several",
             value=name,
-            remedy=f"{name} is {','.join(several[name])}",
+            remedy=f"{name} is {','.join(members[name])}",
         )
     if name not in known:
-        remedy = did_you_mean(name, {*known, *several})
+        remedy = did_you_mean(name, {*known, *members})
         raise SettingError(f"no such {KINDS[kind].noun}", value=name, remedy=remedy)
     return known[name]
 
@@ -95,13 +86,13 @@ class Selected:
 
     @property
     def label(self) -> str:
-        """Name and settings as they were asked for: `star[norm=bn]`."""
+        """Name and settings as given: `star[norm=bn]`."""
         inside = ",".join(f"{name}={_shown(value)}" for name, value in self.settings.items())
         return f"{self.plugin.name}[{inside}]" if inside else self.plugin.name
 
 
 def select(kind: PlugKind, selector: str) -> Selected:
-    """Parse a selector; settings are checked when `value` is asked for."""
+    """Parse a selector; `value` of the result checks the settings."""
     match = _SELECTOR.match(selector.strip())
     if match is None:
         raise SettingError("a selector is name or name[setting=value,…]", value=selector)
@@ -109,13 +100,14 @@ def select(kind: PlugKind, selector: str) -> Selected:
 
 
 def selectors(kind: PlugKind, text: str) -> list[str]:
-    """Split a list of selectors and presets and write presets out; each selector once, in order."""
-    known = presets(kind)
-    return list(dict.fromkeys(one for part in split_selectors(text) for one in known.get(part, (part,))))
+    """Split a list of selectors and groups, and expand groups; each selector occurs once, in order."""
+    members = group_members(kind)
+    parts = split_selectors(text)
+    return list(dict.fromkeys(selector for part in parts for selector in members.get(part, (part,))))
 
 
 def split_selectors(text: str) -> list[str]:
-    """Split a list of selectors at the commas that stand outside brackets."""
+    """Split a list of selectors at the commas outside brackets."""
     parts = re.split(r",(?![^\[]*\])", text)
     return [part.strip() for part in parts if part.strip()]
 
@@ -129,13 +121,13 @@ def _settings(text: str | None, selector: str) -> dict[str, Any]:
         if not sign or not name.strip():
             raise SettingError("settings are written name=value", value=selector)
         if name.strip() in settings:
-            raise SettingError("a setting is given once", value=selector)
+            raise SettingError("a setting is given more than once", value=selector)
         settings[name.strip()] = _parse(value.strip())
     return settings
 
 
 def _parse(value: str) -> str | tuple[str, ...] | None:
-    """`128-64` is a tuple, `none` is None; all else is text that the setting's own type reads."""
+    """Parse `128-64` as a tuple and `none` as None; other text is parsed by the setting's type."""
     if value.lower() == "none":
         return None
     return tuple(value.split("-")) if re.fullmatch(r"\d+(-\d+)+", value) else value

@@ -1,7 +1,7 @@
-"""A small working method to start from, as one file.
+"""Template of a new method, as one file.
 
-The template is a whole method, not a skeleton: it passes the contract at once, learns, and shows each part that a
-method can have. What stands in it is what its author will copy, so it is kept short.
+The template is a complete method: it passes the contract, learns, and shows each part that a method can have. It is
+short, since authors copy all of it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from keyword import iskeyword
 from pathlib import Path
 
 from ctrbench.errors import SettingError
-from ctrbench.plugins.registry import plugins, presets
+from ctrbench.plugins.registry import group_members, plugins
 from ctrbench.storage.files import write_text
 
 TEMPLATE = '''"""@title@: the domain scales each neuron that leaves a hidden layer.
 
 Paper: none yet
 Year: @year@
+Uses: e_d
+Parameters per domain: none
 
 h' = h ⊙ limit ^ tanh(e_d W), with e_d the embeddings of the domain features and a W for each layer. W starts at zero,
 so the model starts as its backbone.
@@ -34,34 +36,34 @@ from ctrbench.extend import Build, Context, Field, Method, Plan, Stage, StageMod
 
 
 class @name@(Method):
-    """A gate behind each hidden layer of any backbone."""
+    """A gate after each hidden layer of any backbone."""
 
     limit: float = Field(default=2.0, gt=1.0)
-    """A neuron is scaled by 1/limit at least and by limit at most."""
+    """Largest factor of a neuron; the smallest is 1/limit."""
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Put a gate behind each hidden layer."""
+        """Return the plan with a gate after each hidden layer."""
         return plan.after_dense(lambda dense: @name@Gate(name=f"{dense.name}.gate", limit=self.limit))
 
     @property
     def starts_as_backbone(self) -> float:
-        """Exactly."""
+        """Return 0.0: initial logits equal the backbone's."""
         return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class @name@Gate(Stage):
-    """One gate: what it is, without weights."""
+    """A gate as part of a plan, without weights."""
 
     limit: float
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the part that computes."""
+        """Build the module."""
         return @name@GateModule(self, num_inputs, build)
 
 
 class @name@GateModule(StageModule):
-    """One gate: its weights, and the computation."""
+    """A gate with its weights."""
 
     def __init__(self, stage: @name@Gate, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class @name@GateModule(StageModule):
 
 
 def new_method(name: str, folder: Path) -> Path:
-    """Write the method `name` to `folder` and return its file, `name.py`; an existing file is never overwritten."""
+    """Write the method `name` to `folder` and return its file, `name.py`; never overwrite a file."""
     _check_name(name)
     file = folder / f"{name}.py"
     if file.exists():
@@ -88,9 +90,9 @@ def _check_name(name: str) -> None:
         raise SettingError(
             "a method's name is a Python identifier", value=name, remedy="for instance my_method"
         )
-    if name in {*plugins("methods"), *presets("methods")}:
+    if name in {*plugins("methods"), *group_members("methods")}:
         raise SettingError(
-            "there is a method or a preset of that name", value=name, remedy="give another name"
+            "there is a method or a group of that name", value=name, remedy="give another name"
         )
 
 

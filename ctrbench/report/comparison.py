@@ -15,14 +15,14 @@ from typing import Literal
 from ctrbench.errors import StoreError, did_you_mean
 from ctrbench.eval.protocol import is_collapsed
 from ctrbench.names import Metric
+from ctrbench.plugins.groups import table_order
 from ctrbench.report.labels import canonical_text, differing, labels, show_value
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import find_files
 
 PLAIN = "plain"
-PAPER_ORDER = ("dnn", "dcnv2", PLAIN, "maml", "star", "apg", "adasparse")
-"""Backbones and methods in the order of the AdaSparse paper; others follow by name."""
+"""Name of the reference method."""
 SYNTHETIC_NOTICE = (
     "Synthetic data: clicks are drawn from a known probability. These results test implementations and are no evidence "
     "for a method on real data."
@@ -359,8 +359,8 @@ def _is_bare_plain(record: RunRecord) -> bool:
 
 def _order(label: str) -> tuple[int, str]:
     name = label.split("[")[0].split(",")[0]
-    index = PAPER_ORDER.index(name) if name in PAPER_ORDER else len(PAPER_ORDER)
-    return index, label
+    order = table_order()
+    return order.index(name) if name in order else len(order), label
 
 
 def _comparison_order(comparison: Comparison) -> tuple[str, bool, str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctrbench.errors import ContractError, SettingError
-from ctrbench.plugins.registry import PRESETS, find, plugins, presets, select, selectors, split_selectors
+from ctrbench.plugins.registry import find, group_members, plugins, select, selectors, split_selectors
 
 METHOD = '''"""Twice: everything twice.
 
@@ -20,7 +20,7 @@ from ctrbench.extend import Field, Method, Plan
 
 
 class Twice(Method):
-    """Says twice."""
+    """A method without effect."""
 
     factor: float = Field(default=2.0, gt=0.0)
     widths: tuple[int, ...] = (3,)
@@ -49,7 +49,7 @@ def test_built_in_plugins_are_the_files_of_the_folders() -> None:
     assert not {name for name in plugins("methods") if name.startswith("_")}
 
 
-def test_every_built_in_plugin_says_what_it_is() -> None:
+def test_every_built_in_plugin_has_summary_and_tags() -> None:
     for kind in ("methods", "backbones"):
         for plugin in plugins(kind).values():  # type: ignore[arg-type]
             assert all((plugin.summary, plugin.tag("Paper"), plugin.tag("Year"))), plugin.name
@@ -101,7 +101,7 @@ def test_settings_of_a_selector(file: Path, text: str, expected: dict[str, objec
         ("[factor=many]", "setting 'factor': many"),
         ("[factor]", "settings are written name=value"),
         ("[=3]", "settings are written name=value"),
-        ("[factor=1,factor=2]", "a setting is given once"),
+        ("[factor=1,factor=2]", "a setting is given more than once"),
         ("[factor=1", "a selector is name"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_is_no_plugin_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_without_a_plugin_is_refused(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "bad.py"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(ContractError, match=message):
@@ -152,14 +152,14 @@ def test_a_file_may_hold_the_base_of_its_method(file: Path) -> None:
     assert settings_of(str(file))["factor"] == 3.0
 
 
-def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_syntax_error_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.py"
     file.write_text("x = 1\ndef f(:\n", encoding="utf-8")
     with pytest.raises(ContractError, match=r"bad\.py, line 2"):
         _ = find("methods", str(file)).summary
 
 
-def test_an_edited_file_is_loaded_anew(file: Path) -> None:
+def test_an_edited_file_is_loaded_again(file: Path) -> None:
     assert settings_of(str(file))["factor"] == 2.0
     file.write_text(METHOD.replace("default=2.0", "default=7.0"), encoding="utf-8")
     assert settings_of(str(file))["factor"] == 7.0
@@ -192,7 +192,7 @@ def test_selectors_are_split_outside_brackets() -> None:
     ]
 
 
-def test_presets_are_written_out_among_selectors_each_once() -> None:
+def test_groups_are_expanded_and_each_selector_occurs_once() -> None:
     assert selectors("methods", "star, adasparse-study ,x.py[a=1,b=2],plain") == [
         "star", "plain", "maml", "apg", "adasparse", "x.py[a=1,b=2]",
     ]  # fmt: skip
@@ -208,37 +208,37 @@ def test_all_is_every_built_in_plugin_with_its_defaults(file: Path, monkeypatch:
     assert "doubled" in plugins("methods")
 
 
-def test_every_preset_can_be_selected() -> None:
+def test_every_member_of_a_group_can_be_selected() -> None:
     for kind in ("methods", "backbones"):
-        for several in PRESETS[kind].values():
-            assert all(select(kind, one).value for one in several)
+        for members in group_members(kind).values():
+            assert all(select(kind, selector).value for selector in members)
 
 
-def test_no_plugin_has_the_name_of_a_preset(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_plugin_has_the_name_of_a_group(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(file.parent)
     points = [entry("all", "twice"), entry("star-study", "twice")]
     monkeypatch.setattr("ctrbench.plugins.finder.entry_points", lambda group: points)
     for kind in ("methods", "backbones"):
-        assert not set(plugins(kind)) & set(presets(kind))
-    with pytest.raises(SettingError, match=r"there is a preset of that name: .*all\.py"):
+        assert not set(plugins(kind)) & set(group_members(kind))
+    with pytest.raises(SettingError, match=r"there is a group of that name: .*all\.py"):
         find("methods", str(file.rename(file.with_name("all.py"))))
 
 
-def test_a_preset_takes_no_settings_and_is_suggested() -> None:
-    with pytest.raises(SettingError, match="alone and without settings: star-study"):
+def test_a_group_takes_no_settings_and_is_suggested() -> None:
+    with pytest.raises(SettingError, match="a group takes no settings and stands for several: star-study"):
         select("methods", *selectors("methods", "star-study[norm=bn]"))
     with pytest.raises(SettingError, match=r"no such method: star-studdy\. did you mean 'star-study'"):
         select("methods", "star-studdy")
 
 
-def test_a_label_is_what_was_asked_for(file: Path) -> None:
+def test_a_label_is_the_selector_in_short(file: Path) -> None:
     assert select("methods", f"{file}[ factor = 3 , widths=4-5,limit=none]").label == (
         "twice[factor=3,widths=4-5,limit=none]"
     )
     assert select("methods", "plain").label == "plain"
 
 
-def test_a_tag_goes_on_until_the_next_or_a_blank_line(file: Path) -> None:
+def test_a_tag_ends_at_the_next_tag_or_a_blank_line(file: Path) -> None:
     text = METHOD.replace(
         "Year: 2020\n", "Year: 2020\nUses: one\nand two\nParameters per domain: w:\n all\n\nNo\n"
     )

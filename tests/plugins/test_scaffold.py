@@ -22,7 +22,7 @@ def test_the_file_is_a_method_of_that_name(tmp_path: Path) -> None:
     assert all((plugin.tag("Paper"), plugin.tag("Year").isdigit()))
 
 
-def test_it_puts_a_gate_behind_each_hidden_layer(tmp_path: Path) -> None:
+def test_the_method_puts_a_gate_after_each_hidden_layer(tmp_path: Path) -> None:
     method = select("methods", f"{new_method('gate', tmp_path)}[limit=3]").value
     plan = method.apply(select("backbones", "dnn[hidden=8-4]").value.plan())  # type: ignore[union-attr]
     assert [stage.name for stage in plan.tower] == ["tower0", "tower0.gate", "tower1", "tower1.gate"]
@@ -30,7 +30,7 @@ def test_it_puts_a_gate_behind_each_hidden_layer(tmp_path: Path) -> None:
     assert isinstance(plan.head[0], Dense)
 
 
-def test_the_file_keeps_the_house_rules(tmp_path: Path) -> None:
+def test_the_file_passes_ruff(tmp_path: Path) -> None:
     file = new_method("my_method", tmp_path)
     config = ["--config", str(PROJECT / "pyproject.toml")]
     for command in (["check"], ["format", "--check"]):
@@ -41,20 +41,20 @@ def test_the_file_keeps_the_house_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["stage", "plan", "method", "stage_module", "field", "torch"])
-def test_names_of_the_toolbox_make_no_trouble(tmp_path: Path, name: str) -> None:
+def test_names_of_imported_classes_are_allowed(tmp_path: Path, name: str) -> None:
     assert find("methods", str(new_method(name, tmp_path))).load()().limit == 2.0
 
 
 @pytest.mark.parametrize("name", ["", "my-gate", "2nd", "class", "a b", "../up", "_hidden"])
-def test_names_that_are_no_identifiers_are_refused(tmp_path: Path, name: str) -> None:
+def test_names_that_are_not_identifiers_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match="a method's name is a Python identifier"):
         new_method(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["star", "all"])
-def test_names_of_ours_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match=f"there is a method or a preset of that name: {name}"):
+def test_names_of_built_in_methods_and_groups_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=f"there is a method or a group of that name: {name}"):
         new_method(name, tmp_path)
 
 
@@ -66,6 +66,6 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == "precious"
 
 
-def test_nothing_else_is_left_behind(tmp_path: Path) -> None:
+def test_only_one_file_is_written(tmp_path: Path) -> None:
     file = new_method("mine", tmp_path)
     assert list(tmp_path.iterdir()) == [file]

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from ctrbench.report.comparison import compare
-from ctrbench.report.paper import DOMAIN_FEATURES, paper_table
+from ctrbench.report.paper import paper_table, published_figures
 from ctrbench.report.summary import summarize
 from ctrbench.report.table import Table
 from ctrbench.runs.record import RunRecord
+
+DOMAIN_FEATURES = published_figures()[0].domain_features
 
 
 def table(

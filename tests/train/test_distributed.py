@@ -21,7 +21,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import RowTable
-from ctrbench.plugins.registry import presets, select
+from ctrbench.plugins.registry import group_members, select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import (
     WorkerDied,
@@ -157,8 +157,8 @@ CASES = [
     PRUNING,
     Case("separate[batching=mixed]", steps=20),
     Case("ple[levels=2]"),
-    *(Case(method) for method in presets("methods")["all"] if method not in {*SIX, *REFUSED, "gbdt"}),
-    *(Case("plain", backbone) for backbone in presets("backbones")["all"]),
+    *(Case(method) for method in group_members("methods")["all"] if method not in {*SIX, *REFUSED, "gbdt"}),
+    *(Case("plain", backbone) for backbone in group_members("backbones")["all"]),
 ]
 
 
