@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "speed": (*GROUND, "data", "nn", "plugins", "runs", "speed", "train", "ctrbench"),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "plugins.groups", "report"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),
-    "studies.study": GROUND,
+    "studies.study": (*GROUND, "plugins.finder"),
     "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),
     "cost": (*GROUND, "cost", "data", "nn", "plugins", "runs", "speed", "train"),
     "cli": ("",),

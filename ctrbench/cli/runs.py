@@ -99,14 +99,14 @@ def study(
     """Run the experiments behind a paper's table or figure and plot it."""
     from ctrbench.data.prepared import open_prepared
     from ctrbench.runs.engines.engine import make_engine
-    from ctrbench.studies.plan import plan_study, study_config, to_make
-    from ctrbench.studies.recorded import draw_planned
+    from ctrbench.studies.draw import draw_runs
+    from ctrbench.studies.plan import missing_runs, plan_study, study_config
     from ctrbench.studies.study import load_study
 
     chosen = load_study(name)
     parts = plan_study(chosen, open_prepared(dataset or latest_dataset()), seeds=seeds)
     store = open_store(results)
-    unfinished = to_make(chosen, parts, store)
+    unfinished = missing_runs(chosen, parts, store)
     grid = [member for part in parts for member in part.runs]
     digests = {member.key.digest for member in unfinished}
     memory = max(
@@ -121,7 +121,7 @@ def study(
         memory_per_run=memory, checkpoint_seconds=checkpoint_seconds, say=console.print_note,
     )  # fmt: skip
     records = _execute(executor, store, grid, unfinished)
-    files = draw_planned(chosen, parts, store=store, out=out / name.removesuffix(".toml"))
+    files = draw_runs(chosen, parts, store=store, out=out / name.removesuffix(".toml"))
     show_results.show_files(files.terminal, files.paths)
     _exit_if_failed(records)
 

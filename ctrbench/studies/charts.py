@@ -1,67 +1,57 @@
-"""The pictures of studies, in the papers' shapes and the inks of all our pictures."""
+"""Charts that several drawings share, in the papers' shapes and the report's colours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
-import numpy as np
 
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import estimate
-from ctrbench.report.plots import (
-    DOT,
-    GRID,
-    INK,
-    PALETTE,
-    PAPER,
-    WIDTH,
-    encode_method,
-    inline,
-    legend_of,
-    padded,
-    styled,
-)
-
-Data = list[dict[str, Any]]
+from ctrbench.report.plots import DOT, INK, WIDTH, encode_method, inline, legend_of, padded, styled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One mark: a method's values (one a seed) at a place of the other axis."""
+    """The values of one method (one per seed) at one position of the other axis."""
 
     method: str
-    place: float | str
+    position: float | str
     values: Sequence[float]
 
     def row(self) -> dict[str, Any]:
-        """Return place, mean and 95 % interval over seeds."""
-        found = estimate(self.values)
-        assert found is not None
+        """Return position, mean and 95 % interval over seeds."""
+        summary = estimate(self.values)
+        assert summary is not None
         return {
             "method": self.method,
-            "place": self.place,
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
+            "position": self.position,
+            "mean": summary.mean,
+            "low": summary.low,
+            "high": summary.high,
         }
+
+    def statistics(self) -> dict[str, object]:
+        """Return mean, standard deviation and number of seeds, for `data.csv`."""
+        summary = estimate(self.values)
+        return {"mean": summary.mean, "std": summary.std, "seeds": summary.num} if summary else {}
 
 
 def line_chart(
     comparison: Comparison, points: Sequence[Point], *, x_title: str, y_title: str, is_log: bool
 ) -> alt.VConcatChart:
-    """Draw values against a number, a line a method."""
+    """Draw values against a number, one line per method."""
     data = [point.row() for point in points]
-    methods = [name for name in comparison.methods if any(one["method"] == name for one in data)]
-    places = sorted({float(one["place"]) for one in data})
+    methods = [name for name in comparison.methods if any(row["method"] == name for row in data)]
+    positions = sorted({float(row["position"]) for row in data})
     scale = alt.Scale(type="log" if is_log else "linear", nice=False, zero=False, padding=14)
-    axis = alt.Axis(values=places, format=",.0f") if is_log else alt.Axis(format=".0%", tickCount=8)
-    x = alt.X("place:Q", scale=scale, axis=axis, title=x_title)
+    axis = alt.Axis(values=positions, format=",.0f") if is_log else alt.Axis(format=".0%", tickCount=8)
+    x = alt.X("position:Q", scale=scale, axis=axis, title=x_title)
     legend = legend_of(methods) if len(methods) > 1 else None
     base, encoded = alt.Chart(inline(data)), encode_method(comparison, methods, legend)
-    y_scale = alt.Scale(domain=_ends(data, also=0.0), nice=True)
+    y_scale = alt.Scale(domain=axis_domain(data, include=0.0), nice=True)
     layers = [
         alt.Chart(inline([{"at": 0}])).mark_rule(color=INK).encode(y="at:Q"),
         base.mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y("mean:Q", scale=y_scale), color=encoded["color"]),
@@ -69,7 +59,7 @@ def line_chart(
             x=x, y=alt.Y("low:Q", scale=y_scale), y2="high:Q", color=encoded["color"]
         ),
         base.mark_point(**DOT).encode(
-            x=x, y=alt.Y("mean:Q", scale=y_scale, axis=_signed(), title=y_title), **encoded
+            x=x, y=alt.Y("mean:Q", scale=y_scale, axis=_signed_axis(), title=y_title), **encoded
         ),
     ]
     return styled(alt.vconcat(alt.layer(*layers).properties(width=WIDTH, height=220)))
@@ -78,21 +68,23 @@ def line_chart(
 def domains_chart(
     comparison: Comparison, points: Sequence[Point], *, title: str, reference: float | None
 ) -> alt.VConcatChart:
-    """Draw a metric of every domain, a line a domain, marks for methods; `reference` gets a rule."""
+    """Draw a metric per domain, one row per domain and one mark per method; `reference` gets a vertical rule."""
     data = [point.row() for point in points]
-    methods = [name for name in comparison.methods if any(one["method"] == name for one in data)]
-    domains = list(dict.fromkeys(str(point.place) for point in points))
+    methods = [name for name in comparison.methods if any(row["method"] == name for row in data)]
+    domains = list(dict.fromkeys(str(point.position) for point in points))
     encoded = encode_method(comparison, methods, legend_of(methods))
-    scale = alt.Scale(domain=_ends(data, also=reference), nice=True, zero=False)
+    scale = alt.Scale(domain=axis_domain(data, include=reference), nice=True, zero=False)
     axis = alt.Axis(domain=False, ticks=False, labelPadding=8, grid=True, labelLimit=220)
-    y = alt.Y("place:N", sort=domains, title=None, axis=axis)
+    y = alt.Y("position:N", sort=domains, title=None, axis=axis)
     base = alt.Chart(inline(data))
-    place = {"y": y, "yOffset": alt.YOffset("method:N", sort=methods, scale=alt.Scale(paddingOuter=0.6))}
+    offset = alt.YOffset("method:N", sort=methods, scale=alt.Scale(paddingOuter=0.6))
     layers = [
         base.mark_rule(strokeWidth=2).encode(
-            **place, x=alt.X("low:Q", scale=scale), x2="high:Q", color=encoded["color"]
+            y=y, yOffset=offset, x=alt.X("low:Q", scale=scale), x2="high:Q", color=encoded["color"]
         ),
-        base.mark_point(**DOT).encode(**place, x=alt.X("mean:Q", scale=scale, title=title), **encoded),
+        base.mark_point(**DOT).encode(
+            y=y, yOffset=offset, x=alt.X("mean:Q", scale=scale, title=title), **encoded
+        ),
     ]
     if reference is not None:
         rule = alt.Chart(inline([{"at": reference}])).mark_rule(color=INK, strokeDash=[6, 3])
@@ -101,51 +93,12 @@ def domains_chart(
     return styled(alt.vconcat(alt.layer(*layers).properties(width=WIDTH - 130, height=height)))
 
 
-def masks_chart(names: Sequence[str], kept: Mapping[int, np.ndarray]) -> alt.VConcatChart:
-    """Draw the neurons of a site, a row a domain: dark where the domain's rows prune a neuron in the main.
-
-    `kept` holds, by seed, the share of a domain's rows that keep each neuron, of shape [domains, neurons]; a model's
-    neurons are its own, so seeds stand one below the other.
-    """
-    seeds = [
-        _masks_of_seed(names, kept_DN, f"seed {seed}" if len(kept) > 1 else "")
-        for seed, kept_DN in kept.items()
-    ]
-    return styled(alt.vconcat(*seeds))
+def axis_domain(data: Sequence[dict[str, Any]], *, include: float | None) -> list[float]:
+    """Return the padded range of the intervals in `data`, widened to `include`."""
+    ends = [row[side] for row in data for side in ("low", "high")]
+    ends += [] if include is None else [include]
+    return padded(min(ends), max(ends), 0.05)
 
 
-def _masks_of_seed(names: Sequence[str], kept_DN: np.ndarray, title: str) -> alt.Chart:
-    data = [
-        {"domain": name, "neuron": place, "kept": "kept" if share > 0.5 else "pruned"}
-        for name, row in zip(names, kept_DN, strict=True)
-        for place, share in enumerate(row.tolist())
-    ]
-    width = WIDTH + 60
-    x = alt.X(
-        "neuron:O",
-        title="neuron",
-        axis=alt.Axis(values=list(range(0, kept_DN.shape[1], 16)), labelAngle=0, ticks=False),
-        scale=alt.Scale(paddingInner=0, paddingOuter=0),
-    )
-    y = alt.Y("domain:N", sort=list(names), title=None, axis=alt.Axis(domain=False, ticks=False))
-    color = alt.Color(
-        "kept:N",
-        scale=alt.Scale(domain=["kept", "pruned"], range=[GRID, PALETTE[0]]),
-        legend=alt.Legend(orient="top", symbolType="square"),
-    )
-    cells = alt.Chart(inline(data), width=width, height=34 * len(names), title=title)
-    marked: alt.Chart = cells.mark_rect(stroke=PAPER, strokeWidth=0.6).encode(x=x, y=y, color=color)
-    return marked
-
-
-def _ends(data: Data, *, also: float | None) -> list[float]:
-    ends = [one[side] for one in data for side in ("low", "high")]
-    return padded(*_span([*ends, *([] if also is None else [also])]), 0.05)
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
-
-
-def _signed() -> alt.Axis:
+def _signed_axis() -> alt.Axis:
     return alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.4f')", tickCount=6)

@@ -1,4 +1,4 @@
-"""A study as runs: its domain sets found in the data, a grid for each, and what its drawing needs of them."""
+"""The runs of a study: one grid per domain set, and the runs that are still missing for its drawing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.runs.grid import Run, make_config, make_grid, parse_seeds, usual_window
 from ctrbench.runs.store import RunStore
+from ctrbench.storage.files import is_file
 from ctrbench.studies.study import NESTED, REPRESENTATIVE, Study, nested_sets
 from ctrbench.train.config import TrainConfig
-
-SHOWN = ("sparsity", "masks")
-"""Drawings of what methods show of their models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,30 +22,30 @@ class Planned:
     domain_set: str
     runs: tuple[Run, ...]
     labels: dict[str, str]
-    """The study's label of each method, by digest, in order."""
+    """The study's label per digest of a method, in order."""
 
 
 def study_config(study: Study) -> TrainConfig:
     """Return the training configuration of a study; settings it does not name are the defaults."""
-    known = TrainConfig.model_fields
+    fields = TrainConfig.model_fields
     for name in study.train:
-        if name not in known:
+        if name not in fields:
             raise SettingError(
-                "no such training setting", value=name, remedy=f"known: {', '.join(sorted(known))}"
+                "no such training setting", value=name, remedy=f"settings: {', '.join(sorted(fields))}"
             )
-    # As with the command's option, 0 stands for all rows.
+    # As with the command's option, a window of 0 means all rows.
     return make_config(**{**study.train, "window": study.train.get("window") or None})
 
 
 def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) -> tuple[Planned, ...]:
-    """Return the runs of a study on a dataset, one part a domain set; `seeds` overrules the study's."""
-    chosen, config = parse_seeds(seeds or str(study.seeds)), study_config(study)
+    """Return the runs of a study on a dataset, one part per domain set; `seeds` overrides the study's."""
+    seed_list, config = parse_seeds(seeds or str(study.seeds)), study_config(study)
     if "window" not in study.train:
         config = config.model_copy(update={"window": usual_window(prepared)})
     parts = []
-    for wanted in _domain_sets(study, prepared):
-        name = wanted
-        if wanted == REPRESENTATIVE:
+    for domain_set in _domain_sets(study, prepared):
+        name = domain_set
+        if domain_set == REPRESENTATIVE:
             prepared, name = prepared.ensure_domains((prepared.manifest.card.representative,))
         runs: dict[str, Run] = {}
         labels: dict[str, str] = {}
@@ -56,7 +54,7 @@ def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) ->
                 prepared,
                 methods=[selector],
                 backbones=study.backbones,
-                seeds=chosen,
+                seeds=seed_list,
                 domain_set=name,
                 indicator=None,
                 config=config,
@@ -76,27 +74,33 @@ def _domain_sets(study: Study, prepared: Prepared) -> tuple[str, ...]:
         return nested_sets(prepared.manifest.card.domain_sets)
     for name in study.domain_sets:
         if name != REPRESENTATIVE and name not in prepared.manifest.domain_sets:
-            known = ", ".join(prepared.manifest.domain_sets)
-            raise SettingError("no such domain set", value=name, remedy=f"known: {known}, {REPRESENTATIVE}")
+            names = ", ".join(prepared.manifest.domain_sets)
+            raise SettingError(
+                "no such domain set", value=name, remedy=f"domain sets: {names}, {REPRESENTATIVE}"
+            )
     return study.domain_sets
 
 
-def to_make(study: Study, parts: Iterable[Planned], store: RunStore) -> list[Run]:
-    """Return the runs still to be made: without a record, or without what the drawing needs beside it."""
-    return list(_to_make(study, parts, store))
+def missing_runs(study: Study, parts: Iterable[Planned], store: RunStore) -> list[Run]:
+    """Return the runs without a finished record, or without the inspection that the drawing needs."""
+    return list(_missing_runs(study, parts, store))
 
 
-def _to_make(study: Study, parts: Iterable[Planned], store: RunStore) -> Iterator[Run]:
+def _missing_runs(study: Study, parts: Iterable[Planned], store: RunStore) -> Iterator[Run]:
+    needs_inspection = study.drawing.needs_inspection
     for part in parts:
         unfinished = {run.key.digest for run in store.unfinished(part.runs)}
         for run in part.runs:
-            lacks = study.draw in SHOWN and _shows(run) and not store.inspection_file(run.key).exists()
-            if (run.unsupported is None and lacks) or run.key.digest in unfinished:
+            lacks_inspection = (
+                needs_inspection
+                and run.unsupported is None
+                and _inspects(run)
+                and not is_file(store.inspection_file(run.key))
+            )
+            if lacks_inspection or run.key.digest in unfinished:
                 yield run
 
 
-def _shows(run: Run) -> bool:
-    from ctrbench.plugins.base import Method
-
-    kind = run.method.load()
-    return issubclass(kind, Method) and kind.inspects
+def _inspects(run: Run) -> bool:
+    method, _ = run.chosen()
+    return method.inspects

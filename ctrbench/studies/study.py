@@ -1,7 +1,7 @@
-"""A study: the experiment behind one table or picture of a paper, as a TOML file to copy and change.
+"""A study: the experiment behind one table or figure of a paper, as a TOML file to copy and change.
 
-It names methods (a label and a selector each), backbones, domain sets and seeds, and what to draw. `load_study` finds
-those that come with ctrbench by name, `adasparse/table1`, and a user's own by path.
+It names methods (a label and a selector each), backbones, domain sets and seeds, and a drawing with its options.
+`load_study` finds the studies that come with ctrbench by name, such as `adasparse/table1`, and a user's own by path.
 """
 
 from __future__ import annotations
@@ -9,81 +9,107 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ctrbench.errors import SettingError, did_you_mean, first_problem
+from ctrbench.errors import CtrbenchError, SettingError, did_you_mean, first_problem
+from ctrbench.plugins.finder import PluginKind
 
-Drawing = Literal["table", "bins", "domains", "pcoc", "domain_sets", "sparsity", "masks"]
+if TYPE_CHECKING:
+    from ctrbench.studies.drawing import Drawing
 
 REPRESENTATIVE = "representative"
-"""In place of a domain set: the dataset's representative feature alone, as the one domain feature."""
+"""In place of a domain set: the dataset's representative feature as the only domain feature."""
 NESTED = "nested"
-"""In place of domain sets: the longest chain of the dataset's sets in which each holds the one before."""
+"""In place of domain sets: the longest chain of the dataset's sets in which each contains the previous one."""
+DRAWINGS: PluginKind[Drawing] = PluginKind(
+    name="drawings", package="ctrbench.studies.drawings", base="ctrbench.studies.drawing:Drawing"
+)
 
 
 class Study(BaseModel):
-    """What is run, and what is drawn of it."""
+    """The runs of a study, and the drawing of their results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     source: str = ""
-    """The table or figure of the paper that this is after."""
+    """The table or figure of the paper that the study follows."""
     note: str = ""
-    """What differs from the paper, printed below."""
-    draw: Drawing
-    """`table`: methods × backbones; `bins`: gains by size of domain; `domains` and `pcoc`: AUC and PCOC of each domain;
-    `domain_sets`: gain against the number of domains; `sparsity`: AUC against the pruned share reached; `masks`: the
-    pruned neurons of three domains."""
+    """Differences from the paper, printed below the tables."""
+    draw: str
+    """Name of a drawing, such as `table` or `masks`, or the path of a `.py` file, relative to the study."""
+    options: Mapping[str, Any] = {}
+    """Options of the drawing: all keys of the file that are not fields of a study."""
     methods: dict[str, str] = Field(min_length=1)
-    """Labels, in order, and what stands behind them: a name, name[setting=value] or a path."""
+    """Selector per label, in order: name, name[setting=value] or path."""
     backbones: tuple[str, ...] = Field(default=("dnn",), min_length=1)
     domain_sets: tuple[str, ...] = Field(default=("default",), min_length=1)
     """Named sets of the dataset, `representative`, or `nested` alone."""
     seeds: int | str = 3
-    """As `ctrbench run` takes them."""
+    """As `ctrbench run --seeds`."""
     train: dict[str, str | int | float] = {}
     """Training settings by the names of `ctrbench run`'s options, such as batch_size."""
-    bins: int = Field(default=5, ge=1)
-    by_user: bool = False
-    """`table` and `domains`: show AUC within each user too, weighted by rows, which STAR's paper measures."""
-    site: str = "head"
-    """`masks`: the dense stage whose input is looked at."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_options(cls, content: Any) -> Any:  # noqa: ANN401  # the raw input of pydantic
+        if not isinstance(content, dict) or "options" in content:
+            return content
+        fields = {name: value for name, value in content.items() if name in cls.model_fields}
+        return {**fields, "options": {name: content[name] for name in content if name not in fields}}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if NESTED in self.domain_sets and len(self.domain_sets) > 1:
-            raise ValueError("nested stands alone in domain_sets")
-        if self.by_user and self.draw not in ("table", "domains"):
-            raise ValueError(f"by_user goes with draw = 'table' or 'domains', not {self.draw!r}")
-        if self.draw in ("domain_sets", "bins") and "plain" not in self.methods.values():
-            raise ValueError(f"draw = {self.draw!r} shows gains over plain, which methods must name")
+            raise ValueError("nested cannot be combined with other domain_sets")
+        if self.drawing.needs_plain and "plain" not in self.methods.values():
+            raise ValueError(f"draw = {self.draw!r} shows gains over plain, so methods must include plain")
         return self
+
+    @property
+    def drawing(self) -> Drawing:
+        """The drawing with its options; raises `ValueError` for an unknown drawing, option or value."""
+        try:
+            return DRAWINGS.load(self.draw).model_validate(self.options)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            option = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                text = f"no such key of a study, and no option of draw = {self.draw!r}"
+            else:
+                text = problem["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{option}: {text}") from None
+        except CtrbenchError as error:
+            raise ValueError(f"draw: {error}") from None
 
 
 def bundled_studies() -> dict[str, Path]:
-    """Return the studies that come with ctrbench, by name; nothing is parsed."""
+    """Return the studies that come with ctrbench, by name; no file is read."""
     papers = Path(__file__).parent / "papers"
     return {f"{path.parent.name}/{path.stem}": path for path in sorted(papers.glob("*/*.toml"))}
 
 
 def load_study(name_or_path: str) -> Study:
-    """Load a study by name, or a user's own by its path; raises `SettingError` for what is none."""
+    """Load a study by name, or a user's own by its path; raise `SettingError` if it does not exist."""
     if name_or_path.endswith(".toml"):
         return read_study(Path(name_or_path))
-    known = bundled_studies()
-    if name_or_path not in known:
-        remedy = f"{did_you_mean(name_or_path, known)}; or give the path of a study, my.toml"
+    studies = bundled_studies()
+    if name_or_path not in studies:
+        remedy = f"{did_you_mean(name_or_path, studies)}; or give the path of a study, my.toml"
         raise SettingError("no such study", value=name_or_path, remedy=remedy)
-    return read_study(known[name_or_path])
+    return read_study(studies[name_or_path])
 
 
 def read_study(file: Path) -> Study:
     """Read and check one study file."""
     try:
-        return Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        draw = content.get("draw")
+        if isinstance(draw, str) and draw.endswith(".py"):
+            content["draw"] = str(file.parent / draw)
+        return Study.model_validate(content)
     except FileNotFoundError:
         raise SettingError("no such study", value=file) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -93,15 +119,15 @@ def read_study(file: Path) -> Study:
 
 
 def nested_sets(sets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the longest chain of domain sets in which each holds all features of the one before, and more.
+    """Return the longest chain of domain sets in which each contains all features of the previous one, and more.
 
-    Of equal sets the first counts; of equally long chains the one that ends with the fewest features.
+    The first of equal sets is used; of equally long chains, the one that ends with the fewest features.
     """
-    distinct: dict[frozenset[str], str] = {}
+    name_of: dict[frozenset[str], str] = {}
     for name, features in sets.items():
-        distinct.setdefault(frozenset(features), name)
-    best: dict[frozenset[str], tuple[frozenset[str], ...]] = {}
-    for one in sorted(distinct, key=len):
-        before = [chain for end, chain in best.items() if end < one]
-        best[one] = (*max(before, key=len, default=()), one)
-    return tuple(distinct[one] for one in max(best.values(), key=len))
+        name_of.setdefault(frozenset(features), name)
+    longest: dict[frozenset[str], tuple[frozenset[str], ...]] = {}
+    for features_set in sorted(name_of, key=len):
+        shorter = [chain for end, chain in longest.items() if end < features_set]
+        longest[features_set] = (*max(shorter, key=len, default=()), features_set)
+    return tuple(name_of[features_set] for features_set in max(longest.values(), key=len))

@@ -10,7 +10,8 @@ from ctrbench.errors import StoreError
 from ctrbench.plugins.inspection import GateSite, Inspection
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.studies.draw import Domain, Part, draw_study, make_part
+from ctrbench.studies.draw import draw_study
+from ctrbench.studies.drawing import Domain, Part, make_part
 from ctrbench.studies.study import Study
 
 NAMES = {
@@ -30,7 +31,8 @@ def draw(store: RunStore, tmp_path: Path, record: Callable[..., RunRecord]) -> C
             for method, auc in (("plain", 0.7), ("star", 0.73))
             for seed in (1, 2)
         ]
-        study = Study(title="S", draw=kind, methods={"Base": "plain", "STAR": "star"}, by_user=by_user)
+        options = {"by_user": True} if by_user else {}
+        study = Study(title="S", draw=kind, methods={"Base": "plain", "STAR": "star"}, **options)
         draw_study(study, [_part(records)], store=store, out=tmp_path)
         return (tmp_path / "table.md").read_text(encoding="utf-8")
 
@@ -144,16 +146,16 @@ def test_the_pruned_share_of_a_bin_weighs_its_domains_by_rows(masks: Callable[..
 
 
 def test_a_seed_that_shows_nothing_is_said(masks: Callable[..., str]) -> None:
-    assert masks({1: TWO_SEEDS[1], 2: {}}).count("Seed 1.\n- Of 2 runs 1 left what is shown here.") == 2
+    assert masks({1: TWO_SEEDS[1], 2: {}}).count("Seed 1.\n- 1 of 2 runs have an inspection.") == 2
 
 
 def test_a_model_made_once_more_is_said_of_its_seed(masks: Callable[..., str]) -> None:
-    assert "looked at in a repetition of the run (seed 2)" in masks(TWO_SEEDS, repeated=2)
+    assert "inspected in a repetition of the run (seed 2)" in masks(TWO_SEEDS, repeated=2)
     assert "repetition" not in masks(TWO_SEEDS)
 
 
 def test_seeds_that_show_different_things_are_refused(masks: Callable[..., str]) -> None:
-    with pytest.raises(StoreError, match=r"runs of Gated × dnn show different things"):
+    with pytest.raises(StoreError, match=r"inspection data differ between seeds.*Gated × dnn"):
         masks(TWO_SEEDS, stage="tower")
-    with pytest.raises(StoreError, match=r"show different things"):
+    with pytest.raises(StoreError, match=r"inspection data differ"):
         masks({1: TWO_SEEDS[1], 2: {1: {3}, 3: {3}, 2: set()}})

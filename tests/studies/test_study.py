@@ -15,7 +15,7 @@ from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.plugins.registry import select
 from ctrbench.runs.store import RunStore
-from ctrbench.studies.plan import plan_study, to_make
+from ctrbench.studies.plan import missing_runs, plan_study
 from ctrbench.studies.study import bundled_studies, load_study, nested_sets, read_study
 
 BODY = """
@@ -72,7 +72,7 @@ def write(place: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("name", bundled_studies())
-def test_bundled_studies_name_methods_and_backbones_that_there_are(name: str) -> None:
+def test_bundled_studies_name_existing_methods_and_backbones(name: str) -> None:
     study = load_study(name)
     assert study.source
     for selector in study.methods.values():
@@ -81,7 +81,7 @@ def test_bundled_studies_name_methods_and_backbones_that_there_are(name: str) ->
         _ = select("backbones", selector).value
 
 
-def test_the_papers_studies_are_all_there() -> None:
+def test_the_studies_of_both_papers_are_bundled() -> None:
     adasparse = {f"adasparse/{name}" for name in ("table1", "table2", "fig3a", "fig3b", "fig3c", "fig3d")}
     star = {f"star/{name}" for name in ("table2", "table3", "table4", "fig6", "fig7")}
     assert set(bundled_studies()) == adasparse | star
@@ -92,24 +92,27 @@ def test_the_papers_studies_are_all_there() -> None:
     [
         ("title = 3", "methods: Field required|title"),
         ("title = ", "a study is a TOML file"),
-        ('title = "a"\ndraw = "pie"\nmethods = { a = "plain" }', "draw: Input should be"),
+        ('title = "a"\ndraw = "pie"\nmethods = { a = "plain" }', "draw: no such drawing: pie"),
         ('title = "a"\ndraw = "table"\nmethods = {}', "methods: Dictionary should have at least 1"),
         ('title = "a"\ndraw = "bins"\nmethods = { a = "star" }', "gains over plain"),
-        ('title = "a"\ndraw = "pcoc"\nby_user = true\nmethods = { a = "star" }', "by_user goes with"),
+        (
+            'title = "a"\ndraw = "pcoc"\nby_user = true\nmethods = { a = "star" }',
+            "by_user: no such key .* no option of draw = 'pcoc'",
+        ),
         (
             'title = "a"\ndraw = "table"\nmethods = { a = "star" }\ndomain_sets = ["nested", "default"]',
-            "nested stands alone",
+            "nested cannot be combined",
         ),
         ('title = "a"\ndraw = "table"\nmethod = { a = "star" }', "method"),
     ],
 )
-def test_what_is_wrong_with_a_study_is_said(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_study_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "my.toml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingError, match=message):
         read_study(tmp_path / "my.toml")
 
 
-def test_unknown_studies_are_told_with_the_nearest() -> None:
+def test_an_unknown_study_is_refused_with_a_suggestion() -> None:
     with pytest.raises(SettingError, match="did you mean 'adasparse/table1'"):
         load_study("adasparse/tabel1")
     with pytest.raises(SettingError, match="no such study"):
@@ -128,7 +131,7 @@ def test_nested_sets_are_the_longest_chain() -> None:
     assert nested_sets(sets) == ("a", "ab", "default", "all")
 
 
-def test_nested_sets_of_the_real_data() -> None:
+def test_nested_sets_of_movielens() -> None:
     assert "movielens-1m" in bundled_cards()
     sets = load_card("movielens-1m").domain_sets
     assert nested_sets(sets) == ("age", "age-gender", "default", "age-gender-occupation-zip")
@@ -152,7 +155,7 @@ def test_the_representative_feature_makes_a_set_of_its_own(write: Callable[..., 
     assert part.runs[0].key.indicator == "shop"
 
 
-def test_what_does_not_fit_the_data_is_said(place: Path, write: Callable[..., Path]) -> None:
+def test_a_study_that_does_not_fit_the_data_is_refused(place: Path, write: Callable[..., Path]) -> None:
     with pytest.raises(SettingError, match="no such domain set: where"):
         plan_study(read_study(write(sets='"where"')), open_prepared("tiny"))
     file = write()
@@ -175,11 +178,12 @@ PICTURES = {
 }
 
 
-def test_calibration_is_drawn_of_domains_with_clicks_enough(
-    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+def test_calibration_is_drawn_for_domains_with_enough_clicks(
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
-    monkeypatch.setattr("ctrbench.studies.draw.LEAST_POSITIVES", 40)
     file = write("pcoc")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('draw = "pcoc"', 'draw = "pcoc"\nmin_positives = 40'), encoding="utf-8")
     assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     store = RunStore(results=place / "results", home=place / "home")
@@ -188,7 +192,10 @@ def test_calibration_is_drawn_of_domains_with_clicks_enough(
     assert 0 < enough < sum(rows > 0 for rows in domains.rows)
     with (place / "study" / "pcoc" / "data.csv").open(encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == 2 * enough
-    assert f"shows the {enough} with 40 clicks" in (place / "study" / "pcoc" / "table.md").read_text()
+    assert (
+        f"shows the {enough} domains with at least 40 clicks"
+        in (place / "study" / "pcoc" / "table.md").read_text()
+    )
     assert (place / "study" / "pcoc" / "pcoc.svg").exists()
 
 
@@ -217,7 +224,7 @@ def test_every_drawing_from_runs_to_files(
     assert {one.name: one.read_bytes() for one in (place / "out" / draw).iterdir()} == before
 
 
-def test_runs_without_what_is_drawn_are_made_again_and_the_record_stays(
+def test_runs_without_an_inspection_are_repeated_and_their_records_kept(
     place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
     file = write("masks")
@@ -227,13 +234,13 @@ def test_runs_without_what_is_drawn_are_made_again_and_the_record_stays(
     gated = parts[0].runs[1]
     record = store.record_file(gated.key).read_bytes()
     store.inspection_file(gated.key).unlink()
-    assert [run.key.digest for run in to_make(study, parts, store)] == [gated.key.digest]
+    assert [run.key.digest for run in missing_runs(study, parts, store)] == [gated.key.digest]
     assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     assert store.inspection_file(gated.key).exists()
     assert store.record_file(gated.key).read_bytes() == record
 
 
-def test_a_repetition_that_differs_from_its_record_is_said_to(
+def test_an_inspection_of_another_model_than_the_record_is_noted(
     place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
     file = write("masks")
@@ -247,7 +254,7 @@ def test_a_repetition_that_differs_from_its_record_is_said_to(
     assert shown is not None
     np.savez(store.inspection_file(part.runs[1].key), **replace(shown, predictions="another").arrays())
     assert ctrbench(*arguments) == 0
-    assert "AdaSparse: looked at in a repetition of the run" in table.read_text()
+    assert "AdaSparse: inspected in a repetition of the run" in table.read_text()
 
 
 def test_a_study_without_any_result_says_why(
@@ -260,7 +267,7 @@ def test_a_study_without_any_result_says_why(
     assert "no run of a study has a result" in capsys.readouterr().err
 
 
-def test_the_shares_shown_are_those_of_the_model(
+def test_the_pruned_shares_are_those_of_the_model(
     place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
     file = write("sparsity")
@@ -283,5 +290,44 @@ def test_the_shares_shown_are_those_of_the_model(
     assert 0.0 < pruned < 1.0
 
 
-def test_a_study_that_is_none_ends_with_code_2(place: Path, ctrbench: Callable[..., int]) -> None:
+def test_an_unknown_study_ends_with_code_2(place: Path, ctrbench: Callable[..., int]) -> None:
     assert ctrbench("study", "adasparse/table9", "--dataset", "tiny") == 2
+
+
+DRAWING = '''
+"""The best method per domain set."""
+
+from ctrbench.report.table import Cell, Line, Table
+from ctrbench.studies.drawing import Drawing, Drawn
+
+
+class Best(Drawing):
+    digits: int = 4
+
+    def draw(self, parts, *, store):
+        lines = []
+        for part in parts:
+            means = {row.method: max(row.values("auc").values()) for row in part.comparison.rows}
+            best = max(means, key=means.get)
+            cells = (Cell(text=best), Cell(text=f"{means[best]:.{self.digits}f}"))
+            lines.append(Line(kind="method", label=part.comparison.title, cells=cells))
+        columns = ("method", "AUC")
+        return Drawn(tables=(Table(name="best", title="Best", columns=columns, lines=tuple(lines)),))
+'''
+
+
+def test_a_drawing_is_one_file_beside_the_study(
+    place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
+) -> None:
+    (place / "best.py").write_text(DRAWING, encoding="utf-8")
+    file = write("best.py")
+    text = file.read_text(encoding="utf-8")
+    study = place / "mine.toml"
+    study.write_text(text.replace("[methods]", "digits = 2\n[methods]", 1), encoding="utf-8")
+    assert "digits = 2" in study.read_text()
+    assert ctrbench("study", "mine.toml", "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
+    table = (place / "study" / "mine" / "table.md").read_text(encoding="utf-8")
+    assert "| method | AUC |" in table.replace("  ", " ")
+    study.write_text(text.replace("[methods]", "digit = 2\n[methods]", 1), encoding="utf-8")
+    with pytest.raises(SettingError, match="digit: no such key of a study"):
+        read_study(study)
