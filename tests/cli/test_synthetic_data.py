@@ -97,7 +97,7 @@ def test_rows_are_exported_for_other_programs(folder: Path, call: Call) -> None:
         (["prepare", "movielens-1m", "--rows", "6e3"], "applies to generated data only: --rows"),
         (["prepare", "movielens-1m", "--on-the-fly"], "applies to generated data only: --on-the-fly"),
         (["prepare", "production", "--rows", "6e3", "--address", "here:1"], "add --engine ray"),
-        (["prepare", "production", "--rows", "6e3", "--engine", "spark"], "no such engine"),
+        (["prepare", "production", "--rows", "6e3", "--engine", "spark"], "unknown engine"),
         (["prepare", "production", "--rows", "6e3", "--engine", "ray", "--jobs", "2"], "remove it"),
         (["prepare", "production", "--rows", "6e3", "--domains", "itme_id,gender"], "did you mean"),
         (["prepare", "production", "--rows", "6e3", "--domains", "itme_id", "--dry-run"], "did you mean"),
