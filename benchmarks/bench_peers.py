@@ -96,7 +96,7 @@ def refuse_other_sizes(results: Sequence[Result]) -> None:
 
 
 def peers_python(folder: Path) -> Path:
-    """Return the interpreter of the peers' environment, which is made anew unless it is there as pinned."""
+    """Return the interpreter of the peers' environment, creating it unless it holds the pinned packages."""
     stamp, python, pinned = folder / "installed.txt", folder / "bin" / "python", "\n".join(PEERS)
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != pinned:
         say(f"installing the peers into {folder}")
@@ -144,7 +144,7 @@ def measure(contests: Sequence[Contest], setting: Setting) -> Iterator[Record]:
 
 
 def told(result: Result) -> str:
-    """Return a case's figures in words."""
+    """Return a case's figures as text."""
     if "error" in result:
         return str(result["error"])
     size = f", {result['parameters']:,} parameters" if result.get("parameters") else ""
@@ -153,7 +153,7 @@ def told(result: Result) -> str:
 
 
 def say(text: str) -> None:
-    """Tell whoever waits."""
+    """Write a line of progress to standard error."""
     sys.stderr.write(text + "\n")
 
 

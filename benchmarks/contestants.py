@@ -147,7 +147,7 @@ def _data(case: Case, setting: Setting) -> dict[str, Any]:
 
 
 def arrays(name: str, setting: Setting) -> Path:
-    """Write made-up rows as arrays for the peers, once."""
+    """Write synthetic rows as arrays for the peers, once."""
     folder = setting.scratch / f"rows-{name}"
     if not folder.exists():
         folder.mkdir()
@@ -159,18 +159,18 @@ def arrays(name: str, setting: Setting) -> Path:
 
 
 def dataset(folder: Path, rows: int, parts: tuple[int, int, int]) -> Path:
-    """Write made-up rows as a user's CSV file, once, with a card; return the card."""
-    card = folder / "made-up.toml"
+    """Write synthetic rows as a user's CSV file, once, with a card; return the card."""
+    card = folder / "synthetic.toml"
     if not card.exists():
         folder.mkdir()
         made = synthetic(rows=rows)
         names = [one.name for one in made.schema.fields]
         frame = pl.DataFrame(made.data.ids_BF.numpy() * RAW_STEP, schema=names, orient="row")
         label = pl.Series("label", made.data.label_B.numpy().astype(np.int8))
-        frame.insert_column(0, label).write_csv(folder / "made-up.csv")
+        frame.insert_column(0, label).write_csv(folder / "synthetic.csv")
         fields = "".join(f'\n[[fields]]\nname = "{name}"\n' for name in names)
         card.write_text(
-            'name = "made-up"\ntitle = "Made-up rows"\npath = "made-up.csv"\nrepresentative = "field0"\n'
+            'name = "synthetic"\ntitle = "Synthetic rows"\npath = "synthetic.csv"\nrepresentative = "field0"\n'
             f'[label]\ncolumn = "label"\n[split]\nby = "hash"\nparts = {list(parts)}\n'
             f'[domain_sets]\ndefault = ["field0"]\n{fields}',
             encoding="utf-8",
@@ -200,7 +200,7 @@ def _last_line(log: Path) -> str:
 
 
 def _prepare(case: str, setting: Setting) -> Turn:
-    """Prepare one CSV file, anew each time."""
+    """Prepare one CSV file, once per call."""
     rows = setting.rows(PREPARE_ROWS)
     card = dataset(setting.scratch / "prepare", rows, (4, 1, 1))
     if case == OURS:

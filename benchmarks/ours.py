@@ -1,4 +1,4 @@
-"""Our worker: training steps on the made-up rows, an epoch of a prepared dataset, the metrics.
+"""Our worker: training steps on the synthetic rows, an epoch of a prepared dataset, the metrics.
 
 A step here includes cutting its batch out of the rows in memory, which the peers' figures leave out.
 """

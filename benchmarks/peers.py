@@ -38,7 +38,7 @@ APG_SAME = {
     "overparam_p": 128,
     "generate_bias": False,
 }
-"""The settings of ours: the domain's embedding generates cores of rank 16, linearly."""
+"""The settings of ctrbench: the domain's embedding generates cores of rank 16, linearly."""
 APG_TEMPLATE = {
     "condition_mode": "self-wise",
     "rank_k": 8,
@@ -50,7 +50,7 @@ APG_TEMPLATE = {
 
 
 class Data:
-    """The made-up rows, and the ids that each field may have."""
+    """The synthetic rows, and the ids that each field may have."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         folder, self.batch_size = Path(asked["folder"]), int(asked["batch"])
@@ -86,7 +86,7 @@ def fuxictr(asked: dict[str, Any], checkout: str | None) -> Opened:
     from fuxictr.features import FeatureMap
 
     data = Data(asked)
-    features = FeatureMap("made-up", "")
+    features = FeatureMap("synthetic", "")
     features.features = OrderedDict(
         (name, {"source": "", "type": "categorical", "vocab_size": size})
         for name, size in zip(data.names, data.sizes, strict=True)
@@ -234,7 +234,7 @@ def swr(asked: dict[str, Any], checkout: str | None) -> Opened:
         model = zoo.AdaSparse(features[:1], features[1:], tower)
     else:
         model = zoo.Star(features, data.sizes[0] - 1, list(HIDDEN), [32])
-    trainer = part("scenario_wise_rec.trainers").CTRTrainer(model, "made-up", optimizer_params={"lr": RATE})
+    trainer = part("scenario_wise_rec.trainers").CTRTrainer(model, "synthetic", optimizer_params={"lr": RATE})
 
     def batch_of(ids: torch.Tensor, label: torch.Tensor) -> object:
         # Domains count from 0 there.
@@ -256,7 +256,7 @@ def prepare(csv: str, folder: str) -> None:
         if name != "label"
     ]
     encoder = FeatureProcessor(
-        columns, {"name": "label", "dtype": "float"}, dataset_id="made-up", data_root=folder
+        columns, {"name": "label", "dtype": "float"}, dataset_id="synthetic", data_root=folder
     )
     build_dataset(encoder, train_data=csv)
 

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 ROWS, SHOPS, ITEMS = 40_000, 8, 400
 CARD = """
-name = "made-up"
-title = "Made-up clicks"
-path = "made-up.csv"
+name = "synthetic"
+title = "Synthetic clicks"
+path = "synthetic.csv"
 timestamp = "time"
 representative = "shop"
 label = { column = "click" }
@@ -85,21 +85,21 @@ class Silent(Timeline):
 
 
 def make_data(folder: Path) -> None:
-    """Prepare made-up rows in the folder."""
+    """Prepare synthetic rows in the folder."""
     generator = np.random.default_rng(0)
     shop, item = generator.integers(0, SHOPS, ROWS), generator.integers(0, ITEMS, ROWS)
     click = generator.random(ROWS) < 0.1 + 0.5 * ((shop + item) % 3 == 0)
     frame = {"time": np.arange(ROWS), "shop": shop, "item": item, "click": click.astype(np.int8)}
-    pl.DataFrame(frame).write_csv(folder / "made-up.csv")
-    (folder / "made-up.toml").write_text(CARD, encoding="utf-8")
+    pl.DataFrame(frame).write_csv(folder / "synthetic.csv")
+    (folder / "synthetic.toml").write_text(CARD, encoding="utf-8")
     os.environ["CTRBENCH_HOME"] = str(folder / "home")
-    prepare(load_card(str(folder / "made-up.toml")))
+    prepare(load_card(str(folder / "synthetic.toml")))
 
 
 def make_runs(folder: Path) -> tuple[Run, ...]:
     """Return the runs of the sweep."""
     return make_grid(
-        open_prepared("made-up", folder / "home"),
+        open_prepared("synthetic", folder / "home"),
         methods=METHODS,
         backbones=["dnn[hidden=16-8]"],
         seeds=SEEDS,

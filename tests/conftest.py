@@ -201,8 +201,8 @@ def s3_bucket(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     for name, value in {
         "AWS_ENDPOINT_URL": s3_address,
-        "AWS_ACCESS_KEY_ID": "made-up",
-        "AWS_SECRET_ACCESS_KEY": "made-up",
+        "AWS_ACCESS_KEY_ID": "synthetic",
+        "AWS_SECRET_ACCESS_KEY": "synthetic",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "CTRBENCH_CACHE": str(tmp_path / "cache"),
@@ -222,7 +222,7 @@ def gs_bucket(gs_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CTRBENCH_CACHE", str(tmp_path / "cache"))
     name = f"bucket-{secrets.token_hex(6)}"
-    GCSFileSystem(project="made-up").mkdir(name)
+    GCSFileSystem(project="synthetic").mkdir(name)
     return f"gs://{name}"
 
 

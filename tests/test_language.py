@@ -11,15 +11,31 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GENERATED = {ROOT / "docs" / "results", ROOT / "docs" / "reports"}
+WORD_LISTS = {Path(__file__), ROOT / "tests" / "cli" / "test_options.py"}
+"""Tests that hold such words as data."""
+EXEMPT = {("datasets/production.toml", "made-up")}
+"""A card's digest covers its text, so a published card keeps its wording."""
 FORBIDDEN = {
-    "going by": "indexed by, following",
+    "afresh": "again",
+    "as it stands": "unchanged, current",
+    "cannot be told apart": "the difference is not significant",
+    "everybody": "all, each domain, shared",
+    "given up after": "gave up after",
+    "goes about": "proceeds, works",
+    "going by": "indexed by, depending on",
     "had it for nothing": "got it for free",
     "had rather": "name the choice and its reason",
+    "hear that": "called after",
+    "honest one": "name the property",
     "in these words": "with this message",
-    "moves the numbers": "changes published results",
+    "is none of our business": "is ignored",
+    "lend": "assign",
+    "moves the numbers": "changes results",
     "takes note of": "records, updates",
+    "tell apart": "distinguish",
     "whole house": "name the project or the module",
     "whomever": "name the person or the process",
+    "whose a loop is": "owner of the loop",
     "worth a look": "say what to look at",
 }
 """Phrase → what to write instead."""
@@ -36,7 +52,7 @@ def _files() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def texts() -> dict[Path, str]:
-    return {file: file.read_text(encoding="utf-8") for file in _files() if file != Path(__file__)}
+    return {file: file.read_text(encoding="utf-8") for file in _files() if file not in WORD_LISTS}
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
@@ -52,6 +68,7 @@ def test_the_phrase_is_not_written(texts: dict[Path, str], phrase: str) -> None:
         f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
         for file, text in texts.items()
         for match in pattern.finditer(text)
+        if (str(file.relative_to(ROOT)), phrase) not in EXEMPT
     ]
     assert findings == [], f"write {FORBIDDEN[phrase]!r} in place of {phrase!r}"
 

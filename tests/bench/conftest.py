@@ -26,7 +26,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> DatasetCard:
     return DatasetCard.model_validate(
         {
             "name": "clicks",
-            "title": "Made-up clicks",
+            "title": "Synthetic clicks",
             "path": str(file),
             "timestamp": "time",
             "label": {"column": "click"},
