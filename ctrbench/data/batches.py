@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from ctrbench.names import Column, Split
+from ctrbench.nn.gather import to_device
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
@@ -30,7 +31,7 @@ _TENSORS = ("ids_BF", "bags", "numeric_BK", "domain_B", "indicator_B", "label_B"
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows as a model reads them; see `ctrbench.nn.tables.Inputs` for the tensors."""
+    """Rows as a model reads them; see `ctrbench.nn.embed.Inputs` for the tensors."""
 
     ids_BF: torch.Tensor
     bags: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -102,7 +103,7 @@ class SplitData(Rows):
         domain_B = self.domain_B.index_select(0, rows)
         # Keeping both one tensor lets the model group the rows once.
         is_same = self.indicator_B is self.domain_B
-        device_rows = _to_device(rows, self.label_B.device)
+        device_rows = to_device(rows, self.label_B.device)
         return Batch(
             ids_BF=self.ids_BF.index_select(0, device_rows),
             bags=tuple(_take_bag(values, offsets, rows) for values, offsets in self.bags),
@@ -326,10 +327,6 @@ def _slice_bag(
     return values[int(part[0]) : int(part[-1])], part - part[0]
 
 
-def _to_device(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return rows if device.type == "cpu" else rows.pin_memory().to(device, non_blocking=True)
-
-
 def _take_bag(
     values: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -339,4 +336,4 @@ def _take_bag(
     batch_offsets = torch.cat([ends.new_zeros(1), ends])
     shift = torch.repeat_interleave(start_B - batch_offsets[:-1], length_B)
     index = shift + torch.arange(len(shift))
-    return values.index_select(0, _to_device(index, values.device)), batch_offsets
+    return values.index_select(0, to_device(index, values.device)), batch_offsets

@@ -103,27 +103,21 @@ class FieldCard(Model):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if self.buckets is not None and self.kind != "numeric":
-            raise ValueError(f"field {self.name!r}: only numeric fields have buckets")
-        if self.min_count > 1 and self.kind == "numeric":
-            raise ValueError(f"field {self.name!r}: numeric fields have no min_count")
-        if self.target is not None:
-            if self.kind != "sequence":
-                raise ValueError(f"field {self.name!r}: only sequence fields have a target")
-            if self.min_count > 1:
-                raise ValueError(
-                    f"field {self.name!r}: min_count is set on the target, which defines the ids"
-                )
         # Defaults are accepted, since a card that is read from a manifest has every key.
-        if self.kind not in ("multi_valued", "sequence"):
-            if self.max_length is not None:
-                raise ValueError(
-                    f"field {self.name!r}: only multi_valued and sequence fields have max_length"
-                )
-            if self.separator != LIST_SEPARATOR:
-                raise ValueError(
-                    f"field {self.name!r}: only multi_valued and sequence fields have a separator"
-                )
+        is_list = self.kind in ("multi_valued", "sequence")
+        faults = {
+            "only numeric fields have buckets": self.buckets is not None and self.kind != "numeric",
+            "numeric fields have no min_count": self.min_count > 1 and self.kind == "numeric",
+            "only sequence fields have a target": self.target is not None and self.kind != "sequence",
+            "min_count is set on the target, which defines the ids": self.target and self.min_count > 1,
+            "only multi_valued and sequence fields have max_length": not is_list and self.max_length,
+            "only multi_valued and sequence fields have a separator": (
+                not is_list and self.separator != LIST_SEPARATOR
+            ),
+        }
+        for rule, is_broken in faults.items():
+            if is_broken:
+                raise ValueError(f"field {self.name!r}: {rule}")
         return self
 
     @property
@@ -200,12 +194,12 @@ class DatasetCard(Model):
             return data
         if "split" not in data:
             data = {**data, "split": {"by": "time" if data.get("timestamp") else "hash"}}
-        if data.get("reader") == "production":
-            # Manifests of earlier versions.
-            data = {key: value for key, value in data.items() if key != "reader"} | {
-                "generator": "production"
-            }
-        return data
+        # Manifests of earlier versions name the generator as the reader.
+        return (
+            data | {"reader": "table", "generator": "production"}
+            if data.get("reader") == "production"
+            else data
+        )
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -240,11 +234,8 @@ class DatasetCard(Model):
         for field in self.fields:
             if field.name == name:
                 return field
-        raise SettingError(
-            f"dataset {self.name!r} has no such field",
-            value=name,
-            remedy=did_you_mean(name, [field.name for field in self.fields]),
-        )
+        remedy = did_you_mean(name, [field.name for field in self.fields])
+        raise SettingError(f"dataset {self.name!r} has no such field", value=name, remedy=remedy)
 
     def check_domain_features(self, features: tuple[str, ...]) -> None:
         """Raise `SettingError` unless the features are distinct fields with exactly one id per row."""
@@ -258,11 +249,8 @@ class DatasetCard(Model):
                 )
             if self.field(name).min_count > 1:
                 # Training rows of rare values would have no domain.
-                raise SettingError(
-                    "a domain feature keeps every value",
-                    value=f"{name}: min_count",
-                    remedy="remove min_count",
-                )
+                rule = "a domain feature keeps every value"
+                raise SettingError(rule, value=f"{name}: min_count", remedy="remove min_count")
 
     @property
     def origin(self) -> Path | None:
