@@ -234,7 +234,7 @@ def test_modules_of_the_command_line_import_other_packages_late() -> None:
     assert wrong == []
 
 
-SHOWS = ("errors", "names", "cli.console", "cli.formats")
+SHOWS = ("errors", "names", "cli.console", "cli.formats", "eval.metrics.registry")
 """Modules of ctrbench that a module that shows may import, other than for type hints."""
 WRITES = {
     "open",

@@ -364,6 +364,14 @@ Bins = Annotated[
         metavar="N", min=1, help="Number of bins of domains by size, each with an equal share of the rows."
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRICS",
+        help="Additional metrics, separated by commas: a file, my_metric.py, or the name of an installed one.",
+        show_default="built-in metrics only",
+    ),
+]
 StudyFolder = Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")]
 ReportFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and charts.")]
 Leaderboard = Annotated[

@@ -12,6 +12,7 @@ def report(
     dataset: options.Dataset = None,
     domains: options.RecordedDomains = None,
     bins: options.Bins = 5,
+    metrics: options.Metrics = None,
     results: options.Results = "results",
     out: options.ReportFolder = Path("report"),
     benchmarks: options.Leaderboard = None,
@@ -25,6 +26,7 @@ def report(
         dataset=dataset or latest_dataset(),
         domain_set=domains,
         bins=bins,
+        metrics=[name.strip() for name in (metrics or "").split(",") if name.strip()],
         out=out,
         benchmarks=board,
     )

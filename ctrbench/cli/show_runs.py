@@ -11,12 +11,12 @@ from rich.table import Table
 
 from ctrbench.cli import console
 from ctrbench.cli.formats import DASH, listing, metric, short_count
-from ctrbench.names import Metric
 
 if TYPE_CHECKING:
     from ctrbench.cost.explain import PairCost
     from ctrbench.cost.forecast import Forecast
     from ctrbench.cost.parameters import Cost
+    from ctrbench.eval.metrics.base import Metric
     from ctrbench.runs.grid import Run
     from ctrbench.runs.record import RunRecord
 
@@ -52,7 +52,8 @@ def _cost_row(pair: PairCost, cost: Cost) -> tuple[str, ...]:
 def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
     """Print one line per run that has a result, and below why others failed; runs without a record are left out."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("method", "backbone", "seed", "AUC", "GAUC", "log-loss", "epoch", "s"):
+    titles = [shown.title for shown in _shown_metrics()]
+    for heading in ("method", "backbone", "seed", *titles, "epoch", "s"):
         justify = "left" if heading in ("method", "backbone") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     recorded = [(run, record) for run, record in runs if record is not None]
@@ -90,9 +91,7 @@ def _result_row(record: RunRecord) -> Iterable[str]:
         record.key.method.name,
         record.key.backbone.name,
         str(record.key.seed),
-        metric(test.get(Metric.AUC), 4),
-        metric(test.get(Metric.GAUC), 4),
-        metric(test.get(Metric.LOGLOSS), 5),
+        *(metric(test.get(shown.name), shown.digits) for shown in _shown_metrics()),
         str(record.result.best_epoch),
         f"{record.measured.seconds.get('train', 0.0):.1f}",
     )
@@ -103,7 +102,12 @@ def describe_outcome(record: RunRecord) -> str:
     if record.result is None:
         return f"{record.status}: {record.error}"
     test, seconds = record.result.test, sum(record.measured.seconds.values())
-    return (
-        f"AUC {metric(test.get(Metric.AUC), 4)} · GAUC {metric(test.get(Metric.GAUC), 4)}"
-        f" · log-loss {metric(test.get(Metric.LOGLOSS), 5)} · {seconds:.0f} s"
-    )
+    values = [f"{shown.title} {metric(test.get(shown.name), shown.digits)}" for shown in _shown_metrics()]
+    return " · ".join([*values, f"{seconds:.0f} s"])
+
+
+def _shown_metrics() -> list[Metric]:
+    """Return the metrics by which reports rank rows."""
+    from ctrbench.eval.metrics.registry import builtin_metrics
+
+    return [shown for shown in builtin_metrics().metrics if shown.in_table == "ranked"]

@@ -8,6 +8,16 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 Call = Callable[..., CompletedProcess[str]]
+CLICKS = """
+from ctrbench.eval.metrics.base import RowMetric, ratio
+
+
+class ClickRate(RowMetric):
+    name, title, higher_is_better = "click_rate", "Click rate", None
+
+    def values(self, groups):
+        return ratio(groups.positives, groups.rows)
+"""
 
 
 def test_a_report_prints_each_file_it_writes(prepared: Path, call: Call, train: Call) -> None:
@@ -17,6 +27,15 @@ def test_a_report_prints_each_file_it_writes(prepared: Path, call: Call, train: 
     written = [line for line in done.stdout.splitlines() if line.startswith("report/")]
     assert {"report/index.html", "report/overall.md"} <= set(written)
     assert all((prepared / file).is_file() for file in written)
+
+
+def test_a_report_includes_a_metric_from_a_file(prepared: Path, call: Call, train: Call) -> None:
+    assert train("--methods", "plain").returncode == 0
+    (prepared / "clicks.py").write_text(CLICKS, encoding="utf-8")
+    done = call("report", "--metrics", "clicks.py")
+    assert done.returncode == 0, done.stderr
+    assert "| Click rate |" in (prepared / "report" / "overall.md").read_text(encoding="utf-8")
+    assert ",click_rate,0." in (prepared / "report" / "overall.csv").read_text(encoding="utf-8")
 
 
 def test_a_dataset_without_records_is_one_clear_error(prepared: Path, call: Call) -> None:

@@ -30,7 +30,7 @@ def test_a_second_call_repeats_no_run(prepared: Path, train: Call) -> None:
 def test_run_shows_results_and_the_next_command(prepared: Path, train: Call) -> None:
     done = train("--methods", "plain")
     assert "next: ctrbench report --dataset tiny --bins 5 --results results" in done.stdout
-    assert re.search(r"plain +dnn +1 +0\.\d{4} +0\.\d{4} +0\.\d{5} +1 ", done.stdout)
+    assert re.search(r"plain +dnn +1 +0\.\d{5} +0\.\d{4} +0\.\d{4} +1 ", done.stdout)
 
 
 def test_a_dry_run_lists_runs_and_trains_nothing(prepared: Path, train: Call) -> None:
@@ -142,5 +142,5 @@ def test_a_run_shows_its_cost_before_it_starts(
     # Four fields of four numbers and the price enter: 17 → 8 → 4 → 1.
     assert re.search(r"plain +dnn\[hidden=8-4\] +\d+ +185 +0 +172 +1\.00 *\n", shown)
     assert re.search(r"star\[norm=none,aux=none\] .* 740 +172 +1\.00 +shop \(3\)", shown)
-    assert "star[norm=none,aux=none] × dnn[hidden=8-4], seed 2: AUC" in rest
+    assert "star[norm=none,aux=none] × dnn[hidden=8-4], seed 2: LogLoss" in rest
     assert "forward" not in train(*asked).stderr

@@ -1,4 +1,4 @@
-"""AUC: probability that a random positive row has a higher score than a random negative row.
+"""AUC: probability that a random positive row has a higher score than a random negative row (spec: metrics-8.2).
 
 Pairs are counted in integers, ties as half a pair, so AUC is exact and independent of the order of rows.
 """

@@ -1,4 +1,4 @@
-"""Expected log loss: mean cross-entropy against the true click probability, free of label noise."""
+"""Expected log loss: mean cross-entropy against the true click probability, free of label noise (spec: metrics-8.9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GAUC: mean over domains of the AUC within each domain, weighted by rows."""
+"""GAUC: mean over domains of the AUC within each domain, weighted by rows (spec: metrics-8.3)."""
 
 from __future__ import annotations
 

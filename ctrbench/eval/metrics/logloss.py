@@ -1,4 +1,4 @@
-"""Log loss: mean cross-entropy of the labels, in nats, computed from logits without clipping."""
+"""Log loss: mean cross-entropy of the labels, in nats, computed from logits without clipping (spec: metrics-8.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCOC: predicted over observed clicks, the calibration of a set of rows."""
+"""PCOC: predicted over observed clicks, the calibration of a set of rows (spec: metrics-8.4)."""
 
 from __future__ import annotations
 
