@@ -38,6 +38,8 @@ from ctrbench.extend import (
     start_weight,
 )
 
+# Shapes in names: B rows, N inputs, F fields, H heads, A width of a head.
+
 
 class AutoInt(Backbone):
     """Self-attention over fields, and tower."""
@@ -63,11 +65,11 @@ class AutoInt(Backbone):
 class FieldAttention(Stage):
     """AutoInt's interacting layers: multi-head self-attention over fields, with residual and ReLU.
 
-    Of each head h, with fields e_m, over the fields k of the same row:
+    A head computes for each field e_m of a row, over the fields e_k of the same row,
 
         α_mk = softmax_k <W_Q e_m, W_K e_k>,   e'_m = Σ_k α_mk W_V e_k
 
-    and of the layer e_m ← ReLU([e'_m of head 1 ; … ; of head H] + W_R e_m). The output is all fields of the last layer.
+    and a layer e_m ← ReLU([e'_m of head 1 ; … ; of head H] + W_R e_m). The output is all fields of the last layer.
     """
 
     layers: int
@@ -75,25 +77,27 @@ class FieldAttention(Stage):
     head_size: int
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; Xavier uniform weights."""
+        """Make the module; weights start Xavier uniform."""
         return FieldAttentionModule(self, num_inputs, build)
 
 
 class FieldAttentionModule(StageModule):
-    """Computes `FieldAttention`; a layer holds W_Q, W_K, W_V and W_R side by side, each head by head."""
+    """Computes `FieldAttention`; a layer's weight concatenates W_Q, W_K, W_V and W_R, each head by head."""
 
     def __init__(self, stage: FieldAttention, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.heads, self.head_size = stage.heads, stage.head_size
         self.fields = FieldVectors(stage.name, num_inputs, build)
-        width, made = self.fields.size, stage.heads * stage.head_size
+        width, num_numbers = self.fields.size, stage.heads * stage.head_size
         self.weights = nn.ParameterList()
         for layer in range(stage.layers):
             generators = (build.generator(f"{stage.name}.{layer}.{part}") for part in ("q", "k", "v", "r"))
-            start = torch.cat([start_weight(width, made, None, one) for one in generators], dim=1)
+            start = torch.cat(
+                [start_weight(width, num_numbers, None, generator) for generator in generators], dim=1
+            )
             self.weights.append(nn.Parameter(start))
-            width = made
-        self.num_outputs = self.fields.num_fields * made
+            width = num_numbers
+        self.num_outputs = self.fields.num_fields * num_numbers
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, fields times heads times their size)."""
@@ -102,6 +106,6 @@ class FieldAttentionModule(StageModule):
             projected = (fields_BFE @ weight).view(*fields_BFE.shape[:2], 4, self.heads, self.head_size)
             query_BHFA, key_BHFA, value_BHFA, rest_BHFA = projected.permute(2, 0, 3, 1, 4)
             share_BHFF = torch.softmax(query_BHFA @ key_BHFA.mT, dim=-1)
-            made_BHFA = torch.relu(share_BHFF @ value_BHFA + rest_BHFA)
-            fields_BFE = made_BHFA.transpose(1, 2).flatten(2)
+            output_BHFA = torch.relu(share_BHFF @ value_BHFA + rest_BHFA)
+            fields_BFE = output_BHFA.transpose(1, 2).flatten(2)
         return fields_BFE.flatten(1)

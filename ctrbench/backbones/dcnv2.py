@@ -38,6 +38,8 @@ from ctrbench.extend import (
     start_weight,
 )
 
+# Shapes in names: B rows, N inputs, H experts, R rank.
+
 
 class Dcnv2(Backbone):
     """Cross network and tower."""
@@ -81,7 +83,7 @@ class ScaledCross(Stage):
     diag_scale: float
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; W_l start as those of the `Cross` of the same name."""
+        """Make the module; W_l starts as in the `Cross` of the same name."""
         cross = Cross(name=self.name, layers=self.layers, rank=self.rank)
         return ScaledCrossModule(cross, num_inputs, build, self.diag_scale)
 
@@ -100,12 +102,12 @@ class ScaledCrossModule(CrossModule):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossMix(Stage):
-    """DCN-Mix: cross layers of low-rank experts that a gate mixes (Wang et al., DCN V2, WWW 2021; spec: dcnv2-5.1).
+    """DCN-Mix: cross layers of low-rank experts that a gate mixes (spec: dcnv2-5.1).
 
         x_{l+1} = x_0 ⊙ (Σ_k G_k(x_l) U_k g(C_k g(V_k^T x_l)) + b_l) + x_l,   g = tanh
 
-    G = softmax over experts of a linear map of x_l, one a layer. The gates add up to one, so the bias, which the
-    experts of a layer share, leaves the sum. Without a rank it is a quarter of the inputs.
+    G is a softmax over experts of a linear map of x_l, one per layer. The gates sum to one, so the bias, which the
+    experts of a layer share, is outside the sum. Without `rank` it is a quarter of the inputs.
     """
 
     layers: int
@@ -113,12 +115,12 @@ class CrossMix(Stage):
     rank: int | None = None
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; Xavier normal U_k, C_k and V_k, Xavier uniform gates, zero biases."""
+        """Make the module; U_k, C_k and V_k start Xavier normal, gates Xavier uniform, biases at zero."""
         return CrossMixModule(self, num_inputs, build)
 
 
 class CrossMixModule(StageModule):
-    """Computes `CrossMix`; the experts' V_k, and their U_k, stand side by side in one matrix a layer."""
+    """Computes `CrossMix`; one matrix per layer concatenates the V_k of all experts, another one their U_k."""
 
     def __init__(self, stage: CrossMix, num_inputs: int, build: Build) -> None:
         super().__init__()
@@ -127,9 +129,9 @@ class CrossMixModule(StageModule):
         shapes = {"down": (num_inputs, self.rank), "core": (self.rank,) * 2, "up": (self.rank, num_inputs)}
         self.layers = nn.ModuleList()
         for layer in range(stage.layers):
-            label, places = f"{stage.name}.{layer}", range(stage.experts)
+            label, experts = f"{stage.name}.{layer}", range(stage.experts)
             down, core, up = (
-                [_xavier_normal(shape, build, f"{label}.{part}.{place}") for place in places]
+                [_xavier_normal(shape, build, f"{label}.{part}.{expert}") for expert in experts]
                 for part, shape in shapes.items()
             )
             gate = start_weight(num_inputs, stage.experts, None, build.generator(f"{label}.gate"))

@@ -36,6 +36,8 @@ from ctrbench.extend import (
     StageModule,
 )
 
+# Shapes in names: B rows, N inputs, F fields, E embedding size.
+
 
 class DeepFm(Backbone):
     """First order, factorization machine and tower."""
@@ -50,11 +52,11 @@ class DeepFm(Backbone):
 class FactorizationMachine(Stage):
     """Σ_{i<j} <v_i, v_j> over fields, as ½ Σ_e ((Σ_i v_ie)² - Σ_i v_ie²) (Rendle, FM, ICDM 2010).
 
-    A logit beside the network, but of the embeddings as the network is given them.
+    It is one of the `logits` of a plan, but reads the embeddings that the network receives.
     """
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module, of one output."""
+        """Make the module, with one output."""
         return FactorizationMachineModule(self, num_inputs, build)
 
 

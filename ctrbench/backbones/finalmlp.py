@@ -48,6 +48,8 @@ from ctrbench.extend import (
     start_weight,
 )
 
+# Shapes in names: B rows, N inputs, M outputs, H heads, A part of a stream.
+
 Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
 
 
@@ -99,16 +101,16 @@ class FinalMlp(Backbone):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureGate(Stage):
-    """2 σ(MLP(x_s)) ⊙ z, FinalMLP's feature selection: x_s are the fields of a role.
+    """2 σ(MLP(x_s)) ⊙ z, FinalMLP's feature selection, where x_s are the fields of a role.
 
-    Without a role, or where no field has it, x_s is a learned vector, the same for all rows.
+    Without a role, or if no field has it, x_s is a learned vector, the same for all rows.
     """
 
     role: str | None
     hidden: int
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; one ReLU layer, weights as of a dense stage."""
+        """Make the module; the MLP has one ReLU layer, and weights start as in a dense stage."""
         return FeatureGateModule(self, num_inputs, build)
 
 
@@ -133,14 +135,14 @@ class FeatureGateModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
-        seen = x_BN.index_select(1, self.columns) if self.learned is None else self.learned
-        gate: torch.Tensor = self.mlp(seen, context)
+        inputs = x_BN.index_select(1, self.columns) if self.learned is None else self.learned
+        gate: torch.Tensor = self.mlp(inputs, context)
         return x_BN * (2.0 * torch.sigmoid(gate))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsEmbedded(Stage):
-    """The embeddings as the network is given them, whatever a backbone's own stage at the input made of them."""
+    """The embeddings that the network receives, without the changes of the backbone's own stage at the input."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module."""
@@ -160,22 +162,24 @@ class AsEmbeddedModule(StageModule):
 
 
 def _columns_of(role: str | None, schema: Schema) -> torch.Tensor:
-    """Return the columns of z that the fields of a role have."""
+    """Return the columns of the fields of a role in z."""
     has_role = {field.name for field in schema.fields if role is not None and field.role == role}
-    places = [
-        torch.arange(place.start, place.stop) for name, place in schema.slices.items() if name in has_role
+    ranges = [
+        torch.arange(columns.start, columns.stop)
+        for name, columns in schema.slices.items()
+        if name in has_role
     ]
-    return torch.cat(places) if places else torch.empty(0, dtype=torch.int64)
+    return torch.cat(ranges) if ranges else torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch(Stage):
-    """Stages one after the other, as one stage."""
+    """A sequence of stages as one stage."""
 
     stages: tuple[Stage, ...]
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module of the stages' modules."""
+        """Make the module from those of the stages."""
         return BranchModule(self, num_inputs, build)
 
 
@@ -189,24 +193,24 @@ class BranchModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
-        made_BM: torch.Tensor = self.stages(x_BN, context)
-        return made_BM
+        output_BM: torch.Tensor = self.stages(x_BN, context)
+        return output_BM
 
 
 @dataclass(frozen=True, kw_only=True)
 class BilinearFusion(Stage):
-    """[x ; Σ_h u_h^T W_h v_h]: the first `width` inputs u and all others v, both cut into as many parts as heads."""
+    """[x ; Σ_h u_h^T W_h v_h], where u are the first `width` inputs and v the others, both cut into `heads` parts."""
 
     width: int
     heads: int
 
     @property
     def num_parts(self) -> int:
-        """As many as heads."""
+        """The number of heads."""
         return self.heads
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; Xavier uniform W_h."""
+        """Make the module; W_h starts Xavier uniform."""
         return BilinearFusionModule(self, num_inputs, build)
 
 
@@ -219,7 +223,7 @@ class BilinearFusionModule(StageModule):
         left, right = (width // stage.heads for width in (stage.width, num_inputs - stage.width))
         if (left * stage.heads, right * stage.heads) != (stage.width, num_inputs - stage.width):
             raise SettingError(
-                "both streams must be wide enough to be cut into as many equal parts as heads",
+                "the heads must divide the widths of both streams",
                 value=f"widths {stage.width} and {num_inputs - stage.width}, {stage.heads} heads",
                 remedy="choose heads that divide both",
             )

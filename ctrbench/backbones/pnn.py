@@ -36,6 +36,8 @@ from ctrbench.extend import (
     StageModule,
 )
 
+# Shapes in names: B rows, N inputs, F fields, E embedding size.
+
 
 class Pnn(Backbone):
     """Product layer, then tower."""
@@ -51,7 +53,7 @@ class Pnn(Backbone):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldProducts(Stage):
-    """[z ; products of fields]: <v_i, v_j> for i < j, the entries a ≤ b of s s^T with s = Σ_i v_i, or both."""
+    """[z ; p] with products p: <v_i, v_j> for i < j, the entries a ≤ b of s s^T with s = Σ_i v_i, or both."""
 
     products: Literal["inner", "outer", "both"] = "inner"
 
@@ -89,7 +91,7 @@ class FieldProductsModule(StageModule):
 
 
 def _pairs(size: int, offset: int) -> torch.Tensor:
-    """Return the places of the upper triangle in a flat (size, size) matrix."""
+    """Return the indices of the upper triangle in a flattened (size, size) matrix."""
     rows, columns = torch.triu_indices(size, size, offset)
-    places: torch.Tensor = rows * size + columns
-    return places
+    indices: torch.Tensor = rows * size + columns
+    return indices

@@ -42,6 +42,8 @@ from ctrbench.extend import (
     start_weight,
 )
 
+# Shapes in names: B rows, N inputs, F fields, E embedding size, H and M feature maps.
+
 
 class XDeepFm(Backbone):
     """CIN, linear part and tower."""
@@ -77,27 +79,27 @@ class XDeepFm(Backbone):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedInteraction(Stage):
-    """xDeepFM's compressed interaction network (CIN), of feature maps of E numbers each.
+    """xDeepFM's compressed interaction network (CIN), whose feature maps have E numbers each.
 
         x^k_h = Σ_i Σ_j W^k_hij (x^{k-1}_i ⊙ x^0_j),   output: Σ_e x^k_he of all maps of all layers
 
-    x^0 are the fields. With `split_half`, the first half of a layer's maps goes to the next layer and the second half
-    to the output; the last layer's go to the output whole.
+    x^0 are the fields. With `split_half`, the first half of a layer's maps is passed to the next layer and the second
+    half to the output; the maps of the last layer are all passed to the output.
     """
 
     widths: tuple[int, ...]
     split_half: bool = False
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; Xavier uniform weights."""
+        """Make the module; weights start Xavier uniform."""
         return CompressedInteractionModule(self, num_inputs, build)
 
 
 class CompressedInteractionModule(StageModule):
-    """Computes `CompressedInteraction`, with rows and places of E on the last axis.
+    """Computes `CompressedInteraction`, with rows and the numbers of a map on the last axes.
 
-    Of the first layer's products x_i ⊙ x_j and x_j ⊙ x_i one is made. Of maps that go to the output alone just the sum
-    over E is needed, Σ_ij W_hij <x^{k-1}_i, x^0_j>: E times cheaper.
+    In the first layer, the equal products x_i ⊙ x_j and x_j ⊙ x_i are computed once. Maps that are only passed to the
+    output are computed as sums over E, Σ_ij W_hij <x^{k-1}_i, x^0_j>, which costs a factor of E less.
     """
 
     pairs: torch.Tensor
@@ -118,7 +120,7 @@ class CompressedInteractionModule(StageModule):
             self.num_outputs += width - num_maps if stage.split_half else width
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, maps that go to the output)."""
+        """(B, N) to (B, maps passed to the output)."""
         first_FBE = maps_HBE = self.fields(x_BN).transpose(0, 1).contiguous()
         sums = []
         for weight_HFM, num_next in zip(self.weights, self.num_next, strict=True):
@@ -135,7 +137,7 @@ class CompressedInteractionModule(StageModule):
     def _maps(
         self, before_HBE: torch.Tensor, first_FBE: torch.Tensor, weight_HFM: torch.Tensor
     ) -> torch.Tensor:
-        """Return the maps that a layer makes of those before it."""
+        """Return the maps of a layer, given those of the layer before."""
         if before_HBE is first_FBE:
             i, j = self.pairs
             products = first_FBE.index_select(0, i) * first_FBE.index_select(0, j)
