@@ -102,7 +102,8 @@ class DenseView:
 class Read:
     """Table rows that a step has read, and the leaf that receives their gradient."""
 
-    rule: RowAdam
+    adam: RowAdam
+    """The optimiser of the table."""
     rows_U: torch.Tensor
     leaf: torch.Tensor
 
@@ -112,9 +113,9 @@ class Read:
         if self.leaf.grad is None:
             return None
         grad_UW = self.leaf.grad.flatten(1)
-        if not self.rule.spare:
+        if not self.adam.spare:
             return RowGrads(self.rows_U, grad_UW)
-        is_real_U = self.rows_U < self.rule.num_rows
+        is_real_U = self.rows_U < self.adam.num_rows
         return RowGrads(self.rows_U[is_real_U], grad_UW[is_real_U])
 
 
@@ -135,11 +136,12 @@ class Optimizer:
         missed = MissedSteps(config, next(model.parameters()).device)
         tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
         self.tables = {name: row_adam(table, config, missed) for name, table in tables.items()}
-        self._of = {table: self.tables[name] for name, table in tables.items()}
+        self._adam_of = {table: self.tables[name] for name, table in tables.items()}
         in_tables = {id(table.weight) for table in tables.values()}
         self.dense = DenseAdam((p for p in model.parameters() if id(p) not in in_tables), config)
         self.steps = 0
-        self._reads: list[Read] = []
+        self.reads: list[Read] = []
+        """Rows read since `begin`."""
 
     def dense_view(self) -> DenseView:
         """Return access to the dense weights and their optimiser state."""
@@ -149,20 +151,20 @@ class Optimizer:
         """Discard gradients and rows read before; `share` is this worker's share of the step's rows."""
         self.team = None if self.workers is None else Team(self.workers, share)
         self.dense.begin()
-        self._reads.clear()
+        self.reads.clear()
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
         """Return distinct rows of a table, up to date with this step, as a leaf of the graph."""
-        rule = self._of[table]
-        assert all(read.rule is not rule for read in self._reads), "a table is read once per step"
-        weight_UW = rule.read(rows_U, self._steps_of(rule) + 1)
-        leaf = weight_UW.detach().view(len(rows_U), *rule.shape).requires_grad_()
-        self._reads.append(Read(rule, rows_U, leaf))
+        adam = self._adam_of[table]
+        assert all(read.adam is not adam for read in self.reads), "a table is read once per step"
+        weight_UW = adam.read(rows_U, self._steps_of(adam) + 1)
+        leaf = weight_UW.detach().view(len(rows_U), *adam.shape).requires_grad_()
+        self.reads.append(Read(adam, rows_U, leaf))
         return leaf
 
     def lookup(self, table: RowTable, ids_n: torch.Tensor) -> torch.Tensor:
         """Return the row of each id; ids may repeat, and the gradients of equal ids are summed."""
-        rows_U, inverse_n = self._of[table].distinct(ids_n)
+        rows_U, inverse_n = self._adam_of[table].distinct(ids_n)
         return rows_at(self.read(table, rows_U), inverse_n)
 
     def step(self) -> None:
@@ -170,44 +172,44 @@ class Optimizer:
         touched = self._touched() if self.team is None else self._touched_by_all(self.team)
         self.steps += 1
         self.dense.step()
-        for rule, rows_U, weight_UW, grad_UW in touched:
-            if rule.steps is not None:
-                rule.steps += 1
-            rule.update(rows_U, weight_UW, grad_UW, self._steps_of(rule))
-        self._reads.clear()
+        for adam, rows_U, weight_UW, grad_UW in touched:
+            if adam.steps is not None:
+                adam.steps += 1
+            adam.update(rows_U, weight_UW, grad_UW, self._steps_of(adam))
+        self.reads.clear()
 
     def _touched(self) -> list[Touched]:
         return [
-            (read.rule, read.rows_U, read.leaf.detach().flatten(1), read.leaf.grad.flatten(1))
-            for read in self._reads
+            (read.adam, read.rows_U, read.leaf.detach().flatten(1), read.leaf.grad.flatten(1))
+            for read in self.reads
             if read.leaf.grad is not None
         ]
 
     def _touched_by_all(self, team: Team) -> list[Touched]:
         """Sum gradients over workers; rows are read again, since other workers' rows were not read here."""
         own: dict[RowAdam, RowGrads | None] = dict.fromkeys(self.tables.values())
-        own |= {read.rule: read.grads for read in self._reads}
+        own |= {read.adam: read.grads for read in self.reads}
         summed = sum_gradients(self.dense.parameters, own, team)
         return [
-            (rule, grads.rows_U, rule.read(grads.rows_U, self._steps_of(rule) + 1), grads.grad_UW)
-            for rule, grads in summed.items()
+            (adam, grads.rows_U, adam.read(grads.rows_U, self._steps_of(adam) + 1), grads.grad_UW)
+            for adam, grads in summed.items()
         ]
 
-    def _steps_of(self, rule: RowAdam) -> int:
+    def _steps_of(self, adam: RowAdam) -> int:
         """Return the number of steps made, as the table counts them."""
-        return self.steps if rule.steps is None else rule.steps
+        return self.steps if adam.steps is None else adam.steps
 
     def flush(self) -> None:
         """Make up for the missed steps of every table row; required before weights are evaluated or exported."""
-        for rule in self.tables.values():
-            rule.flush(self._steps_of(rule))
+        for adam in self.tables.values():
+            adam.flush(self._steps_of(adam))
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole state, table weights included."""
         return {
             "steps": self.steps,
             "dense": self.dense.state_dict(),
-            "tables": {name: rule.state_dict() for name, rule in self.tables.items()},
+            "tables": {name: adam.state_dict() for name, adam in self.tables.items()},
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -218,5 +220,5 @@ class Optimizer:
         assert isinstance(dense, dict)
         self.steps = steps
         self.dense.load_state_dict(dense)
-        for name, rule in self.tables.items():
-            rule.load_state_dict(tables[name])
+        for name, adam in self.tables.items():
+            adam.load_state_dict(tables[name])

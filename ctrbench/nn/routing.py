@@ -39,7 +39,14 @@ class Bucket:
 
 
 class Routing:
-    """Assignment of a batch's rows to groups; larger groups come first."""
+    """Assignment of a batch's rows to groups; larger groups come first.
+
+    Stages use `Context.routing` and `Context.domain_routing`, which group by indicator and by domain:
+
+        routing.linear(x_BN, weight_GNM)   # each row times its group's matrix, (B, M)
+        routing.sum(x_BN)                  # sums per group, (G, N)
+        routing.broadcast(values_GN)       # the group's values for each row, (B, N)
+    """
 
     def __init__(self, group_B: torch.Tensor, device: torch.device | None = None) -> None:
         """Group rows by id, best given on the CPU; tensors of the result are on `device` (default: that of the ids)."""

@@ -135,7 +135,13 @@ class Chain(nn.ModuleList):
 def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
     """Return a table of per-domain parameters: rows 0..num_indicators, each of which starts as `start`.
 
-    Row 0 belongs to the unseen domain: no training row uses it, so it keeps its start.
+    Row 0 belongs to the unseen domain: no training row uses it, so it keeps its start. A module creates the table in
+    `__init__` and reads the rows of the domains present in `forward`, here to multiply each row by a vector:
+
+        self.factor = domain_table(build.schema.num_indicators, torch.ones(num_inputs))
+
+        factor_GN = context.read(self.factor)
+        return x_BN * context.routing.broadcast(factor_GN)
     """
     rows = start.unsqueeze(0).expand(num_indicators + 1, *start.shape).clone()
     return RowTable(rows, "domain")

@@ -64,7 +64,7 @@ class Recording(Optimizer):
 
     def step(self) -> None:
         self.rows = [
-            (read.rows_U, read.leaf.grad.clone()) for read in self._reads if read.leaf.grad is not None
+            (read.rows_U, read.leaf.grad.clone()) for read in self.reads if read.leaf.grad is not None
         ]
 
 

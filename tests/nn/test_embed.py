@@ -116,7 +116,7 @@ def test_gradients_through_the_optimizer_equal_those_of_the_table(
     expected = model.embedding.table.weight.grad
     optimizer.begin()
     torch.autograd.backward(model.embedding(batch, optimizer)[0].pow(2).sum())
-    (read,) = optimizer._reads
+    (read,) = optimizer.reads
     full = torch.zeros_like(expected).index_copy_(0, read.rows_U, read.leaf.grad)  # type: ignore[arg-type]
     torch.testing.assert_close(full, expected)
 
@@ -128,7 +128,7 @@ def test_the_rows_of_the_batch_are_read_once_each(
     optimizer, embedding = Optimizer(model, AdamConfig()), model.embedding
     optimizer.begin()
     embedding(batch, optimizer)
-    (read,) = optimizer._reads
+    (read,) = optimizer.reads
     ids = {
         *(batch.ids_BF + embedding.offsets).flatten().tolist(),
         *(batch.bags[0][0] + embedding.bag_starts[0]).tolist(),

@@ -209,7 +209,7 @@ def test_lookup_returns_rows_and_sums_their_gradients(
     actual = optimizer.lookup(model.table, ids_n)
     assert torch.equal(actual, model.table.weight.detach()[ids_n])
     torch.autograd.backward((actual * torch.arange(1.0, 7.0)[:, None]).sum())
-    (read,) = optimizer._reads
+    (read,) = optimizer.reads
     assert read.leaf.grad is not None
     sums = dict(zip(read.rows_U.tolist(), read.leaf.grad[:, 0].tolist(), strict=True))
     assert {row: total for row, total in sums.items() if row < 12} == {7: 4.0, 2: 7.0, 11: 4.0, 0: 6.0}
