@@ -53,10 +53,8 @@ class SeparateEmbedding(FieldEmbedding):
         inputs: Inputs,
     ) -> tuple[torch.Tensor, RowLoss | None]:
         """Pool the lists of each value with its own weights; negatives are drawn from its own rows too."""
-        routing, device = (
-            Routing(self.schema.replace_unseen(inputs.indicator_B), rows_nE.device),
-            rows_nE.device,
-        )
+        device = rows_nE.device
+        routing = Routing(self.schema.replace_unseen(inputs.indicator_B), device)
         order_B = torch.cat([rows for _, rows in routing.members])
         pooled, losses = [], []
         for indicator, rows in routing.members:
