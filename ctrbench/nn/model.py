@@ -95,7 +95,11 @@ def _add_row_losses(context: Context) -> None:
 
 
 class CTRModel(nn.Module):
-    """The model that a plan describes."""
+    """The model that a plan describes: a batch of rows to logits of shape (B,).
+
+    Weights depend only on plan, schema and seed. Raises `SettingError` if the data lack what the plan needs, such as a
+    sequence with a target, and `ContractError` if a module's declarations would be ignored.
+    """
 
     def __init__(self, plan: Plan, schema: Schema, *, seed: int, precision: Precision = "float32") -> None:
         super().__init__()
