@@ -75,7 +75,7 @@ BLOCKED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 def main() -> None:
     """Run the command line; user errors end with exit code 2."""
     try:
-        app()
+        app(prog_name="ctrbench")
     except CtrbenchError as error:
         problem = error.rule if error.value is None else f"{error.rule}: {error.value}"
         _fail(problem, error.remedy)

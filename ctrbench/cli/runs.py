@@ -49,14 +49,21 @@ def run(
     from ctrbench.data.selection import open_dataset
     from ctrbench.plugins.registry import selectors
     from ctrbench.runs.engines.engine import make_engine
-    from ctrbench.runs.grid import find_preset, make_config, make_grid, parse_seeds, with_tower
+    from ctrbench.runs.grid import (
+        find_preset,
+        make_config,
+        make_grid,
+        parse_seeds,
+        parse_window,
+        with_tower,
+    )
 
     seed_list, setup = parse_seeds(seeds), find_preset(preset)
     prepared, domain_set = open_dataset(dataset or latest_dataset(), domains)
     settings = setup.under(
         epochs=epochs, batch_size=batch_size, embedding_size=embedding_size, lr=lr, patience=patience,
         optimizer=optimizer, precision=precision, device=device, threads=threads,
-        window=_window(window, prepared),
+        window=parse_window(window, prepared),
     )  # fmt: skip
     config = make_config(**settings)
     grid = make_grid(
@@ -151,15 +158,6 @@ def latest_dataset() -> str:
     name = latest_prepared()
     console.print_note(f"dataset: {name} ({options.LATEST})")
     return name
-
-
-def _window(text: str | None, prepared: Prepared) -> int | None:
-    """Return the number of rows kept for shuffling; None for all."""
-    from ctrbench.runs.grid import usual_window, whole_number
-
-    if text is None:
-        return usual_window(prepared)
-    return whole_number(text, "--window") or None
 
 
 def _forecast_memory(prepared: Prepared, runs: Sequence[Run]) -> int:

@@ -128,6 +128,11 @@ def usual_window(prepared: Prepared) -> int | None:
     return WINDOW if prepared.manifest.splits[Split.TRAIN].rows > MOST_HELD else None
 
 
+def parse_window(text: str | None, prepared: Prepared) -> int | None:
+    """Read the number of rows kept for shuffling; `0` means all rows (None), and None the default of the dataset."""
+    return usual_window(prepared) if text is None else whole_number(text, "--window") or None
+
+
 def make_config(**settings: object) -> TrainConfig:
     """Return the training configuration with those settings that are not None."""
     given = {name: value for name, value in settings.items() if value is not None}
@@ -137,7 +142,7 @@ def make_config(**settings: object) -> TrainConfig:
         problem = first_problem(error)
         name = str(problem.location[0])
         option = f"--{name}".replace("_", "-")
-        raise SettingError(f"option {option}", value=given[name], remedy=problem.message) from None
+        raise SettingError(f"invalid value of {option}", value=given[name], remedy=problem.message) from None
 
 
 def make_grid(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ctrbench.cli import completion
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def names(pairs: list[tuple[str, str]]) -> list[str]:
@@ -55,3 +58,26 @@ def test_completion_does_not_import_torch(prepared: Path) -> None:
     calls = "; ".join(f"c.{name}('')" for name in ("cards", "prepared", "methods", "backbones", "studies"))
     code = f"import sys; from ctrbench.cli import completion as c; {calls}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("run --methods plain,adaspars", "plain,adasparse"),
+        ("run --dataset t", "tiny"),
+        ("show t", "tiny"),
+        ("prepare production", "production"),
+        ("study star/table2", "star/table2"),
+        ("explain adaspars", "adasparse"),
+        ("bench --backbone dcnv", "dcnv2"),
+        ("list meth", "methods"),
+    ],
+)
+def test_bash_completes_arguments_of_commands(
+    prepared: Path, call: Call, monkeypatch: pytest.MonkeyPatch, words: str, expected: str
+) -> None:
+    line = f"ctrbench {words}"
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    monkeypatch.setenv("_CTRBENCH_COMPLETE", "complete_bash")
+    assert expected in call().stdout.split()
