@@ -78,14 +78,14 @@ def test_a_failing_plugin_is_recorded_and_the_others_go_on(prepared: Path, train
 BAD = {
     "method": (("--methods", "adaspars"), "adasparse"),
     "group": (("--methods", "star-studdy"), "star-study"),
-    "group with settings": (("--methods", "all[norm=bn]"), "without settings: all"),
+    "group with settings": (("--methods", "all[norm=bn]"), "takes no settings and stands for several: all"),
     "backbone": (("--methods", "plain", "--backbone", "dcnv3"), "dcnv2"),
     "setting": (("--methods", "adasparse[r_mim=0.1]"), "r_min"),
     "value": (("--methods", "adasparse[form=fussion]"), "fusion"),
     "file": (("--methods", "missing.py"), "no such file"),
     "refused data": (
         ("--methods", "plain,cross_stitch[max_domains=2]"),
-        "3 domains\nhint: name a domain feature",
+        "3 domains\nhint: choose an indicator with fewer values",
     ),
     "seeds": (("--seeds", "x"), "seeds are"),
     "no seed": (("--seeds", "0"), "at least one"),
