@@ -63,11 +63,11 @@ def prepare(
 
 
 def _show_prepared(prepared: Prepared, domains: str | None) -> None:
-    from ctrbench.data.prepare import summary
     from ctrbench.data.selection import choose_domains
+    from ctrbench.data.summary import summarise
 
     prepared, domain_set = choose_domains(prepared, domains)
-    show_data.show_prepared(prepared, summary(prepared, domain_set))
+    show_data.show_prepared(prepared, summarise(prepared, domain_set))
 
 
 def _export(prepared: Prepared, domains: str | None, location: str) -> None:

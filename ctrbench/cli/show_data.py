@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctrbench.data.generated import Outlook
-    from ctrbench.data.prepare import Summary
     from ctrbench.data.prepared import Prepared
+    from ctrbench.data.summary import DatasetSummary
 
 MACHINES = (1, 2, 4, 8, 16)
 """Numbers of machines for which a forecast gives the time."""
 
 
-def show_prepared(prepared: Prepared, summary: Summary) -> None:
+def show_prepared(prepared: Prepared, summary: DatasetSummary) -> None:
     """Print splits, features and domains of a prepared dataset, and its location."""
     manifest = prepared.manifest
     console.print_table(_splits_table(prepared, summary.domain_set))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from ctrbench.data.build import PhaseProgress, build
@@ -27,30 +26,10 @@ from ctrbench.data.inputs import inputs_of, read_inputs, write_inputs
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError
-from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
 from ctrbench.storage.files import Location, is_disk_full, move_folder, scratch_parent, sha256_of
 from ctrbench.storage.scratch import scratch_folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Figures of a prepared dataset; sizes of domains are training rows."""
-
-    name: str
-    title: str
-    rows: dict[Split, int]
-    positives: dict[Split, int]
-    num_fields: int
-    num_ids: int
-    domain_set: str
-    domain_features: tuple[str, ...]
-    num_domains: int
-    largest: int
-    median: float
-    smallest: int
-    unseen_share: dict[Split, float]
-    """Share of a split's rows whose domain has no training row."""
 
 
 def prepare(
@@ -114,9 +93,7 @@ def _generate(
     progress: PhaseProgress,
 ) -> Prepared:
     if sources:
-        raise SettingError(
-            "generated data have no sources", value=sources[0], remedy=f"remove it: {card.name}"
-        )
+        raise SettingError("generated data have no sources", value=sources[0], remedy="remove --source")
     options = options or GenerationOptions()
     spec = options.spec
     check_domains(domains, spec)
@@ -140,29 +117,6 @@ def _prepare_from_files(
             return _read_and_build(card, home, sources, force=force, progress=progress)
         existing.verify()
         return existing
-
-
-def summary(prepared: Prepared, set_name: str = "default") -> Summary:
-    """Return the figures of a prepared dataset and of one of its domain sets."""
-    manifest, table = prepared.manifest, prepared.domain_table(set_name)
-    sizes = table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_numpy()[1:]
-    info = prepared.domain_set(set_name)
-    return Summary(
-        name=manifest.name,
-        title=manifest.title,
-        rows={split: part.rows for split, part in manifest.splits.items()},
-        positives={split: part.positives for split, part in manifest.splits.items()},
-        num_fields=len(manifest.fields),
-        # The ids of a sequence with a target are those of the target.
-        num_ids=sum(field.size for field in manifest.fields if not manifest.card.field(field.name).target),
-        domain_set=set_name,
-        domain_features=info.features,
-        num_domains=info.num_domains,
-        largest=int(sizes.max(initial=0)),
-        median=float(np.median(sizes)) if len(sizes) else 0.0,
-        smallest=int(sizes.min()) if len(sizes) else 0,
-        unseen_share={split: info.rows_unseen[split] / part.rows for split, part in manifest.splits.items()},
-    )
 
 
 def _ignore(_phase: str, _fraction: float) -> None:

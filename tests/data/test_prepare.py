@@ -17,8 +17,9 @@ import pytest
 from ctrbench.data import shards, staging
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.home import prepared_names
-from ctrbench.data.prepare import prepare, summary
+from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.summary import summarise
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Split
 from ctrbench.readers.table import TableReader
@@ -84,7 +85,7 @@ def test_domain_table(card: DatasetCard, home: Path) -> None:
 
 
 def test_summary(card: DatasetCard, home: Path) -> None:
-    figures = summary(prepare(card, home=home))
+    figures = summarise(prepare(card, home=home))
     assert figures.rows == {Split.TRAIN: 8, Split.DEV: 2, Split.TEST: 2}
     assert figures.positives == {Split.TRAIN: 4, Split.DEV: 1, Split.TEST: 1}
     assert (figures.num_domains, figures.largest, figures.median, figures.smallest) == (5, 3, 1.0, 1)
@@ -200,7 +201,7 @@ def test_a_sequence_with_a_target_uses_the_ids_of_the_target(make_card: MakeCard
     # What the target never was in training is unknown, though training sequences may hold it.
     assert column(prepared, Split.TEST, "past") == [[4], [0, 1]]
     assert prepared.manifest.field("past").size == prepared.manifest.field("item").size == 5
-    assert summary(prepared).num_ids == 5
+    assert summarise(prepared).num_ids == 5
 
 
 def test_rare_values_of_a_target_are_unseen_in_the_sequence(make_card: MakeCard, home: Path) -> None:
