@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,8 @@ def test_the_home_folder_is_set_by_the_environment(monkeypatch: pytest.MonkeyPat
     assert home_folder() == tmp_path
     monkeypatch.delenv("CTRBENCH_HOME")
     assert home_folder().name == "ctrbench"
+
+
+def test_unfinished_datasets_are_not_listed(prepared: Prepared, home: Path) -> None:
+    shutil.copytree(str(prepared.folder), home / "datasets" / ".other.machine.1.part")
+    assert prepared_names(home) == ["shop"]

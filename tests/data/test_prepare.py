@@ -4,7 +4,6 @@ import errno
 import gzip
 import json
 import os
-import platform
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,6 @@ import pytest
 
 from ctrbench.data import shards, staging
 from ctrbench.data.card import DatasetCard
-from ctrbench.data.home import prepared_names
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.summary import summarise
@@ -82,15 +80,6 @@ def test_domain_table(card: DatasetCard, home: Path) -> None:
         (4, "B · w", 2, 2, 1, 0, 0, 0, 0, 0),
         (5, "C · m", 3, 1, 1, 1, 0, 0, 0, 0),
     ]
-
-
-def test_summary(card: DatasetCard, home: Path) -> None:
-    figures = summarise(prepare(card, home=home))
-    assert figures.rows == {Split.TRAIN: 8, Split.DEV: 2, Split.TEST: 2}
-    assert figures.positives == {Split.TRAIN: 4, Split.DEV: 1, Split.TEST: 1}
-    assert (figures.num_domains, figures.largest, figures.median, figures.smallest) == (5, 3, 1.0, 1)
-    assert figures.unseen_share == {Split.TRAIN: 0.0, Split.DEV: 0.5, Split.TEST: 1.0}
-    assert (figures.num_fields, figures.num_ids) == (4, 4 + 3 + 4)
 
 
 def test_types_of_the_shards(card: DatasetCard, home: Path) -> None:
@@ -615,22 +604,6 @@ def test_an_interrupt_leaves_the_previous_dataset(
         prepare(make_card(frame.head(11)), home=home, progress=interrupt)
     assert [path.name for path in (home / "datasets").iterdir()] == ["shop"]
     first.verify()
-
-
-def test_leftovers_of_a_killed_process_are_removed(card: DatasetCard, home: Path) -> None:
-    machine = platform.node().replace(".", "-")
-    leftover = home / "datasets" / f".shop.{machine}.{2**22 + 1}.part"
-    # Process 1 runs, so this is somebody's work; so may be that of another machine in a shared folder.
-    foreign = [
-        home / "datasets" / f".other.{machine}.1.part",
-        home / "datasets" / f".other.far.{2**22 + 1}.part",
-    ]
-    for folder in (leftover, *foreign):
-        folder.mkdir(parents=True)
-    prepare(card, home=home)
-    assert not leftover.exists()
-    assert all(folder.exists() for folder in foreign)
-    assert prepared_names(home) == ["shop"]
 
 
 def test_progress_of_each_phase_ends_at_one(card: DatasetCard, home: Path) -> None:
