@@ -1,7 +1,6 @@
-"""Every column, split and metric name, written once.
+"""Names of columns, splits and metrics, for files on disk, frames in memory and tables in reports.
 
-Files on disk, frames in memory and tables in reports all use these; a string literal for any of them elsewhere is a
-defect.
+No other module contains one of these names as a string literal.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from enum import StrEnum
 
 
 class Split(StrEnum):
-    """The three parts of a dataset; 4 : 1 : 1 in time, or by a hashed key."""
+    """The three parts of a dataset, split 4 : 1 : 1 by time or by a hashed key."""
 
     TRAIN = "train"
     DEV = "dev"
@@ -21,34 +20,34 @@ class Column:
     """Columns of prepared shards, of domain tables and of predictions."""
 
     ROW = "row"
-    """int64, the row's place in the raw data; unique over all splits."""
+    """int64, index of the row in the raw data; unique over all splits."""
     LABEL = "label"
     """int8, 0 or 1."""
     TIME = "time"
-    """int64, in the raw data's own unit; absent where the card names no timestamp."""
+    """int64, in the unit of the raw data; absent if the card has no timestamp."""
     PROBABILITY = "probability"
-    """The true click probability; only where it is known."""
+    """The true click probability; absent if it is unknown."""
     CEILING = "ceiling"
-    """The click probability given all that a model could learn of the row; only of generated data."""
+    """The click probability given everything that a model could learn; only in generated data."""
     DOMAIN = "domain"
-    """int32, id of the composite domain; 0 = not seen in training."""
+    """int32, id of the composite domain; 0 for domains without a training row."""
     USER = "user"
-    """int32, encoded user id, for metrics grouped by user; 0 = not seen in training."""
+    """int32, encoded user id, for metrics grouped by user; 0 for users without a training row."""
     SCORE = "score"
     """float32, the logit."""
 
 
 class DomainColumn:
-    """Further columns of a domain table; one row a domain, the unseen domain 0 included."""
+    """Further columns of a domain table, which has one row per domain, including domain 0 (unseen)."""
 
     KEY = "key"
-    """utf8, the raw values of the domain features, joined by ' · '."""
+    """Text, the raw values of the domain features, joined by ' · '."""
     ROWS = "rows_{split}"
     POSITIVES = "positives_{split}"
 
 
 class Metric:
-    """Names under which metrics stand in records and tables."""
+    """Names of metrics in records and tables."""
 
     LOGLOSS = "logloss"
     NE = "ne"
@@ -63,8 +62,8 @@ class Metric:
     """Impression-weighted mean of |PCOC_d - 1| over domains with a positive."""
     PCOC_COVERAGE = "pcoc_coverage"
     EXPECTED_LOGLOSS = "expected_logloss"
-    """Mean cross-entropy against the true probability: no label noise."""
+    """Mean cross-entropy against the true probability, which has no label noise."""
 
 
 UNSEEN = 0
-"""Id of an unseen value or an unseen domain."""
+"""Id of values and domains without a training row."""
