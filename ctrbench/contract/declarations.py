@@ -15,9 +15,10 @@ from ctrbench.contract.case import Case
 from ctrbench.contract.domains import domain_tables
 from ctrbench.contract.rows import NUM_SHOPS, SEED, make_schema
 from ctrbench.contract.rule import rule
+from ctrbench.nn.capabilities import NAMES
 from ctrbench.nn.model import CTRModel
 
-CAPABILITIES = ("indexed_by", "inspects", "of_domains", "refuses_workers", "selects", "starts_as_backbone")
+CAPABILITIES = (*NAMES, "indexed_by", "inspects", "selects", "starts_as_backbone")
 """Attributes that declare what a method, a learner or a module can do."""
 SIMILARITY = 0.85
 """Similarity (`difflib`) from which on an attribute is taken for a misspelt capability."""

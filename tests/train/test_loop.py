@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.loop import Tick, Trainer
+from ctrbench.train.loop import Fit, Tick, Trainer
 
 
 def make_rows(num_rows: int, seed: int) -> SplitData:
@@ -67,6 +68,13 @@ def kill_at(step: int) -> object:
     return progress
 
 
+@cache
+def fit_uninterrupted(method: str) -> tuple[Fit, dict[str, torch.Tensor]]:
+    """Train without interruption; return the result and the state of the model."""
+    uninterrupted = trainer(method, patience=9)
+    return uninterrupted.fit(), uninterrupted.model.state_dict()
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -86,8 +94,7 @@ def kill_at(step: int) -> object:
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
 ) -> None:
-    uninterrupted = trainer(method, patience=9)
-    fit = uninterrupted.fit()
+    fit, weights = fit_uninterrupted(method)
     monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
     first = trainer(method, patience=9)
     with pytest.raises(Killed):
@@ -97,22 +104,23 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert again.resumed == 1
     assert again.steps == fit.steps
     assert again.history.epochs == fit.history.epochs
-    for name, value in uninterrupted.model.state_dict().items():
+    for name, value in weights.items():
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
 def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.6, 0.8, 0.7, 0.75])
-    monkeypatch.setattr(
-        "ctrbench.train.loop.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
-    )
-    tried = trainer(epochs=4, patience=2)
-    weights = []
-    original = tried._keep_best
-    tried._keep_best = lambda score: (weights.append(tried.model.net.head[0].weight.clone()), original(score))  # type: ignore[assignment, func-returns-value, union-attr, operator]
+    tried, scores = trainer(epochs=4, patience=2), iter([0.6, 0.8, 0.7, 0.75])
+    head = tried.model.get_parameter("net.head.0.weight")
+    weights: list[torch.Tensor] = []
+
+    def evaluate(label: np.ndarray, score: np.ndarray) -> dict[str, float]:
+        weights.append(head.detach().clone())
+        return {"auc": next(scores), "logloss": 0.5}
+
+    monkeypatch.setattr("ctrbench.train.loop.dev_metrics", evaluate)
     fit = tried.fit()
     assert fit.history.best_epoch == 2
-    assert torch.equal(tried.model.net.head[0].weight, weights[1])  # type: ignore[arg-type]
+    assert torch.equal(head, weights[1])
     assert not torch.equal(weights[1], weights[3])
 
 
