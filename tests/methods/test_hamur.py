@@ -34,11 +34,6 @@ def cells(model: CTRModel) -> list[Cell]:
     return [module for module in model.modules() if isinstance(module, Cell)]
 
 
-def tables(model: CTRModel) -> dict[str, RowTable]:
-    modules = model.named_modules()
-    return {name: one for name, one in modules if isinstance(one, RowTable) and one.rule == "domain"}
-
-
 def stir_everything(model: CTRModel) -> CTRModel:
     """Give every parameter a size, and every domain its own."""
     generator = torch.Generator().manual_seed(5)
@@ -46,10 +41,6 @@ def stir_everything(model: CTRModel) -> CTRModel:
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return model
-
-
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
 
 
 def numbers(tensor: torch.Tensor | torch.nn.Module) -> np.ndarray:
@@ -135,9 +126,9 @@ def test_cells_generate_their_matrices_from_the_row(
 
 
 def test_in_training_a_cell_is_normalised_by_its_domains_rows(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
-    model, batch = stir_everything(build_model(f"hamur[{SMALL}]")).train(), data.take(of_city(data, 1))
+    model, batch = stir_everything(build_model(f"hamur[{SMALL}]")).train(), data.take(of_city(1))
     expected = by_hand(model, batch, is_training=True)
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-3, atol=1e-3)
 
@@ -221,7 +212,7 @@ def test_the_hyper_network_sees_and_trains_the_embeddings_whatever_the_tower_is_
 
 @pytest.mark.parametrize("settings", ["tower=own", "tower=shared"])
 def test_moments_of_absent_domains_are_bit_equal(
-    build_model: Callable[..., CTRModel], data: SplitData, settings: str
+    build_model: Callable[..., CTRModel], data: SplitData, settings: str, of_city: Callable[..., torch.Tensor]
 ) -> None:
     model = build_model(f"hamur[{settings}]").train()
     optimizer = Optimizer(model, AdamConfig(lr=0.01))
@@ -229,7 +220,7 @@ def test_moments_of_absent_domains_are_bit_equal(
         Learner().step(model, optimizer, data.slice(0, 200))
     moments = [(cell.norm.mean.clone(), cell.norm.variance.clone()) for cell in cells(model)]  # type: ignore[operator, union-attr]
     for _ in range(2):
-        Learner().step(model, optimizer, data.take(of_city(data, 1, 2)))
+        Learner().step(model, optimizer, data.take(of_city(1, 2)))
     for cell, (mean, variance) in zip(cells(model), moments, strict=True):
         assert torch.equal(cell.norm.mean[3:], mean[3:])  # type: ignore[index]
         assert torch.equal(cell.norm.variance[3:], variance[3:])  # type: ignore[index]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ctrbench.backbones.dnn import Dnn
+from ctrbench.contract.domains import domain_tables
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.m3oe import BilevelLearner, ExpertsModule, M3oe, NormalisedBank, is_held_out
@@ -31,11 +32,6 @@ Build = Callable[..., CTRModel]
 def experts(model: CTRModel) -> ExpertsModule:
     (found,) = [module for module in model.modules() if isinstance(module, ExpertsModule)]
     return found
-
-
-def tables(model: CTRModel) -> dict[str, RowTable]:
-    modules = model.named_modules()
-    return {name: one for name, one in modules if isinstance(one, RowTable) and one.rule == "domain"}
 
 
 def stir_everything(model: CTRModel) -> CTRModel:
@@ -179,7 +175,7 @@ def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_fro
     optimizer = Optimizer(model, AdamConfig(lr=0.01))
     for _ in range(2):
         Learner().step(model, optimizer, data.slice(0, 200))
-    before = {name: table.weight.detach().clone() for name, table in tables(model).items()}
+    before = {name: table.weight.detach().clone() for name, table in domain_tables(model).items()}
     bank = experts(model).own[0]
     assert isinstance(bank, NormalisedBank)
     weight = bank.bank.weight.detach().clone()
@@ -188,7 +184,7 @@ def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_fro
     optimizer.flush()
     assert (bank.bank.weight != weight).flatten(1).any(1).all()
     assert len(before) == 3  # first layer, gate, head
-    for name, table in tables(model).items():
+    for name, table in domain_tables(model).items():
         assert torch.equal(table.weight[3:], before[name][3:])
         assert not torch.equal(table.weight[1:3], before[name][1:3])
 

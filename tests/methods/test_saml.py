@@ -15,11 +15,9 @@ from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.saml import Branches, Mutual, Saml
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
-from ctrbench.train.learner import Learner
 
 CITIES = range(1, 7)
 LARGEST = 1
@@ -72,16 +70,6 @@ class ByHand:
         return float(np.concatenate([a, b]) @ head + self.state["net.head.0.bias"][0])
 
 
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
-
-
-def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(steps):
-        Learner().step(model, optimizer, data.take(rows))
-
-
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_rows_are_branched_and_informed_as_by_hand(
     build_model: Callable[..., CTRModel],
@@ -99,18 +87,26 @@ def test_rows_are_branched_and_informed_as_by_hand(
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    selector: str,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
-    model, rows = stir(build_model(selector)), of_city(data, 2)
+    model, rows = stir(build_model(selector)), of_city(2)
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_row_trains_its_own_branch_and_no_other(
-    build_model: Callable[..., CTRModel], data: SplitData, selector: str, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    selector: str,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
     model = stir(build_model(selector))
-    model(data.take(of_city(data, 2, 4))).sum().backward()
+    model(data.take(of_city(2, 4))).sum().backward()
     (branches,) = (module for module in model.modules() if isinstance(module, Branches))
     for table in branches.tables:
         grad = table.get_parameter("weight").grad
@@ -127,10 +123,13 @@ def test_a_row_trains_its_own_branch_and_no_other(
 
 
 def test_the_own_branchs_gradient_is_that_of_finite_differences(
-    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
     # The other branches do not depend on these weights, so a stopped gradient changes nothing here.
-    model, batch = stir(build_model("saml")).double(), data.take(of_city(data, 2)[:5])
+    model, batch = stir(build_model("saml")).double(), data.take(of_city(2)[:5])
     batch = replace(batch, numeric_BK=batch.numeric_BK.double())
     model(batch).sum().backward()
     for layer, place in ((0, (2, 1, 0, 3)), (1, (2, 6, 1)), (1, (2, 30, 1)), (2, (2, 8, 0))):
@@ -147,9 +146,12 @@ def test_the_own_branchs_gradient_is_that_of_finite_differences(
 
 
 def test_the_shared_transform_learns_from_shared_tower_and_branch(
-    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
-    model, batch = stir(build_model("saml[mutual=false]")).double(), data.take(of_city(data, 2)[:5])
+    model, batch = stir(build_model("saml[mutual=false]")).double(), data.take(of_city(2)[:5])
     batch = replace(batch, numeric_BK=batch.numeric_BK.double())
     model(batch).sum().backward()
     weight, sums = model.get_parameter(f"{STAGE}.transform"), []
@@ -162,9 +164,12 @@ def test_the_shared_transform_learns_from_shared_tower_and_branch(
 
 
 def test_what_is_learnt_of_others_reaches_the_inputs_through_the_own_branch_alone(
-    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
-    model, batch = stir(build_model("saml")), data.take(of_city(data, 2))
+    model, batch = stir(build_model("saml")), data.take(of_city(2))
     context = model.context(batch)
     (branches,) = (module for module in model.modules() if isinstance(module, Branches))
     both_BN = torch.randn(len(batch), 40, requires_grad=True)
@@ -174,11 +179,11 @@ def test_what_is_learnt_of_others_reaches_the_inputs_through_the_own_branch_alon
 
 
 def test_the_unit_learns_as_soon_as_branches_differ(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, learn: Callable[..., None]
 ) -> None:
     model = build_model("saml")
     start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
-    learn(model, data, torch.arange(len(data)))
+    learn(model, data.take(torch.arange(len(data))))
     for name, value in model.net.named_parameters():
         moved = (value != start[name]).view(len(value), -1)
         assert moved[1:].any(1).all() if ".tables." in name else moved.any(1).all(), name
@@ -193,21 +198,26 @@ def test_at_the_start_branches_are_alike_and_the_unit_changes_nothing(
     torch.testing.assert_close(with_unit, without)
 
 
-def test_a_single_domain_has_no_unit(schema: Schema, data: SplitData) -> None:
-    one, rows = replace(schema, indicator_rows=(0, 150)), of_city(data, 1)
+def test_a_single_domain_has_no_unit(
+    schema: Schema, data: SplitData, learn: Callable[..., None], of_city: Callable[..., torch.Tensor]
+) -> None:
+    one, rows = replace(schema, indicator_rows=(0, 150)), of_city(1)
     scores = []
     for method in (Saml(), Saml(mutual=False)):
         model = CTRModel(method.apply(Dnn(hidden=(8, 4)).plan()), one, seed=1)
         assert not any(isinstance(module, Mutual) for module in model.modules())
-        learn(model, data, rows)
+        learn(model, data.take(rows))
         scores.append(model(data.take(rows)))
     assert torch.equal(*scores)
 
 
 def test_two_domains_learn_of_each_other(
-    schema: Schema, data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    schema: Schema,
+    data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
-    two, rows = replace(schema, indicator_rows=(0, 150, 80)), of_city(data, 1, 2)
+    two, rows = replace(schema, indicator_rows=(0, 150, 80)), of_city(1, 2)
     model = stir(CTRModel(Saml().apply(Dnn(hidden=(8, 4)).plan()), two, seed=1))
     before = model(data.take(rows))
     with torch.no_grad():
@@ -312,10 +322,14 @@ def test_sequences_are_attended_to_by_each_transform_as_by_hand(
 
 @pytest.mark.parametrize("selector", ATTENDING)
 def test_all_of_the_attention_learns(
-    build_with_history: Build, add_history: AddHistory, data: SplitData, selector: str
+    build_with_history: Build,
+    add_history: AddHistory,
+    data: SplitData,
+    selector: str,
+    learn: Callable[..., None],
 ) -> None:
     model, names = build_with_history(selector), ("transform", "branches.tables.0.weight")
-    learn(model, add_history(data), torch.arange(len(data)))
+    learn(model, add_history(data).take(torch.arange(len(data))))
     assert (model.get_parameter(f"{STAGE}.histories.empty_HE") != 0.0).all()
     shared_EE, own_REE = (model.get_parameter(f"{STAGE}.{name}")[..., 6, :, :] for name in names)
     assert (shared_EE != torch.eye(4)).all()
@@ -324,10 +338,14 @@ def test_all_of_the_attention_learns(
 
 
 def test_a_transform_learns_through_the_weights_of_behaviours_too(
-    build_with_history: Build, add_history: AddHistory, data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    build_with_history: Build,
+    add_history: AddHistory,
+    data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
     # Of its own row's branch alone: with the unit, what other branches attend to has no gradient.
-    model, batch = stir(build_with_history(ATTENDING[1])).double(), add_history(data).take(of_city(data, 2))
+    model, batch = stir(build_with_history(ATTENDING[1])).double(), add_history(data).take(of_city(2))
     batch = replace(batch, numeric_BK=batch.numeric_BK.double())
     model.embedding.table.weight.data *= 10.0
     model(batch).sum().backward()
@@ -348,9 +366,10 @@ def test_a_row_trains_no_other_domains_attention(
     data: SplitData,
     selector: str,
     stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
     model = stir(build_with_history(selector))
-    model(add_history(data).take(of_city(data, 2, 4))).sum().backward()
+    model(add_history(data).take(of_city(2, 4))).sum().backward()
     grad = model.get_parameter(f"{STAGE}.branches.tables.0.weight").grad
     assert grad is not None
     assert (grad[:, 6] != 0.0).flatten(1).any(1).nonzero().flatten().tolist() == [2, 4]
@@ -358,10 +377,14 @@ def test_a_row_trains_no_other_domains_attention(
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4,pooling=dien]", "dcnv2[hidden=8-4,structure=stacked]"])
 def test_rows_without_any_behaviour_are_scored_and_learned_from(
-    build_with_history: Build, add_history: AddHistory, data: SplitData, backbone: str
+    build_with_history: Build,
+    add_history: AddHistory,
+    data: SplitData,
+    backbone: str,
+    learn: Callable[..., None],
 ) -> None:
     model, rows = build_with_history(ATTENDING[0], backbone), torch.arange(0, 300, 5)
-    learn(model, add_history(data), rows)
+    learn(model, add_history(data).take(rows))
     assert (model.get_parameter(f"{STAGE}.histories.empty_HE") != 0.0).all()
     assert torch.isfinite(model.eval()(add_history(data).take(rows))).all()
 

@@ -14,12 +14,10 @@ from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.sarnet import Sarnet
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
-from ctrbench.train.learner import Learner
 
 SMALL = "sarnet[shared=3,specific=2,expert=5-3]"
 STAGE = "net.tower.0"
@@ -81,16 +79,6 @@ def by_hand(
     return logits
 
 
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
-
-
-def learn(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int = 3) -> None:
-    optimizer = Optimizer(model, AdamConfig(lr=0.01))
-    for _ in range(steps):
-        Learner().step(model, optimizer, data.take(rows))
-
-
 def test_rows_are_mixed_as_by_hand_with_running_moments(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
@@ -107,9 +95,11 @@ def test_in_training_moments_are_those_of_all_rows_of_the_batch(
     np.testing.assert_allclose(model(data.slice(0, len(data))).detach(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_moments_are_kept_for_eval_mode(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+def test_moments_are_kept_for_eval_mode(
+    build_model: Callable[..., CTRModel], data: SplitData, learn: Callable[..., None]
+) -> None:
     model, rows = build_model(SMALL), torch.arange(len(data))
-    learn(model, data, rows, steps=1)
+    learn(model, data.take(rows), steps=1)
     z_BN = build_model(SMALL).context(data.take(rows)).z_BN
     np.testing.assert_allclose(model.state_dict()[f"{STAGE}.norm.mean"], z_BN.detach().mean(0), atol=1e-5)
 
@@ -140,9 +130,15 @@ def test_a_domains_own_parts_are_met_by_its_rows_alone(
 
 
 def test_the_unseen_domain_meets_what_is_shared_alone(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    unseen_data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
-    model, batch = stir(build_model(SMALL)).eval(), unseen_data.take(of_city(unseen_data, 0))
+    model, batch = (
+        stir(build_model(SMALL)).eval(),
+        unseen_data.take(torch.nonzero(unseen_data.indicator_B == 0)[:, 0]),
+    )
     before = model(batch)
     with torch.no_grad():
         for table in model.modules():
@@ -152,16 +148,21 @@ def test_the_unseen_domain_meets_what_is_shared_alone(
 
 
 def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
-    build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
+    build_model: Callable[..., CTRModel],
+    data: SplitData,
+    stir: Callable[[CTRModel], CTRModel],
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
-    model, rows = stir(build_model(SMALL)).eval(), of_city(data, 2)
+    model, rows = stir(build_model(SMALL)).eval(), of_city(2)
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
-def test_every_expert_and_the_gate_learn(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+def test_every_expert_and_the_gate_learn(
+    build_model: Callable[..., CTRModel], data: SplitData, learn: Callable[..., None]
+) -> None:
     model = build_model(SMALL)
     start = {name: value.detach().clone() for name, value in model.net.named_parameters()}
-    learn(model, data, torch.arange(len(data)))
+    learn(model, data.take(torch.arange(len(data))))
     for name, value in model.net.named_parameters():
         moved = (value != start[name]).view(len(value), -1)
         is_own = name.endswith(("domain.weight", "affine.weight"))
@@ -183,11 +184,13 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
     assert counts["dense"] == 34 + 170 + 8 * 288 + 172 + 5
 
 
-def test_a_single_domain_will_do(schema: Schema, data: SplitData) -> None:
+def test_a_single_domain_will_do(
+    schema: Schema, data: SplitData, learn: Callable[..., None], of_city: Callable[..., torch.Tensor]
+) -> None:
     one = replace(schema, indicator_rows=(0, 150))
     model = CTRModel(Sarnet().apply(Dnn(hidden=(8, 4)).plan()), one, seed=1)
-    rows = of_city(data, 1)
-    learn(model, data, rows)
+    rows = of_city(1)
+    learn(model, data.take(rows))
     assert torch.isfinite(model(data.take(rows))).all()
 
 
@@ -277,12 +280,12 @@ def test_what_reads_the_embeddings_themselves_is_given_the_pooled_sequence(
 
 
 def test_all_of_the_attention_learns(
-    build_with_history: Build, add_history: AddHistory, data: SplitData
+    build_with_history: Build, add_history: AddHistory, data: SplitData, learn: Callable[..., None]
 ) -> None:
     model = build_with_history(ATTENDING)
     start = {name: value.detach().clone() for name, value in model.net.at_input.named_parameters()}
     assert len(start) == 11
-    learn(model, add_history(data), torch.arange(len(data)))
+    learn(model, add_history(data).take(torch.arange(len(data))))
     for name, value in model.net.at_input.named_parameters():
         assert not torch.equal(value, start[name]), name
 
@@ -305,12 +308,12 @@ def test_behaviours_learn_through_their_weights_too(
 
 
 def test_rows_without_any_behaviour_have_the_learned_vector(
-    build_with_history: Build, add_history: AddHistory, data: SplitData
+    build_with_history: Build, add_history: AddHistory, data: SplitData, learn: Callable[..., None]
 ) -> None:
     model, rows = build_with_history(ATTENDING), torch.arange(0, 300, 5)
     batch = add_history(data).take(rows)
     assert not len(batch.bags[1][0])
-    learn(model, add_history(data), rows)
+    learn(model, add_history(data).take(rows))
     context = model.context(batch)
     given = model.net.at_input[0](context.z_BN, context)[:, model.schema.slices["history"]]
     empty = model.net.at_input[0].attentions[0].empty_E

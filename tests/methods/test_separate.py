@@ -23,10 +23,6 @@ Model = Callable[..., CTRModel]
 BACKBONES = ("dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=1]", "dcnv2[hidden=8-4,structure=stacked]")
 
 
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
-
-
 def own(model: CTRModel, city: int) -> dict[str, torch.Tensor]:
     """A domain's parameters, under the names they have in a model for all domains."""
     net, table = f"net.networks.{city - 1}.", f"embedding.tables.{city - 1}."
@@ -52,10 +48,14 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 @pytest.mark.parametrize("rule", ["adam", "lazy_adam"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_each_domain_trains_as_if_it_stood_alone(
-    build_model: Model, data: SplitData, backbone: str, rule: EmbeddingRule
+    build_model: Model,
+    data: SplitData,
+    backbone: str,
+    rule: EmbeddingRule,
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
     # Rows of few rows each step, so that table rows miss steps; other domains' steps stand between.
-    steps = {city: list(of_city(data, city).split(5))[:8] for city in (1, 2, 3)}
+    steps = {city: list(of_city(city).split(5))[:8] for city in (1, 2, 3)}
     turns = [rows for three in zip(*(steps[city] for city in (2, 1, 3)), strict=False) for rows in three]
     model = build_model("separate", backbone)
     train(model, data, turns, rule)
@@ -92,10 +92,14 @@ def test_under_its_own_learner_each_domain_trains_as_plain_does_on_its_rows(
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_row_runs_through_its_own_domain_and_unseen_ones_through_the_largest(
-    build_model: Model, data: SplitData, unseen_data: SplitData, backbone: str
+    build_model: Model,
+    data: SplitData,
+    unseen_data: SplitData,
+    backbone: str,
+    of_city: Callable[..., torch.Tensor],
 ) -> None:
     model = build_model("separate", backbone)
-    train(model, data, [of_city(data, city)[:30] for city in (1, 2, 3, 4, 5)])
+    train(model, data, [of_city(city)[:30] for city in (1, 2, 3, 4, 5)])
     batch, logits = unseen_data.slice(0, 30), score_rows(model, unseen_data)
     for city in range(7):
         alone = build_model("plain", backbone)
@@ -106,9 +110,11 @@ def test_a_row_runs_through_its_own_domain_and_unseen_ones_through_the_largest(
         assert int(rows.sum()) >= 4
 
 
-def test_gradients_reach_the_domains_of_the_batch_alone(build_model: Model, data: SplitData) -> None:
+def test_gradients_reach_the_domains_of_the_batch_alone(
+    build_model: Model, data: SplitData, of_city: Callable[..., torch.Tensor]
+) -> None:
     model = build_model("separate")
-    torch.autograd.backward(model(data.take(of_city(data, 2, 4))).sum())
+    torch.autograd.backward(model(data.take(of_city(2, 4))).sum())
     touched = {name for name, value in model.named_parameters() if value.grad is not None}
     assert touched == {
         name

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.data.batches import SplitData
@@ -22,10 +21,6 @@ STACKED = "dcnv2[hidden=8-4,layers=1,structure=stacked]"
 
 def layers(model: CTRModel) -> list[DomainDenseModule]:
     return [module for module in model.modules() if isinstance(module, DomainDenseModule)]
-
-
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
 
 
 def test_each_row_goes_through_the_tower_and_the_head_of_its_domain(

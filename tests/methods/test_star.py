@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from ctrbench.backbones.dcnv2 import Dcnv2
 from ctrbench.backbones.dnn import Dnn
+from ctrbench.contract.domains import domain_tables
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.star import Star
@@ -18,7 +19,6 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import LayerNorm, PartitionedNorm
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.stages import AuxiliaryModule, StarDense, StarDenseModule
-from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 
@@ -35,17 +35,11 @@ def auxiliary(model: CTRModel) -> AuxiliaryModule:
     return found
 
 
-def tables(model: CTRModel) -> Iterator[tuple[str, RowTable]]:
-    for name, module in model.named_modules():
-        if isinstance(module, RowTable) and module.rule == "domain":
-            yield name, module
-
-
 def stir_domains(model: CTRModel) -> CTRModel:
     """Give every domain but the unseen one parameters of its own."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for _, table in tables(model):
+        for table in domain_tables(model).values():
             table.weight[1:] += 0.3 * torch.randn(table.weight[1:].shape, generator=generator)
     return model
 
@@ -53,10 +47,6 @@ def stir_domains(model: CTRModel) -> CTRModel:
 def train(model: CTRModel, data: SplitData, rows: torch.Tensor, steps: int, optimizer: Optimizer) -> None:
     for _ in range(steps):
         Learner().step(model, optimizer, data.take(rows))
-
-
-def of_city(data: SplitData, *cities: int) -> torch.Tensor:
-    return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
 
 
 def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
@@ -81,9 +71,9 @@ def test_each_row_meets_the_product_of_shared_and_own_weights(
 
 
 def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
-    model, rows = stir_domains(build_model(PRODUCTS_ONLY)), of_city(data, 2)
+    model, rows = stir_domains(build_model(PRODUCTS_ONLY)), of_city(2)
     mixed = model(data.slice(0, len(data)))[rows]
     torch.testing.assert_close(model(data.take(rows)), mixed)
 
@@ -111,9 +101,9 @@ def test_star_starts_as_its_backbone(
 
 
 def test_in_training_it_starts_as_the_backbone_with_batch_normalisation(
-    build_model: Callable[..., CTRModel], data: SplitData
+    build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
-    batch = data.take(of_city(data, 1))
+    batch = data.take(of_city(1))
     plain = build_model()
     context = plain.context(batch)
     context.z_BN = torch.nn.functional.batch_norm(context.z_BN, None, None, training=True)
