@@ -6,7 +6,7 @@ training configuration. The numbers of a comparison are computed in `summary`.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +16,12 @@ from ctrbench.errors import StoreError, did_you_mean
 from ctrbench.eval.protocol import is_collapsed
 from ctrbench.names import Metric
 from ctrbench.plugins.groups import table_order
+from ctrbench.report.indicators import PLAIN, ignoring_indicator, main_indicator, pair, without_repetitions
 from ctrbench.report.labels import canonical_text, differing, labels, show_value
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import find_files
 
-PLAIN = "plain"
-"""Name of the reference method."""
 SYNTHETIC_NOTICE = (
     "Synthetic data: clicks are drawn from a known probability. These results test implementations and are no evidence "
     "for a method on real data."
@@ -254,21 +253,6 @@ def conditions(key: RunKey) -> dict[str, object]:
     }
 
 
-def main_indicator(records: Iterable[RunRecord]) -> str:
-    """Return the indicator of the most rows; on a tie, a single feature is preferred to `all`.
-
-    Plain rows are not counted, as the backbone ignores the indicator, and failed runs only if no run finished.
-    """
-    all_records = list(records)
-    with_indicator = [record for record in all_records if not _is_bare_plain(record)] or all_records
-    finished = [record for record in with_indicator if record.status == "finished"] or with_indicator
-    rows = {
-        (record.key.backbone.digest, record.key.method.digest, record.key.indicator) for record in finished
-    }
-    counts = Counter(indicator for _, _, indicator in rows)
-    return min(counts, key=lambda indicator: (-counts[indicator], indicator == "all", indicator))
-
-
 def gain(row: Row, plain: Row, metric: str) -> dict[int, float]:
     """Return a metric of a row minus that of plain, by seed, for the seeds that both have."""
     return difference_by_seed(row.values(metric), plain.values(metric))
@@ -291,10 +275,10 @@ def _rows(
     records: list[RunRecord], backbones: Mapping[str, str], methods: Mapping[str, str]
 ) -> tuple[Row, ...]:
     groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
-    main, ignoring = main_indicator(records), _ignoring_indicator(records)
-    for record in _without_repetitions(records, main, ignoring):
+    main, ignoring = main_indicator(records), ignoring_indicator(records)
+    for record in without_repetitions(records, main, ignoring):
         key = record.key
-        is_main = key.indicator == main or _pair(record) in ignoring
+        is_main = key.indicator == main or pair(record) in ignoring
         suffix = "" if is_main else f", by {key.indicator}"
         groups[backbones[key.backbone.digest], methods[key.method.digest], suffix].append(record)
     rows = [
@@ -308,53 +292,6 @@ def _rows(
         for (backbone, method, suffix), group in groups.items()
     ]
     return tuple(sorted(rows, key=lambda row: (_order(row.backbone), _order(row.method))))
-
-
-Pair = tuple[str, str]
-"""Digests of a backbone and a method."""
-
-
-def _pair(record: RunRecord) -> Pair:
-    return record.key.backbone.digest, record.key.method.digest
-
-
-def _ignoring_indicator(records: Iterable[RunRecord]) -> set[Pair]:
-    """Return the pairs that ignore the indicator: bare plain, and pairs with equal predictions for all indicators.
-
-    The latter requires a seed with runs of several indicators, and equal predictions in every such seed.
-    """
-    ignoring = set[Pair]()
-    predictions: dict[Pair, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        if _is_bare_plain(record):
-            ignoring.add(_pair(record))
-        if record.result is not None:
-            predictions[_pair(record)][record.key.seed].append(record.result.predictions_sha256)
-    for pair, seeds in predictions.items():
-        repeated = [digests for digests in seeds.values() if len(digests) > 1]
-        if repeated and all(len(set(digests)) == 1 for digests in repeated):
-            ignoring.add(pair)
-    return ignoring
-
-
-def _without_repetitions(records: list[RunRecord], main: str, ignoring: set[Pair]) -> list[RunRecord]:
-    """Return one record per seed of each pair that ignores the indicator: finished and of the main one if possible."""
-    best: dict[tuple[Pair, int], RunRecord] = {}
-    for record in records:
-        pair, seed = _pair(record), record.key.seed
-        if pair in ignoring:
-            best[pair, seed] = min(
-                (record, best.get((pair, seed), record)),
-                key=lambda other: (other.status != "finished", other.key.indicator != main),
-            )
-    kept = {record.digest for record in best.values()}
-    return [record for record in records if _pair(record) not in ignoring or record.digest in kept]
-
-
-def _is_bare_plain(record: RunRecord) -> bool:
-    """Return whether a record is plain without normalisation and auxiliary network, which may use the indicator."""
-    method = record.key.method
-    return method.name == PLAIN and not any(value not in (None, "none") for value in method.settings.values())
 
 
 def _order(label: str) -> tuple[int, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 from ctrbench.eval.grouped import average
 from ctrbench.eval.measures import grouped_columns
@@ -17,24 +16,20 @@ from ctrbench.eval.metrics.registry import MetricSet, builtin_metrics
 from ctrbench.eval.oracle import AUC_EXPECTED
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.significance import (
-    LEVEL,
     Interval,
     Standing,
     bootstrap_domains,
-    holm,
-    paired,
     standings,
 )
 from ctrbench.names import Metric
+from ctrbench.report.bin_scores import BinScore, Name, bin_metrics, score_bins
 from ctrbench.report.bins import DEFAULT_NUM_BINS, RunBins, read_bins
-from ctrbench.report.comparison import Comparison, Row, difference_by_seed, gain
+from ctrbench.report.comparison import Comparison, Row, gain
 from ctrbench.report.estimate import Estimate, estimate
 from ctrbench.runs.store import RunStore
 
 ORIGINS = {Metric.AUC: AUC_EXPECTED, Metric.LOGLOSS: Metric.LOGLOSS}
 """Metrics whose distance from the true click probability is computed, and the oracle's metric to subtract."""
-Name = tuple[str, str]
-"""Labels of backbone and method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +64,6 @@ class Score:
     """Within the backbone; None for a metric without a better direction and for a row without a value."""
     gain: Gain | None = None
     """None for plain itself, and for backbones without plain."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BinScore:
-    """One metric of one row in one bin of domains."""
-
-    estimate: Estimate | None
-    gain: Estimate | None
-    """Over plain, paired by seed."""
-    p_holm: float | None
-    """Of the gain, Holm-adjusted over all methods and bins of the backbone; None with fewer than `MIN_SEEDS` seeds."""
-    is_clear: bool
-    """Whether the gain differs from 0 significantly, in a row without failed runs."""
-    is_best: bool
-    """Whether the mean is the best of the backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +114,7 @@ class Summary:
     @property
     def bin_metrics(self) -> tuple[MetricDefinition, ...]:
         """Metrics of bins that have a better direction."""
-        return _bin_metrics(self.metrics)
+        return bin_metrics(self.metrics)
 
     def plain(self, backbone: str) -> RowSummary | None:
         """Return the row over which gains are measured."""
@@ -156,7 +136,7 @@ def summarize(
     metrics = metrics or builtin_metrics()
     bins = read_bins(comparison, num_bins=num_bins, store=store, metrics=metrics)
     scores = {row.name: score for b in comparison.backbones for row, score in _scores(comparison, b, metrics)}
-    bin_scores = _all_bin_scores(comparison, bins, metrics)
+    bin_scores = score_bins(comparison, bins, metrics)
     ranks, overall_verdicts = _ranks(comparison.rows), _overall_verdicts(comparison.rows)
     rows = tuple(
         RowSummary(
@@ -166,17 +146,13 @@ def summarize(
             costs=_costs(row),
             distances=_distances(row, comparison.oracle),
             auc_of_trained=_auc_of_trained(row),
-            bins={metric.name: bin_scores[row.name, metric.name] for metric in _bin_metrics(metrics)},
+            bins={metric.name: bin_scores[row.name, metric.name] for metric in bin_metrics(metrics)},
             rank=ranks.get(row.name),
             overall_verdict=overall_verdicts.get(row.name),
         )
         for row in comparison.rows
     )
     return Summary(comparison=comparison, rows=rows, bins=bins, metrics=metrics)
-
-
-def _bin_metrics(metrics: MetricSet) -> tuple[MetricDefinition, ...]:
-    return tuple(metric for metric in metrics.of_bins if metric.higher_is_better is not None)
 
 
 # Scores of rows.
@@ -303,69 +279,3 @@ def auc_order(row: Row) -> tuple[bool, float]:
 def _overall_verdicts(rows: Sequence[Row]) -> dict[Name, Verdict]:
     ranked = [row for row in rows if len(row.results) >= MIN_SEEDS]
     return _verdicts(ranked, Metric.AUC, higher_is_better=True)
-
-
-# Bins of domains.
-
-
-def _all_bin_scores(
-    comparison: Comparison, bins: RunBins, metrics: MetricSet
-) -> dict[tuple[Name, str], tuple[BinScore, ...]]:
-    return {
-        (name, metric.name): scores
-        for backbone, metric in product(comparison.backbones, _bin_metrics(metrics))
-        for name, scores in _bin_scores(comparison, backbone, bins, metric).items()
-    }
-
-
-def _bin_scores(
-    comparison: Comparison, backbone: str, bins: RunBins, definition: MetricDefinition
-) -> dict[Name, tuple[BinScore, ...]]:
-    rows, plain, metric = comparison.of_backbone(backbone), comparison.plain(backbone), definition.name
-    indices = range(len(bins.bins))
-    estimates = {
-        (row.name, index): estimate(bins.values(row, index, metric).values())
-        for row, index in product(rows, indices)
-    }
-    gains = {
-        (row.name, index): _bin_gain(bins, row, plain, index, metric) for row, index in product(rows, indices)
-    }
-    p_values = _p_values(
-        {key: gains[key] for key in product((r.name for r in rows if not r.is_plain), indices)}
-    )
-    best = [
-        _best_mean([estimates[row.name, index] for row in rows], definition.higher_is_better)
-        for index in indices
-    ]
-
-    def score(row: Row, index: int) -> BinScore:
-        own, p_holm = estimates[row.name, index], p_values.get((row.name, index))
-        return BinScore(
-            estimate=own,
-            gain=estimate(gains[row.name, index].values()),
-            p_holm=p_holm,
-            is_clear=not row.num_failed and p_holm is not None and p_holm < LEVEL,
-            is_best=own is not None and own.mean == best[index],
-        )
-
-    return {row.name: tuple(score(row, index) for index in indices) for row in rows}
-
-
-def _bin_gain(bins: RunBins, row: Row, plain: Row | None, index: int, metric: str) -> dict[int, float]:
-    if plain is None:
-        return {}
-    return difference_by_seed(bins.values(row, index, metric), bins.values(plain, index, metric))
-
-
-def _p_values(gains: Mapping[tuple[Name, int], Mapping[int, float]]) -> dict[tuple[Name, int], float]:
-    """Return the Holm-adjusted p of each gain with at least `MIN_SEEDS` seeds."""
-    tests = {
-        key: paired(list(by_seed.values())).p_t for key, by_seed in gains.items() if len(by_seed) >= MIN_SEEDS
-    }
-    tested = {key: p for key, p in tests.items() if p is not None}
-    return dict(zip(tested, holm(list(tested.values())).tolist(), strict=True)) if tested else {}
-
-
-def _best_mean(estimates: Sequence[Estimate | None], higher_is_better: bool | None) -> float | None:
-    means = [value.mean for value in estimates if value is not None]
-    return (max if higher_is_better else min)(means, default=None)

@@ -16,6 +16,7 @@ from ctrbench.eval.oracle import CEILING_METRIC
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.stored import BinMetrics
 from ctrbench.names import Metric
+from ctrbench.report.bin_scores import BinScore
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
 from ctrbench.report.notes import (
@@ -27,7 +28,7 @@ from ctrbench.report.notes import (
     mark_notes,
     seeds_note,
 )
-from ctrbench.report.summary import BinScore, RowSummary, Summary
+from ctrbench.report.summary import RowSummary, Summary
 from ctrbench.report.table import (
     DASH,
     Cell,
