@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,23 @@ from ctrbench.runs.engines.protocol import ExecuteShared, Watcher
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Let processes that start in this block ignore Ctrl-C from their first instruction on.
+
+    A process that ignored it only later would print a traceback if the user interrupts while it imports torch.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may change the handling of signals.
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @dataclass(kw_only=True)
@@ -105,7 +123,8 @@ class LocalBackend:
         ours, theirs = context.Pipe()
         arguments = (theirs, store, self.checkpoint_seconds, device)
         process = context.Process(target=serve_runs, args=arguments, daemon=True)
-        process.start()
+        with ignored_interrupts():
+            process.start()
         theirs.close()
         return _Process(process=process, pipe=ours, device=device)
 

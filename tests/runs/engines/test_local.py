@@ -17,7 +17,7 @@ import pytest
 from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import DataError, SettingError
 from ctrbench.runs.engines.engine import make_engine
-from ctrbench.runs.engines.local import LocalBackend, _send, record_death, serve_runs
+from ctrbench.runs.engines.local import LocalBackend, _send, ignored_interrupts, record_death, serve_runs
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
@@ -210,6 +210,14 @@ def test_a_process_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("signal.signal", lambda *_: None)
     serve_runs(Pipe(), RunStore(results=tmp_path, home=tmp_path), 1.0, "7")  # type: ignore[arg-type]
     assert seen == ["7"]
+
+
+def test_processes_started_in_the_block_ignore_ctrl_c_and_the_parent_does_not_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) != signal.SIG_IGN)"
+    with ignored_interrupts():
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("name", ["local", "ray"])
