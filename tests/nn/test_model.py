@@ -127,8 +127,9 @@ def test_output_bias_starts_at_the_base_rate(build_model: Builder) -> None:
     assert torch.sigmoid(bias).tolist() == pytest.approx([0.3])
 
 
-def test_a_head_without_a_bias_is_allowed(schema: Schema) -> None:
-    CTRModel(Plan(tower=DEEP, head=(Dense(name="h", width=1), Counted(name="c"))), schema, seed=1)
+def test_a_head_that_ends_without_a_bias_starts_from_zero_biases(schema: Schema) -> None:
+    model = CTRModel(Plan(tower=DEEP, head=(Dense(name="h", width=1), Counted(name="c"))), schema, seed=1)
+    assert model.net.head[0].bias.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("where", ["head", "logits"])
