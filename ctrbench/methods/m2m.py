@@ -83,11 +83,11 @@ class M2M(Method):
         return replace(plan, tower=(*plan.tower, block))
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse a fusion that cannot cut the block's output into equal parts."""
+        """Refuse a head that cannot split the block's output into equal parts."""
         heads = plan.output_heads
         if self.hidden % heads == 0:
             return None
-        return f"m2m's hidden={self.hidden} cannot be cut into {heads} heads, as the fusion does"
+        return f"m2m's hidden={self.hidden} is not a multiple of the {heads} heads of the fusion"
 
 
 @dataclass(frozen=True, kw_only=True)

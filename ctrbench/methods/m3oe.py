@@ -229,7 +229,7 @@ class BilevelLearner(Learner):
         super().__init__()
         self.adam: torch.optim.Adam | None = None
         self.restored: dict[str, Any] | None = None
-        """State for an Adam that is not made yet."""
+        """State for an Adam that is not created yet."""
         self.seed, self.batch_size = 0, 1
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:

@@ -363,8 +363,8 @@ class RateNetwork(nn.Module):
 class LearnedRates:
     """The network of rates and the Adam that trains it.
 
-    Both are made when the first model is available, which determines their schema and device; a restored state is kept
-    until then.
+    Both are created when the first model is available, which determines their schema and device; a restored state is
+    kept until then.
     """
 
     def __init__(self, start: float) -> None:
@@ -409,7 +409,7 @@ class LearnedRates:
         return deepcopy({"network": self.network.state_dict(), "adam": self.adam.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Load the state returned by `state_dict`; it takes effect when the network is made."""
+        """Load the state returned by `state_dict`; it takes effect when the network is created."""
         self.network, self.adam, self.restored = None, None, state
 
 

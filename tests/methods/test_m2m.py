@@ -194,7 +194,7 @@ def test_a_fusion_whose_heads_do_not_divide_its_width_is_refused(
     build_model: Callable[..., CTRModel],
 ) -> None:
     plan = FinalMlp(hidden=(8, 6), heads=3).plan()
-    assert str(M2M().supports(plan)).startswith("m2m's hidden=32 cannot be cut into 3 heads")
+    assert str(M2M().supports(plan)).startswith("m2m's hidden=32 is not a multiple of the 3 heads")
     assert M2M(hidden=30).supports(plan) is None
     assert M2M().supports(FinalMlp().plan()) is None
     assert M2M(hidden=5).supports(Dnn().plan()) is None
