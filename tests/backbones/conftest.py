@@ -50,7 +50,7 @@ class ByHand:
         return x
 
     def fields(self, vectors: str) -> np.ndarray:
-        """The fields (rows, 5, 4) of the shared schema: four are embedded, one is a plain number."""
+        """The fields (rows, 5, 4) of the shared schema: four are embedded, one is numeric."""
         number = self.z[:, 16:, None] * self.weight[vectors]
         return np.concatenate([self.z[:, :16].reshape(-1, 4, 4), number], axis=1)
 
@@ -89,7 +89,7 @@ class StageByHand:
         )
 
     def fields(self, row: np.ndarray) -> list[np.ndarray]:
-        """The fields of a row of z; the last is the plain number times its vector."""
+        """The fields of a row of z; the last is the numeric field times its vector."""
         return [*row[:-1].reshape(4, 4), row[-1] * self.weight["fields.numbers"][0]]
 
     def expect(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -101,7 +101,7 @@ class StageByHand:
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Numbers of a normal distribution."""
+    """Random normal numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -145,7 +145,7 @@ def test_the_rank_of_experts_is_a_quarter_of_the_inputs(num_inputs: int, rank: i
     assert module.get_parameter("layers.0.core").shape == (2, rank, rank)
 
 
-def test_settings_that_came_later_leave_the_key_as_it_was() -> None:
+def test_later_settings_do_not_change_the_key() -> None:
     key = {"hidden": [128, 64, 32], "activation": "tanh", "layers": 3, "rank": None, "structure": "parallel"}
     assert select("backbones", "dcnv2").value.key() == key
     assert select("backbones", "dcnv2[experts=2]").value.key() == key | {"experts": 2}
@@ -158,7 +158,7 @@ def test_mixtures_and_scaled_kernels_keep_the_contract(method: str, settings: st
     assert [finding for finding in findings if not finding.ok] == []
 
 
-def test_diag_scale_is_of_linear_kernels() -> None:
+def test_diag_scale_needs_linear_kernels() -> None:
     with pytest.raises(SettingError, match="diag_scale has no effect"):
         plan_of("dcnv2[experts=2,diag_scale=0.5]")
 

@@ -22,7 +22,7 @@ USER, ITEM = slice(4, 12), slice(12, 17)
 """Columns of age and user, and of tags and price."""
 
 
-def test_the_plan_holds_dense_stages_where_methods_look(plan_of: Callable[[str], Plan]) -> None:
+def test_the_plan_holds_dense_stages_in_tower_and_head(plan_of: Callable[[str], Plan]) -> None:
     plan, dnn = plan_of("finalmlp"), plan_of("dnn")
     assert plan.tower == dnn.tower
     assert plan.head[1:] == dnn.head
@@ -63,7 +63,7 @@ def test_logits_without_gates_by_hand(by_hand: Callable) -> None:
     found.expect(fused(found, second, found.tower(found.z), 2))
 
 
-def test_streams_start_apart(build_model: Callable[..., CTRModel]) -> None:
+def test_streams_start_at_different_weights(build_model: Callable[..., CTRModel]) -> None:
     state = build_model(backbone="finalmlp[hidden=8-4,gating=false]").state_dict()
     first, second = state["net.tower.0.weight"], state["net.interactions.0.stages.0.weight"]
     assert first.shape == second.shape
@@ -72,7 +72,7 @@ def test_streams_start_apart(build_model: Callable[..., CTRModel]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Emptied(Stage):
-    """Nothing but zeros."""
+    """A stage whose output is zero."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         return EmptiedModule(num_inputs)
@@ -88,13 +88,13 @@ class EmptiedModule(StageModule):
 
 
 @pytest.mark.parametrize("gating", [True, False])
-def test_what_a_method_puts_at_the_input_reaches(
+def test_a_stage_at_the_input_affects_gates_and_both_streams(
     gating: bool, plan_of: Callable[[str], Plan], schema: Schema, data: SplitData
 ) -> None:
     plan = plan_of(f"finalmlp[hidden=8-4,gating={gating}]").with_input(Emptied(name="empty"))
     model, batch = CTRModel(plan, schema, seed=1), data.slice(0, 9)
     second = model.net.interactions[0](torch.zeros(9, 17), model.context(batch))  # type: ignore[operator, index, union-attr]
-    # Without gates both streams see it; with them stream 2 takes the embeddings as they were made.
+    # Without gates both streams read it; with them stream 2 reads the original embeddings.
     assert bool(second.any()) is gating
     assert not model.net.tower(model.net.at_input(torch.ones(9, 17), model.context(batch)), None).any()  # type: ignore[operator, union-attr]
 
@@ -160,7 +160,7 @@ def test_impossible_settings_are_refused(settings: str, plan_of: Callable[[str],
         ("gating=false,gate_hidden=8", "gate_hidden has no effect"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(
+def test_widths_that_heads_do_not_divide_are_refused(
     settings: str, remedy: str, plan_of: Callable[[str], Plan]
 ) -> None:
     with pytest.raises(SettingError, match=remedy):

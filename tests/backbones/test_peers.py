@@ -52,7 +52,7 @@ def fuxictr() -> Iterator[ModuleType]:
 
 
 class Ours:
-    """One of our backbones with random weights, and the logits of some rows."""
+    """A backbone with random weights, and its logits on some rows."""
 
     def __init__(self, selector: str, *, num_numbers: int = 0) -> None:
         ids = [
@@ -110,7 +110,7 @@ class Ours:
         self.compare(found)
 
     def compare(self, found: torch.Tensor) -> None:
-        """Compare logits, which are far from alike."""
+        """Compare logits, which differ between rows."""
         assert self.logits.std() > 0.3
         torch.testing.assert_close(found, self.logits, rtol=TOLERANCE, atol=TOLERANCE)
 

@@ -13,7 +13,7 @@ from ctrbench.nn.plan import Plan
 VECTORS = "interactions.0.fields.numbers"
 
 
-def test_the_plan_puts_products_under_the_tower_of_dnn(plan_of: Callable[[str], Plan]) -> None:
+def test_the_plan_puts_products_below_the_tower_of_dnn(plan_of: Callable[[str], Plan]) -> None:
     plan, dnn = plan_of("pnn"), plan_of("dnn")
     assert (plan.tower, plan.head, plan.join) == (dnn.tower, dnn.head, "stacked")
     assert [stage.name for stage in plan.interactions] == ["products"]

@@ -21,6 +21,6 @@ def test_logits_are_linear_and_tower(by_hand: Callable) -> None:
     found.expect(found.linear("logits.0") + found.dense(found.tower(found.z), "head.0")[:, 0])
 
 
-def test_the_wide_part_starts_at_nothing(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+def test_the_wide_part_starts_at_zero(build_model: Callable[..., CTRModel], data: SplitData) -> None:
     wide, dnn = build_model(backbone="widedeep[hidden=8-4]"), build_model(backbone="dnn[hidden=8-4]")
     assert torch.equal(wide(data.slice(0, 9)), dnn(data.slice(0, 9)))

@@ -76,7 +76,7 @@ def test_impossible_settings_are_refused(settings: str, plan_of: Callable[[str],
 @pytest.mark.parametrize(
     ("settings", "remedy"), [("cin=4,split_half=true", "no effect"), ("cin=3-4,split_half=true", "even")]
 )
-def test_halves_that_cannot_be_are_refused(
+def test_odd_numbers_of_maps_cannot_be_split(
     settings: str, remedy: str, plan_of: Callable[[str], Plan]
 ) -> None:
     with pytest.raises(SettingError, match=remedy):

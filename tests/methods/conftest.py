@@ -1,4 +1,4 @@
-"""What tests of methods share: parameters moved by hand or by steps, rows of cities, and slopes of formulas."""
+"""Fixtures of the tests of methods: changed parameters, rows of cities, and slopes of formulas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Slope = Callable[[Callable[[np.ndarray], float], np.ndarray], np.ndarray]
 
 @pytest.fixture
 def stir() -> Callable[[CTRModel], CTRModel]:
-    """Move all weights but the embeddings, and give every domain but the unseen one parameters of its own."""
+    """Change all weights except embeddings and parameters of the unseen domain."""
 
     def move(model: CTRModel) -> CTRModel:
         generator = torch.Generator().manual_seed(5)
@@ -38,7 +38,7 @@ def stir() -> Callable[[CTRModel], CTRModel]:
 
 @pytest.fixture
 def of_city(data: SplitData) -> Callable[..., torch.Tensor]:
-    """Return the numbers of the training rows of some cities."""
+    """Return the indices of the training rows of some cities."""
 
     def find(*cities: int) -> torch.Tensor:
         return torch.nonzero(torch.isin(data.indicator_B, torch.tensor(cities)))[:, 0]
@@ -74,14 +74,14 @@ def input_gradient(unseen_data: SplitData) -> Callable[[CTRModel], tuple[np.ndar
 
 @pytest.fixture
 def history_schema(schema: Schema) -> Schema:
-    """The shared fields, and a sequence of earlier users beside the user."""
+    """The shared fields and a sequence of earlier users."""
     history = FieldShape(name="history", kind="sequence", role="user", size=41, target="user")
     return replace(schema, fields=(*schema.fields, history))
 
 
 @pytest.fixture
 def add_history() -> Callable[[SplitData], SplitData]:
-    """Give rows lists of up to four earlier users, every fifth an empty one."""
+    """Add lists of up to four earlier users to rows; every fifth list is empty."""
 
     def add(data: SplitData) -> SplitData:
         generator, rows = np.random.default_rng(5), np.arange(len(data))

@@ -1,4 +1,4 @@
-"""AdaptDHM against numpy row by row: how centres move, which weights a row meets, and what stays put."""
+"""AdaptDHM against numpy row by row: the update of centres, the weights of a row, and the constant parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def layers(model: CTRModel) -> list[ClusterDenseModule]:
 
 
 def stir_embeddings_and_clusters(model: CTRModel) -> CTRModel:
-    """Give rows some size and clusters weights of their own."""
+    """Enlarge embeddings and set different weights per cluster."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         table = model.embedding.table.weight
@@ -65,7 +65,7 @@ def inputs(model: CTRModel, batch: Batch) -> np.ndarray:
 
 
 def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
-    """z without the price, the plain number that stands last."""
+    """z without the price, the numeric field in its last column."""
     return inputs(model, batch)[:, :16]
 
 
@@ -86,7 +86,7 @@ def moved(centres: np.ndarray, z_BN: np.ndarray, routing: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("routing", ["spherical", "published"])
-def test_centres_move_as_the_formula_says(
+def test_centres_follow_the_formula(
     build_model: Callable[..., CTRModel], data: SplitData, routing: str
 ) -> None:
     model, batch = (
@@ -107,7 +107,7 @@ def test_centres_move_as_the_formula_says(
 
 
 @pytest.mark.parametrize("is_training", [False, True])
-def test_each_row_meets_its_own_clusters_weights(
+def test_each_row_is_multiplied_by_the_weights_of_its_cluster(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, is_training: bool
 ) -> None:
     model, batch = (
@@ -128,8 +128,8 @@ def test_each_row_meets_its_own_clusters_weights(
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_where_ids_are_not_at_hand_all_products_give_the_same() -> None:
-    # In full precision, as products by group are, even where autocast would have them in bfloat16.
+def test_all_products_equal_the_grouped_products() -> None:
+    # In full precision, like products by group, even under an autocast to bfloat16.
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=generator)
     x_BN, weight_KNM, bias_KM, grad = draw(40, 6), draw(4, 6, 3), draw(4, 3), draw(40, 3)
@@ -147,7 +147,7 @@ def test_where_ids_are_not_at_hand_all_products_give_the_same() -> None:
         torch.testing.assert_close(first, second)
 
 
-def test_evaluation_moves_nothing_and_training_moves_buffers_only(
+def test_evaluation_changes_nothing_and_a_forward_pass_in_training_changes_buffers_only(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")), data.slice(0, 64)
@@ -162,7 +162,7 @@ def test_evaluation_moves_nothing_and_training_moves_buffers_only(
     torch.testing.assert_close(router(model).centre.norm(dim=1), torch.ones(3))
 
 
-def test_the_mean_is_that_of_all_batches_first_and_then_moves_by_a_hundredth(
+def test_the_running_mean_averages_all_batches_and_then_moves_by_one_percent(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, expected = stir_embeddings_and_clusters(build_model("adaptdhm")).train(), np.zeros(16)
@@ -178,7 +178,7 @@ def test_the_mean_is_that_of_all_batches_first_and_then_moves_by_a_hundredth(
 
 
 @pytest.mark.parametrize("routing", ["spherical", "published"])
-def test_plain_numbers_have_no_say(
+def test_numeric_fields_do_not_affect_clusters(
     build_model: Callable[..., CTRModel], data: SplitData, routing: str
 ) -> None:
     made = []
@@ -210,10 +210,10 @@ def test_no_gradient_passes_through_the_routing(
     assert torch.equal(model.embedding.table.weight.grad, grads[0])
 
 
-def test_only_a_cluster_that_nobody_chose_long_enough_starts_anew(
+def test_only_a_cluster_without_rows_for_long_is_reseeded(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    # Two rows, so that centred ones stand opposite to one another; the third centre stands across, which is nobody's.
+    # Two rows, which are opposite after centring; the third centre is orthogonal and has no row.
     model = stir_embeddings_and_clusters(build_model("adaptdhm[reseed_after=80]")).train()
     batch, module = data.take(torch.tensor([0, 1] * 20)), router(model)
     first, second = embedded(model, batch)[:2]
@@ -233,7 +233,7 @@ def test_only_a_cluster_that_nobody_chose_long_enough_starts_anew(
     assert (alike[:2] < 0.999).all()
 
 
-def test_batches_of_one_row_leave_the_centres_apart(
+def test_batches_of_one_row_keep_the_centres_apart(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model = stir_embeddings_and_clusters(build_model("adaptdhm")).train()
@@ -244,7 +244,7 @@ def test_batches_of_one_row_leave_the_centres_apart(
 
 
 def skewed_rows() -> tuple[Schema, SplitData]:
-    """Twenty fields whose ids are so skewed that all rows share a large mean."""
+    """Twenty fields with skewed ids, so that all rows share a large mean."""
     ids = np.minimum(np.random.default_rng(0).zipf(1.5, (4000, 20)), 49).astype(np.int32)
     shapes = [
         FieldShape(name=f"field{place}", kind="categorical", role="user", size=50) for place in range(20)
@@ -273,7 +273,7 @@ def skewed_rows() -> tuple[Schema, SplitData]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_published_centres_fall_together_and_spherical_ones_do_not(seed: int) -> None:
+def test_published_centres_coincide_and_spherical_ones_stay_apart(seed: int) -> None:
     schema, data = skewed_rows()
     torch.manual_seed(seed)
     cosines: dict[str, list[float]] = {"published": [], "spherical": []}
@@ -291,14 +291,16 @@ def test_published_centres_fall_together_and_spherical_ones_do_not(seed: int) ->
                 chosen = found(model.eval(), data.slice(0, 2000)).numpy()
                 agreement[routing] = min(agreement[routing], float((chosen == exact).mean()))
                 found_cosines.append(float((module.centre @ module.centre.T).fill_diagonal_(-1.0).max()))
-    # A cluster that was just sent to a random row stands apart for some batches; mostly none was.
+    # A cluster that was just reseeded is distant for some batches; mostly none was.
     assert np.median(cosines["published"]) > 0.9999
     assert agreement["published"] < 0.9
     assert cosines["spherical"][-1] < 0.5
     assert agreement["spherical"] > 0.999
 
 
-def test_the_log_has_each_clusters_share(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+def test_the_log_holds_the_share_of_each_cluster(
+    build_model: Callable[..., CTRModel], data: SplitData
+) -> None:
     model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")).train(), data.slice(0, 60)
     context = model.context(batch)
     model.net(context)
@@ -309,7 +311,7 @@ def test_the_log_has_each_clusters_share(build_model: Callable[..., CTRModel], d
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_it_starts_as_its_backbone_and_then_clusters_part(
+def test_the_model_starts_as_its_backbone_and_clusters_then_differ(
     build_model: Callable[..., CTRModel],
     data: SplitData,
     unseen_data: SplitData,
@@ -326,7 +328,7 @@ def test_it_starts_as_its_backbone_and_then_clusters_part(
         assert (layer.own_bias != 0.0).all()
 
 
-def test_clusters_look_at_the_embeddings_whatever_the_tower_is_given(
+def test_clusters_depend_on_the_embeddings_not_on_the_input_of_the_tower(
     build_model: Callable[..., CTRModel], schema: Schema, data: SplitData
 ) -> None:
     batch = data.slice(0, 50)
@@ -342,7 +344,7 @@ def test_clusters_do_not_depend_on_the_precision(
 ) -> None:
     model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")).eval(), data.slice(0, 200)
     near = router(model).centre
-    near[1:] = torch.nn.functional.normalize(near[0] + 1e-3 * near[1:])  # bfloat16 could not tell them apart
+    near[1:] = torch.nn.functional.normalize(near[0] + 1e-3 * near[1:])  # equal in bfloat16
     assert len(found(model, batch).unique()) == 3
     low = CTRModel(Adaptdhm().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1, precision="bf16").eval()
     low.load_state_dict(model.state_dict())

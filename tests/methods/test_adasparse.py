@@ -54,7 +54,7 @@ def make_schema(domain_features: tuple[str, ...] = ("place", "age"), embedding_s
 
 
 def make_data(num_rows: int) -> SplitData:
-    """Clicks depend on place x item, so that pruning by domain has something to find."""
+    """Clicks depend on place x item, so that pruning by domain has an effect."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.stack(
         [torch.randint(1, size, (num_rows,), generator=generator) for size in SIZES.values()], 1
@@ -135,7 +135,7 @@ def test_fusion_scales_by_the_sigmoid_of_alpha_times_v_in() -> None:
     assert factors_of(AdaSparse(), [LN3 / 2, 0.0], alpha=2.0) == pytest.approx([1.5, 1.0])
 
 
-def test_scaling_knows_no_alpha_and_no_threshold() -> None:
+def test_scaling_has_no_alpha_and_no_threshold() -> None:
     assert factors_of(AdaSparse(form="scaling"), [LN3, -LN3, -20.0], alpha=5.0) == pytest.approx(
         [1.5, 0.5, 4.1223072e-9]
     )
@@ -306,7 +306,7 @@ def test_lambda_hat_grows_to_the_end(shape: str, values: list[float]) -> None:
     assert [method.lambda_hat(p) for p in (0.0, 0.5, 1.0)] == pytest.approx(values)
 
 
-def test_only_advance_moves_alpha_and_lambda() -> None:
+def test_only_advance_changes_alpha_and_lambda() -> None:
     model = make_model(AdaSparse())
     for _ in range(3):
         run_training_pass(model)
@@ -316,7 +316,7 @@ def test_only_advance_moves_alpha_and_lambda() -> None:
     assert [round(float(gate.lambda_hat), 6) for gate in gates(model)] == [0.2575] * 3
 
 
-def test_alpha_and_lambda_travel_in_the_state() -> None:
+def test_alpha_and_lambda_are_part_of_the_state() -> None:
     old, new = make_model(AdaSparse()), make_model(AdaSparse())
     old.advance(0.3)
     new.load_state_dict(old.state_dict())
@@ -346,7 +346,7 @@ def test_sites_are_the_inputs_of_weight_matrices(method: AdaSparse, plan: Plan, 
     assert {gate.num_sites for gate in found} == {len(widths)}
 
 
-def test_the_embeddings_site_alone_is_skipped() -> None:
+def test_only_the_site_of_the_embeddings_is_skipped() -> None:
     tower = AdaSparse(prune_input=None).rewrite(Dnn(hidden=(8, 4)).plan()).tower
     assert [type(stage) for stage in tower] == [Dense, Gate, Dense]
 
@@ -361,7 +361,7 @@ def test_agnostic_only_leaves_the_domain_embeddings() -> None:
     assert not gated[:, [0, 1, 4, 5]].any()
 
 
-def test_agnostic_only_spares_the_first_cross_layer_too() -> None:
+def test_agnostic_only_applies_to_the_first_cross_layer_too() -> None:
     method = AdaSparse(prune_input="agnostic_only", prune_cross=True)
     found = gates(make_model(method, Dcnv2(hidden=(6, 4)).plan()))
     assert [len(gate.bias) for gate in found] == [4, 8, 8, 4, 6, 12]
@@ -387,7 +387,9 @@ def test_agnostic_only_needs_the_embeddings_width() -> None:
         (AdaSparse(), Plan(tower=(), head=()), "no gated weight matrix"),
     ],
 )
-def test_plans_without_the_sites_asked_for(method: AdaSparse, plan: Plan, reason: str) -> None:
+def test_plans_without_the_sites_of_the_settings_are_refused(
+    method: AdaSparse, plan: Plan, reason: str
+) -> None:
     assert reason in (method.supports(plan) or "")
 
 
@@ -396,7 +398,7 @@ def test_backbones_are_supported() -> None:
     assert [AdaSparse().supports(plan) for plan in plans] == [None] * 3
 
 
-# Whole gates, against a computation of their own.
+# Whole gates against an independent computation.
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -547,13 +549,13 @@ def test_every_site_ends_within_the_band(form: str) -> None:
         ({"pruner_init": "large"}, "pruner_init"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdaSparse.model_validate(settings)
 
 
 def test_factors_of_the_domain_are_the_same_for_all_its_rows() -> None:
-    """In training they are computed once a domain, in evaluation row by row."""
+    """In training factors are computed once per domain, in evaluation once per row."""
     module, context, h = make_gate(AdaSparse(pruner_input="domain", pruner_init=1.0))
     same = replace(context, z_BN=context.z_BN[:1].detach().expand(3, -1).clone().requires_grad_())
     trained = module.train()(h, same)
@@ -565,7 +567,7 @@ def test_factors_of_the_domain_are_the_same_for_all_its_rows() -> None:
 
 
 @pytest.mark.parametrize("pruner_input", ["domain", "domain_and_hidden"])
-def test_under_bf16_a_threshold_falls_alike_in_training_and_evaluation(pruner_input: str) -> None:
+def test_under_bf16_training_and_evaluation_prune_the_same_neurons(pruner_input: str) -> None:
     module, context, h = make_gate(AdaSparse(pruner_input=pruner_input, pruner_init=1.0))  # type: ignore[arg-type]
     same = replace(context, z_BN=context.z_BN[:1].detach().expand(3, -1).clone())
     module.advance(1.0)

@@ -112,7 +112,7 @@ def test_core_without_residual() -> None:
     close(layer(h, context), expected + array(layer.bias))
 
 
-def test_core_of_hand_made_numbers() -> None:
+def test_core_of_chosen_numbers() -> None:
     # (1, 2, 3) (I + G) with G = 10 in row 0, column 2 only: (1, 2, 3 + 10)
     core = torch.zeros(1, 9)
     core[0, 2] = 10.0
@@ -120,13 +120,13 @@ def test_core_of_hand_made_numbers() -> None:
     assert product.tolist() == [[1.0, 2.0, 13.0]]
 
 
-def test_forming_the_matrix_or_not_is_the_same() -> None:
+def test_versions_with_and_without_a_formed_matrix_agree() -> None:
     context, h = make_context(), make_input()
     formed, decomposed = make_layer("v3"), make_layer("v4")
     close(formed(h, context), array(decomposed(h, context)))
 
 
-def test_merged_factors_agree_with_the_long_way() -> None:
+def test_merged_factors_agree_with_separate_products() -> None:
     layer, context, h = make_layer(), make_context(), make_input()
     assert isinstance(layer, MergedModule)
     core = layer.generator(context.domain_BE).view(-1, K, K) + torch.eye(K)
@@ -256,7 +256,7 @@ def test_gradient_reaches_every_parameter(version: str, condition: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_row_alone_equals_the_row_in_company(version: str) -> None:
+def test_the_score_of_a_row_does_not_depend_on_its_batch(version: str) -> None:
     layer, context, h = make_layer(version), make_context(), make_input()
     alone = layer(h[2:3], context.part(slice(2, 3)))
     torch.testing.assert_close(alone, layer(h, context)[2:3])
@@ -296,7 +296,7 @@ def test_rank_and_over_can_be_given_for_each_layer() -> None:
         (Apg(rank=(4, 3)), Dnn(hidden=(8, 8, 8)).plan(), "each of the 3 hidden layers"),
     ],
 )
-def test_plans_it_does_not_fit(method: Apg, plan: Plan, reason: str) -> None:
+def test_plans_with_other_numbers_of_layers_are_refused(method: Apg, plan: Plan, reason: str) -> None:
     assert reason in (method.supports(plan) or "")
 
 
@@ -314,6 +314,6 @@ def test_plans_it_does_not_fit(method: Apg, plan: Plan, reason: str) -> None:
         ({"rank": ()}, "at least 1 item"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Apg.model_validate(settings)

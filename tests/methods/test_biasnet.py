@@ -1,4 +1,4 @@
-"""BiasNet: one number a domain, whatever else a row holds."""
+"""BiasNet: one number per domain, independent of the rest of a row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stir_side_tower(model: CTRModel) -> CTRModel:
 
 
 def by_hand(model: CTRModel, z_BN: np.ndarray) -> np.ndarray:
-    """What the side tower adds, row by row in float64."""
+    """The logit of the side tower, row by row in float64."""
     names = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
     first, a, second, b = (side(model).get_parameter(name).detach().double().numpy() for name in names)
     # City and age, the domain features, are the first two fields of z.
@@ -38,7 +38,7 @@ def by_hand(model: CTRModel, z_BN: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_side_tower_adds_a_network_of_e_d_alone(
+def test_the_side_tower_reads_only_e_d(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
     model, batch = stir_side_tower(build_model("biasnet", backbone)), unseen_data.slice(0, 30)
@@ -47,7 +47,7 @@ def test_the_side_tower_adds_a_network_of_e_d_alone(
     np.testing.assert_allclose(model(batch).detach(), plain + added, rtol=1e-4, atol=1e-5)
 
 
-def test_what_it_adds_is_the_same_for_all_rows_of_a_domain(
+def test_the_added_logit_is_equal_for_all_rows_of_a_domain(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = stir_side_tower(build_model("biasnet")), data.slice(0, len(data))
@@ -58,7 +58,7 @@ def test_what_it_adds_is_the_same_for_all_rows_of_a_domain(
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_it_starts_as_its_backbone_and_then_learns(
+def test_the_model_starts_as_its_backbone_and_then_differs(
     build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
 ) -> None:
     model, batch = build_model("biasnet", backbone), data.slice(0, 50)
@@ -85,15 +85,15 @@ def test_e_d_learns_through_the_side_tower_too(
     np.testing.assert_allclose(grads[0] - grads[1], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_it_is_not_the_auxiliary_network_renamed(build_model: Callable[..., CTRModel]) -> None:
+def test_the_side_tower_differs_from_the_auxiliary_network(build_model: Callable[..., CTRModel]) -> None:
     plain = build_model("plain").num_parameters()
     found = build_model("biasnet").num_parameters()
-    # e_d is 8 wide: (8 + 1) 32 + 32 + 1; nothing is a domain's own.
+    # e_d is 8 wide: (8 + 1) 32 + 32 + 1; no parameters per domain.
     assert found == {**plain, "dense": plain["dense"] + 321}
     assert build_model("plain[aux=domain]").num_parameters()["per_domain"] > 0
     assert build_model("biasnet[hidden=5]").num_parameters()["dense"] == plain["dense"] + 51
 
 
-def test_its_width_is_a_positive_number() -> None:
+def test_the_width_must_be_positive() -> None:
     with pytest.raises(SettingError, match="hidden"):
         _ = select("methods", "biasnet[hidden=0]").value

@@ -72,7 +72,7 @@ def test_stitches_start_at_nine_tenths_of_the_own(build_model: Callable[..., CTR
     assert start_stitch(1).tolist() == [[1.0]]
 
 
-def test_networks_start_apart(build_model: Callable[..., CTRModel]) -> None:
+def test_networks_start_at_different_weights(build_model: Callable[..., CTRModel]) -> None:
     stitched, _ = parts(build_model("cross_stitch"))
     for bank in stitched.networks:
         assert len(torch.unique(bank.weight.detach().flatten(1), dim=0)) == 6
@@ -89,7 +89,7 @@ def test_a_single_domain_has_one_network(schema: Schema, data: SplitData) -> Non
     assert (parts(model)[0].last.weight[1] != start[1]).all()
 
 
-def test_more_domains_than_may_have_networks_are_refused(schema: Schema) -> None:
+def test_too_many_domains_are_refused(schema: Schema) -> None:
     plan = CrossStitch().apply(Dnn().plan())
     wide = replace(schema, indicator_rows=(0, *([9] * 33)))
     with pytest.raises(SettingError, match=r"max_domains allows 32 domains: 33 domains.*--indicator"):
@@ -126,7 +126,7 @@ def test_parameters_are_counted(build_model: Callable[..., CTRModel]) -> None:
     assert (counts["dense"], counts["per_domain"]) == (0, 6 * (180 + 6) + 7 * (6 + 5))
 
 
-def test_what_stands_before_the_dense_stages_stays_there() -> None:
+def test_stages_before_the_dense_ones_stay() -> None:
     gate, base = LayerNorm(name="gate"), Dnn().plan()
     first, last = CrossStitch().apply(base.before_tower(gate)).tower
     assert first == gate

@@ -1,4 +1,4 @@
-"""The row of each composite domain beside what the tower is given."""
+"""The embedding of each composite domain beside the input of the tower."""
 
 from __future__ import annotations
 
@@ -34,15 +34,13 @@ def test_the_logit_by_hand(build_model: Callable[..., CTRModel], unseen_data: Sp
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_interactions_see_z_alone(build_model: Callable[..., CTRModel], data: SplitData) -> None:
+def test_interactions_read_only_z(build_model: Callable[..., CTRModel], data: SplitData) -> None:
     model = build_model("domain_embedding", "dcnv2[hidden=8-4,layers=1]")
     assert model.net.interactions[0].num_outputs == 17
     assert part(model).num_outputs == 17 + 4
 
 
-def test_rows_of_domains_present_move_and_no_others(
-    build_model: Callable[..., CTRModel], data: SplitData
-) -> None:
+def test_only_rows_of_present_domains_change(build_model: Callable[..., CTRModel], data: SplitData) -> None:
     model = build_model("domain_embedding")
     table, optimizer = part(model).domain.weight, Optimizer(model, AdamConfig(lr=0.01))
     start = table.detach().clone()
@@ -57,7 +55,7 @@ def test_rows_of_domains_present_move_and_no_others(
 
 
 @pytest.mark.parametrize("ids", [[0] * 20, [0] * 10 + [3] * 10])
-def test_the_row_of_the_unseen_domain_is_zero_and_stays(
+def test_the_row_of_the_unseen_domain_stays_zero(
     build_model: Callable[..., CTRModel], data: SplitData, ids: list[int]
 ) -> None:
     model, batch = build_model("domain_embedding"), data.slice(0, 20)
@@ -68,7 +66,7 @@ def test_the_row_of_the_unseen_domain_is_zero_and_stays(
     assert not part(model).domain.weight[0].any()
 
 
-def test_rows_are_counted_as_of_domains(build_model: Callable[..., CTRModel]) -> None:
+def test_rows_are_counted_as_parameters_per_domain(build_model: Callable[..., CTRModel]) -> None:
     counts = build_model("domain_embedding").num_parameters()
     assert counts["per_domain"] == 19 * 4
     assert counts["dense"] == build_model().num_parameters()["dense"] + 4 * 8

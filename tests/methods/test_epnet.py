@@ -1,4 +1,4 @@
-"""EPNet: the whole model against its formula, row by row; the gate alone is tested with the gates."""
+"""EPNet: the whole model against its formula, row by row; the gate itself is tested with the gates."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def gated(model: CTRModel, z: np.ndarray, fixed: np.ndarray, gamma: float = 2.0)
 
 
 def by_hand(model: CTRModel, z_BN: np.ndarray, fixed_BN: np.ndarray, gamma: float = 2.0) -> np.ndarray:
-    """The logits of a DNN behind the gate."""
+    """The logits of a DNN after the gate."""
     layers = [
         numbers(model, f"net.{one}.weight", f"net.{one}.bias") for one in ("tower.0", "tower.1", "head.0")
     ]
@@ -72,7 +72,7 @@ def by_hand(model: CTRModel, z_BN: np.ndarray, fixed_BN: np.ndarray, gamma: floa
 
 
 @pytest.mark.parametrize(("method", "gamma"), [("epnet", 2.0), ("epnet[gamma=3,gate_hidden=5]", 3.0)])
-def test_the_network_is_given_gated_embeddings(
+def test_the_network_reads_gated_embeddings(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, gamma: float
 ) -> None:
     model, batch = stir_gate(build_model(method)), unseen_data.slice(0, 30)
@@ -81,7 +81,7 @@ def test_the_network_is_given_gated_embeddings(
 
 
 @pytest.mark.parametrize("backbone", ALL)
-def test_whatever_reads_embeddings_is_given_gated_ones(
+def test_all_readers_of_embeddings_read_gated_ones(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
     model, batch = stir_gate(build_model("epnet", backbone)), unseen_data.slice(0, 30)
@@ -98,7 +98,7 @@ def test_whatever_reads_embeddings_is_given_gated_ones(
     torch.testing.assert_close(model(batch), plain.net(context), rtol=1e-4, atol=1e-5)
 
 
-def test_the_gate_stands_before_all_else_at_the_input() -> None:
+def test_the_gate_is_the_first_stage_at_the_input() -> None:
     plan, before = Dcnv2().plan(), EmbeddingGate(name="other")
     assert EPNet().rewrite(plan) == replace(plan, at_input=(EmbeddingGate(name="epnet"),))
     at_input = EPNet().rewrite(plan.with_input(before)).at_input
@@ -106,7 +106,7 @@ def test_the_gate_stands_before_all_else_at_the_input() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_it_starts_as_its_backbone_and_then_learns(
+def test_the_model_starts_as_its_backbone_and_then_differs(
     build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
 ) -> None:
     model, batch = build_model("epnet", backbone), data.slice(0, 50)
@@ -130,7 +130,7 @@ def test_embeddings_learn_through_the_product_and_e_d_through_the_gate_too(
     np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_other_factors_than_two_make_no_claim_of_the_start() -> None:
+def test_other_factors_than_two_make_no_claim_about_the_start() -> None:
     assert EPNet().starts_as_backbone == 0.0
     assert EPNet(gamma=1.0).starts_as_backbone is None
 
@@ -144,6 +144,6 @@ def test_parameters_are_those_of_one_gate(build_model: Callable[..., CTRModel]) 
 
 
 @pytest.mark.parametrize("settings", ["gamma=0", "gamma=inf", "gate_hidden=0"])
-def test_settings_that_gate_nothing_are_refused(settings: str) -> None:
+def test_settings_without_a_gate_are_refused(settings: str) -> None:
     with pytest.raises(SettingError, match=settings.split("=")[0]):
         _ = select("methods", f"epnet[{settings}]").value

@@ -1,4 +1,4 @@
-"""What trees are given, counted row by row, and how many of them dev keeps."""
+"""Features of the trees, counted row by row, and the number of trees that dev selects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tags_of(data: SplitData, row: int) -> list[int]:
 
 
 def by_hand(data: SplitData, train: SplitData, *, is_training: bool) -> np.ndarray:
-    """City and age, user as count and rate, tags as length and mean rate, price; loop by loop."""
+    """City and age, user as count and rate, tags as length and mean rate, price; computed by loops."""
     rate = float(train.label_B.mean())
     rows = []
     for row in range(len(data)):
@@ -63,15 +63,15 @@ def by_hand(data: SplitData, train: SplitData, *, is_training: bool) -> np.ndarr
 
 
 @pytest.mark.usefixtures("wide")
-def test_a_training_row_is_described_by_the_rows_before_it(schema: Schema, data: SplitData) -> None:
+def test_features_of_a_training_row_come_from_the_rows_before_it(schema: Schema, data: SplitData) -> None:
     train = first_rows(data, 120)
     expected = by_hand(train, train, is_training=True)
-    # The count is of all training rows: it knows no label.
+    # The count covers all training rows: it depends on no label.
     np.testing.assert_allclose(Features(schema, train, KAPPA).of_training(train), expected)
 
 
 @pytest.mark.usefixtures("wide")
-def test_a_row_to_be_scored_is_described_by_all_training_rows(
+def test_features_of_a_scored_row_come_from_all_training_rows(
     schema: Schema, data: SplitData, unseen_data: SplitData
 ) -> None:
     train = first_rows(data, 120)
@@ -87,26 +87,26 @@ def first_rows(data: SplitData, count: int) -> SplitData:
 
 
 @pytest.mark.usefixtures("wide")
-def test_the_label_of_a_row_is_no_part_of_its_own_input(schema: Schema, data: SplitData) -> None:
+def test_the_label_of_a_row_is_not_part_of_its_features(schema: Schema, data: SplitData) -> None:
     row, label_B = 100, data.label_B.clone()
     label_B[row] = 1.0 - label_B[row]
     before = Features(schema, data, KAPPA)
     after = Features(schema, replace(data, label_B=label_B), KAPPA)
-    after.rate = before.rate  # the click rate of all rows, which every smoothed rate holds a little of
+    after.rate = before.rate  # the click rate of all rows, a part of every smoothed rate
     columns = (before.of_training(data), after.of_training(replace(data, label_B=label_B)))
     np.testing.assert_array_equal(columns[0][: row + 1], columns[1][: row + 1])
     assert not np.array_equal(columns[0][row + 1 :], columns[1][row + 1 :], equal_nan=True)
 
 
-def test_a_value_twice_in_a_row_does_not_see_the_rows_label() -> None:
+def test_a_repeated_value_does_not_reveal_the_label_of_its_row() -> None:
     ids, rows = np.array([7, 7, 3, 7, 7, 3]), np.array([0, 0, 0, 2, 2, 5])
     before, clicked = earlier(ids, rows, np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0]))
     assert before.tolist() == [0, 0, 0, 2, 2, 1]
     assert clicked.tolist() == [0, 0, 0, 2, 2, 1]
 
 
-def test_trees_learn_nothing_of_random_labels_from_ids_of_few_rows() -> None:
-    """A leak would show here: thousands of ids of two rows each, and labels that nothing foretells."""
+def test_trees_learn_nothing_from_ids_of_few_rows_with_random_labels() -> None:
+    """A leak would show here: thousands of ids of two rows each, and random labels."""
     generator, rows = np.random.default_rng(0), 4000
     schema = Schema(
         fields=(FieldShape(name="user", kind="categorical", role="user", size=rows // 2 + 1),),
@@ -129,7 +129,7 @@ def test_trees_learn_nothing_of_random_labels_from_ids_of_few_rows() -> None:
         return max(abs(label[rate_B == rate].mean() - 0.5) for rate in np.unique(rate_B))
 
     assert telling(features.of_training(train)[:, 1]) < 0.06
-    assert telling(features.of(train)[:, 1]) > 0.4  # what rates of all rows would tell
+    assert telling(features.of(train)[:, 1]) > 0.4  # leaked by rates of all rows
     assert fit(schema, train, train, max_trees=20).loss > 0.68
 
 
@@ -145,7 +145,7 @@ def test_buckets_keep_their_order_and_the_unseen_one_is_missing(data: SplitData,
 
 
 @pytest.mark.parametrize(("size", "is_category"), [(255, True), (256, False)])
-def test_more_ids_than_trees_can_take_are_counted(
+def test_ids_beyond_the_limit_of_trees_are_counted(
     schema: Schema, data: SplitData, size: int, is_category: bool
 ) -> None:
     user = replace(schema.fields[4], size=size)
@@ -159,7 +159,7 @@ def test_more_ids_than_trees_can_take_are_counted(
 
 
 def clicks(data: SplitData, seed: int) -> SplitData:
-    """Labels that the price decides, mostly."""
+    """Labels that mostly follow the price."""
     chance = 1.0 / (1.0 + np.exp(-3.0 * data.numeric_BK[:, 0].numpy()))
     label = np.random.default_rng(seed).random(len(data)) < chance
     return replace(data, label_B=torch.from_numpy(label.astype(np.float32)))
@@ -183,7 +183,7 @@ def test_trees_find_the_signal(schema: Schema, data: SplitData) -> None:
     assert roc_auc_score(clicks(data, 3).label_B, fitted.logits(data)) > 0.85
 
 
-def test_the_loss_is_that_of_what_trees_were_given(schema: Schema, data: SplitData) -> None:
+def test_the_loss_is_that_of_the_training_features(schema: Schema, data: SplitData) -> None:
     fitted = fit(schema, clicks(data, 1), clicks(data, 2), max_trees=5)
     logits = fitted.logits(data)  # no field is wide, and rates of lists differ little
     assert fitted.loss == pytest.approx(
@@ -204,10 +204,10 @@ def test_one_class_gives_a_constant(schema: Schema, data: SplitData, label: floa
     assert np.unique(fitted.logits(data)).tolist() == pytest.approx([27.63 * label - 13.815], abs=0.01)
 
 
-def test_dev_of_one_class_is_judged_by_log_loss(
+def test_a_dev_split_of_one_class_selects_by_log_loss(
     schema: Schema, data: SplitData, unseen_data: SplitData
 ) -> None:
-    # Without the rows of high prices no clicks are what trees foretell, but for those between.
+    # Without rows of high prices trees predict no clicks, except between the groups.
     rows = torch.nonzero(unseen_data.numeric_BK[:, 0] < 0.8)[:, 0]
     content = vars(unseen_data.take(rows)).items()
     some = {name: value for name, value in content if name not in ("weight", "share")}
@@ -222,7 +222,7 @@ def test_dev_of_one_class_is_judged_by_log_loss(
     assert 1 < fitted.steps < 30
 
 
-def test_it_is_run_beside_dnn_alone() -> None:
+def test_the_estimator_runs_on_dnn_only() -> None:
     assert Gbdt().supports(Dnn().plan()) is None
     assert Gbdt().supports(Dcnv2().plan()) == "has no backbone and runs on dnn only"
     assert Gbdt().supports(replace(Dnn().plan(), first_order=True)) is not None

@@ -1,4 +1,4 @@
-"""HAMUR against numpy row by row, and cells that start at exactly nothing."""
+"""HAMUR against numpy row by row, and cells that start at exactly zero."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cells(model: CTRModel) -> list[Cell]:
 
 
 def stir_everything(model: CTRModel) -> CTRModel:
-    """Give every parameter a size, and every domain its own."""
+    """Set every parameter to random values, different per domain."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -63,7 +63,7 @@ def dense(layer: torch.nn.Module, x: np.ndarray, p: int) -> np.ndarray:
 
 
 def stir_moments(model: CTRModel) -> CTRModel:
-    """Give every domain running moments of its own, as if it had seen some rows; the unseen one none."""
+    """Set different running moments per domain, as after some rows; those of the unseen domain stay."""
     generator = torch.Generator().manual_seed(6)
     for cell in cells(model):
         norm = cell.norm
@@ -119,7 +119,7 @@ def test_cells_generate_their_matrices_from_the_row(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, settings: str
 ) -> None:
     model = stir_moments(stir_everything(build_model(f"hamur[{SMALL},{settings}]"))).eval()
-    batch = unseen_data.slice(5, 30)  # groups of unlike sizes, so that they do not stand in the order of ids
+    batch = unseen_data.slice(5, 30)  # groups of different sizes, so that they are not in the order of ids
     assert model.context(batch).routing.present_G.tolist() == [0, 1, 5, 6, 2, 3, 4]
     expected = by_hand(model, batch, is_training=False)
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-3, atol=1e-4)
@@ -136,7 +136,7 @@ def test_in_training_a_cell_is_normalised_by_its_domains_rows(
 @pytest.mark.parametrize(
     ("settings", "last"), [("cells=1", ["1"]), ("cells=2", ["0", "1"]), ("cells=9", ["0", "1"])]
 )
-def test_cells_stand_behind_the_last_hidden_layers(
+def test_cells_follow_the_last_hidden_layers(
     build_model: Callable[..., CTRModel], settings: str, last: list[str]
 ) -> None:
     assert list(tower(build_model(f"hamur[{settings}]")).cells) == last
@@ -145,18 +145,18 @@ def test_cells_stand_behind_the_last_hidden_layers(
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("settings", ["tower=own", "tower=shared"])
 @pytest.mark.parametrize("is_training", [False, True])
-def test_it_starts_as_its_backbone_in_training_too(
+def test_the_model_starts_as_its_backbone_in_training_too(
     build_model: Callable[..., CTRModel], data: SplitData, backbone: str, settings: str, is_training: bool
 ) -> None:
     batch = data.slice(0, 300)
     plain = build_model("plain", backbone).train(is_training)(batch)
     model = build_model(f"hamur[{settings}]", backbone).train(is_training)
-    for _ in range(2):  # after running moments of nothing too
+    for _ in range(2):  # also after running moments of zeros
         assert (model(batch) - plain).abs().max() <= Hamur().starts_as_backbone
     assert (model.eval()(batch) - plain).abs().max() <= Hamur().starts_as_backbone
 
 
-def test_a_fresh_cell_adds_exactly_nothing_and_has_finite_gradients(
+def test_an_initial_cell_adds_zero_and_has_finite_gradients(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = build_model("hamur").train(), data.slice(0, 300)
@@ -197,7 +197,7 @@ def test_cells_and_hyper_network_learn(
     assert [name for name, value in model.named_parameters() if torch.equal(value, start[name])] == []
 
 
-def test_the_hyper_network_sees_and_trains_the_embeddings_whatever_the_tower_is_given(
+def test_the_hyper_network_reads_and_trains_the_embeddings_not_the_input_of_the_tower(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     for backbone in BACKBONES:
@@ -226,7 +226,7 @@ def test_moments_of_absent_domains_are_bit_equal(
         assert torch.equal(cell.norm.variance[3:], variance[3:])  # type: ignore[index]
 
 
-def test_towers_and_heads_are_the_domains_own_unless_shared_ones_are_asked_for() -> None:
+def test_towers_and_heads_belong_to_domains_unless_shared() -> None:
     plan = Dnn().plan()
     own, shared = Hamur().apply(plan), Hamur(tower="shared").apply(plan)
     (adapted,) = own.tower

@@ -1,4 +1,4 @@
-"""HiNet against loops over rows, domains and sub-experts; who attends to whom."""
+"""HiNet against loops over rows, domains and sub-experts, and the attention between domains."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ByHand:
         return np.concatenate(parts)
 
     def crossed(self, z: np.ndarray) -> np.ndarray:
-        """DCN-V2's cross layers of full rank, where the plan has them, for the head to see."""
+        """DCN-V2's cross layers of full rank, where the plan has them, as input of the head."""
         x, layer = z, 0
         while (name := f"net.interactions.0.kernels.{layer}.0") in self.state:
             x = z * (x @ self.state[name] + self.state[f"net.interactions.0.biases.{layer}"]) + x
@@ -95,7 +95,7 @@ def assert_as_by_hand(model: CTRModel, data: SplitData, rows: torch.Tensor) -> N
 
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]"])
-def test_rows_are_extracted_as_by_hand(
+def test_outputs_agree_with_the_formula(
     build_model: Callable[..., CTRModel],
     unseen_data: SplitData,
     backbone: str,
@@ -107,7 +107,7 @@ def test_rows_are_extracted_as_by_hand(
 
 
 @pytest.mark.parametrize("num_domains", [1, 2, 3])
-def test_few_domains_have_few_others(
+def test_one_or_two_domains_need_no_attention(
     schema: Schema,
     data: SplitData,
     num_domains: int,
@@ -133,7 +133,7 @@ def test_every_parameter_learns(
     learn(model, data.take(rows), steps=4)
     for name, value in model.net.named_parameters():
         moved = value != start[name]
-        # Columns of gates, and of what ends in weights, belong to experts and domains; rows of all else do.
+        # Columns of gates and of weights belong to experts and domains, as do rows of all other parameters.
         moved = moved.T if name.endswith(("gate", "mlp.1.weight")) else moved[:, None]
         is_own = name.endswith("embedding.weight")
         assert (moved[1:] if is_own else moved).flatten(1).any(1).all(), name
@@ -175,7 +175,7 @@ def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
-def test_sub_experts_are_towers_of_the_backbone_and_start_apart(
+def test_sub_experts_have_the_widths_of_the_tower_and_different_weights(
     build_model: Callable[..., CTRModel],
 ) -> None:
     (stage,) = Hinet().rewrite(Dnn(activation="relu").plan()).tower
@@ -196,7 +196,7 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
     assert counts["per_domain"] == 6 * view + 7 * 16
 
 
-def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:
+def test_too_many_domains_are_refused(schema: Schema) -> None:
     many = replace(schema, indicator_rows=(0, *[10] * 33))
     with pytest.raises(SettingError, match="max_domains allows 32 domains: 33 domains"):
         CTRModel(Hinet().apply(Dnn().plan()), many, seed=1)
@@ -204,7 +204,7 @@ def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> N
 
 
 @pytest.mark.parametrize("settings", ["sub_experts=1", "experts=1", "attention=0", "tower=0"])
-def test_settings_without_sense_are_refused(settings: str) -> None:
+def test_values_out_of_range_are_refused(settings: str) -> None:
     with pytest.raises(SettingError, match=settings.partition("=")[0]):
         _ = select("methods", f"hinet[{settings}]").value
 

@@ -32,7 +32,7 @@ def block(model: CTRModel) -> MetaBlockModule:
 
 
 def stir_embeddings_and_block(model: CTRModel) -> CTRModel:
-    """Make matrices differ much from domain to domain, and all that starts at zero count."""
+    """Make matrices of domains differ, and give parameters that start at zero an effect."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         model.embedding.table.weight.normal_(generator=generator)
@@ -50,7 +50,7 @@ def embedded(model: CTRModel, batch: Batch) -> np.ndarray:
 
 
 def by_hand(model: CTRModel, z_BN: np.ndarray, **moved: np.ndarray) -> np.ndarray:
-    """The logits of a DNN with the block behind its tower; `moved` are in place of the block's own parameters."""
+    """The logits of a DNN with the block after its tower; `moved` replaces parameters of the block."""
     own, net = numbers(block(model)) | moved, numbers(model.net)
     width = len(own["task"])
 
@@ -79,7 +79,7 @@ def by_hand(model: CTRModel, z_BN: np.ndarray, **moved: np.ndarray) -> np.ndarra
 
 
 @pytest.mark.parametrize("method", [SMALL, DEEP])
-def test_each_row_meets_the_matrices_of_its_domain(
+def test_each_row_is_multiplied_by_the_matrices_of_its_domain(
     build_model: Callable[..., CTRModel], data: SplitData, unseen_data: SplitData, method: str
 ) -> None:
     model = stir_embeddings_and_block(build_model(method))
@@ -89,7 +89,7 @@ def test_each_row_meets_the_matrices_of_its_domain(
 
 
 @pytest.mark.parametrize("method", [SMALL, DEEP])
-def test_embeddings_and_experts_learn_through_all_that_they_enter(
+def test_embeddings_and_experts_learn_through_all_of_their_outputs(
     build_model: Callable[..., CTRModel],
     slope: Callable[..., np.ndarray],
     method: str,
@@ -130,7 +130,7 @@ def test_unseen_domains_of_known_values_differ(build_model: Callable[..., CTRMod
     torch.testing.assert_close(model(batch), known)
 
 
-def test_without_a_say_of_e_d_nothing_depends_on_the_domain_in_the_block(
+def test_without_weights_on_e_d_the_block_does_not_depend_on_the_domain(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     module = block(stir_embeddings_and_block(build_model(SMALL)))
@@ -174,9 +174,9 @@ def test_in_bf16_matrices_are_generated_in_full_precision(schema: Schema, data: 
     assert not any(torch.equal(after, before) for after, before in moved)
 
 
-def test_generated_layers_start_near_static_ones_of_their_own(build_model: Callable[..., CTRModel]) -> None:
+def test_generated_layers_start_near_different_static_ones(build_model: Callable[..., CTRModel]) -> None:
     module = block(build_model(DEEP))
-    # As far apart as two scenarios can be.
+    # The largest possible difference of two scenarios.
     scenario_GM = torch.tensor([[1.0], [-1.0]]).expand(2, 5)
     units = [module.attention, *module.towers]
     layers = [layer for unit in units for layer in unit.generate(scenario_GM)]  # type: ignore[operator]
@@ -201,7 +201,7 @@ def test_a_fusion_whose_heads_do_not_divide_its_width_is_refused(
     assert build_model("m2m[hidden=30]", "finalmlp[hidden=8-6,heads=3]").num_parameters()["dense"] > 0
 
 
-def test_the_block_stands_behind_the_tower_with_its_activation() -> None:
+def test_the_block_follows_the_tower_and_has_its_activation() -> None:
     plan = M2M().apply(Dcnv2(activation="relu").plan())
     assert plan.tower[:-1] == Dcnv2(activation="relu").plan().tower
     assert plan.tower[-1] == MetaBlock(name="m2m", settings=M2M(), activation="relu")

@@ -1,4 +1,4 @@
-"""M3oE against numpy row by row: which experts a row meets, and with what weight."""
+"""M3oE against numpy row by row: the experts of a row and their weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def experts(model: CTRModel) -> ExpertsModule:
 
 
 def stir_everything(model: CTRModel) -> CTRModel:
-    """Give every parameter a size, and every domain but the unseen one its own."""
+    """Set every parameter to random values, different per known domain."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -81,7 +81,7 @@ def expert(bank: torch.nn.Sequential, place: int, x: np.ndarray) -> np.ndarray:
 
 
 def crossed(model: CTRModel, z: np.ndarray) -> np.ndarray:
-    """z through the cross network, if there is one; kernels of a single factor."""
+    """z through the cross network, if there is one; kernels have one factor."""
     x = z
     for module in model.net.interactions:
         assert isinstance(module, CrossModule)
@@ -118,7 +118,7 @@ def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
     "backbone",
     ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]", "dcnv2[hidden=8-4,layers=2,structure=stacked]"],
 )
-def test_experts_are_mixed_as_the_formula_says(
+def test_experts_are_mixed_by_the_formula(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
     model, batch = stir_everything(build_model("m3oe", backbone)).eval(), unseen_data.slice(0, 30)
@@ -136,7 +136,7 @@ def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
         torch.testing.assert_close(model(unseen_data.take(rows)), mixed[rows])
 
 
-def test_gates_learn_from_what_they_see_but_do_not_shape_it(
+def test_gates_learn_without_a_gradient_to_their_input(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = stir_everything(build_model("m3oe")).train(), data.slice(0, 60)
@@ -151,7 +151,7 @@ def test_gates_learn_from_what_they_see_but_do_not_shape_it(
     torch.testing.assert_close(seen[1].softmax(1), gate_BK)
 
 
-def test_balance_and_weight_start_at_a_half_and_are_learned_with_all_else(
+def test_balance_and_weight_start_at_a_half_and_are_learned_jointly(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = build_model("m3oe").train(), data.slice(0, 200)
@@ -189,7 +189,9 @@ def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_fro
         assert not torch.equal(table.weight[1:3], before[name][1:3])
 
 
-def test_experts_start_apart_and_have_the_towers_widths(build_model: Callable[..., CTRModel]) -> None:
+def test_experts_have_the_widths_of_the_tower_and_different_weights(
+    build_model: Callable[..., CTRModel],
+) -> None:
     module = experts(build_model("m3oe"))
     shapes = []
     for shared, own in zip(module.shared, module.own, strict=True):
@@ -202,21 +204,21 @@ def test_experts_start_apart_and_have_the_towers_widths(build_model: Callable[..
 
 
 def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
-    # z is 17 wide; star and skip to 8, γ and β; experts of 8-4, with γ and β, four shared and one a domain; b and w_d;
-    # gates and heads.
+    # z is 17 wide; star and skip to 8, γ and β; experts of 8-4, with γ and β, four shared and one per domain;
+    # b and w_d; gates and heads.
     counts, expert = build_model("m3oe").num_parameters(), (8 + 1) * 8 + (8 + 1) * 4 + 2 * (8 + 4)
     assert counts["per_domain"] == 7 * ((17 + 1) * 8 + (8 + 1) * 4 + (4 + 1)) + 6 * expert
     assert counts["dense"] == 2 * (17 + 1) * 8 + 2 * 8 + 4 * expert + 2
 
 
-def test_a_single_domain_has_its_own_expert_alone(schema: Schema, data: SplitData) -> None:
+def test_a_single_domain_has_only_its_own_expert(schema: Schema, data: SplitData) -> None:
     schema = replace(schema, indicator_rows=(0, 300))
     model = CTRModel(M3oe().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1)
     context = model.context(data.take(torch.nonzero(data.indicator_B == 1)[:9, 0]))
     assert experts(model).shares(context).tolist() == [[0.5]]
 
 
-def test_shares_add_up_to_one(build_model: Callable[..., CTRModel], unseen_data: SplitData) -> None:
+def test_shares_sum_to_one(build_model: Callable[..., CTRModel], unseen_data: SplitData) -> None:
     model = stir_everything(build_model("m3oe"))
     share_BK = experts(model).shares(model.context(unseen_data.slice(0, 30)))
     torch.testing.assert_close(share_BK.sum(1), torch.ones(30))
@@ -239,7 +241,7 @@ def test_a_plan_without_hidden_layers_is_refused() -> None:
     assert "tower" in str(M3oe().supports(Plan(tower=(), head=Dnn().plan().head)))
 
 
-# --- b and w_d learned apart ---
+# b and w_d, learned by steps of their own.
 
 BILEVEL = "m3oe[learn=bilevel]"
 
@@ -267,18 +269,18 @@ def test_workers_are_refused_where_b_and_w_d_have_steps_of_their_own(build_model
         assert (reason is not None) == refused
 
 
-def test_a_row_is_held_out_whatever_lies_beside_it() -> None:
+def test_holding_out_a_row_depends_on_its_index_only() -> None:
     rows = np.arange(1000)
     assert [bool(is_held_out(rows[place : place + 1])[0]) for place in rows] == is_held_out(rows).tolist()
     assert len(set(np.diff(np.flatnonzero(is_held_out(np.arange(100_000)))))) > 100
 
 
-def test_one_row_in_fifty_is_held_out_wherever_rows_lie() -> None:
+def test_one_row_in_fifty_is_held_out_in_any_range_of_rows() -> None:
     for start in (0, 10**6, 2 * 10**9):
         assert is_held_out(np.arange(start, start + 100_000)).mean() == pytest.approx(0.02, abs=0.001)
 
 
-def test_ordinary_steps_leave_b_and_w_d_alone_and_move_all_else(
+def test_ordinary_steps_change_all_parameters_but_b_and_w_d(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, learner = build_model(BILEVEL).train(), BilevelLearner()
@@ -293,7 +295,7 @@ def test_ordinary_steps_leave_b_and_w_d_alone_and_move_all_else(
 def test_an_epoch_ends_with_a_step_of_b_and_w_d_against_the_slope_on_the_rows_held_out(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    """Adam's first step is its rate against the sign of the slope, which is found by hand."""
+    """Adam's first step is its rate times the negative sign of the slope, which is computed by hand."""
     model, learner = stir_everything(build_model(BILEVEL)).train(), BilevelLearner()
     drawn(learner, data)
     held, before = data.take(torch.from_numpy(np.flatnonzero(is_held_out(data.row)))), scalars(model)
@@ -311,7 +313,7 @@ def test_an_epoch_ends_with_a_step_of_b_and_w_d_against_the_slope_on_the_rows_he
             scalar.data += step
             losses.append(loss())
         slopes.append(losses[0] - losses[1])
-    # Labels of the dev rows are none of its business.
+    # Labels of the dev rows have no effect.
     notes = learner.select(model, data, replace(data, label_B=torch.full((300,), float("nan"))))
     expected = [one - 1e-3 * np.sign(slope) for one, slope in zip(before, slopes, strict=True)]
     assert scalars(model) == pytest.approx(expected, abs=1e-5)
@@ -321,7 +323,7 @@ def test_an_epoch_ends_with_a_step_of_b_and_w_d_against_the_slope_on_the_rows_he
     assert all(one.grad is None and not one.requires_grad for one in experts(model).scalars)
 
 
-def test_an_interrupted_run_goes_on_with_the_same_steps(
+def test_an_interrupted_run_resumes_with_the_same_steps(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     found = []
@@ -337,7 +339,7 @@ def test_an_interrupted_run_goes_on_with_the_same_steps(
     assert found[0] == found[1]
 
 
-def test_each_epoch_takes_other_rows_of_those_held_out(data: SplitData, build_model: Build) -> None:
+def test_each_epoch_uses_other_held_out_rows(data: SplitData, build_model: Build) -> None:
     model, learner, seen = build_model(BILEVEL), BilevelLearner(), []
     many = replace(data, row=np.where(np.arange(300) < 200, 0, 1))  # the first 200 are held out
     model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -348,7 +350,7 @@ def test_each_epoch_takes_other_rows_of_those_held_out(data: SplitData, build_mo
     assert not torch.equal(seen[0].numeric_BK, seen[1].numeric_BK)
 
 
-def test_a_single_row_is_for_the_weights(data: SplitData, build_model: Build) -> None:
+def test_a_single_held_out_row_is_trained_on(data: SplitData, build_model: Build) -> None:
     model, learner = build_model(BILEVEL), BilevelLearner()
     one = replace(data, row=np.zeros(300, dtype=np.int64))
     assert sorted(drawn(learner, one).rows.tolist()) == list(range(300))
@@ -356,7 +358,7 @@ def test_a_single_row_is_for_the_weights(data: SplitData, build_model: Build) ->
     assert scalars(model) == [0.0, 0.0]
 
 
-def test_the_moments_of_normalisation_are_the_training_rows(data: SplitData, build_model: Build) -> None:
+def test_moments_of_normalisation_come_from_training_rows(data: SplitData, build_model: Build) -> None:
     model, learner = build_model("m3oe[learn=bilevel,norm=bn]").train(), BilevelLearner()
     drawn(learner, data)
     before = {name: value.clone() for name, value in model.named_buffers()}
@@ -365,7 +367,7 @@ def test_the_moments_of_normalisation_are_the_training_rows(data: SplitData, bui
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-def test_jointly_is_the_default_and_in_no_key() -> None:
+def test_jointly_is_the_default_and_not_part_of_the_key() -> None:
     assert type(M3oe().learner()) is Learner
     assert isinstance(M3oe(learn="bilevel").learner(), BilevelLearner)
     assert "learn" not in M3oe().key()

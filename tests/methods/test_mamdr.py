@@ -1,4 +1,4 @@
-"""MAMDR against its loops worked out by hand in float64, and what may move when."""
+"""MAMDR against its loops computed in float64, and the weights that each loop may change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LR, BETA, GAMMA = 0.05, 0.3, 0.2
 
 
 def numbers(domain: list[int], seed: int = 0) -> SplitData:
-    """Rows of one plain number, liked in odd domains and disliked in even ones; there is nothing to embed."""
+    """Rows of one numeric field, with opposite labels in odd and even domains, without embeddings."""
     generator, domains = np.random.default_rng(seed), torch.tensor(domain, dtype=torch.int32)
     x = generator.standard_normal(len(domain))
     chance = 1 / (1 + np.exp(-np.where(np.array(domain) % 2, 2.0, -2.0) * x))
@@ -86,7 +86,7 @@ def theta(model: CTRModel) -> np.ndarray:
 
 
 class ByHand:
-    """The loops, with first moments that start anew in each visit of some batches, and second moments that go on."""
+    """The loops, with first moments that restart in each visit and second moments that continue."""
 
     def __init__(self) -> None:
         self.shared, self.own = np.array([0.5, 0.0]), {p: np.zeros(2) for p in (1, 2)}
@@ -148,7 +148,7 @@ def two_domains() -> tuple[ByHand, CTRModel, MamdrLearner]:
     return expected, model, made
 
 
-def test_loops_move_shared_and_own_weights_as_by_hand() -> None:
+def test_loops_move_shared_and_own_weights_by_the_formula() -> None:
     expected, model, made = two_domains()
     assert made.own_MP is not None
     assert min(np.abs(own).max() for own in expected.own.values()) > 0.01
@@ -195,7 +195,7 @@ def test_negotiation_alone_has_no_own_weights_and_scores_with_shared_ones() -> N
 
 
 def loops(made: MamdrLearner, order: Order, data: SplitData) -> Iterator[tuple[int, list[list[int]]]]:
-    """Whose each loop is, and the domains of each of its batches."""
+    """The owner of each loop, and the domains of each of its batches."""
     ends = (torch.nonzero(made.schedule[:, 2])[:, 0] + 1).tolist()
     batches = list(data.batches(order))
     assert ends[-1] == len(batches)
@@ -233,7 +233,7 @@ def test_within_a_loop_the_model_holds_the_shared_weights_and_embeddings_move(
         assert torch.equal(value, before[name]) is (name != "embedding.table.weight"), name
 
 
-def test_dense_weights_alone_are_each_domains_own(build_model: Model, data: SplitData) -> None:
+def test_only_dense_weights_exist_per_domain(build_model: Model, data: SplitData) -> None:
     made, model = learner(), build_model("mamdr[aux=all,norm=pn]")
     train(made, model, data)
     counted = model.num_parameters()
@@ -254,11 +254,11 @@ def test_an_epoch_processes_as_many_rows_as_there_are(
     assert 1 < sizes.min() <= sizes.max() <= 16
     ends = np.cumsum(sizes)[made.schedule[:, 2].numpy() == 1]
     own = np.diff(ends, prepend=0)[made.schedule[made.schedule[:, 2] == 1, 0].numpy() > 0]
-    # What is left of the epoch is too little for another loop of a domain's own, or a single row.
+    # The rest of the epoch is too short for another loop of a domain, or is a single row.
     assert 0 <= len(many) - len(order.rows) < own.max(initial=2)
 
 
-def test_visits_are_bounded_and_loops_go_as_the_method_says(data: SplitData) -> None:
+def test_visits_are_bounded_and_loops_follow_the_definition(data: SplitData) -> None:
     many = numbers(data.indicator_B.tolist() * 40)
     made = learner(batches=3, domains=4, others=2)
     order = made.order(many, batch_size=8, generator=np.random.default_rng(0))
@@ -296,7 +296,7 @@ def test_others_are_drawn_evenly() -> None:
     np.testing.assert_allclose(shares, [1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6], atol=0.05)
 
 
-def test_visits_go_through_all_rows_of_a_domain_before_any_comes_again() -> None:
+def test_visits_use_all_rows_of_a_domain_before_any_repeats() -> None:
     many = numbers([1, 2] * 60)
     made = learner(regularisation=False, batches=2)
     order = made.order(many, batch_size=5, generator=np.random.default_rng(0))
@@ -317,7 +317,7 @@ def test_domains_without_a_loop_of_their_own_are_scored_with_shared_weights(data
     assert (scores[Column.SCORE] == scores[SHARED]).tolist() == [True, True, False]
 
 
-def test_own_weights_of_domains_without_rows_stay_bit_for_bit(data: SplitData) -> None:
+def test_own_weights_of_domains_without_rows_stay_bit_equal(data: SplitData) -> None:
     many, model, made = numbers(data.indicator_B.tolist()), logistic(6), learner()
     optimizer = train(made, model, many)
     assert made.own_MP is not None
@@ -329,7 +329,7 @@ def test_own_weights_of_domains_without_rows_stay_bit_for_bit(data: SplitData) -
     assert moved == [False, True, True, False, False, False, False]
 
 
-def test_a_lone_domain_regularises_itself_alone() -> None:
+def test_a_single_domain_regularises_only_itself() -> None:
     made, model, many = learner(), logistic(1), numbers([1] * 40)
     order = made.order(many, batch_size=4, generator=np.random.default_rng(0))
     assert [(owner, len(batches)) for owner, batches in loops(made, order, many)] == [(0, 4), (1, 8)]
@@ -338,8 +338,8 @@ def test_a_lone_domain_regularises_itself_alone() -> None:
     assert (scores[Column.SCORE] == scores[SHARED]).tolist() == [False, True]
 
 
-def test_embeddings_take_ordinary_steps_whatever_the_visit(build_model: Model, data: SplitData) -> None:
-    """With a rate of next to nothing all gradients are taken at the start, and moments are those of plain steps."""
+def test_embeddings_take_ordinary_steps_in_every_visit(build_model: Model, data: SplitData) -> None:
+    """With a tiny rate all gradients are those at the start, and moments are those of ordinary steps."""
     found, batches = [], []
     for made in (learner(), Learner()):
         model = build_model()
@@ -386,7 +386,7 @@ def test_a_domain_is_scored_by_the_backbone_with_its_weights_added(
         assert (np.abs(found - scores[SHARED][rows]) > 1e-4).all() == (0 < city < 6)
 
 
-def test_scoring_leaves_the_model_as_it_was(build_model: Model, data: SplitData) -> None:
+def test_scoring_does_not_change_the_model(build_model: Model, data: SplitData) -> None:
     made, model = learner(), build_model("mamdr").train()
     train(made, model, data)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -402,7 +402,7 @@ def parts_of(made: MamdrLearner, model: CTRModel, optimizer: Optimizer) -> dict[
 
 @pytest.mark.parametrize("place", [0, 1, 7, 40, 79])
 @pytest.mark.parametrize("draws_again", [True, False])
-def test_a_restored_epoch_goes_on_bit_for_bit(
+def test_a_restored_epoch_continues_bit_equal(
     build_model: Model, data: SplitData, place: int, draws_again: bool
 ) -> None:
     """Whether the order is drawn once more, as the training loop does, or not."""
@@ -434,7 +434,7 @@ def test_a_restored_epoch_goes_on_bit_for_bit(
     assert not np.array_equal(scores[0], score_rows(first[1], data))
 
 
-def test_a_state_stays_while_training_goes_on() -> None:
+def test_a_saved_state_does_not_change_with_training() -> None:
     made, model = learner(**SMALL), logistic(2)
     optimizer, batches = (
         Optimizer(model, AdamConfig()),
@@ -451,7 +451,7 @@ def test_a_state_stays_while_training_goes_on() -> None:
     assert not torch.equal(made.own_MP, kept["own"])
 
 
-def test_a_new_epoch_forgets_a_loop_that_was_left() -> None:
+def test_a_new_epoch_drops_an_unfinished_loop() -> None:
     made, model = learner(**SMALL), logistic(2)
     optimizer = Optimizer(model, AdamConfig())
     for _ in range(2):
@@ -461,7 +461,7 @@ def test_a_new_epoch_forgets_a_loop_that_was_left() -> None:
         assert made.position == 1
 
 
-def test_a_batch_that_no_order_planned_is_an_ordinary_step(build_model: Model, data: SplitData) -> None:
+def test_a_batch_beyond_the_schedule_is_an_ordinary_step(build_model: Model, data: SplitData) -> None:
     model, plain, batch = build_model(), build_model(), data.slice(0, 32)
     learner().step(model, Optimizer(model, AdamConfig()), batch)
     Learner().step(plain, Optimizer(plain, AdamConfig()), batch)
@@ -503,16 +503,14 @@ def areas(build_model: Model, seed: int, odd: float, even: float) -> tuple[float
 
 
 @pytest.mark.parametrize("seed", [2, 4])
-def test_of_what_domains_share_defaults_learn_nearly_what_plain_training_does(
-    build_model: Model, seed: int
-) -> None:
+def test_defaults_learn_shared_effects_nearly_as_well_as_plain(build_model: Model, seed: int) -> None:
     """At equal rows, by 0.02 of AUC, shared weights too; with an outer rate of 0.1 these are 0.15 behind."""
     plain, own, shared = areas(build_model, seed, -2.0, -2.0)
     assert min(own, shared) > plain - 0.02
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_own_weights_learn_what_domains_do_not_share(build_model: Model, seed: int) -> None:
+def test_own_weights_learn_effects_of_single_domains(build_model: Model, seed: int) -> None:
     """At equal rows, by 0.04 of AUC as well as plain training; with an own rate of 0.1 this fails."""
     plain, own, shared = areas(build_model, seed, 3.0, -1.0)
     assert own > plain - 0.04
@@ -535,7 +533,7 @@ def test_too_many_own_weights_are_refused(
         learner(regularisation=False).step(model, optimizer, data.slice(0, 8))
 
 
-def test_training_without_a_domain_of_two_rows_says_so() -> None:
+def test_training_without_a_domain_of_two_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least two training rows"):
         learner().order(numbers([1, 2]), batch_size=1, generator=np.random.default_rng(0))
 
@@ -550,12 +548,12 @@ def test_training_without_a_domain_of_two_rows_says_so() -> None:
         ("regularisation=false,own_rate=0.1", "own_rate has no effect"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: str, message: str) -> None:
+def test_contradicting_settings_are_refused(settings: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         _ = select("methods", f"mamdr[{settings}]").value
 
 
-def test_scores_do_not_depend_on_the_rows_scored_beside(build_model: Model, data: SplitData) -> None:
+def test_scores_do_not_depend_on_other_scored_rows(build_model: Model, data: SplitData) -> None:
     made, model = learner(), build_model("mamdr")
     train(made, model, data)
     scores = made.score(model, data)[Column.SCORE]
@@ -579,7 +577,7 @@ def turns(made: MamdrLearner) -> list[int]:
 
 
 @pytest.mark.parametrize("others", [2, 5])
-def test_all_domains_get_their_turn_over_epochs(others: int) -> None:
+def test_all_domains_get_a_turn_across_epochs(others: int) -> None:
     """Nine rounds of four go over 36 domains, but an epoch holds but a few and ends within one."""
     many, made, had = numbers(list(range(1, 37)) * 30), learner(domains=4, others=others, batches=1), []
     for epoch in range(12):
@@ -591,7 +589,7 @@ def test_all_domains_get_their_turn_over_epochs(others: int) -> None:
         assert sorted(had[start : start + 36]) == list(range(1, 37))
 
 
-def test_without_own_weights_rounds_go_on_over_epochs_too() -> None:
+def test_without_own_weights_rounds_also_continue_across_epochs() -> None:
     """An epoch visits 127 times, all domains four times and some again, two of them in a round of five."""
     made, visited = learner(regularisation=False, domains=5, batches=1), []
     many = numbers([*range(1, 31)] * 2 + [1, 2, 3, 4, 5] * 38 + [1, 2] * 2)
@@ -603,7 +601,7 @@ def test_without_own_weights_rounds_go_on_over_epochs_too() -> None:
         assert sorted(visited[start : start + 30]) == list(range(1, 31))
 
 
-def test_a_round_over_the_end_of_a_pass_visits_no_domain_twice() -> None:
+def test_a_round_across_the_end_of_a_pass_visits_no_domain_twice() -> None:
     many, made = numbers([1, 2, 3, 4, 5] * 4000), learner(domains=4, others=1, batches=1)
     order = made.order(many, batch_size=2, generator=np.random.default_rng(0))
     rounds = [
@@ -618,7 +616,7 @@ def test_a_round_over_the_end_of_a_pass_visits_no_domain_twice() -> None:
         assert len(set(visited[start : start + 5])) == 5
 
 
-def test_a_restored_learner_draws_the_epoch_at_hand_again_and_then_the_same_next_ones() -> None:
+def test_a_restored_learner_draws_the_same_current_and_later_epochs() -> None:
     """Also where all of its steps are made, but the epoch is not over yet."""
     many = numbers([*range(1, 31)] * 40)
     for steps in (0, 3, None):
@@ -657,7 +655,7 @@ def test_domains_without_own_weights_are_counted_for_the_record(data: SplitData)
     assert learner(regularisation=False).select(model, data, data) == {}
 
 
-def test_rows_of_the_unseen_domain_are_no_domains() -> None:
+def test_rows_of_the_unseen_domain_belong_to_no_domain() -> None:
     many, made, model = numbers([0, 1, 2] * 100), learner(), logistic(2)
     order = made.order(many, batch_size=8, generator=np.random.default_rng(0))
     assert not (many.indicator_B[torch.from_numpy(order.rows)] == 0).any()

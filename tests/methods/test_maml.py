@@ -1,4 +1,4 @@
-"""MAML against gradients worked out by hand and by autograd, and what adaptation may read."""
+"""MAML against gradients computed by hand and by autograd, and the rows that adaptation may read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Model = Callable[..., CTRModel]
 
 
 def numbers(x: list[float], label: list[int], task: list[int]) -> SplitData:
-    """Rows of one plain number; there is nothing to embed."""
+    """Rows of one numeric field, without embeddings."""
     tasks = torch.tensor(task, dtype=torch.int32)
     return SplitData(
         ids_BF=torch.zeros(len(x), 0, dtype=torch.int32),
@@ -60,7 +60,7 @@ def logistic(*rows_of_tasks: int) -> CTRModel:
 
 
 class Recording(Optimizer):
-    """Keeps the gradients instead of following them."""
+    """An optimiser that keeps the gradients and makes no step."""
 
     def step(self) -> None:
         self.rows = [
@@ -105,7 +105,7 @@ def test_second_order_multiplies_by_one_minus_the_hessian() -> None:
     assert gradients(model) == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_more_inner_steps_go_on_from_where_the_last_one_ended() -> None:
+def test_inner_steps_continue_from_the_last_weights() -> None:
     model = logistic(3)
     meta_step(model, numbers(**ONE_TASK), support=2, query=1, inner_lr=1.0, inner_steps=2)
     w, b = -0.25, 0.0
@@ -119,12 +119,12 @@ def test_tasks_weigh_by_their_rows_to_the_power_of_one_minus_tau() -> None:
     both = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
     model = logistic(400, 100)
     meta_step(model, numbers(**both), support=2, query=1, inner_lr=1.0, tau=0.5)
-    # Both adapt to (-0.25, 0); the second's query is a no: σ(-1) = 0.268941. Weights 20 : 10.
+    # Both adapt to (-0.25, 0); the query of the second has label 0: σ(-1) = 0.268941. Weights 20 : 10.
     expected = 2 / 3 * -0.731059 + 1 / 3 * 0.268941
     assert gradients(model) == pytest.approx([4 * expected, expected], rel=1e-5)
 
 
-def test_reptile_moves_a_share_of_the_way_to_the_adapted_weights() -> None:
+def test_reptile_moves_part_of_the_way_to_the_adapted_weights() -> None:
     model = logistic(2)
     data = numbers([1.0, 2.0], [1, 0], [1, 1])
     meta_step(model, data, variant="reptile", support=2, inner_lr=1.0, outer_rate=0.1)
@@ -183,7 +183,9 @@ def embedding_gradient(
     return grads[torch.nonzero(rows_U == value + model.embedding.offsets[field]).item()]
 
 
-def test_first_order_leaves_the_support_embeddings_alone(build_model: Model, data: SplitData) -> None:
+def test_first_order_does_not_train_the_embeddings_of_the_support(
+    build_model: Model, data: SplitData
+) -> None:
     part = rows_of(data, torch.nonzero(data.indicator_B == 1)[:40, 0])
     users = part.ids_BF[:, 2]
     support_only = next(user for user in users[:20] if user not in users[20:])
@@ -193,7 +195,7 @@ def test_first_order_leaves_the_support_embeddings_alone(build_model: Model, dat
     assert embedding_gradient(optimizer, model, users[20]).abs().max() > 0.0
 
 
-def test_anil_adapts_the_head_alone(build_model: Model, data: SplitData) -> None:
+def test_anil_adapts_only_the_head(build_model: Model, data: SplitData) -> None:
     rows = torch.nonzero(data.indicator_B == 1)[:8, 0].tolist()
     model, other = build_model(), build_model()
     meta_step(model, data, rows, variant="anil", support=4, query=4, inner_lr=0.5)
@@ -278,7 +280,7 @@ def test_a_task_of_a_single_row_is_never_drawn(data: SplitData) -> None:
 
 
 TRAIN = {"x": [9.0, 1.0, 2.0, 3.0], "label": [1, 1, 0, 1], "task": [1, 1, 1, 2]}
-"""The last two rows of task 1 are those of `ONE_TASK`'s support; task 2 has but one row."""
+"""The last two rows of task 1 are those of `ONE_TASK`'s support; task 2 has one row."""
 DEV = {"x": [4.0, 4.0, 4.0], "label": [1, 0, 1], "task": [1, 2, 0]}
 
 
@@ -311,7 +313,7 @@ def test_steps_are_counted_from_the_meta_learned_start() -> None:
     assert len({scores[0] for scores in among.values()}) == 4
 
 
-def test_adaptation_leaves_the_model_as_it_was(build_model: Model, data: SplitData) -> None:
+def test_adaptation_does_not_change_the_model(build_model: Model, data: SplitData) -> None:
     model = build_model("maml").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = learner(support=16, query=16, min_support=16, inner_lr=0.5)
@@ -344,7 +346,7 @@ def test_a_restored_learner_scores_the_same_without_the_training_rows(
     np.testing.assert_array_equal(first, second)
 
 
-def test_before_anything_is_selected_scores_are_unadapted(build_model: Model, data: SplitData) -> None:
+def test_scores_before_selection_are_unadapted(build_model: Model, data: SplitData) -> None:
     scores = learner().score(build_model("maml"), data)
     np.testing.assert_array_equal(scores[Column.SCORE], scores[UNADAPTED])
 
@@ -373,7 +375,7 @@ def test_a_setting_without_effect_is_refused(settings: str) -> None:
         _ = select("methods", f"maml[{settings}]").value
 
 
-def test_training_without_a_task_of_two_rows_says_so() -> None:
+def test_training_without_a_task_of_two_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least two training rows"):
         learner().order(numbers([1.0], [1], [1]), batch_size=1, generator=np.random.default_rng(0))
 
@@ -387,7 +389,7 @@ def test_training_without_a_task_of_two_rows_says_so() -> None:
         ({"outer_rate": 0.5}, "outer_rate has no effect"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Maml.model_validate(settings)
 
@@ -426,7 +428,7 @@ def query_after(rates: tuple[float, float]) -> tuple[float, np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("variant", ["fomaml", "second_order"])
-def test_over_several_steps_a_rate_is_learned_to_the_order_of_the_variant(variant: str) -> None:
+def test_over_several_steps_the_gradient_of_a_rate_has_the_order_of_the_variant(variant: str) -> None:
     made = learner(paml_lr=True, variant=variant, support=2, query=1, inner_lr=1.0, inner_steps=2)
     step_of(made, logistic(3), numbers(**ONE_TASK))
     _, query, support = query_after((1.0, 1.0))
@@ -436,7 +438,7 @@ def test_over_several_steps_a_rate_is_learned_to_the_order_of_the_variant(varian
     assert float(network_of(made).base.grad) == pytest.approx(0.632121 * expected, rel=1e-4)  # type: ignore[arg-type]
 
 
-def test_rates_weigh_tasks_as_weights_do() -> None:
+def test_gradients_of_rates_weigh_tasks_as_those_of_weights() -> None:
     both = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
     made = learner(paml_lr=True, support=2, query=1, inner_lr=1.0)
     step_of(made, logistic(400, 100), numbers(**both))
@@ -445,7 +447,7 @@ def test_rates_weigh_tasks_as_weights_do() -> None:
 
 
 @pytest.mark.parametrize("start", [1e-4, 0.01, 1.0, 1e3])
-def test_learned_rates_start_as_the_constant(schema: Schema, start: float) -> None:
+def test_learned_rates_start_at_the_constant(schema: Schema, start: float) -> None:
     network = RateNetwork(schema, start)
     for e_E in (torch.zeros(8), torch.arange(8.0)):
         assert network(e_E).item() == pytest.approx(start, rel=1e-5)
@@ -536,7 +538,7 @@ def test_rates_learn_at_the_speed_of_the_run(build_model: Model, data: SplitData
     assert abs(moved.item()) == pytest.approx(0.02, rel=1e-3)
 
 
-def test_training_of_rates_goes_on_where_it_was_saved(
+def test_training_of_rates_resumes_from_its_state(
     tmp_path: Path, build_model: Model, data: SplitData
 ) -> None:
     made, other = learner(**LEARNED), learner(**LEARNED)
@@ -554,7 +556,7 @@ def test_training_of_rates_goes_on_where_it_was_saved(
         assert torch.equal(value, network_of(other).state_dict()[name])
 
 
-def test_a_state_keeps_its_rates_while_training_goes_on(build_model: Model, data: SplitData) -> None:
+def test_rates_of_a_saved_state_do_not_change_with_training(build_model: Model, data: SplitData) -> None:
     made, other = learner(**LEARNED), learner(**LEARNED)
     model, optimizer = trained(build_model, data, made, epochs=1)
     state = made.state_dict()
@@ -570,5 +572,5 @@ def test_a_state_keeps_its_rates_while_training_goes_on(build_model: Model, data
         assert not torch.equal(value, network_of(other).state_dict()[name])
 
 
-def test_a_constant_rate_leaves_the_state_as_it_was() -> None:
+def test_a_constant_rate_adds_nothing_to_the_state() -> None:
     assert set(learner().state_dict()) == {"adaptation_steps", "support"}

@@ -39,7 +39,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
-    """The logits, row by row, in float64; what interactions give stands before the mixture."""
+    """The logits, row by row, in float64; outputs of interactions precede those of the mixture."""
     (mixture, head), context = parts(model), model.context(batch)
     crossed = [module(context.z_BN, context).detach().double().numpy() for module in model.net.interactions]
     banks = [(bank.weight.detach().double(), bank.bias.detach().double()) for bank in mixture.experts]
@@ -72,7 +72,7 @@ def test_each_row_gets_its_domains_mixture_of_all_experts(
     np.testing.assert_allclose(model(batch).detach(), by_hand(model, batch), rtol=1e-4, atol=1e-5)
 
 
-def test_it_starts_as_the_mean_of_experts_that_differ(
+def test_the_mixture_starts_as_the_mean_of_different_experts(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = build_model("mmoe"), data.slice(0, 9)
@@ -91,7 +91,7 @@ def test_experts_are_as_many_as_domains_up_to_twenty(schema: Schema, num_domains
 
 
 @pytest.mark.parametrize(("method", "expected"), [("mmoe", 6), ("mmoe[experts=3]", 3)])
-def test_the_record_notes_how_many_experts_there_were(
+def test_the_record_notes_the_number_of_experts(
     build_model: Callable[..., CTRModel], data: SplitData, method: str, expected: int
 ) -> None:
     learner = select("methods", method).value.learner()  # type: ignore[union-attr]
@@ -128,7 +128,7 @@ def test_one_expert_is_refused() -> None:
         _ = select("methods", "mmoe[experts=1]").value
 
 
-def test_what_stands_before_the_dense_stages_stays_there_and_feeds_gate_and_experts() -> None:
+def test_stages_before_the_dense_ones_stay_and_feed_gate_and_experts() -> None:
     gate, base = LayerNorm(name="gate"), Dnn().plan()
     first, last = Mmoe().apply(base.before_tower(gate)).tower
     assert first == gate

@@ -1,4 +1,4 @@
-"""MulANN: what its loss is, by hand, and which way its gradients go."""
+"""MulANN: its loss and the direction of its gradients, computed by hand."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def gradients(
 
 
 @pytest.mark.parametrize(("progress", "factor"), [(0.0, 0.0), (0.1, 0.04621172), (1.0, 0.09999092)])
-def test_the_gradient_of_features_comes_back_reversed(
+def test_the_gradient_of_features_is_reversed(
     hidden: tuple[CTRModel, Context], slope: Callable[..., np.ndarray], progress: float, factor: float
 ) -> None:
     module, context = discriminator(hidden[0]), hidden[1]
@@ -96,7 +96,7 @@ def test_the_gradient_of_features_comes_back_reversed(
 
 
 @pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_the_discriminators_own_gradient_is_neither_reversed_nor_held_back(
+def test_the_gradient_of_the_discriminator_is_neither_reversed_nor_scaled(
     hidden: tuple[CTRModel, Context], progress: float
 ) -> None:
     module, context = discriminator(hidden[0]), hidden[1]
@@ -115,7 +115,7 @@ def test_the_discriminators_own_gradient_is_neither_reversed_nor_held_back(
         assert found[name][place] == pytest.approx((up - down) / (2 * step), rel=1e-2)
 
 
-def test_a_step_makes_the_discriminator_better_and_features_harder_to_tell(
+def test_a_step_improves_the_discriminator_and_makes_features_less_informative(
     hidden: tuple[CTRModel, Context],
 ) -> None:
     module, context = discriminator(hidden[0]), hidden[1]
@@ -136,7 +136,7 @@ def domain_loss(model: CTRModel, batch: Batch) -> float:
     return context.logs["mulann.domain_loss"].item()
 
 
-def test_it_learns_to_tell_domains_unless_features_hide_them(
+def test_the_discriminator_learns_domains_unless_features_hide_them(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     batch, losses = data.slice(0, len(data)), []
@@ -181,7 +181,7 @@ def test_a_batch_of_unseen_domains_adds_nothing(
     assert context.penalties[0].item() == 0.0
 
 
-def test_a_single_domain_is_not_to_be_told(schema: Schema, data: SplitData) -> None:
+def test_a_single_domain_gives_no_loss(schema: Schema, data: SplitData) -> None:
     one = replace(schema, indicator_rows=(0, 300))
     model = CTRModel(Mulann().apply(Dnn(hidden=(8, 4)).plan()), one, seed=1).train()
     context = model.context(replace(data, indicator_B=torch.ones_like(data.indicator_B)).slice(0, 20))

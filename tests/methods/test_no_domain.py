@@ -46,6 +46,6 @@ def test_the_rest_of_the_plan_is_the_backbones() -> None:
     ("setting", "why"),
     [("aux=domain", "reads e_d"), ("aux=all", "read the domain"), ("norm=pn", "read the domain")],
 )
-def test_what_would_tell_the_domain_is_refused(setting: str, why: str) -> None:
+def test_settings_that_read_the_domain_are_refused(setting: str, why: str) -> None:
     with pytest.raises(SettingError, match=why):
         _ = select("methods", f"no_domain[{setting}]").value

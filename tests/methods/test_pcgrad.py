@@ -1,4 +1,4 @@
-"""PCGrad against surgery on vectors in float64, and what it leaves as it is."""
+"""PCGrad against projections of vectors in float64, and the parts that it does not change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Model = Callable[..., CTRModel]
 
 
 def rows(x: list[list[float]], label: list[int], domain: list[int]) -> SplitData:
-    """Rows of plain numbers; there is nothing to embed."""
+    """Rows of numeric fields, without embeddings."""
     domains = torch.tensor(domain, dtype=torch.int32)
     return SplitData(
         ids_BF=torch.zeros(len(x), 0, dtype=torch.int32),
@@ -57,7 +57,7 @@ def logistic(num_inputs: int, stages: tuple[Stage, ...] = ()) -> CTRModel:
 
 
 class Recording(Optimizer):
-    """Keeps the gradients instead of following them."""
+    """An optimiser that keeps the gradients and makes no step."""
 
     def step(self) -> None:
         self.steps += 1
@@ -85,7 +85,7 @@ def by_hand(grads: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def operated(grads: np.ndarray, others: list[list[int]] | np.ndarray) -> np.ndarray:
-    """The same by the products alone."""
+    """Σ_i h_i, from products of the vectors."""
     lost_G = conflict_weights(torch.from_numpy(grads @ grads.T), torch.tensor(np.array(others)))
     return grads.sum(0) - lost_G.numpy() @ grads
 
@@ -105,7 +105,7 @@ def test_the_order_of_the_others_matters_where_three_conflict() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_products_alone_tell_the_sum_after_surgery(seed: int) -> None:
+def test_products_of_gradients_determine_the_projected_sum(seed: int) -> None:
     generator = np.random.default_rng(seed)
     grads = generator.standard_normal((6, 9)) * generator.uniform(0.01, 3.0, (6, 1))
     others = np.array([generator.permutation([j for j in range(6) if j != i]) for i in range(6)])
@@ -137,10 +137,10 @@ def flat(optimizer: Recording) -> np.ndarray:
     return np.concatenate([grad.numpy().ravel() for grad in optimizer.grads])
 
 
-def test_a_step_takes_the_sum_after_surgery_between_domains() -> None:
+def test_a_step_uses_the_projected_sum_of_the_domains() -> None:
     learner = PCGradLearner(8)
     optimizer, logs = step(learner, logistic(2), CONFLICT.slice(0, 7))
-    # Larger groups come first; 2 and 3 are of a size.
+    # Larger groups come first; 2 and 3 have equal sizes.
     grads = gradients(CONFLICT, [[1], [2], [3]])
     others = learner._others(3, 0, torch.device("cpu")).numpy()
     expected = by_hand(grads, others)
@@ -186,13 +186,13 @@ class PullModule(StageModule):
         return x_BN + self.shift
 
 
-def test_penalties_are_added_after_surgery() -> None:
+def test_penalties_are_added_after_the_projection() -> None:
     model = logistic(2, (Pull(name="pull"),))
     optimizer, _ = step(PCGradLearner(8), model, CONFLICT.slice(0, 7))
     without, _ = step(PCGradLearner(8), logistic(2), CONFLICT.slice(0, 7))
     by_shape = {tuple(grad.shape): grad.numpy() for grad in optimizer.grads}
     np.testing.assert_array_equal(by_shape[(3,)], 5.0)
-    # At w = 0 the output does not feel the shift.
+    # At w = 0 the output does not depend on the shift.
     np.testing.assert_array_equal(by_shape[(2,)], 7.0)
     np.testing.assert_allclose(np.append(by_shape[(2, 1)], by_shape[(1,)]), flat(without), rtol=1e-5)
 
@@ -215,10 +215,10 @@ def assert_same(first: CTRModel, second: CTRModel) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]"])
-def test_without_conflicts_training_is_ordinary_to_the_bit(
+def test_without_conflicts_training_is_bit_equal_to_ordinary_training(
     build_model: Model, data: SplitData, backbone: str
 ) -> None:
-    # Where all labels are alike and rows differ by their domain alone, all gradients point one way.
+    # With equal labels and rows that differ by their domain only, all gradients have one direction.
     alike = data.take(torch.zeros(len(data), dtype=torch.int64))
     values = {**vars(data), "ids_BF": alike.ids_BF, "bags": alike.bags, "numeric_BK": alike.numeric_BK}
     same = SplitData(**{**values, "label_B": torch.ones(len(data))})
@@ -248,8 +248,8 @@ def test_tables_take_the_ordinary_gradient_and_dense_weights_another(
     assert max(apart) > 1e-3
 
 
-def test_whatever_the_model_groups_sum_to_the_ordinary_gradient(build_model: Model, data: SplitData) -> None:
-    """Surgery on gradients found one by one, each by a backward pass of its own rows, gives the step's."""
+def test_gradients_of_groups_sum_to_the_ordinary_gradient(build_model: Model, data: SplitData) -> None:
+    """Projecting gradients that are computed one by one, each from its own rows, gives the step's gradient."""
     batch, learner = data.slice(0, 60), PCGradLearner(3)
     optimizer, _ = step(learner, build_model("pcgrad"), batch)
     model = build_model()
@@ -290,7 +290,7 @@ def test_orders_are_drawn_evenly() -> None:
     np.testing.assert_allclose(np.bincount(first, minlength=4) / 900, [1 / 3, 1 / 3, 0, 1 / 3], atol=0.05)
 
 
-def test_rows_come_as_in_ordinary_training(data: SplitData) -> None:
+def test_the_order_of_rows_is_that_of_ordinary_training(data: SplitData) -> None:
     orders = [
         one.order(data, batch_size=32, generator=np.random.default_rng(0))
         for one in (PCGradLearner(8), Learner())

@@ -63,7 +63,7 @@ def by_hand(model: CTRModel, e_BN: np.ndarray, fixed_BN: np.ndarray, prior: slic
 
 
 @pytest.mark.parametrize("method", PRIORS)
-def test_the_layers_gates_see_gated_embeddings(
+def test_gates_of_layers_read_gated_embeddings(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str
 ) -> None:
     model, batch = stir_gates(build_model(method)), unseen_data.slice(0, 30)
@@ -85,14 +85,14 @@ def test_e_d_and_the_prior_learn_through_the_gates_and_all_embeddings_through_th
     np.testing.assert_allclose(grad_BN, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_the_gate_of_embeddings_stands_before_all_else_at_the_input() -> None:
+def test_the_gate_on_embeddings_is_the_first_stage_at_the_input() -> None:
     before = EmbeddingGate(name="other")
     at_input = PEPNet().rewrite(Dnn().plan().with_input(before)).at_input
     assert [stage.name for stage in at_input] == ["epnet", "other"]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_it_starts_as_its_backbone_and_then_learns(
+def test_the_model_starts_as_its_backbone_and_then_differs(
     build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
 ) -> None:
     model, batch = build_model("pepnet", backbone), data.slice(0, 50)
@@ -130,7 +130,7 @@ def test_gates_start_as_those_of_epnet_and_ppnet(build_model: Callable[..., CTRM
         assert all(torch.equal(both[name], value) for name, value in one.items())
 
 
-def test_a_prior_is_of_ids_or_of_the_domain() -> None:
+def test_the_prior_consists_of_ids_or_domain_features() -> None:
     with pytest.raises(ValueError, match="ppnet_prior"):
         _ = select("methods", "pepnet[ppnet_prior=city]").value
 

@@ -32,7 +32,7 @@ SELECTORS = [
 
 
 class ByHand:
-    """The levels for one row at a time, every domain's stream at every level."""
+    """The levels, one row at a time, with every domain's stream at every level."""
 
     def __init__(self, model: CTRModel, method: Ple) -> None:
         self.method = method
@@ -54,7 +54,7 @@ class ByHand:
         return x
 
     def crossed(self, z: np.ndarray) -> np.ndarray:
-        """DCN-V2's cross layers of full rank, where the plan has them, for the head to see."""
+        """DCN-V2's cross layers of full rank, where the plan has them, as input of the head."""
         x, layer = z, 0
         while (name := f"interactions.0.kernels.{layer}.0") in self.state:
             x = z * (x @ self.state[name] + self.state[f"interactions.0.biases.{layer}"]) + x
@@ -98,7 +98,7 @@ class ByHand:
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,layers=2]"])
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_rows_go_through_the_levels_as_by_hand(
+def test_levels_agree_with_the_formula(
     build_model: Callable[..., CTRModel],
     unseen_data: SplitData,
     selector: str,
@@ -126,7 +126,7 @@ def test_a_batch_of_one_domain_gives_what_a_mixed_batch_gives(
     torch.testing.assert_close(model(data.take(rows)), model(data.slice(0, len(data)))[rows])
 
 
-def test_with_one_level_a_domains_own_parts_are_met_by_its_rows_alone(
+def test_with_one_level_only_rows_of_a_domain_use_its_parts(
     build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("ple")), data.slice(0, len(data))
@@ -141,7 +141,7 @@ def test_with_one_level_a_domains_own_parts_are_met_by_its_rows_alone(
     assert (after[is_third] != before[is_third]).all()
 
 
-def test_with_more_levels_earlier_experts_reach_all_rows_by_the_shared_stream(
+def test_with_more_levels_all_rows_train_earlier_experts(
     build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("ple[levels=2]")), data.slice(0, len(data))
@@ -163,7 +163,9 @@ def test_every_expert_gate_and_tower_learns(
         assert moved[1:].any(1).all() if name.endswith("domain.weight") else moved.any(1).all(), name
 
 
-def test_experts_start_apart_and_domains_alike(build_model: Callable[..., CTRModel]) -> None:
+def test_experts_start_at_different_weights_and_domains_at_equal_ones(
+    build_model: Callable[..., CTRModel],
+) -> None:
     state = build_model("ple[specific=2]").state_dict()
     first = [state[f"net.tower.0.last.specific.{k}.0.domain.weight"] for k in range(2)]
     shared = state["net.tower.0.last.shared.0.weight"]
@@ -177,7 +179,7 @@ def test_heads_of_domains_start_at_the_base_rate(build_model: Callable[..., CTRM
     np.testing.assert_allclose(bias, np.log(0.3 / 0.7), rtol=1e-5)
 
 
-def test_experts_have_the_widths_of_the_backbones_tower_unless_told() -> None:
+def test_experts_have_the_widths_of_the_tower_by_default() -> None:
     (stage,) = Ple().rewrite(Dnn(hidden=(8, 4), activation="relu").plan()).tower
     assert isinstance(stage, Extraction)
     assert [(dense.width, dense.activation) for dense in stage.expert] == [(8, "relu"), (4, "relu")]
@@ -204,7 +206,7 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
 def test_experts_and_gates_of_earlier_levels_are_counted_as_the_domains(
     build_model: Callable[..., CTRModel], levels: int
 ) -> None:
-    # A level behind another has inputs of width 4: an expert has (4 + 1) 8 + (8 + 1) 4 there, a gate 4 x 3.
+    # A level after another has inputs of width 4: an expert has (4 + 1) 8 + (8 + 1) 4 there, a gate 4 x 3.
     counts = build_model(f"ple[levels={levels}]").num_parameters()
     first, later = 180, 76
     if levels == 2:
@@ -215,7 +217,7 @@ def test_experts_and_gates_of_earlier_levels_are_counted_as_the_domains(
     assert counts["dense"] == 2 * (first + (levels - 1) * later) + shared_gates
 
 
-def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:
+def test_too_many_domains_are_refused(schema: Schema) -> None:
     many = replace(schema, indicator_rows=(0, *[10] * 33))
     with pytest.raises(SettingError, match="max_domains allows 32 domains: 33 domains"):
         CTRModel(Ple(levels=2).apply(Dnn().plan()), many, seed=1)
@@ -224,7 +226,7 @@ def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> N
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_a_single_domain_will_do(
+def test_a_single_domain_is_supported(
     schema: Schema,
     data: SplitData,
     levels: int,
@@ -239,7 +241,7 @@ def test_a_single_domain_will_do(
 
 
 @pytest.mark.parametrize("settings", ["max_domains=30", "shared=0", "specific=0", "tower=0", "levels=0"])
-def test_settings_without_effect_or_sense_are_refused(settings: str) -> None:
+def test_settings_without_effect_or_out_of_range_are_refused(settings: str) -> None:
     with pytest.raises(SettingError, match=settings.partition("=")[0]):
         _ = select("methods", f"ple[{settings}]").value
 

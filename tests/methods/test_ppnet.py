@@ -1,4 +1,4 @@
-"""PPNet: the whole model against its formula, row by row; a gate alone is tested with the gates."""
+"""PPNet: the whole model against its formula, row by row; a single gate is tested with the gates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKBONES = ["dnn[hidden=8-4]", "dcnv2[hidden=8-4]", "dcnv2[hidden=8-4,structure
 DNN = ("tower.0", "tower.1", "tower.2", "tower.3", "head.0", "head.1")
 """A gate and a dense layer in turn."""
 PRIORS = {"ppnet": slice(8, 12), "ppnet[ppnet_prior=domain]": slice(0, 8)}
-"""Places of the user and of e_d in z."""
+"""Columns of the user and of e_d in z."""
 
 
 def gates(model: CTRModel) -> list[PriorGateModule]:
@@ -67,7 +67,7 @@ def by_hand(
     ("method", "prior", "gamma"),
     [*((method, prior, 2.0) for method, prior in PRIORS.items()), ("ppnet[gamma=3]", PRIORS["ppnet"], 3.0)],
 )
-def test_each_layer_is_given_gated_numbers(
+def test_each_layer_reads_gated_inputs(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, prior: slice, gamma: float
 ) -> None:
     model, batch = stir_gates(build_model(method)), unseen_data.slice(0, 30)
@@ -88,7 +88,7 @@ def test_a_gate_stands_before_each_dense_layer_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", PRIORS)
-def test_it_starts_as_its_backbone_and_then_learns(
+def test_the_model_starts_as_its_backbone_and_then_differs(
     build_model: Callable[..., CTRModel],
     data: SplitData,
     method: str,
@@ -125,7 +125,7 @@ def test_without_fields_of_ids_the_prior_must_be_the_domain(schema: Schema) -> N
     assert CTRModel(PPNet(ppnet_prior="domain").apply(plan), nameless, seed=1).num_parameters()["dense"] > 0
 
 
-def test_a_domain_feature_is_no_id_of_the_user(schema: Schema) -> None:
+def test_a_domain_feature_is_not_part_of_the_ids(schema: Schema) -> None:
     plan = Dcnv2(hidden=(8, 4)).plan()
     without = replace(schema, hidden=("user",))
     with pytest.raises(SettingError, match=r"no domain feature.*roles of the one-id fields: none"):
@@ -139,14 +139,14 @@ def test_a_plan_without_dense_layers_is_refused() -> None:
     assert PPNet().supports(Dcnv2().plan()) is None
 
 
-def test_other_factors_than_two_make_no_claim_of_the_start() -> None:
+def test_other_factors_than_two_make_no_claim_about_the_start() -> None:
     assert PPNet().starts_as_backbone == 0.0
     assert PPNet(gamma=1.0).starts_as_backbone is None
 
 
-def test_parameters_are_those_of_a_gate_a_layer(build_model: Callable[..., CTRModel]) -> None:
+def test_parameters_are_those_of_one_gate_per_layer(build_model: Callable[..., CTRModel]) -> None:
     plain = build_model("plain").num_parameters()
-    # The gates see 4 + 17 numbers and weigh 17, 8 and 4 of them: Σ (21 + 1) n + (n + 1) n.
+    # The gates read 4 + 17 numbers and scale 17, 8 and 4 of them: Σ (21 + 1) n + (n + 1) n.
     assert build_model("ppnet").num_parameters() == {**plain, "dense": plain["dense"] + 680 + 248 + 108}
     # Of e_d, 8 wide, with three hidden units: Σ (25 + 1) 3 + (3 + 1) n.
     found = build_model("ppnet[ppnet_prior=domain,gate_hidden=3]").num_parameters()

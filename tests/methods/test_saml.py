@@ -71,7 +71,7 @@ class ByHand:
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_rows_are_branched_and_informed_as_by_hand(
+def test_branches_and_mutual_unit_agree_with_the_formula(
     build_model: Callable[..., CTRModel],
     unseen_data: SplitData,
     selector: str,
@@ -163,7 +163,7 @@ def test_the_shared_transform_learns_from_shared_tower_and_branch(
     assert weight.grad[1, 0, 3].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5)
 
 
-def test_what_is_learnt_of_others_reaches_the_inputs_through_the_own_branch_alone(
+def test_inputs_learn_from_other_branches_through_the_own_branch_only(
     build_model: Callable[..., CTRModel],
     data: SplitData,
     stir: Callable[[CTRModel], CTRModel],
@@ -190,7 +190,7 @@ def test_the_unit_learns_as_soon_as_branches_differ(
 
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", "dcnv2[hidden=8-4,structure=stacked]"])
-def test_at_the_start_branches_are_alike_and_the_unit_changes_nothing(
+def test_branches_start_alike_and_the_unit_then_changes_nothing(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
     batch = unseen_data.slice(0, 30)
@@ -211,7 +211,7 @@ def test_a_single_domain_has_no_unit(
     assert torch.equal(*scores)
 
 
-def test_two_domains_learn_of_each_other(
+def test_two_domains_inform_each_other(
     schema: Schema,
     data: SplitData,
     stir: Callable[[CTRModel], CTRModel],
@@ -239,7 +239,7 @@ def test_a_branch_of_zeros_is_similar_to_none(
     assert all(torch.isfinite(grad).all() for grad in grads)
 
 
-def test_the_tower_stands_twice_and_interactions_once() -> None:
+def test_the_tower_occurs_twice_and_interactions_once() -> None:
     plan = Saml().apply(Dcnv2().plan())
     assert plan.interactions == Dcnv2().plan().interactions
     (stage,) = plan.tower
@@ -254,7 +254,7 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
     assert build_model("saml[mutual=false]").num_parameters()["dense"] == counts["dense"] - 36
 
 
-def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> None:
+def test_too_many_domains_are_refused(schema: Schema) -> None:
     many = replace(schema, indicator_rows=(0, *[10] * 33))
     with pytest.raises(SettingError, match="max_domains allows 32 domains: 33 domains"):
         CTRModel(Saml().apply(Dnn().plan()), many, seed=1)
@@ -265,7 +265,7 @@ def test_more_domains_than_rows_may_run_through_are_refused(schema: Schema) -> N
 @pytest.mark.parametrize(
     "settings", ["temperature=0", "mutual=false,temperature=0.2", "mutual=false,max_domains=9"]
 )
-def test_settings_without_effect_or_sense_are_refused(settings: str) -> None:
+def test_settings_without_effect_or_out_of_range_are_refused(settings: str) -> None:
     with pytest.raises(SettingError, match="no effect" if "mutual" in settings else "temperature"):
         _ = select("methods", f"saml[{settings}]").value
 
@@ -275,14 +275,14 @@ def test_a_plan_without_a_dense_tower_is_refused() -> None:
     assert Saml().supports(Dnn().plan()) is None
 
 
-# --- the attention over behaviours ---
+# The attention over behaviours.
 
 ATTENDING = ["saml[attention=true]", "saml[attention=true,mutual=false]"]
 Build, AddHistory = Callable[..., CTRModel], Callable[[SplitData], SplitData]
 
 
 class AttendingByHand(ByHand):
-    """z is 21 wide, in six groups; the seventh is what a transform attends to."""
+    """z is 21 wide, in six groups; the seventh is that of the attention."""
 
     es: np.ndarray
     target: np.ndarray
@@ -297,7 +297,7 @@ class AttendingByHand(ByHand):
 
 
 @pytest.mark.parametrize("selector", ATTENDING)
-def test_sequences_are_attended_to_by_each_transform_as_by_hand(
+def test_attention_of_each_transform_agrees_with_the_formula(
     build_with_history: Build,
     add_history: AddHistory,
     unseen_data: SplitData,
@@ -321,7 +321,7 @@ def test_sequences_are_attended_to_by_each_transform_as_by_hand(
 
 
 @pytest.mark.parametrize("selector", ATTENDING)
-def test_all_of_the_attention_learns(
+def test_all_parameters_of_the_attention_learn(
     build_with_history: Build,
     add_history: AddHistory,
     data: SplitData,
@@ -337,14 +337,14 @@ def test_all_of_the_attention_learns(
     assert torch.equal(own_REE[0], torch.eye(4))
 
 
-def test_a_transform_learns_through_the_weights_of_behaviours_too(
+def test_a_transform_also_learns_through_the_weights_of_behaviours(
     build_with_history: Build,
     add_history: AddHistory,
     data: SplitData,
     stir: Callable[[CTRModel], CTRModel],
     of_city: Callable[..., torch.Tensor],
 ) -> None:
-    # Of its own row's branch alone: with the unit, what other branches attend to has no gradient.
+    # Only of the row's own branch: with the unit, the attention of other branches has no gradient.
     model, batch = stir(build_with_history(ATTENDING[1])).double(), add_history(data).take(of_city(2))
     batch = replace(batch, numeric_BK=batch.numeric_BK.double())
     model.embedding.table.weight.data *= 10.0

@@ -25,7 +25,7 @@ STAGE = "net.tower.0"
 
 @pytest.fixture
 def stir(stir: Callable[[CTRModel], CTRModel]) -> Callable[[CTRModel], CTRModel]:
-    """Move all weights but the embeddings, and all running moments."""
+    """Change all weights except embeddings, and all running moments."""
 
     def move(model: CTRModel) -> CTRModel:
         generator = torch.Generator().manual_seed(5)
@@ -79,7 +79,7 @@ def by_hand(
     return logits
 
 
-def test_rows_are_mixed_as_by_hand_with_running_moments(
+def test_outputs_agree_with_the_formula_and_running_moments(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model = stir(build_model(SMALL)).eval()
@@ -115,7 +115,7 @@ def test_scale_and_shift_start_at_one_and_zero_and_the_gate_at_zero(
     assert len(torch.unique(torch.stack([*state[f"{STAGE}.shared.0.weight"], *own]), dim=0)) == 10
 
 
-def test_a_domains_own_parts_are_met_by_its_rows_alone(
+def test_only_rows_of_a_domain_use_its_parts(
     build_model: Callable[..., CTRModel], data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model(SMALL)).eval(), data.slice(0, len(data))
@@ -129,7 +129,7 @@ def test_a_domains_own_parts_are_met_by_its_rows_alone(
     assert (model(batch)[is_first] != before[is_first]).all()
 
 
-def test_the_unseen_domain_meets_what_is_shared_alone(
+def test_the_unseen_domain_uses_only_shared_parts(
     build_model: Callable[..., CTRModel],
     unseen_data: SplitData,
     stir: Callable[[CTRModel], CTRModel],
@@ -184,7 +184,7 @@ def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) ->
     assert counts["dense"] == 34 + 170 + 8 * 288 + 172 + 5
 
 
-def test_a_single_domain_will_do(
+def test_a_single_domain_is_supported(
     schema: Schema, data: SplitData, learn: Callable[..., None], of_city: Callable[..., torch.Tensor]
 ) -> None:
     one = replace(schema, indicator_rows=(0, 150))
@@ -195,7 +195,7 @@ def test_a_single_domain_will_do(
 
 
 @pytest.mark.parametrize("settings", ["shared=0", "specific=0", "expert=0"])
-def test_settings_without_sense_are_refused(settings: str) -> None:
+def test_values_out_of_range_are_refused(settings: str) -> None:
     with pytest.raises(SettingError, match=settings.partition("=")[0]):
         _ = select("methods", f"sarnet[{settings}]").value
 
@@ -205,7 +205,7 @@ def test_a_plan_without_a_dense_tower_is_refused() -> None:
     assert Sarnet().supports(Dnn().plan()) is None
 
 
-# --- the attention over behaviours ---
+# The attention over behaviours.
 
 ATTENDING = "sarnet[shared=3,specific=2,expert=5-3,attention=true]"
 Build, AddHistory = Callable[..., CTRModel], Callable[[SplitData], SplitData]
@@ -230,7 +230,7 @@ def attended(model: CTRModel, batch: Batch) -> np.ndarray:
     )
     z_BN, slices = model.context(batch).z_BN.detach().numpy(), model.schema.slices
     table = model.embedding.table.weight.detach().numpy()
-    first = len(table) - 41 - 11  # the users' rows stand before the tags'
+    first = len(table) - 41 - 11  # the users' rows precede the tags'
     values, offsets = batch.bags[1]
     found = []
     for z, start, stop in zip(z_BN, offsets[:-1], offsets[1:], strict=True):
@@ -267,7 +267,7 @@ def test_at_the_start_a_sequence_is_its_mean(
     torch.testing.assert_close(with_attention.eval()(batch), without.eval()(batch))
 
 
-def test_what_reads_the_embeddings_themselves_is_given_the_pooled_sequence(
+def test_readers_of_embeddings_read_the_pooled_sequence(
     build_with_history: Build,
     add_history: AddHistory,
     unseen_data: SplitData,
@@ -279,7 +279,7 @@ def test_what_reads_the_embeddings_themselves_is_given_the_pooled_sequence(
     assert (context.embeddings_BN != context.z_BN).any(0).nonzero().flatten().tolist() == [16, 17, 18, 19]
 
 
-def test_all_of_the_attention_learns(
+def test_all_parameters_of_the_attention_learn(
     build_with_history: Build, add_history: AddHistory, data: SplitData, learn: Callable[..., None]
 ) -> None:
     model = build_with_history(ATTENDING)
@@ -290,7 +290,7 @@ def test_all_of_the_attention_learns(
         assert not torch.equal(value, start[name]), name
 
 
-def test_behaviours_learn_through_their_weights_too(
+def test_behaviours_also_learn_through_their_weights(
     build_with_history: Build,
     add_history: AddHistory,
     unseen_data: SplitData,
@@ -321,7 +321,7 @@ def test_rows_without_any_behaviour_have_the_learned_vector(
     assert torch.equal(given, empty.expand(60, -1))
 
 
-def test_attention_without_sequences_or_beside_another_pooling_is_refused(schema: Schema) -> None:
+def test_attention_without_sequences_or_with_another_pooling_is_refused(schema: Schema) -> None:
     method = Sarnet(attention=True)
     with pytest.raises(SettingError, match=r"attention=true compares sequences.*leave attention out"):
         CTRModel(method.apply(Dnn().plan()), schema, seed=1)

@@ -1,4 +1,4 @@
-"""Models of their own against the backbone trained on each domain's rows alone, bit for bit."""
+"""Separate models are bit-equal to the backbone trained on each domain's rows."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("rule", ["adam", "lazy_adam"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_each_domain_trains_as_if_it_stood_alone(
+def test_each_domain_trains_as_if_alone(
     build_model: Model,
     data: SplitData,
     backbone: str,
     rule: EmbeddingRule,
     of_city: Callable[..., torch.Tensor],
 ) -> None:
-    # Rows of few rows each step, so that table rows miss steps; other domains' steps stand between.
+    # Few rows per step, so that table rows miss steps, with steps of other domains between.
     steps = {city: list(of_city(city).split(5))[:8] for city in (1, 2, 3)}
     turns = [rows for three in zip(*(steps[city] for city in (2, 1, 3)), strict=False) for rows in three]
     model = build_model("separate", backbone)
@@ -110,7 +110,7 @@ def test_a_row_runs_through_its_own_domain_and_unseen_ones_through_the_largest(
         assert int(rows.sum()) >= 4
 
 
-def test_gradients_reach_the_domains_of_the_batch_alone(
+def test_gradients_reach_only_the_domains_of_the_batch(
     build_model: Model, data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
     model = build_model("separate")
@@ -126,13 +126,13 @@ def test_gradients_reach_the_domains_of_the_batch_alone(
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_all_start_as_the_backbone(build_model: Model, unseen_data: SplitData, backbone: str) -> None:
+def test_all_models_start_as_the_backbone(build_model: Model, unseen_data: SplitData, backbone: str) -> None:
     batch = unseen_data.slice(0, 30)
     apart = build_model("separate", backbone)(batch) - build_model("plain", backbone)(batch)
     assert apart.abs().max() <= 1e-6
 
 
-def test_parameters_are_counted_once_a_domain(build_model: Model) -> None:
+def test_parameters_are_counted_once_per_domain(build_model: Model) -> None:
     plain = build_model().num_parameters()
     counts = build_model("separate").num_parameters()
     assert counts == {"embedding": 6 * plain["embedding"], "dense": 0, "per_domain": 6 * plain["dense"]}
@@ -145,12 +145,12 @@ def test_too_many_domains_are_refused(build_model: Model) -> None:
 
 
 @pytest.mark.parametrize("setting", ["aux=all", "aux=domain", "norm=pn"])
-def test_parts_that_tell_domains_apart_are_refused(setting: str) -> None:
+def test_parts_with_parameters_per_domain_are_refused(setting: str) -> None:
     with pytest.raises(SettingError, match="each model here has one domain"):
         _ = select("methods", f"separate[{setting}]").value
 
 
-def test_batches_are_of_one_domain_unless_mixed_ones_are_asked_for() -> None:
+def test_batches_hold_one_domain_unless_mixed() -> None:
     batching = [
         select("methods", one).value.learner().batching for one in ("separate", "separate[batching=mixed]")
     ]  # type: ignore[union-attr]
@@ -158,7 +158,7 @@ def test_batches_are_of_one_domain_unless_mixed_ones_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("batching", ["domain", "mixed"])
-def test_a_resumed_training_ends_bit_for_bit_as_one_that_was_not_stopped(
+def test_resumed_training_is_bit_equal_to_uninterrupted_training(
     schema: Schema, data: SplitData, build_model: Model, tmp_path: Path, batching: str
 ) -> None:
     method = f"separate[batching={batching}]"

@@ -1,4 +1,4 @@
-"""Shared Bottom against explicit loops over rows, and that nothing but embeddings is shared."""
+"""Shared Bottom against explicit loops over rows: only embeddings are shared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def layers(model: CTRModel) -> list[DomainDenseModule]:
     return [module for module in model.modules() if isinstance(module, DomainDenseModule)]
 
 
-def test_each_row_goes_through_the_tower_and_the_head_of_its_domain(
+def test_each_row_runs_through_tower_and_head_of_its_domain(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, stir: Callable[[CTRModel], CTRModel]
 ) -> None:
     model, batch = stir(build_model("shared_bottom")), unseen_data.slice(0, 30)
@@ -38,7 +38,7 @@ def test_each_row_goes_through_the_tower_and_the_head_of_its_domain(
 
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", DCN, STACKED])
-def test_it_starts_as_its_backbone_at_the_training_click_rate(
+def test_the_model_starts_as_its_backbone_at_the_training_click_rate(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, backbone: str
 ) -> None:
     batch, own = unseen_data.slice(0, 30), build_model("shared_bottom", backbone)
@@ -47,13 +47,13 @@ def test_it_starts_as_its_backbone_at_the_training_click_rate(
     assert layers(own)[-1].domain.weight[:, -1].flatten().tolist() == pytest.approx([np.log(0.3 / 0.7)] * 7)
 
 
-def test_interactions_stay_shared_and_all_dense_stages_are_the_domains_own() -> None:
+def test_interactions_stay_shared_and_dense_stages_belong_to_domains() -> None:
     plan = SharedBottom().apply(Dcnv2().plan())
     assert plan.interactions == Dcnv2().plan().interactions
     assert all(isinstance(stage, DomainDense) for stage in (*plan.tower, *plan.head))
 
 
-def test_parameters_are_those_of_a_backbone_for_each_domain(build_model: Callable[..., CTRModel]) -> None:
+def test_parameters_are_those_of_one_backbone_per_domain(build_model: Callable[..., CTRModel]) -> None:
     # z is 17 wide; seven rows of (17 + 1) 8 + (8 + 1) 4 + (4 + 1) 1.
     counts = build_model("shared_bottom").num_parameters()
     assert (counts["per_domain"], counts["dense"]) == (7 * 185, 0)

@@ -1,4 +1,4 @@
-"""STAR against explicit loops over rows, and what must never move."""
+"""STAR against explicit loops over rows, and the parameters that must never change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def auxiliary(model: CTRModel) -> AuxiliaryModule:
 
 
 def stir_domains(model: CTRModel) -> CTRModel:
-    """Give every domain but the unseen one parameters of its own."""
+    """Set different parameters per known domain."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for table in domain_tables(model).values():
@@ -63,7 +63,7 @@ def by_hand(model: CTRModel, batch: Batch) -> np.ndarray:
     return np.array(logits)
 
 
-def test_each_row_meets_the_product_of_shared_and_own_weights(
+def test_each_row_is_multiplied_by_shared_times_own_weights(
     build_model: Callable[..., CTRModel], unseen_data: SplitData
 ) -> None:
     model, batch = stir_domains(build_model(PRODUCTS_ONLY)), unseen_data.slice(0, 30)
@@ -100,7 +100,7 @@ def test_star_starts_as_its_backbone(
     assert (build_model(method, backbone).eval()(batch) - plain).abs().max() <= claimed
 
 
-def test_in_training_it_starts_as_the_backbone_with_batch_normalisation(
+def test_the_model_starts_in_training_as_the_backbone_with_batch_normalisation(
     build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
     batch = data.take(of_city(1))
@@ -110,20 +110,20 @@ def test_in_training_it_starts_as_the_backbone_with_batch_normalisation(
     torch.testing.assert_close(build_model("star").train()(batch), plain.net(context))
 
 
-def test_normalisation_stands_before_the_tower_and_not_before_the_cross_network() -> None:
+def test_normalisation_precedes_the_tower_and_not_the_cross_network() -> None:
     plan = Star().apply(Dcnv2().plan())
     assert plan.at_input == ()
     assert plan.interactions == Dcnv2().plan().interactions
     assert isinstance(plan.tower[0], PartitionedNorm)
 
 
-def test_every_dense_stage_becomes_a_star() -> None:
+def test_every_dense_stage_has_star_weights() -> None:
     plan = Star().apply(Dnn().plan())
     assert all(isinstance(stage, StarDense) for stage in (*plan.tower[1:], *plan.head))
     assert [stage.name for stage in plan.tower[1:]] == [stage.name for stage in Dnn().plan().tower]
 
 
-def test_the_auxiliary_logit_starts_at_zero_and_then_moves(
+def test_the_auxiliary_logit_starts_at_zero_and_then_changes(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, batch = build_model("star"), data.slice(0, 50)
@@ -134,7 +134,7 @@ def test_the_auxiliary_logit_starts_at_zero_and_then_moves(
 
 
 @pytest.mark.parametrize(("sees", "columns"), [("all", slice(None)), ("domain", [0, 1, 2, 3, 4, 5, 6, 7])])
-def test_the_auxiliary_network_sees_its_domain_and_plain_embeddings(
+def test_the_auxiliary_network_reads_its_domain_and_the_original_embeddings(
     build_model: Callable[..., CTRModel], data: SplitData, sees: str, columns: slice | list[int]
 ) -> None:
     model = stir_domains(build_model(f"star[aux={sees}]")).train()
@@ -148,7 +148,7 @@ def test_the_auxiliary_network_sees_its_domain_and_plain_embeddings(
     torch.testing.assert_close(module(context.z_BN, context), expected)
 
 
-def test_domain_rows_start_alike_and_indicator_embeddings_apart(
+def test_domain_rows_start_equal_and_indicator_embeddings_different(
     build_model: Callable[..., CTRModel],
 ) -> None:
     model = build_model("star")
@@ -161,7 +161,7 @@ def test_domain_rows_start_alike_and_indicator_embeddings_apart(
         assert (layer.domain.weight[:, -1] == 0.0).all()
 
 
-def test_batches_are_of_one_domain_unless_mixed_ones_are_asked_for() -> None:
+def test_batches_hold_one_domain_unless_mixed() -> None:
     assert Star().learner().batching == "domain"
     assert Star(batching="mixed").learner().batching == "mixed"
 
@@ -172,12 +172,12 @@ def test_a_setting_without_effect_is_refused(settings: str) -> None:
         _ = select("methods", f"star[{settings}]").value
 
 
-def test_moments_of_all_rows_are_not_to_be_had_from_batches_of_one_domain() -> None:
+def test_batch_normalisation_with_batches_of_one_domain_is_refused() -> None:
     with pytest.raises(SettingError, match=r"moments of one domain.*batching=mixed"):
         _ = select("methods", "star[norm=bn]").value
 
 
-def test_with_batch_normalisation_running_moments_score_as_those_of_a_large_batch(
+def test_running_moments_score_like_those_of_a_large_batch(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, generator = build_model("star[norm=bn,batching=mixed]").train(), np.random.default_rng(0)
@@ -193,7 +193,7 @@ def test_with_batch_normalisation_running_moments_score_as_those_of_a_large_batc
     assert model(whole).std() > 0.3
 
 
-def test_parameters_of_domains_are_counted_apart(build_model: Callable[..., CTRModel]) -> None:
+def test_parameters_per_domain_are_counted_separately(build_model: Callable[..., CTRModel]) -> None:
     # z is 17 wide; seven rows of (17 + 1) 8 + (8 + 1) 4 + (4 + 1) 1, of γ_p and β_p, and of emb(p).
     assert build_model(PRODUCTS_ONLY).num_parameters()["per_domain"] == 7 * 185
     assert build_model("star").num_parameters()["per_domain"] == 7 * (185 + 34 + 16)
@@ -217,7 +217,7 @@ def test_with_a_double_start_each_known_domain_draws_its_own_factor(
         assert torch.equal(layer.weight, other.weight)
 
 
-def test_layer_normalisation_stands_behind_each_hidden_layer_and_keeps_a_double_start_alive(
+def test_layer_normalisation_follows_each_hidden_layer_and_keeps_a_double_start_trainable(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     tower = Star(layer_norm=True).apply(Dnn(hidden=(8, 4)).plan()).tower
@@ -231,10 +231,10 @@ def test_layer_normalisation_stands_behind_each_hidden_layer_and_keeps_a_double_
 
 
 @pytest.mark.parametrize("settings", ["start=double", "layer_norm=true", "start=double,layer_norm=true"])
-def test_random_factors_and_normalised_layers_claim_no_identity(settings: str) -> None:
+def test_random_factors_and_normalised_layers_make_no_claim_about_the_start(settings: str) -> None:
     assert select("methods", f"star[{settings}]").value.starts_as_backbone is None  # type: ignore[union-attr]
 
 
-def test_later_settings_leave_the_key_of_a_run_as_it_was() -> None:
+def test_later_settings_do_not_change_the_key_of_a_run() -> None:
     assert not {"start", "layer_norm"} & set(Star().key())
     assert Star(start="double").key()["start"] == "double"
