@@ -100,10 +100,10 @@ def users_table(summary: Summary) -> Table:
     return Table(
         name="users",
         title=f"AUC within users · {comparison.title}",
-        columns=("GAUC over users ↑", "its rows", "seeds"),
+        columns=("GAUC over users ↑", "share of rows", "seeds"),
         lines=tuple(lines),
         notes=(best_note(comparison), seeds_note(comparison), *collapse_notes(summary)),
-        definitions=(f"{USERS_NOTE} Its rows: the share of test rows of these users.",),
+        definitions=(f"{USERS_NOTE} Share of rows: test rows of these users.",),
     )
 
 
