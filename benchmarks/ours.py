@@ -21,14 +21,13 @@ from ctrbench.data.prepared import open_prepared
 from ctrbench.eval.grouped import overall
 from ctrbench.names import Column, Split
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 from ctrbench.runs.inputs import make_schema
 from ctrbench.runs.record import RunKey
 from ctrbench.speed.workload import Workload, synthetic
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.learner import Learner
+from ctrbench.train.stepper import Stepper
 
 DOMAIN = "field0"
 METRIC_DOMAINS = 5_000
@@ -36,34 +35,29 @@ TRAFFIC_EXPONENT = 0.805
 
 
 class Training:
-    """A model in training, as `ctrbench run` trains it but for dev and checkpoints."""
+    """A model in training as in `ctrbench run`, without dev and checkpoints."""
 
     def __init__(self, schema: Schema, method: str, backbone: str, batch_size: int) -> None:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        self.model = CTRModel(rewriter.apply(base.full_plan()), schema, seed=1)  # type: ignore[union-attr]
-        self.optimizer = Optimizer(self.model, AdamConfig())
-        self.learner: Learner = rewriter.learner()  # type: ignore[union-attr]
-        self.batch_size = batch_size
-        self.model.train()
+        model = CTRModel(rewriter.apply(base.full_plan()), schema, seed=1)  # type: ignore[union-attr]
+        learner = rewriter.learner()  # type: ignore[union-attr]
+        self.stepper = Stepper(model, learner, TrainConfig(batch_size=batch_size, epochs=1))
 
     def epoch(self, data: SplitData) -> Iterator[int]:
-        """Make the steps of an epoch, one each time a count of rows is asked for."""
-        generator = np.random.default_rng(0)
-        order = self.learner.order(data, batch_size=self.batch_size, generator=generator)
-        for place, batch in enumerate(data.batches(order), start=1):
-            rows = self.learner.step(self.model, self.optimizer, batch).rows
-            self.model.advance(place / order.num_batches)
-            yield rows
+        """Make the steps of an epoch and yield the number of rows of each."""
+        order = self.stepper.order(data, np.random.default_rng(0))
+        for batch in data.batches(order):
+            yield self.stepper.step(batch).rows
 
     def endless(self, data: SplitData) -> Iterator[int]:
-        """Make steps for ever."""
+        """Repeat the epoch without end."""
         while True:
             yield from self.epoch(data)
 
     @property
     def num_parameters(self) -> int:
-        """All trainable parameters."""
-        return sum(self.model.num_parameters().values())
+        """Number of all trainable parameters."""
+        return sum(self.stepper.model.num_parameters().values())
 
 
 @lru_cache(maxsize=1)
@@ -102,8 +96,13 @@ def epoch(asked: dict[str, Any]) -> Opened:
         return load_split(prepared, Split.TRAIN, domain_set="default", indicator=DOMAIN)
 
     held = read()
-    key = RunKey.model_construct(domain_set="default", indicator=DOMAIN, domain_features=(DOMAIN,))
-    training = Training(make_schema(prepared, held, key, 16), "plain", "dnn", asked["batch"])
+    key = RunKey.model_construct(
+        domain_set="default",
+        indicator=DOMAIN,
+        domain_features=(DOMAIN,),
+        train={"embedding_size": TrainConfig().embedding_size},
+    )
+    training = Training(make_schema(prepared, key), "plain", "dnn", asked["batch"])
     is_held = asked["source"] == "memory"
 
     def turn(_seconds: float) -> int:

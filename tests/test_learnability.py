@@ -16,11 +16,12 @@ import torch
 
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import plugins, select
 from ctrbench.plugins.scaffold import new_method
+from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import score_rows
+from ctrbench.train.stepper import Stepper
 
 DOMAINS, ITEMS, TASTES = 8, 20, 2
 TRAIN_ROWS, TEST_ROWS, BATCH = 20_000, 5_000, 64
@@ -87,13 +88,12 @@ def losses(selector: str) -> np.ndarray:
 def trained_loss(selector: str, seed: int) -> float:
     method, backbone = select("methods", selector).value, select("backbones", "dnn[hidden=32-16]").value
     model = CTRModel(method.apply(backbone.plan()), SCHEMA, seed=seed)  # type: ignore[union-attr]
-    learner, optimizer = method.learner(), Optimizer(model, AdamConfig(lr=1e-3))  # type: ignore[union-attr]
+    stepper = Stepper(model, method.learner(), TrainConfig(batch_size=BATCH, epochs=1))  # type: ignore[union-attr]
     torch.manual_seed(seed)
-    order = learner.order(TRAIN, batch_size=BATCH, generator=np.random.default_rng(seed))
+    order = stepper.order(TRAIN, np.random.default_rng(seed))
     for batch in TRAIN.batches(order):
-        learner.step(model, optimizer, batch)
-        model.advance(optimizer.steps / order.num_batches)
-    optimizer.flush()
+        stepper.step(batch)
+    stepper.optimizer.flush()
     return expected_logloss(score_rows(model, TEST))
 
 

@@ -41,8 +41,30 @@ class StepOutput:
 class Learner:
     """Ordinary training on mini-batches of mixed rows or of one domain each (spec: star-2.3).
 
-    Subclasses override what differs: `order`, `step`, `select`, `score`, and `state_dict` with `load_state_dict`. A
-    subclass that overrides `select` declares `selects = True`; one that overrides `step` declares `refuses_workers`.
+    Optional to override:
+        order(train, batch_size, generator): the rows of an epoch, cut into batches.
+        step(model, optimizer, batch): one training step, together with `refuses_workers`.
+        select(model, train, dev): choices made on dev after every epoch, together with `selects = True`.
+        score(model, data): the logits of rows.
+        state_dict(), load_state_dict(state): the state that the learner needs to resume.
+
+    Class attributes:
+        selects: whether `select` is overridden; False by default.
+        refuses_workers: reason why several processes cannot share this training, or None, the default. A class that
+            overrides `step` has to set it.
+
+    `order` receives the training rows in time order, or one window of them after the other if the data are streamed.
+    All randomness comes from its `generator`, so that an interrupted epoch can be repeated.
+
+    >>> class Oversampled(Learner):
+    ...     '''Visits every row of a positive label twice.'''
+    ...
+    ...     def order(self, train, *, batch_size, generator):
+    ...         rows = np.concatenate([np.arange(len(train)), np.flatnonzero(train.label_B.numpy())])
+    ...         starts = np.append(np.arange(0, len(rows), batch_size), len(rows))
+    ...         return Order(rows=generator.permutation(rows), starts=starts)
+    >>> Oversampled().selects, Oversampled().refuses_workers
+    (False, None)
     """
 
     selects: ClassVar[bool] = False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,9 +19,15 @@ from ctrbench.nn.plan import Plan
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.stages import Stage, StageModule
 from ctrbench.plugins.registry import select
+from ctrbench.train import learner as module
 from ctrbench.train.learner import Learner, bce, dev_auc, score_rows, total_loss
 
 Builder = Callable[..., CTRModel]
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)
 
 
 def test_bce_by_hand() -> None:
