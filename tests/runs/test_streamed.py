@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
-from ctrbench.data.prepared import open_prepared
-from ctrbench.data.stream import StreamedSplit
-from ctrbench.names import Column
+from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.names import Column, Split
 from ctrbench.plugins.registry import find
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
@@ -93,16 +94,18 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
 
 
 def test_the_test_split_is_read_once_after_training(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[str] = []
-    original = StreamedSplit._shard
-    monkeypatch.setattr(
-        StreamedSplit, "_shard", lambda self, place: (heard.append(str(self.split)), original(self, place))[1]
-    )
+    splits: list[str] = []
+    read_shard = Prepared.read_shard
+
+    def record(self: Prepared, split: Split, index: int, columns: Sequence[str]) -> pa.Table:
+        splits.append(str(split))
+        return read_shard(self, split, index, columns)
+
+    monkeypatch.setattr(Prepared, "read_shard", record)
     execute(run_of(store, epochs=1), store)
-    pieces = heard.index("test")
-    assert "train" not in heard[pieces:]
-    # Once for the predictions, and the latest rows once more for a method that shows its insides.
-    assert heard.count("test") <= 2 * 3
+    assert "train" not in splits[splits.index("test") :]
+    # Once for the predictions, and the latest rows once more for a method with an inspection.
+    assert splits.count("test") <= 2 * 3
 
 
 def test_an_estimator_asks_for_all_rows(store: RunStore) -> None:
