@@ -385,7 +385,7 @@ Leaderboard = Annotated[
 
 # Plug-ins.
 
-KINDS = ("datasets", "methods", "backbones", "studies")
+KINDS = ("datasets", "methods", "backbones", "studies", "metrics")
 Kind = Annotated[
     str,
     typer.Argument(

@@ -12,13 +12,15 @@ from ctrbench.errors import SettingError, did_you_mean
 
 
 def list_(kind: options.Kind) -> None:
-    """List datasets, methods, backbones or studies."""
+    """List datasets, methods, backbones, studies or metrics."""
     if kind not in options.KINDS:
         raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, options.KINDS))
     if kind == "datasets":
         _list_datasets()
     elif kind == "studies":
         _list_studies()
+    elif kind == "metrics":
+        _list_metrics()
     else:
         _list_plugins(kind)
 
@@ -38,6 +40,13 @@ def _list_studies() -> None:
     from ctrbench.studies.study import bundled_studies, read_study
 
     show_plugins.show_studies({name: read_study(file) for name, file in bundled_studies().items()})
+
+
+def _list_metrics() -> None:
+    from ctrbench.eval.metrics.registry import METRICS
+    from ctrbench.plugins.finder import available_plugins
+
+    show_plugins.show_metrics(available_plugins(METRICS).values())
 
 
 def _list_plugins(kind: str) -> None:

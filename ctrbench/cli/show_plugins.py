@@ -107,6 +107,14 @@ def show_studies(studies: Mapping[str, Study]) -> None:
     console.print_table(table)
 
 
+def show_metrics(plugins: Iterable[Plugin]) -> None:
+    """List metrics; those that are not built in are marked, since reports compute them only on request."""
+    table = _expanded("metrics", "name", "summary", "source")
+    for plugin in plugins:
+        table.add_row(plugin.name, _summary(plugin), "built-in" if plugin.is_builtin else "installed")
+    console.print_table(table)
+
+
 def show_findings(findings: Sequence[Finding]) -> None:
     """Print the findings about one method as rules × backbones, and explain failures and skipped pairs."""
     backbones = list(dict.fromkeys(finding.backbone for finding in findings))

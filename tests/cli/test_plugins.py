@@ -20,6 +20,7 @@ Call = Callable[..., CompletedProcess[str]]
         ("methods", "adasparse"),
         ("backbones", "dcnv2"),
         ("studies", "adasparse/table1"),
+        ("metrics", "user_gauc"),
     ],
 )
 def test_listings(folder: Path, call: Call, kind: str, name: str) -> None:

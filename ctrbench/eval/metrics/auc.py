@@ -1,4 +1,4 @@
-"""AUC: probability that a random positive row has a higher score than a random negative row (spec: metrics-8.2).
+"""AUC: probability that a random positive row has a higher score than a random negative row.
 
 Pairs are counted in integers, ties as half a pair, so AUC is exact and independent of the order of rows.
 """
@@ -9,7 +9,10 @@ from ctrbench.eval.metrics.base import Floats, Groups, RowMetric, ratio
 
 
 class Auc(RowMetric):
-    """Share of (positive, negative) pairs in the right order, ties counting half; undefined without both classes."""
+    """Share of (positive, negative) pairs in the right order, ties counting half (spec: metrics-8.2).
+
+    Undefined without both classes.
+    """
 
     name = "auc"
     title = "AUC"

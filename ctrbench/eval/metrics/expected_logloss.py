@@ -1,4 +1,4 @@
-"""Expected log loss: mean cross-entropy against the true click probability, free of label noise (spec: metrics-8.9)."""
+"""Expected log loss: mean cross-entropy against the true click probability, free of label noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def expected_loss(rows: ScoredRows) -> Floats:
 
 
 class ExpectedLogLoss(RowMetric):
-    """Mean of softplus(s) - p s over rows with logit s and true click probability p; synthetic data only."""
+    """Mean of softplus(s) - p s over rows with logit s and true click probability p (spec: metrics-8.9).
+
+    Synthetic data only.
+    """
 
     name = "expected_logloss"
     title = "expected LogLoss"

@@ -1,4 +1,4 @@
-"""GAUC: mean over domains of the AUC within each domain, weighted by rows (spec: metrics-8.3)."""
+"""GAUC: mean over domains of the AUC within each domain, weighted by rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ctrbench.eval.metrics.base import GroupMean
 
 
 class Gauc(GroupMean):
-    """Row-weighted mean of the AUC of each domain; domains with a single class are left out."""
+    """Row-weighted mean of the AUC of each domain; domains with a single class are left out (spec: metrics-8.3)."""
 
     name = "gauc"
     title = "GAUC"

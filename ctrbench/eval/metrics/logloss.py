@@ -1,4 +1,4 @@
-"""Log loss: mean cross-entropy of the labels, in nats, computed from logits without clipping (spec: metrics-8.1)."""
+"""Log loss: mean cross-entropy of the labels, in nats, computed from logits without clipping."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def label_loss(rows: ScoredRows) -> Floats:
 
 
 class LogLoss(RowMetric):
-    """Mean of softplus(s) - y s over rows with logit s and label y."""
+    """Mean of softplus(s) - y s over rows with logit s and label y (spec: metrics-8.1)."""
 
     name = "logloss"
     title = "LogLoss"

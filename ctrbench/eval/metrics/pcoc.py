@@ -1,4 +1,4 @@
-"""PCOC: predicted over observed clicks, the calibration of a set of rows (spec: metrics-8.4)."""
+"""PCOC: predicted over observed clicks, the calibration of a set of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ def click_probability(rows: ScoredRows) -> Floats:
 
 
 class Pcoc(RowMetric):
-    """Sum of predicted click probabilities over the number of clicks; 1 is ideal, undefined without a click."""
+    """Sum of predicted click probabilities over the number of clicks (spec: metrics-8.4).
+
+    The ideal is 1; undefined without a click.
+    """
 
     name = "pcoc"
     title = "PCOC"
