@@ -1,6 +1,7 @@
-"""Names of columns, splits and metrics, for files on disk, frames in memory and tables in reports.
+"""Names of columns and splits, for files on disk, frames in memory and tables in reports.
 
-No other module contains one of these names as a string literal.
+No other module contains one of these names as a string literal. Each metric is named in its own file, in
+`ctrbench/eval/metrics`.
 """
 
 from __future__ import annotations
@@ -44,25 +45,6 @@ class DomainColumn:
     """Text, the raw values of the domain features, joined by ' · '."""
     ROWS = "rows_{split}"
     POSITIVES = "positives_{split}"
-
-
-class Metric:
-    """Names of metrics in records and tables."""
-
-    LOGLOSS = "logloss"
-    NE = "ne"
-    AUC = "auc"
-    GAUC = "gauc"
-    GAUC_COVERAGE = "gauc_coverage"
-    GAUC_UNWEIGHTED = "gauc_unweighted"
-    USER_GAUC = "user_gauc"
-    USER_GAUC_COVERAGE = "user_gauc_coverage"
-    PCOC = "pcoc"
-    PCOC_ERROR = "pcoc_error"
-    """Impression-weighted mean of |PCOC_d - 1| over domains with a positive."""
-    PCOC_COVERAGE = "pcoc_coverage"
-    EXPECTED_LOGLOSS = "expected_logloss"
-    """Mean cross-entropy against the true probability, which has no label noise."""
 
 
 UNSEEN = 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ctrbench.eval.metrics.base import Metric as MetricDefinition
+from ctrbench.eval.metrics.base import Metric
 from ctrbench.eval.metrics.registry import MetricSet
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.significance import LEVEL, holm, paired
@@ -33,7 +33,7 @@ class BinScore:
     """Whether the mean is the best of the backbone."""
 
 
-def bin_metrics(metrics: MetricSet) -> tuple[MetricDefinition, ...]:
+def bin_metrics(metrics: MetricSet) -> tuple[Metric, ...]:
     """Return the metrics of bins that have a better direction."""
     return tuple(metric for metric in metrics.of_bins if metric.higher_is_better is not None)
 
@@ -50,7 +50,7 @@ def score_bins(
 
 
 def _bin_scores(
-    comparison: Comparison, backbone: str, bins: RunBins, definition: MetricDefinition
+    comparison: Comparison, backbone: str, bins: RunBins, definition: Metric
 ) -> dict[Name, tuple[BinScore, ...]]:
     rows, plain, metric = comparison.of_backbone(backbone), comparison.plain(backbone), definition.name
     indices = range(len(bins.bins))

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Literal
 
 from ctrbench.errors import StoreError, did_you_mean
+from ctrbench.eval.metrics.auc import Auc
 from ctrbench.eval.protocol import is_collapsed
-from ctrbench.names import Metric
 from ctrbench.plugins.groups import table_order
 from ctrbench.report.indicators import PLAIN, ignoring_indicator, main_indicator, pair, without_repetitions
 from ctrbench.report.labels import canonical_text, differing, labels, show_value
@@ -72,7 +72,7 @@ class Row:
     def collapsed(self) -> dict[int, float]:
         """Dev AUC of the collapsed runs, by seed; they have results and count as failed."""
         dev = {seed: result.dev for seed, result in self.results.items() if is_collapsed(result.dev)}
-        return {seed: float(metrics[Metric.AUC] or 0.0) for seed, metrics in dev.items()}
+        return {seed: float(metrics[Auc.name] or 0.0) for seed, metrics in dev.items()}
 
     @property
     def num_failed(self) -> int:

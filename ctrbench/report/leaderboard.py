@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctrbench.errors import StoreError
-from ctrbench.eval.metrics.registry import builtin_metrics
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.gauc import Gauc
+from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import Comparison, compare
 from ctrbench.report.formats import markdown_text
@@ -28,7 +29,7 @@ from ctrbench.storage.files import Location, is_local, write_text
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 UNLISTED_PREFIX = "production-"
 """Datasets with this prefix are not listed: trees rank higher than plain on them (docs/decisions.md)."""
-_METRICS = tuple(builtin_metrics().by_name[name] for name in (Metric.AUC, Metric.GAUC, Metric.LOGLOSS))
+_METRICS = (Auc(), Gauc(), LogLoss())
 
 
 def update_leaderboard(benchmarks: Path, store: RunStore) -> Path:
@@ -120,7 +121,7 @@ def _notes(summary: Summary) -> Iterable[str]:
 
 
 def _line(row: RowSummary, store: RunStore, folder: Path) -> str:
-    marks = {Metric.AUC: mark_of(row.overall_verdict)}
+    marks = {Auc.name: mark_of(row.overall_verdict)}
     metrics = [
         _cell_text(cell(row.estimate(metric.name), metric.digits, mark=marks.get(metric.name, Mark.NONE)))
         for metric in _METRICS

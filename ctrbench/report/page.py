@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ctrbench.eval.metrics.base import Metric as MetricDefinition
+from ctrbench.eval.metrics.base import Metric
+from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.eval.protocol import MIN_SEEDS
-from ctrbench.names import Metric
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
@@ -94,7 +94,7 @@ def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
     yield "ctrbench", ", ".join(versions) or "–"
 
 
-def _finding(summary: Summary, backbone: str, metric: MetricDefinition) -> Iterable[str]:
+def _finding(summary: Summary, backbone: str, metric: Metric) -> Iterable[str]:
     verdicts = {
         row.row.method: verdict
         for row in summary.of_backbone(backbone)
@@ -106,7 +106,7 @@ def _finding(summary: Summary, backbone: str, metric: MetricDefinition) -> Itera
     mean = _mean(best.estimate(metric.name), metric.digits)
     num_seeds = len(best.row.finished)
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-    over_plain = _over_plain(best) if metric.name == Metric.GAUC else ""
+    over_plain = _over_plain(best) if metric.name == Gauc.name else ""
     yield (
         f"On {backbone}, {best.row.method} has the best mean {metric.title}, {mean}, over {seeds}"
         f"{_differences(verdicts)}.{over_plain}"
@@ -120,7 +120,7 @@ def _is_best(row: RowSummary, metric: str) -> bool:
 
 def _over_plain(best: RowSummary) -> str:
     """Return the gain of a row in GAUC over plain with its interval over resampled domains; empty with few seeds."""
-    gain = best.score(Metric.GAUC).gain
+    gain = best.score(Gauc.name).gain
     interval = gain.over_domains if gain and len(best.row.finished) >= MIN_SEEDS else None
     if interval is None or interval.mean is None or interval.low is None or interval.high is None:
         return ""

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 
 from ctrbench.eval.grouped import average
 from ctrbench.eval.measures import grouped_columns
-from ctrbench.eval.metrics.base import Metric as MetricDefinition
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.base import Metric
+from ctrbench.eval.metrics.gauc import Gauc
+from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.eval.metrics.registry import MetricSet, builtin_metrics
 from ctrbench.eval.oracle import AUC_EXPECTED
 from ctrbench.eval.protocol import MIN_SEEDS
@@ -21,14 +24,13 @@ from ctrbench.eval.significance import (
     bootstrap_domains,
     standings,
 )
-from ctrbench.names import Metric
 from ctrbench.report.bin_scores import BinScore, Name, bin_metrics, score_bins
 from ctrbench.report.bins import DEFAULT_NUM_BINS, RunBins, read_bins
 from ctrbench.report.comparison import Comparison, Row, gain
 from ctrbench.report.estimate import Estimate, estimate
 from ctrbench.runs.store import RunStore
 
-ORIGINS = {Metric.AUC: AUC_EXPECTED, Metric.LOGLOSS: Metric.LOGLOSS}
+ORIGINS = {Auc.name: AUC_EXPECTED, LogLoss.name: LogLoss.name}
 """Metrics whose distance from the true click probability is computed, and the oracle's metric to subtract."""
 
 
@@ -112,7 +114,7 @@ class Summary:
         return tuple(row for row in self.rows if row.row.backbone == backbone)
 
     @property
-    def bin_metrics(self) -> tuple[MetricDefinition, ...]:
+    def bin_metrics(self) -> tuple[Metric, ...]:
         """Metrics of bins that have a better direction."""
         return bin_metrics(self.metrics)
 
@@ -189,7 +191,7 @@ def _metric_names(row: Row) -> list[str]:
 def _gain(row: Row, plain: Row | None, metric: str) -> Gain | None:
     if plain is None or row is plain:
         return None
-    over_domains = _domain_gain(row, plain) if metric == Metric.GAUC else None
+    over_domains = _domain_gain(row, plain) if metric == Gauc.name else None
     return Gain(estimate=estimate(gain(row, plain, metric).values()), over_domains=over_domains)
 
 
@@ -229,7 +231,7 @@ def _distances(row: Row, oracle: Mapping[str, float | None]) -> dict[str, Estima
 
 
 def _auc_of_trained(row: Row) -> Estimate | None:
-    return estimate(value for seed, value in row.values(Metric.AUC).items() if seed not in row.collapsed)
+    return estimate(value for seed, value in row.values(Auc.name).items() if seed not in row.collapsed)
 
 
 # Tests against the best row.
@@ -272,10 +274,10 @@ def _ranks(rows: Sequence[Row]) -> dict[Name, int]:
 
 def auc_order(row: Row) -> tuple[bool, float]:
     """Return the key by which rows are ranked: whether runs failed, then the mean AUC, highest first."""
-    auc = estimate(row.values(Metric.AUC).values())
+    auc = estimate(row.values(Auc.name).values())
     return row.num_failed > 0, -(auc.mean if auc else 0.0)
 
 
 def _overall_verdicts(rows: Sequence[Row]) -> dict[Name, Verdict]:
     ranked = [row for row in rows if len(row.results) >= MIN_SEEDS]
-    return _verdicts(ranked, Metric.AUC, higher_is_better=True)
+    return _verdicts(ranked, Auc.name, higher_is_better=True)

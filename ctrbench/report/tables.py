@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ctrbench.eval.metrics.base import Metric as MetricDefinition
-from ctrbench.eval.metrics.base import RowMetric
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.base import Metric, RowMetric
+from ctrbench.eval.metrics.gauc import Gauc
+from ctrbench.eval.metrics.gauc_coverage import GaucCoverage
 from ctrbench.eval.metrics.registry import MetricSet
+from ctrbench.eval.metrics.user_gauc import UserGauc
+from ctrbench.eval.metrics.user_gauc_coverage import UserGaucCoverage
 from ctrbench.eval.oracle import CEILING_METRIC
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.stored import BinMetrics
-from ctrbench.names import Metric
 from ctrbench.report.bin_scores import BinScore
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
@@ -143,12 +146,12 @@ def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
             yield Line(kind="variant", label=variant, cells=cells)
 
 
-def _columns(metrics: MetricSet) -> list[MetricDefinition]:
+def _columns(metrics: MetricSet) -> list[Metric]:
     """Return the metrics of Table 1: those shown with deviation and marks, then those shown by their mean alone."""
     return [metric for kind in ("ranked", "mean") for metric in metrics.metrics if metric.in_table == kind]
 
 
-def _heading(metric: MetricDefinition) -> str:
+def _heading(metric: Metric) -> str:
     return f"{metric.title}{_ARROWS[metric.higher_is_better]}"
 
 
@@ -161,7 +164,7 @@ def _quality(
     )
 
 
-def _quality_cell(metric: MetricDefinition, value: Estimate | None, mark: Mark) -> Cell:
+def _quality_cell(metric: Metric, value: Estimate | None, mark: Mark) -> Cell:
     if metric.in_table == "ranked":
         return cell(value, metric.digits, mark=mark)
     return Cell(text=number(value.mean if value else None, metric.digits))
@@ -175,7 +178,7 @@ def _cost(row: RowSummary) -> tuple[Cell, ...]:
     return (
         *(Cell(text=DASH if value is None else count(value)) for value in counts),
         Cell(text=seconds(row.costs["train_seconds"])),
-        Cell(text=percent(row.estimate(Metric.GAUC_COVERAGE))),
+        Cell(text=percent(row.estimate(GaucCoverage.name))),
         _seeds_cell(row),
     )
 
@@ -200,7 +203,7 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
         yield "Indented: a further score of the same runs, which is not compared with other rows."
     if comparison.oracle:
         yield "Oracle: the true click probability, scored on the same test rows; a model beats it only by chance."
-    if comparison.oracle.get(CEILING_METRIC.format(metric=Metric.AUC)) is not None:
+    if comparison.oracle.get(CEILING_METRIC.format(metric=Auc.name)) is not None:
         yield (
             "Learnable ceiling: the click probability given everything that could be learned about a row, behaviours "
             "of its user included; models see behaviours only where sequences are among the fields."
@@ -217,10 +220,10 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
 def _user_lines(summary: Summary, backbone: str) -> Iterable[Line]:
     yield Line(kind="backbone", label=backbone)
     for row in summary.of_backbone(backbone):
-        score = row.score(Metric.USER_GAUC)
+        score = row.score(UserGauc.name)
         cells = (
             cell(score.estimate, 4, mark=mark_of(score.verdict)),
-            Cell(text=percent(row.estimate(Metric.USER_GAUC_COVERAGE))),
+            Cell(text=percent(row.estimate(UserGaucCoverage.name))),
             _seeds_cell(row),
         )
         yield method_line(row, cells)
@@ -287,5 +290,5 @@ def _bin_definitions(metric: str) -> Iterable[str]:
     yield (
         "Bins: domains by training rows, largest first, in equal shares of rows; metrics are of the bin's test rows."
     )
-    if metric == Metric.GAUC:
+    if metric == Gauc.name:
         yield "GAUC: over the bin's domains with both classes, weighted by rows."

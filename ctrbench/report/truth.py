@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.expected_logloss import ExpectedLogLoss
+from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.eval.oracle import AUC_EXPECTED
-from ctrbench.names import Metric
 from ctrbench.report.summary import ORIGINS, RowSummary, Summary
 from ctrbench.report.table import Cell, Line, Table, cell, number, signed, signed_cell
 from ctrbench.report.tables import REFERENCES, method_line
 
 COLUMNS = ("AUC − AUC* ↑", "LogLoss − oracle's ↓", "expected LogLoss ↓")
-_DIGITS = {Metric.AUC: 4, Metric.LOGLOSS: 5, Metric.EXPECTED_LOGLOSS: 5}
+_DIGITS = {metric.name: metric.digits for metric in (Auc, LogLoss)}
 
 
 def truth_table(summary: Summary) -> Table | None:
@@ -45,7 +47,7 @@ def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
 
 def _cells(row: RowSummary) -> tuple[Cell, ...]:
     distances = [signed_cell(row.distances.get(metric), _DIGITS[metric]) for metric in ORIGINS]
-    expected = cell(row.estimate(Metric.EXPECTED_LOGLOSS), _DIGITS[Metric.EXPECTED_LOGLOSS])
+    expected = cell(row.estimate(ExpectedLogLoss.name), ExpectedLogLoss.digits)
     return (*distances, expected)
 
 
@@ -54,9 +56,9 @@ def _reference_lines(oracle: Mapping[str, float | None]) -> Iterable[Line]:
     for label, form in REFERENCES.items():
         distances = {metric: _distance(oracle, form.format(metric=metric), metric) for metric in ORIGINS}
         if any(value is not None for value in distances.values()):
-            expected = oracle.get(form.format(metric=Metric.EXPECTED_LOGLOSS))
+            expected = oracle.get(form.format(metric=ExpectedLogLoss.name))
             cells = [_signed_cell(value, _DIGITS[metric]) for metric, value in distances.items()]
-            text = number(expected, _DIGITS[Metric.EXPECTED_LOGLOSS])
+            text = number(expected, ExpectedLogLoss.digits)
             yield Line(kind="oracle", label=label, cells=(*cells, Cell(text=text)))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.gauc import Gauc
+from ctrbench.eval.metrics.user_gauc import UserGauc
+from ctrbench.eval.metrics.user_gauc_coverage import UserGaucCoverage
 from ctrbench.report.comparison import Row
 from ctrbench.report.estimate import Estimate, estimate
 from ctrbench.report.notes import USERS_NOTE, indicator_note
@@ -98,7 +100,7 @@ def _domains_table(part: Part, backbone: str, metric: DomainMetric) -> Table:
     overall = [estimate(row.values(metric.overall).values()) for row in rows]
     lines = [_line(ALL_DOMAINS, sum(test_rows.values()), overall, metric)]
     if metric.reference is None:
-        gauc = [estimate(row.values(Metric.GAUC).values()) for row in rows]
+        gauc = [estimate(row.values(Gauc.name).values()) for row in rows]
         lines.append(_line("GAUC over domains", sum(test_rows.values()), gauc, metric))
     for domain in _domains_with_test_rows(part):
         values = [estimate(_values(row, domain, metric)) for row in rows]
@@ -131,8 +133,8 @@ def _line(label: str, rows: int | None, values: list[Estimate | None], metric: D
 def _with_users(table: Table, part: Part, backbone: str, metric: DomainMetric) -> Table:
     """Insert AUC within users after the two lines of all domains."""
     rows = [row for row in part.comparison.of_backbone(backbone) if row.finished]
-    values = [estimate(row.values(Metric.USER_GAUC).values()) for row in rows]
-    coverages = (estimate(row.values(Metric.USER_GAUC_COVERAGE).values()) for row in rows)
+    values = [estimate(row.values(UserGauc.name).values()) for row in rows]
+    coverages = (estimate(row.values(UserGaucCoverage.name).values()) for row in rows)
     share = next((coverage.mean for coverage in coverages if coverage), None)
     num_rows = None if share is None else round(share * sum(part.any_result.domains.rows))
     line = _line("GAUC over users", num_rows, values, metric)

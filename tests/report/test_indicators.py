@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
 from ctrbench.report.comparison import compare, gain
 from ctrbench.runs.record import Parameters, RunRecord
 
@@ -27,7 +27,7 @@ def test_runs_with_another_indicator_are_another_row(record: Callable[..., RunRe
     plain, extra = comparison.plain("dnn"), comparison.rows[2]
     assert plain is not None
     assert [run.key.indicator for run in plain.finished] == ["a", "all"]
-    assert gain(extra, plain, Metric.AUC) == {1: pytest.approx(0.05), 2: pytest.approx(0.04)}
+    assert gain(extra, plain, Auc.name) == {1: pytest.approx(0.05), 2: pytest.approx(0.04)}
 
 
 def test_a_method_that_ignores_the_indicator_is_one_row(record: Callable[..., RunRecord]) -> None:

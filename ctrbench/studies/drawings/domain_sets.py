@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.report.comparison import gain
 from ctrbench.report.table import Line, Table
 from ctrbench.runs.store import RunStore
@@ -13,7 +14,7 @@ from ctrbench.studies.charts import Point, line_chart
 from ctrbench.studies.drawing import Drawing, Drawn, Part, numbered
 from ctrbench.studies.gains import gain_cell
 
-METRICS = (Metric.AUC, Metric.GAUC)
+METRICS = (Auc.name, Gauc.name)
 
 
 class DomainSets(Drawing):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
 from ctrbench.runs.store import RunStore
 from ctrbench.studies.drawing import Drawing, Drawn, Part
 from ctrbench.studies.per_domain import DomainMetric, draw_metric
@@ -18,5 +18,5 @@ class Domains(Drawing):
 
     def draw(self, parts: Sequence[Part], *, store: RunStore) -> Drawn:
         """Return a table and a chart of AUC per domain."""
-        metric = DomainMetric(name="auc", overall=Metric.AUC, title="AUC", digits=4, by_user=self.by_user)
+        metric = DomainMetric(name="auc", overall=Auc.name, title="AUC", digits=4, by_user=self.by_user)
         return draw_metric(parts, metric)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.pcoc import Pcoc
 from ctrbench.runs.store import RunStore
 from ctrbench.studies.drawing import Drawing, Drawn, Part
 from ctrbench.studies.per_domain import DomainMetric, draw_metric
@@ -21,7 +21,7 @@ class Calibration(Drawing):
     def draw(self, parts: Sequence[Part], *, store: RunStore) -> Drawn:
         """Return a table and a chart of PCOC per domain."""
         metric = DomainMetric(
-            name="pcoc", overall=Metric.PCOC, title="PCOC", digits=3, reference=1.0,
+            name="pcoc", overall=Pcoc.name, title="PCOC", digits=3, reference=1.0,
             min_positives=self.min_positives,
         )  # fmt: skip
         return draw_metric(parts, metric)

@@ -8,7 +8,8 @@ from typing import ClassVar
 import altair as alt
 import numpy as np
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.report.comparison import Row, gain
 from ctrbench.report.estimate import estimate
 from ctrbench.report.table import Cell, Line, Table, cell
@@ -62,9 +63,9 @@ def _sparsity_table(
         share = estimate(shares[row.method].values())
         cells = (
             Cell() if share is None else cell(share, 3),
-            cell(estimate(row.values(Metric.AUC).values()), 4),
-            cell(estimate(row.values(Metric.GAUC).values()), 4),
-            gain_cell(part, backbone, row.method, Metric.AUC) if not row.is_plain else Cell(text=""),
+            cell(estimate(row.values(Auc.name).values()), 4),
+            cell(estimate(row.values(Gauc.name).values()), 4),
+            gain_cell(part, backbone, row.method, Auc.name) if not row.is_plain else Cell(text=""),
         )
         lines.append(Line(kind="method", label=row.method, cells=cells, remark=row.reason))
     return Table(
@@ -93,10 +94,10 @@ def _sparsity_chart(
         Point(
             method=gated[0].method,
             position=float(np.mean(list(shares[row.method].values()))),
-            values=list(gain(row, plain, Metric.AUC).values()),
+            values=list(gain(row, plain, Auc.name).values()),
         )
         for row in gated
-        if plain is not None and gain(row, plain, Metric.AUC)
+        if plain is not None and gain(row, plain, Auc.name)
     ]
     if not points:
         return None

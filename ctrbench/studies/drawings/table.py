@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ctrbench.names import Metric
+from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.report.charts.by_method import metric_chart
 from ctrbench.report.paper import paper_table
 from ctrbench.report.summary import summarize
@@ -30,6 +31,6 @@ class MainTable(Drawing):
         charts = [
             (numbered(metric, number, len(parts)), metric_chart(summary, metric))
             for number, summary in enumerate(summaries, start=1)
-            for metric in (Metric.AUC, Metric.GAUC)
+            for metric in (Auc.name, Gauc.name)
         ]
         return Drawn(tables=tuple(tables), charts=tuple(charts))
