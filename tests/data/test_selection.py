@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctrbench.data.card import DatasetCard
+from ctrbench.data.prepare import prepare
+from ctrbench.data.prepared import Prepared
+from ctrbench.data.selection import choose_domains, domain_features, open_dataset
+from ctrbench.errors import DataError, SettingError
+
+
+@pytest.fixture
+def prepared(
+    tmp_path: Path, write_tiny: Callable[..., DatasetCard], monkeypatch: pytest.MonkeyPatch
+) -> Prepared:
+    """A dataset with the domain sets `default` (shop) and `both` (shop, age)."""
+    monkeypatch.setenv("CTRBENCH_HOME", str(tmp_path / "home"))
+    generator, rows = np.random.default_rng(0), 60
+    columns = {
+        "time": np.arange(rows),
+        "shop": generator.choice(5, rows),
+        "age": generator.choice(3, rows),
+        "click": generator.integers(0, 2, rows),
+    }
+    return prepare(write_tiny(tmp_path, columns, 'default = ["shop"], both = ["shop", "age"]'))
+
+
+def test_a_dataset_is_opened_with_its_default_set(prepared: Prepared) -> None:
+    opened, name = open_dataset("tiny")
+    assert (opened.manifest.name, name) == ("tiny", "default")
+
+
+def test_a_set_is_chosen_by_its_name(prepared: Prepared) -> None:
+    assert choose_domains(prepared, "both") == (prepared, "both")
+
+
+def test_a_set_is_chosen_by_its_features(prepared: Prepared) -> None:
+    assert choose_domains(prepared, "shop, age")[1] == "both"
+
+
+def test_a_new_set_is_computed_and_named_after_its_features(prepared: Prepared) -> None:
+    chosen, name = choose_domains(prepared, "age")
+    assert name == "age"
+    assert chosen.domain_set("age").num_domains == 3
+
+
+def test_features_of_a_named_set_are_not_listed(prepared: Prepared) -> None:
+    card = prepared.manifest.card
+    assert [domain_features(card, text) for text in (None, "both", "age,shop")] == [(), (), ("age", "shop")]
+
+
+def test_unknown_names_are_refused(prepared: Prepared) -> None:
+    with pytest.raises(SettingError, match="did you mean 'shop'"):
+        open_dataset("tiny", "shopp")
+    with pytest.raises(DataError, match="no such prepared dataset"):
+        open_dataset("tinny")
