@@ -40,11 +40,11 @@ def _own_modules(model: CTRModel) -> Iterator[nn.Module]:
 
 
 def _misspelt(owner: object) -> Iterator[str]:
-    """Describe attributes that only the plug-in's own classes have, with a name close to a capability's."""
+    """Describe public attributes that only the plug-in's own classes have, with a name close to a capability's."""
     own, inherited = set(vars(owner)), set(CAPABILITIES)
     for base in type(owner).__mro__:
         (inherited if base.__module__.startswith(FRAMEWORK) else own).update(vars(base))
-    for name in sorted(own - inherited):
+    for name in sorted(name for name in own - inherited if not name.startswith("_")):
         for capability in get_close_matches(name, CAPABILITIES, n=1, cutoff=SIMILARITY):
             yield f"expected {type(owner).__name__}.{name} to be a known attribute; did you mean {capability!r}?"
 

@@ -30,6 +30,14 @@ METHODS = (
     "sarnet[attention=true]",
     "star[batching=mixed]",
 )
+CLAIMS = {
+    **dict.fromkeys(
+        ("biasnet", "epnet", "mamdr", "maml", "mulann", "pcgrad", "pepnet", "plain", "ppnet"), 0.0
+    ),
+    **dict.fromkeys(("adaptdhm", "hamur", "separate", "shared_bottom", "star"), 1e-5),
+    "adasparse": 0.01,
+}
+"""Largest difference of initial logits from the backbone's, of methods that declare one."""
 FLOAT32_LAYERS = ("star", "shared_bottom", "adaptdhm")
 """Methods whose layers on a DNN all belong to domains or clusters, and stay in float32 at any precision."""
 
@@ -52,7 +60,9 @@ def test_every_method_keeps_the_contract_on_every_backbone(method: str) -> None:
         "adasparse[form=binarization]",
         "adasparse[pruner_init=zero]",
         "maml[paml_lr=true]",
-        "star[norm=none]",
+        "pepnet[ppnet_prior=domain]",
+        "ppnet[ppnet_prior=domain]",
+        "star[norm=none,aux=none]",
         "star[batching=mixed]",
         "apg[version=v2]",
         "apg[condition=self]",
@@ -70,6 +80,11 @@ def test_every_method_keeps_the_contract_on_every_backbone(method: str) -> None:
 )
 def test_other_settings_keep_the_contract(method: str) -> None:
     assert [finding for finding in check(method, backbones=[SMALL]) if not finding.ok] == []
+
+
+def test_the_contract_checks_the_initial_logits_of_these_methods() -> None:
+    claims = {name: select("methods", name).value.starts_as_backbone for name in TRAINED}  # type: ignore[union-attr]
+    assert {name: claim for name, claim in claims.items() if claim is not None} == CLAIMS
 
 
 def test_a_gate_without_a_gradient_breaks_the_rule_about_gradients() -> None:

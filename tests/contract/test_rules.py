@@ -358,6 +358,7 @@ SOUND = {
         """,
     },
     "a domain table": {"of_method": "indexed_by = 'indicator'", "init": TABLE, "forward": OWN_ROWS},
+    "a private name close to a capability": {"init": "self._select = None", "forward": "return x"},
     "a penalty": {"forward": "context.penalties.append(0.1 * x.square().mean())\nreturn x"},
 }
 

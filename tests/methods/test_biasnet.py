@@ -57,18 +57,6 @@ def test_the_added_logit_is_equal_for_all_rows_of_a_domain(
     assert len({round(float(one[0]), 4) for one in levels}) == len(levels)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_model_starts_as_its_backbone_and_then_differs(
-    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
-) -> None:
-    model, batch = build_model("biasnet", backbone), data.slice(0, 50)
-    assert torch.equal(model(batch), build_model("plain", backbone)(batch))
-    start = [parameter.detach().clone() for parameter in side(model).parameters()]
-    learn(model, batch, steps=2)
-    moved = zip(side(model).parameters(), start, strict=True)
-    assert not any(torch.equal(parameter, before) for parameter, before in moved)
-
-
 def test_e_d_learns_through_the_side_tower_too(
     build_model: Callable[..., CTRModel], unseen_data: SplitData, slope: Callable[..., np.ndarray]
 ) -> None:

@@ -105,20 +105,6 @@ def test_the_gate_is_the_first_stage_at_the_input() -> None:
     assert [stage.name for stage in at_input] == ["epnet", "other"]
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_model_starts_as_its_backbone_and_then_differs(
-    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
-) -> None:
-    model, batch = build_model("epnet", backbone), data.slice(0, 50)
-    assert torch.equal(model(batch), build_model("plain", backbone)(batch))
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    learn(model, batch, steps=2)
-    now = model.state_dict()
-    gate = [name for name in now if name.startswith(GATE)]
-    assert len(gate) == 4
-    assert not any(torch.equal(now[name], start[name]) for name in gate)
-
-
 def test_embeddings_learn_through_the_product_and_e_d_through_the_gate_too(
     build_model: Callable[..., CTRModel],
     slope: Callable[..., np.ndarray],

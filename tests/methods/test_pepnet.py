@@ -91,19 +91,6 @@ def test_the_gate_on_embeddings_is_the_first_stage_at_the_input() -> None:
     assert [stage.name for stage in at_input] == ["epnet", "other"]
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_model_starts_as_its_backbone_and_then_differs(
-    build_model: Callable[..., CTRModel], data: SplitData, backbone: str, learn: Callable[..., None]
-) -> None:
-    model, batch = build_model("pepnet", backbone), data.slice(0, 50)
-    assert torch.equal(model(batch), build_model("plain", backbone)(batch))
-    start = [parameter.detach().clone() for gate in gates(model) for parameter in gate.parameters()]
-    learn(model, batch, steps=2)
-    now = [parameter for gate in gates(model) for parameter in gate.parameters()]
-    assert len(now) == 16
-    assert not any(torch.equal(after, before) for after, before in zip(now, start, strict=True))
-
-
 def test_settings_reach_both_kinds_of_gates(build_model: Callable[..., CTRModel], data: SplitData) -> None:
     model = build_model("pepnet[gamma=1,gate_hidden=3]")
     assert [gate.get_parameter("unit.hidden.bias").shape for gate in gates(model)] == [(3,)] * 4

@@ -86,24 +86,6 @@ def test_a_gate_stands_before_each_dense_layer_and_nowhere_else() -> None:
     assert (plan.at_input, plan.interactions) == ((), Dcnv2().plan().interactions)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("method", PRIORS)
-def test_the_model_starts_as_its_backbone_and_then_differs(
-    build_model: Callable[..., CTRModel],
-    data: SplitData,
-    method: str,
-    backbone: str,
-    learn: Callable[..., None],
-) -> None:
-    model, batch = build_model(method, backbone), data.slice(0, 50)
-    assert torch.equal(model(batch), build_model("plain", backbone)(batch))
-    start = [parameter.detach().clone() for gate in gates(model) for parameter in gate.parameters()]
-    learn(model, batch, steps=2)
-    now = [parameter for gate in gates(model) for parameter in gate.parameters()]
-    assert len(now) == 12
-    assert not any(torch.equal(after, before) for after, before in zip(now, start, strict=True))
-
-
 @pytest.mark.parametrize("method", PRIORS)
 def test_embeddings_learn_through_the_network_and_the_prior_through_the_gates_too(
     build_model: Callable[..., CTRModel],

@@ -89,17 +89,6 @@ def test_the_unseen_domain_has_shared_parameters_only(
     assert differs[batch.indicator_B > 0].all()
 
 
-@pytest.mark.parametrize("backbone", ["dnn[hidden=8-4]", DCN, "dcnv2[hidden=8-4,structure=stacked]"])
-@pytest.mark.parametrize(("method", "base"), [("star", "plain[norm=pn]"), (PRODUCTS_ONLY, "plain")])
-def test_star_starts_as_its_backbone(
-    build_model: Callable[..., CTRModel], unseen_data: SplitData, method: str, base: str, backbone: str
-) -> None:
-    batch = unseen_data.slice(0, 30)
-    plain = build_model(base, backbone).eval()(batch)
-    claimed = select("methods", method).value.starts_as_backbone  # type: ignore[union-attr]
-    assert (build_model(method, backbone).eval()(batch) - plain).abs().max() <= claimed
-
-
 def test_the_model_starts_in_training_as_the_backbone_with_batch_normalisation(
     build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
