@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CTRBENCH := $(BIN)/ctrbench
 
-.PHONY: install demo test lint types docs bench bench-peers clean
+.PHONY: install demo test lint types docs docs-site bench bench-peers clean
 
 install: .venv/.installed
 
@@ -34,6 +34,10 @@ test: lint types
 # docs/methods/, one page per method and backbone.
 docs: install
 	$(BIN)/python -m ctrbench.plugins.pages
+
+# The documentation site, in site/; warnings such as a broken link are errors.
+docs-site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: install
 	$(BIN)/pytest tests/bench --override-ini addopts=--import-mode=importlib --benchmark-only -p no:xdist

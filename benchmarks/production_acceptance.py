@@ -3,7 +3,7 @@ preset.
 
 Prints a table of test, expected, seen and verdict, then the ladder of spec: production-9.6. Rows are made and measured
 in ranges by as many processes as asked for; nothing is written. Test 7 (no method wins on the null dataset) needs
-training: docs/scale.md, from `prepare production --variant null=strict` on.
+training: docs/guide/large-data.md, from `prepare production --variant null=strict` on.
 """
 
 from __future__ import annotations
