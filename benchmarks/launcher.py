@@ -1,7 +1,7 @@
 """Runs a command to its end and writes its seconds and the peak memory of its largest process to a file, as JSON.
 
 A process of its own, and a small one: the system counts what a process held when it started another as that other's
-peak, so the peak of whatever a large process starts is never below its own.
+peak, so the peak of a process that a large one starts is never below its own.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ctrbench.report.plots import save_chart
 from ctrbench.storage.files import write_text
 
 SAME = "users=1000000,items=100000,domains=50"
-"""Whatever else would grow with the rows."""
+"""Settings that would otherwise grow with the rows."""
 SMALL = ["--backbone", "dnn[hidden=8]", "--embedding-size", "2", "--batch-size", "8192", "--window", "4e6"]
 
 

@@ -1,7 +1,7 @@
 """`python benchmarks/production_levels.py RESULTS DATASET`: what of an AUC is the level of domains, what lies within.
 
 Where the true click probability is known, so is the true level of each of the generator's domains (scenario × position
-× profile; those that training never saw are one): the mean of its true logits. Whatever domains a run was given, the
+× profile; those that training never saw are one): the mean of its true logits. For every domain set of a run, the
 AUC of its own means of these is compared with that of the true ones, its deviations from them are judged with the true
 levels in place of its own, and GAUC is taken within them. Gains are over plain of the same backbone, training and seed.
 Predictions must still be in the home folder, of the data as they are prepared there.

@@ -56,7 +56,7 @@ class Supply:
 def serve(
     open_case: Callable[[dict[str, Any]], Opened], load: Callable[[dict[str, Any]], object] = dict
 ) -> None:
-    """Answer the parent until it closes the line; whatever else is printed goes nowhere."""
+    """Answer the parent until it closes the line; all other output is discarded."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -78,7 +78,7 @@ def serve(
                 answer = {"parameters": opened.parameters, "note": opened.note}
         except Unavailable as error:
             answer = {"error": str(error)}
-        except Exception as error:  # noqa: BLE001  # whatever a library raises ends this case, not the run
+        except Exception as error:  # noqa: BLE001  # an error of a library ends this case, not the run
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

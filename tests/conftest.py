@@ -173,7 +173,7 @@ def s3_address() -> Iterator[str]:
     moto = pytest.importorskip("moto.server", reason="needs moto[s3] and flask-cors")
     from werkzeug.serving import make_server
 
-    # One request after another: a bucket's promises hold, whatever the server does in between.
+    # One request after another: a bucket's promises hold, regardless of what the server does in between.
     app = moto.DomainDispatcherApplication(moto.create_backend_app)
     server = make_server("127.0.0.1", 0, app, threaded=False)
     Thread(target=server.serve_forever, daemon=True).start()

@@ -268,7 +268,7 @@ def _unusual(spec: ProductionSpec) -> dict[str, object]:
 
 
 def dataset_name(spec: ProductionSpec) -> str:
-    """Return the name under which a spec is prepared: its rows, and whatever is not their default."""
+    """Return the name under which a spec is prepared: its rows, and each setting that differs from its default."""
     marks = [name if value is True else f"{name}-{value}" for name, value in _unusual(spec).items()]
     marks = [mark.replace("_", "-").removeprefix("interaction-") for mark in marks]
     return "-".join(["production", _short(spec.rows), *marks])
@@ -348,11 +348,11 @@ def _constants(folder: Location, spec: ProductionSpec, report: Report) -> Consta
             known = json.loads(read_text(file))
             constants = Constants.model_validate(known["constants"])
         except (ValueError, KeyError, TypeError):
-            raise DataError("a recipe is damaged", value=file, remedy="--force makes it anew") from None
+            raise DataError("a recipe is damaged", value=file, remedy="--force generates it again") from None
         if known["spec"] == spec.model_dump(mode="json"):
             return constants
         raise SettingError(
-            "the folder holds the beginning of other data", value=folder, remedy="--force makes it anew"
+            "the folder holds the beginning of other data", value=folder, remedy="--force generates it again"
         )
     report("calibrate", 0.0)
     constants = calibrate(spec)
@@ -372,7 +372,7 @@ def _check_room(folder: Path, spec: ProductionSpec) -> None:
     there = sum(file.stat().st_size for file in folder.glob("shards/*"))
     free = shutil.disk_usage(near).free + there
     if free < needed:
-        remedy = "make room, set CTRBENCH_HOME to a folder elsewhere, or store nothing: --on-the-fly"
+        remedy = "free disk space, set CTRBENCH_HOME to a folder elsewhere, or store nothing: --on-the-fly"
         raise DataError(
             "no space for all rows",
             value=f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free at {near}",
@@ -462,7 +462,7 @@ class _Tally:
         """Training rows of each id."""
 
     def add(self, made: Made) -> None:
-        """Take note of a piece."""
+        """Record a piece."""
         piece, split = made.piece, made.piece.split
         rows = piece.stop - piece.start
         self.shards[split][piece.place] = ShardInfo(file=piece.file, rows=rows, sha256=made.sha256)

@@ -1,7 +1,7 @@
 """Rows of generated data as a table: what stored shards hold, and what is read where nothing is stored.
 
-Spec and constants come as text, as they stand in a dataset's folder and manifest, so that a process that makes many
-shards builds its tables of the made-up world once.
+Spec and constants are passed as the text of a dataset's folder and manifest, so that a process that makes many
+shards builds its tables of the synthetic world once.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Year: 2022
 Uses: the cluster of all embeddings of the row
 Parameters per domain: none
 
-K centres c_k of length one lie in the space of a row's embeddings e, whatever the tower's input is. In training, three
+K centres c_k of length one lie in the space of a row's embeddings e, for every input of the tower. In training, three
 times per batch of B rows and without gradient (spec: adaptdhm-7.8),
 
     r_i = softmax_k(x_i c_k / τ)        c_k ← normalise(β c_k + (1 - β) / B Σ_i r_ik x_i)

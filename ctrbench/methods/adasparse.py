@@ -360,7 +360,7 @@ class GateModule(StageModule):
         inputs = context.domain_BE
         if self.settings.pruner_input == "domain_and_hidden":
             inputs = torch.cat([inputs, x_BN], dim=1)
-        # As in training, whatever the precision around it: a threshold must fall alike.
+        # As in training, at any precision around it: a threshold must fall alike.
         with full_precision(x_BN.device):
             v_in = torch.addmm(self.bias, inputs.to(self.weight.dtype), self.weight)
             return self.gate.factors(self.gate.v_out(v_in, self.slope))

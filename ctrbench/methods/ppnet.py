@@ -12,8 +12,8 @@ Each dense layer of tower and head becomes φ((δ ⊙ h) W + b), with its own ga
 Plan: one stage before each dense stage of tower and head.
 
 Choices: the prior `ids` consists of the field with the most ids of each of the roles user, item, shop and ad; that is
-the id itself where a dataset has one, and not a level or a brand. Domain features belong to the prior `domain` whatever
-their role. A prior without fields is refused. O is the network input before a backbone's own input stage, such as
+the id itself where a dataset has one, and not a level or a brand. Domain features belong to the prior `domain` in
+every role. A prior without fields is refused. O is the network input before a backbone's own input stage, such as
 FinalMLP's feature gate. A' and a' start at zero, so with γ = 2 PPNet starts as the backbone. A has as many columns as
 the layer has inputs unless `gate_hidden` is set. The prior learns through the gates. The last gate scales the whole
 input of the head, interactions beside the tower included.

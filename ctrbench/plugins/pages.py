@@ -129,7 +129,7 @@ def _description(plugin: Plugin) -> str:
 def _groups() -> str:
     lines = [
         "## Groups\n",
-        "A group stands for several methods or backbones wherever their names are given.\n",
+        "A group stands for several methods or backbones in every list of selectors.\n",
         "| group | of | members |",
         "| :-- | :-- | :-- |",
         f"| `{ALL}` | methods, backbones | all of them, with default settings |",

@@ -12,7 +12,7 @@ from ctrbench.plugins.registry import find, group_members, plugins, select, sele
 
 METHOD = '''"""Twice: everything twice.
 
-Paper: Nobody, Nowhere, 2020
+Paper: Author, Venue, 2020
 Year: 2020
 """
 
@@ -62,7 +62,7 @@ def test_a_path_is_a_plugin(file: Path) -> None:
     assert (plugin.name, plugin.is_builtin) == ("twice", False)
     assert plugin.summary == "Twice: everything twice."
     assert (plugin.tag("Paper"), plugin.tag("Year"), plugin.tag("Code")) == (
-        "Nobody, Nowhere, 2020",
+        "Author, Venue, 2020",
         "2020",
         "",
     )
@@ -245,7 +245,7 @@ def test_a_tag_ends_at_the_next_tag_or_a_blank_line(file: Path) -> None:
     file.write_text(text, encoding="utf-8")
     plugin = find("methods", str(file))
     assert (plugin.tag("Paper"), plugin.tag("Uses"), plugin.tag("Parameters per domain")) == (
-        "Nobody, Nowhere, 2020", "one and two", "w: all",
+        "Author, Venue, 2020", "one and two", "w: all",
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 The real data cannot be had by everyone and their truth by no one. A twin goes through the same reader at the same
 size, and since its probabilities are known, so is the best score that any model could reach. Rows are drawn block by
 block from a world that the seed alone settles, so memory does not grow with the number of rows. Every instance id
-bears a mark, by which the reader knows a twin whatever its file is called.
+bears a mark, by which the reader recognises a twin under any file name.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def _check_folder(out: Path, counts: dict[Round, int], rows: int) -> None:
 
 def _no_space(out: Path, needed: int | None = None) -> DataError:
     size = "" if needed is None else f" (about {needed / 1e9:.1f} GB)"
-    return DataError("no space left on the disk", value=out, remedy=f"make room{size}, or ask for fewer rows")
+    return DataError(
+        "no space left on the disk", value=out, remedy=f"free disk space{size}, or ask for fewer rows"
+    )
 
 
 @contextmanager

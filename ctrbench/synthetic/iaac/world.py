@@ -88,8 +88,8 @@ def chosen(uniform: Floats, cumulative: Floats) -> Integers:
 def owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integers:
     """Give each entity an owner, so that the weights of an owner's entities sum to about its share.
 
-    Where there are enough entities every owner gets one, small owners mostly a light one, and the rest goes by what
-    the owners still lack; otherwise not all owners can have one.
+    Where there are enough entities every owner gets one, small owners mostly a light one, and the rest is
+    distributed by the rows that owners still lack; otherwise not all owners can have one.
     """
     owner = chosen(rng.random(len(weights)), np.cumsum(shares))
     if len(shares) > 0.7 * len(weights):

@@ -1,8 +1,8 @@
 """The constants of the true logit, from one Monte-Carlo pass over rows of a stream of their own (spec: production-9.6).
 
 Parts are centred by scenario, so that none moves a scenario's level, and scaled to variance 1; μ_0 is then found by
-bisection, so that the mean click probability is 0.0127. Constants are decimal strings: whoever makes rows reads the
-same numbers, and nobody computes them twice. The residual is a standard normal by construction and domain levels
+bisection, so that the mean click probability is 0.0127. Constants are decimal strings: all processes read the
+same numbers, and none computes them twice. The residual is a standard normal by construction and domain levels
 are scaled by the exact traffic, so neither has constants here.
 """
 

@@ -2,8 +2,8 @@
 production-9.3 to production-9.5).
 
 The k-th domain has traffic ∝ k^-0.805, one parameter that gives the published sizes: 18 domains hold a fifth of the
-rows, 3,031 of 5,000 another. A quantile of a table is found from a guide, so that it costs a step or two whatever the
-table's length; guides only save steps and change no result.
+rows, 3,031 of 5,000 another. A quantile of a table is found from a guide, so that it costs a step or two at any
+table length; guides only save steps and change no result.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Production:
 
         Ids are int32, from 1 on; sequences (rows, length), the oldest first, 0 after the last; row and time (seconds
         from the beginning of day 0) int64; label int8; numeric fields float32; probabilities, prices and components
-        float64. `Component`s, negatives, and sequences that are no fields of this dataset come for whoever asks.
+        float64. `Component`s, negatives, and sequences that are no fields of this dataset are generated on request.
         """
         if not 0 <= start <= stop <= self.spec.rows:
             value = f"{start:,} to {stop:,} of {self.spec.rows:,}"

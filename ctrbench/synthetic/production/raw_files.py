@@ -137,7 +137,7 @@ def _check_room(spec: ProductionSpec, out: Path) -> None:
     needed = spec.rows * (BYTES_PER_ROW + spec.sequences * 2 * BYTES_PER_SLOT * spec.sequence_length)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if shutil.disk_usage(there).free < needed:
-        remedy = f"make room (about {needed / 1e9:.1f} GB), or ask for fewer rows"
+        remedy = f"free disk space (about {needed / 1e9:.1f} GB), or ask for fewer rows"
         raise DataError("no space left on the disk", value=out, remedy=remedy)
 
 
@@ -229,7 +229,7 @@ def content_digest(columns: Mapping[str, NDArray[Any]]) -> str:
 def in_processes(workers: int) -> Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]:
     """Return a map over processes of this machine, results in any order; with one worker, over none.
 
-    An interrupt waits for the items at hand and drops the others.
+    An interrupt waits for the current items and drops the others.
     """
 
     def spread(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

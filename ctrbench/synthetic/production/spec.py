@@ -52,7 +52,7 @@ class ProductionSpec(BaseModel):
 
     What else joins domain features stays: levels of whole tuples, a profile's categories and taste, a scenario's decay,
     drift and tilt of categories. Strict leaves these out too: each domain feature has a level, levels add up, and
-    nothing else goes by them but for the few users that a cell of other features happens to have. What is left of the
+    nothing else depends on them but the few users that a cell of other features happens to have. What is left of the
     shared part is scaled up to the variance that it had."""
     long_tail: bool = False
     """The last tenth of the domains shrinks geometrically, to 200 rows at full scale."""
@@ -67,7 +67,7 @@ class ProductionSpec(BaseModel):
     """Correlation of log bids with the quality of the item."""
     calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1 << 14)
     shard_rows: int = Field(default=SHARD_ROWS, ge=1 << 10)
-    """Of one file; rows are the same whatever it is."""
+    """Of one file; rows do not depend on it."""
     data_version: Literal[1] = DATA_VERSION
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """The streams of randomness of the Production-scale data, one a quantity (spec: production-9.2).
 
-A stream is half of the generator's key: two quantities never share one, and whoever changes a law takes a new number
+A stream is half of the generator's key: two quantities never share one, and a changed distribution takes a new number
 here or raises the data version. What `a` counts is said by the stream's group: rows, users, items, places in a table.
 """
 

@@ -214,7 +214,7 @@ def matches(
 ) -> None:
     """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviours, k = 1 the latest.
 
-    The categories of the few stints at hand are found first: most rows match none of them and are done.
+    The categories of the few current stints are found first: most rows match none of them and are done.
     """
     is_match = np.empty((length // EPOCH_SLOTS + 2, 3), dtype=np.bool_)
     for i in range(len(user_B)):

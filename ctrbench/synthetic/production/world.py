@@ -85,7 +85,7 @@ class Domains:
 class Ids:
     """What is put out for each value of a small vocabulary, from 1 on; keys for users, items and shops.
 
-    Values of domain features that reserved tuples alone have are put out as 0: training never sees them.
+    Values of domain features that reserved tuples alone have are encoded as 0: training never sees them.
     """
 
     scenario: Integers

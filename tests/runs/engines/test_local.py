@@ -139,13 +139,13 @@ def test_a_record_that_cannot_be_written_is_the_users_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise DataError("no space left on the disk", value="a.json", remedy="make room")
+        raise DataError("no space left on the disk", value="a.json", remedy="free disk space")
 
     monkeypatch.setattr("ctrbench.runs.execute.execute", full)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     pipe = Pipe()
     serve_runs(pipe, RunStore(results=tmp_path, home=tmp_path), 1.0)  # type: ignore[arg-type]
-    assert [str(error) for error in pipe.sent] == ["no space left on the disk: a.json. make room"]
+    assert [str(error) for error in pipe.sent] == ["no space left on the disk: a.json. free disk space"]
     assert isinstance(pipe.sent[0], DataError)
 
 

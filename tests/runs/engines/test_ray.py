@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine: the same records, whatever dies on the way."""
+"""A real Ray cluster of two nodes on this machine: the same records, even if nodes and workers die."""
 
 from __future__ import annotations
 

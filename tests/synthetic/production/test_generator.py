@@ -1,4 +1,4 @@
-"""The rows: who sees what, when and where, and that a row is the same whoever makes it."""
+"""The rows: who sees what, when and where, and that a row is the same in every process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_any_range_is_a_slice_of_all(unit: Production, columns: Columns, start: 
         assert np.array_equal(values, columns[name][start:stop]), name
 
 
-def test_a_column_is_the_same_whatever_else_is_asked(unit: Production, columns: Columns) -> None:
+def test_a_column_is_the_same_for_any_other_columns_asked(unit: Production, columns: Columns) -> None:
     for name in unit.columns:
         assert np.array_equal(unit.rows(70_000, 70_100, [name])[name], columns[name][70_000:70_100]), name
 
