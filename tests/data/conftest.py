@@ -1,4 +1,4 @@
-"""A table of twelve rows whose every id, count and number is worked out by hand in the tests."""
+"""A table of twelve rows, small enough that the tests state every id, count and number."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def card(tmp_path: Path, frame: pl.DataFrame) -> DatasetCard:
 
 @pytest.fixture
 def make_card(tmp_path: Path) -> MakeCard:
-    """Write a frame or a text to a file and return its card, some keys changed."""
+    """Write a frame or a text to a file and return its card; keywords change keys of the card."""
 
     def make(data: pl.DataFrame | str, *, file: str = "data.csv", **changes: object) -> DatasetCard:
         path = tmp_path / file

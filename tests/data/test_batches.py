@@ -70,7 +70,7 @@ def test_blocks_of_domains_are_shuffled() -> None:
 def test_smaller_blocks_have_a_lower_weight(data: SplitData) -> None:
     order = domain_order(data.indicator_B.numpy(), 64, generator())
     weights = {len(batch): batch.weight for batch in data.batches(order)}
-    # 150 = 2 x 64 + 22 and 80 = 64 + 16, so crumbs are 22 + 16 + 20 + 9 + 1 = 68 = 64 + 4, and 40 stays pure.
+    # 150 = 2 x 64 + 22 and 80 = 64 + 16, so the remainders are 22 + 16 + 20 + 9 + 1 = 68 = 64 + 4, and 40 stays pure.
     assert weights == {64: 1.0, 40: 40 / 64, 4: 4 / 64}
 
 

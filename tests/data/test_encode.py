@@ -108,5 +108,5 @@ def test_counts_of_list_elements_do_not_depend_on_the_block_size(
         texts=pl.Series(["a", "b", "c"]),
         weights=np.array([10, 5, 1, 0]),
     )
-    # a: lists 0 and 2; b: lists 0 and 3, of which 3 is in no training row; c: twice in list 2, once a row.
+    # a: lists 0 and 2; b: lists 0 and 3, of which 3 is in no training row; c: twice in list 2, which counts as one row.
     assert elements.counts().tolist() == [11, 10, 1]

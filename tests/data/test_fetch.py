@@ -20,19 +20,19 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 @dataclass
 class Host:
-    """A server on this machine that has data.bin and nothing else."""
+    """A local server with the single file data.bin."""
 
     url: str = ""
     knows_ranges: bool = True
-    cuts_at: int | None = None
-    asked: list[str | None] = field(default_factory=list)
+    cut_at: int | None = None
+    ranges: list[str | None] = field(default_factory=list)
 
 
 def handler_for(host: Host) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             start = self.headers.get("Range")
-            host.asked.append(start)
+            host.ranges.append(start)
             offset = int(start[6:-1]) if start and host.knows_ranges else 0
             if not self.path.endswith("/data.bin"):
                 self.send_error(404)
@@ -42,7 +42,7 @@ def handler_for(host: Host) -> type[BaseHTTPRequestHandler]:
                 self.send_response(206 if offset else 200)
                 self.send_header("Content-Length", str(len(DATA) - offset))
                 self.end_headers()
-                self.wfile.write(DATA[offset : host.cuts_at])
+                self.wfile.write(DATA[offset : host.cut_at])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -80,14 +80,14 @@ def test_a_download_is_complete_and_shows_progress(host: Host, tmp_path: Path) -
 def test_an_existing_file_needs_no_connection(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(DATA)
     fetch([source(host)], folder=tmp_path)
-    assert host.asked == []
+    assert host.ranges == []
 
 
 def test_existing_files_of_all_sources_are_checked_before_any_download(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(DATA)
     (path,) = fetch([source(host, "other.bin"), source(host)], folder=tmp_path)
     assert path.name == "data.bin"
-    assert host.asked == []
+    assert host.ranges == []
 
 
 def test_a_file_with_another_checksum_is_downloaded_again(host: Host, tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_a_file_with_another_checksum_is_downloaded_again(host: Host, tmp_path: 
 
 
 def test_an_interrupted_download_is_resumed(host: Host, tmp_path: Path) -> None:
-    host.cuts_at = 4000
+    host.cut_at = 4000
     with pytest.raises(SourceError, match="the connection was closed early: 4000 of 10240 bytes"):
         fetch([source(host)], folder=tmp_path)
-    host.cuts_at = None
+    host.cut_at = None
     (path,) = fetch([source(host)], folder=tmp_path)
-    assert host.asked == [None, "bytes=4000-"]
+    assert host.ranges == [None, "bytes=4000-"]
     assert path.read_bytes() == DATA
 
 
@@ -117,14 +117,14 @@ def test_a_partial_file_that_is_too_long_restarts_the_download(host: Host, tmp_p
     (tmp_path / "data.bin.part").write_bytes(DATA * 2)
     (path,) = fetch([source(host)], folder=tmp_path)
     assert path.read_bytes() == DATA
-    assert host.asked == [f"bytes={2 * len(DATA)}-", None]
+    assert host.ranges == [f"bytes={2 * len(DATA)}-", None]
 
 
 def test_a_partial_file_of_other_content_restarts_the_download(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(b"x" * 100)
     (path,) = fetch([source(host)], folder=tmp_path)
     assert path.read_bytes() == DATA
-    assert host.asked == ["bytes=100-", None]
+    assert host.ranges == ["bytes=100-", None]
 
 
 def test_a_wrong_checksum_is_shown_with_the_expected_one_and_leaves_no_file(
@@ -176,11 +176,11 @@ def test_a_full_disk_does_not_lead_to_the_next_source(
     monkeypatch.setattr(fetching, "save_response", full)
     with pytest.raises(SourceError, match="no space left on the disk"):
         fetch([source(host), source(host)], folder=tmp_path)
-    assert len(host.asked) == 1
+    assert len(host.ranges) == 1
 
 
 def pip_that(writes: bytes | None, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Replace pip by one that writes these bytes as the wheel, or fails."""
+    """Replace pip with a function that writes these bytes as the wheel, or fails for None."""
     commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:

@@ -49,7 +49,7 @@ def test_ids_come_from_training_rows(card: DatasetCard, home: Path) -> None:
     prepared = prepare(card, home=home)
     assert prepared.vocabulary("city").rows() == [(1, "A", 5), (2, "B", 2), (3, "C", 1)]
     assert column(prepared, Split.TRAIN, "city") == [1, 1, 2, 1, 2, 3, 1, 1]
-    # D, and no city at all, are not in training.
+    # City D and a missing city do not occur in training.
     assert column(prepared, Split.DEV, "city") == [2, 0]
     assert column(prepared, Split.TEST, "city") == [3, 0]
 
@@ -167,7 +167,7 @@ FILMS = {
     "item": list("abcabdabcade"),
     "past": ["", "a", "a|b", "b|b", "c", "e", "a|c", "b", "c", "a|d", "d", "e|a"],
 }
-"""Training rows are the first eight; `e` is the item of the last row alone, but was seen before."""
+"""The first eight rows are training rows; `e` is the item of the last row only, but occurs in earlier sequences."""
 
 
 def film_card(make_card: MakeCard, **target: object) -> DatasetCard:
@@ -187,7 +187,7 @@ def test_a_sequence_with_a_target_uses_the_ids_of_the_target(make_card: MakeCard
     prepared = prepare(film_card(make_card, target="item"), home=home)
     assert prepared.vocabulary("item").rows() == [(1, "a", 3), (2, "b", 3), (3, "c", 1), (4, "d", 1)]
     assert column(prepared, Split.TRAIN, "past") == [[], [1], [1, 2], [2, 2], [3], [0], [1, 3], [2]]
-    # What the target never was in training is unknown, though training sequences may hold it.
+    # Values that the target does not have in training are unseen, even if training sequences have them.
     assert column(prepared, Split.TEST, "past") == [[4], [0, 1]]
     assert prepared.manifest.field("past").size == prepared.manifest.field("item").size == 5
     assert summarise(prepared).num_ids == 5
@@ -202,7 +202,7 @@ def test_rare_values_of_a_target_are_unseen_in_the_sequence(make_card: MakeCard,
 def test_digests_of_cards_without_target_equal_those_of_earlier_versions(
     make_card: MakeCard, home: Path
 ) -> None:
-    """Digests that an earlier version gave, which results are keyed by."""
+    """The digests of an earlier version, which are part of run keys."""
     card = film_card(make_card)
     assert card.digest == "252b8c0053e3986cf01e983cd9145cacb04fdd2c04e77eab2514a6bf749b0928"
     content = "e3fd309f21dd30b1b89b68a95d3ffc2c7eb36b24266edd1a6b793f5a95e0afcf"
@@ -314,7 +314,7 @@ def test_rows_with_the_same_split_key_are_in_one_split(make_card: MakeCard, home
     assert sum(map(len, users)) == len(set.union(*users)) == 100
 
 
-# --- what the digest depends on ---
+# --- content digest ---
 
 
 def test_csv_gz_and_parquet_give_the_same_content(
@@ -359,7 +359,7 @@ def test_vocabularies_do_not_depend_on_the_order_of_rows(
     assert column(other, Split.TRAIN, "city") == ids
 
 
-# --- doing it again ---
+# --- preparing again ---
 
 
 def file_of(prepared: Prepared) -> int:

@@ -101,8 +101,8 @@ def test_an_epoch_resumes_at_any_window(prepared: Prepared, first: int) -> None:
 
 
 @pytest.fixture
-def with_a_crumb(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Prepared:
-    """Two shards of 100 training rows and window of 2."""
+def with_a_short_shard(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Prepared:
+    """Two shards of 100 training rows and one of 2."""
     monkeypatch.setattr("ctrbench.data.shards.SHARD_ROWS", SHARD)
     rows = 303
     frame = pl.DataFrame(
@@ -118,8 +118,8 @@ def with_a_crumb(make_card: MakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path:
     return prepare(make_card(frame), home=tmp_path / "home")
 
 
-def test_a_short_last_shard_is_merged_with_the_one_before(with_a_crumb: Prepared) -> None:
-    train = streamed(with_a_crumb, 250)
+def test_a_short_last_shard_is_merged_with_the_one_before(with_a_short_shard: Prepared) -> None:
+    train = streamed(with_a_short_shard, 250)
     assert train.sizes == (100, 100, 2)
     windows = list(train.windows((1, 0)))
     assert [len(window.data) for window in windows] == [50, 101, 51]
