@@ -61,8 +61,8 @@ class Recording(Optimizer):
 
     def step(self) -> None:
         self.steps += 1
-        self.grads = [one.grad.clone() for one in self.dense.parameters if one.grad is not None]
-        self.rows = [read.leaf.grad.clone() for read in self._reads if read.leaf.grad is not None]
+        self.grads = [one.grad.clone() for one in self.dense_view().parameters if one.grad is not None]
+        self.rows = [read.leaf.grad.clone() for read in self.reads if read.leaf.grad is not None]
 
 
 def step(learner: Learner, model: CTRModel, batch: Batch) -> tuple[Recording, dict[str, float]]:
