@@ -97,7 +97,7 @@ class ExternalEvaluation:
     def _summary(
         self, ranking: Ranking, metrics: MetricSet, *visitors: _Visitor, keep: tuple[str, ...] = ()
     ) -> Summary:
-        """Evaluate a score; further visitors see the rows too, with further columns (float64) that they need."""
+        """Evaluate a score; further visitors receive the rows too, with the columns in `keep` as float64."""
         sums = self._sums(ranking, metrics)
         pooled, domains = _PairTally(1), _PairTally(self.table.num_ids, itemgetter(Column.DOMAIN))
         fields: dict[str, type[np.generic]] = {Column.DOMAIN: np.int32, **dict.fromkeys(keep, np.float64)}
@@ -127,7 +127,7 @@ class ExternalEvaluation:
         return in_order(source, by, limit=self.limits.piece, chunk=self.limits.chunk, folder=self.folder)
 
     def _visit(self, source: Source, *visitors: _Visitor) -> None:
-        """Show pieces in ascending order of score; a piece that exceeds the limit has a single score."""
+        """Pass pieces to the visitors in ascending order of score; a piece above the limit has a single score."""
         for piece in self._in_order(source, Column.SCORE):
             if piece.num_rows > self.limits.piece:
                 for visitor in visitors:

@@ -154,7 +154,7 @@ def check_same_groups(first: GroupMetrics, second: GroupMetrics) -> None:
     same = all(np.array_equal(getattr(first, n), getattr(second, n)) for n in ("group", "rows", "positives"))
     if not same:
         raise DataError(
-            "per-domain metrics are compared on the same test rows",
+            "per-domain metrics can only be compared on the same test rows",
             value=f"{first.rows.sum():,} rows in {first.group.size:,} domains against "
             f"{second.rows.sum():,} in {second.group.size:,}",
             remedy="compare runs on the same prepared data and the same domain set",
@@ -164,7 +164,7 @@ def check_same_groups(first: GroupMetrics, second: GroupMetrics) -> None:
 def probabilities(predictions: pl.DataFrame, column: str = Column.PROBABILITY) -> Floats:
     """Return a column of click probabilities; raises `DataError` where it is absent or not within [0, 1]."""
     if column not in predictions.columns:
-        raise DataError("these predictions hold no true click probability", remedy="use synthetic data")
+        raise DataError("predictions have no true click probability", remedy="use synthetic data")
     values = predictions[column].to_numpy().astype(np.float64)
     check_probabilities(values.size - np.count_nonzero((values >= 0) & (values <= 1)), values.size)
     return values
@@ -173,4 +173,4 @@ def probabilities(predictions: pl.DataFrame, column: str = Column.PROBABILITY) -
 def check_probabilities(num_bad: int | np.integer, num_rows: int) -> None:
     """Raise `DataError` where some probabilities are not between 0 and 1."""
     if num_bad:
-        raise DataError("probabilities lie in [0, 1]", value=f"{num_bad:,} of {num_rows:,} do not")
+        raise DataError("probabilities must be within [0, 1]", value=f"{num_bad:,} of {num_rows:,} do not")

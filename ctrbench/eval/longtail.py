@@ -1,7 +1,7 @@
 """Metrics by size of domain: bins of domains that hold equal shares of the training rows (spec: longtail-8.6).
 
 BIN1 holds the few large domains, the last bin the many small ones. Sizes come from the training split alone; metrics
-are those of the bin's test rows. Bins are found in integers, so that no rounding moves a domain.
+are those of the bin's test rows. Bins are assigned in integer arithmetic, so that rounding cannot move a domain.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def assign_bins(rows_train: npt.ArrayLike, num_bins: int) -> Ints:
     [0, 1, 2, 2, 2]
     """
     if num_bins < 1:
-        raise SettingError("the number of bins is at least 1", value=num_bins)
+        raise SettingError("the number of bins must be at least 1", value=num_bins)
     rows = np.asarray(rows_train, dtype=np.int64)
     order = np.argsort(-rows, kind="stable")
     ordered = rows[order]
@@ -103,9 +103,9 @@ def check_known(domains: npt.NDArray[np.integer], table: npt.ArrayLike) -> None:
     missing = np.setdiff1d(domains, np.asarray(table))
     if missing.size:
         raise DataError(
-            "predictions name only domains of the domain table",
+            "predictions contain domains that the domain table lacks",
             value=f"{missing.size:,} unknown, the first is {missing[0]}",
-            remedy="use the domain table of the data and the domain set that the run was made with",
+            remedy="use the domain table of the dataset and domain set of the run",
         )
 
 

@@ -83,8 +83,8 @@ def scratch_parent(file: Path) -> Path:
 def scratch(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder within `folder`; raises `DataError` where the disk is full."""
     try:
-        with TemporaryDirectory(dir=folder, prefix=".scratch-") as made:
-            yield Path(made)
+        with TemporaryDirectory(dir=folder, prefix=".scratch-") as inside:
+            yield Path(inside)
     except OSError as error:
         if is_disk_full(error):
             remedy = "free about 30 bytes per row there"

@@ -50,13 +50,14 @@ class PredictionFile:
             metadata = pq.read_metadata(file)
         except (OSError, pa.ArrowInvalid):
             raise DataError(
-                "predictions are a parquet file", value=file, remedy="repeat the run to write them again"
+                "not a parquet file of predictions", value=file, remedy="repeat the run to write them again"
             ) from None
         columns = tuple(metadata.schema.to_arrow_schema().names)
         missing = {Column.DOMAIN, Column.LABEL, Column.SCORE} - set(columns)
         if missing:
             raise DataError(
-                "predictions hold domain, label and score", value=f"{file} lacks {sorted(missing)}"
+                "predictions need the columns domain, label and score",
+                value=f"{file} lacks {sorted(missing)}",
             )
         return cls(file=file, num_rows=metadata.num_rows, columns=columns, chunk=chunk)
 

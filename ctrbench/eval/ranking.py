@@ -20,7 +20,7 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, kw_only=True)
 class RankedRows:
-    """Rows with the order of their scores, found once for every way of grouping them."""
+    """Rows with the order of their scores, which is determined once for all groupings."""
 
     rows: ScoredRows
     codes: Keys
@@ -74,7 +74,7 @@ def check_scores(num_bad: int | np.integer, num_rows: int) -> None:
     """Raise `DataError` where some scores are not finite."""
     if num_bad:
         raise DataError(
-            "scores are finite numbers",
+            "scores must be finite numbers",
             value=f"{num_bad:,} of {num_rows:,} are NaN or infinite",
             remedy="training diverged: lower the learning rate, or look for outliers in numeric fields",
         )

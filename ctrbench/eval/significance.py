@@ -175,7 +175,7 @@ def standings(
 def _finite(differences: npt.ArrayLike) -> Floats:
     values = np.asarray(differences, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise DataError("differences are finite numbers", value=values[~np.isfinite(values)].tolist())
+        raise DataError("differences must be finite numbers", value=values[~np.isfinite(values)].tolist())
     return values
 
 

@@ -49,9 +49,9 @@ def numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: np.nan if value is None else value for name, value in metrics.items()}
 
 
-def assert_close(found: Mapping[str, float | None], expected: Mapping[str, float | None]) -> None:
-    assert list(found) == list(expected)
-    assert numbers(found) == pytest.approx(numbers(expected), rel=1e-12, abs=0, nan_ok=True)
+def assert_close(values: Mapping[str, float | None], expected: Mapping[str, float | None]) -> None:
+    assert list(values) == list(expected)
+    assert numbers(values) == pytest.approx(numbers(expected), rel=1e-12, abs=0, nan_ok=True)
 
 
 def assert_same(held: Measures, external: Measures) -> None:
@@ -158,8 +158,8 @@ def test_scratch_files_are_removed(tmp_path: Path) -> None:
     ("column", "bad", "message"),
     [
         (Column.SCORE, float("nan"), "finite numbers: 3 of 2,000 are NaN or infinite"),
-        (Column.PROBABILITY, 1.5, r"lie in \[0, 1\]: 3 of 2,000 do not"),
-        (Column.CEILING, float("nan"), r"lie in \[0, 1\]: 3 of 2,000 do not"),
+        (Column.PROBABILITY, 1.5, r"within \[0, 1\]: 3 of 2,000 do not"),
+        (Column.CEILING, float("nan"), r"within \[0, 1\]: 3 of 2,000 do not"),
         (Column.DOMAIN, 77, "1 unknown, the first is 77"),
     ],
 )
@@ -177,7 +177,7 @@ def test_invalid_rows_are_refused(
 
 def test_a_file_in_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("row,score", encoding="utf-8")
-    with pytest.raises(DataError, match="predictions are a parquet file"):
+    with pytest.raises(DataError, match="not a parquet file of predictions"):
         measure_file(tmp_path / "p.parquet", table=TABLE)
 
 

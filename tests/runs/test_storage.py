@@ -1,4 +1,4 @@
-"""The whole way from raw file to report in a bucket: what is made there is what is made here, to the last bit."""
+"""Prepared data, runs and reports in a bucket equal those on this machine to the last bit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def predictions(store: RunStore, run: Run) -> bytes:
 
 
 def another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """From here on nothing is found in this machine's cache."""
+    """Use an empty cache from here on, as another machine would."""
     monkeypatch.setenv("CTRBENCH_CACHE", str(tmp_path / "another"))
 
 

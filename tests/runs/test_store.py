@@ -51,9 +51,9 @@ def test_a_finished_record_is_never_overwritten(store: RunStore) -> None:
 def test_a_failed_record_is_replaced(store: RunStore) -> None:
     store.write(record("failed"))
     store.write(record("finished"))
-    found = store.find(key())
-    assert found is not None
-    assert found.status == "finished"
+    stored = store.find(key())
+    assert stored is not None
+    assert stored.status == "finished"
 
 
 def test_measurements_are_not_reproducible_content(store: RunStore) -> None:

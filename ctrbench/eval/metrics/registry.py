@@ -39,8 +39,8 @@ class MetricSet:
 
     def available(self, columns: Iterable[str]) -> MetricSet:
         """Return the metrics that predictions with these columns have."""
-        known = frozenset(columns)
-        return MetricSet(tuple(metric for metric in self.metrics if metric.required_columns <= known))
+        available = frozenset(columns)
+        return MetricSet(tuple(metric for metric in self.metrics if metric.required_columns <= available))
 
     @cached_property
     def by_name(self) -> Mapping[str, Metric]:
@@ -59,7 +59,7 @@ class MetricSet:
 
     @cached_property
     def of_domains(self) -> tuple[RowMetric, ...]:
-        """The metrics of single domains: those that records include, and those that means over domains are made of."""
+        """The metrics of each domain: those that records include, and those that means over domains average."""
         own = [metric for metric in self.of_rows if metric.per_domain]
         return _unique([*own, *(metric.of for metric in self.means(Column.DOMAIN))])
 
@@ -70,7 +70,7 @@ class MetricSet:
 
     @cached_property
     def of_users(self) -> tuple[RowMetric, ...]:
-        """The metrics of single users that means over users are made of."""
+        """The metrics of each user that means over users average."""
         return _unique(metric.of for metric in self.means(Column.USER))
 
     @cached_property
@@ -91,7 +91,7 @@ class MetricSet:
 
 
 def terms_of(metrics: Iterable[Metric]) -> tuple[Term, ...]:
-    """Return the terms that metrics of sets of rows are made of, each once."""
+    """Return the terms that metrics of rows declare, each once."""
     return tuple(
         dict.fromkeys(term for metric in metrics if isinstance(metric, RowMetric) for term in metric.terms)
     )
@@ -114,7 +114,7 @@ def load_metrics(names: Iterable[str]) -> MetricSet:
         metric = _load(name)
         if metric.name in used:
             raise SettingError(
-                "names of metrics are unique",
+                "names of metrics must be unique",
                 value=f"{metric.name} of {name} is {used[metric.name]}",
                 remedy="give the metric another `name`",
             )
@@ -128,7 +128,9 @@ def _load(name: str) -> Metric:
     missing = [attribute for attribute in ("name", "title") if not hasattr(kind, attribute)]
     if missing:
         remedy = f"add `{missing[0]}` to the class"
-        raise ContractError("a metric has a name and a title", value=f"{name} lacks {missing}", remedy=remedy)
+        raise ContractError(
+            "a metric needs a name and a title", value=f"{name} lacks {missing}", remedy=remedy
+        )
     return kind()
 
 

@@ -130,7 +130,9 @@ def test_an_entry_point_names_a_metric(brier_file: Path, monkeypatch: pytest.Mon
 
 
 def test_names_of_metrics_are_unique(brier_file: Path) -> None:
-    with pytest.raises(SettingError, match=r"names of metrics are unique: brier of .*brier\.py is also of"):
+    with pytest.raises(
+        SettingError, match=r"names of metrics must be unique: brier of .*brier\.py is also of"
+    ):
         load_metrics([str(brier_file), str(brier_file)])
     brier_file.write_text(brier_file.read_text().replace('"brier"', '"auc"'), encoding="utf-8")
     with pytest.raises(SettingError, match=r"auc of .*brier\.py is a built-in metric"):
@@ -139,7 +141,7 @@ def test_names_of_metrics_are_unique(brier_file: Path) -> None:
 
 def test_a_metric_without_a_title_is_refused(brier_file: Path) -> None:
     brier_file.write_text(brier_file.read_text().replace('title = "Brier"', ""), encoding="utf-8")
-    with pytest.raises(ContractError, match=r"a metric has a name and a title: .*lacks \['title'\]"):
+    with pytest.raises(ContractError, match=r"a metric needs a name and a title: .*lacks \['title'\]"):
         load_metrics([str(brier_file)])
 
 
