@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctrbench.cli import options, progress, show_data
+from ctrbench.cli import options, options_data, progress, show_data
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
 
 
 def prepare(
-    dataset: options.Card,
-    source: options.Sources = None,
+    dataset: options_data.Card,
+    source: options_data.Sources = None,
     domains: options.Domains = None,
-    force: options.Force = False,
-    export: options.ExportFolder = None,
-    rows: options.Rows = None,
-    variant: options.Variant = None,
-    on_the_fly: options.OnTheFly = False,
-    jobs: options.GeneratorJobs = None,
-    engine: options.GeneratorEngine = "local",
-    address: options.GeneratorAddress = None,
-    dry_run: options.DryPreparation = False,
+    force: options_data.Force = False,
+    export: options_data.ExportFolder = None,
+    rows: options_data.Rows = None,
+    variant: options_data.Variant = None,
+    on_the_fly: options_data.OnTheFly = False,
+    jobs: options_data.GeneratorJobs = None,
+    engine: options_data.GeneratorEngine = "local",
+    address: options_data.GeneratorAddress = None,
+    dry_run: options_data.DryPreparation = False,
 ) -> None:
     """Prepare a dataset: split it, encode it and find its domains."""
     from ctrbench.data.card import load_card
@@ -82,10 +82,10 @@ def _export(prepared: Prepared, domains: str | None, location: str) -> None:
 
 
 def show(
-    dataset: options.PreparedArgument,
+    dataset: options_data.PreparedArgument,
     domains: options.Domains = None,
-    out: options.ChartFolder = Path("report"),
-    top: options.Top = 20,
+    out: options_data.ChartFolder = Path("report"),
+    top: options_data.Top = 20,
 ) -> None:
     """Print and plot the domains of a prepared dataset."""
     from ctrbench.data.selection import open_dataset
@@ -99,7 +99,9 @@ def show(
     typer.echo(f"chart: {', '.join(str(file) for file in files)}")
 
 
-def card(data: options.Table, out: options.CardFile = None, name: options.DatasetName = None) -> None:
+def card(
+    data: options_data.Table, out: options_data.CardFile = None, name: options_data.DatasetName = None
+) -> None:
     """Draft a card for your own data from a sample of its rows."""
     from ctrbench.data.draft import draft_card, write_card
 
@@ -111,7 +113,7 @@ def card(data: options.Table, out: options.CardFile = None, name: options.Datase
 
 
 def synth_iaac(
-    out: options.RawFolder, rows: options.RawRows = 500_000, seed: options.GeneratorSeed = 0
+    out: options_data.RawFolder, rows: options_data.RawRows = 500_000, seed: options_data.GeneratorSeed = 0
 ) -> None:
     """Generate raw files in the format of IAAC, with the true click probability beside them."""
     from ctrbench.synthetic.iaac.twin import make_twin

@@ -1,4 +1,4 @@
-"""Options and arguments of all commands, each defined once with its help and completion.
+"""Options that several commands share, and those of runs and reports, with help and completion.
 
 A default that depends on the machine, the data or another option is None in the code; `show_default` describes it.
 """
@@ -15,28 +15,12 @@ from ctrbench.cli import completion
 LATEST = "most recently prepared"
 
 TRAINING = "Training"
+"""Help panel of options that change results."""
 EXECUTION = "Execution"
-SYNTHETIC = "Synthetic data"
-"""Help panels; the last one holds options that apply to generated data only."""
+"""Help panel of options that change speed and location only."""
 
-# Data.
+# Datasets.
 
-Card = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATASET",
-        help="Name of a dataset (ctrbench list datasets), or path of a card, my.toml.",
-        autocompletion=completion.cards,
-    ),
-]
-Sources = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="PATH",
-        help="Raw file, archive or folder; may be repeated.",
-        show_default="downloaded, or the path in the card",
-    ),
-]
 Domains = Annotated[
     str | None,
     typer.Option(
@@ -45,112 +29,13 @@ Domains = Annotated[
         show_default="the set named default",
     ),
 ]
-ExportFolder = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LOCATION",
-        help="Also write all rows as plain parquet files to this empty folder, for other programs.",
-        show_default="no export",
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing has changed.")]
-PreparedArgument = Annotated[
-    str,
-    typer.Argument(metavar="DATASET", help="Name of a prepared dataset.", autocompletion=completion.prepared),
-]
 Dataset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help="Prepared dataset.", show_default=LATEST, autocompletion=completion.prepared
     ),
 ]
-ChartFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the chart.")]
-Top = Annotated[int, typer.Option(metavar="N", min=1, help="Number of domains to print.")]
-Table = Annotated[
-    Path, typer.Argument(metavar="FILE", exists=True, help="CSV file (also .gz) or parquet file.")
-]
-CardFile = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="FILE", help="Card to write.", show_default="printed instead"),
-]
-DatasetName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the dataset.", show_default="name of the file")
-]
-RawFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the raw files.")]
-RawRows = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Total number of rows of training and test files.")
-]
-GeneratorSeed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the generator.")]
 
-# Synthetic data.
-
-Rows = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|SIZE",
-        help="Number of rows, such as 20e6, or a size: unit, small, medium or full.",
-        show_default="unit",
-        rich_help_panel=SYNTHETIC,
-        autocompletion=completion.choices("unit", "small", "medium", "full"),
-    ),
-]
-Variant = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LIST",
-        help="Generator settings, separated by commas: null, null=strict, long-tail, sequences, "
-        "interaction=mlp, seed=1, …",
-        show_default="none",
-        rich_help_panel=SYNTHETIC,
-    ),
-]
-GeneratorJobs = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        metavar="N",
-        min=1,
-        help="Number of shards generated in parallel.",
-        show_default="number of cores",
-        rich_help_panel=SYNTHETIC,
-    ),
-]
-OnTheFly = Annotated[
-    bool,
-    typer.Option(
-        "--on-the-fly",
-        help="Store no rows; generate them each time they are read.",
-        rich_help_panel=SYNTHETIC,
-    ),
-]
-DryPreparation = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Estimate disk space and time without generating anything.",
-        rich_help_panel=SYNTHETIC,
-    ),
-]
-GeneratorEngine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        metavar="local|ray",
-        help="Where to generate: in processes on this machine, or on a Ray cluster.",
-        rich_help_panel=SYNTHETIC,
-        autocompletion=completion.choices("local", "ray"),
-    ),
-]
-GeneratorAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Address of the Ray cluster, with --engine ray.",
-        show_default="auto",
-        rich_help_panel=SYNTHETIC,
-    ),
-]
 
 # Selection of runs.
 
@@ -380,93 +265,5 @@ Leaderboard = Annotated[
         metavar="FILE",
         help="Markdown file whose leaderboard is updated.",
         show_default="BENCHMARKS.md, if it exists",
-    ),
-]
-
-# Plug-ins.
-
-KINDS = ("datasets", "methods", "backbones", "studies", "metrics")
-Kind = Annotated[
-    str,
-    typer.Argument(
-        metavar="KIND", help=f"One of {', '.join(KINDS)}.", autocompletion=completion.choices(*KINDS)
-    ),
-]
-NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the method, a Python identifier.")]
-PluginFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the file to.")]
-CheckedMethods = Annotated[
-    str,
-    typer.Argument(
-        metavar="METHODS",
-        help="One or more methods, separated by commas (name, selector or file), or all.",
-        autocompletion=completion.methods,
-    ),
-]
-Method = Annotated[
-    str,
-    typer.Argument(
-        metavar="METHOD",
-        help="Method: name, name\\[setting=value] or path/to/file.py.",
-        autocompletion=completion.methods,
-    ),
-]
-Backbone = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Backbone that the method changes.", autocompletion=completion.backbones
-    ),
-]
-DatasetOrSynthetic = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        metavar="NAME",
-        help="Prepared dataset.",
-        show_default=f"{LATEST}; synthetic data if there is none",
-        autocompletion=completion.prepared,
-    ),
-]
-ExplainedBatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", min=1, help="Rows of the batch whose cost is shown.")
-]
-ExplainedEmbeddingSize = Annotated[
-    int, typer.Option("--embedding-size", metavar="N", min=1, help="Numbers per embedding vector.")
-]
-
-# Speed.
-
-DomainCounts = Annotated[
-    str | None,
-    typer.Option(
-        "--domains",
-        metavar="LIST",
-        help="Domain counts of the synthetic data, separated by commas.",
-        show_default="300",
-    ),
-]
-BatchSizes = Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, separated by commas.")]
-MeasuredDataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        metavar="NAME",
-        help="Prepared dataset.",
-        show_default="synthetic data",
-        autocompletion=completion.prepared,
-    ),
-]
-MeasuredRows = Annotated[
-    int | None,
-    typer.Option("--rows", metavar="N", min=1, help="Rows of the synthetic data.", show_default="200000"),
-]
-EmbeddingRows = Annotated[
-    int | None,
-    typer.Option(min=1, hidden=True, help="Embedding rows of all fields of the synthetic data."),
-]
-Seconds = Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="Seconds to measure per case.")]
-JsonFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="FILE", dir_okay=False, help="JSON file for all figures.", show_default="none"
     ),
 ]

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import typer
 
-from ctrbench.cli import console, options, show_data, show_plan, show_plugins
+from ctrbench.cli import console, options, options_plugins, show_data, show_plan, show_plugins
 from ctrbench.cli.runs import latest_dataset
 from ctrbench.errors import SettingError, did_you_mean
 
 
-def list_(kind: options.Kind) -> None:
-    """List datasets, methods, backbones, studies or metrics."""
-    if kind not in options.KINDS:
-        raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, options.KINDS))
+def list_(kind: options_plugins.Kind) -> None:
+    """List datasets, methods, backbones or studies."""
+    if kind not in options_plugins.KINDS:
+        raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, options_plugins.KINDS))
     if kind == "datasets":
         _list_datasets()
     elif kind == "studies":
         _list_studies()
-    elif kind == "metrics":
-        _list_metrics()
     else:
         _list_plugins(kind)
 
@@ -42,13 +40,6 @@ def _list_studies() -> None:
     show_plugins.show_studies({name: read_study(file) for name, file in bundled_studies().items()})
 
 
-def _list_metrics() -> None:
-    from ctrbench.eval.metrics.registry import METRICS
-    from ctrbench.plugins.finder import available_plugins
-
-    show_plugins.show_metrics(available_plugins(METRICS).values())
-
-
 def _list_plugins(kind: str) -> None:
     from ctrbench.plugins.registry import ALL, group_members, plugins
 
@@ -56,7 +47,7 @@ def _list_plugins(kind: str) -> None:
     show_plugins.show_plugins(kinds, plugins(kinds).values(), group_members(kinds), all_name=ALL)  # type: ignore[arg-type]
 
 
-def new_method(name: options.NewName, folder: options.PluginFolder = Path()) -> None:
+def new_method(name: options_plugins.NewName, folder: options_plugins.PluginFolder = Path()) -> None:
     """Write a small working method to start from."""
     from ctrbench.plugins.scaffold import new_method as write
 
@@ -64,7 +55,7 @@ def new_method(name: options.NewName, folder: options.PluginFolder = Path()) -> 
     typer.echo(f"{file}: edit it, then run\n  ctrbench check {file}\n  ctrbench run --methods plain,{file}")
 
 
-def check(methods: options.CheckedMethods) -> None:
+def check(methods: options_plugins.CheckedMethods) -> None:
     """Check that a method satisfies the contract."""
     from ctrbench.contract.matrix import all_pass, check_methods
     from ctrbench.plugins.registry import selectors
@@ -84,13 +75,13 @@ def _announce_check(method: str, number: int, total: int) -> None:
 
 
 def explain(
-    method: options.Method,
-    backbone: options.Backbone = "dnn",
-    dataset: options.DatasetOrSynthetic = None,
+    method: options_plugins.Method,
+    backbone: options_plugins.Backbone = "dnn",
+    dataset: options_plugins.DatasetOrSynthetic = None,
     domains: options.Domains = None,
     indicator: options.Indicator = None,
-    embedding_size: options.ExplainedEmbeddingSize = 16,
-    batch_size: options.ExplainedBatchSize = 256,
+    embedding_size: options_plugins.ExplainedEmbeddingSize = 16,
+    batch_size: options_plugins.ExplainedBatchSize = 256,
 ) -> None:
     """Show how a method changes a backbone, and the cost of each stage."""
     from ctrbench.cost.explain import explain as explain_plan

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from ctrbench.cli import options, progress, show_speed
+from ctrbench.cli import options, options_plugins, progress, show_speed
 
 
 def bench(
     methods: options.Methods = "plain",
     backbone: options.Backbones = "dnn",
-    domains: options.DomainCounts = None,
-    batch_sizes: options.BatchSizes = "256,4096",
-    dataset: options.MeasuredDataset = None,
-    rows: options.MeasuredRows = None,
-    embedding_rows: options.EmbeddingRows = None,
-    seconds: options.Seconds = 3.0,
+    domains: options_plugins.DomainCounts = None,
+    batch_sizes: options_plugins.BatchSizes = "256,4096",
+    dataset: options_plugins.MeasuredDataset = None,
+    rows: options_plugins.MeasuredRows = None,
+    embedding_rows: options_plugins.EmbeddingRows = None,
+    seconds: options_plugins.Seconds = 3.0,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
-    json_file: options.JsonFile = None,
+    json_file: options_plugins.JsonFile = None,
 ) -> None:
     """Measure training: speed, time per phase, memory and lower bounds."""
     from ctrbench.plugins.registry import selectors

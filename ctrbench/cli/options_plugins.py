@@ -1,0 +1,94 @@
+"""Options and arguments of the commands about plug-ins and of the training benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctrbench.cli import completion
+from ctrbench.cli.options import LATEST
+
+KINDS = ("datasets", "methods", "backbones", "studies")
+Kind = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND", help=f"One of {', '.join(KINDS)}.", autocompletion=completion.choices(*KINDS)
+    ),
+]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the method, a Python identifier.")]
+PluginFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the file to.")]
+CheckedMethods = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHODS",
+        help="One or more methods, separated by commas (name, selector or file), or all.",
+        autocompletion=completion.methods,
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD",
+        help="Method: name, name\\[setting=value] or path/to/file.py.",
+        autocompletion=completion.methods,
+    ),
+]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Backbone that the method changes.", autocompletion=completion.backbones
+    ),
+]
+DatasetOrSynthetic = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="Prepared dataset.",
+        show_default=f"{LATEST}; synthetic data if there is none",
+        autocompletion=completion.prepared,
+    ),
+]
+ExplainedBatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Rows of the batch whose cost is shown.")
+]
+ExplainedEmbeddingSize = Annotated[
+    int, typer.Option("--embedding-size", metavar="N", min=1, help="Numbers per embedding vector.")
+]
+DomainCounts = Annotated[
+    str | None,
+    typer.Option(
+        "--domains",
+        metavar="LIST",
+        help="Domain counts of the synthetic data, separated by commas.",
+        show_default="300",
+    ),
+]
+BatchSizes = Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, separated by commas.")]
+MeasuredDataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="Prepared dataset.",
+        show_default="synthetic data",
+        autocompletion=completion.prepared,
+    ),
+]
+MeasuredRows = Annotated[
+    int | None,
+    typer.Option("--rows", metavar="N", min=1, help="Rows of the synthetic data.", show_default="200000"),
+]
+EmbeddingRows = Annotated[
+    int | None,
+    typer.Option(min=1, hidden=True, help="Embedding rows of all fields of the synthetic data."),
+]
+Seconds = Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="Seconds to measure per case.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", dir_okay=False, help="JSON file for all figures.", show_default="none"
+    ),
+]
