@@ -10,7 +10,7 @@ import typer
 from ctrbench.cli import completion
 from ctrbench.cli.options import LATEST
 
-KINDS = ("datasets", "methods", "backbones", "studies")
+KINDS = ("datasets", "methods", "backbones", "studies", "readers", "metrics", "drawings")
 Kind = Annotated[
     str,
     typer.Argument(

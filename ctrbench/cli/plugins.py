@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -12,15 +13,10 @@ from ctrbench.errors import SettingError, did_you_mean
 
 
 def list_(kind: options_plugins.Kind) -> None:
-    """List datasets, methods, backbones or studies."""
-    if kind not in options_plugins.KINDS:
-        raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, options_plugins.KINDS))
-    if kind == "datasets":
-        _list_datasets()
-    elif kind == "studies":
-        _list_studies()
-    else:
-        _list_plugins(kind)
+    """List datasets, methods, backbones, studies or other plug-ins."""
+    if kind not in LISTINGS:
+        raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, LISTINGS))
+    LISTINGS[kind]()
 
 
 def _list_datasets() -> None:
@@ -40,11 +36,49 @@ def _list_studies() -> None:
     show_plugins.show_studies({name: read_study(file) for name, file in bundled_studies().items()})
 
 
-def _list_plugins(kind: str) -> None:
+def _list_methods() -> None:
     from ctrbench.plugins.registry import ALL, group_members, plugins
 
-    kinds = "methods" if kind == "methods" else "backbones"
-    show_plugins.show_plugins(kinds, plugins(kinds).values(), group_members(kinds), all_name=ALL)  # type: ignore[arg-type]
+    show_plugins.show_methods(plugins("methods").values(), group_members("methods"), all_name=ALL)
+
+
+def _list_backbones() -> None:
+    from ctrbench.plugins.registry import ALL, group_members, plugins
+
+    show_plugins.show_backbones(plugins("backbones").values(), group_members("backbones"), all_name=ALL)
+
+
+def _list_readers() -> None:
+    from ctrbench.plugins.finder import available_plugins
+    from ctrbench.readers.base import READERS
+
+    show_plugins.show_summaries("readers", available_plugins(READERS).values())
+
+
+def _list_metrics() -> None:
+    from ctrbench.eval.metrics.registry import METRICS
+    from ctrbench.plugins.finder import available_plugins
+
+    show_plugins.show_summaries("metrics", available_plugins(METRICS).values())
+
+
+def _list_drawings() -> None:
+    from ctrbench.plugins.finder import available_plugins
+    from ctrbench.studies.study import DRAWINGS
+
+    show_plugins.show_summaries("drawings", available_plugins(DRAWINGS).values())
+
+
+LISTINGS: dict[str, Callable[[], None]] = {
+    "datasets": _list_datasets,
+    "methods": _list_methods,
+    "backbones": _list_backbones,
+    "studies": _list_studies,
+    "readers": _list_readers,
+    "metrics": _list_metrics,
+    "drawings": _list_drawings,
+}
+"""Kind → function that lists it."""
 
 
 def new_method(name: options_plugins.NewName, folder: options_plugins.PluginFolder = Path()) -> None:

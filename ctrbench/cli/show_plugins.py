@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from ctrbench.cli.formats import DASH, listing
 if TYPE_CHECKING:
     from ctrbench.contract.check import Finding
     from ctrbench.plugins.finder import Plugin
-    from ctrbench.plugins.registry import PlugKind
     from ctrbench.studies.study import Study
 
 USES, PER_DOMAIN = "Uses", "Parameters per domain"
@@ -28,27 +28,35 @@ _WEIGHTS = {"summary": 8, "paper": 5, USES.lower(): 6, PER_DOMAIN.lower(): 7}
 """Shares of the remaining width."""
 
 
-def show_plugins(
-    kind: PlugKind, plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]], *, all_name: str
-) -> None:
-    """List methods or backbones, and below the names that stand for several of them."""
-    if kind == "backbones":
-        table = _backbones_table(plugins)
-    elif console.out.width >= WIDE_COLUMNS:
-        table = _wide_methods_table(plugins)
-    else:
-        table = _narrow_methods_table(plugins)
-    console.print_table(table)
-    for name, selectors in groups.items():
-        members = f"all {kind} above" if name == all_name else ", ".join(selectors)
-        console.out.print(f"{name}: {members}", highlight=False, markup=False)
+def show_methods(plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]], *, all_name: str) -> None:
+    """List methods, and below the groups of them."""
+    is_wide = console.out.width >= WIDE_COLUMNS
+    console.print_table(_wide_methods_table(plugins) if is_wide else _narrow_methods_table(plugins))
+    _show_groups("methods", groups, all_name)
 
 
-def _backbones_table(plugins: Iterable[Plugin]) -> Table:
+def show_backbones(plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]], *, all_name: str) -> None:
+    """List backbones, and below the groups of them."""
     table = _expanded("backbones", "name", "summary", "paper", "year")
     for plugin in plugins:
         table.add_row(plugin.name, _summary(plugin), _paper(plugin), _year(plugin))
-    return table
+    console.print_table(table)
+    _show_groups("backbones", groups, all_name)
+
+
+def show_summaries(kind: str, plugins: Iterable[Plugin]) -> None:
+    """List plug-ins of a kind by name and summary, and mark those of other packages."""
+    table = listing(kind, "name", "summary", "source")
+    for plugin in plugins:
+        source = "built-in" if plugin.is_builtin else "installed"
+        table.add_row(plugin.name, escape(_without_citation(plugin.summary)), source)
+    console.print_table(table)
+
+
+def _show_groups(kind: str, groups: Mapping[str, Sequence[str]], all_name: str) -> None:
+    for name, selectors in groups.items():
+        members = f"all {kind} above" if name == all_name else ", ".join(selectors)
+        console.out.print(f"{name}: {members}", highlight=False, markup=False)
 
 
 def _wide_methods_table(plugins: Iterable[Plugin]) -> Table:
@@ -82,8 +90,14 @@ def _expanded(title: str, *headings: str) -> Table:
 
 def _summary(plugin: Plugin, width: int | None = None) -> str:
     """Return a plug-in's summary without its name, shortened to `width` characters."""
-    text = (plugin.summary.partition(": ")[2] or plugin.summary).rstrip(".")
+    summary = _without_citation(plugin.summary)
+    text = summary.partition(": ")[2] or summary
     return escape(text if width is None else shorten(text, width, placeholder=" …"))
+
+
+def _without_citation(summary: str) -> str:
+    """Remove a citation of the specification, `(spec: star-2.2)`, and the full stop."""
+    return re.sub(r" \(spec: [^)]*\)", "", summary).rstrip(".")
 
 
 def _paper(plugin: Plugin) -> str:
@@ -104,14 +118,6 @@ def show_studies(studies: Mapping[str, Study]) -> None:
         table.add_column(heading)
     for name, study in studies.items():
         table.add_row(name, escape(study.title), escape(study.source))
-    console.print_table(table)
-
-
-def show_metrics(plugins: Iterable[Plugin]) -> None:
-    """List metrics; those that are not built in are marked, since reports compute them only on request."""
-    table = _expanded("metrics", "name", "summary", "source")
-    for plugin in plugins:
-        table.add_row(plugin.name, _summary(plugin), "built-in" if plugin.is_builtin else "installed")
     console.print_table(table)
 
 

@@ -10,6 +10,9 @@ from subprocess import CompletedProcess
 import pytest
 from rich.console import Console
 
+from ctrbench.cli.options_plugins import KINDS
+from ctrbench.cli.plugins import LISTINGS
+
 Call = Callable[..., CompletedProcess[str]]
 
 
@@ -20,13 +23,23 @@ Call = Callable[..., CompletedProcess[str]]
         ("methods", "adasparse"),
         ("backbones", "dcnv2"),
         ("studies", "adasparse/table1"),
-        ("metrics", "user_gauc"),
+        ("readers", "movielens"),
+        ("metrics", "gauc_coverage"),
+        ("drawings", "domain_sets"),
     ],
 )
 def test_listings(folder: Path, call: Call, kind: str, name: str) -> None:
     done = call("list", kind)
     assert done.returncode == 0
     assert name in done.stdout
+
+
+def test_every_kind_has_a_listing() -> None:
+    assert tuple(LISTINGS) == KINDS
+
+
+def test_listings_leave_citations_of_the_specification_out(folder: Path, call: Call) -> None:
+    assert "spec:" not in call("list", "metrics").stdout
 
 
 def test_the_listing_of_datasets_marks_those_prepared(prepared: Path, call: Call) -> None:
