@@ -1,4 +1,4 @@
-"""What every method has: normalisation, the auxiliary network, and settings in a run's key."""
+"""Parts that every method has: normalisation, the auxiliary network, and settings in a run's key."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ NORMS = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}
 
 
 class Example(Method):
-    """A method whose settings came at two times."""
+    """A method with a setting that was added later."""
 
     old: int = 1
     new: int = later(2)
 
     def rewrite(self, plan: Plan) -> Plan:
-        """Change nothing."""
+        """Return the plan unchanged."""
         return plan
 
 
-def test_a_key_leaves_out_defaults_of_settings_that_came_later() -> None:
+def test_a_key_leaves_out_unchanged_later_settings() -> None:
     assert Example().key() == {"old": 1}
     assert Example(new=3).key() == {"old": 1, "new": 3}
     assert Example(norm="bn").key() == {"old": 1, "norm": "bn"}
 
 
-def test_a_key_names_again_what_a_method_declares_itself() -> None:
+def test_a_key_holds_an_inherited_setting_that_a_method_redefines() -> None:
     assert Star().key()["norm"] == "pn"
     assert Star(norm=None).key()["norm"] is None
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("backbone", ["dnn", "dcnv2", "dcnv2[structure=stacked]"])
-def test_normalisation_stands_first_in_the_tower(norm: str, backbone: str) -> None:
-    plan = select("backbones", backbone).value.plan()  # type: ignore[union-attr]
+def test_normalisation_is_the_first_stage_of_the_tower(norm: str, backbone: str) -> None:
+    plan = select("backbones", backbone).value.plan()
     applied = Plain(norm=norm).apply(plan)
     assert isinstance(applied.tower[0], NORMS[norm])
     assert applied.tower[1:] == plan.tower
@@ -53,7 +53,7 @@ def test_normalisation_stands_first_in_the_tower(norm: str, backbone: str) -> No
 
 
 @pytest.mark.parametrize("sees", ["all", "domain"])
-def test_the_auxiliary_network_is_one_more_logit(
+def test_the_auxiliary_network_is_a_further_logit(
     build_model: Callable[..., CTRModel], data: SplitData, sees: str
 ) -> None:
     assert Plain(aux=sees).apply(Plan(tower=(), head=())).logits == (Auxiliary(name="aux", sees=sees),)
@@ -63,11 +63,11 @@ def test_the_auxiliary_network_is_one_more_logit(
     assert (model(batch) != build_model("plain")(batch)).all()
 
 
-def test_without_either_nothing_is_added() -> None:
+def test_without_norm_and_aux_the_plan_is_unchanged() -> None:
     plan = Plan(tower=(), head=())
     assert Plain().apply(plan) == plan
 
 
-def test_settings_are_those_known() -> None:
+def test_unknown_values_are_refused() -> None:
     with pytest.raises(SettingError, match="norm"):
         _ = select("methods", "plain[norm=xn]").value

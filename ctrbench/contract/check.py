@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from ctrbench.contract.rules import ESTIMATOR_RULES, RULES
 from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import plugins, select
-
-if TYPE_CHECKING:
-    from ctrbench.plugins.base import Backbone, Method
 
 SUPPORTS = "supports"
 """Name of the finding about a pair of method and backbone that is not checked."""
@@ -64,13 +61,13 @@ def check(
     rules). Raises `SettingError` for an unknown name and `ContractError` for a file that cannot be imported.
     """
     selected = select("methods", selector_or_file)
-    method: Method = selected.value  # type: ignore[assignment]
+    method = selected.value
     applicable = ESTIMATOR_RULES if isinstance(method, Estimator) else RULES
     chosen = _choose(applicable, rules)
     findings: list[Finding] = []
     with _restored_state():
         for name in backbones or tuple(builtin_backbones()):
-            backbone: Backbone = select("backbones", name).value  # type: ignore[assignment]
+            backbone = select("backbones", name).value
             case = Case(backbone=name, method=method, plan=backbone.full_plan, file=selected.plugin.file)
             findings.extend(_check_case(case, chosen))
     return tuple(findings)

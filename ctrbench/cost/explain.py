@@ -60,8 +60,8 @@ def explain(
     Raises `SettingError` for an unknown name or setting, and if the method does not support the backbone.
     """
     selected, base = select("methods", method), select("backbones", backbone)
-    rewriter: Method = selected.value  # type: ignore[assignment]
-    plan = base.value.full_plan()  # type: ignore[union-attr]
+    rewriter = selected.value
+    plan = base.value.full_plan()
     reason = rewriter.supports(plan)
     if reason is not None:
         raise SettingError(f"{selected.label} does not support {base.label}", value=reason)

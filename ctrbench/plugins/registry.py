@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ctrbench.plugins.base import Backbone, Method
 
 PlugKind = Literal["methods", "backbones"]
+T = TypeVar("T")
+"""`Method` or `Backbone`."""
 METHODS: PluginKind[Method] = PluginKind(
     name="methods", package="ctrbench.methods", base="ctrbench.plugins.base:Method"
 )
@@ -73,16 +75,17 @@ def find(kind: PlugKind, name: str) -> Plugin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selected:
+class Selected(Generic[T]):
     """A plug-in with its settings."""
 
     plugin: Plugin
     settings: dict[str, Any]
 
     @cached_property
-    def value(self) -> Method | Backbone:
-        """The plug-in's object, settings checked."""
-        return _instantiate(self.plugin, self.settings)
+    def value(self) -> T:
+        """The method or backbone with these settings; raises `SettingError` for settings that it refuses."""
+        value: T = _instantiate(self.plugin, self.settings)
+        return value
 
     @property
     def label(self) -> str:
@@ -91,7 +94,13 @@ class Selected:
         return f"{self.plugin.name}[{inside}]" if inside else self.plugin.name
 
 
-def select(kind: PlugKind, selector: str) -> Selected:
+@overload
+def select(kind: Literal["methods"], selector: str) -> Selected[Method]: ...
+@overload
+def select(kind: Literal["backbones"], selector: str) -> Selected[Backbone]: ...
+@overload
+def select(kind: PlugKind, selector: str) -> Selected[Any]: ...
+def select(kind: PlugKind, selector: str) -> Selected[Any]:
     """Parse a selector; `value` of the result checks the settings."""
     match = _SELECTOR.match(selector.strip())
     if match is None:
@@ -139,9 +148,9 @@ def _shown(value: object) -> str:
     return "-".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
-    kind: type[Method] | type[Backbone] = plugin.load()
-    fields = kind.model_fields
+def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Any:  # noqa: ANN401  # a method or a backbone
+    plugin_class: type[Method] | type[Backbone] = plugin.load()
+    fields = plugin_class.model_fields
     for name, value in settings.items():
         if name not in fields:
             raise SettingError(
@@ -150,7 +159,7 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Method | Backbone:
         if isinstance(value, str) and "tuple" in str(fields[name].annotation):
             settings = {**settings, name: (value,)}
     try:
-        return kind.model_validate(settings)
+        return plugin_class.model_validate(settings)
     except ValidationError as error:
         problem = first_problem(error)
         if not problem.location:

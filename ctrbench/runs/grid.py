@@ -158,8 +158,11 @@ def make_grid(
     """Return every run of the product, seed by seed, so that each table row fills up evenly."""
     chosen = [select("methods", selector) for selector in methods]
     bases = [select("backbones", selector) for selector in backbones]
-    for choice in (*chosen, *bases):
-        _ = choice.value
+    # Wrong settings are errors before any run is planned.
+    for method in chosen:
+        _ = method.value
+    for backbone in bases:
+        _ = backbone.value
     indexed_by = _indicator(prepared, domain_set, indicator)
 
     def runs() -> Iterator[Run]:
@@ -190,15 +193,13 @@ def make_grid(
     return tuple(unique.values())
 
 
-def _choice(selected: Selected) -> Choice:
+def _choice(selected: Selected[Method] | Selected[Backbone]) -> Choice:
     source = None if selected.plugin.is_builtin else selected.plugin.sha256
     return Choice(name=selected.plugin.name, settings=selected.value.key(), source=source)
 
 
-def _unsupported(method: Selected, backbone: Selected) -> str | None:
-    rewriter: Method = method.value  # type: ignore[assignment]
-    base: Backbone = backbone.value  # type: ignore[assignment]
-    return rewriter.supports(base.full_plan())
+def _unsupported(method: Selected[Method], backbone: Selected[Backbone]) -> str | None:
+    return method.value.supports(backbone.value.full_plan())
 
 
 def _indicator(prepared: Prepared, domain_set: str, indicator: str | None) -> str:

@@ -135,13 +135,8 @@ def _pairs(request: Request) -> list[_Pair]:
     return [_make_pair(*method, *backbone) for backbone in backbones for method in methods]
 
 
-def _make_pair(method: str, rewriter: Selected, backbone: str, base: Selected) -> _Pair:
-    return _Pair(
-        method=method,
-        backbone=backbone,
-        rewriter=rewriter.value,  # type: ignore[arg-type]
-        base=base.value,  # type: ignore[arg-type]
-    )
+def _make_pair(method: str, rewriter: Selected[Method], backbone: str, base: Selected[Backbone]) -> _Pair:
+    return _Pair(method=method, backbone=backbone, rewriter=rewriter.value, base=base.value)
 
 
 def _workloads(request: Request) -> Sequence[Callable[[], Workload]]:

@@ -124,4 +124,4 @@ def by_hand(build_model: Callable[..., CTRModel], data: SplitData) -> Callable[[
 @pytest.fixture
 def plan_of() -> Callable[[str], Plan]:
     """Return the plan of a backbone."""
-    return lambda selector: select("backbones", selector).value.plan()  # type: ignore[union-attr]
+    return lambda selector: select("backbones", selector).value.plan()

@@ -14,7 +14,7 @@ from ctrbench.plugins.registry import select
 
 
 def plan_of(selector: str) -> Plan:
-    plan: Plan = select("backbones", selector).value.plan()  # type: ignore[union-attr]
+    plan: Plan = select("backbones", selector).value.plan()
     return plan
 
 

@@ -71,7 +71,7 @@ class Ours:
             indicator_rows=(0, *[10] * (SIZES[0] - 1)),
             base_rate=0.3,
         )
-        plan = select("backbones", f"{selector[:-1]},hidden={HIDDEN[0]}-{HIDDEN[1]}]").value.plan()  # type: ignore[union-attr]
+        plan = select("backbones", f"{selector[:-1]},hidden={HIDDEN[0]}-{HIDDEN[1]}]").value.plan()
         model = CTRModel(plan, schema, seed=1).double()
         torch_generator, generator = torch.Generator().manual_seed(1), np.random.default_rng(1)
         for parameter in model.parameters():

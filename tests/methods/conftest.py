@@ -99,7 +99,7 @@ def build_with_history(history_schema: Schema) -> Callable[..., CTRModel]:
 
     def build(method: str, backbone: str = "dnn[hidden=8-4]") -> CTRModel:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        return CTRModel(rewriter.apply(base.full_plan()), history_schema, seed=1)  # type: ignore[union-attr]
+        return CTRModel(rewriter.apply(base.full_plan()), history_schema, seed=1)
 
     return build
 

@@ -94,7 +94,7 @@ def test_experts_are_as_many_as_domains_up_to_twenty(schema: Schema, num_domains
 def test_the_record_notes_the_number_of_experts(
     build_model: Callable[..., CTRModel], data: SplitData, method: str, expected: int
 ) -> None:
-    learner = select("methods", method).value.learner()  # type: ignore[union-attr]
+    learner = select("methods", method).value.learner()
     assert learner.select(build_model(method), data, data) == {"experts": expected}
 
 

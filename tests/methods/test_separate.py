@@ -71,7 +71,7 @@ def test_under_its_own_learner_each_domain_trains_as_plain_does_on_its_rows(
 ) -> None:
     # Domains of 9 rows and of one, and remainders of 22, 16 and so on, are batches of their own and of full weight.
     model, generator = build_model("separate"), np.random.default_rng(3)
-    learner: Learner = select("methods", "separate").value.learner()  # type: ignore[union-attr]
+    learner: Learner = select("methods", "separate").value.learner()
     optimizer = Optimizer(model, AdamConfig(lr=0.01))
     steps: dict[int, list[torch.Tensor]] = {city: [] for city in range(1, 7)}
     for _ in range(10):
@@ -158,7 +158,7 @@ def test_resumed_training_is_bit_equal_to_uninterrupted_training(
     config = TrainConfig(batch_size=40, epochs=2, patience=2, embedding_size=4)
 
     def trainer() -> Trainer:
-        learner = select("methods", method).value.learner()  # type: ignore[union-attr]
+        learner = select("methods", method).value.learner()
         return Trainer(
             model=build_model(method), learner=learner, train=data, dev=data, config=config, seed=3
         )

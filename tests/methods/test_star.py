@@ -170,7 +170,7 @@ def test_running_moments_score_like_those_of_a_large_batch(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model, generator = build_model("star[norm=bn,batching=mixed]").train(), np.random.default_rng(0)
-    learner: Learner = select("methods", "star[norm=bn,batching=mixed]").value.learner()  # type: ignore[union-attr]
+    learner: Learner = select("methods", "star[norm=bn,batching=mixed]").value.learner()
     optimizer = Optimizer(model, AdamConfig(lr=0.001))
     for _ in range(10):
         for batch in data.batches(learner.order(data, batch_size=50, generator=generator)):
@@ -221,7 +221,7 @@ def test_layer_normalisation_follows_each_hidden_layer_and_keeps_a_double_start_
 
 @pytest.mark.parametrize("settings", ["start=double", "layer_norm=true", "start=double,layer_norm=true"])
 def test_random_factors_and_normalised_layers_make_no_claim_about_the_start(settings: str) -> None:
-    assert select("methods", f"star[{settings}]").value.starts_as_backbone is None  # type: ignore[union-attr]
+    assert select("methods", f"star[{settings}]").value.starts_as_backbone is None
 
 
 def test_later_settings_do_not_change_the_key_of_a_run() -> None:

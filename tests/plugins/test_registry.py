@@ -112,7 +112,7 @@ def test_bad_settings_are_refused(file: Path, text: str, message: str) -> None:
 
 def test_settings_are_frozen(file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        select("methods", str(file)).value.factor = 3.0  # type: ignore[union-attr]
+        select("methods", str(file)).value.factor = 3.0
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

@@ -24,7 +24,7 @@ def test_the_file_is_a_method_of_that_name(tmp_path: Path) -> None:
 
 def test_the_method_puts_a_gate_after_each_hidden_layer(tmp_path: Path) -> None:
     method = select("methods", f"{new_method('gate', tmp_path)}[limit=3]").value
-    plan = method.apply(select("backbones", "dnn[hidden=8-4]").value.plan())  # type: ignore[union-attr]
+    plan = method.apply(select("backbones", "dnn[hidden=8-4]").value.plan())
     assert [stage.name for stage in plan.tower] == ["tower0", "tower0.gate", "tower1", "tower1.gate"]
     assert plan.tower[1].limit == 3.0
     assert isinstance(plan.head[0], Dense)

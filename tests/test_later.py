@@ -1,0 +1,27 @@
+"""Fields that were added later do not change digests of models that keep their defaults."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from ctrbench.later import later, unchanged_later
+
+
+class Example(BaseModel):
+    """A model with a field of the first version and two later ones."""
+
+    old: int = 1
+    new: int = later(2, ge=0)
+    newest: str | None = later(None)
+
+
+def test_unchanged_later_fields_are_named() -> None:
+    assert unchanged_later(Example()) == {"new", "newest"}
+    assert unchanged_later(Example(new=3)) == {"newest"}
+    assert unchanged_later(Example(old=5, new=3, newest="x")) == set()
+
+
+def test_constraints_of_a_later_field_apply() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Example(new=-1)
