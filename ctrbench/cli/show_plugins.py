@@ -134,9 +134,19 @@ def show_findings(findings: Sequence[Finding]) -> None:
         table.add_row(rule, *(_state(of_backbones.get(backbone)) for backbone in backbones))
     console.print_table(table)
     for finding in findings:
-        if not finding.ok or finding.is_skipped:
-            console.print_line(f"{finding.backbone}: {finding.rule}: {finding.sentence}")
+        if finding.is_skipped:
+            console.print_line(f"{finding.backbone}: {finding.sentence}")
+    for rule, of_backbones in by_rule.items():
+        _print_failures(rule, [finding for finding in of_backbones.values() if not finding.ok])
     _print_totals(findings)
+
+
+def _print_failures(rule: str, failures: Sequence[Finding]) -> None:
+    """Print the statement of a rule and how it is broken on each backbone."""
+    if failures:
+        console.print_line(f"{rule}: {failures[0].statement}")
+    for finding in failures:
+        console.print_line(f"  {finding.backbone}: {finding.sentence}")
 
 
 def _state(finding: Finding | None) -> str:

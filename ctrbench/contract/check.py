@@ -42,6 +42,8 @@ class Finding:
     ok: bool
     sentence: str
     """Explanation of a failure or of a skipped pair; empty otherwise."""
+    statement: str = "supports(plan) returns a reason or None."
+    """Statement of the rule."""
 
     @property
     def is_skipped(self) -> bool:
@@ -114,7 +116,13 @@ def _check_case(case: Case, rules: Sequence[Rule]) -> Iterator[Finding]:
         return
     for rule in rules:
         sentence = _run_check(rule.check, case)
-        yield Finding(backbone=case.backbone, rule=rule.name, ok=sentence is None, sentence=sentence or "")
+        yield Finding(
+            backbone=case.backbone,
+            rule=rule.name,
+            ok=sentence is None,
+            sentence=sentence or "",
+            statement=rule.statement,
+        )
         if sentence is not None and rule.is_required:
             return
 

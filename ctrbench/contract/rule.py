@@ -1,7 +1,7 @@
 """A rule of the contract, and the helpers that rules share.
 
 A rule is a function from a case to a sentence that says what is wrong and what to look for, or None. `@rule(name,
-sentence)` turns such a function into a `Rule`; `contract.rules` lists all of them.
+statement)` turns such a function into a `Rule`; `contract.rules` lists all of them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Rule:
 
     name: str
     """Short name, as in the table of `ctrbench check`."""
-    sentence: str
-    """Statement that holds for every method that keeps the rule."""
+    statement: str
+    """Sentence that holds for every method that keeps the rule."""
     check: Check
     """Returns what is wrong and what to look for, or None."""
     is_required: bool = False
     """Whether the rules after it make no sense for a method that breaks it."""
 
 
-def rule(name: str, sentence: str, *, is_required: bool = False) -> Callable[[Check], Rule]:
+def rule(name: str, statement: str, *, is_required: bool = False) -> Callable[[Check], Rule]:
     """Return a decorator that turns a check into a rule."""
 
     def decorate(check: Check) -> Rule:
-        return Rule(name=name, sentence=sentence, check=check, is_required=is_required)
+        return Rule(name=name, statement=statement, check=check, is_required=is_required)
 
     return decorate
 

@@ -91,6 +91,11 @@ def test_several_methods_are_checked_as_a_matrix(
     assert re.search(r"broken.py +1! +1!", done.stdout)
     assert "broken.py × dnn[hidden=4]: " in done.stdout
     assert "no such stage" in done.stdout
+    done = call("check", "broken.py")
+    assert (
+        "finite training: Losses and weights stay finite in training.\n  dnn[hidden=4]: expected"
+        in done.stdout
+    )
 
 
 @pytest.mark.parametrize("columns", [80, 120])

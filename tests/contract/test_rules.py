@@ -336,7 +336,7 @@ def test_every_rule_has_a_method_that_breaks_it() -> None:
 
 
 def test_rules_are_named_and_stated_once() -> None:
-    assert len({rule.name for rule in RULES}) == len({rule.sentence for rule in RULES}) == len(RULES)
+    assert len({rule.name for rule in RULES}) == len({rule.statement for rule in RULES}) == len(RULES)
 
 
 SOUND = {
