@@ -1,4 +1,4 @@
-"""The contestants of a contest: worker processes that train when told to, and commands that run to their end."""
+"""The contestants of a contest: worker processes that train on request, and commands."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ HERE = Path(__file__).parent
 CTRBENCH = str(Path(sys.executable).with_name("ctrbench"))
 WARM_UP_SECONDS = 1.0
 RAW_STEP = 37
-"""Raw ids are no 1, 2, 3; at this distance 1.5 million rows of CSV are 182 MB."""
+"""Distance between raw ids, which are not consecutive; 1.5 million rows of CSV are 182 MB."""
 
 Result = dict[str, Any]
 Turn = Callable[[], Result]
 
 
 class Failed(Exception):
-    """A case can't be run; the message is shown in its line."""
+    """A case cannot be run; the message is shown in its line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How the contests are run."""
+    """Settings of all contests."""
 
     rounds: int
     seconds: float
@@ -44,15 +44,15 @@ class Setting:
     checkouts: Mapping[str, str]
     scratch: Path
     share: float = 1.0
-    """Part of the rows that is taken."""
+    """Share of the rows that are used."""
 
     def rows(self, full: int) -> int:
-        """Return how many rows a contest of that size takes."""
+        """Return the number of rows of a contest with `full` rows."""
         return round(full * self.share)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Threads alike for all, our cache in the scratch folder, no progress bars."""
+        """The environment of all contestants: equal threads, caches in the scratch folder, no progress bars."""
         return os.environ | {
             "OMP_NUM_THREADS": str(self.threads),
             "CTRBENCH_HOME": str(self.scratch / "home"),
@@ -62,7 +62,7 @@ class Setting:
 
 
 class Worker:
-    """A worker process and the line to it."""
+    """A worker process and the pipes to it."""
 
     def __init__(self, library: str, setting: Setting) -> None:
         ours, peers = (
@@ -82,12 +82,12 @@ class Worker:
                 env=setting.environment,
             )
 
-    def ask(self, do: str, **asked: object) -> Result:
-        """Send a line and wait for the answer; raise `Failed` where there is none, or one that says why."""
+    def ask(self, do: str, **request: object) -> Result:
+        """Send a request and return the answer; raises `Failed` for an error and for a worker that has ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps({"do": do, **asked}) + "\n")
+            self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
@@ -102,7 +102,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Close the line, which ends the process, and wait for that."""
+        """Close the pipe, which ends the process, and wait for its end."""
         with suppress(BrokenPipeError), self.process:
             pass
 
@@ -115,25 +115,25 @@ class Contestants:
         self.workers: dict[str, Worker] = {}
 
     def open(self, case: Case) -> tuple[Result, Turn]:
-        """Make a case ready; return what is known of it and its turn."""
+        """Open a case; return its parameters and the function that runs its turn."""
         if case.library == "command":
             return {}, COMMANDS[self.contest.name](case.name, self.setting)
         if case.library not in self.workers:
             self.workers[case.library] = Worker(case.library, self.setting)
             self.stack.callback(self.workers[case.library].close)
         worker, setting = self.workers[case.library], self.setting
-        asked = {**case.settings, **_data(case, setting)}
-        opened = worker.ask("open", name=case.name, warm_up=min(WARM_UP_SECONDS, setting.seconds), **asked)
+        request = {**case.settings, **_data(case, setting)}
+        opened = worker.ask("open", name=case.name, warm_up=min(WARM_UP_SECONDS, setting.seconds), **request)
         return opened, lambda: worker.ask("run", name=case.name, seconds=setting.seconds)
 
     def peak(self, case: Case) -> int:
-        """Return the peak memory of the case's worker beyond the rows."""
+        """Return the peak memory of the case's worker without the rows."""
         peak: int = self.workers[case.library].ask("peak")["bytes"]
         return peak
 
 
 def _data(case: Case, setting: Setting) -> dict[str, Any]:
-    """Return what a case must know about its rows; files are made when first asked for."""
+    """Return the description of a case's rows; files are written at the first request."""
     kind = case.settings.get("kind")
     if kind == "metrics":
         return {"rows": setting.rows(case.settings["rows"])}
@@ -142,8 +142,8 @@ def _data(case: Case, setting: Setting) -> dict[str, Any]:
         run([CTRBENCH, "prepare", str(card)], setting)
         return {"dataset": card.stem, "home": str(setting.scratch / "home")}
     name = case.settings["data"]
-    made = {"rows": setting.rows(ROWS), "shape": DATA[name]}
-    return made if kind == "steps" else made | {"folder": str(arrays(name, setting))}
+    rows = {"rows": setting.rows(ROWS), "shape": DATA[name]}
+    return rows if kind == "steps" else rows | {"folder": str(arrays(name, setting))}
 
 
 def arrays(name: str, setting: Setting) -> Path:
@@ -151,22 +151,22 @@ def arrays(name: str, setting: Setting) -> Path:
     folder = setting.scratch / f"rows-{name}"
     if not folder.exists():
         folder.mkdir()
-        made = synthetic(rows=setting.rows(ROWS), **DATA[name])
-        np.save(folder / "ids.npy", made.data.ids_BF.numpy())
-        np.save(folder / "label.npy", made.data.label_B.numpy())
-        np.save(folder / "sizes.npy", np.array([one.size for one in made.schema.fields]))
+        workload = synthetic(rows=setting.rows(ROWS), **DATA[name])
+        np.save(folder / "ids.npy", workload.data.ids_BF.numpy())
+        np.save(folder / "label.npy", workload.data.label_B.numpy())
+        np.save(folder / "sizes.npy", np.array([field.size for field in workload.schema.fields]))
     return folder
 
 
 def dataset(folder: Path, rows: int, parts: tuple[int, int, int]) -> Path:
-    """Write synthetic rows as a user's CSV file, once, with a card; return the card."""
+    """Write synthetic rows as a CSV file with a card, once; return the card."""
     card = folder / "synthetic.toml"
     if not card.exists():
         folder.mkdir()
-        made = synthetic(rows=rows)
-        names = [one.name for one in made.schema.fields]
-        frame = pl.DataFrame(made.data.ids_BF.numpy() * RAW_STEP, schema=names, orient="row")
-        label = pl.Series("label", made.data.label_B.numpy().astype(np.int8))
+        workload = synthetic(rows=rows)
+        names = [field.name for field in workload.schema.fields]
+        frame = pl.DataFrame(workload.data.ids_BF.numpy() * RAW_STEP, schema=names, orient="row")
+        label = pl.Series("label", workload.data.label_B.numpy().astype(np.int8))
         frame.insert_column(0, label).write_csv(folder / "synthetic.csv")
         fields = "".join(f'\n[[fields]]\nname = "{name}"\n' for name in names)
         card.write_text(
@@ -179,7 +179,7 @@ def dataset(folder: Path, rows: int, parts: tuple[int, int, int]) -> Path:
 
 
 def run(command: list[str], setting: Setting, rows: int = 1) -> Result:
-    """Run a command to its end; return its seconds and the peak memory of its largest process."""
+    """Run a command; return its seconds and the peak memory of its largest process."""
     log, figures = setting.scratch / "command.log", setting.scratch / "command.json"
     launcher = [sys.executable, str(HERE / "launcher.py"), str(figures)]
     with log.open("w", encoding="utf-8") as output:
@@ -200,7 +200,7 @@ def _last_line(log: Path) -> str:
 
 
 def _prepare(case: str, setting: Setting) -> Turn:
-    """Prepare one CSV file, once per call."""
+    """Return the turn that prepares a CSV file."""
     rows = setting.rows(PREPARE_ROWS)
     card = dataset(setting.scratch / "prepare", rows, (4, 1, 1))
     if case == OURS:
@@ -215,14 +215,14 @@ def _prepare(case: str, setting: Setting) -> Turn:
 
 
 def _twin(_case: str, setting: Setting) -> Turn:
-    """Make the twin of IAAC, then prepare it."""
+    """Generate the twin of IAAC and return the turn that prepares it."""
     rows, raw = setting.rows(TWIN_ROWS), str(setting.scratch / "twin")
     run([CTRBENCH, "synth", "iaac", "--rows", str(rows), "--out", raw], setting)
     return lambda: run([CTRBENCH, "prepare", "iaac", "--source", raw, "--force"], setting, rows)
 
 
 def _cli(case: str, setting: Setting) -> Turn:
-    """Run a command that should answer at once."""
+    """Return the turn that runs a command."""
     return lambda: run([CTRBENCH, *case.split()[1:]], setting)
 
 

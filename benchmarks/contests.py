@@ -65,8 +65,8 @@ class Contest:
 
 
 def _ours(name: str, method: str, backbone: str, batch: int, data: str) -> Case:
-    made = {"kind": "steps", "method": method, "backbone": backbone, "batch": batch, "data": data}
-    return Case(name=name, library="ours", settings=made)
+    settings = {"kind": "steps", "method": method, "backbone": backbone, "batch": batch, "data": data}
+    return Case(name=name, library="ours", settings=settings)
 
 
 def _peer(name: str, library: str, model: str, batch: int, data: str = "300") -> Case:
@@ -164,7 +164,7 @@ CONTESTS: tuple[Contest, ...] = (
     *(_one_thread(contest) for contest in _PEERS),
     *(_methods("adasparse", "300", batch, ("adasparse", DOMAIN_PRUNER), "adasparse") for batch in BATCHES),
     *(
-        # At 4096 rows, its STAR needs memory by the number of domains.
+        # Its STAR needs memory in proportion to the number of domains, too much at 4096 rows.
         _methods("star", "300", batch, ("star", MIXED_STAR), "star" if batch == 256 else None)
         for batch in BATCHES
     ),

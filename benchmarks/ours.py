@@ -1,6 +1,6 @@
-"""Our worker: training steps on the synthetic rows, an epoch of a prepared dataset, the metrics.
+"""The worker of ctrbench: training steps on synthetic rows, an epoch of a prepared dataset, the metrics.
 
-A step here includes cutting its batch out of the rows in memory, which the peers' figures leave out.
+A step includes cutting its batch from the rows in memory; the batches of peers are prepared in advance.
 """
 
 from __future__ import annotations
@@ -62,58 +62,58 @@ class Training:
 
 @lru_cache(maxsize=1)
 def workload(rows: int, shape: tuple[tuple[str, int], ...]) -> Workload:
-    """Make the rows, once for all cases of a contest."""
+    """Generate the rows, once for all cases of a contest."""
     return synthetic(rows=rows, **dict(shape))
 
 
-def load(asked: dict[str, Any]) -> None:
-    """Bring the rows into memory before memory is counted."""
-    if asked["kind"] == "steps":
-        workload(asked["rows"], tuple(asked["shape"].items()))
+def load(request: dict[str, Any]) -> None:
+    """Load the rows, before memory is measured."""
+    if request["kind"] == "steps":
+        workload(request["rows"], tuple(request["shape"].items()))
 
 
-def steps(asked: dict[str, Any]) -> Opened:
-    """Training steps of a method on a backbone."""
-    made = workload(asked["rows"], tuple(asked["shape"].items()))
-    training = Training(made.schema, asked["method"], asked["backbone"], asked["batch"])
-    going = training.endless(made.data)
+def steps(request: dict[str, Any]) -> Opened:
+    """Open training steps of a method on a backbone."""
+    synthetic_rows = workload(request["rows"], tuple(request["shape"].items()))
+    training = Training(synthetic_rows.schema, request["method"], request["backbone"], request["batch"])
+    rows_of_steps = training.endless(synthetic_rows.data)
 
     def turn(seconds: float) -> int:
         end = time.perf_counter() + seconds
-        rows = next(going)
+        rows = next(rows_of_steps)
         while time.perf_counter() < end:
-            rows += next(going)
+            rows += next(rows_of_steps)
         return rows
 
     return Opened(turn=turn, parameters=training.num_parameters)
 
 
-def epoch(asked: dict[str, Any]) -> Opened:
-    """A whole epoch of a prepared dataset, read from its shards each time or held in memory."""
-    prepared = open_prepared(asked["dataset"], Path(asked["home"]))
+def epoch(request: dict[str, Any]) -> Opened:
+    """Open an epoch of a prepared dataset, read from its shards in every turn or kept in memory."""
+    prepared = open_prepared(request["dataset"], Path(request["home"]))
 
     def read() -> SplitData:
         return load_split(prepared, Split.TRAIN, domain_set="default", indicator=DOMAIN)
 
-    held = read()
+    in_memory = read()
     key = RunKey.model_construct(
         domain_set="default",
         indicator=DOMAIN,
         domain_features=(DOMAIN,),
         train={"embedding_size": TrainConfig().embedding_size},
     )
-    training = Training(make_schema(prepared, key), "plain", "dnn", asked["batch"])
-    is_held = asked["source"] == "memory"
+    training = Training(make_schema(prepared, key), "plain", "dnn", request["batch"])
+    is_in_memory = request["source"] == "memory"
 
     def turn(_seconds: float) -> int:
-        return sum(training.epoch(held if is_held else read()))
+        return sum(training.epoch(in_memory if is_in_memory else read()))
 
     return Opened(turn=turn, parameters=training.num_parameters)
 
 
-def metrics(asked: dict[str, Any]) -> Opened:
-    """Every metric of a record, on float32 scores as models give them."""
-    rng, rows = np.random.default_rng(0), asked["rows"]
+def metrics(request: dict[str, Any]) -> Opened:
+    """Open the computation of every metric of a record, on float32 scores as models return them."""
+    rng, rows = np.random.default_rng(0), request["rows"]
     traffic = np.arange(1, METRIC_DOMAINS + 1) ** -TRAFFIC_EXPONENT
     score = rng.normal(-2, 1, rows).astype(np.float32)
     frame = pl.DataFrame(
@@ -134,4 +134,4 @@ def metrics(asked: dict[str, Any]) -> Opened:
 if __name__ == "__main__":
     TrainConfig(threads=int(sys.argv[1])).set_up_process()
     kinds = {"steps": steps, "epoch": epoch, "metrics": metrics}
-    serve(lambda asked: kinds[asked["kind"]](asked), load)
+    serve(lambda request: kinds[request["kind"]](request), load)

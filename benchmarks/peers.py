@@ -1,15 +1,15 @@
-"""The peers' workers: each peer's own model and its own training step, on batches cut and held in memory beforehand.
+"""Workers of the peers: each peer's model and training step, on batches prepared in memory in advance.
 
     python peers.py LIBRARY THREADS [CHECKOUT]       a worker for LIBRARY
     python peers.py prepare CSV FOLDER               FuxiCTR's preparation of a CSV file, once
 
-Sizes are equal for all: embedding 16, layers 128-64-32 with ReLU, three full cross layers, Adam at 1e-3, no dropout
-and no regulariser. Runs in the peers' environment, without ctrbench.
+Sizes are equal for all: embedding size 16, layers 128-64-32 with ReLU, three full cross layers, Adam with learning rate
+1e-3, no dropout and no regulariser. Runs in the environment of the peers, without ctrbench.
 
-FuxiCTR's package holds layers, training step and preparation, but not the models of its repository: DNN and DCNv2 are
-put together here from its layers; APG is loaded from a checkout. DeepCTR-Torch's and torch-rechub's loops are called
-whole, with a list of batches in the place of their data loaders. Scenario-Wise-Rec is in no package index; its part
-follows its public code and is untested.
+The package of FuxiCTR contains layers, training step and preparation, but not the models of its repository: DNN and
+DCNv2 are assembled here from its layers; APG is loaded from a checkout. The loops of DeepCTR-Torch and torch-rechub are
+called as a whole, with a list of batches instead of their data loaders. Scenario-Wise-Rec is in no package index; its
+part follows its public code and is untested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worker import Opened, Supply, Unavailable, serve
 EMBEDDING, HIDDEN, CROSS_LAYERS, RATE = 16, [128, 64, 32], 3, 1e-3
 DOMAIN = "field0"
 MAX_ROWS = 409_600
-"""Rows that batches are cut from; a peer's speed does not depend on how many there are."""
+"""Number of rows from which batches are cut; the speed of a peer does not depend on it."""
 BATCH_NORM = "its MLP always has batch normalisation"
 APG_SAME = {
     "condition_mode": "mix-wise",
@@ -38,7 +38,7 @@ APG_SAME = {
     "overparam_p": 128,
     "generate_bias": False,
 }
-"""The settings of ctrbench: the domain's embedding generates cores of rank 16, linearly."""
+"""Settings of ctrbench: the embedding of the domain generates cores of rank 16, linearly."""
 APG_TEMPLATE = {
     "condition_mode": "self-wise",
     "rank_k": 8,
@@ -46,46 +46,48 @@ APG_TEMPLATE = {
     "generate_bias": True,
     "hypernet_config": {"hidden_units": [512, 256], "hidden_activations": "relu", "dropout_rates": 0},
 }
-"""What the template in its repository sets, but for the sizes above."""
+"""Settings of the template in its repository, except for the sizes above."""
 
 
 class Data:
-    """The synthetic rows, and the ids that each field may have."""
+    """The synthetic rows, and the number of ids per field."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        folder, self.batch_size = Path(asked["folder"]), int(asked["batch"])
+    def __init__(self, request: dict[str, Any]) -> None:
+        folder, self.batch_size = Path(request["folder"]), int(request["batch"])
         rows = slice(0, MAX_ROWS)
         self.ids_BF = torch.from_numpy(np.load(folder / "ids.npy", mmap_mode="r")[rows].copy()).long()
         self.label_B = torch.from_numpy(np.load(folder / "label.npy")[rows])
         self.sizes = [int(size) for size in np.load(folder / "sizes.npy")]
-        self.names = [f"field{place}" for place in range(len(self.sizes))]
+        self.names = [f"field{i}" for i in range(len(self.sizes))]
 
     def supply(self, batch_of: Callable[[torch.Tensor, torch.Tensor], object]) -> Supply:
-        """Cut the rows into full batches of the peer's form."""
-        parts = zip(*(torch.split(one, self.batch_size) for one in (self.ids_BF, self.label_B)), strict=True)
+        """Return full batches in the format of the peer."""
+        parts = zip(
+            *(torch.split(tensor, self.batch_size) for tensor in (self.ids_BF, self.label_B)), strict=True
+        )
         batches = [batch_of(ids, label) for ids, label in parts if len(label) == self.batch_size]
         return Supply(batches, self.batch_size)
 
     def columns(self, ids_BF: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return a tensor of ids a field."""
-        return {name: ids_BF[:, place].contiguous() for place, name in enumerate(self.names)}
+        """Return one tensor of ids per field."""
+        return {name: ids_BF[:, i].contiguous() for i, name in enumerate(self.names)}
 
 
 def opened(model: nn.Module, supply: Supply, train: Callable[[float], object], note: str = "") -> Opened:
-    """Wrap a peer's training loop, which takes its batches from the supply until the time is over."""
+    """Return an open case that runs a peer's training loop on batches of the supply until the time is over."""
     model.train()
     return Opened(
         turn=lambda seconds: supply.rows_of(lambda: train(seconds)),
-        parameters=sum(one.numel() for one in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         note=note,
     )
 
 
-def fuxictr(asked: dict[str, Any], checkout: str | None) -> Opened:
-    """FuxiCTR: `train_step` of its base model."""
+def fuxictr(request: dict[str, Any], checkout: str | None) -> Opened:
+    """Open FuxiCTR: `train_step` of its base model."""
     from fuxictr.features import FeatureMap
 
-    data = Data(asked)
+    data = Data(request)
     features = FeatureMap("synthetic", "")
     features.features = OrderedDict(
         (name, {"source": "", "type": "categorical", "vocab_size": size})
@@ -100,11 +102,11 @@ def fuxictr(asked: dict[str, Any], checkout: str | None) -> Opened:
         "model_root": "",
     }
     note = ""
-    if asked["model"].startswith("apg"):
-        model = fuxictr_apg(asked["model"], features, common, checkout)
-        note = "other sizes, as its template has them" if asked["model"] == "apg-template" else ""
+    if request["model"].startswith("apg"):
+        model = fuxictr_apg(request["model"], features, common, checkout)
+        note = "other sizes: those of its template" if request["model"] == "apg-template" else ""
     else:
-        model = fuxictr_assembled(asked["model"], features, common)
+        model = fuxictr_assembled(request["model"], features, common)
     model._max_gradient_norm = 10.0
     supply = data.supply(lambda ids, label: data.columns(ids) | {"label": label})
 
@@ -116,7 +118,7 @@ def fuxictr(asked: dict[str, Any], checkout: str | None) -> Opened:
 
 
 def fuxictr_assembled(name: str, features: Any, common: dict[str, Any]) -> Any:  # noqa: ANN401  # untyped package
-    """Put DNN or parallel DCNv2 together from FuxiCTR's layers."""
+    """Return DNN or parallel DCNv2, assembled from FuxiCTR's layers."""
     from fuxictr.pytorch.layers import CrossNetV2, FeatureEmbedding, MLP_Block
     from fuxictr.pytorch.models import BaseModel
 
@@ -141,12 +143,12 @@ def fuxictr_assembled(name: str, features: Any, common: dict[str, Any]) -> Any: 
 
 
 def fuxictr_apg(name: str, features: Any, common: dict[str, Any], checkout: str | None) -> Any:  # noqa: ANN401
-    """Load APG on DCNv2 from a checkout of FuxiCTR's repository."""
+    """Return APG on DCNv2 from a checkout of FuxiCTR's repository."""
     if checkout is None:
-        raise Unavailable("not in FuxiCTR's package; name a checkout of its repository with --fuxictr")
+        raise Unavailable("not in FuxiCTR's package; pass a checkout of its repository with --fuxictr")
     sys.path.insert(0, str(Path(checkout) / "model_zoo"))
-    made = importlib.import_module("APG.src.APG_DCNv2").APG_DCNv2
-    return made(
+    model_class = importlib.import_module("APG.src.APG_DCNv2").APG_DCNv2
+    return model_class(
         features,
         embedding_dim=EMBEDDING,
         parallel_dnn_hidden_units=HIDDEN,
@@ -158,18 +160,18 @@ def fuxictr_apg(name: str, features: Any, common: dict[str, Any], checkout: str 
     )
 
 
-def deepctr(asked: dict[str, Any], _checkout: str | None) -> Opened:
-    """DeepCTR-Torch: `fit` of WDL without a wide part, or of DCN with full matrices."""
+def deepctr(request: dict[str, Any], _checkout: str | None) -> Opened:
+    """Open DeepCTR-Torch: `fit` of WDL without a wide part, or of DCN with full matrices."""
     import requests
 
-    requests.get = None  # The package asks for its newest version when imported.
+    requests.get = None  # The package requests its newest version when imported.
     from deepctr_torch.inputs import SparseFeat
     from deepctr_torch.models import DCN, WDL, basemodel
 
-    data = Data(asked)
+    data = Data(request)
     columns = [SparseFeat(name, size, EMBEDDING) for name, size in zip(data.names, data.sizes, strict=True)]
     common = {"dnn_hidden_units": HIDDEN, "l2_reg_linear": 0, "l2_reg_embedding": 0, "l2_reg_dnn": 0}
-    if asked["model"] == "dcnv2":
+    if request["model"] == "dcnv2":
         cross = {"cross_num": CROSS_LAYERS, "cross_parameterization": "matrix", "l2_reg_cross": 0}
         model = DCN([], columns, **common, **cross)
     else:
@@ -185,8 +187,8 @@ def deepctr(asked: dict[str, Any], _checkout: str | None) -> Opened:
     return opened(model, supply, train)
 
 
-def rechub(asked: dict[str, Any], _checkout: str | None) -> Opened:
-    """torch-rechub: `train_one_epoch` of its trainer, on its DCNv2 or its embedding and MLP."""
+def rechub(request: dict[str, Any], _checkout: str | None) -> Opened:
+    """Open torch-rechub: `train_one_epoch` of its trainer, on its DCNv2 or its embedding and MLP."""
     from torch_rechub.basic.features import SparseFeature
     from torch_rechub.basic.layers import MLP, EmbeddingLayer
     from torch_rechub.models.ranking import DCNv2
@@ -202,13 +204,13 @@ def rechub(asked: dict[str, Any], _checkout: str | None) -> Opened:
             z_BN = self.embedding(inputs, self.features, squeeze_dim=True)
             return torch.sigmoid(self.tower(z_BN)[:, 0])
 
-    data = Data(asked)
+    data = Data(request)
     features = [
         SparseFeature(name, vocab_size=size, embed_dim=EMBEDDING)
         for name, size in zip(data.names, data.sizes, strict=True)
     ]
     tower = {"dims": HIDDEN, "dropout": 0, "activation": "relu"}
-    is_crossed = asked["model"] == "dcnv2"
+    is_crossed = request["model"] == "dcnv2"
     model = (
         DCNv2(features, CROSS_LAYERS, tower, use_low_rank_mixture=False) if is_crossed else Tower(features)
     )
@@ -217,19 +219,19 @@ def rechub(asked: dict[str, Any], _checkout: str | None) -> Opened:
     return opened(model, supply, lambda seconds: trainer.train_one_epoch(supply.turn(seconds)), BATCH_NORM)
 
 
-def swr(asked: dict[str, Any], checkout: str | None) -> Opened:
-    """Scenario-Wise-Rec: `train_one_epoch` of its trainer, on its AdaSparse or its STAR. Untested."""
+def swr(request: dict[str, Any], checkout: str | None) -> Opened:
+    """Open Scenario-Wise-Rec: `train_one_epoch` of its trainer, on its AdaSparse or its STAR. Untested."""
     if checkout is None:
-        raise Unavailable("in no package index; name a checkout with --scenario-wise-rec")
+        raise Unavailable("in no package index; pass a checkout with --scenario-wise-rec")
     sys.path.insert(0, checkout)
     part = importlib.import_module
-    data, zoo = Data(asked), part("scenario_wise_rec.models.multi_domain")
+    data, zoo = Data(request), part("scenario_wise_rec.models.multi_domain")
     sparse = part("scenario_wise_rec.basic.features").SparseFeature
     features = [
         sparse(name, vocab_size=size, embed_dim=EMBEDDING)
         for name, size in zip(data.names, data.sizes, strict=True)
     ]
-    if asked["model"] == "adasparse":
+    if request["model"] == "adasparse":
         tower = {"dims": HIDDEN, "dropout": 0.0, "activation": "relu"}
         model = zoo.AdaSparse(features[:1], features[1:], tower)
     else:
@@ -237,7 +239,7 @@ def swr(asked: dict[str, Any], checkout: str | None) -> Opened:
     trainer = part("scenario_wise_rec.trainers").CTRTrainer(model, "synthetic", optimizer_params={"lr": RATE})
 
     def batch_of(ids: torch.Tensor, label: torch.Tensor) -> object:
-        # Domains count from 0 there.
+        # Domain ids start at 0 there.
         return data.columns(ids) | {"domain_indicator": ids[:, 0] - 1}, label
 
     supply = data.supply(batch_of)
@@ -245,7 +247,7 @@ def swr(asked: dict[str, Any], checkout: str | None) -> Opened:
 
 
 def prepare(csv: str, folder: str) -> None:
-    """Encode a CSV file whole with FuxiCTR's own steps."""
+    """Encode a whole CSV file with the preprocessing of FuxiCTR."""
     from fuxictr.preprocess import FeatureProcessor, build_dataset
 
     with Path(csv).open(encoding="utf-8") as lines:
@@ -269,4 +271,4 @@ if __name__ == "__main__":
         torch.set_num_threads(int(arguments[0]))
         checkout = arguments[1] if len(arguments) > 1 else None
         openers = {"fuxictr": fuxictr, "deepctr": deepctr, "rechub": rechub, "swr": swr}
-        serve(lambda asked: openers[library](asked, checkout))
+        serve(lambda request: openers[library](request, checkout))
