@@ -1,4 +1,4 @@
-"""Tables about datasets: what is known, what was prepared, its domains, and a forecast for generated data."""
+"""Tables about datasets: their splits and domains, a listing, and a forecast for generated data."""
 
 from __future__ import annotations
 

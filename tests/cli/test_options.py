@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,9 +35,10 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 COMMANDS = dict(commands())
 PARAMETERS = {
-    f"{name} {parameter.opts[-1]}": parameter
+    f"{name} {option}": parameter
     for name, command in COMMANDS.items()
     for parameter in command.params
+    for option in parameter.opts
 }
 
 
@@ -109,3 +111,28 @@ def test_the_help_of_the_preset_option_names_all_presets() -> None:
     parameter = PARAMETERS["ctrbench run --preset"]
     assert parameter.metavar == "|".join(PRESETS)
     assert all(f"({name})" in parameter.help for name in PRESETS)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown_commands() -> Iterator[tuple[str, str]]:
+    """Yield each command line that a document shows, with the file and the number of its line."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+            for command in re.findall(r"(?:^|`|\$ |^ +)ctrbench ([^`#|]*)", line):
+                yield f"{page.relative_to(ROOT)}:{number}", command
+
+
+def test_options_that_documents_show_exist() -> None:
+    wrong = []
+    for position, line in shown_commands():
+        words = line.split()
+        name = f"ctrbench {' '.join(words[:2] if words[:1] == ['synth'] else words[:1])}"
+        options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)
+        if f"ctrbench {' '.join(words[:1])}" in COMMANDS:
+            wrong += [
+                f"{position}: {name} {option}" for option in options if f"{name} {option}" not in PARAMETERS
+            ]
+    assert wrong == []

@@ -16,12 +16,12 @@ Call = Callable[..., CompletedProcess[str]]
 
 
 def test_a_second_call_repeats_no_run(prepared: Path, train: Call) -> None:
-    asked = ("--methods", "plain,adasparse[form=scaling]", "--seeds", "2")
-    assert train(*asked).returncode == 0
+    arguments = ("--methods", "plain,adasparse[form=scaling]", "--seeds", "2")
+    assert train(*arguments).returncode == 0
     records = sorted((prepared / "results" / "tiny").glob("*.json"))
     assert len(records) == 4
     before = [record.read_bytes() for record in records]
-    done = train(*asked)
+    done = train(*arguments)
     assert done.returncode == 0
     assert "tiny: 4 runs, 4 already finished, 0 to run" in done.stderr
     assert [record.read_bytes() for record in records] == before
@@ -137,10 +137,10 @@ def test_a_run_shows_its_cost_before_it_starts(
     prepared: Path, train: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctrbench.cli.console.err", Console(width=120, stderr=True))
-    asked = ("--methods", "plain,star[norm=none,aux=none]", "--seeds", "2")
-    shown, _, rest = train(*asked).stderr.partition("tiny: 4 runs")
+    arguments = ("--methods", "plain,star[norm=none,aux=none]", "--seeds", "2")
+    shown, _, rest = train(*arguments).stderr.partition("tiny: 4 runs")
     # Four fields of four numbers and the price enter: 17 → 8 → 4 → 1.
     assert re.search(r"plain +dnn\[hidden=8-4\] +\d+ +185 +0 +172 +1\.00 *\n", shown)
     assert re.search(r"star\[norm=none,aux=none\] .* 740 +172 +1\.00 +shop \(3\)", shown)
     assert "star[norm=none,aux=none] × dnn[hidden=8-4], seed 2: LogLoss" in rest
-    assert "forward" not in train(*asked).stderr
+    assert "forward" not in train(*arguments).stderr
