@@ -1,4 +1,4 @@
-"""`python benchmarks/production_profile.py`: rows a second of the Production-scale generator, and where the time goes.
+"""`python benchmarks/production_profile.py`: rows per second of the Production-scale generator, and its profile.
 
 Everything behind a block of rows is computed when it is first asked for, so each stage is timed by asking for it when
 all that it needs is there; what remains up to the whole is the putting out of columns. One process, the best of several
@@ -98,7 +98,7 @@ def put_out(block: ClickBlock, *, columns: list[str]) -> None:
 
 
 def rates(spec: ProductionSpec, data: Production, rounds: int) -> dict[str, int]:
-    """Return the rows a second of one process, for what is asked of it."""
+    """Return the rows per second of one process, for what is asked of it."""
     fields = [Column.LABEL, Column.PROBABILITY, *(field.name for field in data.fields)]
     content = as_text(spec, data.constants)
     with tempfile.TemporaryDirectory() as folder:

@@ -179,7 +179,7 @@ def main() -> None:
         timeline.say("; ".join(wrong) or same)
         left = len(list(folder.glob("home/runs/*/checkpoint.pt")))
         resumed = sum(record.measured.resumed > 0 for record in made)
-        timeline.say(f"{resumed} of them went on from a checkpoint; checkpoints left: {left}")
+        timeline.say(f"{resumed} of them resumed from a checkpoint; checkpoints left: {left}")
     sys.exit(bool(wrong))
 
 

@@ -1,6 +1,6 @@
 """A worker: holds the cases of one library ready and runs one of them when told to, asleep in between.
 
-The parent and its workers speak JSON, a line a message, over stdin and stdout. This file and those of the peers'
+The parent and its workers exchange JSON, one line per message, over stdin and stdout. This file and those of the peers'
 workers need nothing but numpy, torch and the peer, since they run in an environment without ctrbench.
 """
 

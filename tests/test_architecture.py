@@ -162,7 +162,7 @@ def rule_of(module: str) -> tuple[str, ...]:
     return MAY_IMPORT[max(found, key=len)]
 
 
-def test_imports_are_seen_wherever_they_stand() -> None:
+def test_imports_are_seen_at_every_level_of_nesting() -> None:
     code = """
 import one
 if TYPE_CHECKING:

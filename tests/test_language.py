@@ -10,39 +10,73 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {ROOT / "docs" / "results", ROOT / "docs" / "reports"}
+GENERATED = ROOT / "docs" / "reports"
 WORD_LISTS = {Path(__file__), ROOT / "tests" / "cli" / "test_options.py"}
 """Tests that hold such words as data."""
-EXEMPT = {("datasets/production.toml", "made-up")}
-"""A card's digest covers its text, so a published card keeps its wording."""
 FORBIDDEN = {
+    "a domain a": "one … per domain",
+    "a line a": "one line per …",
+    "a panel a": "one panel per …",
+    "a row a": "one row per …",
     "afresh": "again",
+    "anew": "again",
+    "anybody": "any process, any user",
     "as it stands": "unchanged, current",
     "as they stand": "unchanged, current",
+    "at hand": "available, current",
     "cannot be told apart": "the difference is not significant",
+    "domains that mean nothing": "random domains, meaningless domains",
     "everybody": "all, each domain, shared",
     "given up after": "gave up after",
+    "go by": "are indexed by, depend on",
     "go side by side": "run in parallel",
+    "goal missed": "state the ratio alone",
     "goes about": "proceeds, works",
+    "goes by": "is indexed by, depends on",
     "going by": "indexed by, depending on",
     "had it for nothing": "got it for free",
     "had rather": "name the choice and its reason",
     "hear that": "called after",
+    "heed": "respect, account for",
+    "heeds": "respects, accounts for",
+    "held against": "checked",
+    "hold against": "check",
     "honest one": "name the property",
     "in these words": "with this message",
+    "inks": "colours",
+    "is none of": "is not one of",
     "is none of our business": "is ignored",
     "lend": "assign",
+    "made up for": "caught up with",
     "made up rows": "synthetic rows",
     "made-up": "synthetic",
     "make room": "free disk space",
+    "move numbers": "change results",
+    "moves results": "changes results",
     "moves the numbers": "changes results",
+    "no room": "not enough memory or space",
+    "nobody": "no process, no user, nothing",
+    "of ours": "of ctrbench",
+    "one a row": "one per row",
     "out of reach": "cannot be learned, exceeds",
+    "put out as": "encoded as",
     "put out standardised": "standardised",
+    "reckon": "account for",
+    "room for": "capacity for, space for",
+    "rows a user": "rows per user",
+    "runs side by side": "runs in parallel",
     "single domains own": "per-domain parameters",
+    "somebody": "name the person or the process",
+    "someone": "name the person or the process",
     "take note of": "record, update",
     "takes note of": "records, updates",
     "tell apart": "distinguish",
     "told apart": "distinguished",
+    "told otherwise": "(default: …)",
+    "went on from": "resumed from",
+    "whatever": "for any, regardless of",
+    "wherever": "in every place that",
+    "whoever": "name the person or the process",
     "whole house": "name the project or the module",
     "whomever": "name the person or the process",
     "whose a loop is": "owner of the loop",
@@ -56,7 +90,7 @@ def _files() -> Iterator[Path]:
         yield from (ROOT / folder).rglob("*.py")
     for folder in ("ctrbench", "datasets", "studies"):
         yield from (ROOT / folder).rglob("*.toml")
-    yield from (page for page in (ROOT / "docs").rglob("*.md") if not GENERATED & set(page.parents))
+    yield from (page for page in (ROOT / "docs").rglob("*.md") if GENERATED not in page.parents)
     yield from ROOT.glob("*.md")
 
 
@@ -78,7 +112,6 @@ def test_the_phrase_is_not_written(texts: dict[Path, str], phrase: str) -> None:
         f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
         for file, text in texts.items()
         for match in pattern.finditer(text)
-        if (str(file.relative_to(ROOT)), phrase) not in EXEMPT
     ]
     assert findings == [], f"write {FORBIDDEN[phrase]!r} in place of {phrase!r}"
 

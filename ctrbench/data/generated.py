@@ -364,7 +364,7 @@ def _constants(folder: Location, spec: ProductionSpec, report: Report) -> Consta
 
 
 def _check_room(folder: Path, spec: ProductionSpec) -> None:
-    """Raise `DataError` where the disk has no room for all shards; those that are there count as room."""
+    """Raise `DataError` where the disk lacks space for all shards; existing shards count as free space."""
     needed = spec.rows * (
         BYTES_PER_ROW + (2 * BYTES_PER_SLOT * spec.sequence_length if spec.sequences else 0)
     )

@@ -233,7 +233,7 @@ class Method(Settings, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted(ABC):
-    """Result of `Estimator.fit`: what the record says of it, and how it scores rows.
+    """Result of `Estimator.fit`: its entries in the record, and its scores of rows.
 
     Required:
         logits(data): the logits of all rows, float32 of shape (B,).

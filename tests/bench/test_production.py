@@ -31,7 +31,7 @@ def full() -> Production:
 
 def timed(benchmark: BenchmarkFixture, full: Production, columns: list[str]) -> None:
     benchmark.pedantic(lambda: full.rows(START, START + ROWS, columns), rounds=3, warmup_rounds=1)
-    benchmark.extra_info["rows a second"] = round(ROWS / benchmark.stats.stats.min)
+    benchmark.extra_info["rows per second"] = round(ROWS / benchmark.stats.stats.min)
 
 
 @pytest.mark.benchmark(group=GROUP)

@@ -32,7 +32,7 @@ def grid(prepared: Prepared, *methods: str, backbone: str = "dnn[hidden=8-4]") -
     )  # fmt: skip
 
 
-def test_each_pair_is_forecast_once_whatever_the_number_of_seeds(prepared: Prepared) -> None:
+def test_each_pair_is_forecast_once_for_any_number_of_seeds(prepared: Prepared) -> None:
     pairs = forecast(prepared, grid(prepared, "plain", "star")).pairs
     assert [pair.method for pair in pairs] == ["plain", "star"]
 

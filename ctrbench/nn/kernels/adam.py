@@ -105,7 +105,7 @@ class LoopRowAdam(RowAdam):
         return distinct_by_loops(ids_n, self.slot_R)
 
     def read(self, rows_U: torch.Tensor, step: int) -> torch.Tensor:
-        """Return copies that have made up for missed steps; of a single row without missed steps, a view."""
+        """Return copies that have caught up with missed steps; of a single row without missed steps, a view."""
         if self.rule != "adam":
             if len(rows_U) == 1:
                 row = int(rows_U)

@@ -1,4 +1,4 @@
-"""What is known of the IAAC data, as the twin imitates it: counts by level, days and hours, and fitted laws.
+"""What is known of the IAAC data, as the twin imitates it: counts by level, days and hours, and fitted distributions.
 
 Counts are of round 1, rounded to three digits. Fields with thousands of ids follow a Zipf-Mandelbrot law: exponent and
 offset were chosen on a grid to minimise the largest difference between the law's and the data's cumulative row shares
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 REFERENCE_ROWS = 478_138
-"""Rows of round 1, to which the laws were fitted."""
+"""Rows of round 1, to which the distributions were fitted."""
 MISSING_PROFILES = 964 / REFERENCE_ROWS
 """Share of rows in which age, star and occupation are missing, always together."""
 UNKNOWN_BRANDS = 473 / REFERENCE_ROWS
@@ -147,7 +147,7 @@ BRANDS = Law(exponent=1.6, offset=40, ids=2_054, growth=0.2)
 TOP_BRAND = 0.146
 CITIES = Law(exponent=3.4, offset=10, ids=127, growth=0.0)
 TOP_CITY = 0.324
-"""One brand and one city stand apart; the laws hold for the others."""
+"""One brand and one city stand apart; the distributions hold for the others."""
 USERS = Law(exponent=0.5, offset=0, ids=262_745, growth=0.75)
 QUERIES = Law(exponent=0.7, offset=0, ids=84_496, growth=0.7)
 PROPERTIES = Law(exponent=0.9, offset=0, ids=12_000, growth=0.2)

@@ -1,6 +1,6 @@
 """What Production-scale data must show (spec: production-9.10), measured in one pass over any ranges of their rows.
 
-A `Tally` holds sums only and adds up, so ranges may be measured by anybody in any order, in memory that does not grow.
+A `Tally` holds sums only and adds up, so ranges may be measured by any process in any order, in constant memory.
 AUC and LogLoss are expected values over the true probabilities, without labels, from counts over fine bins of the
 score. The logistic regression takes its start from a first range and then makes one Newton step over all rows, which
 is as good as the whole fit: the start's error enters squared. Tolerances are those of the specification plus four

@@ -1,4 +1,4 @@
-"""Laws of the Production-scale data that need no seed: time of day, traffic of domains, Zipf tables (spec:
+"""Distributions of the Production-scale data that need no seed: time of day, traffic of domains, Zipf tables (spec:
 production-9.3 to production-9.5).
 
 The k-th domain has traffic ∝ k^-0.805, one parameter that gives the published sizes: 18 domains hold a fifth of the

@@ -278,7 +278,7 @@ def _time(block: ClickBlock) -> Values:
 
 
 def _weekday(block: ClickBlock) -> Values:
-    """Return the day of the week; 0 where it is none of the training days'."""
+    """Return the day of the week; 0 for days that training does not contain."""
     weekday, train_days = block.times[0] % 7, 4 * block.world.spec.days // 6
     return _ids(np.where(weekday < train_days, weekday + 1, 0))
 

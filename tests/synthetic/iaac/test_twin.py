@@ -153,9 +153,9 @@ def test_days_have_their_rows_and_their_rate(frame: pl.DataFrame) -> None:
 
 
 def test_the_number_of_distinct_ids_is_that_of_round_1_at_its_size() -> None:
-    laws = (iaac_marginals.ITEMS, iaac_marginals.SHOPS, iaac_marginals.USERS)
-    for law, distinct in zip(laws, (10_075, 3_959, 197_694), strict=True):
-        expected = -np.expm1(-478_138 * law.shares(law.size(478_138))).sum()
+    distributions = (iaac_marginals.ITEMS, iaac_marginals.SHOPS, iaac_marginals.USERS)
+    for distribution, distinct in zip(distributions, (10_075, 3_959, 197_694), strict=True):
+        expected = -np.expm1(-478_138 * distribution.shares(distribution.size(478_138))).sum()
         assert expected == pytest.approx(distinct, rel=0.02)
 
 
