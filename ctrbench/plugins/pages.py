@@ -17,7 +17,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from ctrbench.errors import ContractError
-from ctrbench.plugins.base import Backbone, Method, Settings
+from ctrbench.plugins.base import Backbone, Estimator, Method, Settings
 from ctrbench.plugins.finder import TAGS, Plugin
 from ctrbench.plugins.groups import groups
 from ctrbench.plugins.registry import ALL, PlugKind, plugins
@@ -39,7 +39,7 @@ that indexes parameters per domain (`--indicator`), and z the vector of all inpu
 [notation](../specification/conventions.md#conventions-0.2).
 """
 SECTIONS = {
-    "Plan": "Plan edit",
+    "Plan": "Plan",
     "Choices": "Choices where the paper is silent",
     "Deviations": "Deviations",
     "Not implemented": "Not implemented",
@@ -106,15 +106,16 @@ def _table_of_methods() -> str:
         "| :-- | :-- | :-- | :-- | :-- |",
     ]
     for plugin in _built_in("methods"):
-        tags = (escape(plugin.tag(name)) for name in ("Year", "Uses", "Parameters per domain"))
-        lines.append(f"| {_link(plugin, 'methods')} | {_description(plugin)} | {' | '.join(tags)} |")
+        tags = (escape(plugin.tag(name)) for name in ("Uses", "Parameters per domain"))
+        cells = (_link(plugin, "methods"), _description(plugin), _year(plugin), *tags)
+        lines.append(f"| {' | '.join(cells)} |")
     return _joined(lines)
 
 
 def _table_of_backbones() -> str:
     lines = ["| backbone | description | year |", "| :-- | :-- | :-- |"]
     for plugin in _built_in("backbones"):
-        lines.append(f"| {_link(plugin, 'backbones')} | {_description(plugin)} | {plugin.tag('Year')} |")
+        lines.append(f"| {_link(plugin, 'backbones')} | {_description(plugin)} | {_year(plugin)} |")
     return _joined(lines)
 
 
@@ -124,6 +125,11 @@ def _link(plugin: Plugin, kind: PlugKind) -> str:
 
 def _description(plugin: Plugin) -> str:
     return escape((plugin.summary.partition(": ")[2] or plugin.summary).rstrip("."))
+
+
+def _year(plugin: Plugin) -> str:
+    year = plugin.tag("Year")
+    return "–" if year == "none" else year
 
 
 def _groups() -> str:
@@ -151,7 +157,8 @@ def _page(plugin: Plugin, kind: PlugKind) -> str:
     parts += markdown_body(introduction, depth)
     plan = sections.pop("Plan", None)
     if plan:
-        parts += [f"## {SECTIONS['Plan']}\n", *markdown_body(plan, depth), _explain(plugin, kind)]
+        parts += ["## Plan edit\n" if kind == "methods" else "## Plan\n", *markdown_body(plan, depth)]
+        parts += [] if issubclass(chosen, Estimator) else [_explain(plugin, kind)]
     parts += ["## Settings\n", settings_table(chosen, _own_fields(chosen, base), depth=depth)]
     parts.append(f"[Settings of every {kind.removesuffix('s')}]({'../' * (depth - 1)}{INDEX})\n")
     for label, text in sections.items():
@@ -162,6 +169,7 @@ def _page(plugin: Plugin, kind: PlugKind) -> str:
 def _facts(plugin: Plugin, chosen: type[Any], depth: int) -> str:
     """Return the table of a plug-in's tags and declared properties."""
     facts = {name: _text(plugin.tag(name), depth) for name in TAGS if plugin.tag(name)}
+    facts["Year"] = _year(plugin)
     if issubclass(chosen, Method):
         facts["Initial logits"] = _start(chosen().starts_as_backbone)
     file = f"ctrbench/{plugin.file.parent.name}/{plugin.file.name}"

@@ -54,7 +54,7 @@ def test_a_page_has_tags_plan_settings_and_a_link_to_the_specification(
 ) -> None:
     text, plugin = page(made, kind, name), plugins(kind)[name]
     assert f"| Paper | {plugin.tag('Paper')[:12]}" in text
-    assert "## Plan edit" in text
+    assert ("## Plan edit\n" if kind == "methods" else "## Plan\n") in text
     assert "specification/" in text
     fields = type(select(kind, name).value).model_fields
     own = set(fields) - set(pages.BASES[kind].model_fields)
