@@ -94,7 +94,7 @@ def check(methods: options_plugins.CheckedMethods) -> None:
     from ctrbench.contract.matrix import all_pass, check_methods
     from ctrbench.plugins.registry import selectors
 
-    findings = check_methods(selectors("methods", methods) or [methods], started=_announce_check)
+    findings = check_methods(selectors("methods", methods) or [methods], progress=_announce_check)
     if len(findings) > 1:
         show_plugins.show_matrix(findings)
     else:

@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from ctrbench.contract.check import Finding, check
 from ctrbench.plugins.registry import select
 
-Started = Callable[[str, int, int], None]
-"""Callback that receives the method whose check begins, its number and the number of methods."""
+Progress = Callable[[str, int, int], None]
+"""Progress callback: receives the next method, its number from 1, and the number of methods."""
 
 
 def check_methods(
-    methods: Sequence[str], *, started: Started = lambda _method, _number, _total: None
+    methods: Sequence[str], *, progress: Progress = lambda *_: None
 ) -> dict[str, tuple[Finding, ...]]:
     """Return the findings about each method, by selector or file; raises `SettingError` before the first check."""
     for method in methods:
         _ = select("methods", method).value
     findings = {}
     for number, method in enumerate(methods, start=1):
-        started(method, number, len(methods))
+        progress(method, number, len(methods))
         findings[method] = check(method)
     return findings
 

@@ -26,7 +26,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_methods_are_checked_in_order_and_announced() -> None:
     announced: list[tuple[str, int, int]] = []
-    findings = check_methods(["star", "plain"], started=lambda *case: announced.append(case))
+    findings = check_methods(["star", "plain"], progress=lambda *case: announced.append(case))
     assert list(findings) == ["star", "plain"]
     assert announced == [("star", 1, 2), ("plain", 2, 2)]
 

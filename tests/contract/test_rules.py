@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -337,6 +338,16 @@ def test_every_rule_has_a_method_that_breaks_it() -> None:
 
 def test_rules_are_named_and_stated_once() -> None:
     assert len({rule.name for rule in RULES}) == len({rule.statement for rule in RULES}) == len(RULES)
+
+
+def test_the_guide_lists_every_rule() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "own-method.md").read_text(encoding="utf-8")
+    rows = [
+        line
+        for line in guide.splitlines()
+        if line in {f"| {rule.name} | {rule.statement} |" for rule in RULES}
+    ]
+    assert rows == [f"| {rule.name} | {rule.statement} |" for rule in RULES]
 
 
 SOUND = {
