@@ -1,10 +1,4 @@
-"""A figure of a report, and how the charts of this folder are found.
-
-To add a figure, add a file to this folder with a function `draw` that takes a `Summary` and yields figures:
-
-    def draw(summary: Summary) -> Iterable[Figure]:
-        yield Figure(stem="seconds", title="Training time by method", chart=...)
-"""
+"""A figure of a report, and the discovery of the charts in this folder."""
 
 from __future__ import annotations
 
