@@ -19,7 +19,7 @@ from ctrbench.nn.capabilities import NAMES
 from ctrbench.nn.model import CTRModel
 
 CAPABILITIES = (*NAMES, "indexed_by", "inspects", "selects", "starts_as_backbone")
-"""Attributes that declare what a method, a learner or a module can do."""
+"""Attributes that declare abilities of a method, a learner or a module."""
 SIMILARITY = 0.85
 """Similarity (`difflib`) from which on an attribute is taken for a misspelt capability."""
 FRAMEWORK = ("ctrbench.nn.", "ctrbench.plugins.", "ctrbench.train.", "pydantic.", "torch.")

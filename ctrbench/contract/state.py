@@ -1,4 +1,4 @@
-"""Rules about state: what a method is given stays unchanged, and checkpoints and seeds determine the rest."""
+"""Rules about state: inputs stay unchanged, and checkpoints and seeds determine all results."""
 
 from __future__ import annotations
 

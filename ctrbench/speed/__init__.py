@@ -1,1 +1,1 @@
-"""How fast training is, where its time goes, and how close that is to what the machine can do."""
+"""The training benchmark: speed, time per phase of a step, and lower bounds from the machine's roofline."""

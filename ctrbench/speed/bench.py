@@ -90,7 +90,7 @@ class BenchResult:
     seconds: float
     """Duration of the timed steps per case."""
     config: TrainConfig
-    """Settings of all cases, apart from `batch_size`, which each case has itself."""
+    """Settings of all cases; `batch_size` differs per case."""
     machine: dict[str, str | int]
     roofs: Roofs
     cases: tuple[CaseResult, ...]

@@ -95,7 +95,7 @@ class Learner:
         return StepOutput(loss=loss.detach(), rows=len(batch), logs=context.logs)
 
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
-        """Choose on dev what the method leaves open and return the choices for the record.
+        """Choose open settings of the method on dev and return the choices for the record.
 
         Called before dev is scored, after every epoch, if `selects` is true.
         """

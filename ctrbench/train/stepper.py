@@ -1,7 +1,7 @@
 """The training step: the only code that drives a learner, for training runs, the contract and the speed benchmark.
 
-A step is the learner's step on one batch; the stages are then told how much of the planned training is done, since some
-of them anneal. `Stepper` owns everything that a step changes, so its state is what a checkpoint has to hold.
+A step is the learner's step on one batch; stages that anneal then receive the share of the planned training that is
+done. `Stepper` owns everything that a step changes, so a checkpoint consists of its state.
 """
 
 from __future__ import annotations

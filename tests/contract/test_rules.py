@@ -193,7 +193,7 @@ BROKEN = {
             "edit": "(self.seen.append(len(self.seen)), plan)[1]",
         },
     ),
-    "state beside the model": (
+    "state outside the model": (
         "checkpoint",
         "restored model to score as the saved one",
         {
@@ -201,7 +201,7 @@ BROKEN = {
             "forward": "self.alpha += 0.1 * self.training\nreturn x * self.alpha",
         },
     ),
-    "state beside the learner": (
+    "state outside the learner's state_dict": (
         "checkpoint",
         "to resume bit for bit",
         {
@@ -218,12 +218,12 @@ BROKEN = {
             """,
         },
     ),
-    "start beside the seed": (
+    "initial weights without the seed": (
         "seed",
         "net.tower.1.weight, net.tower.3.weight differ",
         {"init": "self.weight = nn.Parameter(torch.randn(num_inputs))", "forward": "return x * self.weight"},
     ),
-    "noise beside the seed": (
+    "noise without the seed": (
         "seed",
         "two trainings differ",
         {"forward": "return x * (1.0 + 0.1 * np.random.rand() * self.training)"},
@@ -267,7 +267,7 @@ BROKEN = {
             """,
         },
     ),
-    "order beside the generator": (
+    "order without the generator": (
         "epoch order",
         "on the given generator only",
         {

@@ -32,7 +32,7 @@ def test_a_step_trains(make_case: MakeCase) -> None:
     assert not all(map(torch.equal, before, training.model.net.parameters()))
 
 
-def test_stages_are_told_the_progress_of_training(
+def test_stages_receive_the_progress_of_training(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training, progress = EndlessTraining(make_case()), []

@@ -216,7 +216,7 @@ def checkpoint_error(workers: Workers) -> str:
 
 
 class Killed(Exception):
-    """Stands for a kill signal."""
+    """Replaces a kill signal."""
 
 
 def trainer(workers: Workers | None) -> Trainer:

@@ -19,7 +19,7 @@ BATCHES = 5
 
 
 class Advances:
-    """Records the progress that a model is told."""
+    """Records the progress that a model receives."""
 
     def __init__(self, model: CTRModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.progress: list[float] = []
@@ -36,7 +36,7 @@ def run_window(stepper: Stepper, rows: Window, *, epoch: int = 0, first: int = 0
     return [float(output.loss) for output in stepper.steps(rows, order, epoch=epoch, first=first)]
 
 
-def test_stages_are_told_the_share_of_planned_steps(
+def test_stages_receive_the_share_of_planned_steps(
     build_model: Callable[..., CTRModel], data: SplitData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_model()
