@@ -10,7 +10,7 @@ import pytest
 
 from ctrbench.synthetic.production.calibration import calibrate
 from ctrbench.synthetic.production.clicks import Component
-from ctrbench.synthetic.production.generator import DOMAIN_PLACE, Production
+from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
 from ctrbench.synthetic.production.spec import ProductionSpec, preset
 
 Make = Callable[..., Production]
@@ -37,4 +37,4 @@ def unit(make: Make) -> Production:
 @pytest.fixture(scope="session")
 def columns(unit: Production) -> dict[str, np.ndarray]:
     """All columns of the unit preset's 262,144 rows, and the components of the logit."""
-    return unit.rows(0, unit.spec.rows, [*unit.columns, *Component, DOMAIN_PLACE])
+    return unit.rows(0, unit.spec.rows, [*unit.columns, *Component, DOMAIN_INDEX])

@@ -26,13 +26,11 @@ TAIL_ROWS, FULL_ROWS = 200, 2_200_000_000
 NUM_BINS = 5
 
 
-def diurnal(hour: Floats) -> Floats:
-    """Return the density of traffic at an hour of the day; its mean over the day is 1."""
-    return 1 + 0.6 * np.sin(2 * np.pi * (hour - 14) / 24) + 0.2 * np.sin(4 * np.pi * (hour - 20) / 24)
-
-
 def traffic_before(hour: Floats) -> Floats:
-    """Return the share of a day's traffic before an hour: the integral of `diurnal`."""
+    """Return the share of a day's traffic before an hour.
+
+    The density at hour h is 1 + 0.6 sin(2π (h - 14) / 24) + 0.2 sin(4π (h - 20) / 24), with mean 1 over the day.
+    """
     slow = 0.6 * 24 / (2 * np.pi) * (np.cos(2 * np.pi * (hour - 14) / 24) - np.cos(2 * np.pi * 14 / 24))
     fast = 0.2 * 24 / (4 * np.pi) * (np.cos(4 * np.pi * (hour - 20) / 24) - np.cos(4 * np.pi * 20 / 24))
     return np.asarray((hour - slow - fast) / 24)

@@ -61,7 +61,7 @@ Role = Literal["user", "item", "context", "shop"]
 DOMAIN_FEATURES = ("scenario", "ad_position", "user_profile")
 USER, ITEM, CATEGORY = "user_id", "item_id", "category"
 ITEM_SEQUENCE, CATEGORY_SEQUENCE = "item_history", "category_history"
-DOMAIN_PLACE = "domain_place"
+DOMAIN_INDEX = "domain_place"
 """On request: the row's place among `Production.domains`."""
 ITEM_NEGATIVES = "item_history_negatives"
 """On request: for each place of the item sequence an item drawn from all alike, for DIEN's auxiliary loss."""
@@ -314,7 +314,7 @@ MAKERS: dict[str, Maker] = {
     ITEM_SEQUENCE: _item_history,
     CATEGORY_SEQUENCE: _category_history,
     ITEM_NEGATIVES: _item_negatives,
-    DOMAIN_PLACE: lambda block: block.domain,
+    DOMAIN_INDEX: lambda block: block.domain,
     BID: lambda block: block.bid,
     PRICE: lambda block: block.price,
     COST: lambda block: block.cost,

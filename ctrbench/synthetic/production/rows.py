@@ -239,12 +239,6 @@ def brand_of(seed: int, item: int, category: int) -> int:
 
 
 @compiled
-def shop_of(seed: int, item: int, num_shops: int) -> int:
-    """Return the shop that sells an item."""
-    return below(words(seed, _ITEM_FEATURES, item)[1], num_shops)
-
-
-@compiled
 def item_features(
     seed: int, item_B: Integers, category_B: Integers, num_shops: int, columns_4B: Integers
 ) -> None:

@@ -19,7 +19,7 @@ from ctrbench.synthetic.production.distributions import traffic_before
 from ctrbench.synthetic.production.generator import (
     CATEGORY_SEQUENCE,
     DOMAIN_FEATURES,
-    DOMAIN_PLACE,
+    DOMAIN_INDEX,
     ITEM_NEGATIVES,
     ITEM_SEQUENCE,
     Production,
@@ -185,7 +185,7 @@ def test_a_row_stands_where_the_days_traffic_says(unit: Production, columns: Col
 
 
 def test_domains_have_their_traffic(unit: Production, columns: Columns) -> None:
-    seen = np.bincount(columns[DOMAIN_PLACE], minlength=90)
+    seen = np.bincount(columns[DOMAIN_INDEX], minlength=90)
     expected = unit.domains.share * (seen.sum() - seen[50:].sum())
     chi = ((seen - expected)[:50] ** 2 / expected[:50]).sum()
     assert abs(chi - 49) < 5 * np.sqrt(2 * 49)
@@ -193,11 +193,11 @@ def test_domains_have_their_traffic(unit: Production, columns: Columns) -> None:
 
 def test_domain_features_are_those_of_the_rows_tuple(unit: Production, columns: Columns) -> None:
     for name in DOMAIN_FEATURES:
-        assert np.array_equal(unit.domains.features[name][columns[DOMAIN_PLACE]], columns[name])
+        assert np.array_equal(unit.domains.features[name][columns[DOMAIN_INDEX]], columns[name])
 
 
 def test_reserved_tuples_appear_on_the_last_day_only(unit: Production, columns: Columns) -> None:
-    is_reserved = unit.domains.is_reserved[columns[DOMAIN_PLACE]]
+    is_reserved = unit.domains.is_reserved[columns[DOMAIN_INDEX]]
     assert columns[Column.ROW][is_reserved].min() >= unit.cuts[1]
     rows = unit.spec.rows - unit.cuts[1]
     assert abs(is_reserved.sum() - 0.001 * rows) < 4 * np.sqrt(0.001 * rows)
@@ -205,7 +205,7 @@ def test_reserved_tuples_appear_on_the_last_day_only(unit: Production, columns: 
 
 def test_reserved_tuples_wait_for_the_last_sixth_of_a_longer_horizon(make: Callable[..., Production]) -> None:
     production = make(days=12)
-    place = production.rows(0, production.spec.rows, [DOMAIN_PLACE])[DOMAIN_PLACE]
+    place = production.rows(0, production.spec.rows, [DOMAIN_INDEX])[DOMAIN_INDEX]
     assert np.flatnonzero(production.domains.is_reserved[place]).min() >= production.cuts[1]
 
 

@@ -1,10 +1,10 @@
-"""What Production-scale data must show (spec: production-9.10), measured in one pass over any ranges of their rows.
+"""Acceptance tests of the Production-scale data (spec: production-9.10), computed in one pass over ranges of rows.
 
-A `Tally` holds sums only and adds up, so ranges may be measured by any process in any order, in constant memory.
-AUC and LogLoss are expected values over the true probabilities, without labels, from counts over fine bins of the
-score. The logistic regression takes its start from a first range and then makes one Newton step over all rows, which
-is as good as the whole fit: the start's error enters squared. Tolerances are those of the specification plus four
-standard errors, taken from how the ranges differ from one another.
+A `Tally` holds only sums and is additive, so ranges can be measured by any process in any order, in constant memory.
+AUC and LogLoss are expected values under the true probabilities, without labels, from counts per bin of the score.
+The logistic regression is fitted on a first range and then updated by one Newton step over all rows; the error of the
+first fit enters squared. Tolerances are those of the specification plus four standard errors, estimated from the
+differences between the ranges.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ctrbench.synthetic.philox import Floats, Integers
 from ctrbench.synthetic.production.calibration import part_weights
 from ctrbench.synthetic.production.clicks import Component
 from ctrbench.synthetic.production.distributions import DAY_SECONDS, bin_counts
-from ctrbench.synthetic.production.generator import DOMAIN_PLACE, Production
+from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
 from ctrbench.synthetic.production.rows import HISTORY_DAYS
 from ctrbench.synthetic.production.truth import BASE_RATE, PARTS, V_DOMAIN, V_RESIDUAL
 
 STEPS = ("domain level only", "+ shared", "+ structured", "+ idiosyncratic", "+ behaviours", "+ residual")
 EXPECTED_AUC = (0.652, 0.719, 0.738, 0.743, 0.755, 0.779)
 EXPECTED_LOGLOSS = (0.0659, 0.0637, 0.0628, 0.0626, 0.0620, 0.0607)
-"""The prototype's ladder (spec: production-9.6)."""
+"""AUC and LogLoss of the prototype per step (spec: production-9.6)."""
 EXPECTED_WITHIN = (0.500, 0.666, 0.693, 0.699, 0.715, 0.744)
 EXPECTED_BINS = {5_000: [18, 127, 484, 1_340, 3_031], 5_040: [18, 128, 488, 1_350, 3_056]}
 LEVEL_SD = 0.587
@@ -43,24 +43,24 @@ FITTED = (
     Component.BEHAVIOUR,
     Component.RESIDUAL,
 )
-COLUMNS = (Column.LABEL, Column.PROBABILITY, DOMAIN_PLACE, *Component)
+COLUMNS = (Column.LABEL, Column.PROBABILITY, DOMAIN_INDEX, *Component)
 BINS, DOMAIN_BINS = 1 << 14, 1 << 8
 LOW, HIGH = -14.0, 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that must hold, and what was seen."""
+    """Result of one acceptance test: expected and measured value, and the verdict."""
 
     test: str
     expected: str
-    seen: str
-    holds: bool
+    measured: str
+    passed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Sums over rows; L steps of the ladder, D domains, F coefficients."""
+    """Sums over rows; L steps of the ladder, D domains."""
 
     rows: Floats
     clicks: Floats
@@ -68,24 +68,26 @@ class Tally:
     variance: Floats
     """Σ p (1 - p)."""
     score_L2: Floats
-    """Σ p and Σ (1 - p) by step and bin of the score (L, bins, 2)."""
+    """Σ p and Σ (1 - p) per step and bin of the score (L, bins, 2)."""
     decile_3: Floats
-    """Σ y, Σ p and Σ p (1 - p) by bin of the true logit (bins, 3)."""
+    """Σ y, Σ p and Σ p (1 - p) per bin of the true logit (bins, 3)."""
     within_L2: Floats
-    """Σ p and Σ (1 - p) by step, domain and coarse bin (L, D, bins, 2)."""
+    """Σ p and Σ (1 - p) per step, domain and coarse bin (L, D, bins, 2)."""
     level_3: Floats
-    """Rows, Σ ℓ and Σ ℓ² of the logit without drift by domain (D, 3)."""
+    """Rows, Σ ℓ and Σ ℓ² of the logit without drift per domain (D, 3)."""
     gradient: Floats
     hessian: Floats
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+        return Tally(
+            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        )
 
 
 def tally(production: Production, start: int, stop: int, coefficients: Floats) -> Tally:
-    """Measure a range of rows; the Newton step is made at these coefficients, the intercept first."""
+    """Measure a range of rows; the Newton step starts from `coefficients`, the intercept first."""
     columns = production.rows(start, stop, COLUMNS)
-    p, y, domain = columns[Column.PROBABILITY], columns[Column.LABEL], columns[DOMAIN_PLACE]
+    p, y, domain = columns[Column.PROBABILITY], columns[Column.LABEL], columns[DOMAIN_INDEX]
     num_domains = len(production.domains.share)
     scores = ladder_scores(production, columns)
     level = logit(p) - columns[Component.DRIFT]
@@ -95,17 +97,17 @@ def tally(production: Production, start: int, stop: int, coefficients: Floats) -
         clicks=y.sum(dtype=np.float64),
         probability=p.sum(),
         variance=(p * (1 - p)).sum(),
-        score_L2=np.stack([_summed(_place(score, BINS), BINS, p, 1 - p) for score in scores]),
-        decile_3=_summed(_place(scores[-1], BINS), BINS, y, p, p * (1 - p)),
-        within_L2=np.stack([_within(score, domain, num_domains, p) for score in scores]),
-        level_3=_summed(domain, num_domains, np.ones_like(p), level, level**2),
+        score_L2=np.stack([_bin_sums(_bin_index(score, BINS), BINS, p, 1 - p) for score in scores]),
+        decile_3=_bin_sums(_bin_index(scores[-1], BINS), BINS, y, p, p * (1 - p)),
+        within_L2=np.stack([_domain_bin_sums(score, domain, num_domains, p) for score in scores]),
+        level_3=_bin_sums(domain, num_domains, np.ones_like(p), level, level**2),
         gradient=gradient,
         hessian=hessian,
     )
 
 
 def ladder_scores(production: Production, columns: Mapping[str, Floats]) -> list[Floats]:
-    """Return the part of the logit that is known after each step; the day's drift is known from the first."""
+    """Return the known part of the logit after each step; the drift of the day is known from the first step on."""
     weights = dict(zip(PARTS, part_weights(production.spec), strict=True))
     score = float(production.constants.mu) + columns[Component.DRIFT]
     scores = []
@@ -118,7 +120,7 @@ def ladder_scores(production: Production, columns: Mapping[str, Floats]) -> list
 
 
 def start_coefficients(production: Production, start: int, stop: int) -> Floats:
-    """Return the logistic regression of a range of rows: intercept, then a coefficient a component."""
+    """Fit the logistic regression to a range of rows; return the intercept and one coefficient per component."""
     columns = production.rows(start, stop, COLUMNS)
     coefficients = np.zeros(1 + len(FITTED))
     coefficients[0] = logit(BASE_RATE)
@@ -129,32 +131,32 @@ def start_coefficients(production: Production, start: int, stop: int) -> Floats:
 
 
 def _newton(columns: Mapping[str, Floats], coefficients: Floats) -> tuple[Floats, Floats]:
-    """Return gradient and information of the labels' likelihood; the drift's coefficient is 1."""
-    design = np.stack([np.ones(len(columns[Column.LABEL])), *(columns[one] for one in FITTED)])
+    """Return gradient and information matrix of the log-likelihood; the coefficient of the drift is fixed at 1."""
+    design = np.stack([np.ones(len(columns[Column.LABEL])), *(columns[component] for component in FITTED)])
     fitted = expit(coefficients @ design + columns[Component.DRIFT])
     weight = fitted * (1 - fitted)
     return design @ (columns[Column.LABEL] - fitted), (design * weight) @ design.T
 
 
-def _place(score: Floats, bins: int) -> Integers:
+def _bin_index(score: Floats, bins: int) -> Integers:
     share = (score - LOW) / (HIGH - LOW)
     return np.clip((share * bins).astype(np.int64), 0, bins - 1)
 
 
-def _summed(place: Integers, size: int, *values: NDArray[Any]) -> Floats:
-    return np.stack([np.bincount(place, one, minlength=size) for one in values], axis=-1)
+def _bin_sums(index: Integers, size: int, *columns: NDArray[Any]) -> Floats:
+    return np.stack([np.bincount(index, column, minlength=size) for column in columns], axis=-1)
 
 
-def _within(score: Floats, domain: Integers, num_domains: int, p: Floats) -> Floats:
-    place = domain * DOMAIN_BINS + _place(score, DOMAIN_BINS)
-    return _summed(place, num_domains * DOMAIN_BINS, p, 1 - p).reshape(num_domains, DOMAIN_BINS, 2)
+def _domain_bin_sums(score: Floats, domain: Integers, num_domains: int, p: Floats) -> Floats:
+    index = domain * DOMAIN_BINS + _bin_index(score, DOMAIN_BINS)
+    return _bin_sums(index, num_domains * DOMAIN_BINS, p, 1 - p).reshape(num_domains, DOMAIN_BINS, 2)
 
 
-# --- what a tally says ---------------------------------------------------------------------------------------------
+# --- statistics of a tally -----------------------------------------------------------------------------------------
 
 
 def expected_auc(counts: Floats) -> NDArray[Any]:
-    """Return the AUC of binned scores (…, bins, 2), ties counting half; NaN where a class is missing."""
+    """Return the AUC of binned scores (…, bins, 2); ties count half, NaN where a class is absent."""
     positive, negative = counts[..., 0], counts[..., 1]
     below = np.cumsum(negative, axis=-1) - negative / 2
     pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
@@ -168,7 +170,7 @@ def ladder_auc(sums: Tally) -> Floats:
 
 
 def ladder_logloss(sums: Tally) -> Floats:
-    """Return the expected LogLoss of each step's score when it is calibrated: the entropy of the bins' mean p."""
+    """Return the expected LogLoss of each step's calibrated score: the entropy of the mean p per bin."""
     rows = sums.score_L2.sum(axis=-1)
     mean = np.divide(sums.score_L2[..., 0], rows, out=np.zeros_like(rows), where=rows > 0)
     return np.asarray(((entr(mean) + entr(1 - mean)) * rows).sum(axis=-1) / rows.sum(axis=-1))
@@ -181,11 +183,11 @@ def ladder_within(sums: Tally) -> Floats:
 
 
 def level_sd(sums: Tally) -> float:
-    """Return the traffic-weighted deviation of the domains' mean logits, the rows' own spread taken off."""
+    """Return the traffic-weighted std of the domain mean logits, corrected for the variance within domains."""
     rows, total, squares = sums.level_3.T
-    there = rows > 1
-    rows, mean = rows[there], total[there] / rows[there]
-    noise = (squares[there] / rows - mean**2) / (rows - 1)
+    is_observed = rows > 1
+    rows, mean = rows[is_observed], total[is_observed] / rows[is_observed]
+    noise = (squares[is_observed] / rows - mean**2) / (rows - 1)
     overall = (rows * mean).sum() / rows.sum()
     return float(np.sqrt((rows * ((mean - overall) ** 2 - noise)).sum() / rows.sum()))
 
@@ -197,17 +199,17 @@ def coefficients_of(sums: Tally, start: Floats) -> tuple[Floats, Floats]:
 
 
 def decile_errors(sums: Tally) -> Floats:
-    """Return (mean y - mean p) in standard errors, in each tenth of the rows by p and, last, overall."""
+    """Return (mean y - mean p) in standard errors, per decile of p and, as last element, over all rows."""
     rows = sums.score_L2[-1].sum(axis=-1)
     middle = (np.cumsum(rows) - rows / 2) / rows.sum()
-    tenth = np.minimum(9, (10 * middle).astype(np.int64))
-    groups = np.stack([np.bincount(tenth, one, minlength=10) for one in sums.decile_3.T])
+    decile = np.minimum(9, (10 * middle).astype(np.int64))
+    groups = np.stack([np.bincount(decile, column, minlength=10) for column in sums.decile_3.T])
     groups = np.concatenate([groups, groups.sum(axis=1, keepdims=True)], axis=1)
     return np.asarray((groups[0] - groups[1]) / np.sqrt(groups[2]))
 
 
 def standard_error(parts: Sequence[Tally], statistic: Callable[[Tally], float]) -> float:
-    """Return the standard error of a statistic of all parts together, from its spread over them."""
+    """Return the standard error of a statistic of the pooled parts, from its std over the parts."""
     return float(np.std([statistic(part) for part in parts], ddof=1) / np.sqrt(len(parts)))
 
 
@@ -215,7 +217,7 @@ def standard_error(parts: Sequence[Tally], statistic: Callable[[Tally], float]) 
 
 
 def checks(production: Production, parts: Sequence[Tally], start: Floats) -> list[Check]:
-    """Return the tests of spec: production-9.10 that one pass can answer: nos. 2, 3, 4 and 6."""
+    """Return tests 2, 3, 4 and 6 of spec: production-9.10, which need one pass over the rows."""
     sums = reduce(add, parts)
     return [
         *_size_checks(production, sums),
@@ -227,16 +229,19 @@ def checks(production: Production, parts: Sequence[Tally], start: Floats) -> lis
 
 
 def _size_checks(production: Production, sums: Tally) -> Iterator[Check]:
-    # The mean of p is as exact as the rows, and the rows of the calibration, make it.
+    # The standard error of the mean of p comes from the measured rows and from the rows of the calibration.
     rows, spec = float(sums.rows), production.spec
-    spread = float(np.sqrt(_variance_of_p(sums) * (1 / rows + 1 / spec.calibration_rows)))
-    yield _near("2. mean p", BASE_RATE, float(sums.probability) / rows, 0.0002 + 4 * spread)
+    error = float(np.sqrt(_variance_of_p(sums) * (1 / rows + 1 / spec.calibration_rows)))
+    yield _near("2. mean p", BASE_RATE, float(sums.probability) / rows, 0.0002 + 4 * error)
     domains = production.domains
     counts = bin_counts(domains.share[~domains.is_reserved])
-    known = EXPECTED_BINS.get(production.spec.domains)
-    if known is not None and not production.spec.long_tail:
+    expected = EXPECTED_BINS.get(production.spec.domains)
+    if expected is not None and not production.spec.long_tail:
         yield Check(
-            test="2. domains in the bins", expected=str(known), seen=str(counts), holds=known == counts
+            test="2. domains per bin",
+            expected=str(expected),
+            measured=str(counts),
+            passed=expected == counts,
         )
 
 
@@ -254,36 +259,42 @@ def _oracle_checks(parts: Sequence[Tally], sums: Tally) -> Iterator[Check]:
 
 def _decile_check(sums: Tally) -> Check:
     worst = float(np.abs(decile_errors(sums)).max())
-    test = "3. mean y against mean p, overall and by tenths of p"
-    return Check(test=test, expected="< 4 se", seen=f"{worst:.2f} se at most", holds=worst < 4)
+    test = "3. mean y against mean p, overall and per decile of p"
+    return Check(test=test, expected="< 4 se", measured=f"{worst:.2f} se at most", passed=worst < 4)
 
 
 def _level_check(parts: Sequence[Tally], sums: Tally) -> Check:
     error = standard_error(parts, level_sd)
-    return _near("4. sd of the domains' levels", LEVEL_SD, level_sd(sums), 0.01 + 4 * error)
+    return _near("4. std of the domain levels", LEVEL_SD, level_sd(sums), 0.01 + 4 * error)
 
 
 def _coefficient_checks(production: Production, sums: Tally, start: Floats) -> Iterator[Check]:
-    found, errors = coefficients_of(sums, start)
+    coefficients, errors = coefficients_of(sums, start)
     weights = part_weights(production.spec)
     expected = [np.sqrt(V_DOMAIN), *weights, np.sqrt(V_RESIDUAL)]
-    for part, value, seen, error in zip(FITTED, expected, found, errors, strict=True):
-        yield _near(f"6. coefficient of {part}", value, seen, max(0.02 * value, 4 * error))
+    for part, value, measured, error in zip(FITTED, expected, coefficients, errors, strict=True):
+        yield _near(f"6. coefficient of {part}", value, measured, max(0.02 * value, 4 * error))
 
 
-def _near(test: str, expected: float, seen: float, tolerance: float) -> Check:
-    holds = bool(abs(seen - expected) <= tolerance)
-    return Check(test=test, expected=f"{expected:.5f} ± {tolerance:.5f}", seen=f"{seen:.5f}", holds=holds)
+def _near(test: str, expected: float, measured: float, tolerance: float) -> Check:
+    return Check(
+        test=test,
+        expected=f"{expected:.5f} ± {tolerance:.5f}",
+        measured=f"{measured:.5f}",
+        passed=bool(abs(measured - expected) <= tolerance),
+    )
 
 
 def history_check(production: Production, start: int, stop: int) -> Check:
-    """Return test 5 of some rows: no behaviour lies after its impression, and a later row shows no other user.
+    """Return test 5 for a range of rows: no behaviour happens after the impression.
 
-    Behaviour number s of a user with rate λ happened (s + 1) / λ days after the history began; what is told of users
-    and items is the same on all days, hence from before the first.
+    Behaviour s of a user with rate λ happens (s + 1) / λ days after the history begins. Features of users and items
+    are constant over all days, hence known before the first day.
     """
     block = production.block(start, stop)
     day, second = block.times
     last = block.slots / np.exp(block.log_rate) - HISTORY_DAYS
     late = int((last > (day + second / DAY_SECONDS) + 1e-9).sum())
-    return Check(test="5. behaviours after their impression", expected="0", seen=str(late), holds=late == 0)
+    return Check(
+        test="5. behaviours after the impression", expected="0", measured=str(late), passed=late == 0
+    )
