@@ -6,7 +6,7 @@ tests, calibration, size and time. `bins_table` shows its Fig. 3b as numbers. Fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ctrbench.eval.metrics.auc import Auc
@@ -99,12 +99,11 @@ def quality_and_cost(table: Table) -> tuple[Table, Table]:
 def users_table(summary: Summary) -> Table:
     """Return AUC within users of every method under its backbone, and the share of rows that it covers."""
     comparison = summary.comparison
-    lines = [line for backbone in comparison.backbones for line in _user_lines(summary, backbone)]
     return Table(
         name="users",
         title=f"AUC within users · {comparison.title}",
         columns=("GAUC over users ↑", "share of rows", "seeds"),
-        lines=tuple(lines),
+        lines=tuple(method_lines(summary, _user_cells)),
         notes=(best_note(comparison), seeds_note(comparison), *collapse_notes(summary)),
         definitions=(f"{USERS_NOTE} Share of rows: test rows of these users.",),
     )
@@ -124,6 +123,13 @@ def bins_table(summary: Summary, metric: str) -> Table:
         notes=tuple(_bin_notes(summary, metric)),
         definitions=tuple(_bin_definitions(metric)),
     )
+
+
+def method_lines(summary: Summary, cells: Callable[[RowSummary], Sequence[Cell]]) -> Iterable[Line]:
+    """Yield one line per method under a line per backbone."""
+    for backbone in summary.comparison.backbones:
+        yield Line(kind="backbone", label=backbone)
+        yield from (method_line(row, cells(row)) for row in summary.of_backbone(backbone))
 
 
 def method_line(row: RowSummary, cells: Sequence[Cell]) -> Line:
@@ -217,16 +223,13 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
 # AUC within users.
 
 
-def _user_lines(summary: Summary, backbone: str) -> Iterable[Line]:
-    yield Line(kind="backbone", label=backbone)
-    for row in summary.of_backbone(backbone):
-        score = row.score(UserGauc.name)
-        cells = (
-            cell(score.estimate, 4, mark=mark_of(score.verdict)),
-            Cell(text=percent(row.estimate(UserGaucCoverage.name))),
-            _seeds_cell(row),
-        )
-        yield method_line(row, cells)
+def _user_cells(row: RowSummary) -> tuple[Cell, ...]:
+    score = row.score(UserGauc.name)
+    return (
+        cell(score.estimate, 4, mark=mark_of(score.verdict)),
+        Cell(text=percent(row.estimate(UserGaucCoverage.name))),
+        _seeds_cell(row),
+    )
 
 
 # Metrics by size of domain.

@@ -14,7 +14,7 @@ from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.eval.oracle import AUC_EXPECTED
 from ctrbench.report.summary import ORIGINS, RowSummary, Summary
 from ctrbench.report.table import Cell, Line, Table, cell, number, signed, signed_cell
-from ctrbench.report.tables import REFERENCES, method_line
+from ctrbench.report.tables import REFERENCES, method_lines
 
 COLUMNS = ("AUC − AUC* ↑", "LogLoss − oracle's ↓", "expected LogLoss ↓")
 _DIGITS = {metric.name: metric.digits for metric in (Auc, LogLoss)}
@@ -25,24 +25,17 @@ def truth_table(summary: Summary) -> Table | None:
     comparison = summary.comparison
     if comparison.oracle.get(AUC_EXPECTED) is None:
         return None
-    lines = [line for backbone in comparison.backbones for line in _backbone_lines(summary, backbone)]
     return Table(
         name="truth",
         title=f"Distance from the truth · {comparison.title}",
         columns=COLUMNS,
-        lines=(*lines, *_reference_lines(comparison.oracle)),
+        lines=(*method_lines(summary, _cells), *_reference_lines(comparison.oracle)),
         definitions=(
             "AUC*: expected AUC of ranking by the true click probability, computed from the probabilities alone. "
             "LogLoss − oracle's: on the same labels, so that most of their noise cancels. Expected LogLoss: against "
             "the true probability instead of labels, without their noise.",
         ),
     )
-
-
-def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
-    yield Line(kind="backbone", label=backbone)
-    for row in summary.of_backbone(backbone):
-        yield method_line(row, _cells(row))
 
 
 def _cells(row: RowSummary) -> tuple[Cell, ...]:
