@@ -19,8 +19,8 @@ import altair as alt
 import polars as pl
 import typer
 
+from ctrbench.data.generated.rows import as_text, generate_rows, stored_columns
 from ctrbench.data.shards import write_table
-from ctrbench.data.synthesis import as_text, made_rows, stored_columns
 from ctrbench.names import Column
 from ctrbench.report.plots import save_chart
 from ctrbench.storage.files import write_text
@@ -111,7 +111,7 @@ def rates(spec: ProductionSpec, data: Production, rounds: int) -> dict[str, int]
             "a prepared shard, written": lambda: write_table(
                 Path(folder),
                 "shard.parquet",
-                made_rows(content, START, START + ROWS, stored_columns(content)),
+                generate_rows(content, START, START + ROWS, stored_columns(content)),
             ),
         }
         best = {name: min([seconds(ask) for _ in range(rounds + 1)][1:]) for name, ask in asked.items()}

@@ -29,7 +29,7 @@ def prepare(
 ) -> None:
     """Prepare a dataset: split it, encode it and find its domains."""
     from ctrbench.data.card import load_card
-    from ctrbench.data.generated import GenerationOptions
+    from ctrbench.data.generated.options import GenerationOptions
     from ctrbench.data.prepare import estimate
     from ctrbench.data.prepare import prepare as prepare_data
     from ctrbench.data.selection import domain_features
@@ -42,10 +42,10 @@ def prepare(
         variant=variant,
         is_stored=not on_the_fly,
         jobs=jobs,
-        spread=make_dispatcher(engine, address),
+        dispatch=make_dispatcher(engine, address),
     )
     if dry_run:
-        show_data.show_outlook(estimate(card, domains=features, generation=generation))
+        show_data.show_forecast(estimate(card, domains=features, generation=generation))
         return
     with progress.resumable(), progress.phases() as phases:
         prepared = prepare_data(

@@ -15,7 +15,7 @@ from ctrbench.names import Column, DomainColumn, Split
 if TYPE_CHECKING:
     import polars as pl
 
-    from ctrbench.data.generated import Outlook
+    from ctrbench.data.generated.forecast import Forecast
     from ctrbench.data.prepared import Prepared
     from ctrbench.data.summary import DatasetSummary
 
@@ -57,25 +57,25 @@ def _splits_table(prepared: Prepared, domain_set: str) -> Table:
     return table
 
 
-def show_outlook(outlook: Outlook) -> None:
+def show_forecast(forecast: Forecast) -> None:
     """Print the disk space and the time that generating a dataset would take."""
     lines = [
-        f"{outlook.rows:,} rows, {outlook.domains:,} domains, {outlook.users:,} users, {outlook.items:,} items",
-        f"{outlook.bytes / 1e9:,.1f} GB on disk ({outlook.bytes_a_row:.0f} bytes per row), none with --on-the-fly"
-        if outlook.bytes
+        f"{forecast.rows:,} rows, {forecast.domains:,} domains, {forecast.users:,} users, {forecast.items:,} items",
+        f"{forecast.bytes / 1e9:,.1f} GB on disk ({forecast.bytes_per_row:.0f} bytes per row), none with --on-the-fly"
+        if forecast.bytes
         else "no disk space: rows are generated again each time they are read",
-        f"{outlook.rows_per_second:,.0f} rows/s per process on this machine, "
-        f"{'including writing' if outlook.bytes else 'only the columns that preparation counts'} "
-        f"(measured on {outlook.sample:,} rows)",
-        *(_hours(outlook, machines) for machines in MACHINES),
+        f"{forecast.rows_per_second:,.0f} rows/s per process on this machine, "
+        f"{'including writing' if forecast.bytes else 'only the columns that preparation counts'} "
+        f"(measured on {forecast.sample:,} rows)",
+        *(_hours(forecast, machines) for machines in MACHINES),
     ]
     console.print_line("\n".join(lines))
 
 
-def _hours(outlook: Outlook, machines: int) -> str:
-    processes = outlook.processes * machines
+def _hours(forecast: Forecast, machines: int) -> str:
+    processes = forecast.processes * machines
     name = "this machine" if machines == 1 else f"{machines} machines like it"
-    return f"{outlook.hours(processes):8.2f} hours on {name} ({processes} processes)"
+    return f"{forecast.hours(processes):8.2f} hours on {name} ({processes} processes)"
 
 
 def show_domains(prepared: Prepared, domain_set: str, domains: pl.DataFrame, top: int) -> None:

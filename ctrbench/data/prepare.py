@@ -20,7 +20,9 @@ import polars as pl
 from ctrbench.data.build import PhaseProgress, build
 from ctrbench.data.card import DatasetCard, bundled_cards
 from ctrbench.data.fetch import fetch
-from ctrbench.data.generated import GenerationOptions, Outlook, check_domains, outlook, prepare_generated
+from ctrbench.data.generated.forecast import Forecast, forecast
+from ctrbench.data.generated.options import GenerationOptions, check_domains
+from ctrbench.data.generated.prepare import prepare_generated
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
 from ctrbench.data.inputs import inputs_of, read_inputs, write_inputs
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
@@ -64,7 +66,7 @@ def prepare(
 
 def estimate(
     card: DatasetCard, *, domains: tuple[str, ...] = (), generation: GenerationOptions | None = None
-) -> Outlook:
+) -> Forecast:
     """Return the disk space and time that preparing a generated dataset takes, from a sample of its rows.
 
     Raises `SettingError` for a card with a reader, and for options that `prepare` refuses.
@@ -74,7 +76,7 @@ def estimate(
     options = generation or GenerationOptions()
     spec = options.spec
     check_domains(domains, spec)
-    return outlook(spec, is_stored=options.is_stored, workers=options.jobs)
+    return forecast(spec, is_stored=options.is_stored, jobs=options.jobs)
 
 
 def _not_generated(option: str) -> SettingError:
@@ -101,10 +103,10 @@ def _generate(
         spec,
         home=home,
         is_stored=options.is_stored,
-        workers=options.jobs,
-        spread=options.spread,
+        jobs=options.jobs,
+        dispatch=options.dispatch,
         force=force,
-        report=progress,
+        progress=progress,
     )
 
 

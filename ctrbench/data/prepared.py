@@ -60,12 +60,12 @@ class Prepared:
 
     def _generate_shard(self, split: Split, index: int, columns: Sequence[str] | None) -> pa.Table:
         """Generate the rows of a shard that is not stored."""
-        from ctrbench.data.synthesis import first_row, made_rows, stored_columns
+        from ctrbench.data.generated.rows import first_row, generate_rows, stored_columns
 
         content = json.dumps(self.manifest.generator, sort_keys=True)
         sizes = [shard.rows for shard in self.manifest.splits[split].shards]
         start = first_row(content, list(Split).index(split)) + sum(sizes[:index])
-        return made_rows(content, start, start + sizes[index], columns or stored_columns(content))
+        return generate_rows(content, start, start + sizes[index], columns or stored_columns(content))
 
     @property
     def model_columns(self) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -15,7 +13,6 @@ from ctrbench.synthetic.production.generator import (
     ITEM_SEQUENCE,
     Production,
 )
-from ctrbench.synthetic.production.raw_files import Job, make_shard, write_recipe
 from ctrbench.synthetic.production.spec import preset
 
 ROWS = 1 << 17
@@ -44,12 +41,3 @@ def test_domains_alone(benchmark: BenchmarkFixture, full: Production) -> None:
 def test_what_training_reads(benchmark: BenchmarkFixture, full: Production, more: list[str]) -> None:
     names = [field.name for field in full.fields]
     timed(benchmark, full, [Column.ROW, Column.TIME, Column.LABEL, Column.PROBABILITY, *names, *more])
-
-
-@pytest.mark.benchmark(group="a shard of 262,144 rows, to a file")
-def test_a_file(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    options = {"rows": 1 << 20, "shard_rows": 1 << 18, "calibration_rows": 1 << 16}
-    write_recipe(preset("small").model_copy(update=options), tmp_path)
-    numbers = iter(range(4))
-    benchmark.pedantic(lambda: make_shard(Job(tmp_path, next(numbers))), rounds=2, warmup_rounds=1)
-    benchmark.extra_info["bytes a row"] = round((tmp_path / "shard-00000.parquet").stat().st_size / (1 << 18))

@@ -10,7 +10,8 @@ import pytest
 
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.export import export
-from ctrbench.data.generated import dataset_name, prepare_generated
+from ctrbench.data.generated.options import dataset_name
+from ctrbench.data.generated.prepare import prepare_generated
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import DataError, SettingError
@@ -119,7 +120,7 @@ def test_progress_is_the_fraction_of_rows(prepared: Prepared, tmp_path: Path) ->
 
 @pytest.mark.parametrize("is_stored", [True, False])
 def test_generated_data_keep_all_their_columns(tmp_path: Path, *, is_stored: bool) -> None:
-    prepare_generated(SPEC, home=tmp_path / "home", is_stored=is_stored, workers=1)
+    prepare_generated(SPEC, home=tmp_path / "home", is_stored=is_stored, jobs=1)
     prepared = open_prepared(dataset_name(SPEC), tmp_path / "home")
     export(prepared, tmp_path / "out")
     train, rows = exported(tmp_path / "out", "train"), pl.from_arrow(prepared.read(Split.TRAIN))

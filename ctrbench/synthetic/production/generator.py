@@ -321,3 +321,12 @@ MAKERS: dict[str, Maker] = {
     **{str(part): partial(_component, part) for part in Component},
 }
 """How each column is made of a block."""
+
+
+FEW_IDS = 2_000
+"""Most ids of a field whose training rows are counted per id, and which can be a domain feature."""
+
+
+def is_countable(field: ProductionField) -> bool:
+    """Return whether training rows are counted per id of a field, which can then be a domain feature."""
+    return field.kind == "categorical" and field.num_ids <= FEW_IDS

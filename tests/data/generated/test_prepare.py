@@ -10,23 +10,28 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ctrbench.data import generated
 from ctrbench.data.card import load_card
-from ctrbench.data.generated import (
+from ctrbench.data.generated.forecast import forecast
+from ctrbench.data.generated.options import (
     GenerationOptions,
-    Made,
-    Piece,
     check_domains,
+    command_of,
     dataset_name,
-    make_piece,
-    outlook,
     parse_spec,
-    prepare_generated,
+)
+from ctrbench.data.generated.prepare import prepare_generated
+from ctrbench.data.generated.rows import generator_of
+from ctrbench.data.generated.shards import (
+    GENERATOR,
+    GeneratedShard,
+    Piece,
+    generate_shard,
+    plan_pieces,
+    read_note,
 )
 from ctrbench.data.home import prepared_names
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
-from ctrbench.data.synthesis import generator_of
 from ctrbench.errors import DataError, SettingError
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.storage.files import read_text
@@ -50,7 +55,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     found = {}
     for is_stored in (True, False):
         found[is_stored] = tmp_path_factory.mktemp("home")
-        prepare_generated(SPEC, home=found[is_stored], is_stored=is_stored, workers=1)
+        prepare_generated(SPEC, home=found[is_stored], is_stored=is_stored, jobs=1)
     return found
 
 
@@ -134,44 +139,44 @@ def test_rows_made_when_read_are_those_stored(homes: dict[bool, Path]) -> None:
 def test_an_interrupted_preparation_makes_only_what_is_missing(tmp_path: Path) -> None:
     done: list[str] = []
 
-    def stops(function: object, pieces: list[Piece]) -> list[Made]:
+    def stops(function: object, pieces: list[Piece]) -> list[GeneratedShard]:
         for piece in pieces[:3]:
-            make_piece(piece)
+            generate_shard(piece)
         raise KeyboardInterrupt
 
-    def notes(function: object, pieces: list[Piece]) -> list[Made]:
+    def notes(function: object, pieces: list[Piece]) -> list[GeneratedShard]:
         found = []
         for piece in pieces:
-            if generated._noted(piece, read_text(piece.folder / generated.GENERATOR)) is None:
+            if read_note(piece, read_text(piece.folder / GENERATOR)) is None:
                 done.append(piece.file)
-            found.append(make_piece(piece))
+            found.append(generate_shard(piece))
         return found
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_generated(SPEC, home=tmp_path, spread=stops)  # type: ignore[arg-type]
+        prepare_generated(SPEC, home=tmp_path, dispatch=stops)  # type: ignore[arg-type]
     assert prepared_names(tmp_path) == []
     damaged = tmp_path / "datasets" / dataset_name(SPEC) / "shards" / "train-00001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    prepare_generated(SPEC, home=tmp_path, spread=notes)  # type: ignore[arg-type]
+    prepare_generated(SPEC, home=tmp_path, dispatch=notes)  # type: ignore[arg-type]
     assert len(done) == 10 - 2
     assert "shards/train-00001.parquet" in done
 
 
 def test_force_makes_every_shard_again(tmp_path: Path) -> None:
-    first = prepare_generated(SPEC, home=tmp_path, workers=1)
+    first = prepare_generated(SPEC, home=tmp_path, jobs=1)
     shard = first.folder / "shards" / "test-00000.parquet"
     written = shard.stat().st_mtime_ns
-    again = prepare_generated(SPEC, home=tmp_path, workers=1, force=True)
+    again = prepare_generated(SPEC, home=tmp_path, jobs=1, force=True)
     assert shard.stat().st_mtime_ns > written
     assert again.manifest.splits == first.manifest.splits
 
 
 def test_shards_of_another_recipe_are_not_taken_over(tmp_path: Path) -> None:
-    prepared = prepare_generated(SPEC, home=tmp_path, workers=1)
-    (piece, *_) = generated._pieces(prepared.folder, SPEC, is_stored=True)
-    content = read_text(prepared.folder / generated.GENERATOR)
-    assert generated._noted(piece, content) is not None
-    assert generated._noted(piece, content.replace('"seed": 0', '"seed": 1')) is None
+    prepared = prepare_generated(SPEC, home=tmp_path, jobs=1)
+    (piece, *_) = plan_pieces(prepared.folder, SPEC, is_stored=True)
+    content = read_text(prepared.folder / GENERATOR)
+    assert read_note(piece, content) is not None
+    assert read_note(piece, content.replace('"seed": 0', '"seed": 1')) is None
 
 
 def test_too_little_room_is_said_before_anything_is_made(
@@ -180,22 +185,23 @@ def test_too_little_room_is_said_before_anything_is_made(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DataError, match="--on-the-fly"):
-        prepare_generated(SPEC, home=tmp_path, workers=1)
+        prepare_generated(SPEC, home=tmp_path, jobs=1)
     assert prepared_names(tmp_path) == []
 
 
 def test_the_order_in_which_shards_are_made_does_not_matter(prepared: Prepared, tmp_path: Path) -> None:
-    again = prepare_generated(SPEC, home=tmp_path, spread=lambda make, pieces: map(make, reversed(pieces)))
+    again = prepare_generated(SPEC, home=tmp_path, dispatch=lambda make, pieces: map(make, reversed(pieces)))
     manifests = [one.manifest.model_dump(exclude={"created"}) for one in (again, prepared)]
     assert manifests[0] == manifests[1]
 
 
 def test_what_is_there_is_returned(prepared: Prepared, homes: dict[bool, Path]) -> None:
-    def never(function: object, pieces: object) -> list[Made]:
+    def never(function: object, pieces: object) -> list[GeneratedShard]:
         raise AssertionError
 
     assert (
-        prepare_generated(SPEC, home=homes[True], spread=never).manifest.created == prepared.manifest.created
+        prepare_generated(SPEC, home=homes[True], dispatch=never).manifest.created
+        == prepared.manifest.created
     )  # type: ignore[arg-type]
 
 
@@ -223,7 +229,7 @@ def test_names_tell_specs_apart(rows: str, variant: str, name: str) -> None:
 
 def test_the_command_of_a_spec_makes_it_again() -> None:
     spec = parse_spec(rows="2e6", variant="null,seed=7,interaction=tree")
-    command = generated.command_of(spec)
+    command = command_of(spec)
     assert command == "ctrbench prepare production --rows 2000000 --variant seed=7,interaction=tree,null"
     assert parse_spec(rows="2000000", variant="seed=7,interaction=tree,null") == spec
 
@@ -241,20 +247,20 @@ def test_other_domain_sets_are_of_fields_of_few_values(homes: dict[bool, Path]) 
 
 
 def test_damaged_notes_are_made_again_and_a_damaged_recipe_is_said(tmp_path: Path) -> None:
-    folder = prepare_generated(SPEC, home=tmp_path, workers=1).folder
+    folder = prepare_generated(SPEC, home=tmp_path, jobs=1).folder
     (folder / "notes" / "train-00000.json").write_text("{", encoding="utf-8")
     (folder / "manifest.json").unlink()
-    assert prepare_generated(SPEC, home=tmp_path, workers=1).manifest.splits[Split.TRAIN].rows == 6000
+    assert prepare_generated(SPEC, home=tmp_path, jobs=1).manifest.splits[Split.TRAIN].rows == 6000
     (folder / "manifest.json").unlink()
-    (folder / generated.GENERATOR).write_text("{", encoding="utf-8")
+    (folder / GENERATOR).write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="recipe is damaged"):
-        prepare_generated(SPEC, home=tmp_path, workers=1)
+        prepare_generated(SPEC, home=tmp_path, jobs=1)
 
 
 def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> None:
-    stored = prepare_generated(SPEC, home=tmp_path, workers=1)
+    stored = prepare_generated(SPEC, home=tmp_path, jobs=1)
     assert list(stored.folder.glob("shards/*"))
-    made = prepare_generated(SPEC, home=tmp_path, is_stored=False, workers=1)
+    made = prepare_generated(SPEC, home=tmp_path, is_stored=False, jobs=1)
     assert not list(stored.folder.glob("shards/*"))
     made.verify()
 
@@ -267,7 +273,7 @@ def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> 
         ("5", None, "rows lie between"),
         ("1e12", None, "rows lie between"),
         ("inf", None, "whole number"),
-        ("2e6", "rows=2000", "rows are given by --rows"),
+        ("2e6", "rows=2000", "set the number of rows with --rows"),
         ("smal", None, "did you mean 'small'"),
         ("2e6", "nul", "did you mean 'null'"),
         ("2e6", "interaction=cubic", "bilinear"),
@@ -285,15 +291,15 @@ def test_a_disk_without_room_is_told_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
     with pytest.raises(
-        DataError, match=r"no space for all rows: 0\.\d MB needed, 0\.1 MB free at .*--on-the-fly"
+        DataError, match=r"not enough disk space for all rows: 0\.\d MB needed, 0\.1 MB free at .*--on-the-fly"
     ):
-        prepare_generated(SPEC, home=tmp_path, workers=1)
+        prepare_generated(SPEC, home=tmp_path, jobs=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_outlook_scales_with_the_rows() -> None:
-    one, ten = outlook(SPEC), outlook(spec_for(90_000))
-    assert ten.bytes == pytest.approx(90_000 * ten.bytes_a_row)
+def test_a_forecast_scales_with_the_rows() -> None:
+    one, ten = forecast(SPEC), forecast(spec_for(90_000))
+    assert ten.bytes == pytest.approx(90_000 * ten.bytes_per_row)
     assert one.hours(2) == pytest.approx(9_000 / one.rows_per_second / 2 / 3600)
 
 

@@ -1,0 +1,140 @@
+"""Options of generated data: from the command line to a spec, and from a spec to a name and a command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from ctrbench.data.generated.shards import Dispatch
+from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.synthetic.production.generator import FEW_IDS, is_countable, production_fields
+from ctrbench.synthetic.production.spec import PRESETS, ProductionSpec, spec_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """Options of a dataset that is generated, as a user gives them; see `parse_spec` for the first two."""
+
+    rows: str | None = None
+    variant: str | None = None
+    is_stored: bool = True
+    """Whether rows are written to disk; otherwise they are generated on every read."""
+    jobs: int | None = None
+    """Number of generator processes (default: number of cores)."""
+    dispatch: Dispatch | None = None
+    """Dispatches the work elsewhere, such as to a cluster, in place of `jobs`."""
+
+    @property
+    def spec(self) -> ProductionSpec:
+        """The spec of the dataset; raises `SettingError` for invalid options."""
+        if self.dispatch is not None and self.jobs is not None:
+            remedy = "remove it: a Ray cluster uses all of its cores"
+            raise SettingError(
+                "--jobs applies to --engine local only", value=f"--jobs {self.jobs}", remedy=remedy
+            )
+        return parse_spec(rows=self.rows, variant=self.variant)
+
+    @property
+    def given(self) -> list[str]:
+        """Command-line options that differ from their default."""
+        values = {
+            "--rows": self.rows,
+            "--variant": self.variant,
+            "--on-the-fly": not self.is_stored,
+            "--jobs": self.jobs,
+            "--engine": self.dispatch,
+        }
+        return [option for option, value in values.items() if value]
+
+
+def parse_spec(*, rows: str | None, variant: str | None) -> ProductionSpec:
+    """Return the spec that the command line describes.
+
+    `rows` is a number (20e6) or the name of a size (small), `unit` by default. `variant` is a list of settings of the
+    spec (null,interaction=mlp,seed=1), where a name without a value means true.
+    """
+    settings, size = _parse_variant(variant or ""), rows or "unit"
+    spec = PRESETS[size] if size in PRESETS else spec_for(_parse_rows(size))
+    content = spec.model_dump() | settings
+    try:
+        return ProductionSpec.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            fields = [field for field in ProductionSpec.model_fields if field not in ("rows", "data_version")]
+            raise SettingError(
+                "unknown setting of generated data", value=name, remedy=did_you_mean(name, fields)
+            ) from None
+        details = [other["msg"] for other in error.errors() if other["loc"][:1] == problem["loc"][:1]]
+        raise SettingError(
+            "invalid setting of generated data", value=name or variant, remedy=" or: ".join(details)
+        ) from None
+
+
+def _parse_rows(text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (1 <= number < math.inf and number == int(number)):
+        rule = "rows are a whole number, such as 20e6, or the name of a size"
+        raise SettingError(rule, value=text, remedy=did_you_mean(text, PRESETS))
+    return int(number)
+
+
+def _parse_variant(variant: str) -> dict[str, object]:
+    """Return the settings of a variant; names may be written with hyphens."""
+    pairs = (part.strip().partition("=") for part in variant.split(",") if part.strip())
+    settings: dict[str, object] = {
+        name.strip().replace("-", "_"): value.strip() if equal else True for name, equal, value in pairs
+    }
+    for name in settings:
+        if name in ("rows", "data_version"):
+            raise SettingError(
+                "not a setting of --variant", value=name, remedy="set the number of rows with --rows"
+            )
+    return settings
+
+
+def check_domains(features: Sequence[str], spec: ProductionSpec) -> None:
+    """Raise `SettingError` unless each can be a domain feature."""
+    names = [field.name for field in production_fields(spec) if is_countable(field)]
+    for name in features:
+        if name not in names:
+            rule = f"a domain feature of generated data must be a field of at most {FEW_IDS:,} values"
+            raise SettingError(rule, value=name, remedy=did_you_mean(name, names))
+
+
+def command_of(spec: ProductionSpec) -> str:
+    """Return the command that prepares the dataset of a spec."""
+    settings = [
+        name if value is True else f"{name}={value}" for name, value in _changed_settings(spec).items()
+    ]
+    variant = f" --variant {','.join(settings)}" if settings else ""
+    return f"ctrbench prepare production --rows {spec.rows}{variant}"
+
+
+def _changed_settings(spec: ProductionSpec) -> dict[str, object]:
+    """Return the settings that differ from the defaults for the spec's number of rows."""
+    default = spec_for(spec.rows)
+    names = [name for name in type(spec).model_fields if getattr(spec, name) != getattr(default, name)]
+    return {name: getattr(spec, name) for name in names}
+
+
+def dataset_name(spec: ProductionSpec) -> str:
+    """Return the name of the dataset of a spec: its rows, and the settings that differ from the default."""
+    parts = [name if value is True else f"{name}-{value}" for name, value in _changed_settings(spec).items()]
+    parts = [part.replace("_", "-").removeprefix("interaction-") for part in parts]
+    return "-".join(["production", _short_number(spec.rows), *parts])
+
+
+def _short_number(rows: int) -> str:
+    for unit, size in (("g", 10**9), ("m", 10**6), ("k", 10**3)):
+        if rows >= size and (rows * 10) % size == 0:
+            whole, tenths = divmod(rows * 10 // size, 10)
+            return f"{whole}.{tenths}{unit}" if tenths else f"{whole}{unit}"
+    return str(rows)
