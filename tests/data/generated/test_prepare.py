@@ -162,7 +162,7 @@ def test_an_interrupted_preparation_makes_only_what_is_missing(tmp_path: Path) -
     assert "shards/train-00001.parquet" in done
 
 
-def test_force_makes_every_shard_again(tmp_path: Path) -> None:
+def test_force_generates_every_shard_again(tmp_path: Path) -> None:
     first = prepare_generated(SPEC, home=tmp_path, jobs=1)
     shard = first.folder / "shards" / "test-00000.parquet"
     written = shard.stat().st_mtime_ns
@@ -171,7 +171,7 @@ def test_force_makes_every_shard_again(tmp_path: Path) -> None:
     assert again.manifest.splits == first.manifest.splits
 
 
-def test_shards_of_another_recipe_are_not_taken_over(tmp_path: Path) -> None:
+def test_shards_of_another_recipe_are_not_reused(tmp_path: Path) -> None:
     prepared = prepare_generated(SPEC, home=tmp_path, jobs=1)
     (piece, *_) = plan_pieces(prepared.folder, SPEC, is_stored=True)
     content = read_text(prepared.folder / GENERATOR)
@@ -179,7 +179,7 @@ def test_shards_of_another_recipe_are_not_taken_over(tmp_path: Path) -> None:
     assert read_note(piece, content.replace('"seed": 0', '"seed": 1')) is None
 
 
-def test_too_little_room_is_said_before_anything_is_made(
+def test_too_little_disk_space_is_an_error_before_anything_is_generated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -189,13 +189,13 @@ def test_too_little_room_is_said_before_anything_is_made(
     assert prepared_names(tmp_path) == []
 
 
-def test_the_order_in_which_shards_are_made_does_not_matter(prepared: Prepared, tmp_path: Path) -> None:
+def test_the_order_of_shards_does_not_matter(prepared: Prepared, tmp_path: Path) -> None:
     again = prepare_generated(SPEC, home=tmp_path, dispatch=lambda make, pieces: map(make, reversed(pieces)))
     manifests = [one.manifest.model_dump(exclude={"created"}) for one in (again, prepared)]
     assert manifests[0] == manifests[1]
 
 
-def test_what_is_there_is_returned(prepared: Prepared, homes: dict[bool, Path]) -> None:
+def test_an_existing_dataset_is_returned(prepared: Prepared, homes: dict[bool, Path]) -> None:
     def never(function: object, pieces: object) -> list[GeneratedShard]:
         raise AssertionError
 
@@ -246,18 +246,18 @@ def test_other_domain_sets_are_of_fields_of_few_values(homes: dict[bool, Path]) 
         check_domains(("user_id",), parse_spec(rows="2e6", variant=None))
 
 
-def test_damaged_notes_are_made_again_and_a_damaged_recipe_is_said(tmp_path: Path) -> None:
+def test_damaged_notes_are_written_again_and_damaged_constants_are_refused(tmp_path: Path) -> None:
     folder = prepare_generated(SPEC, home=tmp_path, jobs=1).folder
     (folder / "notes" / "train-00000.json").write_text("{", encoding="utf-8")
     (folder / "manifest.json").unlink()
     assert prepare_generated(SPEC, home=tmp_path, jobs=1).manifest.splits[Split.TRAIN].rows == 6000
     (folder / "manifest.json").unlink()
     (folder / GENERATOR).write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="recipe is damaged"):
+    with pytest.raises(DataError, match="constants is damaged"):
         prepare_generated(SPEC, home=tmp_path, jobs=1)
 
 
-def test_stored_shards_go_where_rows_are_generated_when_read(tmp_path: Path) -> None:
+def test_stored_shards_are_removed_when_rows_are_generated_on_the_fly(tmp_path: Path) -> None:
     stored = prepare_generated(SPEC, home=tmp_path, jobs=1)
     assert list(stored.folder.glob("shards/*"))
     made = prepare_generated(SPEC, home=tmp_path, is_stored=False, jobs=1)
@@ -286,12 +286,13 @@ def test_wrong_settings_are_refused(rows: str, variant: str | None, message: str
         parse_spec(rows=rows, variant=variant)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_made(
+def test_the_error_of_a_full_disk_names_sizes_and_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
     with pytest.raises(
-        DataError, match=r"not enough disk space for all rows: 0\.\d MB needed, 0\.1 MB free at .*--on-the-fly"
+        DataError,
+        match=r"not enough disk space for all rows: 0\.\d MB needed, 0\.1 MB free at .*--on-the-fly",
     ):
         prepare_generated(SPEC, home=tmp_path, jobs=1)
     assert not list(tmp_path.iterdir())
