@@ -29,9 +29,9 @@ from ctrbench.synthetic.production.calibration import calibrate
 from ctrbench.synthetic.production.clicks import ClickBlock
 from ctrbench.synthetic.production.generator import (
     CATEGORY_SEQUENCE,
+    COLUMN_FUNCTIONS,
     DOMAIN_FEATURES,
     ITEM_SEQUENCE,
-    MAKERS,
     Production,
 )
 from ctrbench.synthetic.production.spec import ProductionSpec, preset
@@ -41,7 +41,7 @@ STAGES: dict[str, Callable[[ClickBlock], object]] = {
     "time of day": lambda block: block.times,
     "domain": lambda block: block.domain,
     "user": lambda block: block.user,
-    "user's features": lambda block: (block.place, block.noise),
+    "user's features": lambda block: (block.city_and_device, block.noise),
     "context": lambda block: block.context,
     "length of history": lambda block: block.slots,
     "item": lambda block: block.item,
@@ -94,7 +94,7 @@ def profile(data: Production, rounds: int) -> dict[str, float]:
 def put_out(block: ClickBlock, *, columns: list[str]) -> None:
     """Make the columns that models see of a block, whose quantities are there."""
     for name in columns:
-        MAKERS[name](block)
+        COLUMN_FUNCTIONS[name](block)
 
 
 def rates(spec: ProductionSpec, data: Production, rounds: int) -> dict[str, int]:

@@ -119,5 +119,5 @@ def synth_iaac(
     from ctrbench.synthetic.iaac.twin import make_twin
 
     with progress.resumable(), progress.phases() as phases:
-        make_twin(rows, out, seed=seed, report=lambda done, total: phases("write", done / total))
+        make_twin(rows, out, seed=seed, progress=lambda done, total: phases("write", done / total))
     typer.echo(f"{out}: {rows:,} rows; next, run\n  ctrbench prepare iaac --source {out}")

@@ -1,4 +1,4 @@
-"""Small Production-scale datasets that several tests read."""
+"""Small Production-scale datasets shared by several tests."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Make = Callable[..., Production]
 
 @pytest.fixture(scope="session")
 def make() -> Make:
-    """Return the unit preset with other options, calibrated on few rows."""
+    """Return a function that builds the unit size with given options, calibrated on few rows."""
 
     @cache
-    def made(**options: object) -> Production:
+    def build(**options: object) -> Production:
         content = preset("unit").model_dump() | {"calibration_rows": 1 << 16} | options
         spec = ProductionSpec.model_validate(content)
         return Production(spec, calibrate(spec))
 
-    return made
+    return build
 
 
 @pytest.fixture(scope="session")
@@ -36,5 +36,5 @@ def unit(make: Make) -> Production:
 
 @pytest.fixture(scope="session")
 def columns(unit: Production) -> dict[str, np.ndarray]:
-    """All columns of the unit preset's 262,144 rows, and the components of the logit."""
+    """All columns of the 262,144 rows of the unit size, and the components of the logit."""
     return unit.rows(0, unit.spec.rows, [*unit.columns, *Component, DOMAIN_INDEX])

@@ -32,20 +32,20 @@ ONES = 0xFFFFFFFF
         ),
     ],
 )
-def test_blocks_are_those_of_the_reference(
+def test_philox_matches_the_reference_vectors(
     counter: tuple[int, ...], key: tuple[int, ...], block: str
 ) -> None:
-    found = philox(*(np.uint64(word) for word in (*counter, *key)))
-    assert " ".join(f"{word:08x}" for word in found) == block
+    output = philox(*(np.uint64(word) for word in (*counter, *key)))
+    assert " ".join(f"{word:08x}" for word in output) == block
 
 
-def test_seed_stream_and_place_make_the_key_and_the_counter() -> None:
-    found = words(20_240_601, 5, 12_345, 7, 3)
-    assert [f"{word:08x}" for word in found] == ["9c6a1e2b", "5c392f1a", "df9d0136", "4096d5c9"]
+def test_words_of_a_seed_stream_and_counter() -> None:
+    block = words(20_240_601, 5, 12_345, 7, 3)
+    assert [f"{word:08x}" for word in block] == ["9c6a1e2b", "5c392f1a", "df9d0136", "4096d5c9"]
     assert uniforms(20_240_601, 5, 12_345, 7, 3)[0] == 0.6109942299146023
 
 
-def test_a_row_number_may_have_64_bits() -> None:
+def test_row_index_has_64_bits() -> None:
     high, low = 3, 7
     assert words(1, 2, (high << 32) + low) == philox(*(np.uint64(word) for word in (low, high, 0, 0, 1, 2)))
 
@@ -55,26 +55,26 @@ def test_uniforms_are_never_0_or_1() -> None:
     assert uniform(np.uint64(ONES), np.uint64(ONES)) < 1.0
 
 
-def test_a_word_is_shared_out_evenly() -> None:
-    words_of = [np.uint64(place << 30) for place in range(4)]
-    assert [below(word, 4) for word in words_of] == [0, 1, 2, 3]
+def test_below_divides_the_range_of_a_word_evenly() -> None:
+    quarters = [np.uint64(i << 30) for i in range(4)]
+    assert [below(word, 4) for word in quarters] == [0, 1, 2, 3]
     assert below(np.uint64(ONES), 7) == 6
 
 
-def test_normals_are_the_inverse_of_the_normal_law() -> None:
+def test_normal_is_the_quantile_function_of_the_normal_distribution() -> None:
     probability = np.concatenate(
         [np.logspace(-300, -2, 500), np.linspace(0.001, 0.999, 500), 1 - np.logspace(-15, -2)]
     )
-    found = np.array([normal(one) for one in probability])
-    np.testing.assert_allclose(found, ndtri(probability), rtol=1e-13, atol=1e-15)
+    quantiles = np.array([normal(p) for p in probability])
+    np.testing.assert_allclose(quantiles, ndtri(probability), rtol=1e-13, atol=1e-15)
 
 
-def test_a_table_holds_both_normals_of_each_block() -> None:
+def test_normal_table_contains_both_normals_of_each_block() -> None:
     table = normal_table(3, 9, 2, 4)
     assert tuple(table[1]) == (*normals(3, 9, 1, 0, 0), *normals(3, 9, 1, 0, 1))
 
 
-def test_tables_of_normals_are_normal() -> None:
+def test_normal_table_has_standard_moments_and_independent_columns() -> None:
     values = normal_table(0, 1, 20_000, 2)
     assert abs(values.mean()) < 4 / math.sqrt(values.size)
     assert abs(values.var() - 1) < 4 * math.sqrt(2 / values.size)
@@ -82,15 +82,15 @@ def test_tables_of_normals_are_normal() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 96, 1_000, 4_097])
-def test_ids_are_permuted_one_to_one(size: int) -> None:
+def test_permutation_is_one_to_one(size: int) -> None:
     assert sorted(permutation(size, feistel_keys(1, 2))) == list(range(size))
 
 
-def test_ids_do_not_tell_the_rank() -> None:
+def test_permuted_ids_are_independent_of_the_rank() -> None:
     size = 20_000
     ids, others = permutation(size, feistel_keys(1, 2)), permutation(size, feistel_keys(2, 2))
-    for one in (ids, others):
-        assert abs(np.corrcoef(np.arange(size), one)[0, 1]) < 4 / math.sqrt(size)
-        # Neighbours land anywhere: the mean distance of two places is a third of all.
-        assert np.abs(np.diff(one)).mean() / size == pytest.approx(1 / 3, abs=0.02)
+    for permuted in (ids, others):
+        assert abs(np.corrcoef(np.arange(size), permuted)[0, 1]) < 4 / math.sqrt(size)
+        # The mean distance of two uniform random indices is one third of the size.
+        assert np.abs(np.diff(permuted)).mean() / size == pytest.approx(1 / 3, abs=0.02)
     assert (ids == others).mean() < 0.01

@@ -1,1 +1,1 @@
-"""The synthetic twin of IAAC."""
+"""Synthetic twin of the IAAC data."""

@@ -1,10 +1,10 @@
-"""What is known of the IAAC data, as the twin imitates it: counts by level, days and hours, and fitted distributions.
+"""Marginals of the IAAC data that the twin reproduces: counts per level, days and hours, and fitted distributions.
 
-Counts are of round 1, rounded to three digits. Fields with thousands of ids follow a Zipf-Mandelbrot law: exponent and
-offset were chosen on a grid to minimise the largest difference between the law's and the data's cumulative row shares
-at ranks 1, 2, 4, 11, 31, 101, 301, 1001, 3001 and the last, with as many ids as give the known number of distinct ids
-in 478,138 draws. Of users and queries only the number of distinct values is known, so their exponent is an assumption;
-so is how the number of ids grows with the number of rows.
+Counts are those of round 1, rounded to three digits. Fields with thousands of ids follow a Zipf-Mandelbrot
+distribution: exponent and offset minimise, on a grid, the largest difference between the cumulative row shares of the
+distribution and of the data at ranks 1, 2, 4, 11, 31, 101, 301, 1001, 3001 and the last; the number of ids reproduces
+the known number of distinct ids in 478,138 draws. Assumptions: the exponents of users and queries, of which only the
+number of distinct values is known, and the growth of the number of ids with the number of rows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ UNKNOWN_BRANDS = 473 / REFERENCE_ROWS
 UNKNOWN_CITIES = 277 / REFERENCE_ROWS
 
 Levels = dict[int, int]
-"""Rows by level."""
+"""Number of rows per level."""
 
 
 def _levels(first: int, counts: str) -> Levels:
-    """Levels from `first` on, without those that have no rows."""
-    numbered = enumerate(map(int, counts.split()), start=first)
-    return {level: count for level, count in numbered if count}
+    """Return the counts of consecutive levels, starting at `first`; levels without rows are omitted."""
+    counts_by_level = enumerate(map(int, counts.split()), start=first)
+    return {level: count for level, count in counts_by_level if count}
 
 
 GENDERS = _levels(-1, "12900 361000 94100 10300")
@@ -75,7 +75,7 @@ HOURS = _levels(
 
 @dataclass(frozen=True, kw_only=True)
 class Day:
-    """One day of one round: its first second, rows, label rate and hours."""
+    """Day of a round: first second, rows, label rate and hours."""
 
     round: int
     start: int
@@ -85,7 +85,7 @@ class Day:
 
 
 FIRST_DAY = 1_535_644_800
-"""31 August 2018, 00:00 in Beijing."""
+"""31 August 2018, 00:00 in Beijing, as Unix time."""
 ROUND1_DAYS = (78261, 70927, 68384, 71195, 68315, 63611, 57418)
 ROUND1_RATE = 9021 / REFERENCE_ROWS
 ROUND2_DAYS = (
@@ -98,7 +98,7 @@ ROUND2_DAYS = (
     (1934443, 10635),
     (1077175, 49646),
 )
-"""Rows and positives; the last day ends at noon, after a morning of sales."""
+"""Rows and positives per day; the last day is a sales event and ends at noon."""
 
 DAYS = (
     *(
@@ -116,23 +116,23 @@ DAYS = (
         for day, rows in enumerate(ROUND1_DAYS)
     ),
 )
-"""In the order of time: round 2 came before round 1."""
+"""Days in chronological order; round 2 precedes round 1."""
 ROUND_ROWS = {1: 478_138, 2: 10_432_036}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Law:
-    """Row shares proportional to (rank + offset) ** -exponent, over a number of ids."""
+class ZipfMandelbrot:
+    """Zipf-Mandelbrot distribution of rows over ids: shares proportional to (rank + offset) ** -exponent."""
 
     exponent: float
     offset: float
     ids: int
-    """At the reference number of rows."""
+    """Number of ids at `REFERENCE_ROWS` rows."""
     growth: float
-    """The number of ids grows as rows ** growth."""
+    """Exponent of growth: the number of ids is proportional to rows ** growth."""
 
     def size(self, rows: int) -> int:
-        """Return the number of ids behind that many rows."""
+        """Return the number of ids for a number of rows."""
         return max(64, round(self.ids * math.pow(rows / REFERENCE_ROWS, self.growth)))
 
     def shares(self, size: int) -> Floats:
@@ -141,16 +141,16 @@ class Law:
         return normalised(weights)
 
 
-ITEMS = Law(exponent=1.85, offset=320, ids=10_298, growth=0.3)
-SHOPS = Law(exponent=1.6, offset=80, ids=3_960, growth=0.25)
-BRANDS = Law(exponent=1.6, offset=40, ids=2_054, growth=0.2)
+ITEMS = ZipfMandelbrot(exponent=1.85, offset=320, ids=10_298, growth=0.3)
+SHOPS = ZipfMandelbrot(exponent=1.6, offset=80, ids=3_960, growth=0.25)
+BRANDS = ZipfMandelbrot(exponent=1.6, offset=40, ids=2_054, growth=0.2)
 TOP_BRAND = 0.146
-CITIES = Law(exponent=3.4, offset=10, ids=127, growth=0.0)
+CITIES = ZipfMandelbrot(exponent=3.4, offset=10, ids=127, growth=0.0)
 TOP_CITY = 0.324
-"""One brand and one city stand apart; the distributions hold for the others."""
-USERS = Law(exponent=0.5, offset=0, ids=262_745, growth=0.75)
-QUERIES = Law(exponent=0.7, offset=0, ids=84_496, growth=0.7)
-PROPERTIES = Law(exponent=0.9, offset=0, ids=12_000, growth=0.2)
+"""Row shares of the largest brand and the largest city; the distributions describe the others."""
+USERS = ZipfMandelbrot(exponent=0.5, offset=0, ids=262_745, growth=0.75)
+QUERIES = ZipfMandelbrot(exponent=0.7, offset=0, ids=84_496, growth=0.7)
+PROPERTIES = ZipfMandelbrot(exponent=0.9, offset=0, ids=12_000, growth=0.2)
 
 
 def brand_shares(rows: int) -> Floats:
@@ -169,5 +169,5 @@ def normalised(weights: Floats) -> Floats:
 
 
 def shares(levels: Levels) -> Floats:
-    """Return counts as shares, in the order of the levels."""
+    """Return the share of each level, in the order of the levels."""
     return normalised(np.array(list(levels.values()), dtype=np.float64))

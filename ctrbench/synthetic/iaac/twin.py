@@ -1,9 +1,9 @@
-"""Twins of the IAAC raw files: the same form, days, rates and marginals, clicks from a known true probability.
+"""Synthetic twins of the IAAC raw files: same format, days, rates and marginals, with known click probabilities.
 
-The real data cannot be had by everyone and their truth by no one. A twin goes through the same reader at the same
-size, and since its probabilities are known, so is the best score that any model could reach. Rows are drawn block by
-block from a world that the seed alone settles, so memory does not grow with the number of rows. Every instance id
-bears a mark, by which the reader recognises a twin under any file name.
+The real data are not freely available, and their true probabilities are unknown. A twin passes through the same reader
+at the same size, and its true probabilities give the best score that a model can reach. Rows are drawn in blocks from
+entities that depend on the seed and the number of rows, so memory use is constant. Instance ids are marked, so that the
+reader recognises a twin under any file name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ctrbench.readers.iaac import (
     TWIN_MODULUS,
     TWIN_REMAINDER,
 )
-from ctrbench.synthetic.iaac import marginals as facts
+from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac.marginals import DAYS, Day, Floats
 from ctrbench.synthetic.iaac.world import (
     VARIANCES,
@@ -46,42 +46,46 @@ from ctrbench.synthetic.iaac.world import (
 )
 
 VERSION = 1
-"""Raised whenever the same seed and rows would give other files."""
+"""Version of the generator; increased when the same seed and rows generate different files."""
 Round = Literal[1, 2]
 FILES: dict[Round, str] = {1: ROUND1_FILE, 2: ROUND2_FILE}
 SIDECAR = "twin.json"
 BLOCK_ROWS = 1 << 17
 MIN_ROWS = 100
 BYTES_PER_ROW = 1_250
-"""A little more than a row takes, to see beforehand whether there is room."""
+"""Upper estimate of the bytes per row, for checking the free disk space in advance."""
 ID_BITS = 42
-"""2 ** 42 marked ids fit below 2 ** 63."""
+"""2 ** 42 marked ids are below 2 ** 63."""
 
-Report = Callable[[int, int], None]
-"""Called with the rows written, and the rows in all."""
+Progress = Callable[[int, int], None]
+"""Callback that receives the rows written so far, and the total number of rows."""
 
 
 def make_twin(
-    rows: int, out: Path, *, seed: int = 0, rounds: Sequence[Round] = (1, 2), report: Report | None = None
+    rows: int, out: Path, *, seed: int = 0, rounds: Sequence[Round] = (1, 2), progress: Progress | None = None
 ) -> None:
-    """Write a twin's raw files to the folder `out`, with the truth beside each and a description of the twin.
+    """Write the raw files of a twin to the folder `out`, with their true probabilities and a description.
 
-    The rows are shared out between the rounds as the real ones are. The same rows, seed and rounds give the same
-    files. Files appear under their names when all are complete; files of those names that are no twin are never
-    overwritten.
+    Rows are distributed over the rounds in the proportions of the real data. The same rows, seed and rounds give the
+    same files. Files get their final names when all of them are complete. Existing files of the same names are
+    overwritten only if they belong to a twin.
+
+    Raises:
+        SettingError: if rows, rounds or the folder are invalid.
+        DataError: if the disk is full.
     """
     counts = _rows_by_round(rows, rounds)
     _check_folder(out, counts, rows)
     world = make_world(rows, seed)
     truth = _calibrate(world, seed)
     done = 0
-    with _complete_or_none(out, _file_names(counts)) as parts:
+    with _atomic_files(out, _file_names(counts)) as parts:
         for number, count in counts.items():
             target = _Target(text=parts[FILES[number]], truth=parts[FILES[number] + TRUTH_SUFFIX])
             for written in _write_round(number, count, world, truth, target, seed):
                 done += written
-                if report is not None:
-                    report(done, rows)
+                if progress is not None:
+                    progress(done, rows)
         description = _description(rows, counts, seed, truth, _ladder(world, truth, seed))
         parts[SIDECAR].write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -93,8 +97,12 @@ def _rows_by_round(rows: int, rounds: Sequence[Round]) -> dict[Round, int]:
     if rows < MIN_ROWS:
         raise SettingError(f"a twin has at least {MIN_ROWS} rows", value=rows)
     if not rounds or len(set(rounds)) != len(rounds) or not set(rounds) <= set(FILES):
-        raise SettingError("the rounds are 1, 2 or both", value=list(rounds))
-    share = facts.ROUND_ROWS[1] / sum(facts.ROUND_ROWS[number] for number in rounds) if 1 in rounds else 0.0
+        raise SettingError("rounds must be 1, 2 or both", value=list(rounds))
+    share = (
+        marginals.ROUND_ROWS[1] / sum(marginals.ROUND_ROWS[number] for number in rounds)
+        if 1 in rounds
+        else 0.0
+    )
     first = round(rows * share)
     counts: dict[Round, int] = {1: first, 2: rows - first}
     return {number: counts[number] for number in sorted(rounds)}
@@ -107,18 +115,18 @@ def _file_names(counts: dict[Round, int]) -> list[str]:
 
 def _check_folder(out: Path, counts: dict[Round, int], rows: int) -> None:
     if out.exists() and not out.is_dir():
-        raise SettingError("a twin is written to a folder", value=out)
-    taken = [FILES[number] for number in FILES if (out / FILES[number]).exists()]
-    if taken and not (out / SIDECAR).exists():
+        raise SettingError("a twin is written to a folder, not to a file", value=out)
+    existing = [FILES[number] for number in FILES if (out / FILES[number]).exists()]
+    if existing and not (out / SIDECAR).exists():
         raise SettingError(
-            "files that may be the real ones are never overwritten",
-            value=", ".join(str(out / name) for name in taken),
+            "files that may be the real data are never overwritten",
+            value=", ".join(str(out / name) for name in existing),
             remedy="choose another folder",
         )
-    others = [name for name in taken if name not in _file_names(counts)]
+    others = [name for name in existing if name not in _file_names(counts)]
     if others:
         raise SettingError(
-            "a folder holds one twin", value=f"{out / others[0]} is of another", remedy="remove it"
+            "a folder holds one twin", value=f"{out / others[0]} is of a different one", remedy="remove it"
         )
     out.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(out).free < rows * BYTES_PER_ROW:
@@ -133,8 +141,8 @@ def _no_space(out: Path, needed: int | None = None) -> DataError:
 
 
 @contextmanager
-def _complete_or_none(out: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """Give a temporary path for each name; rename them when all is written, remove them when anything fails."""
+def _atomic_files(out: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Yield one temporary path per name; rename the files on success, remove them on failure."""
     parts = {name: out / f".{name}.part" for name in names}
     try:
         yield parts
@@ -154,16 +162,16 @@ def _complete_or_none(out: Path, names: Sequence[str]) -> Iterator[dict[str, Pat
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Who saw what, when; places in the world's tables."""
+    """Drawn rows: time, user, item, query and page; entities as indices into the tables of the world."""
 
     day: Integers
     second: Integers
-    """Of the day."""
+    """Second of the day."""
     user: Integers
     item: Integers
     query: Integers
     is_match: NDArray[np.bool_]
-    """Whether the query's main category is the item's."""
+    """Whether the main category of the query is the category of the item."""
     page: Integers
     residual: Floats
 
@@ -172,30 +180,30 @@ class _Rows:
 
 
 def _draw_rows(world: World, number: int, days: Floats, rng: np.random.Generator) -> _Rows:
-    """Draw rows; `days` is the cumulative share of each day."""
+    """Draw rows; `days` holds the cumulative shares of the days."""
     day = chosen(rng.random(number), days)
     item = chosen(rng.random(number), np.cumsum(world.items.shares))
     is_match = rng.random(number) < 0.85
     other = rng.integers(0, len(world.queries.first), number)
     topic = np.where(is_match, world.items.category[item], other)
-    place = ranks(rng.random(number), world.queries.number[topic], facts.QUERIES.exponent)
+    rank = ranks(rng.random(number), world.queries.number[topic], marginals.QUERIES.exponent)
     return _Rows(
         day=day,
         second=_seconds(day, rng),
-        user=ranks(rng.random(number), len(world.users.ids), facts.USERS.exponent),
+        user=ranks(rng.random(number), len(world.users.ids), marginals.USERS.exponent),
         item=item,
-        query=world.queries.first[topic] + place,
+        query=world.queries.first[topic] + rank,
         is_match=is_match,
-        page=chosen(rng.random(number), np.cumsum(facts.shares(facts.PAGES))),
+        page=chosen(rng.random(number), np.cumsum(marginals.shares(marginals.PAGES))),
         residual=rng.standard_normal(number),
     )
 
 
 def _seconds(day: Integers, rng: np.random.Generator) -> Integers:
-    """Seconds of the day by the hours' profile; on the last day of round 2 those of the morning alone."""
-    cumulative = np.cumsum(facts.shares(facts.HOURS))
-    opened = np.array([cumulative[day.hours - 1] for day in DAYS])
-    hour = chosen(rng.random(len(day)) * opened[day], cumulative)
+    """Draw the second of the day from the distribution of hours; the last day of round 2 has morning hours only."""
+    cumulative = np.cumsum(marginals.shares(marginals.HOURS))
+    hours_share = np.array([cumulative[day.hours - 1] for day in DAYS])
+    hour = chosen(rng.random(len(day)) * hours_share[day], cumulative)
     return hour * 3600 + rng.integers(0, 3600, len(day))
 
 
@@ -204,15 +212,15 @@ def _seconds(day: Integers, rng: np.random.Generator) -> Integers:
 
 @dataclass(frozen=True, kw_only=True)
 class _Truth:
-    """How the parts of the logit are centred and scaled, and the level of each day."""
+    """Calibration: means and scales of the components of the logit, and the level of each day."""
 
     means: dict[str, float]
     scales: dict[str, float]
     days: Floats
 
 
-def _raw_parts(world: World, rows: _Rows) -> dict[str, Floats]:
-    """The parts of the logit before they are centred and scaled, in the order of `VARIANCES`."""
+def _raw_components(world: World, rows: _Rows) -> dict[str, Floats]:
+    """Return the raw components of the logit, in the order of `VARIANCES`."""
     users, items = world.users, world.items
     flat = users.cell[rows.user] * len(items.shares) + rows.item
     context = world.pages[rows.page] + world.hours[rows.second // 3600] + 0.5 * rows.is_match
@@ -227,31 +235,30 @@ def _raw_parts(world: World, rows: _Rows) -> dict[str, Floats]:
     }
 
 
-def _parts(world: World, truth: _Truth, rows: _Rows) -> dict[str, Floats]:
-    raw = _raw_parts(world, rows)
+def _components(world: World, truth: _Truth, rows: _Rows) -> dict[str, Floats]:
+    raw = _raw_components(world, rows)
     return {name: (part - truth.means[name]) * truth.scales[name] for name, part in raw.items()}
 
 
 def _logit(world: World, truth: _Truth, rows: _Rows) -> Floats:
-    return sum(_parts(world, truth, rows).values(), truth.days[rows.day])
+    return sum(_components(world, truth, rows).values(), truth.days[rows.day])
 
 
 def _calibrate(world: World, seed: int) -> _Truth:
-    """Measure means and variances on a sample of rows, then solve each day's level for its rate."""
+    """Estimate means and scales on a sample of rows, then solve for the level that gives each day its label rate."""
     rows = _draw_rows(world, BLOCK_ROWS, _cumulative(DAYS), draw(seed, "calibration"))
-    raw = _raw_parts(world, rows)
+    raw = _raw_components(world, rows)
     truth = _Truth(
         means={name: float(part.mean()) for name, part in raw.items()},
         scales={name: float(np.sqrt(VARIANCES[name]) / part.std()) for name, part in raw.items()},
         days=np.zeros(len(DAYS)),
     )
-    levels = [_day_level(world, truth, rows, place) for place in range(len(DAYS))]
+    levels = [_day_level(world, truth, rows, day) for day in DAYS]
     return _Truth(means=truth.means, scales=truth.scales, days=np.array(levels))
 
 
-def _day_level(world: World, truth: _Truth, rows: _Rows, place: int) -> float:
-    """Solve mean(sigmoid(level + logit)) = rate by Newton's method, over the rows of the day's hours."""
-    day = DAYS[place]
+def _day_level(world: World, truth: _Truth, rows: _Rows, day: Day) -> float:
+    """Solve mean(sigmoid(level + logit)) = rate by Newton's method, over rows within the hours of the day."""
     logit = _logit(world, truth, rows)[rows.second < day.hours * 3600]
     level = float(np.log(day.rate / (1 - day.rate)))
     for _ in range(12):
@@ -266,25 +273,25 @@ def _sigmoid(logit: Floats) -> Floats:
 
 def _cumulative(days: Sequence[Day], number: Round | None = None) -> Floats:
     weights = [float(day.rows) if number in (None, day.round) else 0.0 for day in days]
-    return np.cumsum(facts.normalised(np.array(weights)))
+    return np.cumsum(marginals.normalised(np.array(weights)))
 
 
 def _ladder(world: World, truth: _Truth, seed: int) -> dict[str, dict[str, float]]:
-    """AUC of what is known when the parts become known one after the other, over all rows and over the last sixth.
+    """Return the expected AUC after each component is added to the score, over all rows and over the last sixth.
 
-    "level" also knows each day's level, which no feature tells; "features" does not.
+    "level" scores include the level of the day, which no feature contains; "features" scores do not.
     """
     rows = _draw_rows(world, 2 * BLOCK_ROWS, _cumulative(DAYS), draw(seed, "ladder"))
-    parts = _parts(world, truth, rows)
+    parts = _components(world, truth, rows)
     level = truth.days[rows.day]
-    known = np.zeros(len(rows))
+    score = np.zeros(len(rows))
     probability = _sigmoid(sum(parts.values(), level))
     time = np.array([day.start for day in DAYS])[rows.day] + rows.second
     is_last = time >= np.quantile(time, 5 / 6)
     ladder = {"day": _step(level, level, probability, is_last)}
     for name, part in parts.items():
-        known = known + part
-        ladder[f"+ {name}"] = _step(known, known + level, probability, is_last)
+        score = score + part
+        ladder[f"+ {name}"] = _step(score, score + level, probability, is_last)
     return ladder
 
 
@@ -300,10 +307,10 @@ def _step(
 
 
 def expected_auc(score: Floats, probability: Floats) -> float:
-    """Return the AUC expected of a score when labels are drawn from the probabilities; ties count half."""
-    values, place = np.unique(score, return_inverse=True)
-    positive = np.bincount(place, probability, minlength=len(values))
-    negative = np.bincount(place, 1 - probability, minlength=len(values))
+    """Return the expected AUC of a score when labels are drawn from the probabilities; ties count half."""
+    values, index = np.unique(score, return_inverse=True)
+    positive = np.bincount(index, probability, minlength=len(values))
+    negative = np.bincount(index, 1 - probability, minlength=len(values))
     below = np.cumsum(negative) - negative / 2
     return float(positive @ below / (positive.sum() * negative.sum()))
 
@@ -320,18 +327,18 @@ class _Target:
 def _write_round(
     number: Round, count: int, world: World, truth: _Truth, target: _Target, seed: int
 ) -> Iterator[int]:
-    """Write one round's text and truth; yields the rows of each block when they are written."""
+    """Write text and truth of one round; yield the number of rows after each block."""
     days = _cumulative(DAYS, number)
     probabilities = np.empty(count)
     with target.text.open("wb") as file:
         file.write((SEPARATOR.join(COLUMNS) + "\n").encode())
-        for place, start in enumerate(range(0, count, BLOCK_ROWS)):
-            rng = draw(seed, f"rows of round {number}", place)
+        for block, start in enumerate(range(0, count, BLOCK_ROWS)):
+            rng = draw(seed, f"rows of round {number}", block)
             rows = _draw_rows(world, min(BLOCK_ROWS, count - start), days, rng)
             probability = _sigmoid(_logit(world, truth, rows))
             probabilities[start : start + len(rows)] = probability
             label = rng.random(len(rows)) < probability
-            first = start + (facts.ROUND_ROWS[1] + count) * (number - 1)
+            first = start + (marginals.ROUND_ROWS[1] + count) * (number - 1)
             _write_block(file, world, rows, label, np.arange(first, first + len(rows)), seed)
             yield len(rows)
     pl.DataFrame({Column.PROBABILITY: probabilities}).write_parquet(target.truth)
@@ -340,7 +347,7 @@ def _write_round(
 def _write_block(
     file: BinaryIO, world: World, rows: _Rows, label: NDArray[np.bool_], index: Integers, seed: int
 ) -> None:
-    """Write rows as text; entities were put into words beforehand, several columns at once."""
+    """Write rows as text; entities hold the text of several columns each."""
     users = world.users
     start = np.array([day.start for day in DAYS])
     frame = pl.DataFrame(
@@ -364,7 +371,7 @@ def _write_block(
 
 
 def marked_ids(index: Integers, seed: int) -> Integers:
-    """Return instance ids that bear the mark of a twin, all different for different indices below 2 ** 42."""
+    """Return instance ids with the mark of a twin, distinct for distinct indices below 2 ** 42."""
     return scattered(index, seed, "instances", ID_BITS) * TWIN_MODULUS + TWIN_REMAINDER
 
 

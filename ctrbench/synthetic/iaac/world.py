@@ -1,10 +1,10 @@
-"""The world behind a twin of IAAC: its items, shops, users and queries, and what makes a user buy.
+"""Entities of a twin of IAAC: items, shops, users and queries, with their effects on purchases.
 
-Everything is drawn once, from the seed alone; rows are then drawn from this world. An item settles its category,
-properties, brand, city, levels and shop, a user settles gender, age, occupation and star, a shop its scores of a day.
-The true logit of a row is a day's level and seven parts, each with a set variance. The domain's part of taste is an
-ideal point: each domain has a place in a space of content and likes an item by how near it lies. That is the form of
-no method in this package, so that none can win by having the generator's own formula.
+Entities are drawn once per seed and size; rows are then drawn from them. An item determines its category, properties,
+brand, city, levels and shop; a user determines gender, age, occupation and star; a shop and a day determine the scores.
+The true logit of a row is the level of the day plus seven components of fixed variances. Preferences of domains follow
+an ideal-point model: each domain has a point in content space and prefers items close to it. No method in this package
+has that form, so none is favoured by the formula of the generator.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctrbench.synthetic.iaac import marginals as facts
+from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac.marginals import Floats, Levels
 
 Integers = NDArray[np.int64]
@@ -30,28 +30,28 @@ VARIANCES = {
     "idiosyncratic": 0.03,
     "residual": 0.03,
 }
-"""Of the logit's parts, under the law of the rows. Item, user, context and taste (user × item) are shared by all
-domains; structured and idiosyncratic are domain × content, the first built from gender, age and star, the second
-without any rule; the residual is noise that no feature tells."""
+"""Variances of the components of the logit, under the distribution of the rows. Item, user, context and taste (user ×
+item) are shared by all domains; structured and idiosyncratic are domain × content, the first a function of gender, age
+and star, the second independent per domain; the residual is noise that no feature explains."""
 
 TASTE_SIZE = 4
 CONTENT_SIZE = 3
 NUM_CELLS = 4 * 9 * 12
-"""Combinations of gender, age and star, those with missing values included."""
+"""Combinations of gender, age and star, including missing values."""
 NUM_TOPICS = 40
-"""Categories a query may be predicted to mean; the first ones are those that items have."""
+"""Categories that a query can be predicted to have; the first ones are those of items."""
 GENERAL_PROPERTIES = 200
-"""Properties that items of all categories have."""
+"""Properties that occur in all categories."""
 
 
 def draw(seed: int, stream: str, part: int = 0) -> np.random.Generator:
-    """Return the generator of one stream; streams are independent of each other and of the order of their use."""
+    """Return the random generator of a named stream; streams are independent of each other and of the call order."""
     entropy = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), part])
     return np.random.Generator(np.random.Philox(entropy))
 
 
 def scattered(index: NDArray[np.int64], seed: int, stream: str, bits: int = 63) -> Integers:
-    """Map indices one to one to numbers of that many bits in which their order does not show."""
+    """Map indices one-to-one to numbers of `bits` bits, in an order that looks random."""
     mask = np.uint64(2**bits - 1)
     offset, first, second = draw(seed, f"ids of {stream}").integers(0, 2**bits, 3, dtype=np.uint64)
     value = (index.astype(np.uint64) + offset) & mask
@@ -63,40 +63,40 @@ def scattered(index: NDArray[np.int64], seed: int, stream: str, bits: int = 63) 
 
 
 def assigned(levels: Levels, score: Floats, weights: Floats) -> Integers:
-    """Give each entity a level: in the order of the scores, so that the weights of a level sum to its share."""
+    """Return one level per entity, increasing with the score, such that the weights of each level sum to its share."""
     order = np.argsort(score, kind="stable")
     middle = np.empty_like(score)
     middle[order] = np.cumsum(weights[order]) - weights[order] / 2
-    places = np.searchsorted(np.cumsum(facts.shares(levels)), middle / weights.sum(), side="right")
+    indices = np.searchsorted(np.cumsum(marginals.shares(levels)), middle / weights.sum(), side="right")
     values = np.array(list(levels), dtype=np.int64)
-    return np.asarray(values[np.minimum(places, len(levels) - 1)], dtype=np.int64)
+    return np.asarray(values[np.minimum(indices, len(levels) - 1)], dtype=np.int64)
 
 
 def ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> Integers:
-    """Draw ranks 0, 1, … below size, with probability about proportional to (rank + 1) ** -exponent."""
+    """Draw ranks 0, 1, … below `size`, with probability approximately proportional to (rank + 1) ** -exponent."""
     power = 1 - exponent
     drawn = np.power((np.power(size + 1.0, power) - 1) * uniform + 1, 1 / power) - 1
     return np.asarray(np.minimum(drawn, size - 1.0), dtype=np.int64)
 
 
 def chosen(uniform: Floats, cumulative: Floats) -> Integers:
-    """Draw places by their cumulative shares."""
-    places = np.searchsorted(cumulative, uniform, side="right")
-    return np.asarray(np.minimum(places, len(cumulative) - 1), dtype=np.int64)
+    """Return the indices that uniforms select from cumulative shares."""
+    indices = np.searchsorted(cumulative, uniform, side="right")
+    return np.asarray(np.minimum(indices, len(cumulative) - 1), dtype=np.int64)
 
 
 def owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integers:
-    """Give each entity an owner, so that the weights of an owner's entities sum to about its share.
+    """Return one owner per entity, such that the weights of an owner's entities sum to approximately its share.
 
-    Where there are enough entities every owner gets one, small owners mostly a light one, and the rest is
-    distributed by the rows that owners still lack; otherwise not all owners can have one.
+    If there are enough entities, every owner gets one, small owners mostly a light one, and the others are drawn in
+    proportion to the shares still missing. Otherwise some owners have none.
     """
     owner = chosen(rng.random(len(weights)), np.cumsum(shares))
     if len(shares) > 0.7 * len(weights):
         return owner
     order = np.argsort(-weights * np.exp(0.5 * rng.standard_normal(len(weights))), kind="stable")
     first = order[np.sort(rng.permutation(len(weights))[: len(shares)])]
-    lack = facts.normalised(np.maximum(shares - weights[first], 0.0))
+    lack = marginals.normalised(np.maximum(shares - weights[first], 0.0))
     owner = chosen(rng.random(len(weights)), np.cumsum(lack))
     owner[first] = np.arange(len(shares))
     return owner
@@ -104,7 +104,7 @@ def owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integer
 
 @dataclass(frozen=True, kw_only=True)
 class Users:
-    """Users by rank of activity."""
+    """Users, ordered by activity."""
 
     ids: Integers
     gender: Integers
@@ -112,22 +112,22 @@ class Users:
     occupation: Integers
     star: Integers
     cell: Integers
-    """Place among the combinations of gender, age and star."""
+    """Index of the combination of gender, age and star."""
     level: Floats
-    """How readily the user buys; not scaled."""
+    """Propensity to buy, not standardised."""
     taste: Floats
     """(users, TASTE_SIZE)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """Items by rank of popularity."""
+    """Items, ordered by popularity."""
 
     shares: Floats
     category: Integers
     shop: Integers
     text: pl.Series
-    """What the raw file has of the item, its columns in order."""
+    """Text of the item columns of the raw file."""
     quality: Floats
     taste: Floats
     content: Floats
@@ -136,7 +136,7 @@ class Items:
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """Queries by their main category; those of one category by rank."""
+    """Queries, grouped by main category and ordered by popularity within it; `first` and `number` per category."""
 
     first: Integers
     number: Integers
@@ -145,72 +145,70 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """All entities, and the truth about them."""
+    """All entities and their true effects."""
 
     users: Users
     items: Items
     queries: Queries
     shop_days: pl.Series
-    """What the raw file has of shop s on day d, at s * days + d."""
+    """Text of the shop columns of the raw file, for shop s and day d at index s * days + d."""
     pages: Floats
     hours: Floats
-    """Effects of page and hour."""
+    """Effects of pages and hours."""
     structured: NDArray[np.float32]
     idiosyncratic: NDArray[np.float32]
-    """(cells, items), each standardised under the law of the rows."""
+    """Domain × content (cells, items), standardised under the distribution of the rows."""
 
 
 def make_world(rows: int, seed: int) -> World:
-    """Draw the world behind that many rows."""
-    shops = _make_shops(facts.SHOPS.size(rows), rows, seed)
-    items = _make_items(facts.ITEMS.size(rows), shops, rows, seed)
-    users = _make_users(facts.USERS.size(rows), seed)
+    """Draw the entities for a number of rows."""
+    shops = _make_shops(marginals.SHOPS.size(rows), rows, seed)
+    items = _make_items(marginals.ITEMS.size(rows), shops, rows, seed)
+    users = _make_users(marginals.USERS.size(rows), seed)
     rng = draw(seed, "context")
     hours = np.arange(24)
     return World(
         users=users,
         items=items,
-        queries=_make_queries(facts.QUERIES.size(rows), rows, seed),
+        queries=_make_queries(marginals.QUERIES.size(rows), rows, seed),
         shop_days=_shop_texts(shops, items, seed),
         pages=-0.5 * np.log1p(np.arange(20)) + 0.2 * rng.standard_normal(20),
         hours=0.1 * np.sin(2 * np.pi * (hours - 16) / 24) + 0.05 * rng.standard_normal(24),
-        structured=_centred(_structured(items, seed), items),
-        idiosyncratic=_centred(_idiosyncratic(items, seed), items),
+        structured=_standardise_interaction(_structured(items, seed), items),
+        idiosyncratic=_standardise_interaction(_idiosyncratic(items, seed), items),
     )
 
 
 # --- users ---------------------------------------------------------------------------------------------------------
 
 
-def _drawn(levels: Levels, number: int, rng: np.random.Generator) -> Integers:
-    return np.array(list(levels))[chosen(rng.random(number), np.cumsum(facts.shares(levels)))]
+def _draw_levels(levels: Levels, number: int, rng: np.random.Generator) -> Integers:
+    return np.array(list(levels))[chosen(rng.random(number), np.cumsum(marginals.shares(levels)))]
 
 
 def _make_users(number: int, seed: int) -> Users:
     rng = draw(seed, "users")
-    gender = _drawn(facts.GENDERS, number, rng)
-    known = rng.random(number) >= facts.MISSING_PROFILES
+    gender = _draw_levels(marginals.GENDERS, number, rng)
+    known = rng.random(number) >= marginals.MISSING_PROFILES
     age, occupation, star = (
-        np.where(known, _drawn(levels, number, rng), -1)
-        for levels in (facts.AGES, facts.OCCUPATIONS, facts.STARS)
+        np.where(known, _draw_levels(levels, number, rng), -1)
+        for levels in (marginals.AGES, marginals.OCCUPATIONS, marginals.STARS)
     )
-    places = (
+    codes = (
         gender + 1,
         np.maximum(age - 999, 0),
         np.maximum(star - 2999, 0),
         np.maximum(occupation - 2001, 0),
     )
-    effects = [rng.standard_normal(12)[place] for place in places]
-    profile = (
-        rng.standard_normal((9, TASTE_SIZE))[places[1]] + rng.standard_normal((5, TASTE_SIZE))[places[3]]
-    )
+    effects = [rng.standard_normal(12)[code] for code in codes]
+    profile = rng.standard_normal((9, TASTE_SIZE))[codes[1]] + rng.standard_normal((5, TASTE_SIZE))[codes[3]]
     return Users(
         ids=scattered(np.arange(number), seed, "users"),
         gender=gender,
         age=age,
         occupation=occupation,
         star=star,
-        cell=places[0] * 108 + places[1] * 12 + places[2],
+        cell=codes[0] * 108 + codes[1] * 12 + codes[2],
         level=sum(effects, 0.6 * rng.standard_normal(number)),
         taste=0.6 * profile + 0.6 * rng.standard_normal((number, TASTE_SIZE)),
     )
@@ -219,11 +217,11 @@ def _make_users(number: int, seed: int) -> Users:
 def cell_shares() -> Floats:
     """Return the row share of each combination of gender, age and star."""
     known = np.zeros((9, 12))
-    known[1:, 1:] = np.outer(facts.shares(facts.AGES), facts.shares(facts.STARS)) * (
-        1 - facts.MISSING_PROFILES
+    known[1:, 1:] = np.outer(marginals.shares(marginals.AGES), marginals.shares(marginals.STARS)) * (
+        1 - marginals.MISSING_PROFILES
     )
-    known[0, 0] = facts.MISSING_PROFILES
-    return np.outer(facts.shares(facts.GENDERS), known).ravel()
+    known[0, 0] = marginals.MISSING_PROFILES
+    return np.outer(marginals.shares(marginals.GENDERS), known).ravel()
 
 
 # --- shops ---------------------------------------------------------------------------------------------------------
@@ -236,30 +234,30 @@ class _Shops:
     brand: Integers
     city: Integers
     quality: Floats
-    """What reviews, star and scores follow, each with its own noise."""
+    """Latent quality, on which reviews, star and scores depend with independent noise."""
 
 
 def _make_shops(number: int, rows: int, seed: int) -> _Shops:
     rng = draw(seed, "shops")
-    shares = facts.SHOPS.shares(number)
+    shares = marginals.SHOPS.shares(number)
     return _Shops(
         ids=scattered(np.arange(number), seed, "shops"),
         shares=shares,
-        brand=owners(shares, facts.brand_shares(rows), rng),
-        city=owners(shares, facts.city_shares(rows), rng),
+        brand=owners(shares, marginals.brand_shares(rows), rng),
+        city=owners(shares, marginals.city_shares(rows), rng),
         quality=rng.standard_normal(number),
     )
 
 
 def _shop_texts(shops: _Shops, items: Items, seed: int) -> pl.Series:
-    """Shop columns of every shop and day: the scores drift a little from day to day."""
+    """Return the text of the shop columns per shop and day; scores vary slightly between days."""
     rng = draw(seed, "scores")
-    number, days = len(shops.ids), len(facts.DAYS)
-    # A shop's rows are those of its items, so that is what its levels must be shared out by.
+    number, days = len(shops.ids), len(marginals.DAYS)
+    # The rows of a shop are those of its items, so levels are assigned with the item shares as weights.
     weights = np.asarray(np.bincount(items.shop, items.shares, minlength=number), dtype=np.float64)
     size = rng.standard_normal(number)
-    reviews = assigned(facts.REVIEWS, size + 0.2 * rng.standard_normal(number), weights)
-    stars = assigned(facts.SHOP_STARS, size + 0.2 * rng.standard_normal(number), weights)
+    reviews = assigned(marginals.REVIEWS, size + 0.2 * rng.standard_normal(number), weights)
+    stars = assigned(marginals.SHOP_STARS, size + 0.2 * rng.standard_normal(number), weights)
     columns: dict[str, Integers | pl.Series] = {
         "id": np.repeat(shops.ids, days),
         "reviews": np.repeat(reviews, days),
@@ -269,15 +267,13 @@ def _shop_texts(shops: _Shops, items: Items, seed: int) -> pl.Series:
         "delivery": _scores(shops, stars, 0.970, 0.012, rng),
         "description": _scores(shops, stars, 0.973, 0.013, rng),
     }
-    return _joined(columns)
+    return _join_columns(columns)
 
 
-def _scores(
-    shops: _Shops, stars: Integers, mean: float, spread: float, rng: np.random.Generator
-) -> pl.Series:
-    """Scores as text; small shops have a full score, and some have none."""
-    number, days = len(stars), len(facts.DAYS)
-    level = mean + spread * (0.7 * shops.quality + 0.7 * rng.standard_normal(number))
+def _scores(shops: _Shops, stars: Integers, mean: float, std: float, rng: np.random.Generator) -> pl.Series:
+    """Return the scores as text; small shops have the maximum score, some shops have none (-1)."""
+    number, days = len(stars), len(marginals.DAYS)
+    level = mean + std * (0.7 * shops.quality + 0.7 * rng.standard_normal(number))
     score = np.clip(level[:, None] + 0.0004 * rng.standard_normal((number, days)), 0.0, 1.0)
     score[(stars <= 5002) | (rng.random(number) < 0.02)] = 1.0
     score[(stars == 4999) | (rng.random(number) < 0.0003)] = -1.0
@@ -289,17 +285,21 @@ def _scores(
 
 def _make_items(number: int, shops: _Shops, rows: int, seed: int) -> Items:
     rng = draw(seed, "items")
-    weights = facts.ITEMS.shares(number)
+    weights = marginals.ITEMS.shares(number)
     noise = {
         name: rng.standard_normal(number) for name in ("category", "size", "sales", "collected", "views")
     }
-    category = assigned(facts.CATEGORIES, noise["category"], weights)
+    category = assigned(marginals.CATEGORIES, noise["category"], weights)
     shop = owners(weights, shops.shares, rng)
-    price = rng.standard_normal(number) + 0.7 * rng.standard_normal(len(facts.CATEGORIES))[category]
-    levels = {"price": assigned(facts.PRICES, price, weights)}
-    for name, counts in (("sales", facts.SALES), ("collected", facts.COLLECTED), ("views", facts.VIEWS)):
+    price = rng.standard_normal(number) + 0.7 * rng.standard_normal(len(marginals.CATEGORIES))[category]
+    levels = {"price": assigned(marginals.PRICES, price, weights)}
+    for name, counts in (
+        ("sales", marginals.SALES),
+        ("collected", marginals.COLLECTED),
+        ("views", marginals.VIEWS),
+    ):
         levels[name] = assigned(counts, noise["size"] + 0.6 * noise[name], weights)
-    others = chosen(rng.random(number), np.cumsum(facts.brand_shares(rows)))
+    others = chosen(rng.random(number), np.cumsum(marginals.brand_shares(rows)))
     brand = np.where(rng.random(number) < 0.8, shops.brand[shop], others)
     properties = _item_properties(category, rows, seed)
     effects = _Effects(category=category, brand=brand, levels=levels, properties=properties, seed=seed)
@@ -315,24 +315,24 @@ def _make_items(number: int, shops: _Shops, rows: int, seed: int) -> Items:
 
 
 def _item_properties(category: Integers, rows: int, seed: int) -> pl.DataFrame:
-    """Rows (item, property), each once: general properties, and those of the item's category."""
+    """Return distinct rows (item, property), with general properties and those of the item's category."""
     rng = draw(seed, "properties")
-    block = facts.PROPERTIES.size(rows) // len(facts.CATEGORIES)
+    block = marginals.PROPERTIES.size(rows) // len(marginals.CATEGORIES)
     lengths = np.clip(rng.normal(38, 11, len(category)).round(), 4, 110).astype(np.int64)
     item = np.repeat(np.arange(len(category)), lengths)
-    general = rng.random(len(item)) < 0.4
+    is_general = rng.random(len(item)) < 0.4
     uniform = rng.random(len(item))
-    place = np.where(
-        general,
-        ranks(uniform, GENERAL_PROPERTIES, facts.PROPERTIES.exponent),
-        GENERAL_PROPERTIES + block * category[item] + ranks(uniform, block, facts.PROPERTIES.exponent),
+    property_index = np.where(
+        is_general,
+        ranks(uniform, GENERAL_PROPERTIES, marginals.PROPERTIES.exponent),
+        GENERAL_PROPERTIES + block * category[item] + ranks(uniform, block, marginals.PROPERTIES.exponent),
     )
-    return pl.DataFrame({"item": item, "property": place}).unique(maintain_order=True)
+    return pl.DataFrame({"item": item, "property": property_index}).unique(maintain_order=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Effects:
-    """Latent numbers of items, additive in what the raw file shows of them and in the item itself."""
+    """Latent vectors of items: sums of effects of the observed features and of an effect per item."""
 
     category: Integers
     brand: Integers
@@ -341,21 +341,21 @@ class _Effects:
     seed: int
 
     def sum(self, name: str, size: int) -> Floats:
-        """Return latents of shape (items, size)."""
+        """Return latent vectors (items, size)."""
         rng = draw(self.seed, f"effects on {name}")
         number = len(self.category)
         total = 0.25 * rng.standard_normal((number, size))
-        total += 0.9 * rng.standard_normal((len(facts.CATEGORIES), size))[self.category]
+        total += 0.9 * rng.standard_normal((len(marginals.CATEGORIES), size))[self.category]
         total += 0.3 * rng.standard_normal((int(self.brand.max()) + 1, size))[self.brand]
         for level in self.levels.values():
-            # Levels are ordered: a slope, and a small deviation of each level.
+            # Levels are ordinal: a linear effect, and a small deviation per level.
             slope, deviation = rng.standard_normal(size), rng.standard_normal((32, size))
             total += 0.45 * np.outer(level - level.mean(), slope) / level.std() + 0.15 * deviation[level + 1]
-        return total + 0.25 * self._of_properties(rng, size)
+        return total + 0.25 * self._property_effects(rng, size)
 
-    def _of_properties(self, rng: np.random.Generator, size: int) -> Floats:
-        items, places = (self.properties[name].to_numpy() for name in ("item", "property"))
-        effects = rng.standard_normal((int(places.max()) + 1, size))[places]
+    def _property_effects(self, rng: np.random.Generator, size: int) -> Floats:
+        items, properties = (self.properties[name].to_numpy() for name in ("item", "property"))
+        effects = rng.standard_normal((int(properties.max()) + 1, size))[properties]
         number = len(self.category)
         sums = [np.bincount(items, effects[:, column], minlength=number) for column in range(size)]
         return np.stack(sums, axis=1) / np.sqrt(np.bincount(items, minlength=number))[:, None]
@@ -373,10 +373,12 @@ def _item_texts(
     rng = draw(seed, "texts of items")
     brands = scattered(brand, seed, "brands")
     cities = scattered(city, seed, "cities")
-    brands[rng.random(number) < facts.UNKNOWN_BRANDS] = -1
-    cities[rng.random(number) < facts.UNKNOWN_CITIES] = -1
-    place = properties["property"].to_numpy()
-    ids = properties.with_columns(pl.Series("property", scattered(place, seed, "properties")).cast(pl.String))
+    brands[rng.random(number) < marginals.UNKNOWN_BRANDS] = -1
+    cities[rng.random(number) < marginals.UNKNOWN_CITIES] = -1
+    indices = properties["property"].to_numpy()
+    ids = properties.with_columns(
+        pl.Series("property", scattered(indices, seed, "properties")).cast(pl.String)
+    )
     joined = ids.group_by("item", maintain_order=True).agg(pl.col("property").str.join(";"))
     columns: dict[str, Integers | pl.Series] = {
         "id": scattered(np.arange(number), seed, "items"),
@@ -386,62 +388,66 @@ def _item_texts(
         "city": cities,
         **levels,
     }
-    return _joined(columns)
+    return _join_columns(columns)
 
 
 def topic_ids(seed: int) -> pl.Series:
-    """Return the category ids as text; the root of all comes last."""
+    """Return the category ids as text; the root category is the last."""
     return pl.Series(scattered(np.arange(NUM_TOPICS + 1), seed, "categories")).cast(pl.String)
 
 
 def category_lists(seed: int) -> pl.Series:
-    """Return the category list of each category: the root, for two an inner one, and its own."""
+    """Return the category list of each category: the root, an inner category for two of them, and the category."""
     ids = topic_ids(seed).to_list()
-    inner = dict.fromkeys(facts.DEEP_CATEGORIES, f"{ids[NUM_TOPICS - 1]};")
-    return pl.Series([f"{ids[-1]};{inner.get(place, '')}{ids[place]}" for place in facts.CATEGORIES])
+    inner = dict.fromkeys(marginals.DEEP_CATEGORIES, f"{ids[NUM_TOPICS - 1]};")
+    return pl.Series(
+        [f"{ids[-1]};{inner.get(category, '')}{ids[category]}" for category in marginals.CATEGORIES]
+    )
 
 
 # --- queries -------------------------------------------------------------------------------------------------------
 
 
 def _make_queries(number: int, rows: int, seed: int) -> Queries:
-    """Texts "category:property,property;category:-1": one to six predicted categories, the main one among them."""
+    """Draw queries with text "category:property,property;category:-1": one to six predicted categories."""
     rng = draw(seed, "queries")
-    counts = np.maximum(4, np.round(number * facts.shares(facts.CATEGORIES))).astype(np.int64)
+    counts = np.maximum(4, np.round(number * marginals.shares(marginals.CATEGORIES))).astype(np.int64)
     topic = np.repeat(np.arange(len(counts)), counts)
     total = len(topic)
     ids, groups = topic_ids(seed), _property_groups(rows, seed)
     step = 1 + 2 * rng.integers(0, NUM_TOPICS // 4, total)
     slots = []
     for slot in range(6):
-        # Odd steps from the main category on meet six different categories; the root takes the place of the third.
-        place = np.full(total, NUM_TOPICS) if slot == 2 else (topic + slot * step) % NUM_TOPICS
-        known = rng.random(total) < (0.6 if slot in (0, 2) else 0.25)
+        # Odd steps from the main category give six different categories; the root replaces the third.
+        category = np.full(total, NUM_TOPICS) if slot == 2 else (topic + slot * step) % NUM_TOPICS
+        has_properties = rng.random(total) < (0.6 if slot in (0, 2) else 0.25)
         text = pl.select(
             pl.concat_str(
-                ids.gather(place),
-                pl.when(pl.Series(known))
+                ids.gather(category),
+                pl.when(pl.Series(has_properties))
                 .then(groups.gather(rng.integers(0, len(groups), total)))
                 .otherwise(pl.lit("-1")),
                 separator=":",
             )
         ).to_series()
-        shown = np.ones(total, dtype=bool) if slot == 0 else rng.random(total) < (0.9 if slot == 2 else 0.55)
-        slots.append(text.set(~pl.Series(shown), None).alias(f"slot {slot}"))
+        is_present = (
+            np.ones(total, dtype=bool) if slot == 0 else rng.random(total) < (0.9 if slot == 2 else 0.55)
+        )
+        slots.append(text.set(~pl.Series(is_present), None).alias(f"slot {slot}"))
     text = pl.select(pl.concat_str(slots, separator=";", ignore_nulls=True)).to_series()
     return Queries(first=np.cumsum(counts) - counts, number=counts, text=text)
 
 
 def _property_groups(rows: int, seed: int) -> pl.Series:
-    """Lists of one to five properties, joined by commas."""
+    """Return lists of one to five properties as text, joined by commas."""
     rng = draw(seed, "property groups")
     lengths = rng.integers(1, 6, 4000)
-    size = facts.PROPERTIES.size(rows)
-    places = ranks(rng.random(int(lengths.sum())), size, facts.PROPERTIES.exponent)
+    size = marginals.PROPERTIES.size(rows)
+    indices = ranks(rng.random(int(lengths.sum())), size, marginals.PROPERTIES.exponent)
     frame = pl.DataFrame(
         {
             "group": np.repeat(np.arange(len(lengths)), lengths),
-            "property": pl.Series(scattered(places, seed, "properties")).cast(pl.String),
+            "property": pl.Series(scattered(indices, seed, "properties")).cast(pl.String),
         }
     )
     return (
@@ -455,7 +461,7 @@ def _property_groups(rows: int, seed: int) -> pl.Series:
 
 
 def _structured(items: Items, seed: int) -> NDArray[np.float32]:
-    """How near an item lies to each domain's ideal point, which is additive in gender, age and star."""
+    """Return the proximity of items to the ideal point of each domain; points are additive in gender, age and star."""
     rng = draw(seed, "ideal points")
     points = (
         0.8 * rng.standard_normal((4, 1, 1, CONTENT_SIZE))
@@ -463,20 +469,20 @@ def _structured(items: Items, seed: int) -> NDArray[np.float32]:
         + 0.5 * rng.standard_normal((1, 1, 12, CONTENT_SIZE))
     ).reshape(NUM_CELLS, 1, CONTENT_SIZE)
     content = items.content / items.content.std(axis=0)
-    near = np.empty((NUM_CELLS, len(content)), dtype=np.float32)
+    proximity = np.empty((NUM_CELLS, len(content)), dtype=np.float32)
     for cell, point in enumerate(points):
-        near[cell] = np.exp(-0.5 * ((content - point) ** 2).sum(axis=1) / CONTENT_SIZE)
-    return near
+        proximity[cell] = np.exp(-0.5 * ((content - point) ** 2).sum(axis=1) / CONTENT_SIZE)
+    return proximity
 
 
 def _idiosyncratic(items: Items, seed: int) -> NDArray[np.float32]:
-    """A linear preference of each domain for itself."""
+    """Return an independent linear preference per domain."""
     preference = draw(seed, "idiosyncratic").standard_normal((NUM_CELLS, CONTENT_SIZE))
     return np.asarray(preference @ items.content.T, dtype=np.float32)
 
 
-def _centred(table: NDArray[np.float32], items: Items) -> NDArray[np.float32]:
-    """Take out what domain or item alone explain, so that only their interaction is left, with variance 1."""
+def _standardise_interaction(table: NDArray[np.float32], items: Items) -> NDArray[np.float32]:
+    """Remove the main effects of domain and item, and scale the interaction to variance 1."""
     cells = cell_shares()
     table -= np.asarray(table @ items.shares, dtype=np.float32)[:, None]
     table -= np.asarray(cells @ table, dtype=np.float32)[None, :]
@@ -484,7 +490,7 @@ def _centred(table: NDArray[np.float32], items: Items) -> NDArray[np.float32]:
     return table
 
 
-def _joined(columns: dict[str, Integers | pl.Series]) -> pl.Series:
-    """Columns as the text between two separators of the raw file."""
+def _join_columns(columns: dict[str, Integers | pl.Series]) -> pl.Series:
+    """Return the columns joined by spaces, as in the raw file."""
     series = [pl.Series(name, values) for name, values in columns.items()]
     return pl.select(pl.concat_str(series, separator=" ")).to_series()

@@ -1,8 +1,8 @@
-"""A block of rows of the Production-scale data, of which each quantity is computed when it is first asked for.
+"""Block of rows of the Production-scale data; each quantity is computed at its first access.
 
-Quantities name what they need, so that the domains of a billion rows cost nothing but their own draws, and a
-dataset without sequences never makes one. A block is small enough for the processor's cache to hold what its loops
-hand on. B rows of a block; entities go from 0 on.
+Each quantity reads only the quantities it depends on, so that generating the domains of a billion rows needs no other
+draws, and a dataset without sequences generates none. A block is small enough that its arrays fit into the cache of the
+processor. B rows of a block, K slots of a sequence; indices of entities start at 0.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ctrbench.synthetic.production.world import NOISE_SIZES, USER_EXPONENT, Worl
 
 BLOCK_ROWS = 1 << 14
 DATA, CALIBRATION = 0, 1
-"""Draws: rows of the data, and the rows by which parts are scaled."""
+"""Draws: rows of the dataset, and rows of the calibration."""
 _FORMS = {"bilinear": truth.BILINEAR, "mlp": truth.MLP, "tree": truth.TREE}
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows from `start` to `stop`, of `num_rows` that fill the days."""
+    """Rows from `start` to `stop` out of `num_rows` rows that cover all days."""
 
     world: World
     start: int
@@ -36,7 +36,7 @@ class Block:
 
     @property
     def seed(self) -> int:
-        """The dataset's seed."""
+        """Seed of the dataset."""
         return self.world.spec.seed
 
     def _integers(self, *shape: int) -> Integers:
@@ -45,18 +45,18 @@ class Block:
     def _floats(self, *shape: int) -> Floats:
         return np.empty((*shape, self.stop - self.start))
 
-    # --- who, when and where ---------------------------------------------------------------------------------------
+    # --- time, domain and user -------------------------------------------------------------------------------------
 
     @cached_property
     def times(self) -> tuple[Integers, Floats]:
-        """Day, and second of the day."""
+        """Day, and second of the day, of each row."""
         day, second = self._integers(), self._floats()
         rows.times(self.start, self.num_rows, self.world.spec.days, second_table(), day, second)
         return day, second
 
     @cached_property
     def domain(self) -> Integers:
-        """Place of the row's tuple among `World.domains`."""
+        """Index of the row's domain in `World.domains`."""
         traffic, domain = self.world.traffic, self._integers()
         begin = 5 * self.world.spec.days // 6
         tables = (traffic.mix, traffic.scenario_start, traffic.domain, traffic.order)
@@ -65,22 +65,22 @@ class Block:
 
     @cached_property
     def scenario(self) -> Integers:
-        """Scenario by rank."""
+        """Scenario, as rank by traffic."""
         return self.world.domains.scenario[self.domain]
 
     @cached_property
     def position(self) -> Integers:
-        """Ad position by rank."""
+        """Ad position, as rank by traffic."""
         return self.world.domains.position[self.domain]
 
     @cached_property
     def profile(self) -> Integers:
-        """Cell of gender, age and level."""
+        """User profile: combined index of gender, age and level."""
         return self.world.domains.profile[self.domain]
 
     @cached_property
     def user(self) -> Integers:
-        """User, of the domain's profile."""
+        """User, drawn from the profile of the domain."""
         start, user = self.world.traffic.user_start, self._integers()
         power = (np.diff(start) + 1.0) ** (1 - USER_EXPONENT)
         profiles = self.world.domains.profile
@@ -88,30 +88,30 @@ class Block:
         return user
 
     @cached_property
-    def place(self) -> Integers:
+    def city_and_device(self) -> Integers:
         """City and device of the user (2, B)."""
         traffic, columns = self.world.traffic, self._integers(2)
         tables = (traffic.city, traffic.city_guide, traffic.device)
-        rows.user_places(self.seed, int(Stream.USER_FEATURES), self.user, *tables, columns)
+        rows.user_features(self.seed, int(Stream.USER_FEATURES), self.user, *tables, columns)
         return columns
 
     @cached_property
     def noise(self) -> Integers:
-        """Features of the user that mean nothing (4, B)."""
+        """Noise features of the user, which do not affect clicks (4, B)."""
         columns = self._integers(4)
         rows.user_noise(self.seed, int(Stream.USER_NOISE), self.user, NOISE_SIZES, columns)
         return columns
 
     @cached_property
     def log_rate(self) -> Floats:
-        """Logarithm of the user's behaviours a day."""
+        """Logarithm of the user's behaviours per day."""
         rate = self._floats()
         rows.rates(self.seed, self.user, rate)
         return rate
 
     @cached_property
     def slots(self) -> Integers:
-        """Behaviours that the user has had by then."""
+        """Number of behaviours of the user before the impression."""
         slots = self._integers()
         rows.histories(self.log_rate, *self.times, slots)
         return slots
@@ -124,10 +124,10 @@ class Block:
         rows.contexts(self.start, self.seed, self.draw, stream, traffic.page, traffic.network, columns)
         return columns
 
-    # --- what ------------------------------------------------------------------------------------------------------
+    # --- item and behaviours ---------------------------------------------------------------------------------------
 
     @cached_property
-    def _shown(self) -> tuple[Integers, Integers]:
+    def _category_and_item(self) -> tuple[Integers, Integers]:
         traffic, category, item = self.world.traffic, self._integers(), self._integers()
         rows.items(
             self.start,
@@ -149,13 +149,13 @@ class Block:
 
     @property
     def category(self) -> Integers:
-        """Category by rank."""
-        return self._shown[0]
+        """Category, as rank by traffic."""
+        return self._category_and_item[0]
 
     @property
     def item(self) -> Integers:
-        """Item; those of a category stand together, by rank."""
-        return self._shown[1]
+        """Item; items of a category have consecutive indices, ordered by popularity."""
+        return self._category_and_item[1]
 
     @cached_property
     def item_features(self) -> Integers:
@@ -166,7 +166,7 @@ class Block:
 
     @cached_property
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """Categories and items of the last behaviours (B, K), oldest first, -1 after the last."""
+        """Categories and items of the last behaviours (B, K), oldest first, padded with -1."""
         traffic = self.world.traffic
         shape = (self.stop - self.start, self.world.spec.sequence_length)
         category, item = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
@@ -185,13 +185,13 @@ class Block:
 
     @property
     def negatives(self) -> np.ndarray:
-        """For each place of the sequences an item that was not chosen (B, K), -1 after the last."""
+        """One uniformly drawn item per element of the sequences (B, K), padded with -1."""
         spec = self.world.spec
         item = np.empty((self.stop - self.start, spec.sequence_length), dtype=np.int32)
         rows.negatives(self.seed, spec.num_items, self.user, self.slots, item)
         return item
 
-    # --- what moves clicks -----------------------------------------------------------------------------------------
+    # --- components of the logit -----------------------------------------------------------------------------------
 
     @cached_property
     def _qualities(self) -> tuple[Floats, Floats]:
@@ -203,17 +203,17 @@ class Block:
 
     @property
     def quality(self) -> Floats:
-        """Quality of the item, of variance 1."""
+        """Item quality, of variance 1."""
         return self._qualities[0]
 
     @property
     def quality_noise(self) -> Floats:
-        """Standard normal of the item: the error of what is known of its quality."""
+        """Noise in the observed estimate of item quality, standard normal per item."""
         return self._qualities[1]
 
     @cached_property
     def contents(self) -> Floats:
-        """What content adds by latents of users and items, and of domains: taste, structured, idiosyncratic (3, B)."""
+        """Components that depend on item content: taste, structured, idiosyncratic (3, B)."""
         world, parts = self.world.truth, self._floats(3)
         truth.contents(
             self.seed,
@@ -235,16 +235,17 @@ class Block:
 
     @cached_property
     def shared(self) -> Floats:
-        """The part of the logit that all domains share."""
+        """Component of the logit that all domains share."""
         world, level, part = self.world.truth, self._floats(), self._floats()
-        truth.levels(self.seed, self.user, self.place[0], self.place[1], world.city, world.device, level)
+        city, device = self.city_and_device
+        truth.levels(self.seed, self.user, city, device, world.city, world.device, level)
         table = world.profile_category_PC
         truth.shared(self.quality, level, self.contents[0], self.profile, self.category, table, part)
         return part
 
     @cached_property
     def match(self) -> Floats:
-        """How well the item fits what the user did lately."""
+        """Similarity of the item to the user's last behaviours."""
         traffic, match = self.world.traffic, self._floats()
         truth.matches(
             self.seed,
@@ -265,12 +266,12 @@ class Block:
 
     @cached_property
     def parts(self) -> Floats:
-        """The raw parts of the logit that are scaled, in the order of `truth.PARTS` (4, B)."""
+        """Raw components of the logit before calibration, in the order of `truth.PARTS` (4, B)."""
         return np.stack([self.shared, self.contents[1], self.contents[2], self.match])
 
     @cached_property
     def residual(self) -> Floats:
-        """What nothing tells."""
+        """Residual of the logit, which no feature explains."""
         residual = self._floats()
         truth.residuals(self.seed, self.user, self.item, residual)
         return residual

@@ -1,9 +1,9 @@
-"""The constants of the true logit, from one Monte-Carlo pass over rows of a stream of their own (spec: production-9.6).
+"""Calibration constants of the true logit, from one Monte-Carlo pass over separate rows (spec: production-9.6).
 
-Parts are centred by scenario, so that none moves a scenario's level, and scaled to variance 1; μ_0 is then found by
-bisection, so that the mean click probability is 0.0127. Constants are decimal strings: all processes read the
-same numbers, and none computes them twice. The residual is a standard normal by construction and domain levels
-are scaled by the exact traffic, so neither has constants here.
+Components are centred per scenario, so that they leave the level of a scenario unchanged, and scaled to variance 1.
+Bisection then finds μ_0 such that the mean click probability is 0.0127. Constants are stored as decimal strings, so
+that all processes use identical numbers. The residual is standard normal by construction and domain levels are scaled
+with the exact traffic, so neither needs constants.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from ctrbench.synthetic.production.world import World, make_world
 
 MU_RANGE = (-12.0, 0.0)
 MIN_SCENARIO_ROWS = 1_000
-"""Of the pass, for a scenario to have means of its own."""
+"""Calibration rows that a scenario needs for separate means."""
 
 
 class PartScale(BaseModel):
-    """How a raw part is made standard: (part - mean of the scenario) / sd."""
+    """Constants that standardise one component: (raw value - mean of the scenario) / sd."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     means: tuple[str, ...]
-    """By scenario; that of all rows where a scenario has next to none."""
+    """Mean per scenario; the overall mean for scenarios with fewer than `MIN_SCENARIO_ROWS` rows."""
     sd: str
 
 
 class Constants(BaseModel):
-    """The calibration of one spec, in decimal strings."""
+    """Calibration constants of one spec, as decimal strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,22 +47,22 @@ class Constants(BaseModel):
     scales: dict[str, PartScale]
 
     def mean_table(self) -> Floats:
-        """Return the parts' means (parts, scenarios)."""
+        """Return the means of the components (components, scenarios)."""
         return np.array([[float(mean) for mean in self.scales[part].means] for part in PARTS])
 
     def sd_table(self) -> Floats:
-        """Return the parts' standard deviations."""
+        """Return the standard deviations of the components (components)."""
         return np.array([float(self.scales[part].sd) for part in PARTS])
 
 
 def part_weights(spec: ProductionSpec) -> Floats:
-    """Return sqrt(v_j) of the parts; those of domain and content are not in null data."""
+    """Return the weights sqrt(v_j) of the components; null data have weight 0 for domain × content."""
     is_kept = [not (spec.null and part in ("structured", "idiosyncratic")) for part in PARTS]
     return np.sqrt(VARIANCES) * is_kept
 
 
 def calibrate(spec: ProductionSpec) -> Constants:
-    """Return the constants of a spec; some seconds for 2^22 rows, memory for six numbers each."""
+    """Return the constants of a spec; takes seconds for 2^22 rows and the memory of six numbers per row."""
     world = make_world(spec)
     sample = _Sample(world)
     means, sds = _scales(sample)
@@ -71,8 +71,8 @@ def calibrate(spec: ProductionSpec) -> Constants:
         logit += weight / sd * (part - mean[sample.scenario])
     mu = bisect(lambda mu: float(np.mean(expit(mu + logit)) - BASE_RATE), *MU_RANGE, xtol=1e-13)
     scales = {
-        part: PartScale(means=tuple(map(_decimal, means[place])), sd=_decimal(sds[place]))
-        for place, part in enumerate(PARTS)
+        part: PartScale(means=tuple(map(_decimal, means[i])), sd=_decimal(sds[i]))
+        for i, part in enumerate(PARTS)
     }
     return Constants(mu=_decimal(mu), scales=scales)
 
@@ -82,7 +82,7 @@ def _decimal(value: float) -> str:
 
 
 class _Sample:
-    """The rows of the pass: raw parts, scenario, and the rest of the logit."""
+    """Calibration rows: raw components, scenario, and the remaining terms of the logit."""
 
     def __init__(self, world: World) -> None:
         rows = world.spec.calibration_rows
@@ -90,12 +90,12 @@ class _Sample:
         self.scenario: Integers = np.empty(rows, dtype=np.int8)
         self.rest = np.empty(rows)
         for block in _blocks(world):
-            place = slice(block.start, block.stop)
-            self.parts[:, place] = block.parts
-            self.scenario[place] = block.scenario
+            rows_of_block = slice(block.start, block.stop)
+            self.parts[:, rows_of_block] = block.parts
+            self.scenario[rows_of_block] = block.scenario
             drift = world.truth.drift_SD[block.scenario, block.times[0]]
             level = np.sqrt(V_DOMAIN) * world.truth.level_D[block.domain]
-            self.rest[place] = level + drift + np.sqrt(V_RESIDUAL) * block.residual
+            self.rest[rows_of_block] = level + drift + np.sqrt(V_RESIDUAL) * block.residual
 
 
 def _blocks(world: World) -> Iterator[Block]:
@@ -105,13 +105,13 @@ def _blocks(world: World) -> Iterator[Block]:
 
 
 def _scales(sample: _Sample) -> tuple[Floats, Floats]:
-    """Return means by scenario (parts, scenarios) and deviations from them (parts)."""
+    """Return means per scenario (components, scenarios) and standard deviations (components)."""
     counts = np.bincount(sample.scenario, minlength=NUM_SCENARIOS)
     means = np.empty((len(PARTS), NUM_SCENARIOS))
     sds = np.empty(len(PARTS))
-    for place, part in enumerate(sample.parts):
+    for i, part in enumerate(sample.parts):
         sums = np.bincount(sample.scenario, part, minlength=NUM_SCENARIOS)
         pooled = np.full(NUM_SCENARIOS, part.mean())
-        means[place] = np.divide(sums, counts, out=pooled, where=counts >= MIN_SCENARIO_ROWS)
-        sds[place] = np.sqrt(np.mean((part - means[place][sample.scenario]) ** 2))
+        means[i] = np.divide(sums, counts, out=pooled, where=counts >= MIN_SCENARIO_ROWS)
+        sds[i] = np.sqrt(np.mean((part - means[i][sample.scenario]) ** 2))
     return means, sds

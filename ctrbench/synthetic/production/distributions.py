@@ -1,9 +1,8 @@
-"""Distributions of the Production-scale data that need no seed: time of day, traffic of domains, Zipf tables (spec:
-production-9.3 to production-9.5).
+"""Deterministic distributions of the Production-scale data: time of day, traffic per domain, Zipf tables.
 
-The k-th domain has traffic ∝ k^-0.805, one parameter that gives the published sizes: 18 domains hold a fifth of the
-rows, 3,031 of 5,000 another. A quantile of a table is found from a guide, so that it costs a step or two at any
-table length; guides only save steps and change no result.
+See spec: production-9.3 to production-9.5. The k-th domain has traffic ∝ k^-0.805; this exponent reproduces the
+published sizes: 18 domains hold one fifth of the rows, 3,031 of 5,000 domains another. Quantiles of a table start from
+a guide table, so that a search takes one or two steps at any table length; guides never change the result.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from ctrbench.synthetic.production.spec import MAX_DOMAINS
 
 DAY_SECONDS = 86_400
 BUCKETS = 288
-"""Of five minutes, in a day."""
+"""Intervals of five minutes per day."""
 TRAFFIC_EXPONENT = 0.805
 TAIL_FROM = 0.9
-"""Share of the ranks after which the option `long_tail` begins."""
+"""Fraction of the ranks at which the tail of the option `long_tail` begins."""
 TAIL_ROWS, FULL_ROWS = 200, 2_200_000_000
 NUM_BINS = 5
 
@@ -38,31 +37,31 @@ def traffic_before(hour: Floats) -> Floats:
 
 @cache
 def second_table() -> Floats:
-    """Return the share of a day's traffic before each second, and before the end of the day."""
+    """Return the share of a day's traffic before each second, and before the end of the day (86,401)."""
     table: Floats = traffic_before(np.arange(DAY_SECONDS + 1) / 3600)
     table[0], table[-1] = 0.0, 1.0
     return table
 
 
 def cumulative(weights: Floats) -> Floats:
-    """Return the distribution function of weights along the last axis; it ends at 1 exactly."""
+    """Return the cumulative distribution of weights along the last axis; the last element is exactly 1."""
     table: Floats = np.cumsum(weights, axis=-1) / np.sum(weights, axis=-1, keepdims=True)
     table[..., -1] = 1.0
     return table
 
 
 def guide(table: Floats, steps: int) -> Integers:
-    """Return, for each step of [0, 1), the first place whose distribution function exceeds the step's beginning."""
+    """Return the guide table: for i / steps, i = 0, 1, …, the first index whose cumulative probability exceeds it."""
     return np.searchsorted(table, np.arange(steps) / steps, side="right").astype(np.int64)
 
 
 @compiled
 def quantile(u: float, table: Floats, guides: Integers) -> int:
-    """Return the place in a distribution function: the first that exceeds u."""
-    place: int = guides[int(u * len(guides))]
-    while table[place] <= u:
-        place += 1
-    return place
+    """Return the first index whose cumulative probability exceeds u."""
+    index: int = guides[int(u * len(guides))]
+    while table[index] <= u:
+        index += 1
+    return index
 
 
 def zipf(size: int, exponent: float) -> Floats:
@@ -72,21 +71,24 @@ def zipf(size: int, exponent: float) -> Floats:
 
 
 def blocks(size: int, shares: Floats) -> Integers:
-    """Cut [0, size) into one block a share, each of one element at least; returns where blocks begin, and the end."""
+    """Partition [0, size) into one block per share, each with at least one element.
+
+    Returns the first element of each block, and `size` as last element (shares + 1).
+    """
     spare = size - len(shares)
     ends = np.floor(spare * np.cumsum(shares) / shares.sum() + 0.5).astype(np.int64)
     return np.concatenate([[0], ends + np.arange(1, len(shares) + 1)])
 
 
 def centred(values: Floats, weights: Floats) -> Floats:
-    """Give the last axis mean 0 under the weights, and the whole table a mean square of 1 under them."""
+    """Shift the last axis to weighted mean 0, and scale the table to weighted mean square 1."""
     weights = weights / weights.sum()
     values = values - (values @ weights)[..., None]
     return np.asarray(values / np.sqrt(np.mean(values**2 @ weights)))
 
 
 def domain_shares(domains: int, *, long_tail: bool) -> Floats:
-    """Return the traffic of the k-th domain, k = 1, 2, …"""
+    """Return the traffic share of each domain, in descending order."""
     if not long_tail:
         return zipf(domains, TRAFFIC_EXPONENT)
     head = bin_counts(zipf(domains, TRAFFIC_EXPONENT))[0]
@@ -99,11 +101,14 @@ def domain_shares(domains: int, *, long_tail: bool) -> Floats:
 
 
 def _long_tailed(domains: int, exponent: float) -> Floats:
-    """Return Zipf shares whose last tenth falls geometrically, to the same part of an average domain at any size."""
+    """Return Zipf shares whose last tenth decreases geometrically.
+
+    The ratio of the smallest share to the mean share is the same for every number of domains.
+    """
     first = int(TAIL_FROM * domains)
     shares = zipf(domains, exponent)
     steps = np.arange(1, domains - first + 1) / (domains - first)
-    for _ in range(20):  # what the tail loses is shared out again, which moves its end a little
+    for _ in range(20):  # normalisation changes the smallest share slightly, hence the iteration
         last = TAIL_ROWS * MAX_DOMAINS / FULL_ROWS / domains
         shares[first:] = shares[first - 1] * (last / shares[first - 1]) ** steps
         shares /= shares.sum()
@@ -111,17 +116,20 @@ def _long_tailed(domains: int, exponent: float) -> Floats:
 
 
 def bin_counts(shares: Floats) -> list[int]:
-    """Return the domains in each fifth of the traffic, by the middle of each domain's share (spec: longtail-8.6)."""
+    """Return the number of domains per fifth of the traffic (spec: longtail-8.6).
+
+    A domain belongs to the fifth that contains the midpoint of its share.
+    """
     middle = np.cumsum(shares) - shares / 2
-    place = np.minimum(NUM_BINS - 1, np.floor(NUM_BINS * middle / shares.sum())).astype(np.int64)
-    return [int(count) for count in np.bincount(place, minlength=NUM_BINS)]
+    index = np.minimum(NUM_BINS - 1, np.floor(NUM_BINS * middle / shares.sum())).astype(np.int64)
+    return [int(count) for count in np.bincount(index, minlength=NUM_BINS)]
 
 
 def scenario_mix(shares: Floats, phases: Floats) -> Floats:
-    """Return the scenarios' shares in each bucket of the day (buckets, scenarios).
+    """Return the share of each scenario per bucket of the day (buckets, scenarios).
 
-    Weights are w_s (1 + 0.5 sin(2π(h - φ_s)/24)), fitted by turns to the buckets' traffic and to the scenarios'
-    shares, so that a scenario's share over the whole day is what it was.
+    Weights are w_s (1 + 0.5 sin(2π(h - φ_s)/24)). Iterative proportional fitting alternates between the traffic of the
+    buckets and the shares of the scenarios, so that the share of a scenario over the whole day stays as given.
     """
     hour = (np.arange(BUCKETS) + 0.5) * 24 / BUCKETS
     traffic = np.diff(traffic_before(np.arange(BUCKETS + 1) * 24 / BUCKETS))

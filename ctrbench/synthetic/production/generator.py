@@ -1,10 +1,9 @@
-"""Production-scale data: any range of rows of a dataset of any size, with the true click probability (spec:
-production-9.1).
+"""Production-scale data: rows of a dataset of any size, with true click probabilities (spec: production-9.1).
 
-A spec and its constants settle every row; rows are computed, never stored, so a shard can be made alone, in any
-order, by any worker, and is the same to the last bit. Only what the asked columns need is computed. Ids are put out
-from 1 on, 0 is left for what is unseen. Here are the columns; who sees what is in `production_rows`, what moves
-clicks in `production_truth`.
+A spec and its constants determine every row. Rows are computed on request, so any worker can generate any shard, in any
+order, with bit-identical values. Only the quantities that the requested columns depend on are computed. Ids start at 1;
+0 is reserved for unseen values. This module defines the columns; `rows` draws users, items and behaviours, `truth`
+computes click probabilities.
 
 Example:
     >>> from ctrbench.synthetic.production.spec import preset
@@ -62,18 +61,18 @@ DOMAIN_FEATURES = ("scenario", "ad_position", "user_profile")
 USER, ITEM, CATEGORY = "user_id", "item_id", "category"
 ITEM_SEQUENCE, CATEGORY_SEQUENCE = "item_history", "category_history"
 DOMAIN_INDEX = "domain_place"
-"""On request: the row's place among `Production.domains`."""
+"""On request: index of the row's domain in `Production.domains`."""
 ITEM_NEGATIVES = "item_history_negatives"
-"""On request: for each place of the item sequence an item drawn from all alike, for DIEN's auxiliary loss."""
+"""On request: one uniformly drawn item per element of the item sequence, for the auxiliary loss of DIEN."""
 BID, PRICE, COST = "bid", "price", "cost"
 
 
-Maker = Callable[[ClickBlock], Values]
+ColumnFunction = Callable[[ClickBlock], Values]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProductionField:
-    """One field: its ids go from 1 to `num_ids`; a sequence shares those of its target."""
+    """Field of a dataset; ids run from 1 to `num_ids`, a sequence shares the ids of its target."""
 
     name: str
     kind: Kind
@@ -85,80 +84,81 @@ class ProductionField:
 
 @dataclass(frozen=True, kw_only=True)
 class ProductionDomains:
-    """The tuples of domain features as put out, by traffic; the reserved ones, which appear late, stand last."""
+    """Encoded tuples of domain features in descending order of traffic; reserved tuples are last."""
 
     features: dict[str, NDArray[np.int32]]
     share: Floats
-    """Of the traffic, the reserved tuples left out: theirs is 0."""
+    """Share of the traffic without reserved tuples; 0 for reserved tuples."""
     is_reserved: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Production:
-    """The dataset of a spec and its constants; both are small, and every worker may make its own."""
+    """Dataset of a spec and its constants; cheap to construct in every worker."""
 
     spec: ProductionSpec
     constants: Constants
 
     @property
     def cuts(self) -> tuple[int, int]:
-        """Rows where dev and test begin."""
+        """First rows of dev and of test."""
         return self.spec.cuts
 
     @property
     def num_shards(self) -> int:
-        """Shards of 2^20 rows, or as many as the spec says; the last one may be smaller."""
+        """Number of shards of `spec.shard_rows` rows; the last one may be smaller."""
         return self.spec.num_shards
 
     @property
     def fields(self) -> tuple[ProductionField, ...]:
-        """The fields that models see, in their order."""
+        """Fields that models read, in order."""
         return production_fields(self.spec)
 
     @property
     def domains(self) -> ProductionDomains:
-        """The tuples that make domains, with their shares of the traffic."""
-        domains, ids = self._world.domains, self._world.ids
+        """Domain tuples with their shares of the traffic."""
+        domains, encoding = self._world.domains, self._world.ids
         values = (
-            ids.scenario[domains.scenario],
-            ids.position[domains.position],
-            ids.profile[domains.profile],
+            encoding.scenario[domains.scenario],
+            encoding.position[domains.position],
+            encoding.profile[domains.profile],
         )
-        features = {name: one.astype(np.int32) for name, one in zip(DOMAIN_FEATURES, values, strict=True)}
+        features = {name: ids.astype(np.int32) for name, ids in zip(DOMAIN_FEATURES, values, strict=True)}
         return ProductionDomains(features=features, share=domains.share, is_reserved=domains.is_reserved)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that rows have when none are asked for."""
+        """Columns that `rows` returns by default."""
         fields = tuple(field.name for field in self.fields)
-        known = (Column.ROW, Column.TIME, Column.LABEL, Column.PROBABILITY, Column.CEILING)
-        return (*known, *fields, BID, PRICE, COST)
+        row_columns = (Column.ROW, Column.TIME, Column.LABEL, Column.PROBABILITY, Column.CEILING)
+        return (*row_columns, *fields, BID, PRICE, COST)
 
     def rows(self, start: int, stop: int, columns: Sequence[str] | None = None) -> dict[str, Values]:
         """Return columns of the rows from `start` to `stop`, by name.
 
-        Ids are int32, from 1 on; sequences (rows, length), the oldest first, 0 after the last; row and time (seconds
-        from the beginning of day 0) int64; label int8; numeric fields float32; probabilities, prices and components
-        float64. `Component`s, negatives, and sequences that are no fields of this dataset are generated on request.
+        Ids are int32 and start at 1; sequences (rows, length) are ordered from oldest to latest and padded with 0; row
+        and time (seconds since the start of day 0) are int64, the label int8, numeric fields float32, probabilities,
+        prices and components float64. `Component`s, negatives, and sequences that are no fields of this dataset are
+        returned only if `columns` names them. Rows outside the dataset and unknown columns raise `SettingError`.
         """
         if not 0 <= start <= stop <= self.spec.rows:
             value = f"{start:,} to {stop:,} of {self.spec.rows:,}"
-            raise SettingError("rows lie within the dataset", value=value)
-        makers = {name: self._maker(name) for name in (self.columns if columns is None else columns)}
-        found: dict[str, Values] = {}
+            raise SettingError("rows must lie within the dataset", value=value)
+        functions = {name: _column_function(name) for name in (self.columns if columns is None else columns)}
+        arrays: dict[str, Values] = {}
         for begin in range(start, max(stop, start + 1), BLOCK_ROWS):
             block = self.block(begin, min(begin + BLOCK_ROWS, stop))
-            for name, make in makers.items():
-                values = make(block)
-                if name not in found:
-                    found[name] = np.empty((stop - start, *values.shape[1:]), dtype=values.dtype)
-                found[name][begin - start : begin - start + len(values)] = values
-        return found
+            for name, function in functions.items():
+                values = function(block)
+                if name not in arrays:
+                    arrays[name] = np.empty((stop - start, *values.shape[1:]), dtype=values.dtype)
+                arrays[name][begin - start : begin - start + len(values)] = values
+        return arrays
 
     def shard(self, number: int) -> tuple[int, int]:
-        """Return the first row of a shard, and the first after it."""
+        """Return the first row of a shard, and the end (exclusive)."""
         if not 0 <= number < self.num_shards:
-            raise SettingError("shards lie within the dataset", value=f"{number} of {self.num_shards}")
+            raise SettingError("shards must lie within the dataset", value=f"{number} of {self.num_shards}")
         size = self.spec.shard_rows
         return number * size, min((number + 1) * size, self.spec.rows)
 
@@ -167,52 +167,53 @@ class Production:
         return make_world(self.spec)
 
     def block(self, start: int, stop: int) -> ClickBlock:
-        """Return rows with everything behind them, before ids are put out."""
+        """Return a block of rows with all quantities, before ids are encoded."""
         return ClickBlock(self._world, start, stop, self.spec.rows, constants=self.constants)
 
-    def _maker(self, name: str) -> Maker:
-        if name not in MAKERS:
-            rule = "the Production-scale data have no such column"
-            raise SettingError(rule, value=name, remedy=did_you_mean(name, MAKERS))
-        return MAKERS[name]
+
+def _column_function(name: str) -> ColumnFunction:
+    if name not in COLUMN_FUNCTIONS:
+        rule = "unknown column of the Production-scale data"
+        raise SettingError(rule, value=name, remedy=did_you_mean(name, COLUMN_FUNCTIONS))
+    return COLUMN_FUNCTIONS[name]
 
 
 def production_fields(spec: ProductionSpec) -> tuple[ProductionField, ...]:
-    """Return the fields of a dataset in their order."""
+    """Return the fields of a dataset, in order."""
     fields = _fields(spec)
-    return fields if spec.sequences else tuple(one for one in fields if one.kind != "sequence")
+    return fields if spec.sequences else tuple(field for field in fields if field.kind != "sequence")
 
 
 def _fields(spec: ProductionSpec) -> tuple[ProductionField, ...]:
-    """Return all fields in their order, sequences included."""
+    """Return all fields in order, including sequences."""
 
-    def one(name: str, role: Role, num_ids: int) -> ProductionField:
+    def categorical(name: str, role: Role, num_ids: int) -> ProductionField:
         return ProductionField(name=name, kind="categorical", role=role, num_ids=num_ids)
 
     def sequence(name: str, target: str, num_ids: int) -> ProductionField:
         return ProductionField(name=name, kind="sequence", role="user", num_ids=num_ids, target=target)
 
     return (
-        one(USER, "user", spec.num_users),
-        one("gender", "user", NUM_GENDERS),
-        one("age", "user", NUM_AGES),
-        one("level", "user", NUM_LEVELS),
-        one("user_profile", "user", NUM_PROFILES),
-        one("city", "user", NUM_CITIES),
-        one("device", "user", NUM_DEVICES),
-        *(one(f"noise_{place + 1}", "user", size) for place, size in enumerate(NOISE_SIZES)),
-        one(ITEM, "item", spec.num_items),
-        one(CATEGORY, "item", spec.num_categories),
-        one("brand", "item", spec.num_categories * NUM_BRANDS),
-        one("shop", "shop", spec.num_shops),
-        one("price_level", "item", NUM_PRICES),
-        one("creative_type", "item", NUM_CREATIVES),
-        one("scenario", "context", NUM_SCENARIOS),
-        one("ad_position", "context", NUM_POSITIONS),
-        one("hour", "context", 24),
-        one("weekday", "context", 7),
-        one("page_index", "context", NUM_PAGES),
-        one("network_type", "context", NUM_NETWORKS),
+        categorical(USER, "user", spec.num_users),
+        categorical("gender", "user", NUM_GENDERS),
+        categorical("age", "user", NUM_AGES),
+        categorical("level", "user", NUM_LEVELS),
+        categorical("user_profile", "user", NUM_PROFILES),
+        categorical("city", "user", NUM_CITIES),
+        categorical("device", "user", NUM_DEVICES),
+        *(categorical(f"noise_{i}", "user", size) for i, size in enumerate(NOISE_SIZES, start=1)),
+        categorical(ITEM, "item", spec.num_items),
+        categorical(CATEGORY, "item", spec.num_categories),
+        categorical("brand", "item", spec.num_categories * NUM_BRANDS),
+        categorical("shop", "shop", spec.num_shops),
+        categorical("price_level", "item", NUM_PRICES),
+        categorical("creative_type", "item", NUM_CREATIVES),
+        categorical("scenario", "context", NUM_SCENARIOS),
+        categorical("ad_position", "context", NUM_POSITIONS),
+        categorical("hour", "context", 24),
+        categorical("weekday", "context", 7),
+        categorical("page_index", "context", NUM_PAGES),
+        categorical("network_type", "context", NUM_NETWORKS),
         ProductionField(name="item_ctr", kind="numeric", role="item"),
         ProductionField(name="user_activity", kind="numeric", role="user"),
         sequence(ITEM_SEQUENCE, ITEM, spec.num_items),
@@ -254,18 +255,18 @@ def _item_negatives(block: ClickBlock) -> Values:
 
 
 def _category_history(block: ClickBlock) -> Values:
-    # Place -1, which stands for no behaviour, is the last one of the table.
+    # Index -1, which means no behaviour, selects the appended 0.
     ids = np.append(block.world.ids.category, 0)
     return _ids(ids[block.sequences[0]])
 
 
 def _brand(block: ClickBlock) -> Values:
-    own = block.item_features[0] % NUM_BRANDS
-    return _ids((block.world.ids.category[block.category] - 1) * NUM_BRANDS + own + 1)
+    brand_of_category = block.item_features[0] % NUM_BRANDS
+    return _ids((block.world.ids.category[block.category] - 1) * NUM_BRANDS + brand_of_category + 1)
 
 
-def _noise(place: int, block: ClickBlock) -> Values:
-    return _ids(block.noise[place] + 1)
+def _noise(index: int, block: ClickBlock) -> Values:
+    return _ids(block.noise[index] + 1)
 
 
 def _component(part: Component, block: ClickBlock) -> Values:
@@ -278,12 +279,12 @@ def _time(block: ClickBlock) -> Values:
 
 
 def _weekday(block: ClickBlock) -> Values:
-    """Return the day of the week; 0 for days that training does not contain."""
+    """Return the day of the week; 0 for weekdays that do not occur in training."""
     weekday, train_days = block.times[0] % 7, 4 * block.world.spec.days // 6
     return _ids(np.where(weekday < train_days, weekday + 1, 0))
 
 
-MAKERS: dict[str, Maker] = {
+COLUMN_FUNCTIONS: dict[str, ColumnFunction] = {
     Column.ROW: lambda block: np.arange(block.start, block.stop),
     Column.TIME: _time,
     Column.LABEL: lambda block: block.outcome[0],
@@ -294,9 +295,9 @@ MAKERS: dict[str, Maker] = {
     "age": lambda block: _ids(block.profile // NUM_LEVELS % NUM_AGES + 1),
     "level": lambda block: _ids(block.profile % NUM_LEVELS + 1),
     "user_profile": lambda block: _ids(block.world.ids.profile[block.profile]),
-    "city": lambda block: _ids(block.world.ids.city[block.place[0]]),
-    "device": lambda block: _ids(block.world.ids.device[block.place[1]]),
-    **{f"noise_{place + 1}": partial(_noise, place) for place in range(len(NOISE_SIZES))},
+    "city": lambda block: _ids(block.world.ids.city[block.city_and_device[0]]),
+    "device": lambda block: _ids(block.world.ids.device[block.city_and_device[1]]),
+    **{f"noise_{i + 1}": partial(_noise, i) for i in range(len(NOISE_SIZES))},
     ITEM: _item,
     CATEGORY: lambda block: _ids(block.world.ids.category[block.category]),
     "brand": _brand,

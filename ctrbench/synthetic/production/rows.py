@@ -1,10 +1,10 @@
-"""Who sees what, when and where: the loops that make rows of the Production-scale data (spec: production-9.3 to
-production-9.5).
+"""Compiled loops that generate the rows of the Production-scale data: time, domain, user, item and behaviours.
 
-Each loop passes once over a block of rows and fills arrays that the next one reads; none keeps state, and a row's
-numbers depend on its place in the data alone. Choices that the specification leaves open: activity of users has density
-rank^-0.6; behaviours a day are log-normal with log sd 1; interests and their items follow the categories' global law;
-a slot's interest takes one word of a block. B rows of a block, K slots of a sequence. Entities go from 0 on here.
+See spec: production-9.3 to production-9.5. Each loop passes once over a block of rows and fills arrays that later loops
+read. Loops have no state: the values of a row depend only on its index. Choices that the specification leaves open:
+user activity has density rank^-0.6; behaviours per day are log-normal with log sd 1; interests and their items follow
+the global category distribution; the interest of a slot uses one word of a block. B rows of a block, K slots of a
+sequence, P profiles, D domains. Indices of entities start at 0.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from ctrbench.synthetic.production.world import NUM_BRANDS, NUM_CREATIVES, NUM_P
 
 TARGETED = 0.35
 FIRST_INTEREST, SECOND_INTEREST = 0.5, 0.8
-"""Cumulated shares of the first two interests."""
+"""Cumulative shares of the first two interests."""
 STINTS = (2, 5, 12)
-"""Epochs that a stint of each interest lasts."""
+"""Epochs per stint of each interest; the category of an interest is constant within a stint."""
 EPOCH_SLOTS = 16
+"""Behaviours per epoch."""
 HISTORY_DAYS = 60.0
-MEAN_RATE, RATE_SPREAD = 8.0, 1.0
-"""Behaviours a day: mean, and standard deviation of the logarithm."""
+MEAN_RATE, RATE_STD = 8.0, 1.0
+"""Behaviours per day: mean, and standard deviation of the logarithm."""
 STINT_RANGE = 1 << 30
 
 _USER_POWER = 1 / (1 - USER_EXPONENT)
-RATE_SHIFT = math.log(MEAN_RATE) - RATE_SPREAD**2 / 2
+RATE_SHIFT = math.log(MEAN_RATE) - RATE_STD**2 / 2
 _SECONDS, _BUCKET_SECONDS = DAY_SECONDS, DAY_SECONDS // BUCKETS
 _L0, _L1, _L2 = STINTS
 _DOMAIN, _USER_ROW, _ITEM_ROW = int(Stream.ROW_DOMAIN), int(Stream.ROW_USER), int(Stream.ROW_ITEM)
@@ -42,7 +43,7 @@ _ITEM_FEATURES, _NEGATIVE = int(Stream.ITEM_FEATURES), int(Stream.BEHAVIOUR_NEGA
 
 @compiled
 def times(start: int, num_rows: int, days: int, table: Floats, day_B: Integers, second_B: Floats) -> None:
-    """Write day and second of the day of the rows from `start` on; row r lies (r + 1/2) / rows of the way."""
+    """Write day and second of day of each row; row r lies at the fraction (r + 1/2) / num_rows of all days."""
     steps = len(table) - 1
     for i in range(len(day_B)):
         passed = (2 * (start + i) + 1) * days
@@ -50,7 +51,7 @@ def times(start: int, num_rows: int, days: int, table: Floats, day_B: Integers, 
         share = (passed % (2 * num_rows)) / (2 * num_rows)
         low, high = 0, steps
         if i > 0 and day_B[i] == day_B[i - 1]:
-            # Rows are in the order of time: the second is the last row's or soon after it.
+            # Rows are ordered by time, so the search starts at the second of the previous row.
             low = int(second_B[i - 1])
             high = min(steps, low + 2)
             while table[high] <= share:
@@ -79,18 +80,18 @@ def domains(
     order: Integers,
     domain_B: Integers,
 ) -> None:
-    """Write the domain of each row: scenario by the time of day, domain within it, both from one uniform."""
+    """Write the domain of each row: the scenario by time of day, then the domain within it, both from one uniform."""
     for i in range(len(domain_B)):
         u, other = uniforms(seed, _DOMAIN, start + i, draw)
         if day_B[i] >= reserved_from and other < RESERVED_SHARE:
             domain_B[i] = len(order) + min(int(other / RESERVED_SHARE * NUM_RESERVED), NUM_RESERVED - 1)
             continue
         shares = mix[int(second_B[i]) // _BUCKET_SECONDS]
-        scenario, below_it = 0, 0.0
+        scenario, previous = 0, 0.0
         while shares[scenario] <= u:
-            below_it = shares[scenario]
+            previous = shares[scenario]
             scenario += 1
-        rest = (u - below_it) / (shares[scenario] - below_it)
+        rest = (u - previous) / (shares[scenario] - previous)
         low, high = scenario_start[scenario], scenario_start[scenario + 1] - 1
         while low < high:
             middle = (low + high) // 2
@@ -112,7 +113,7 @@ def users(
     power_P: Floats,
     user_B: Integers,
 ) -> None:
-    """Write the user of each row: of the domain's profile, by rank of activity with density ∝ rank^-0.6."""
+    """Write the user of each row, drawn from the profile of the domain with density ∝ rank^-0.6."""
     for i in range(len(user_B)):
         u = uniforms(seed, _USER_ROW, start + i, draw)[0]
         profile = profile_D[domain_B[i]]
@@ -123,28 +124,28 @@ def users(
 
 @compiled
 def rates(seed: int, user_B: Integers, rate_B: Floats) -> None:
-    """Write the logarithm of each row's user's behaviours a day."""
+    """Write the logarithm of the behaviours per day of each row's user."""
     for i in range(len(user_B)):
-        rate_B[i] = RATE_SHIFT + RATE_SPREAD * normal(uniforms(seed, _USER, user_B[i])[0])
+        rate_B[i] = RATE_SHIFT + RATE_STD * normal(uniforms(seed, _USER, user_B[i])[0])
 
 
 @compiled
 def histories(rate_B: Floats, day_B: Integers, second_B: Floats, slots_B: Integers) -> None:
-    """Write how many behaviours each row's user has had by then."""
+    """Write the number of behaviours of each row's user before the impression."""
     for i in range(len(rate_B)):
         slots_B[i] = int(math.exp(rate_B[i]) * (day_B[i] + second_B[i] / _SECONDS + HISTORY_DAYS))
 
 
 @compiled
 def phases_of(seed: int, user: int) -> tuple[int, int, int]:
-    """Return by how many epochs each of a user's interests is ahead."""
+    """Return the offset in epochs of each of the user's interests."""
     w0, w1, w2, _ = words(seed, _PHASE, user)
     return below(w0, _L0), below(w1, _L1), below(w2, _L2)
 
 
 @compiled
 def stint_of(phases: tuple[int, int, int], interest: int, epoch: int) -> int:
-    """Return which stint of an interest an epoch belongs to."""
+    """Return the index of the stint that contains an epoch."""
     if interest == 0:
         return (epoch + phases[0]) // _L0
     return (epoch + phases[1]) // _L1 if interest == 1 else (epoch + phases[2]) // _L2
@@ -154,14 +155,14 @@ def stint_of(phases: tuple[int, int, int], interest: int, epoch: int) -> int:
 def category_of(
     seed: int, user: int, interest: int, stint: int, category: Floats, category_guide: Integers
 ) -> int:
-    """Return the category of a stint, by the categories' global law."""
+    """Return the category of a stint, drawn from the global category distribution."""
     u = uniforms(seed, _INTEREST, user, STINT_RANGE * interest + stint)[0]
     return quantile(u, category, category_guide)
 
 
 @compiled
 def rank_of(u: float, size: int, power: float) -> int:
-    """Return a rank below `size` by Zipf's law with exponent 1.05, from its continuous form."""
+    """Return a rank below `size` from the continuous approximation of a Zipf distribution with exponent 1.05."""
     value = 1.0 + u * (power - 1.0)
     fourth = (value * value) * (value * value)
     sixteenth = (fourth * fourth) * (fourth * fourth)
@@ -185,7 +186,7 @@ def items(
     category_B: Integers,
     item_B: Integers,
 ) -> None:
-    """Write category and item of each row: a current interest of the user's, or the scenario's law."""
+    """Write category and item of each row, from a current interest of the user or from the scenario's distribution."""
     for i in range(len(item_B)):
         choice, u = uniforms(seed, _ITEM_ROW, start + i, draw)
         if choice < TARGETED:
@@ -202,23 +203,23 @@ def items(
 
 @compiled
 def interest_of(u: float) -> int:
-    """Return which of the three interests a behaviour follows."""
+    """Return the interest (0, 1 or 2) that a uniform selects."""
     if u < FIRST_INTEREST:
         return 0
     return 1 if u < SECOND_INTEREST else 2
 
 
 @compiled
-def slot_interest(four: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot: int) -> int:
-    """Return the interest of a behaviour; four slots share a block, a word each."""
-    place = slot % 4
-    word = four[0] if place == 0 else four[1] if place == 1 else four[2] if place == 2 else four[3]
+def slot_interest(block: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot: int) -> int:
+    """Return the interest of a behaviour; block slots share a block, one word each."""
+    i = slot % 4
+    word = block[0] if i == 0 else block[1] if i == 1 else block[2] if i == 2 else block[3]
     return interest_of((np.float64(word) + 0.5) / 4294967296.0)
 
 
 @compiled
 def slot_words(seed: int, user: int, slot: int) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """Return the block that a behaviour shares."""
+    """Return the block of random words that contains the word of a slot."""
     return words(seed, _BEHAVIOUR, user, slot // 4)
 
 
@@ -226,7 +227,7 @@ def slot_words(seed: int, user: int, slot: int) -> tuple[np.uint64, np.uint64, n
 def slot_item(
     seed: int, user: int, slot: int, category: int, item_start: Integers, item_power: Floats
 ) -> int:
-    """Return the item of a behaviour, given its category."""
+    """Return the item of a behaviour of the given category."""
     first: int = item_start[category]
     u = uniforms(seed, _BEHAVIOUR_ITEM, user, slot)[0]
     return first + rank_of(u, item_start[category + 1] - first, item_power[category])
@@ -234,7 +235,7 @@ def slot_item(
 
 @compiled
 def brand_of(seed: int, item: int, category: int) -> int:
-    """Return an item's brand; each category has its own ones."""
+    """Return the brand of an item; brands belong to one category each."""
     return category * NUM_BRANDS + below(words(seed, _ITEM_FEATURES, item)[0], NUM_BRANDS)
 
 
@@ -252,7 +253,7 @@ def item_features(
 
 
 @compiled
-def user_places(
+def user_features(
     seed: int,
     stream: int,
     user_B: Integers,
@@ -265,14 +266,14 @@ def user_places(
     for i in range(len(user_B)):
         first, second = uniforms(seed, stream, user_B[i])
         columns_2B[0, i] = quantile(first, city, city_guide)
-        columns_2B[1, i] = _place(second, device)
+        columns_2B[1, i] = _quantile(second, device)
 
 
 @compiled
 def user_noise(
     seed: int, stream: int, user_B: Integers, sizes: tuple[int, int, int, int], columns_4B: Integers
 ) -> None:
-    """Write the four features of each row's user that mean nothing."""
+    """Write the block noise features of each row's user, which do not affect clicks."""
     for i in range(len(user_B)):
         w0, w1, w2, w3 = words(seed, stream, user_B[i])
         columns_4B[0, i] = below(w0, sizes[0])
@@ -288,16 +289,16 @@ def contexts(
     """Write page index and network type of each row."""
     for i in range(columns_2B.shape[1]):
         first, second = uniforms(seed, stream, start + i, draw)
-        columns_2B[0, i] = _place(first, page)
-        columns_2B[1, i] = _place(second, network)
+        columns_2B[0, i] = _quantile(first, page)
+        columns_2B[1, i] = _quantile(second, network)
 
 
 @compiled
-def _place(u: float, table: Floats) -> int:
-    place = 0
-    while table[place] <= u:
-        place += 1
-    return place
+def _quantile(u: float, table: Floats) -> int:
+    index = 0
+    while table[index] <= u:
+        index += 1
+    return index
 
 
 @compiled
@@ -312,7 +313,7 @@ def sequences(
     category_BK: np.ndarray,
     item_BK: np.ndarray,
 ) -> None:
-    """Write category and item of each row's last behaviours, the oldest first; -1 where there are fewer."""
+    """Write category and item of each row's last K behaviours, oldest first, padded with -1."""
     length = category_BK.shape[1]
     stints, chosen = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64)
     for i in range(len(user_B)):
@@ -321,11 +322,11 @@ def sequences(
         category_BK[i, slots - first :] = -1
         item_BK[i, slots - first :] = -1
         stints[:] = -1
-        phases, four = phases_of(seed, user), slot_words(seed, user, first)
+        phases, block = phases_of(seed, user), slot_words(seed, user, first)
         for slot in range(first, slots):
             if slot % 4 == 0:
-                four = slot_words(seed, user, slot)
-            interest = slot_interest(four, slot)
+                block = slot_words(seed, user, slot)
+            interest = slot_interest(block, slot)
             stint = stint_of(phases, interest, slot // EPOCH_SLOTS)
             if stint != stints[interest]:
                 stints[interest] = stint
@@ -336,7 +337,7 @@ def sequences(
 
 @compiled
 def negatives(seed: int, num_items: int, user_B: Integers, slots_B: Integers, item_BK: np.ndarray) -> None:
-    """Write for each place of `sequences` an item drawn from all alike; -1 where there is no behaviour."""
+    """Write one uniformly drawn item per element of `sequences`; -1 where there is no behaviour."""
     length = item_BK.shape[1]
     for i in range(len(user_B)):
         first = max(0, slots_B[i] - length)
@@ -347,6 +348,6 @@ def negatives(seed: int, num_items: int, user_B: Integers, slots_B: Integers, it
 
 @compiled
 def permuted_ids(index_B: Integers, size: int, keys: np.ndarray, id_B: np.ndarray) -> None:
-    """Write ids from 1 on for indices; -1 becomes 0."""
+    """Write permuted ids, from 1 on, of indices; -1 becomes 0."""
     for i in range(len(index_B)):
         id_B[i] = permuted(index_B[i], size, keys) + 1 if index_B[i] >= 0 else 0

@@ -1,7 +1,8 @@
-"""The streams of randomness of the Production-scale data, one a quantity (spec: production-9.2).
+"""Random streams of the Production-scale data, one per quantity (spec: production-9.2).
 
-A stream is half of the generator's key: two quantities never share one, and a changed distribution takes a new number
-here or raises the data version. What `a` counts is said by the stream's group: rows, users, items, places in a table.
+The stream is one of the two words of the key of the random number generator, so two quantities never share one. A
+changed distribution takes a new stream or raises the data version. The comment above each group says which index `a`
+stands for: row, user, item or index in a table.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """Second word of the key; a number is given once and for all."""
+    """Second word of the key; the numbers never change."""
 
-    # Rows: a = row, b = the draw (0 the data, 1 the calibration).
+    # Rows: a = row, b = draw (0: data, 1: calibration).
     ROW_DOMAIN = 1
     ROW_USER = 2
     ROW_ITEM = 3
     ROW_CONTEXT = 4
     ROW_LABEL = 5
 
-    # Users: a = user, before its id is permuted.
+    # Users: a = user index, before the permutation of ids.
     USER = 20
     USER_FEATURES = 21
     USER_NOISE = 22
@@ -28,7 +29,7 @@ class Stream(IntEnum):
     INTEREST = 25
     """b = 2^30 j + stint."""
     BEHAVIOUR = 26
-    """b = slot // 4; a word a slot."""
+    """b = slot // 4; one word per slot."""
     BEHAVIOUR_ITEM = 27
     """b = slot."""
     BEHAVIOUR_NEGATIVE = 28
@@ -36,7 +37,7 @@ class Stream(IntEnum):
     RESIDUAL = 29
     """b = item."""
 
-    # Items and their makers: a = item, brand or shop, before its id is permuted.
+    # Items, brands and shops: a = index of the item, brand or shop, before the permutation of ids.
     ITEM = 40
     ITEM_FEATURES = 41
     ITEM_CONTENT = 42
@@ -45,7 +46,7 @@ class Stream(IntEnum):
     BID = 45
     """a = shop, b = day."""
 
-    # Tables: a = place in the table.
+    # Tables: a = index in the table.
     VALID_PAIR = 60
     PROFILE_WEIGHT = 61
     POPULARITY = 62
@@ -77,7 +78,7 @@ class Stream(IntEnum):
     LEVEL_GENDER = 88
     LEVEL_AGE = 89
     LEVEL_LEVEL = 90
-    """Of strict null data alone, as the two before."""
+    """Used by strict null data only, like the two above."""
 
     # Keys of permutations of ids.
     ID_USER = 100

@@ -1,11 +1,10 @@
-"""What moves clicks: the parts of the true logit, and the probability that they make (spec: production-9.6 to
-production-9.8).
+"""Components of the true logit, and the click probability that follows (spec: production-9.6 to production-9.8).
 
-Parts come out raw, as their formulas give them; the constants of the calibration (`production_calibration`) centre
-them by scenario and scale them to variance 1, so that a part moves no domain's level. Choices that the specification
-leaves open: the shared part is 35 % item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩, where
-quality is made of category, brand, shop and the item's own, and user level of city, device, activity and the user's
-own; a behaviour's brand counts within the same category. B rows of a block, D domains, K numbers of content.
+The loops write raw components; the constants of `calibration` centre them per scenario and scale them to variance 1, so
+that they do not change the level of a domain. Choices that the specification leaves open: the shared component is 35 %
+item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩; quality is the sum of category, brand,
+shop and item terms, user level of city, device, activity and user terms; brand matches count within a category only.
+B rows of a block, D domains, C categories, P profiles, S scenarios, K content dimensions, H hidden units, T trees.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from ctrbench.synthetic.production.world import LATENT, TASTE
 BASE_RATE = 0.0127
 V_DOMAIN, V_SHARED, V_STRUCTURED = 0.345, 0.370, 0.140
 V_IDIOSYNCRATIC, V_BEHAVIOUR, V_RESIDUAL = 0.040, 0.100, 0.226
-"""The parts' variances in the logit."""
+"""Variances of the components in the logit."""
 PARTS = ("shared", "structured", "idiosyncratic", "behaviour")
-"""The parts that the calibration centres and scales; domain level and residual have variance 1 as they are."""
+"""Components that the calibration standardises; domain level and residual have variance 1 by construction."""
 VARIANCES = (V_SHARED, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOUR)
 BRAND_MATCH = 0.5
 QUALITY_WEIGHTS = (0.5, 0.4, 0.4, math.sqrt(0.43))
-"""Of category, brand, shop and the item's own."""
+"""Weights of category, brand, shop and item terms."""
 LEVEL_WEIGHTS = (0.45, 0.35, 0.4, math.sqrt(0.515))
-"""Of city, device, activity and the user's own."""
+"""Weights of city, device, activity and user terms."""
 SHARED_WEIGHTS = (math.sqrt(0.35), math.sqrt(0.20), math.sqrt(0.25), math.sqrt(0.20))
-"""Of quality, level, profile × category and taste."""
+"""Weights of quality, level, profile × category and taste."""
 CATEGORY_CONTENT, ITEM_CONTENT = 0.8, 0.6
 PROFILE_TASTE, USER_TASTE = 0.6, 0.8
-BID_SPREAD, BID_PRICE = 0.6, 0.1
+BID_STD, BID_PRICE = 0.6, 0.1
 PRICE_SHARE, PRICE_RANGE = 0.50, 0.45
 
 BILINEAR, MLP, TREE = 0, 1, 2
@@ -68,15 +67,15 @@ def qualities(
     quality_B: Floats,
     noise_B: Floats,
 ) -> None:
-    """Write the quality of each row's item, of variance 1, and the noise of what is seen of it."""
+    """Write the quality of each row's item, of variance 1, and the noise of its observed estimate."""
     for i in range(len(item_B)):
         own, noise_B[i] = normals(seed, _ITEM, item_B[i])
-        of_brand = normals(seed, _BRAND, brand_B[i])[0]
-        of_shop = normals(seed, _SHOP, shop_B[i])[0]
+        brand_term = normals(seed, _BRAND, brand_B[i])[0]
+        shop_term = normals(seed, _SHOP, shop_B[i])[0]
         quality_B[i] = (
             QUALITY_WEIGHTS[0] * quality_C[category_B[i]]
-            + QUALITY_WEIGHTS[1] * of_brand
-            + QUALITY_WEIGHTS[2] * of_shop
+            + QUALITY_WEIGHTS[1] * brand_term
+            + QUALITY_WEIGHTS[2] * shop_term
             + QUALITY_WEIGHTS[3] * own
         )
 
@@ -119,19 +118,19 @@ def contents(
     tree: tuple[Integers, Integers, Floats],
     parts_3B: Floats,
 ) -> None:
-    """Write ⟨z, q⟩, the structured and the idiosyncratic part of each row: all that reads the item's content q."""
+    """Write the components that depend on the item content q: taste ⟨z, q⟩, structured and idiosyncratic (3, B)."""
     q = np.empty(_LATENT)
     for i in range(len(item_B)):
-        of_category = content_CK[category_B[i]]
+        category_K = content_CK[category_B[i]]
         for pair in range(_LATENT // 2):
             first, second = normals(seed, _CONTENT, item_B[i], 0, pair)
-            q[2 * pair] = CATEGORY_CONTENT * of_category[2 * pair] + ITEM_CONTENT * first
-            q[2 * pair + 1] = CATEGORY_CONTENT * of_category[2 * pair + 1] + ITEM_CONTENT * second
-        of_profile, taste = taste_PT[profile_B[i]], 0.0
+            q[2 * pair] = CATEGORY_CONTENT * category_K[2 * pair] + ITEM_CONTENT * first
+            q[2 * pair + 1] = CATEGORY_CONTENT * category_K[2 * pair + 1] + ITEM_CONTENT * second
+        profile_taste, taste = taste_PT[profile_B[i]], 0.0
         for pair in range(_TASTES // 2):
             first, second = normals(seed, _TASTE, user_B[i], 0, pair)
-            taste += (PROFILE_TASTE * of_profile[2 * pair] + USER_TASTE * first) * q[2 * pair]
-            taste += (PROFILE_TASTE * of_profile[2 * pair + 1] + USER_TASTE * second) * q[2 * pair + 1]
+            taste += (PROFILE_TASTE * profile_taste[2 * pair] + USER_TASTE * first) * q[2 * pair]
+            taste += (PROFILE_TASTE * profile_taste[2 * pair + 1] + USER_TASTE * second) * q[2 * pair + 1]
         parts_3B[0, i] = taste / math.sqrt(_TASTES)
         domain = domain_B[i]
         if form == BILINEAR:
@@ -153,7 +152,7 @@ def _dot(first: Floats, second: Floats) -> float:
 
 @compiled
 def _mlp(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q: Floats) -> float:
-    """A network of 4 H tanh units that is odd in the domain's side and in the content's: no level of either."""
+    """Return the output of a network of 4 H tanh units, odd in both inputs, so that neither has a main effect."""
     total = 0.0
     for h in range(len(out_H)):
         x, m, c = 0.0, side_H[h], offset_H[h]
@@ -167,7 +166,7 @@ def _mlp(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q:
 
 @compiled
 def _trees(side_T: Integers, split_T2: Integers, value_T44: Floats, q: Floats) -> float:
-    """A forest; a tree's values have mean 0 over each side's leaves."""
+    """Return the sum of the trees; the values of a tree have mean 0 over the leaves of each side."""
     total = 0.0
     for t in range(len(side_T)):
         if side_T[t] >= 0:
@@ -186,7 +185,7 @@ def shared(
     profile_category_PC: Floats,
     shared_B: Floats,
 ) -> None:
-    """Write the part that all domains share."""
+    """Write the component that all domains share."""
     for i in range(len(shared_B)):
         shared_B[i] = (
             SHARED_WEIGHTS[0] * quality_B[i]
@@ -212,58 +211,60 @@ def matches(
     item_power: Floats,
     match_B: Floats,
 ) -> None:
-    """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviours, k = 1 the latest.
+    """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviours; k = 1 is the latest.
 
-    The categories of the few current stints are found first: most rows match none of them and are done.
+    The categories of the few current stints are compared first, because most rows match none of them.
     """
     is_match = np.empty((length // EPOCH_SLOTS + 2, 3), dtype=np.bool_)
     for i in range(len(user_B)):
-        user, slots, wanted = user_B[i], slots_B[i], category_B[i]
+        user, slots, target = user_B[i], slots_B[i], category_B[i]
         first = max(0, slots - length)
         match_B[i] = 0.0
-        if slots == 0 or not _find(seed, user, first, slots, wanted, category, category_guide, is_match):
+        if slots == 0 or not _find_matches(
+            seed, user, first, slots, target, category, category_guide, is_match
+        ):
             continue
         weight, decay, total = 1.0, decay_S[scenario_B[i]], 0.0
-        four = slot_words(seed, user, slots - 1)
+        block = slot_words(seed, user, slots - 1)
         for slot in range(slots - 1, first - 1, -1):
             if slot % 4 == 3:
-                four = slot_words(seed, user, slot)
+                block = slot_words(seed, user, slot)
             weight *= decay
-            if is_match[slot // EPOCH_SLOTS - first // EPOCH_SLOTS, slot_interest(four, slot)]:
-                item = slot_item(seed, user, slot, wanted, item_start, item_power)
-                same_brand = brand_of(seed, item, wanted) == brand_B[i]
-                total += weight * (1.0 + BRAND_MATCH) if same_brand else weight
+            if is_match[slot // EPOCH_SLOTS - first // EPOCH_SLOTS, slot_interest(block, slot)]:
+                item = slot_item(seed, user, slot, target, item_start, item_power)
+                is_same_brand = brand_of(seed, item, target) == brand_B[i]
+                total += weight * (1.0 + BRAND_MATCH) if is_same_brand else weight
         match_B[i] = total
 
 
 @compiled
-def _find(
+def _find_matches(
     seed: int,
     user: int,
     first: int,
     slots: int,
-    wanted: int,
+    target: int,
     category: Floats,
     category_guide: Integers,
     is_match: np.ndarray,
 ) -> bool:
-    """Write for each epoch and interest whether its category is the wanted one; tell whether any is."""
+    """Write whether the category of each epoch and interest equals the target category; return whether any does."""
     phases, begin, is_any = phases_of(seed, user), first // EPOCH_SLOTS, False
     for interest in range(3):
-        last, same = -1, False
+        last, is_same = -1, False
         for epoch in range(begin, (slots - 1) // EPOCH_SLOTS + 1):
             stint = stint_of(phases, interest, epoch)
             if stint != last:
                 last = stint
-                same = category_of(seed, user, interest, stint, category, category_guide) == wanted
-            is_match[epoch - begin, interest] = same
-            is_any = is_any or same
+                is_same = category_of(seed, user, interest, stint, category, category_guide) == target
+            is_match[epoch - begin, interest] = is_same
+            is_any = is_any or is_same
     return is_any
 
 
 @compiled
 def residuals(seed: int, user_B: Integers, item_B: Integers, residual_B: Floats) -> None:
-    """Write the part of user and item that nothing tells: a standard normal."""
+    """Write the residual of each pair of user and item: a standard normal that no feature explains."""
     for i in range(len(user_B)):
         residual_B[i] = normals(seed, _RESIDUAL, user_B[i], item_B[i])[0]
 
@@ -282,7 +283,7 @@ def logits(
     known_B: Floats,
     logit_B: Floats,
 ) -> None:
-    """Write the logit without and with the residual; sums in a fixed order."""
+    """Write the logit without and with the residual; the order of summation is fixed."""
     root = math.sqrt(V_RESIDUAL)
     for i in range(len(domain_B)):
         total = mu + math.sqrt(V_DOMAIN) * level_D[domain_B[i]] + drift_SD[scenario_B[i], day_B[i]]
@@ -294,14 +295,14 @@ def logits(
 
 @compiled
 def clicks(logit_B: Floats, probability_B: Floats) -> None:
-    """Write σ(logit)."""
+    """Write the click probability, the sigmoid of the logit."""
     for i in range(len(logit_B)):
         probability_B[i] = 1.0 / (1.0 + math.exp(-logit_B[i]))
 
 
 @compiled
 def ceilings(known_B: Floats, probability_B: Floats) -> None:
-    """Write the probability given all but the residual: 16-point Gauss-Hermite over its normal law."""
+    """Write the click probability given all components but the residual, by 16-point Gauss-Hermite quadrature."""
     root = math.sqrt(V_RESIDUAL)
     for i in range(len(known_B)):
         total = 0.0
@@ -314,7 +315,7 @@ def ceilings(known_B: Floats, probability_B: Floats) -> None:
 def outcomes(
     start: int, seed: int, draw: int, probability_B: Floats, label_B: np.ndarray, rest_B: Floats
 ) -> None:
-    """Write the click, and the uniform that prices read."""
+    """Write the click, and the uniform that determines the price."""
     for i in range(len(label_B)):
         u, rest_B[i] = uniforms(seed, _LABEL, start + i, draw)
         label_B[i] = 1 if u < probability_B[i] else 0
@@ -330,9 +331,9 @@ def bids(
     quality_B: Floats,
     bid_B: Floats,
 ) -> None:
-    """Write the advertiser's bid of the day; price levels go from 1 on."""
+    """Write the advertiser's bid of the day; `price_level_B` starts at 0."""
     rest = math.sqrt(1.0 - quality_corr * quality_corr)
     for i in range(len(bid_B)):
         own = normals(seed, _BID, shop_B[i], day_B[i])[0]
-        spread = quality_corr * quality_B[i] + rest * own
-        bid_B[i] = math.exp(BID_SPREAD * spread + BID_PRICE * (price_level_B[i] + 1 - 5))
+        score = quality_corr * quality_B[i] + rest * own
+        bid_B[i] = math.exp(BID_STD * score + BID_PRICE * (price_level_B[i] + 1 - 5))

@@ -1,10 +1,10 @@
-"""The tables behind a Production-scale dataset, made from its spec alone (spec: production-9.4 to production-9.6).
+"""Tables of a Production-scale dataset, generated from its spec (spec: production-9.4 to production-9.6).
 
-Everything here is small: domains, categories, cities and what belongs to them. Users and items are no tables; they
-are computed where a row needs them. Choices that the specification leaves open: each scenario has 6 positions; the 40
-reserved tuples are the next ones by popularity; blocks of users and of items follow the traffic of their profile and
-category; the latent tables of categories are centred under the categories' law, so that content has no level of its
-own in a domain; levels of scenarios, positions, profiles and tuples are standard normal under the traffic.
+The tables are small: domains, categories, cities and their parameters. Users and items have no tables; they are
+computed per row. Choices that the specification leaves open: each scenario has 6 positions; the 40 reserved tuples are
+the next ones by popularity; numbers of users and items are proportional to the traffic of their profile and category;
+latent tables of categories are centred under the category distribution, so that content does not change the level of a
+domain; levels of scenarios, positions, profiles and tuples are standard normal under the traffic.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ from ctrbench.synthetic.production.spec import (
 from ctrbench.synthetic.production.streams import Stream
 
 LATENT, TASTE = 16, 8
-"""Numbers of an item's content, and how many of them users have a taste for."""
+"""Dimensions of the content vector of an item, and dimensions that the taste of users refers to."""
 RELEVANT = 10
-"""Of the content's 16 numbers, those that matter to the structured part in a scenario: 60 %."""
+"""Content dimensions that enter the structured component in a scenario: 10 of 16."""
 NUM_CITIES, NUM_DEVICES = 400, 6
 NOISE_SIZES = (5, 20, 80, 320)
 NUM_BRANDS = 10
-"""Brands of a category; a brand has one category."""
+"""Brands per category; a brand belongs to one category."""
 NUM_PRICES, NUM_CREATIVES = 10, 5
 NUM_PAGES, NUM_NETWORKS = 10, 4
 CITY_EXPONENT, DEVICE_EXPONENT, PAGE_EXPONENT, NETWORK_EXPONENT = 1.0, 0.7, 1.0, 0.7
 CATEGORY_EXPONENT, ITEM_EXPONENT, USER_EXPONENT = 1.0, 1.05, 0.6
 PROFILE_SPREAD, POPULARITY_NOISE, TILT = 0.8, 0.35, 0.5
 LEVEL_WEIGHTS = (0.6, 0.5, 0.45, 0.43)
-"""Of scenario, position, profile and tuple in a domain's level."""
+"""Weights of scenario, position, profile and tuple in the level of a domain."""
 FACTOR_WEIGHTS = (0.7, 0.5, 0.51)
-"""Of scenario, position and profile in a domain's structured vector."""
+"""Weights of scenario, position and profile in the structured vector of a domain."""
 DECAYS = (0.85, 0.98)
 DRIFT = 0.05
 GUIDE_STEPS = 4096
@@ -71,21 +71,21 @@ HIDDEN, TREES = 8, 48
 
 @dataclass(frozen=True, kw_only=True)
 class Domains:
-    """The domains by traffic, descending, then the reserved ones; values from 0 on, before ids are put out."""
+    """Domains in descending order of traffic, then the reserved ones; feature values start at 0, before encoding."""
 
     scenario: Integers
     position: Integers
     profile: Integers
     share: Floats
-    """Of all rows, without the reserved tuples' 0.1 % of the last sixth; 0 for the reserved."""
+    """Share of all rows except the 0.1 % of the last sixth in reserved tuples; 0 for reserved tuples."""
     is_reserved: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ids:
-    """What is put out for each value of a small vocabulary, from 1 on; keys for users, items and shops.
+    """Encoded ids per value of the small vocabularies, from 1 on; permutation keys for users, items and shops.
 
-    Values of domain features that reserved tuples alone have are encoded as 0: training never sees them.
+    Values of domain features that occur only in reserved tuples are encoded as 0, because training never sees them.
     """
 
     scenario: Integers
@@ -101,26 +101,27 @@ class Ids:
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Who meets whom: the distribution functions that rows are drawn from."""
+    """Distributions that rows are drawn from, as cumulative probabilities."""
 
     mix: Floats
-    """Scenarios in each five minutes of the day (buckets, scenarios)."""
+    """Scenarios per five minutes of the day (buckets, scenarios)."""
     order: Integers
-    """Domains, scenario by scenario."""
+    """Domain indices, grouped by scenario."""
     scenario_start: Integers
+    """First element of each scenario in `order`, and the end."""
     domain: Floats
-    """Distribution function of the domains within their scenario, in that order."""
+    """Domains within their scenario, in that order."""
     user_start: Integers
     """First user of each profile, and the end."""
     category: Floats
     category_guide: Integers
     tilted: Floats
-    """Categories of untargeted rows, by scenario."""
+    """Categories of untargeted rows (scenarios, categories)."""
     tilted_guide: Integers
     item_start: Integers
     """First item of each category, and the end."""
     item_power: Floats
-    """(items + 1)^(1 - exponent) of each category, for ranks by Zipf's law."""
+    """(items + 1)^(1 - exponent) per category, for drawing Zipf ranks."""
     city: Floats
     city_guide: Integers
     device: Floats
@@ -130,26 +131,30 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What moves clicks; D domains with the reserved ones, C categories, S scenarios, K = 16 numbers of content."""
+    """Parameters of the true logit.
+
+    D domains including the reserved ones, C categories, P profiles, S scenarios, K = 16 content dimensions, H hidden
+    units, T trees.
+    """
 
     level_D: Floats
-    """Of a domain: variance 1 under the traffic."""
+    """Level per domain, of variance 1 under the traffic."""
     drift_SD: Floats
-    """Of a scenario on each day, in logits."""
+    """Drift per scenario and day (S, days), in logits."""
     structured_DK: Floats
     idiosyncratic_DK: Floats
     content_CK: Floats
     quality_C: Floats
     taste_PT: Floats
-    """Of a profile."""
+    """Taste per profile (P, 8)."""
     profile_category_PC: Floats
     city: Floats
     device: Floats
     decay_S: Floats
     mlp: tuple[Floats, Floats, Floats, Floats]
-    """Domain side (D, H), content side (K, H), offsets (H), output weights (H)."""
+    """Domain side (D, H), content side (K, H), offsets (H), output weights (H) of the network."""
     tree: tuple[Integers, Integers, Floats]
-    """Domain's side of each tree (D, T), -1 where irrelevant; numbers split (T, 2); values (T, 4, 4)."""
+    """Domain side of each tree (D, T), -1 where irrelevant; dimensions of the splits (T, 2); values (T, 4, 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +170,7 @@ class World:
 
 @lru_cache(maxsize=2)
 def make_world(spec: ProductionSpec) -> World:
-    """Make the tables of a dataset; what was made last is kept."""
+    """Generate the tables of a dataset; the last two results are cached."""
     domains = _make_domains(spec)
     traffic = _make_traffic(spec, domains)
     return World(
@@ -181,9 +186,10 @@ def make_world(spec: ProductionSpec) -> World:
 
 
 def valid_pairs(seed: int) -> Integers:
-    """Return the pairs (60, 2) of scenario and position that exist: 6 positions a scenario, 3 or 4 scenarios each.
+    """Return the valid pairs (60, 2) of scenario and position.
 
-    Scenarios choose by turns among the positions chosen least so far.
+    Each scenario has 6 positions, each position 3 or 4 scenarios: scenarios choose in turn among the positions with the
+    fewest scenarios so far.
     """
     preference = uniform_table(seed, Stream.VALID_PAIR, NUM_SCENARIOS * NUM_POSITIONS)
     cost = preference.reshape(NUM_SCENARIOS, NUM_POSITIONS)
@@ -227,14 +233,14 @@ def _make_traffic(spec: ProductionSpec, domains: Domains) -> Traffic:
     order = np.argsort(domains.scenario, kind="stable")
     order = order[~domains.is_reserved[order]]
     start = np.searchsorted(domains.scenario[order], np.arange(NUM_SCENARIOS + 1))
-    shares = _summed(domains.share, domains.scenario, NUM_SCENARIOS)
+    shares = _sum_by_value(domains.share, domains.scenario, NUM_SCENARIOS)
     phases = 24 * uniform_table(spec.seed, Stream.PHASE, NUM_SCENARIOS)
     category = zipf(spec.num_categories, CATEGORY_EXPONENT)
     tilted = cumulative(tilted_shares(spec))
     items = blocks(spec.num_items, category)
-    # Reserved tuples bring users of their own, by their share of all rows.
+    # Reserved tuples add users in proportion to their share of all rows.
     late = np.where(domains.is_reserved, RESERVED_SHARE / 6 / NUM_RESERVED, 0.0)
-    by_profile = _summed(domains.share + late, domains.profile, NUM_PROFILES)
+    by_profile = _sum_by_value(domains.share + late, domains.profile, NUM_PROFILES)
     city = cumulative(zipf(NUM_CITIES, CITY_EXPONENT))
     return Traffic(
         mix=cumulative(scenario_mix(shares, phases)),
@@ -256,15 +262,15 @@ def _make_traffic(spec: ProductionSpec, domains: Domains) -> Traffic:
     )
 
 
-def _summed(shares: Floats, places: Integers, size: int) -> Floats:
-    return np.asarray(np.bincount(places, shares, minlength=size), dtype=np.float64)
+def _sum_by_value(shares: Floats, values: Integers, size: int) -> Floats:
+    return np.asarray(np.bincount(values, shares, minlength=size), dtype=np.float64)
 
 
 def tilted_shares(spec: ProductionSpec) -> Floats:
-    """Return each scenario's shares of categories (scenarios, categories).
+    """Return the shares of categories per scenario (scenarios, categories).
 
-    Where a category is rare, more of its rows are targeted and match behaviours, so a tilt makes its clicks a matter of
-    the scenario to models that do not see behaviours: strict null data have none.
+    In a scenario where a category is rare, more of its rows are targeted and match behaviours. For models without
+    behaviours, its click rate then depends on the scenario; strict null data therefore have no tilt.
     """
     tilt = normal_table(spec.seed, Stream.SCENARIO_CATEGORY, NUM_SCENARIOS, spec.num_categories)
     strength = 0.0 if spec.null == "strict" else TILT
@@ -273,25 +279,25 @@ def tilted_shares(spec: ProductionSpec) -> Floats:
 
 
 def _within(shares: Floats, start: Integers) -> Floats:
-    """Return the distribution function of each block of shares; a block ends at 1."""
+    """Return the cumulative distribution within each block of shares; the last element of a block is 1."""
     parts = [cumulative(part) if len(part) else part for part in np.split(shares, start[1:-1])]
     return np.concatenate(parts)
 
 
 def _make_ids(spec: ProductionSpec, domains: Domains) -> Ids:
-    def from_one(size: int, stream: Stream) -> Integers:
+    def permuted_from_one(size: int, stream: Stream) -> Integers:
         return permutation(size, feistel_keys(spec.seed, stream)) + 1
 
-    def seen(ids: Integers, values_D: Integers) -> Integers:
+    def encoded(ids: Integers, values_D: Integers) -> Integers:
         return np.where(np.isin(np.arange(len(ids)), values_D[~domains.is_reserved]), ids, 0)
 
     return Ids(
-        scenario=seen(from_one(NUM_SCENARIOS, Stream.ID_SCENARIO), domains.scenario),
-        position=seen(from_one(NUM_POSITIONS, Stream.ID_POSITION), domains.position),
-        profile=seen(np.arange(NUM_PROFILES) + 1, domains.profile),
-        city=from_one(NUM_CITIES, Stream.ID_CITY),
-        device=from_one(NUM_DEVICES, Stream.ID_DEVICE),
-        category=from_one(spec.num_categories, Stream.ID_CATEGORY),
+        scenario=encoded(permuted_from_one(NUM_SCENARIOS, Stream.ID_SCENARIO), domains.scenario),
+        position=encoded(permuted_from_one(NUM_POSITIONS, Stream.ID_POSITION), domains.position),
+        profile=encoded(np.arange(NUM_PROFILES) + 1, domains.profile),
+        city=permuted_from_one(NUM_CITIES, Stream.ID_CITY),
+        device=permuted_from_one(NUM_DEVICES, Stream.ID_DEVICE),
+        category=permuted_from_one(spec.num_categories, Stream.ID_CATEGORY),
         user_keys=feistel_keys(spec.seed, Stream.ID_USER),
         item_keys=feistel_keys(spec.seed, Stream.ID_ITEM),
         shop_keys=feistel_keys(spec.seed, Stream.ID_SHOP),
@@ -330,14 +336,15 @@ def _make_truth(spec: ProductionSpec, domains: Domains) -> Truth:
 
 
 def _unit_columns(table: Floats, shares: Floats) -> Floats:
-    """Give each column mean 0 and variance 1 under the shares of the rows."""
+    """Standardise each column to mean 0 and variance 1 under the shares."""
     return np.stack([centred(column, shares) for column in table.T], axis=1)
 
 
 def _levels(seed: int, domains: Domains, *, is_additive: bool) -> Floats:
-    """Return the domains' levels, mean 0 and variance 1 under the traffic.
+    """Return the level of each domain, with mean 0 and variance 1 under the traffic.
 
-    Additive levels are sums of one for each feature, a profile's three features among them, and tuples have none.
+    Additive levels are sums of one level per feature, including the three features of a profile, without a level per
+    tuple.
     """
     of_scenario, of_position, of_profile, of_tuple = LEVEL_WEIGHTS
     parts = [
@@ -360,29 +367,29 @@ def _levels(seed: int, domains: Domains, *, is_additive: bool) -> Floats:
 
 
 def _normal_scores(seed: int, stream: Stream, value_D: Integers, share_D: Floats) -> Floats:
-    """Give each value of a feature a level, so that levels are standard normal under the traffic.
+    """Return the level of each domain's feature value; levels are standard normal under the traffic.
 
-    Values lie side by side in a random order, each as wide as its share; a level is the normal quantile of the
-    value's middle. With plain normals, one scenario with 43 % of the rows would settle the shape of the whole. A value
-    without traffic is as wide as the mean of the others, so that none lies at the edge.
+    Values are arranged in random order as intervals of [0, 1) with their share as width; the level is the normal
+    quantile of the midpoint. Independent normals would let one scenario with 43 % of the rows dominate the shape of the
+    distribution. A value without traffic gets the mean width of the others, so that its level is not extreme.
     """
     order = np.argsort(uniform_table(seed, stream, int(value_D.max()) + 1), kind="stable")
-    share = _summed(share_D, value_D, int(value_D.max()) + 1)
+    share = _sum_by_value(share_D, value_D, int(value_D.max()) + 1)
     width = np.where(share > 0, share, share[share > 0].mean())[order]
     middle = np.empty(len(order))
     middle[order] = (np.cumsum(width) - width / 2) / width.sum()
-    return np.array([normal(one) for one in middle])[value_D]
+    return np.array([normal(probability) for probability in middle])[value_D]
 
 
 def _drift(seed: int, days: int) -> Floats:
-    """Return the scenarios' random walks, which start at 0 on day 0."""
+    """Return one random walk per scenario (scenarios, days), with value 0 on day 0."""
     steps = DRIFT * normal_table(seed, Stream.DRIFT, NUM_SCENARIOS, days)
     steps[:, 0] = 0.0
     return np.asarray(np.cumsum(steps, axis=1))
 
 
 def _structured(seed: int, domains: Domains) -> Floats:
-    """Return M_d: factors of scenario, position and profile, zero where the scenario finds a number irrelevant."""
+    """Return M_d (domains, K): factors of scenario, position and profile, 0 in irrelevant dimensions."""
     parts = (
         normal_table(seed, Stream.FACTOR_SCENARIO, NUM_SCENARIOS, LATENT)[domains.scenario],
         normal_table(seed, Stream.FACTOR_POSITION, NUM_POSITIONS, LATENT)[domains.position],
@@ -401,7 +408,7 @@ def _mlp(seed: int, structured: Floats) -> tuple[Floats, Floats, Floats, Floats]
 
 
 def _trees(seed: int, structured: Floats) -> tuple[Integers, Integers, Floats]:
-    """Return trees of two splits on the domain's vector and two on the same numbers of the content."""
+    """Return trees with two splits on the domain vector and two on the same dimensions of the content."""
     order = normal_table(seed, Stream.TREE_SPLIT, TREES, LATENT).argsort(axis=1)
     split = order[:, :2].astype(np.int64)
     first, second = structured[:, split[:, 0]], structured[:, split[:, 1]]

@@ -10,7 +10,7 @@ from ctrbench.errors import DataError, SettingError
 from ctrbench.names import Column
 from ctrbench.readers.base import ReadRequest
 from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TRUTH_SUFFIX, TWIN_MODULUS, IaacReader
-from ctrbench.synthetic.iaac import marginals as iaac_marginals
+from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac import twin as iaac
 from ctrbench.synthetic.iaac.twin import SIDECAR, expected_auc, make_twin, marked_ids
 
@@ -35,7 +35,7 @@ def frame(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFram
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample of this size is no good for calibration, but it shows form and determinism in no time."""
+    """Use small blocks, which suffice to test format and determinism, though not the calibration."""
     monkeypatch.setattr(iaac, "BLOCK_ROWS", 1000)
 
 
@@ -43,10 +43,10 @@ def shares(frame: pl.DataFrame, column: str) -> dict[int, float]:
     return {value: count / frame.height for value, count in frame[column].value_counts().iter_rows()}
 
 
-# --- form ----------------------------------------------------------------------------------------------------------
+# --- format --------------------------------------------------------------------------------------------------------
 
 
-def test_the_files_are_those_of_the_real_data(folder: Path) -> None:
+def test_file_names_match_the_real_data(folder: Path) -> None:
     texts = {ROUND1_FILE, ROUND2_FILE}
     assert {path.name for path in folder.iterdir()} == {
         *texts,
@@ -55,13 +55,13 @@ def test_the_files_are_those_of_the_real_data(folder: Path) -> None:
     }
 
 
-def test_the_rounds_have_their_real_share_of_rows(folder: Path) -> None:
+def test_rounds_have_the_real_shares_of_rows(folder: Path) -> None:
     counts = [(folder / name).read_bytes().count(b"\n") - 1 for name in (ROUND1_FILE, ROUND2_FILE)]
     assert sum(counts) == ROWS
     assert counts[0] == round(ROWS * 478_138 / 10_910_174)
 
 
-def test_every_line_has_the_form_of_the_real_ones(folder: Path) -> None:
+def test_lines_have_the_format_of_the_real_data(folder: Path) -> None:
     number, known, score = r"[1-9]\d{0,18}", r"(-1|[1-9]\d{0,18})", r"(-1|1|0|0\.\d{1,18}|\de-\d+)"
     level, listed = r"(-1|\d{1,4})", rf"{number}(;{number})+"
     predicted = rf"{number}:(-1|{number}(,{number}){{0,4}})"
@@ -75,7 +75,7 @@ def test_every_line_has_the_form_of_the_real_ones(folder: Path) -> None:
     assert [line for line in lines[1:] if not pattern.fullmatch(line)] == []
 
 
-def test_ids_fit_64_bits_and_all_differ() -> None:
+def test_marked_ids_are_distinct_64_bit_integers() -> None:
     ids = marked_ids(np.arange(200_000), seed=3)
     assert len(set(ids.tolist())) == 200_000
     assert ids.min() >= 0
@@ -83,25 +83,25 @@ def test_ids_fit_64_bits_and_all_differ() -> None:
     assert iaac.marked_ids(np.array([2**42 - 1]), seed=3)[0] > 0
 
 
-def test_the_reader_knows_the_twin_without_its_sidecar(folder: Path, tmp_path: Path) -> None:
+def test_reader_recognises_the_twin_without_its_sidecar(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "round.txt"
     copy.write_bytes((folder / ROUND1_FILE).read_bytes())
     request = ReadRequest(paths=(copy,), scratch=tmp_path)
     assert IaacReader().read(request).suffix == "-twin"
 
 
-def test_an_item_settles_its_columns_and_a_user_his(frame: pl.DataFrame) -> None:
-    of_item = [
+def test_items_and_users_determine_their_columns(frame: pl.DataFrame) -> None:
+    item_columns = [
         "item_category_list",
         "item_property_list",
         "item_brand_id",
         "item_city_id",
         "item_price_level",
     ]
-    of_item += ["item_sales_level", "item_collected_level", "item_pv_level", "shop_id"]
-    of_user = ["user_gender_id", "user_age_level", "user_occupation_id", "user_star_level"]
-    assert frame.select("item_id", *of_item).n_unique() == frame["item_id"].n_unique()
-    assert frame.select("user_id", *of_user).n_unique() == frame["user_id"].n_unique()
+    item_columns += ["item_sales_level", "item_collected_level", "item_pv_level", "shop_id"]
+    user_columns = ["user_gender_id", "user_age_level", "user_occupation_id", "user_star_level"]
+    assert frame.select("item_id", *item_columns).n_unique() == frame["item_id"].n_unique()
+    assert frame.select("user_id", *user_columns).n_unique() == frame["user_id"].n_unique()
 
 
 # --- marginals -----------------------------------------------------------------------------------------------------
@@ -124,8 +124,8 @@ def test_an_item_settles_its_columns_and_a_user_his(frame: pl.DataFrame) -> None
         ("hour", {21: 0.0894, 4: 0.0033}),
     ],
 )
-def test_levels_have_their_real_shares(frame: pl.DataFrame, column: str, real: dict[int, float]) -> None:
-    # The fewer entities carry the rows, the less exactly their levels come out.
+def test_levels_have_the_real_shares(frame: pl.DataFrame, column: str, real: dict[int, float]) -> None:
+    # Shares are less accurate where fewer entities hold the rows.
     found = shares(frame, column)
     tolerance = {"context": 0.01, "hour": 0.01, "user": 0.02}.get(column.split("_")[0], 0.03)
     assert {level: found[level] for level in real} == pytest.approx(real, abs=tolerance)
@@ -140,8 +140,8 @@ def test_age_occupation_and_star_are_missing_together(frame: pl.DataFrame) -> No
     )
 
 
-def test_days_have_their_rows_and_their_rate(frame: pl.DataFrame) -> None:
-    day = (pl.col("context_timestamp") - iaac_marginals.FIRST_DAY) // 86_400
+def test_days_have_the_real_rows_and_label_rates(frame: pl.DataFrame) -> None:
+    day = (pl.col("context_timestamp") - marginals.FIRST_DAY) // 86_400
     by_day = frame.group_by(day.alias("day")).agg(pl.len(), pl.col("is_trade").mean(), pl.col("hour").max())
     found = {row["day"]: row for row in by_day.iter_rows(named=True)}
     assert set(found) == {*range(8), *range(18, 25)}
@@ -152,8 +152,8 @@ def test_days_have_their_rows_and_their_rate(frame: pl.DataFrame) -> None:
         assert abs(found[number]["is_trade"] - rate) < 4 * error
 
 
-def test_the_number_of_distinct_ids_is_that_of_round_1_at_its_size() -> None:
-    distributions = (iaac_marginals.ITEMS, iaac_marginals.SHOPS, iaac_marginals.USERS)
+def test_numbers_of_distinct_ids_match_round_1() -> None:
+    distributions = (marginals.ITEMS, marginals.SHOPS, marginals.USERS)
     for distribution, distinct in zip(distributions, (10_075, 3_959, 197_694), strict=True):
         expected = -np.expm1(-478_138 * distribution.shares(distribution.size(478_138))).sum()
         assert expected == pytest.approx(distinct, rel=0.02)
@@ -171,7 +171,7 @@ def test_labels_follow_the_true_probabilities(frame: pl.DataFrame) -> None:
     assert abs(label[top].mean() - probability[top].mean()) < 4 * error
 
 
-def test_each_part_adds_to_what_can_be_known(folder: Path) -> None:
+def test_ladder_increases_with_each_component(folder: Path) -> None:
     ladder = json.loads((folder / SIDECAR).read_text())["auc"]
     known = [step["features, all rows"] for step in ladder.values()]
     names = [
@@ -189,7 +189,7 @@ def test_each_part_adds_to_what_can_be_known(folder: Path) -> None:
     assert 0.68 < known[-1] < 0.73
 
 
-def test_expected_auc_is_that_of_all_pairs() -> None:
+def test_expected_auc_equals_the_sum_over_all_pairs() -> None:
     rng = np.random.default_rng(0)
     score, probability = rng.integers(0, 5, 30).astype(float), rng.random(30)
     order = (score[:, None] > score[None, :]) + 0.5 * (score[:, None] == score[None, :])
@@ -197,7 +197,7 @@ def test_expected_auc_is_that_of_all_pairs() -> None:
     assert expected_auc(score, probability) == pytest.approx((order * weight).sum() / weight.sum())
 
 
-# --- the same and otherwise ----------------------------------------------------------------------------------------
+# --- determinism and files -----------------------------------------------------------------------------------------
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -205,7 +205,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_seed_and_rows_settle_every_byte(tmp_path: Path) -> None:
+def test_seed_and_rows_determine_every_byte(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         make_twin(3000, tmp_path / name, seed=seed)
     assert content(tmp_path / "a") == content(tmp_path / "b")
@@ -213,7 +213,7 @@ def test_seed_and_rows_settle_every_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_no_instance_id_comes_twice(tmp_path: Path) -> None:
+def test_instance_ids_are_unique(tmp_path: Path) -> None:
     make_twin(5000, tmp_path)
     lines = [
         line for name in (ROUND1_FILE, ROUND2_FILE) for line in (tmp_path / name).read_text().splitlines()
@@ -223,49 +223,49 @@ def test_no_instance_id_comes_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_one_round_may_be_asked_for(tmp_path: Path) -> None:
+def test_single_round_with_progress(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    make_twin(2500, tmp_path, rounds=[1], report=lambda *call: calls.append(call))
+    make_twin(2500, tmp_path, rounds=[1], progress=lambda *call: calls.append(call))
     assert not (tmp_path / ROUND2_FILE).exists()
     assert (tmp_path / ROUND1_FILE).read_bytes().count(b"\n") == 2501
     assert calls == [(1000, 2500), (2000, 2500), (2500, 2500)]
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_twin_may_be_made_again_in_its_place(tmp_path: Path) -> None:
+def test_a_twin_overwrites_another_twin(tmp_path: Path) -> None:
     make_twin(500, tmp_path)
     make_twin(600, tmp_path)
     assert json.loads((tmp_path / SIDECAR).read_text())["rows"] == 600
 
 
-def test_files_that_may_be_real_are_never_overwritten(tmp_path: Path) -> None:
+def test_files_without_a_sidecar_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / ROUND2_FILE).write_text("precious")
-    with pytest.raises(SettingError, match="may be the real ones are never overwritten"):
+    with pytest.raises(SettingError, match="may be the real data are never overwritten"):
         make_twin(500, tmp_path)
     assert (tmp_path / ROUND2_FILE).read_text() == "precious"
 
 
 @pytest.mark.parametrize(("rows", "rounds"), [(99, [1, 2]), (500, []), (500, [3]), (500, [1, 1])])
-def test_impossible_wishes_are_refused(tmp_path: Path, rows: int, rounds: list[iaac.Round]) -> None:
+def test_invalid_rows_and_rounds_are_refused(tmp_path: Path, rows: int, rounds: list[iaac.Round]) -> None:
     with pytest.raises(SettingError):
         make_twin(rows, tmp_path / "out", rounds=rounds)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(SettingError, match="written to a folder"):
         make_twin(500, tmp_path / "out")
 
 
-def test_too_little_room_is_seen_beforehand(tmp_path: Path) -> None:
+def test_insufficient_disk_space_is_detected_in_advance(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no space left on the disk"):
         make_twin(10**12, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_files_remain_after_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

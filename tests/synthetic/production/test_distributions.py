@@ -22,17 +22,17 @@ from ctrbench.synthetic.production.distributions import (
 @pytest.mark.parametrize(
     ("domains", "bins"), [(5_000, [18, 127, 484, 1_340, 3_031]), (5_040, [18, 128, 488, 1_350, 3_056])]
 )
-def test_bins_hold_the_published_numbers_of_domains(domains: int, bins: list[int]) -> None:
+def test_bins_contain_the_published_numbers_of_domains(domains: int, bins: list[int]) -> None:
     assert bin_counts(domain_shares(domains, long_tail=False)) == bins
 
 
-def test_the_largest_and_the_smallest_domain() -> None:
+def test_shares_of_the_largest_and_the_smallest_domain() -> None:
     shares = domain_shares(5_000, long_tail=False)
     assert shares[0] == pytest.approx(0.045, abs=0.0005)
     assert shares[-1] == pytest.approx(4.7e-5, abs=5e-7)
 
 
-def test_a_long_tail_ends_at_200_rows_and_keeps_the_head() -> None:
+def test_long_tail_ends_at_200_rows_and_keeps_the_head() -> None:
     shares = domain_shares(5_000, long_tail=True)
     assert shares[-1] * 2.2e9 == pytest.approx(200)
     assert bin_counts(shares)[0] == 18
@@ -50,17 +50,17 @@ def test_traffic_is_the_integral_of_its_density(hour: float) -> None:
     assert float(traffic_before(np.array(hour))) == pytest.approx(expected, abs=1e-9)
 
 
-def test_time_never_stands_still() -> None:
+def test_traffic_increases_every_second() -> None:
     assert np.diff(second_table()).min() > 0
 
 
-def test_quantiles_are_found_from_a_guide() -> None:
+def test_quantile_with_a_guide_table() -> None:
     table = cumulative(np.array([0.0, 3.0, 1.0, 0.0, 6.0]))
     u = np.array([1e-9, 0.29, 0.31, 0.39, 0.41, 0.999])
-    assert [quantile(one, table, guide(table, 4)) for one in u] == [1, 1, 2, 2, 4, 4]
+    assert [quantile(probability, table, guide(table, 4)) for probability in u] == [1, 1, 2, 2, 4, 4]
 
 
-def test_scenarios_change_with_the_hour_but_not_over_the_day() -> None:
+def test_scenario_shares_vary_by_hour_and_are_fixed_over_the_day() -> None:
     shares, phases = zipf(10, 1.0), np.linspace(0, 24, 10)
     mix = scenario_mix(shares, phases)
     traffic = np.diff(traffic_before(np.arange(289) * 24 / 288))
@@ -69,12 +69,12 @@ def test_scenarios_change_with_the_hour_but_not_over_the_day() -> None:
     assert np.ptp(mix[:, 9]) > 0.3 * shares[9]
 
 
-def test_blocks_follow_shares_and_none_is_empty() -> None:
+def test_blocks_are_proportional_to_shares_and_not_empty() -> None:
     starts = blocks(1_003, np.array([0.7, 0.3, 0.0]))
     assert np.diff(starts).tolist() == [701, 301, 1]
 
 
-def test_centring_obeys_the_weights() -> None:
+def test_centred_table_has_weighted_mean_0_and_mean_square_1() -> None:
     weights = np.array([1.0, 2.0, 5.0])
     values = centred(np.array([[1.0, 4.0, 9.0], [0.0, 0.0, 8.0]]), weights)
     assert values @ weights == pytest.approx([0, 0], abs=1e-12)

@@ -1,4 +1,4 @@
-"""The rows: who sees what, when and where, and that a row is the same in every process."""
+"""Columns of generated rows: determinism, fields, time, domains, users, items and behaviours."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ def shares(values: np.ndarray) -> np.ndarray:
     return np.bincount(values) / len(values)
 
 
-# --- a row is a row ------------------------------------------------------------------------------------------------
+# --- determinism ---------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=10, deadline=None)
 @given(start=st.integers(0, 2**18 - 1), size=st.integers(0, 2 * BLOCK_ROWS))
-def test_any_range_is_a_slice_of_all(unit: Production, columns: Columns, start: int, size: int) -> None:
+def test_any_range_is_a_slice_of_all_rows(unit: Production, columns: Columns, start: int, size: int) -> None:
     stop = min(start + size, unit.spec.rows)
     for name, values in unit.rows(start, stop).items():
         assert np.array_equal(values, columns[name][start:stop]), name
 
 
-def test_a_column_is_the_same_for_any_other_columns_asked(unit: Production, columns: Columns) -> None:
+def test_column_is_independent_of_the_other_requested_columns(unit: Production, columns: Columns) -> None:
     for name in unit.columns:
         assert np.array_equal(unit.rows(70_000, 70_100, [name])[name], columns[name][70_000:70_100]), name
 
 
-def test_domains_need_no_user_and_no_item(unit: Production) -> None:
+def test_domains_are_generated_without_users_and_items(unit: Production) -> None:
     block = unit.block(0, 10)
     assert len(block.domain) == 10
-    assert not {"user", "slots", "_shown", "contents", "match"} & set(vars(block))
+    assert not {"user", "slots", "_category_and_item", "contents", "match"} & set(vars(block))
 
 
-def test_another_seed_gives_other_rows(unit: Production, make: Callable[..., Production]) -> None:
+def test_rows_of_different_seeds_differ(unit: Production, make: Callable[..., Production]) -> None:
     names = [field.name for field in unit.fields if field.num_ids > 10 and field.name != "hour"]
     first, second = unit.rows(0, 5_000, names), make(seed=1).rows(0, 5_000, names)
     assert [name for name in names if (first[name] == second[name]).mean() > 0.5] == []
 
 
-def test_rows_outside_are_refused(unit: Production) -> None:
+def test_rows_outside_the_dataset_are_refused(unit: Production) -> None:
     with pytest.raises(SettingError, match="262,145"):
         unit.rows(0, unit.spec.rows + 1)
 
 
-def test_an_unknown_column_is_refused(unit: Production) -> None:
+def test_unknown_column_is_refused(unit: Production) -> None:
     with pytest.raises(SettingError, match="user_profile"):
         unit.rows(0, 1, ["user_profil"])
 
@@ -87,7 +87,7 @@ def test_shards_cover_all_rows(make: Callable[..., Production]) -> None:
 # --- fields --------------------------------------------------------------------------------------------------------
 
 
-def test_ids_go_from_1_to_their_number(unit: Production, columns: Columns) -> None:
+def test_ids_run_from_1_to_num_ids(unit: Production, columns: Columns) -> None:
     for field in unit.fields:
         if field.kind == "categorical":
             may_be_unseen = field.name in (*DOMAIN_FEATURES, "weekday")
@@ -95,11 +95,16 @@ def test_ids_go_from_1_to_their_number(unit: Production, columns: Columns) -> No
             assert columns[field.name].max() <= field.num_ids, field
 
 
-def test_types_are_those_promised(columns: Columns) -> None:
-    found = {
-        name: columns[name].dtype.name for name in ("row", "time", "label", "probability", "item_ctr", "city")
-    }
-    assert list(found.values()) == ["int64", "int64", "int8", "float64", "float32", "int32"]
+def test_column_types(columns: Columns) -> None:
+    names = ("row", "time", "label", "probability", "item_ctr", "city")
+    assert [columns[name].dtype.name for name in names] == [
+        "int64",
+        "int64",
+        "int8",
+        "float64",
+        "float32",
+        "int32",
+    ]
 
 
 def test_sequences_are_fields_on_request(unit: Production, make: Callable[..., Production]) -> None:
@@ -120,27 +125,27 @@ def test_sequences_are_fields_on_request(unit: Production, make: Callable[..., P
         ("item_id", "category brand shop price_level creative_type item_ctr"),
     ],
 )
-def test_an_entity_has_the_same_features_on_all_days(columns: Columns, entity: str, features: str) -> None:
-    # Nothing that days 4 or 5 tell can be in them.
+def test_features_of_an_entity_are_constant(columns: Columns, entity: str, features: str) -> None:
+    # Hence features contain no information from dev or test days.
     frame = pl.DataFrame({name: columns[name] for name in (entity, *features.split())})
     assert frame.n_unique() == frame[entity].n_unique()
 
 
-def test_a_profile_is_gender_age_and_level(columns: Columns) -> None:
+def test_profile_combines_gender_age_and_level(columns: Columns) -> None:
     gender, age, level = (columns[name].astype(int) - 1 for name in ("gender", "age", "level"))
     profile = columns["user_profile"]
     assert np.array_equal(profile[profile > 0], ((gender * 8 + age) * 4 + level + 1)[profile > 0])
 
 
-def test_what_training_never_has_is_unseen(unit: Production, columns: Columns) -> None:
-    """A domain feature's value that reserved tuples alone have, and a weekday after the training days."""
+def test_values_absent_from_training_are_encoded_as_0(unit: Production, columns: Columns) -> None:
+    """Values of domain features that occur only in reserved tuples, and weekdays after the training days."""
     train = slice(0, unit.cuts[0])
     for name in (*DOMAIN_FEATURES, "weekday"):
         assert columns[name][train].min() >= 1
         assert set(columns[name]) - set(columns[name][train]) <= {0}
 
 
-def test_numbers_are_standardised_over_their_entities(columns: Columns) -> None:
+def test_numeric_fields_are_standardised_over_entities(columns: Columns) -> None:
     for entity, name in (("item_id", "item_ctr"), ("user_id", "user_activity")):
         frame = pl.DataFrame({"id": columns[entity], "value": columns[name]}).unique()
         error = 1 / np.sqrt(frame.height)
@@ -148,24 +153,24 @@ def test_numbers_are_standardised_over_their_entities(columns: Columns) -> None:
         assert abs(frame["value"].std() - 1) < 5 * error + 0.03  # type: ignore[operator]
 
 
-def test_a_brand_has_one_category(columns: Columns) -> None:
+def test_brand_has_one_category(columns: Columns) -> None:
     frame = pl.DataFrame({name: columns[name] for name in ("brand", "category")})
     assert frame.n_unique() == frame["brand"].n_unique()
 
 
-def test_features_that_mean_nothing_are_even(columns: Columns) -> None:
+def test_noise_features_are_uniform(columns: Columns) -> None:
     frame = pl.DataFrame({name: columns[name] for name in ("user_id", "noise_1")}).unique()
     assert np.abs(shares(frame["noise_1"].to_numpy())[1:] - 0.2).max() < 4 * np.sqrt(0.16 / frame.height)
 
 
-def test_the_estimate_of_an_items_ctr_tells_of_its_clicks(columns: Columns) -> None:
+def test_estimated_item_ctr_correlates_with_the_shared_component(columns: Columns) -> None:
     assert np.corrcoef(columns["item_ctr"], columns["component_shared"])[0, 1] > 0.2
 
 
-# --- when and where ------------------------------------------------------------------------------------------------
+# --- time and domain -----------------------------------------------------------------------------------------------
 
 
-def test_rows_are_in_order_of_time_and_days_have_equal_rows(unit: Production, columns: Columns) -> None:
+def test_rows_are_ordered_by_time_with_equal_rows_per_day(unit: Production, columns: Columns) -> None:
     time = columns[Column.TIME]
     assert np.diff(time).min() >= 0
     assert np.ptp(np.bincount(time // DAY)) <= 1
@@ -175,8 +180,8 @@ def test_rows_are_in_order_of_time_and_days_have_equal_rows(unit: Production, co
     assert (columns["weekday"] == np.where(day < 4, day + 1, 0)).all()
 
 
-def test_a_row_stands_where_the_days_traffic_says(unit: Production, columns: Columns) -> None:
-    # Row r is (r + 1/2) / rows of the way: its second begins before that share of traffic, the next one after it.
+def test_times_follow_the_traffic_of_the_day(unit: Production, columns: Columns) -> None:
+    # Row r lies at the fraction (r + 1/2) / rows: its second starts before that share of traffic, the next one after.
     rows = np.array([0, 1_000, 200_001, 262_143])
     day, second = np.divmod(columns[Column.TIME][rows], DAY)
     share = (rows + 0.5) / unit.spec.rows * 6 - day
@@ -184,14 +189,14 @@ def test_a_row_stands_where_the_days_traffic_says(unit: Production, columns: Col
     assert (traffic_before((second + 1) / 3_600) >= share - 1e-9).all()
 
 
-def test_domains_have_their_traffic(unit: Production, columns: Columns) -> None:
-    seen = np.bincount(columns[DOMAIN_INDEX], minlength=90)
-    expected = unit.domains.share * (seen.sum() - seen[50:].sum())
-    chi = ((seen - expected)[:50] ** 2 / expected[:50]).sum()
+def test_rows_per_domain_follow_the_traffic(unit: Production, columns: Columns) -> None:
+    counts = np.bincount(columns[DOMAIN_INDEX], minlength=90)
+    expected = unit.domains.share * (counts.sum() - counts[50:].sum())
+    chi = ((counts - expected)[:50] ** 2 / expected[:50]).sum()
     assert abs(chi - 49) < 5 * np.sqrt(2 * 49)
 
 
-def test_domain_features_are_those_of_the_rows_tuple(unit: Production, columns: Columns) -> None:
+def test_domain_features_match_the_domain_index(unit: Production, columns: Columns) -> None:
     for name in DOMAIN_FEATURES:
         assert np.array_equal(unit.domains.features[name][columns[DOMAIN_INDEX]], columns[name])
 
@@ -203,13 +208,13 @@ def test_reserved_tuples_appear_on_the_last_day_only(unit: Production, columns: 
     assert abs(is_reserved.sum() - 0.001 * rows) < 4 * np.sqrt(0.001 * rows)
 
 
-def test_reserved_tuples_wait_for_the_last_sixth_of_a_longer_horizon(make: Callable[..., Production]) -> None:
+def test_reserved_tuples_appear_in_the_last_sixth_of_12_days(make: Callable[..., Production]) -> None:
     production = make(days=12)
-    place = production.rows(0, production.spec.rows, [DOMAIN_INDEX])[DOMAIN_INDEX]
-    assert np.flatnonzero(production.domains.is_reserved[place]).min() >= production.cuts[1]
+    domain = production.rows(0, production.spec.rows, [DOMAIN_INDEX])[DOMAIN_INDEX]
+    assert np.flatnonzero(production.domains.is_reserved[domain]).min() >= production.cuts[1]
 
 
-def test_scenarios_follow_the_hour(unit: Production, columns: Columns) -> None:
+def test_scenario_shares_follow_the_time_of_day(unit: Production, columns: Columns) -> None:
     mix = make_world(unit.spec).traffic.mix
     ids = make_world(unit.spec).ids.scenario
     largest = int(np.bincount(columns["scenario"]).argmax())
@@ -217,75 +222,81 @@ def test_scenarios_follow_the_hour(unit: Production, columns: Columns) -> None:
     expected = np.diff(mix, axis=1, prepend=0)[:, rank]
     second = columns[Column.TIME] % DAY
     for bucket in (0, 100, 200):
-        inside = second // 300 == bucket
-        seen = (columns["scenario"][inside] == largest).mean()
-        assert abs(seen - expected[bucket]) < 4 * np.sqrt(0.25 / inside.sum())
+        is_inside = second // 300 == bucket
+        share = (columns["scenario"][is_inside] == largest).mean()
+        assert abs(share - expected[bucket]) < 4 * np.sqrt(0.25 / is_inside.sum())
 
 
-# --- who and what --------------------------------------------------------------------------------------------------
+# --- users and items -----------------------------------------------------------------------------------------------
 
 
-def test_users_are_as_many_as_their_profiles_traffic(unit: Production) -> None:
+def test_users_per_profile_are_proportional_to_traffic(unit: Production) -> None:
     world = make_world(unit.spec)
     share = np.bincount(world.domains.profile, world.domains.share, minlength=96)
     assert np.abs(np.diff(world.traffic.user_start) - share * unit.spec.num_users).max() < 96
 
 
-def test_active_users_follow_their_law(unit: Production) -> None:
+def test_user_activity_has_density_rank_to_minus_0_6(unit: Production) -> None:
     # Rank k of n has density k^-0.6, whose integral is k^0.4.
     block, world = unit.block(0, 200_000), make_world(unit.spec)
     largest = int(np.bincount(block.profile).argmax())
     first, end = world.traffic.user_start[largest : largest + 2]
-    seen = np.bincount(block.user[block.profile == largest] - first, minlength=end - first)
+    counts = np.bincount(block.user[block.profile == largest] - first, minlength=end - first)
     expected = np.diff(np.arange(1, end - first + 2) ** 0.4)
-    expected *= seen.sum() / expected.sum()
-    chi = ((seen - expected) ** 2 / expected).sum()
-    assert abs(chi - len(seen)) < 5 * np.sqrt(2 * len(seen))
+    expected *= counts.sum() / expected.sum()
+    chi = ((counts - expected) ** 2 / expected).sum()
+    assert abs(chi - len(counts)) < 5 * np.sqrt(2 * len(counts))
 
 
 def interests(block: ClickBlock, row: int) -> list[int]:
-    """Return the categories of the user's three interests when the row is shown."""
+    """Return the categories of the user's three interests at the time of the row."""
     traffic, user = block.world.traffic, int(block.user[row])
     phases = [
-        one * length >> 32
-        for one, length in zip(words(0, Stream.INTEREST_PHASE, user), (2, 5, 12), strict=False)
+        word * length >> 32
+        for word, length in zip(words(0, Stream.INTEREST_PHASE, user), (2, 5, 12), strict=False)
     ]
     stints = [(block.slots[row] // 16 + phases[j]) // length for j, length in enumerate((2, 5, 12))]
     u = [uniforms(0, Stream.INTEREST, user, 2**30 * j + int(stint))[0] for j, stint in enumerate(stints)]
     return np.searchsorted(traffic.category, u, side="right").tolist()
 
 
-def test_a_third_of_the_rows_is_of_a_current_interest(unit: Production) -> None:
+def test_35_percent_of_the_rows_follow_a_current_interest(unit: Production) -> None:
     block = unit.block(0, 4_000)
     tilted = np.diff(block.world.traffic.tilted, axis=1, prepend=0)
-    mine = [interests(block, row) for row in range(4_000)]
-    by_chance = [tilted[s, list(set(own))].sum() for s, own in zip(block.scenario, mine, strict=True)]
+    current = [interests(block, row) for row in range(4_000)]
+    by_chance = [
+        tilted[scenario, list(set(categories))].sum()
+        for scenario, categories in zip(block.scenario, current, strict=True)
+    ]
     expected = 0.35 + 0.65 * np.array(by_chance)
-    seen = [one in own for one, own in zip(block.category, mine, strict=True)]
-    assert abs(np.mean(seen) - expected.mean()) < 4 * np.sqrt((expected * (1 - expected)).mean() / 4_000)
+    is_current = [
+        category in categories for category, categories in zip(block.category, current, strict=True)
+    ]
+    assert abs(np.mean(is_current) - expected.mean()) < 4 * np.sqrt(
+        (expected * (1 - expected)).mean() / 4_000
+    )
 
 
-def test_behaviours_follow_the_first_interest_most(unit: Production) -> None:
-    # Where the latest behaviour's category is one of three different ones, it tells which interest was chosen.
+def test_shares_of_the_three_interests(unit: Production) -> None:
+    # With three distinct categories, the category of the latest behaviour identifies its interest.
     block = unit.block(0, 6_000)
-    newest = unit.block(0, 6_000).sequences[0][np.arange(6_000), np.minimum(block.slots, 50) - 1]
+    latest = unit.block(0, 6_000).sequences[0][np.arange(6_000), np.minimum(block.slots, 50) - 1]
     chosen = []
     for row in np.flatnonzero(block.slots % 16 > 0):
-        own = interests(block, row)
-        if len(set(own)) == 3:
-            chosen.append(own.index(newest[row]))
-    shares_seen = np.bincount(chosen) / len(chosen)
-    assert np.abs(shares_seen - (0.5, 0.3, 0.2)).max() < 4 * np.sqrt(0.25 / len(chosen)) + 0.01
+        categories = interests(block, row)
+        if len(set(categories)) == 3:
+            chosen.append(categories.index(latest[row]))
+    assert np.abs(shares(np.array(chosen)) - (0.5, 0.3, 0.2)).max() < 4 * np.sqrt(0.25 / len(chosen)) + 0.01
 
 
-def test_popular_items_are_drawn_by_zipfs_law(unit: Production) -> None:
+def test_items_of_a_category_are_zipf_distributed(unit: Production) -> None:
     block, world = unit.block(0, 200_000), make_world(unit.spec)
     start = world.traffic.item_start
     size = int(start[1] - start[0])
-    seen = np.bincount(block.item[block.category == 0], minlength=size)
+    counts = np.bincount(block.item[block.category == 0], minlength=size)
     edges = (np.arange(1, size + 2, dtype=float) ** -0.05 - 1) / ((size + 1.0) ** -0.05 - 1)
-    expected = np.diff(edges) * seen.sum()
-    chi = ((seen - expected) ** 2 / expected).sum()
+    expected = np.diff(edges) * counts.sum()
+    chi = ((counts - expected) ** 2 / expected).sum()
     assert abs(chi - size) < 5 * np.sqrt(2 * size)
 
 
@@ -298,51 +309,51 @@ def histories(unit: Production) -> Columns:
     return unit.rows(0, 40_000, names)
 
 
-def test_behaviours_are_items_of_their_category(columns: Columns, histories: Columns) -> None:
+def test_category_sequence_matches_the_item_sequence(columns: Columns, histories: Columns) -> None:
     category = np.zeros(columns["item_id"].max() + 1, dtype=np.int32)
     category[columns["item_id"]] = columns["category"]
     items = histories[ITEM_SEQUENCE]
-    known = category[items] > 0
-    assert known.mean() > 0.9
-    assert (category[items] == histories[CATEGORY_SEQUENCE])[known].all()
+    has_row = category[items] > 0
+    assert has_row.mean() > 0.9
+    assert (category[items] == histories[CATEGORY_SEQUENCE])[has_row].all()
 
 
-def test_a_history_ends_with_zeros(histories: Columns) -> None:
+def test_sequences_are_padded_with_zeros_at_the_end(histories: Columns) -> None:
     lengths = (histories[ITEM_SEQUENCE] > 0).sum(axis=1)
-    inside = np.arange(50) < lengths[:, None]
+    is_filled = np.arange(50) < lengths[:, None]
     for name in (ITEM_SEQUENCE, CATEGORY_SEQUENCE, ITEM_NEGATIVES):
-        assert np.array_equal(histories[name] > 0, inside)
+        assert np.array_equal(histories[name] > 0, is_filled)
     assert lengths.min() < 50
     assert (lengths == 50).mean() > 0.9
 
 
-def test_histories_of_a_user_overlap_and_go_on(histories: Columns) -> None:
-    frame = pl.DataFrame({"user": histories["user_id"], "place": np.arange(40_000)})
-    pairs = frame.group_by("user").agg(pl.col("place").min().alias("a"), pl.col("place").max().alias("b"))
+def test_sequences_of_a_user_overlap(histories: Columns) -> None:
+    frame = pl.DataFrame({"user": histories["user_id"], "row": np.arange(40_000)})
+    pairs = frame.group_by("user").agg(pl.col("row").min().alias("first"), pl.col("row").max().alias("last"))
     shifts = []
-    for a, b in pairs.filter(pl.col("a") < pl.col("b")).select("a", "b").iter_rows():
-        early, late = histories[ITEM_SEQUENCE][a], histories[ITEM_SEQUENCE][b]
-        if early[-1] > 0:  # full ones
+    for first, last in pairs.filter(pl.col("first") < pl.col("last")).select("first", "last").iter_rows():
+        early, late = histories[ITEM_SEQUENCE][first], histories[ITEM_SEQUENCE][last]
+        if early[-1] > 0:  # sequence without padding
             shifts.append(next(k for k in range(51) if np.array_equal(early[k:], late[: 50 - k])))
     assert np.mean(np.array(shifts) < 50) > 0.95
 
 
-def test_behaviours_grow_at_the_users_rate(unit: Production) -> None:
+def test_number_of_behaviours_grows_at_the_rate_of_the_user(unit: Production) -> None:
     block = unit.block(0, unit.spec.rows)
     day, second = block.times
     expected = np.exp(block.log_rate) * (day + second / DAY + 60)
     assert np.array_equal(block.slots, np.floor(expected))
-    known = np.unique(np.stack([block.user, block.log_rate]), axis=1)[1]
-    assert np.exp(known).mean() == pytest.approx(8, rel=5 * np.sqrt((np.e - 1) / len(known)))
+    log_rate = np.unique(np.stack([block.user, block.log_rate]), axis=1)[1]
+    assert np.exp(log_rate).mean() == pytest.approx(8, rel=5 * np.sqrt((np.e - 1) / len(log_rate)))
 
 
-def test_interests_last(histories: Columns) -> None:
-    # Half of the behaviours are of one interest, of whose categories a stint has 32 slots: neighbours agree.
+def test_neighbouring_behaviours_share_categories(histories: Columns) -> None:
+    # Half of the behaviours follow one interest, whose category is constant for 32 slots, so neighbours often agree.
     full = histories[CATEGORY_SEQUENCE][histories[CATEGORY_SEQUENCE][:, -1] > 0]
     assert (full[:, 1:] == full[:, :-1]).mean() > 0.36
 
 
-def test_negatives_are_any_items(unit: Production, histories: Columns) -> None:
+def test_negatives_are_uniform_over_items(unit: Production, histories: Columns) -> None:
     drawn = histories[ITEM_NEGATIVES]
     drawn = np.unique(drawn[drawn > 0], return_counts=True)[1]
     assert len(drawn) == unit.spec.num_items

@@ -5,7 +5,7 @@ from ctrbench.errors import SettingError
 from ctrbench.synthetic.production.spec import PRESETS, ProductionSpec, preset, spec_for
 
 
-def test_presets_are_those_of_the_table() -> None:
+def test_named_sizes() -> None:
     sizes = {name: (spec.rows, spec.domains) for name, spec in PRESETS.items()}
     assert sizes == {
         "unit": (2**18, 50),
@@ -16,12 +16,12 @@ def test_presets_are_those_of_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_any_number_of_rows_follows_the_presets(name: str) -> None:
+def test_spec_for_reproduces_the_named_sizes(name: str) -> None:
     assert spec_for(PRESETS[name].rows) == PRESETS[name]
 
 
 @pytest.mark.parametrize("rows", [2_200_000, 3_000_000, 60_000_000, 212_500_000, 10**10])
-def test_domains_keep_30_test_clicks_in_the_tail(rows: int) -> None:
+def test_domains_have_at_least_42500_rows_each(rows: int) -> None:
     assert rows / spec_for(rows).domains >= 42_500
 
 
@@ -34,18 +34,18 @@ def test_vocabularies_scale_with_the_rows() -> None:
 
 def test_dev_and_test_begin_after_four_and_five_sixths() -> None:
     assert ProductionSpec(rows=6_000, domains=50).cuts == (4_000, 5_000)
-    # Row 666 of 1,000 lies 3.999 days in, row 667 lies 4.005; row 833 lies 5.001.
+    # Of 1,000 rows, row 666 is at day 3.999, row 667 at day 4.005, row 833 at day 5.001.
     assert ProductionSpec(rows=1_000, domains=50).cuts == (667, 833)
     assert ProductionSpec(rows=6_000, domains=50, days=12).cuts == (4_000, 5_000)
 
 
-def test_specs_are_keys_and_json() -> None:
+def test_specs_are_hashable_and_survive_json() -> None:
     spec = preset("small")
     assert ProductionSpec.model_validate_json(spec.model_dump_json()) == spec
     assert len({spec, preset("small"), spec.model_copy(update={"seed": 1})}) == 2
 
 
-def test_an_unknown_preset_is_refused() -> None:
+def test_unknown_size_is_refused() -> None:
     with pytest.raises(SettingError, match="small"):
         preset("smal")
 
@@ -61,7 +61,7 @@ def test_an_unknown_preset_is_refused() -> None:
         {"colour": 1},
     ],
 )
-def test_impossible_specs_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_specs_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ProductionSpec.model_validate({"rows": 10_000, "domains": 50} | wrong)
 
@@ -71,6 +71,6 @@ def test_too_few_rows_are_refused() -> None:
         spec_for(999)
 
 
-def test_users_fit_their_ids() -> None:
+def test_number_of_users_is_limited_to_31_bits() -> None:
     with pytest.raises(ValidationError, match="31 bits"):
         ProductionSpec(rows=10**11, domains=5_000)

@@ -18,7 +18,7 @@ def test_60_pairs_of_scenario_and_position_are_valid(seed: int) -> None:
     assert set(np.bincount(position).tolist()) == {3, 4}
 
 
-def test_5000_domains_and_40_reserved_ones_are_different_tuples(full: World) -> None:
+def test_domains_and_reserved_tuples_are_distinct(full: World) -> None:
     domains = full.domains
     tuples = set(
         zip(domains.scenario.tolist(), domains.position.tolist(), domains.profile.tolist(), strict=True)
@@ -28,44 +28,44 @@ def test_5000_domains_and_40_reserved_ones_are_different_tuples(full: World) -> 
     assert domains.share.sum() == pytest.approx(1)
 
 
-def test_scenarios_have_about_the_shares_of_the_prototype(full: World) -> None:
+def test_scenario_shares_match_the_prototype(full: World) -> None:
     shares = np.bincount(full.domains.scenario, full.domains.share)
     prototype = np.array([43, 15, 8, 8, 6, 5, 5, 4, 3, 4]) / 100
     assert np.abs(shares - prototype).max() < 0.03
 
 
-def test_levels_are_standard_under_the_traffic(full: World) -> None:
+def test_levels_have_mean_0_and_variance_1_under_the_traffic(full: World) -> None:
     level, share = full.truth.level_D, full.domains.share
     assert level @ share == pytest.approx(0, abs=1e-12)
     assert level**2 @ share == pytest.approx(1)
 
 
-def test_levels_are_about_normal_under_the_traffic(full: World) -> None:
+def test_levels_have_the_kurtosis_of_a_normal_under_the_traffic(full: World) -> None:
     level, share = full.truth.level_D, full.domains.share
     assert level**4 @ share == pytest.approx(3, abs=0.5)
 
 
-def test_each_scenario_finds_10_of_16_numbers_relevant(full: World) -> None:
+def test_10_of_16_content_dimensions_are_relevant_per_scenario(full: World) -> None:
     for scenario in range(10):
         rows = full.truth.structured_DK[full.domains.scenario == scenario]
         assert np.count_nonzero(rows[0]) == 10
         assert len({*map(bytes, rows != 0)}) == 1
 
 
-def test_content_has_no_level_of_its_own(full: World) -> None:
+def test_content_tables_are_standardised_under_the_categories(full: World) -> None:
     share = np.diff(full.traffic.category, prepend=0)
     np.testing.assert_allclose(share @ full.truth.content_CK, 0, atol=1e-9)
     np.testing.assert_allclose(share @ full.truth.content_CK**2, 1)
     np.testing.assert_allclose(full.truth.profile_category_PC @ share, 0, atol=1e-9)
 
 
-def test_scenarios_drift_by_a_twentieth_a_day() -> None:
+def test_drift_has_a_daily_step_of_std_0_05() -> None:
     drift = make_world(preset("unit").model_copy(update={"days": 300})).truth.drift_SD
     assert drift[:, 0].tolist() == [0] * 10
     assert np.diff(drift, axis=1).std() == pytest.approx(0.05, rel=4 / np.sqrt(2 * 2_990))
 
 
-def test_another_seed_is_another_world() -> None:
+def test_worlds_of_different_seeds_differ() -> None:
     first, second = (make_world(preset("unit").model_copy(update={"seed": seed})) for seed in (0, 1))
     assert not np.array_equal(first.domains.profile, second.domains.profile)
     assert not np.array_equal(first.ids.category, second.ids.category)
