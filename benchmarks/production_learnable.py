@@ -1,9 +1,9 @@
-"""`python benchmarks/production_learnable.py`: what the fields of the Production-scale data tell without the ids.
+"""Share of the Production-scale logit that fields explain without ids: `python benchmarks/production_learnable.py`.
 
-The ladder of `production_acceptance.py` knows each part of the logit exactly. Here boosted trees regress the parts
-themselves, free of the clicks' noise, on the fields that models see but those of users and items, whose few rows each
-tell little. What domain and profile tell together with the category is given to the trees in closed form, as the
-generator's tables have it; so this is about what is left of each part when users and items are averaged out.
+The ladder of `production_acceptance.py` uses the exact components of the logit. Here boosted trees regress each
+component, without the noise of clicks, on the fields that models read, except user and item ids, which have few rows
+each. The trees get the effects of domain and profile combined with the category in closed form, from the tables of the
+generator. The result is the part of each component that remains after averaging over users and items.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ctrbench.synthetic.production.truth import V_DOMAIN
 Rows = Mapping[str, Values]
 
 MOST_VALUES = 250
-"""Values of a field up to which trees take each one by itself; more are replaced by their mean, cross-fitted."""
+"""Largest number of ids of a categorical input of the trees; larger fields are target-encoded with cross-fitting."""
 IDS = frozenset({"user_id", "item_id"})
 PAIRS = ("profile and category", "taste", "structured", "idiosyncratic")
 STEPS = (
@@ -46,20 +46,22 @@ STEPS = (
 
 
 def main() -> None:
-    """Regress, add up, print and write."""
+    """Run the regressions, print the results and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="small")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows to learn from, and to judge on")
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="number of training rows, and of test rows"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
     spec = preset(arguments.size)
-    found = learnable(Production(spec, calibrate(spec)), arguments.rows)
-    write_text(arguments.out / "learnable.json", json.dumps(found, indent=1) + "\n")
-    typer.echo(json.dumps(found, indent=1))
+    results = learnable(Production(spec, calibrate(spec)), arguments.rows)
+    write_text(arguments.out / "learnable.json", json.dumps(results, indent=1) + "\n")
+    typer.echo(json.dumps(results, indent=1))
 
 
 def learnable(data: Production, num_rows: int) -> dict[str, dict[str, float]]:
-    """Return the share of each part's variance that fields tell, and AUCs of what is known of the parts, summed."""
+    """Return the share of each component's variance that fields explain, and AUCs of sums of known components."""
     fields = [field for field in data.fields if field.name not in IDS and field.kind != "sequence"]
     columns = [Column.LABEL, *(field.name for field in fields), *STEPS]
     middle, end = data.spec.rows // 2, data.spec.rows
@@ -67,38 +69,38 @@ def learnable(data: Production, num_rows: int) -> dict[str, dict[str, float]]:
         {**data.rows(stop - num_rows, stop, columns), **pairs(data, stop - num_rows, stop)}
         for stop in (middle, end)
     )
-    told = {part: regress(train, test, fields, part) for part in STEPS[1:]}
+    predicted = {part: regress(train, test, fields, part) for part in STEPS[1:]}
     weights = dict(zip(STEPS, [math.sqrt(V_DOMAIN), *part_weights(data.spec)], strict=True))
     return {
         "r2": {
-            part: round(1 - float(np.mean((test[part] - told[part]) ** 2) / np.var(test[part])), 4)
-            for part in told
+            part: round(1 - float(np.mean((test[part] - predicted[part]) ** 2) / np.var(test[part])), 4)
+            for part in predicted
         },
         "auc_of_parts_known": aucs(test, {part: weights[part] * test[part] for part in STEPS}),
         "auc_of_parts_told_by_fields": aucs(
-            test, {part: weights[part] * told.get(part, test[part]) for part in STEPS}
+            test, {part: weights[part] * predicted.get(part, test[part]) for part in STEPS}
         ),
     }
 
 
 def pairs(data: Production, start: int, stop: int) -> dict[str, Values]:
-    """Return what the category's content is expected to add in each row's domain and profile, in no units."""
-    found: dict[str, list[Values]] = {name: [] for name in PAIRS}
+    """Return the expected effect of the category's content in each row's domain and profile, up to scale."""
+    values: dict[str, list[Values]] = {name: [] for name in PAIRS}
     for begin in range(start, stop, BLOCK_ROWS):
         block = data.block(begin, min(begin + BLOCK_ROWS, stop))
         truth, content_BK = block.world.truth, block.world.truth.content_CK[block.category]
         taste_BT = truth.taste_PT[block.profile]
-        found["profile and category"].append(truth.profile_category_PC[block.profile, block.category])
-        found["taste"].append((taste_BT * content_BK[:, : taste_BT.shape[1]]).sum(1))
-        found["structured"].append((truth.structured_DK[block.domain] * content_BK).sum(1))
-        found["idiosyncratic"].append((truth.idiosyncratic_DK[block.domain] * content_BK).sum(1))
-    return {name: np.concatenate(blocks) for name, blocks in found.items()}
+        values["profile and category"].append(truth.profile_category_PC[block.profile, block.category])
+        values["taste"].append((taste_BT * content_BK[:, : taste_BT.shape[1]]).sum(1))
+        values["structured"].append((truth.structured_DK[block.domain] * content_BK).sum(1))
+        values["idiosyncratic"].append((truth.idiosyncratic_DK[block.domain] * content_BK).sum(1))
+    return {name: np.concatenate(blocks) for name, blocks in values.items()}
 
 
 def regress(
     train: Rows, test: Rows, fields: Sequence[ProductionField], part: Component
 ) -> npt.NDArray[np.float64]:
-    """Return what boosted trees make of a part of the logit from the fields of the test rows."""
+    """Return predictions of boosted trees for a component of the logit on the test rows."""
     many = [field.name for field in fields if field.num_ids > MOST_VALUES]
     others = [*(field.name for field in fields if field.num_ids <= MOST_VALUES), *PAIRS]
     means = TargetEncoder(target_type="continuous")
@@ -106,21 +108,21 @@ def regress(
     inputs = [
         np.hstack([matrix(rows, others), more]) for rows, more in zip((train, test), encoded, strict=True)
     ]
-    single = [place for place, name in enumerate(others) if train[name].dtype.kind == "i"]
+    categorical = [i for i, name in enumerate(others) if train[name].dtype.kind == "i"]
     trees = HistGradientBoostingRegressor(
-        max_iter=300, learning_rate=0.2, categorical_features=single, random_state=0
+        max_iter=300, learning_rate=0.2, categorical_features=categorical, random_state=0
     )
-    found: npt.NDArray[np.float64] = trees.fit(inputs[0], train[part]).predict(inputs[1])
-    return found
+    predictions: npt.NDArray[np.float64] = trees.fit(inputs[0], train[part]).predict(inputs[1])
+    return predictions
 
 
 def matrix(rows: Rows, names: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Return columns side by side."""
+    """Return columns as a matrix (rows, columns)."""
     return np.stack([rows[name].astype(np.float32) for name in names], axis=1)
 
 
 def aucs(test: Rows, logits: Mapping[Component, Values]) -> dict[str, float]:
-    """Return the AUC of the sum of parts up to each."""
+    """Return the AUC of the cumulative sum of components after each step."""
     sums = np.cumsum(list(logits.values()), axis=0)
     return {
         f"up to {part.removeprefix('component_')}": round(float(roc_auc_score(test[Column.LABEL], total)), 4)

@@ -1,10 +1,10 @@
-"""`python benchmarks/production_levels.py RESULTS DATASET`: what of an AUC is the level of domains, what lies within.
+"""`python benchmarks/production_levels.py RESULTS DATASET`: AUC between and within domains.
 
-Where the true click probability is known, so is the true level of each of the generator's domains (scenario × position
-× profile; those that training never saw are one): the mean of its true logits. For every domain set of a run, the
-AUC of its own means of these is compared with that of the true ones, its deviations from them are judged with the true
-levels in place of its own, and GAUC is taken within them. Gains are over plain of the same backbone, training and seed.
-Predictions must still be in the home folder, of the data as they are prepared there.
+The known click probabilities give the true level of each domain of the generator (scenario × position × profile; all
+domains unseen in training count as one): the mean of its true logits. Per run, the script computes the AUC of predicted
+levels (mean score per domain), the AUC of true levels, the AUC after replacing predicted by true levels, and GAUC
+within domains. Gains are differences to plain with the same backbone, training and seed. The predictions of the runs
+and the prepared data must be in the home folder.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from ctrbench.storage.files import is_file, local_copy, write_text
 TUPLE, TRUTH, OWN = "tuple", "truth", "own"
 FIGURES = ("auc", "auc_of_own_levels", "auc_with_true_levels", "gauc_within")
 
-Found = dict[str, object]
+Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, the name of its method among all, and what was found."""
+    """Run with the label of its method and its measured figures."""
 
     record: RunRecord
     method: str
-    found: Mapping[str, float]
+    figures: Mapping[str, float]
 
 
 def main() -> None:
-    """Measure all finished runs of a dataset, print gains over plain, and write."""
+    """Measure all finished runs of a dataset, print the gains over plain and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("dataset")
@@ -57,25 +57,25 @@ def main() -> None:
     arguments = parser.parse_args()
     store = RunStore(results=arguments.results, home=home_folder())
     prepared = open_prepared(arguments.dataset)
-    records = [one for one in store.records(arguments.dataset) if one.result is not None]
-    names, tuples, runs = labels(one.key.method for one in records), tuples_of(prepared), []
+    records = [record for record in store.records(arguments.dataset) if record.result is not None]
+    names, tuples, runs = labels(record.key.method for record in records), tuples_of(prepared), []
     for record in records:
         if record.key.data_digest == prepared.manifest.content_digest and is_file(
             store.predictions_file(record.key)
         ):
             runs.append(Run(record, names[record.key.method.digest], measure(record, store, tuples)))
         else:
-            typer.echo(f"{record.run}: no predictions here, left out", err=True)
+            typer.echo(f"{record.run}: no predictions in the home folder, skipped", err=True)
     written = {
-        "runs": [{**about(run), "run": run.record.run, **run.found} for run in runs],
+        "runs": [{**settings(run), "run": run.record.run, **run.figures} for run in runs],
         "gains": gains(runs),
     }
     write_text(arguments.out / f"levels-{arguments.dataset}.json", json.dumps(written, indent=1) + "\n")
     typer.echo(json.dumps(written["gains"], indent=1))
 
 
-def about(run: Run) -> Found:
-    """Return what a run was, but for its seed."""
+def settings(run: Run) -> Row:
+    """Return the settings of a run, without its seed."""
     key = run.record.key
     return {
         "domain_set": key.domain_set,
@@ -93,7 +93,7 @@ def tuples_of(prepared: Prepared) -> pl.DataFrame:
 
 
 def measure(record: RunRecord, store: RunStore, tuples: pl.DataFrame) -> dict[str, float]:
-    """Return the AUC of a run, and the AUCs of levels and of what is within the generator's domains."""
+    """Return the AUC of a run, the AUCs of levels, and GAUC within the domains of the generator."""
     columns = [Column.ROW, Column.LABEL, Column.SCORE, Column.PROBABILITY]
     with local_copy(store.predictions_file(record.key)) as file:
         predictions = pl.read_parquet(file, columns=columns)
@@ -118,25 +118,25 @@ def measure(record: RunRecord, store: RunStore, tuples: pl.DataFrame) -> dict[st
     }
 
 
-def gains(runs: Sequence[Run]) -> list[Found]:
-    """Return means over seeds of gains over plain with their standard errors, which one seed has not."""
+def gains(runs: Sequence[Run]) -> list[Row]:
+    """Return the mean gain over plain with its standard error over seeds; `None` for a single seed."""
 
-    def beside(run: Run) -> tuple[str, str, int]:
-        """Return what a run has in common with the plain one beside it, which domains are nothing to."""
+    def baseline_key(run: Run) -> tuple[str, str, int]:
+        """Return the key that a run shares with its baseline; plain does not depend on the domain set."""
         key = run.record.key
         return key.backbone.digest, json.dumps(key.train, sort_keys=True), key.seed
 
-    plain = {beside(run): run for run in runs if run.method == "plain"}
+    plain = {baseline_key(run): run for run in runs if run.method == "plain"}
     rows: dict[str, list[tuple[Run, Run]]] = defaultdict(list)
     for run in runs:
-        base = plain.get(beside(run))
+        base = plain.get(baseline_key(run))
         if base is not None and run.method != "plain":
-            backbone, train, _ = beside(run)
-            rows[json.dumps([about(run), backbone, train])].append((run, base))
+            backbone, train, _ = baseline_key(run)
+            rows[json.dumps([settings(run), backbone, train])].append((run, base))
     return [
-        {**about(pairs[0][0]), "seeds": len(pairs)}
+        {**settings(pairs[0][0]), "seeds": len(pairs)}
         | {
-            figure: _mean([run.found[figure] - base.found[figure] for run, base in pairs])
+            figure: _mean([run.figures[figure] - base.figures[figure] for run, base in pairs])
             for figure in FIGURES
         }
         for _, pairs in sorted(rows.items())

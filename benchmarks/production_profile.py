@@ -1,8 +1,8 @@
 """`python benchmarks/production_profile.py`: rows per second of the Production-scale generator, and its profile.
 
-Everything behind a block of rows is computed when it is first asked for, so each stage is timed by asking for it when
-all that it needs is there; what remains up to the whole is the putting out of columns. One process, the best of several
-rounds, of which the first, which compiles, does not count. Figures and their picture go to `--out`.
+Quantities of a block are computed at their first access, so each stage is timed by accessing it after its inputs; the
+last stage encodes the columns. One process; the result is the best of several rounds, without the first, which
+compiles. Figures and a chart are written to `--out`.
 """
 
 from __future__ import annotations
@@ -55,57 +55,57 @@ STAGES: dict[str, Callable[[ClickBlock], object]] = {
     "ceiling": lambda block: block.ceiling,
     "click": lambda block: block.outcome,
 }
-"""In an order in which each finds what it needs."""
+"""Stages in an order in which the inputs of each are available."""
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print the results and write them with a chart."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
     spec = preset("full").model_copy(update={"calibration_rows": 1 << 16})
     data = Production(spec, calibrate(spec))
-    found = {
+    figures = {
         "rows_a_second": rates(spec, data, arguments.rounds),
         "ns_a_row": profile(data, arguments.rounds),
     }
-    write_text(arguments.out / "generator.json", json.dumps(found, indent=1) + "\n")
-    files = save_chart(picture(found["ns_a_row"]), arguments.out / "generator")
-    typer.echo(json.dumps(found, indent=1))
+    write_text(arguments.out / "generator.json", json.dumps(figures, indent=1) + "\n")
+    files = save_chart(chart(figures["ns_a_row"]), arguments.out / "generator")
+    typer.echo(json.dumps(figures, indent=1))
     typer.echo(f"{arguments.out / 'generator.json'}, {', '.join(map(str, files))}")
 
 
 def profile(data: Production, rounds: int) -> dict[str, float]:
-    """Return the nanoseconds a row of each stage, the best of the rounds."""
-    asked = STAGES | {"columns put out": partial(put_out, columns=[field.name for field in data.fields])}
-    best = dict.fromkeys(asked, float("inf"))
+    """Return the nanoseconds per row of each stage, the best of the rounds."""
+    stages = STAGES | {"columns": partial(encode_columns, columns=[field.name for field in data.fields])}
+    best = dict.fromkeys(stages, float("inf"))
     for number in range(rounds + 1):
-        spent = dict.fromkeys(asked, 0.0)
+        spent = dict.fromkeys(stages, 0.0)
         for begin in range(START, START + ROWS, BLOCK_ROWS):
             block = data.block(begin, begin + BLOCK_ROWS)
-            for name, ask in asked.items():
-                spent[name] += seconds(partial(ask, block))
+            for name, compute in stages.items():
+                spent[name] += seconds(partial(compute, block))
         if number > 0:
             best = {name: min(best[name], value) for name, value in spent.items()}
     return {name: round(value / ROWS * 1e9, 1) for name, value in best.items()}
 
 
-def put_out(block: ClickBlock, *, columns: list[str]) -> None:
-    """Make the columns that models see of a block, whose quantities are there."""
+def encode_columns(block: ClickBlock, *, columns: list[str]) -> None:
+    """Compute columns of a block whose quantities are available."""
     for name in columns:
         COLUMN_FUNCTIONS[name](block)
 
 
 def rates(spec: ProductionSpec, data: Production, rounds: int) -> dict[str, int]:
-    """Return the rows per second of one process, for what is asked of it."""
+    """Return the rows per second of one process, per selection of columns."""
     fields = [Column.LABEL, Column.PROBABILITY, *(field.name for field in data.fields)]
     content = as_text(spec, data.constants)
     with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, Callable[[], object]] = {
-            "domains alone": lambda: data.rows(START, START + ROWS, list(DOMAIN_FEATURES)),
+        calls: dict[str, Callable[[], object]] = {
+            "domains only": lambda: data.rows(START, START + ROWS, list(DOMAIN_FEATURES)),
             "fields, label, probability": lambda: data.rows(START, START + ROWS, fields),
-            "the same and both sequences": lambda: data.rows(
+            "the same with both sequences": lambda: data.rows(
                 START, START + ROWS, [*fields, ITEM_SEQUENCE, CATEGORY_SEQUENCE]
             ),
             "a prepared shard, written": lambda: write_table(
@@ -114,7 +114,7 @@ def rates(spec: ProductionSpec, data: Production, rounds: int) -> dict[str, int]
                 generate_rows(content, START, START + ROWS, stored_columns(content)),
             ),
         }
-        best = {name: min([seconds(ask) for _ in range(rounds + 1)][1:]) for name, ask in asked.items()}
+        best = {name: min([seconds(call) for _ in range(rounds + 1)][1:]) for name, call in calls.items()}
     return {name: round(ROWS / value) for name, value in best.items()}
 
 
@@ -125,8 +125,8 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def picture(nanoseconds: dict[str, float]) -> alt.LayerChart:
-    """Return the picture: a bar a stage, in the order of the work."""
+def chart(nanoseconds: dict[str, float]) -> alt.LayerChart:
+    """Return a chart with one bar per stage, in order of execution."""
     frame = pl.DataFrame({"stage": list(nanoseconds), "ns": list(nanoseconds.values())})
     base = alt.Chart(frame, width=420, title="Where the generator's time goes, ns a row").encode(
         y=alt.Y("stage:N", sort=list(nanoseconds), title=None),

@@ -126,22 +126,24 @@ class Block:
 
     # --- item and behaviours ---------------------------------------------------------------------------------------
 
+    @property
+    def _catalogue(self) -> rows.Catalogue:
+        traffic = self.world.traffic
+        return rows.Catalogue(
+            traffic.category, traffic.category_guide, traffic.item_start, traffic.item_power
+        )
+
     @cached_property
     def _category_and_item(self) -> tuple[Integers, Integers]:
         traffic, category, item = self.world.traffic, self._integers(), self._integers()
         rows.items(
-            self.start,
-            self.seed,
-            self.draw,
+            rows.Draw(self.seed, self.start, self.draw),
             self.user,
             self.slots,
             self.scenario,
-            traffic.category,
-            traffic.category_guide,
+            self._catalogue,
             traffic.tilted,
             traffic.tilted_guide,
-            traffic.item_start,
-            traffic.item_power,
             category,
             item,
         )
@@ -167,20 +169,9 @@ class Block:
     @cached_property
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
         """Categories and items of the last behaviours (B, K), oldest first, padded with -1."""
-        traffic = self.world.traffic
         shape = (self.stop - self.start, self.world.spec.sequence_length)
         category, item = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
-        rows.sequences(
-            self.seed,
-            self.user,
-            self.slots,
-            traffic.category,
-            traffic.category_guide,
-            traffic.item_start,
-            traffic.item_power,
-            category,
-            item,
-        )
+        rows.sequences(self.seed, self.user, self.slots, self._catalogue, category, item)
         return category, item
 
     @property
@@ -218,17 +209,15 @@ class Block:
         truth.contents(
             self.seed,
             _FORMS[self.world.spec.interaction],
-            self.user,
-            self.profile,
-            self.item,
-            self.category,
-            self.domain,
-            world.content_CK,
-            world.taste_PT,
-            world.structured_DK,
-            world.idiosyncratic_DK,
-            world.mlp,
-            world.tree,
+            truth.Entities(self.user, self.profile, self.item, self.category, self.domain),
+            truth.Latents(
+                world.content_CK,
+                world.taste_PT,
+                world.structured_DK,
+                world.idiosyncratic_DK,
+                world.mlp,
+                world.tree,
+            ),
             parts,
         )
         return parts
@@ -246,22 +235,10 @@ class Block:
     @cached_property
     def match(self) -> Floats:
         """Similarity of the item to the user's last behaviours."""
-        traffic, match = self.world.traffic, self._floats()
-        truth.matches(
-            self.seed,
-            self.world.spec.sequence_length,
-            self.user,
-            self.slots,
-            self.scenario,
-            self.category,
-            self.item_features[0],
-            self.world.truth.decay_S,
-            traffic.category,
-            traffic.category_guide,
-            traffic.item_start,
-            traffic.item_power,
-            match,
-        )
+        match, length = self._floats(), self.world.spec.sequence_length
+        brand = self.item_features[0]
+        histories = truth.Histories(self.user, self.slots, self.scenario, self.category, brand)
+        truth.matches(self.seed, length, histories, self.world.truth.decay_S, self._catalogue, match)
         return match
 
     @cached_property

@@ -10,6 +10,7 @@ sequence, P profiles, D domains. Indices of entities start at 0.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,26 @@ _DOMAIN, _USER_ROW, _ITEM_ROW = int(Stream.ROW_DOMAIN), int(Stream.ROW_USER), in
 _USER, _PHASE, _INTEREST = int(Stream.USER), int(Stream.INTEREST_PHASE), int(Stream.INTEREST)
 _BEHAVIOUR, _BEHAVIOUR_ITEM = int(Stream.BEHAVIOUR), int(Stream.BEHAVIOUR_ITEM)
 _ITEM_FEATURES, _NEGATIVE = int(Stream.ITEM_FEATURES), int(Stream.BEHAVIOUR_NEGATIVE)
+
+
+class Draw(NamedTuple):
+    """Random draw of a block: seed, first row, and number of the draw (0: data, 1: calibration)."""
+
+    seed: int
+    start: int
+    number: int
+
+
+class Catalogue(NamedTuple):
+    """Distributions of categories and items."""
+
+    category: Floats
+    """Global cumulative distribution of categories (C)."""
+    category_guide: Integers
+    item_start: Integers
+    """First item of each category, and the end (C + 1)."""
+    item_power: Floats
+    """Constant of the Zipf distribution of items per category (C)."""
 
 
 @compiled
@@ -171,31 +192,28 @@ def rank_of(u: float, size: int, power: float) -> int:
 
 @compiled
 def items(
-    start: int,
-    seed: int,
-    draw: int,
+    draw: Draw,
     user_B: Integers,
     slots_B: Integers,
     scenario_B: Integers,
-    category: Floats,
-    category_guide: Integers,
+    catalogue: Catalogue,
     tilted: Floats,
     tilted_guide: Integers,
-    item_start: Integers,
-    item_power: Floats,
     category_B: Integers,
     item_B: Integers,
 ) -> None:
     """Write category and item of each row, from a current interest of the user or from the scenario's distribution."""
+    seed, start, number = draw
+    category, category_guide, item_start, item_power = catalogue
     for i in range(len(item_B)):
-        choice, u = uniforms(seed, _ITEM_ROW, start + i, draw)
+        choice, u = uniforms(seed, _ITEM_ROW, start + i, number)
         if choice < TARGETED:
             interest = interest_of(choice / TARGETED)
             stint = stint_of(phases_of(seed, user_B[i]), interest, slots_B[i] // EPOCH_SLOTS)
             chosen = category_of(seed, user_B[i], interest, stint, category, category_guide)
         else:
             chosen = quantile(u, tilted[scenario_B[i]], tilted_guide[scenario_B[i]])
-        rank = uniforms(seed, _ITEM_ROW, start + i, draw, 1)[0]
+        rank = uniforms(seed, _ITEM_ROW, start + i, number, 1)[0]
         first = item_start[chosen]
         category_B[i] = chosen
         item_B[i] = first + rank_of(rank, item_start[chosen + 1] - first, item_power[chosen])
@@ -306,15 +324,13 @@ def sequences(
     seed: int,
     user_B: Integers,
     slots_B: Integers,
-    category: Floats,
-    category_guide: Integers,
-    item_start: Integers,
-    item_power: Floats,
+    catalogue: Catalogue,
     category_BK: np.ndarray,
     item_BK: np.ndarray,
 ) -> None:
     """Write category and item of each row's last K behaviours, oldest first, padded with -1."""
     length = category_BK.shape[1]
+    category, category_guide, item_start, item_power = catalogue
     stints, chosen = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64)
     for i in range(len(user_B)):
         user, slots = user_B[i], slots_B[i]

@@ -10,12 +10,14 @@ B rows of a block, D domains, C categories, P profiles, S scenarios, K content d
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from ctrbench.synthetic.philox import Floats, Integers, compiled, normals, uniforms
 from ctrbench.synthetic.production.rows import (
     EPOCH_SLOTS,
+    Catalogue,
     brand_of,
     category_of,
     phases_of,
@@ -101,24 +103,42 @@ def levels(
         )
 
 
+class Entities(NamedTuple):
+    """Entities of the rows of a block, as indices (B)."""
+
+    user_B: Integers
+    profile_B: Integers
+    item_B: Integers
+    category_B: Integers
+    domain_B: Integers
+
+
+class Latents(NamedTuple):
+    """Latent tables that the content components read; see `world.Truth`."""
+
+    content_CK: Floats
+    taste_PT: Floats
+    structured_DK: Floats
+    idiosyncratic_DK: Floats
+    mlp: tuple[Floats, Floats, Floats, Floats]
+    tree: tuple[Integers, Integers, Floats]
+
+
+class Histories(NamedTuple):
+    """Rows of a block as `matches` reads them (B): user, number of behaviours, scenario, and the item's features."""
+
+    user_B: Integers
+    slots_B: Integers
+    scenario_B: Integers
+    category_B: Integers
+    brand_B: Integers
+
+
 @compiled
-def contents(
-    seed: int,
-    form: int,
-    user_B: Integers,
-    profile_B: Integers,
-    item_B: Integers,
-    category_B: Integers,
-    domain_B: Integers,
-    content_CK: Floats,
-    taste_PT: Floats,
-    structured_DK: Floats,
-    idiosyncratic_DK: Floats,
-    mlp: tuple[Floats, Floats, Floats, Floats],
-    tree: tuple[Integers, Integers, Floats],
-    parts_3B: Floats,
-) -> None:
+def contents(seed: int, form: int, entities: Entities, latents: Latents, parts_3B: Floats) -> None:
     """Write the components that depend on the item content q: taste ⟨z, q⟩, structured and idiosyncratic (3, B)."""
+    user_B, profile_B, item_B, category_B, domain_B = entities
+    content_CK, taste_PT, structured_DK, idiosyncratic_DK, mlp, tree = latents
     q = np.empty(_LATENT)
     for i in range(len(item_B)):
         category_K = content_CK[category_B[i]]
@@ -197,24 +217,14 @@ def shared(
 
 @compiled
 def matches(
-    seed: int,
-    length: int,
-    user_B: Integers,
-    slots_B: Integers,
-    scenario_B: Integers,
-    category_B: Integers,
-    brand_B: Integers,
-    decay_S: Floats,
-    category: Floats,
-    category_guide: Integers,
-    item_start: Integers,
-    item_power: Floats,
-    match_B: Floats,
+    seed: int, length: int, histories: Histories, decay_S: Floats, catalogue: Catalogue, match_B: Floats
 ) -> None:
     """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviours; k = 1 is the latest.
 
     The categories of the few current stints are compared first, because most rows match none of them.
     """
+    user_B, slots_B, scenario_B, category_B, brand_B = histories
+    category, category_guide, item_start, item_power = catalogue
     is_match = np.empty((length // EPOCH_SLOTS + 2, 3), dtype=np.bool_)
     for i in range(len(user_B)):
         user, slots, target = user_B[i], slots_B[i], category_B[i]
