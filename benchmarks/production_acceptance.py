@@ -29,7 +29,7 @@ from rich.table import Table
 from ctrbench.synthetic.philox import Floats, words
 from ctrbench.synthetic.production.calibration import calibrate
 from ctrbench.synthetic.production.generator import Production
-from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.spec import spec_of_size
 
 START_ROWS, RANGE_ROWS, DIGEST_ROWS, HISTORY_ROWS = 2_000_000, 1 << 18, 1 << 20, 1 << 20
 WORKERS = (1, 4, 16)
@@ -139,14 +139,14 @@ def show(results: list[Check], sums: Tally) -> None:
 def main() -> int:
     """Run the tests and print their results; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("preset", nargs="?", default="small")
+    parser.add_argument("size", nargs="?", default="small")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument(
         "--rows", type=lambda text: int(float(text)), help="number of rows to measure (default: all)"
     )
     options = parser.parse_args()
     began = time.perf_counter()
-    spec = preset(options.preset)
+    spec = spec_of_size(options.size)
     production = Production(spec, calibrate(spec))
     rows = min(options.rows or spec.rows, spec.rows)
     results = randomness_checks(production)
@@ -157,7 +157,7 @@ def main() -> int:
     show(results, reduce(add, parts))
     seconds = time.perf_counter() - began
     sys.stdout.write(
-        f"{rows:,} of {spec.rows:,} rows of {options.preset} in {seconds:.0f} s with {options.workers} workers\n"
+        f"{rows:,} of {spec.rows:,} rows of {options.size} in {seconds:.0f} s with {options.workers} workers\n"
     )
     return 0 if all(check.passed for check in results) else 1
 

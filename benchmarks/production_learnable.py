@@ -27,7 +27,7 @@ from ctrbench.synthetic.production.block import BLOCK_ROWS
 from ctrbench.synthetic.production.calibration import calibrate, part_weights
 from ctrbench.synthetic.production.clicks import Component
 from ctrbench.synthetic.production.generator import Production, ProductionField, Values
-from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.spec import spec_of_size
 from ctrbench.synthetic.production.truth import V_DOMAIN
 
 Rows = Mapping[str, Values]
@@ -54,7 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
-    spec = preset(arguments.size)
+    spec = spec_of_size(arguments.size)
     results = learnable(Production(spec, calibrate(spec)), arguments.rows)
     write_text(arguments.out / "learnable.json", json.dumps(results, indent=1) + "\n")
     typer.echo(json.dumps(results, indent=1))

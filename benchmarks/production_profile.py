@@ -34,7 +34,7 @@ from ctrbench.synthetic.production.generator import (
     ITEM_SEQUENCE,
     Production,
 )
-from ctrbench.synthetic.production.spec import ProductionSpec, preset
+from ctrbench.synthetic.production.spec import ProductionSpec, spec_of_size
 
 START, ROWS = 1_234_567_890, 1 << 18
 STAGES: dict[str, Callable[[ClickBlock], object]] = {
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/reports/scale"))
     arguments = parser.parse_args()
-    spec = preset("full").model_copy(update={"calibration_rows": 1 << 16})
+    spec = spec_of_size("full").model_copy(update={"calibration_rows": 1 << 16})
     data = Production(spec, calibrate(spec))
     figures = {
         "rows_a_second": rates(spec, data, arguments.rounds),

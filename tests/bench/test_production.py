@@ -1,4 +1,4 @@
-"""Rows of the Production-scale data a second on one core: what is asked for decides what they cost."""
+"""Throughput of the Production-scale generator on one core, per selection of columns."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ctrbench.synthetic.production.generator import (
     ITEM_SEQUENCE,
     Production,
 )
-from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.spec import spec_of_size
 
 ROWS = 1 << 17
 START = 1_234_567_890
-GROUP = f"{ROWS:,} rows of the full preset"
+GROUP = f"{ROWS:,} rows of the full size"
 
 
 @pytest.fixture(scope="module")
 def full() -> Production:
-    spec = preset("full").model_copy(update={"calibration_rows": 1 << 16})
+    spec = spec_of_size("full").model_copy(update={"calibration_rows": 1 << 16})
     return Production(spec, calibrate(spec))
 
 
@@ -32,12 +32,12 @@ def timed(benchmark: BenchmarkFixture, full: Production, columns: list[str]) -> 
 
 
 @pytest.mark.benchmark(group=GROUP)
-def test_domains_alone(benchmark: BenchmarkFixture, full: Production) -> None:
+def test_domains_only(benchmark: BenchmarkFixture, full: Production) -> None:
     timed(benchmark, full, list(DOMAIN_FEATURES))
 
 
 @pytest.mark.benchmark(group=GROUP)
 @pytest.mark.parametrize("more", [[], [ITEM_SEQUENCE, CATEGORY_SEQUENCE]], ids=["fields", "sequences"])
-def test_what_training_reads(benchmark: BenchmarkFixture, full: Production, more: list[str]) -> None:
+def test_columns_of_training(benchmark: BenchmarkFixture, full: Production, more: list[str]) -> None:
     names = [field.name for field in full.fields]
     timed(benchmark, full, [Column.ROW, Column.TIME, Column.LABEL, Column.PROBABILITY, *names, *more])

@@ -20,14 +20,14 @@ from ctrbench.names import Column
 from ctrbench.synthetic.philox import Floats
 from ctrbench.synthetic.production.calibration import calibrate
 from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
-from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.spec import spec_of_size
 
 RANGES, RANGE_ROWS = 16, 1 << 15
 
 
 @pytest.fixture(scope="module")
 def medium() -> Production:
-    spec = preset("medium").model_copy(update={"calibration_rows": 1 << 19})
+    spec = spec_of_size("medium").model_copy(update={"calibration_rows": 1 << 19})
     return Production(spec, calibrate(spec))
 
 
@@ -64,7 +64,7 @@ def test_coefficients_are_the_square_roots_of_the_variances(parts: Sequence[Tall
 
 
 def test_domains_per_bin_at_full_size(medium: Production, start: Floats) -> None:
-    full = Production(preset("full"), medium.constants)
+    full = Production(spec_of_size("full"), medium.constants)
     parts = [acceptance.tally(full, begin, begin + 10_000, start) for begin in (0, 10**9)]
     check = next(check for check in acceptance.checks(full, parts, start) if "per bin" in check.test)
     assert check.measured == "[18, 127, 484, 1340, 3031]"

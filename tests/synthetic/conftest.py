@@ -11,7 +11,7 @@ import pytest
 from ctrbench.synthetic.production.calibration import calibrate
 from ctrbench.synthetic.production.clicks import Component
 from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
-from ctrbench.synthetic.production.spec import ProductionSpec, preset
+from ctrbench.synthetic.production.spec import ProductionSpec, spec_of_size
 
 Make = Callable[..., Production]
 
@@ -22,7 +22,7 @@ def make() -> Make:
 
     @cache
     def build(**options: object) -> Production:
-        content = preset("unit").model_dump() | {"calibration_rows": 1 << 16} | options
+        content = spec_of_size("unit").model_dump() | {"calibration_rows": 1 << 16} | options
         spec = ProductionSpec.model_validate(content)
         return Production(spec, calibrate(spec))
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ctrbench.data.generated.shards import Dispatch
 from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.synthetic.production.generator import FEW_IDS, is_countable, production_fields
-from ctrbench.synthetic.production.spec import PRESETS, ProductionSpec, spec_for
+from ctrbench.synthetic.production.spec import SIZES, ProductionSpec, spec_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def parse_spec(*, rows: str | None, variant: str | None) -> ProductionSpec:
     spec (null,interaction=mlp,seed=1), where a name without a value means true.
     """
     settings, size = _parse_variant(variant or ""), rows or "unit"
-    spec = PRESETS[size] if size in PRESETS else spec_for(_parse_rows(size))
+    spec = SIZES[size] if size in SIZES else spec_for(_parse_rows(size))
     content = spec.model_dump() | settings
     try:
         return ProductionSpec.model_validate(content)
@@ -82,7 +82,7 @@ def _parse_rows(text: str) -> int:
         number = math.nan
     if not (1 <= number < math.inf and number == int(number)):
         rule = "rows are a whole number, such as 20e6, or the name of a size"
-        raise SettingError(rule, value=text, remedy=did_you_mean(text, PRESETS))
+        raise SettingError(rule, value=text, remedy=did_you_mean(text, SIZES))
     return int(number)
 
 

@@ -6,9 +6,9 @@ order, with bit-identical values. Only the quantities that the requested columns
 computes click probabilities.
 
 Example:
-    >>> from ctrbench.synthetic.production.spec import preset
+    >>> from ctrbench.synthetic.production.spec import spec_of_size
     >>> from ctrbench.synthetic.production.calibration import calibrate
-    >>> spec = preset("unit")
+    >>> spec = spec_of_size("unit")
     >>> Production(spec, calibrate(spec)).rows(0, 4, ["row", "time"])["time"].tolist()
     [0, 2, 3, 4]
 """

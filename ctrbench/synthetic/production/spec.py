@@ -113,7 +113,7 @@ class ProductionSpec(BaseModel):
         return -(-(2 * self.rows * day - self.days) // (2 * self.days))
 
 
-PRESETS = {
+SIZES = {
     "unit": ProductionSpec(rows=1 << 18, domains=50, calibration_rows=1 << 18),
     "small": ProductionSpec(rows=20_000_000, domains=470),
     "medium": ProductionSpec(rows=200_000_000, domains=4_700),
@@ -122,11 +122,11 @@ PRESETS = {
 """Named sizes (spec: production-9.9)."""
 
 
-def preset(name: str) -> ProductionSpec:
+def spec_of_size(name: str) -> ProductionSpec:
     """Return the spec of a named size; an unknown name raises `SettingError` with the nearest name."""
-    if name not in PRESETS:
-        raise SettingError("unknown size", value=name, remedy=did_you_mean(name, PRESETS))
-    return PRESETS[name]
+    if name not in SIZES:
+        raise SettingError("unknown size", value=name, remedy=did_you_mean(name, SIZES))
+    return SIZES[name]
 
 
 def spec_for(rows: int) -> ProductionSpec:
@@ -134,7 +134,7 @@ def spec_for(rows: int) -> ProductionSpec:
 
     The number of domains is the largest multiple of 10 with at least 42,500 rows per domain, between 50 and 5,000.
 
-    >>> spec_for(20_000_000) == preset("small"), spec_for(2_200_000_000) == preset("full")
+    >>> spec_for(20_000_000) == spec_of_size("small"), spec_for(2_200_000_000) == spec_of_size("full")
     (True, True)
     """
     max_rows = ROWS_PER_USER * ((1 << 31) - 1)

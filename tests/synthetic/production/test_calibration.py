@@ -6,7 +6,7 @@ import pytest
 from ctrbench.names import Column
 from ctrbench.synthetic.production.calibration import Constants, calibrate
 from ctrbench.synthetic.production.generator import Production
-from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.spec import spec_of_size
 
 
 def test_constants_are_decimal_strings_and_survive_json(unit: Production) -> None:
@@ -38,5 +38,5 @@ def test_calibration_rows_differ_from_data_rows(unit: Production) -> None:
 
 
 def test_intercept_of_medium_data_matches_the_prototype() -> None:
-    spec = preset("medium").model_copy(update={"calibration_rows": 1 << 18})
+    spec = spec_of_size("medium").model_copy(update={"calibration_rows": 1 << 18})
     assert float(calibrate(spec).mu) == pytest.approx(-4.93, abs=0.06)

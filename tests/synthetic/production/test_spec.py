@@ -2,11 +2,11 @@ import pytest
 from pydantic import ValidationError
 
 from ctrbench.errors import SettingError
-from ctrbench.synthetic.production.spec import PRESETS, ProductionSpec, preset, spec_for
+from ctrbench.synthetic.production.spec import SIZES, ProductionSpec, spec_for, spec_of_size
 
 
 def test_named_sizes() -> None:
-    sizes = {name: (spec.rows, spec.domains) for name, spec in PRESETS.items()}
+    sizes = {name: (spec.rows, spec.domains) for name, spec in SIZES.items()}
     assert sizes == {
         "unit": (2**18, 50),
         "small": (20_000_000, 470),
@@ -15,9 +15,9 @@ def test_named_sizes() -> None:
     }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SIZES)
 def test_spec_for_reproduces_the_named_sizes(name: str) -> None:
-    assert spec_for(PRESETS[name].rows) == PRESETS[name]
+    assert spec_for(SIZES[name].rows) == SIZES[name]
 
 
 @pytest.mark.parametrize("rows", [2_200_000, 3_000_000, 60_000_000, 212_500_000, 10**10])
@@ -26,9 +26,9 @@ def test_domains_have_at_least_42500_rows_each(rows: int) -> None:
 
 
 def test_vocabularies_scale_with_the_rows() -> None:
-    spec = preset("full")
+    spec = spec_of_size("full")
     assert (spec.num_users, spec.num_items, spec.num_shops) == (110_000_000, 11_000_000, 220_000)
-    assert (spec.num_categories, preset("unit").num_categories) == (2_000, 26)
+    assert (spec.num_categories, spec_of_size("unit").num_categories) == (2_000, 26)
     assert ProductionSpec(rows=10**6, domains=50, users=500, items=100).num_users == 500
 
 
@@ -40,14 +40,14 @@ def test_dev_and_test_begin_after_four_and_five_sixths() -> None:
 
 
 def test_specs_are_hashable_and_survive_json() -> None:
-    spec = preset("small")
+    spec = spec_of_size("small")
     assert ProductionSpec.model_validate_json(spec.model_dump_json()) == spec
-    assert len({spec, preset("small"), spec.model_copy(update={"seed": 1})}) == 2
+    assert len({spec, spec_of_size("small"), spec.model_copy(update={"seed": 1})}) == 2
 
 
 def test_unknown_size_is_refused() -> None:
     with pytest.raises(SettingError, match="small"):
-        preset("smal")
+        spec_of_size("smal")
 
 
 @pytest.mark.parametrize(

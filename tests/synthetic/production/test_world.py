@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from ctrbench.synthetic.production.spec import preset
+from ctrbench.synthetic.production.spec import spec_of_size
 from ctrbench.synthetic.production.world import World, make_world, valid_pairs
 
 
 @pytest.fixture(scope="module")
 def full() -> World:
-    return make_world(preset("full"))
+    return make_world(spec_of_size("full"))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -60,12 +60,12 @@ def test_content_tables_are_standardised_under_the_categories(full: World) -> No
 
 
 def test_drift_has_a_daily_step_of_std_0_05() -> None:
-    drift = make_world(preset("unit").model_copy(update={"days": 300})).truth.drift_SD
+    drift = make_world(spec_of_size("unit").model_copy(update={"days": 300})).truth.drift_SD
     assert drift[:, 0].tolist() == [0] * 10
     assert np.diff(drift, axis=1).std() == pytest.approx(0.05, rel=4 / np.sqrt(2 * 2_990))
 
 
 def test_worlds_of_different_seeds_differ() -> None:
-    first, second = (make_world(preset("unit").model_copy(update={"seed": seed})) for seed in (0, 1))
+    first, second = (make_world(spec_of_size("unit").model_copy(update={"seed": seed})) for seed in (0, 1))
     assert not np.array_equal(first.domains.profile, second.domains.profile)
     assert not np.array_equal(first.ids.category, second.ids.category)
