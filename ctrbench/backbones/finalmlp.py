@@ -74,7 +74,7 @@ class FinalMlp(Backbone):
         return self
 
     def idle(self) -> Iterator[str]:
-        """Yield the settings of the gates where there are none."""
+        """Yield the gate settings if `gating` is off, since they then have no effect."""
         yield from super().idle()
         if not self.gating:
             yield from ("gate_hidden", "first_role", "second_role")

@@ -32,7 +32,8 @@ def initial_logits(case: Case) -> str | None:
     if not difference <= claim:
         return (
             f"expected initial logits within {claim:g} of the backbone's, as starts_as_backbone declares, but they "
-            f"differ by {difference:.1e}; initialise factors at 1 and summands at 0"
+            f"differ by {difference:.1e}; initialise factors at 1 and summands at 0, and "
+            "return the bias of a stage that ends the head from output_bias"
         )
     return None
 

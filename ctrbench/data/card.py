@@ -152,7 +152,7 @@ class SplitCard(Model):
         if min(self.parts) < 1:
             raise ValueError("each part of a split is at least 1")
         if self.key is not None and self.by != "hash":
-            raise ValueError("only a split by hash has a key")
+            raise ValueError("split.key requires split.by = 'hash'")
         return self
 
 
@@ -210,7 +210,7 @@ class DatasetCard(Model):
         if duplicates:
             raise ValueError(f"duplicate field: {', '.join(duplicates)}")
         if self.split.by == "time" and self.timestamp is None:
-            raise ValueError("a split by time needs a timestamp")
+            raise ValueError("split.by = 'time' requires timestamp; set it, or use split.by = 'hash'")
         if "default" not in self.domain_sets:
             raise ValueError("domain_sets needs a set named 'default'")
         for features in self.domain_sets.values():

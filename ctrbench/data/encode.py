@@ -171,7 +171,7 @@ def _present(card: FieldCard, values: NDArray[np.float64]) -> NDArray[np.float64
     present = values[~np.isnan(values)]
     if not len(present):
         raise DataError(
-            "a numeric field needs a value in at least one training row",
+            "a numeric field has no value in the training rows",
             value=card.name,
             remedy="remove the field from the card",
         )

@@ -62,9 +62,13 @@ def fetch(
             reasons.append(f"{_address(source)}: {_reason(error)}")
     if all(source.local for source in sources):
         files = " and ".join(name for source in sources for name in source.local)
-        raise SourceError("the dataset cannot be downloaded", value=f"needs {files}", remedy=_remedy(sources))
+        raise SourceError(
+            "this dataset must be fetched by hand", value=f"missing {files}", remedy=_remedy(sources)
+        )
     raise SourceError(
-        "no source of the dataset is available", value="; ".join(reasons), remedy=_remedy(sources)
+        "the dataset could not be downloaded from any source",
+        value="; ".join(reasons),
+        remedy=_remedy(sources),
     )
 
 

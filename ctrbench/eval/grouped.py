@@ -164,7 +164,11 @@ def check_same_groups(first: GroupMetrics, second: GroupMetrics) -> None:
 def probabilities(predictions: pl.DataFrame, column: str = Column.PROBABILITY) -> Floats:
     """Return a column of click probabilities; raises `DataError` where it is absent or not within [0, 1]."""
     if column not in predictions.columns:
-        raise DataError("predictions have no true click probability", remedy="use synthetic data")
+        raise DataError(
+            "predictions lack the true click probability",
+            value=f"column {column}",
+            remedy="only synthetic data have it",
+        )
     values = predictions[column].to_numpy().astype(np.float64)
     check_probabilities(values.size - np.count_nonzero((values >= 0) & (values <= 1)), values.size)
     return values

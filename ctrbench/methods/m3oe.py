@@ -269,7 +269,7 @@ class BilevelLearner(Learner):
         return self.adam
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the state."""
+        """Return the state of the balance's Adam, for checkpoints."""
         adam = self.restored if self.adam is None else deepcopy(self.adam.state_dict())
         return {"adam": adam, "seed": self.seed, "batch_size": self.batch_size}
 

@@ -87,7 +87,7 @@ class MmoeLearner(Learner):
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Stage):
-    """Σ_k softmax(x W_p)_k f_k(x), with towers f_k of different initial weights."""
+    """Experts mixed by the domain's gate: Σ_k softmax(x W_p)_k f_k(x); each tower f_k has its own initial weights."""
 
     tower: tuple[Dense, ...]
     experts: int | None

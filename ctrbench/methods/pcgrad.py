@@ -71,7 +71,7 @@ class PCGrad(Method):
 
 
 class PCGradLearner(Learner):
-    """Makes ordinary steps with a projected gradient of dense weights."""
+    """Trains as usual, but projects conflicting domain gradients of dense weights before each step."""
 
     refuses_workers = "PCGrad makes its own steps, which ignore the rows of other workers"
 

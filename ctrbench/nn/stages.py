@@ -36,7 +36,10 @@ class StageModule(nn.Module, Capabilities, ABC):
 
     @property
     def output_bias(self) -> torch.Tensor | None:
-        """The bias of the outputs, to be set in place where a model starts; the parameter `bias`, if there is one."""
+        """The output bias, which is set in place to the log odds of the click rate if this is the head's last stage.
+
+        The parameter `bias` by default, or None if there is none.
+        """
         return self._parameters.get("bias")
 
     def advance(self, progress: float) -> None:

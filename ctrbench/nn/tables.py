@@ -40,7 +40,7 @@ class Reader(Protocol):
 
     @property
     def team(self) -> Team | None:
-        """The workers that have the other rows of the step's batch; None if there is one worker."""
+        """The workers that share the step's batch; None in single-process training."""
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
         """Return the rows of distinct ids, up to date with this step, as a leaf of the graph."""

@@ -88,11 +88,11 @@ def new_method(name: str, folder: Path) -> Path:
 def _check_name(name: str) -> None:
     if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
         raise SettingError(
-            "a method's name is a Python identifier", value=name, remedy="for instance my_method"
+            "invalid name of a method", value=name, remedy="use letters, digits and _, such as my_method"
         )
     if name in {*plugins("methods"), *group_members("methods")}:
         raise SettingError(
-            "there is a method or a group of that name", value=name, remedy="give another name"
+            "a method or a group of this name already exists", value=name, remedy="choose another name"
         )
 
 

@@ -169,7 +169,8 @@ def _split(content: bytes, file: str, names: tuple[str, ...] | None, separator: 
     if len(bad_lines):
         number = len(_decode(content).splitlines()) - len(lines) + bad_lines[0] + 1
         raise DataError(
-            f"a line has {len(names)} values", value=f"{file}, line {number}: {lines[bad_lines[0]][:60]!r}"
+            f"a line must have {len(names)} values",
+            value=f"{file}, line {number}: {lines[bad_lines[0]][:60]!r}",
         )
     cells = lines.str.split_exact(separator, len(names) - 1, inclusive=False)
     return cells.struct.rename_fields(list(names)).struct.unnest()

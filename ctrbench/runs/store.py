@@ -89,7 +89,7 @@ class RunStore:
             yield path if path is not None and sha256_of(path) == sha256 else None
 
     def find(self, key: RunKey) -> RunRecord | None:
-        """Return the run's record, finished or failed; None without one."""
+        """Return the run's record, finished or failed; None if the run has no record."""
         try:
             return read_record(self.record_file(key))
         except FileNotFoundError:

@@ -65,7 +65,7 @@ class EndlessTraining:
         return next(self._batches)
 
     def step(self, batch: Batch) -> StepOutput:
-        """Make one step."""
+        """Run one training step on a batch and return its loss."""
         return self.stepper.step(batch)
 
 

@@ -146,7 +146,10 @@ def scratch_parent(folder: Location) -> Path:
 
 
 def move_folder(folder: Path, target: AnyLocation, *, last: str) -> AnyLocation:
-    """Move a finished folder to `target`, replacing what is there; a reader trusts a folder with its `last` file."""
+    """Move a finished folder to `target` and replace an existing one.
+
+    The file `last` is written last: its presence tells readers that the folder is complete.
+    """
     storage_of(target).move_folder(folder, target, last=last)
     return target
 

@@ -69,6 +69,8 @@ class Drawing(BaseModel, ABC):
 
         \"\"\"The best method per domain set.\"\"\"
 
+        from statistics import fmean
+
         from ctrbench.report.table import Cell, Line, Table
         from ctrbench.studies.drawing import Drawing, Drawn
 
@@ -79,7 +81,7 @@ class Drawing(BaseModel, ABC):
             def draw(self, parts, *, store):
                 lines = []
                 for part in parts:
-                    means = {row.method: max(row.values("auc").values()) for row in part.comparison.rows}
+                    means = {row.method: fmean(row.values("auc").values()) for row in part.comparison.rows}
                     best = max(means, key=means.get)
                     cells = (Cell(text=best), Cell(text=f"{means[best]:.{self.digits}f}"))
                     lines.append(Line(kind="method", label=part.comparison.title, cells=cells))

@@ -47,7 +47,10 @@ class TrainConfig(BaseModel):
 
     @property
     def key(self) -> dict[str, Any]:
-        """Settings for the run's key, without later additions that have their defaults, so that old keys stay valid."""
+        """Settings that identify a run.
+
+        Settings added later are left out while they have their defaults, so keys of old records still match.
+        """
         return self.model_dump(exclude=unchanged_later(self))
 
     def set_up_process(self) -> None:

@@ -61,7 +61,7 @@ def check_supported(model: CTRModel, learner: Learner) -> None:
     reason = unsupported(model, learner)
     if reason is not None:
         raise SettingError(
-            "several workers must give the results of one", value=reason, remedy="train with one worker"
+            "this method cannot be trained by several workers", value=reason, remedy="use --workers 1"
         )
 
 

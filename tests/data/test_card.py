@@ -143,7 +143,7 @@ def test_a_target_is_another_field_with_one_id_per_row(
 
 
 def test_a_split_by_time_needs_a_timestamp(tmp_path: Path) -> None:
-    fails(tmp_path, 'split = { by = "time" }\n' + CARD, "needs a timestamp")
+    fails(tmp_path, 'split = { by = "time" }\n' + CARD, "requires timestamp")
 
 
 def test_a_source_has_exactly_one_kind(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_the_error_lists_the_reasons_of_all_sources(host: Host, tmp_path: Path) 
 def test_data_that_the_user_must_provide_have_a_remedy(tmp_path: Path) -> None:
     local = Source(local=("train.txt",), note="Get it from the page.\nThen: --source PATH")
     with pytest.raises(
-        SourceError, match=r"cannot be downloaded: needs train.txt. Get it .*\n.*--source PATH"
+        SourceError, match=r"must be fetched by hand: missing train.txt. Get it .*\n.*--source PATH"
     ):
         fetch([local], folder=tmp_path)
 

@@ -43,7 +43,7 @@ def test_probabilities_of_0_and_1_are_evaluated_exactly() -> None:
 
 
 def test_predictions_without_probabilities_are_refused() -> None:
-    with pytest.raises(DataError, match="no true click probability"):
+    with pytest.raises(DataError, match="lack the true click probability"):
         oracle(frame(domain=[1], label=[0], score=[0.0]))
 
 

@@ -47,14 +47,14 @@ def test_names_of_imported_classes_are_allowed(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["", "my-gate", "2nd", "class", "a b", "../up", "_hidden"])
 def test_names_that_are_not_identifiers_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match="a method's name is a Python identifier"):
+    with pytest.raises(SettingError, match="invalid name of a method"):
         new_method(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["star", "all"])
 def test_names_of_built_in_methods_and_groups_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match=f"there is a method or a group of that name: {name}"):
+    with pytest.raises(SettingError, match=f"a method or a group of this name already exists: {name}"):
         new_method(name, tmp_path)
 
 

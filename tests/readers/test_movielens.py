@@ -156,7 +156,7 @@ def test_a_folder_gives_the_same_rows_as_an_archive(
 
 def test_a_line_with_a_wrong_number_of_values_is_named(tmp_path: Path) -> None:
     path = official(tmp_path, users_dat="1::F::1::10::48067\n2::M::56::16\n")
-    with pytest.raises(DataError, match=r"a line has 5 values: users.dat, line 2"):
+    with pytest.raises(DataError, match=r"a line must have 5 values: users.dat, line 2"):
         table(path)
 
 

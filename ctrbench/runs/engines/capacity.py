@@ -114,7 +114,7 @@ def resolve_gpus_per_run(config: TrainConfig, gpus_per_run: float | None) -> flo
     if config.device != "cuda":
         if gpus_per_run is not None:
             raise SettingError(
-                "only runs on GPUs reserve one",
+                "--gpus-per-run requires a GPU, and the device is cpu",
                 value=f"--gpus-per-run {gpus_per_run:g}",
                 remedy="add --device cuda",
             )

@@ -27,7 +27,7 @@ from ctrbench.runs.store import RunStore
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Let processes that start in this block ignore Ctrl-C from their first instruction on.
+    """Start child processes with Ctrl-C ignored from the outset.
 
     A process that ignored it only later would print a traceback if the user interrupts while it imports torch.
     """

@@ -88,7 +88,7 @@ def check_node(run: Run, store: RunStore, version: str) -> None:
     folder = dataset_folder(run.key.dataset, store.home)
     if not (folder / MANIFEST).exists():
         remedy = "set CTRBENCH_HOME to a folder that all nodes share, or to a URL"
-        raise DataError("a node does not see the prepared data", value=f"{folder} on {node}", remedy=remedy)
+        raise DataError("the prepared data are missing on a node", value=f"{folder} on {node}", remedy=remedy)
 
 
 def install_plugin(plugin: Plugin, source: bytes | None) -> Plugin:

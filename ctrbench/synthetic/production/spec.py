@@ -73,9 +73,7 @@ class ProductionSpec(BaseModel):
     @model_validator(mode="after")
     def _check_id_bits(self) -> ProductionSpec:
         if max(self.num_users, self.num_items) >= 1 << 31:
-            raise ValueError(
-                "user and item ids have at max_rows 31 bits: set users and items to smaller numbers"
-            )
+            raise ValueError("user and item ids have at most 31 bits: set users and items to smaller numbers")
         return self
 
     @property
@@ -90,7 +88,7 @@ class ProductionSpec(BaseModel):
 
     @property
     def num_categories(self) -> int:
-        """Number of categories: at max_rows 2,000, with 50 or more items each."""
+        """Number of categories: at most 2,000, with 50 or more items each."""
         return min(MAX_CATEGORIES, max(MIN_CATEGORIES, self.num_items // ITEMS_PER_CATEGORY))
 
     @property

@@ -362,7 +362,7 @@ def test_all_nodes_need_the_same_version(home: Path) -> None:
 
 
 def test_a_node_must_see_the_data(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a node does not see the prepared data"):
+    with pytest.raises(DataError, match="the prepared data are missing on a node"):
         check_node(grid(home)[0], RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
 
 
@@ -486,7 +486,7 @@ def test_a_node_that_cannot_execute_runs_ends_the_sweep(
         lambda f, _size, *given, **_: f(Workers(rank=0, size=1), *given),
     )
     monkeypatch.setattr("ctrbench.runs.engines.node.socket.gethostname", lambda: "there")
-    with pytest.raises(CtrbenchError, match="a node does not see the prepared data"):
+    with pytest.raises(CtrbenchError, match="the prepared data are missing on a node"):
         team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
 
 
