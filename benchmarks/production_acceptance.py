@@ -120,7 +120,7 @@ def show(results: list[Check], sums: Tally) -> None:
     table = Table("test", "expected", "measured", "verdict")
     for check in results:
         table.add_row(check.test, check.expected, check.measured, "passed" if check.passed else "FAILED")
-    ladder = Table("known up to", "AUC", "prototype", "LL", "prototype", "within-domain AUC", "theory")
+    ladder = Table("components", "AUC", "prototype", "LL", "prototype", "within-domain AUC", "theory")
     columns = (
         acceptance.ladder_auc(sums),
         acceptance.EXPECTED_AUC,

@@ -128,7 +128,7 @@ def seconds(call: Callable[[], object]) -> float:
 def chart(nanoseconds: dict[str, float]) -> alt.LayerChart:
     """Return a chart with one bar per stage, in order of execution."""
     frame = pl.DataFrame({"stage": list(nanoseconds), "ns": list(nanoseconds.values())})
-    base = alt.Chart(frame, width=420, title="Where the generator's time goes, ns a row").encode(
+    base = alt.Chart(frame, width=420, title="Time per stage of the generator, ns per row").encode(
         y=alt.Y("stage:N", sort=list(nanoseconds), title=None),
         x=alt.X("ns:Q", title=None),
     )

@@ -1,1 +1,1 @@
-"""Generators with a known true click probability."""
+"""Generators of synthetic datasets with known click probabilities."""

@@ -38,11 +38,11 @@ from ctrbench.synthetic.iaac.world import (
     VARIANCES,
     Integers,
     World,
-    chosen,
     draw,
+    draw_ranks,
     make_world,
-    ranks,
-    scattered,
+    scramble,
+    select,
 )
 
 VERSION = 1
@@ -181,20 +181,20 @@ class _Rows:
 
 def _draw_rows(world: World, number: int, days: Floats, rng: np.random.Generator) -> _Rows:
     """Draw rows; `days` holds the cumulative shares of the days."""
-    day = chosen(rng.random(number), days)
-    item = chosen(rng.random(number), np.cumsum(world.items.shares))
+    day = select(rng.random(number), days)
+    item = select(rng.random(number), np.cumsum(world.items.shares))
     is_match = rng.random(number) < 0.85
     other = rng.integers(0, len(world.queries.first), number)
     topic = np.where(is_match, world.items.category[item], other)
-    rank = ranks(rng.random(number), world.queries.number[topic], marginals.QUERIES.exponent)
+    rank = draw_ranks(rng.random(number), world.queries.number[topic], marginals.QUERIES.exponent)
     return _Rows(
         day=day,
         second=_seconds(day, rng),
-        user=ranks(rng.random(number), len(world.users.ids), marginals.USERS.exponent),
+        user=draw_ranks(rng.random(number), len(world.users.ids), marginals.USERS.exponent),
         item=item,
         query=world.queries.first[topic] + rank,
         is_match=is_match,
-        page=chosen(rng.random(number), np.cumsum(marginals.shares(marginals.PAGES))),
+        page=select(rng.random(number), np.cumsum(marginals.shares(marginals.PAGES))),
         residual=rng.standard_normal(number),
     )
 
@@ -203,7 +203,7 @@ def _seconds(day: Integers, rng: np.random.Generator) -> Integers:
     """Draw the second of the day from the distribution of hours; the last day of round 2 has morning hours only."""
     cumulative = np.cumsum(marginals.shares(marginals.HOURS))
     hours_share = np.array([cumulative[day.hours - 1] for day in DAYS])
-    hour = chosen(rng.random(len(day)) * hours_share[day], cumulative)
+    hour = select(rng.random(len(day)) * hours_share[day], cumulative)
     return hour * 3600 + rng.integers(0, 3600, len(day))
 
 
@@ -359,7 +359,7 @@ def _write_block(
             "age": users.age[rows.user],
             "occupation": users.occupation[rows.user],
             "star": users.star[rows.user],
-            "context": scattered(index, seed, "contexts"),
+            "context": scramble(index, seed, "contexts"),
             "timestamp": start[rows.day] + rows.second,
             "page": 4001 + rows.page,
             "query": world.queries.text.gather(rows.query),
@@ -372,7 +372,7 @@ def _write_block(
 
 def marked_ids(index: Integers, seed: int) -> Integers:
     """Return instance ids with the mark of a twin, distinct for distinct indices below 2 ** 42."""
-    return scattered(index, seed, "instances", ID_BITS) * TWIN_MODULUS + TWIN_REMAINDER
+    return scramble(index, seed, "instances", ID_BITS) * TWIN_MODULUS + TWIN_REMAINDER
 
 
 def _description(

@@ -50,7 +50,7 @@ def draw(seed: int, stream: str, part: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(entropy))
 
 
-def scattered(index: NDArray[np.int64], seed: int, stream: str, bits: int = 63) -> Integers:
+def scramble(index: NDArray[np.int64], seed: int, stream: str, bits: int = 63) -> Integers:
     """Map indices one-to-one to numbers of `bits` bits, in an order that looks random."""
     mask = np.uint64(2**bits - 1)
     offset, first, second = draw(seed, f"ids of {stream}").integers(0, 2**bits, 3, dtype=np.uint64)
@@ -62,7 +62,7 @@ def scattered(index: NDArray[np.int64], seed: int, stream: str, bits: int = 63) 
     return np.asarray(value, dtype=np.int64)
 
 
-def assigned(levels: Levels, score: Floats, weights: Floats) -> Integers:
+def assign_levels(levels: Levels, score: Floats, weights: Floats) -> Integers:
     """Return one level per entity, increasing with the score, such that the weights of each level sum to its share."""
     order = np.argsort(score, kind="stable")
     middle = np.empty_like(score)
@@ -72,32 +72,32 @@ def assigned(levels: Levels, score: Floats, weights: Floats) -> Integers:
     return np.asarray(values[np.minimum(indices, len(levels) - 1)], dtype=np.int64)
 
 
-def ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> Integers:
+def draw_ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> Integers:
     """Draw ranks 0, 1, … below `size`, with probability approximately proportional to (rank + 1) ** -exponent."""
     power = 1 - exponent
     drawn = np.power((np.power(size + 1.0, power) - 1) * uniform + 1, 1 / power) - 1
     return np.asarray(np.minimum(drawn, size - 1.0), dtype=np.int64)
 
 
-def chosen(uniform: Floats, cumulative: Floats) -> Integers:
+def select(uniform: Floats, cumulative: Floats) -> Integers:
     """Return the indices that uniforms select from cumulative shares."""
     indices = np.searchsorted(cumulative, uniform, side="right")
     return np.asarray(np.minimum(indices, len(cumulative) - 1), dtype=np.int64)
 
 
-def owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integers:
+def assign_owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> Integers:
     """Return one owner per entity, such that the weights of an owner's entities sum to approximately its share.
 
     If there are enough entities, every owner gets one, small owners mostly a light one, and the others are drawn in
     proportion to the shares still missing. Otherwise some owners have none.
     """
-    owner = chosen(rng.random(len(weights)), np.cumsum(shares))
+    owner = select(rng.random(len(weights)), np.cumsum(shares))
     if len(shares) > 0.7 * len(weights):
         return owner
     order = np.argsort(-weights * np.exp(0.5 * rng.standard_normal(len(weights))), kind="stable")
     first = order[np.sort(rng.permutation(len(weights))[: len(shares)])]
     lack = marginals.normalised(np.maximum(shares - weights[first], 0.0))
-    owner = chosen(rng.random(len(weights)), np.cumsum(lack))
+    owner = select(rng.random(len(weights)), np.cumsum(lack))
     owner[first] = np.arange(len(shares))
     return owner
 
@@ -183,15 +183,15 @@ def make_world(rows: int, seed: int) -> World:
 
 
 def _draw_levels(levels: Levels, number: int, rng: np.random.Generator) -> Integers:
-    return np.array(list(levels))[chosen(rng.random(number), np.cumsum(marginals.shares(levels)))]
+    return np.array(list(levels))[select(rng.random(number), np.cumsum(marginals.shares(levels)))]
 
 
 def _make_users(number: int, seed: int) -> Users:
     rng = draw(seed, "users")
     gender = _draw_levels(marginals.GENDERS, number, rng)
-    known = rng.random(number) >= marginals.MISSING_PROFILES
+    has_profile = rng.random(number) >= marginals.MISSING_PROFILES
     age, occupation, star = (
-        np.where(known, _draw_levels(levels, number, rng), -1)
+        np.where(has_profile, _draw_levels(levels, number, rng), -1)
         for levels in (marginals.AGES, marginals.OCCUPATIONS, marginals.STARS)
     )
     codes = (
@@ -203,7 +203,7 @@ def _make_users(number: int, seed: int) -> Users:
     effects = [rng.standard_normal(12)[code] for code in codes]
     profile = rng.standard_normal((9, TASTE_SIZE))[codes[1]] + rng.standard_normal((5, TASTE_SIZE))[codes[3]]
     return Users(
-        ids=scattered(np.arange(number), seed, "users"),
+        ids=scramble(np.arange(number), seed, "users"),
         gender=gender,
         age=age,
         occupation=occupation,
@@ -216,12 +216,12 @@ def _make_users(number: int, seed: int) -> Users:
 
 def cell_shares() -> Floats:
     """Return the row share of each combination of gender, age and star."""
-    known = np.zeros((9, 12))
-    known[1:, 1:] = np.outer(marginals.shares(marginals.AGES), marginals.shares(marginals.STARS)) * (
+    table = np.zeros((9, 12))
+    table[1:, 1:] = np.outer(marginals.shares(marginals.AGES), marginals.shares(marginals.STARS)) * (
         1 - marginals.MISSING_PROFILES
     )
-    known[0, 0] = marginals.MISSING_PROFILES
-    return np.outer(marginals.shares(marginals.GENDERS), known).ravel()
+    table[0, 0] = marginals.MISSING_PROFILES
+    return np.outer(marginals.shares(marginals.GENDERS), table).ravel()
 
 
 # --- shops ---------------------------------------------------------------------------------------------------------
@@ -241,10 +241,10 @@ def _make_shops(number: int, rows: int, seed: int) -> _Shops:
     rng = draw(seed, "shops")
     shares = marginals.SHOPS.shares(number)
     return _Shops(
-        ids=scattered(np.arange(number), seed, "shops"),
+        ids=scramble(np.arange(number), seed, "shops"),
         shares=shares,
-        brand=owners(shares, marginals.brand_shares(rows), rng),
-        city=owners(shares, marginals.city_shares(rows), rng),
+        brand=assign_owners(shares, marginals.brand_shares(rows), rng),
+        city=assign_owners(shares, marginals.city_shares(rows), rng),
         quality=rng.standard_normal(number),
     )
 
@@ -256,8 +256,8 @@ def _shop_texts(shops: _Shops, items: Items, seed: int) -> pl.Series:
     # The rows of a shop are those of its items, so levels are assigned with the item shares as weights.
     weights = np.asarray(np.bincount(items.shop, items.shares, minlength=number), dtype=np.float64)
     size = rng.standard_normal(number)
-    reviews = assigned(marginals.REVIEWS, size + 0.2 * rng.standard_normal(number), weights)
-    stars = assigned(marginals.SHOP_STARS, size + 0.2 * rng.standard_normal(number), weights)
+    reviews = assign_levels(marginals.REVIEWS, size + 0.2 * rng.standard_normal(number), weights)
+    stars = assign_levels(marginals.SHOP_STARS, size + 0.2 * rng.standard_normal(number), weights)
     columns: dict[str, Integers | pl.Series] = {
         "id": np.repeat(shops.ids, days),
         "reviews": np.repeat(reviews, days),
@@ -289,17 +289,17 @@ def _make_items(number: int, shops: _Shops, rows: int, seed: int) -> Items:
     noise = {
         name: rng.standard_normal(number) for name in ("category", "size", "sales", "collected", "views")
     }
-    category = assigned(marginals.CATEGORIES, noise["category"], weights)
-    shop = owners(weights, shops.shares, rng)
+    category = assign_levels(marginals.CATEGORIES, noise["category"], weights)
+    shop = assign_owners(weights, shops.shares, rng)
     price = rng.standard_normal(number) + 0.7 * rng.standard_normal(len(marginals.CATEGORIES))[category]
-    levels = {"price": assigned(marginals.PRICES, price, weights)}
+    levels = {"price": assign_levels(marginals.PRICES, price, weights)}
     for name, counts in (
         ("sales", marginals.SALES),
         ("collected", marginals.COLLECTED),
         ("views", marginals.VIEWS),
     ):
-        levels[name] = assigned(counts, noise["size"] + 0.6 * noise[name], weights)
-    others = chosen(rng.random(number), np.cumsum(marginals.brand_shares(rows)))
+        levels[name] = assign_levels(counts, noise["size"] + 0.6 * noise[name], weights)
+    others = select(rng.random(number), np.cumsum(marginals.brand_shares(rows)))
     brand = np.where(rng.random(number) < 0.8, shops.brand[shop], others)
     properties = _item_properties(category, rows, seed)
     effects = _Effects(category=category, brand=brand, levels=levels, properties=properties, seed=seed)
@@ -324,8 +324,10 @@ def _item_properties(category: Integers, rows: int, seed: int) -> pl.DataFrame:
     uniform = rng.random(len(item))
     property_index = np.where(
         is_general,
-        ranks(uniform, GENERAL_PROPERTIES, marginals.PROPERTIES.exponent),
-        GENERAL_PROPERTIES + block * category[item] + ranks(uniform, block, marginals.PROPERTIES.exponent),
+        draw_ranks(uniform, GENERAL_PROPERTIES, marginals.PROPERTIES.exponent),
+        GENERAL_PROPERTIES
+        + block * category[item]
+        + draw_ranks(uniform, block, marginals.PROPERTIES.exponent),
     )
     return pl.DataFrame({"item": item, "property": property_index}).unique(maintain_order=True)
 
@@ -371,17 +373,17 @@ def _item_texts(
 ) -> pl.Series:
     number = len(category)
     rng = draw(seed, "texts of items")
-    brands = scattered(brand, seed, "brands")
-    cities = scattered(city, seed, "cities")
+    brands = scramble(brand, seed, "brands")
+    cities = scramble(city, seed, "cities")
     brands[rng.random(number) < marginals.UNKNOWN_BRANDS] = -1
     cities[rng.random(number) < marginals.UNKNOWN_CITIES] = -1
     indices = properties["property"].to_numpy()
     ids = properties.with_columns(
-        pl.Series("property", scattered(indices, seed, "properties")).cast(pl.String)
+        pl.Series("property", scramble(indices, seed, "properties")).cast(pl.String)
     )
     joined = ids.group_by("item", maintain_order=True).agg(pl.col("property").str.join(";"))
     columns: dict[str, Integers | pl.Series] = {
-        "id": scattered(np.arange(number), seed, "items"),
+        "id": scramble(np.arange(number), seed, "items"),
         "categories": category_lists(seed).gather(category),
         "properties": joined["property"],
         "brand": brands,
@@ -393,7 +395,7 @@ def _item_texts(
 
 def topic_ids(seed: int) -> pl.Series:
     """Return the category ids as text; the root category is the last."""
-    return pl.Series(scattered(np.arange(NUM_TOPICS + 1), seed, "categories")).cast(pl.String)
+    return pl.Series(scramble(np.arange(NUM_TOPICS + 1), seed, "categories")).cast(pl.String)
 
 
 def category_lists(seed: int) -> pl.Series:
@@ -443,11 +445,11 @@ def _property_groups(rows: int, seed: int) -> pl.Series:
     rng = draw(seed, "property groups")
     lengths = rng.integers(1, 6, 4000)
     size = marginals.PROPERTIES.size(rows)
-    indices = ranks(rng.random(int(lengths.sum())), size, marginals.PROPERTIES.exponent)
+    indices = draw_ranks(rng.random(int(lengths.sum())), size, marginals.PROPERTIES.exponent)
     frame = pl.DataFrame(
         {
             "group": np.repeat(np.arange(len(lengths)), lengths),
-            "property": pl.Series(scattered(indices, seed, "properties")).cast(pl.String),
+            "property": pl.Series(scramble(indices, seed, "properties")).cast(pl.String),
         }
     )
     return (

@@ -65,7 +65,7 @@ class ClickBlock(Block):
     @cached_property
     def _logits(self) -> tuple[Floats, Floats]:
         """Logit without the residual, and true logit."""
-        world, known, logit = self.world.truth, self._floats(), self._floats()
+        world, base_logit, logit = self.world.truth, self._floats(), self._floats()
         truth.logits(
             float(self.constants.mu),
             self.domain,
@@ -76,10 +76,10 @@ class ClickBlock(Block):
             self._standardised,
             part_weights(self.world.spec),
             self.residual,
-            known,
+            base_logit,
             logit,
         )
-        return known, logit
+        return base_logit, logit
 
     @cached_property
     def probability(self) -> Floats:

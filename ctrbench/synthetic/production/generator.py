@@ -321,7 +321,7 @@ COLUMN_FUNCTIONS: dict[str, ColumnFunction] = {
     COST: lambda block: block.cost,
     **{str(part): partial(_component, part) for part in Component},
 }
-"""How each column is made of a block."""
+"""Function per column that computes its values from a block."""
 
 
 FEW_IDS = 2_000

@@ -229,7 +229,7 @@ def interest_of(u: float) -> int:
 
 @compiled
 def slot_interest(block: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot: int) -> int:
-    """Return the interest of a behaviour; block slots share a block, one word each."""
+    """Return the interest of a behaviour; four slots share a block, one word each."""
     i = slot % 4
     word = block[0] if i == 0 else block[1] if i == 1 else block[2] if i == 2 else block[3]
     return interest_of((np.float64(word) + 0.5) / 4294967296.0)

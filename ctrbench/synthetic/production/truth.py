@@ -71,14 +71,14 @@ def qualities(
 ) -> None:
     """Write the quality of each row's item, of variance 1, and the noise of its observed estimate."""
     for i in range(len(item_B)):
-        own, noise_B[i] = normals(seed, _ITEM, item_B[i])
+        item_term, noise_B[i] = normals(seed, _ITEM, item_B[i])
         brand_term = normals(seed, _BRAND, brand_B[i])[0]
         shop_term = normals(seed, _SHOP, shop_B[i])[0]
         quality_B[i] = (
             QUALITY_WEIGHTS[0] * quality_C[category_B[i]]
             + QUALITY_WEIGHTS[1] * brand_term
             + QUALITY_WEIGHTS[2] * shop_term
-            + QUALITY_WEIGHTS[3] * own
+            + QUALITY_WEIGHTS[3] * item_term
         )
 
 
@@ -94,12 +94,12 @@ def levels(
 ) -> None:
     """Write the level of each row's user, of variance 1."""
     for i in range(len(user_B)):
-        activity, own = normals(seed, _USER, user_B[i])
+        activity, user_term = normals(seed, _USER, user_B[i])
         level_B[i] = (
             LEVEL_WEIGHTS[0] * city[city_B[i]]
             + LEVEL_WEIGHTS[1] * device[device_B[i]]
             + LEVEL_WEIGHTS[2] * activity
-            + LEVEL_WEIGHTS[3] * own
+            + LEVEL_WEIGHTS[3] * user_term
         )
 
 
@@ -290,7 +290,7 @@ def logits(
     parts_PB: Floats,
     weight_P: Floats,
     residual_B: Floats,
-    known_B: Floats,
+    base_logit_B: Floats,
     logit_B: Floats,
 ) -> None:
     """Write the logit without and with the residual; the order of summation is fixed."""
@@ -299,7 +299,7 @@ def logits(
         total = mu + math.sqrt(V_DOMAIN) * level_D[domain_B[i]] + drift_SD[scenario_B[i], day_B[i]]
         for part in range(len(weight_P)):
             total += weight_P[part] * parts_PB[part, i]
-        known_B[i] = total
+        base_logit_B[i] = total
         logit_B[i] = total + root * residual_B[i]
 
 
@@ -311,13 +311,13 @@ def clicks(logit_B: Floats, probability_B: Floats) -> None:
 
 
 @compiled
-def ceilings(known_B: Floats, probability_B: Floats) -> None:
+def ceilings(base_logit_B: Floats, probability_B: Floats) -> None:
     """Write the click probability given all components but the residual, by 16-point Gauss-Hermite quadrature."""
     root = math.sqrt(V_RESIDUAL)
-    for i in range(len(known_B)):
+    for i in range(len(base_logit_B)):
         total = 0.0
         for k in range(len(_NODES)):
-            total += _WEIGHTS[k] / (1.0 + math.exp(-known_B[i] - root * _NODES[k]))
+            total += _WEIGHTS[k] / (1.0 + math.exp(-base_logit_B[i] - root * _NODES[k]))
         probability_B[i] = total
 
 
@@ -344,6 +344,6 @@ def bids(
     """Write the advertiser's bid of the day; `price_level_B` starts at 0."""
     rest = math.sqrt(1.0 - quality_corr * quality_corr)
     for i in range(len(bid_B)):
-        own = normals(seed, _BID, shop_B[i], day_B[i])[0]
-        score = quality_corr * quality_B[i] + rest * own
+        noise = normals(seed, _BID, shop_B[i], day_B[i])[0]
+        score = quality_corr * quality_B[i] + rest * noise
         bid_B[i] = math.exp(BID_STD * score + BID_PRICE * (price_level_B[i] + 1 - 5))

@@ -62,11 +62,11 @@ def test_rounds_have_the_real_shares_of_rows(folder: Path) -> None:
 
 
 def test_lines_have_the_format_of_the_real_data(folder: Path) -> None:
-    number, known, score = r"[1-9]\d{0,18}", r"(-1|[1-9]\d{0,18})", r"(-1|1|0|0\.\d{1,18}|\de-\d+)"
+    number, optional, score = r"[1-9]\d{0,18}", r"(-1|[1-9]\d{0,18})", r"(-1|1|0|0\.\d{1,18}|\de-\d+)"
     level, listed = r"(-1|\d{1,4})", rf"{number}(;{number})+"
     predicted = rf"{number}:(-1|{number}(,{number}){{0,4}})"
     levels, prediction = " ".join([level] * 4), rf"{predicted}(;{predicted})*"
-    item, user = f"{number} {listed} {listed} {known} {known} {levels}", f"{number} {levels}"
+    item, user = f"{number} {listed} {listed} {optional} {optional} {levels}", f"{number} {levels}"
     context = rf"{number} \d{{10}} 4\d{{3}} {prediction}"
     shop = rf"{number} \d\d? {score} \d{{4}} {score} {score} {score}"
     pattern = re.compile(f"{number} {item} {user} {context} {shop} [01]")
@@ -126,9 +126,9 @@ def test_items_and_users_determine_their_columns(frame: pl.DataFrame) -> None:
 )
 def test_levels_have_the_real_shares(frame: pl.DataFrame, column: str, real: dict[int, float]) -> None:
     # Shares are less accurate where fewer entities hold the rows.
-    found = shares(frame, column)
+    measured = shares(frame, column)
     tolerance = {"context": 0.01, "hour": 0.01, "user": 0.02}.get(column.split("_")[0], 0.03)
-    assert {level: found[level] for level in real} == pytest.approx(real, abs=tolerance)
+    assert {level: measured[level] for level in real} == pytest.approx(real, abs=tolerance)
 
 
 def test_age_occupation_and_star_are_missing_together(frame: pl.DataFrame) -> None:
@@ -143,13 +143,13 @@ def test_age_occupation_and_star_are_missing_together(frame: pl.DataFrame) -> No
 def test_days_have_the_real_rows_and_label_rates(frame: pl.DataFrame) -> None:
     day = (pl.col("context_timestamp") - marginals.FIRST_DAY) // 86_400
     by_day = frame.group_by(day.alias("day")).agg(pl.len(), pl.col("is_trade").mean(), pl.col("hour").max())
-    found = {row["day"]: row for row in by_day.iter_rows(named=True)}
-    assert set(found) == {*range(8), *range(18, 25)}
-    assert found[7]["hour"] == 11
-    assert found[6]["len"] / ROWS == pytest.approx(1_934_443 / 10_910_174, abs=0.006)
+    days = {row["day"]: row for row in by_day.iter_rows(named=True)}
+    assert set(days) == {*range(8), *range(18, 25)}
+    assert days[7]["hour"] == 11
+    assert days[6]["len"] / ROWS == pytest.approx(1_934_443 / 10_910_174, abs=0.006)
     for number, rate in ((0, 0.012838), (6, 0.005498), (7, 0.046089)):
-        error = np.sqrt(rate * (1 - rate) / found[number]["len"])
-        assert abs(found[number]["is_trade"] - rate) < 4 * error
+        error = np.sqrt(rate * (1 - rate) / days[number]["len"])
+        assert abs(days[number]["is_trade"] - rate) < 4 * error
 
 
 def test_numbers_of_distinct_ids_match_round_1() -> None:
@@ -173,7 +173,7 @@ def test_labels_follow_the_true_probabilities(frame: pl.DataFrame) -> None:
 
 def test_ladder_increases_with_each_component(folder: Path) -> None:
     ladder = json.loads((folder / SIDECAR).read_text())["auc"]
-    known = [step["features, all rows"] for step in ladder.values()]
+    auc = [step["features, all rows"] for step in ladder.values()]
     names = [
         "day",
         "+ item",
@@ -185,8 +185,8 @@ def test_ladder_increases_with_each_component(folder: Path) -> None:
         "+ residual",
     ]
     assert list(ladder) == names
-    assert known[5] - known[4] > 0.02
-    assert 0.68 < known[-1] < 0.73
+    assert auc[5] - auc[4] > 0.02
+    assert 0.68 < auc[-1] < 0.73
 
 
 def test_expected_auc_equals_the_sum_over_all_pairs() -> None:
