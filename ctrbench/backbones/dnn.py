@@ -16,7 +16,7 @@ from ctrbench.extend import Backbone, Plan
 
 
 class Dnn(Backbone):
-    """The tower alone."""
+    """A multi-layer perceptron: the tower without interactions."""
 
     def plan(self) -> Plan:
         """Return tower and head."""

@@ -27,6 +27,16 @@ CheckedMethods = Annotated[
         autocompletion=completion.methods,
     ),
 ]
+CheckedBackbones = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        metavar="LIST",
+        help="Backbones, separated by commas: name, name\\[setting=value], path/to/file.py, or all.",
+        show_default="all built-in backbones, in every structure",
+        autocompletion=completion.backbones,
+    ),
+]
 Method = Annotated[
     str,
     typer.Argument(

@@ -89,12 +89,16 @@ def new_method(name: options_plugins.NewName, folder: options_plugins.PluginFold
     typer.echo(f"{file}: edit it, then run\n  ctrbench check {file}\n  ctrbench run --methods plain,{file}")
 
 
-def check(methods: options_plugins.CheckedMethods) -> None:
+def check(methods: options_plugins.CheckedMethods, backbone: options_plugins.CheckedBackbones = None) -> None:
     """Check that a method satisfies the contract."""
     from ctrbench.contract.matrix import all_pass, check_methods
     from ctrbench.plugins.registry import selectors
 
-    findings = check_methods(selectors("methods", methods) or [methods], progress=_announce_check)
+    findings = check_methods(
+        selectors("methods", methods) or [methods],
+        backbones=selectors("backbones", backbone) if backbone else None,
+        progress=_announce_check,
+    )
     if len(findings) > 1:
         show_plugins.show_matrix(findings)
     else:

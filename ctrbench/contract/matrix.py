@@ -1,4 +1,4 @@
-"""The contract for several methods: each on all built-in backbones, one after the other."""
+"""The contract for several methods: each on several backbones, one after the other."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ Progress = Callable[[str, int, int], None]
 
 
 def check_methods(
-    methods: Sequence[str], *, progress: Progress = lambda *_: None
+    methods: Sequence[str],
+    *,
+    backbones: Sequence[str] | None = None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, tuple[Finding, ...]]:
-    """Return the findings about each method, by selector or file; raises `SettingError` before the first check."""
+    """Return the findings about each method, by selector or file, on the given or all built-in backbones.
+
+    Raises `SettingError` before the first check.
+    """
     for method in methods:
         _ = select("methods", method).value
     findings = {}
     for number, method in enumerate(methods, start=1):
         progress(method, number, len(methods))
-        findings[method] = check(method)
+        findings[method] = check(method, backbones=backbones)
     return findings
 
 

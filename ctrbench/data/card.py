@@ -249,7 +249,7 @@ class DatasetCard(Model):
                 )
             if self.field(name).min_count > 1:
                 # Training rows of rare values would have no domain.
-                rule = "a domain feature keeps every value"
+                rule = "a domain feature cannot have min_count"
                 raise SettingError(rule, value=f"{name}: min_count", remedy="remove min_count")
 
     @property
@@ -303,7 +303,7 @@ def read_card(path: Path) -> DatasetCard:
     except FileNotFoundError:
         raise CardError("no such card", value=path, remedy="draft one with: ctrbench card DATA.csv") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError("a card is a TOML file", value=f"{path}: {error}") from None
+        raise CardError("a card must be a valid TOML file", value=f"{path}: {error}") from None
     try:
         card = _with_absolute_paths(DatasetCard.model_validate(raw), path.parent)
         _check_reader(card)

@@ -40,7 +40,7 @@ SEPARATORS = (",", "\t", ";", "|", " ")
 def write_card(data: Path, file: Path, *, name: str | None = None) -> None:
     """Write the draft of a card to a new file; raises `SettingError` if the file exists."""
     if file.exists():
-        raise SettingError("a card is never overwritten", value=file, remedy="choose another --out")
+        raise SettingError("the card already exists", value=file, remedy="choose another --out")
     write_text(file, draft_card(data, name=name))
 
 

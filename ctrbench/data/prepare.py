@@ -27,7 +27,7 @@ from ctrbench.data.home import dataset_folder, home_folder, prepared_names
 from ctrbench.data.inputs import inputs_of, read_inputs, write_inputs
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared
-from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError
+from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
 from ctrbench.storage.files import Location, is_disk_full, move_folder, scratch_parent, sha256_of
@@ -225,9 +225,13 @@ def _download(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[P
 
 
 def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: PhaseProgress) -> RawData:
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        remedy = "correct the card's path, or pass --source PATH"
+        raise SourceError("no such data file", value=missing[0], remedy=remedy)
     scratch.mkdir()
     reader: Reader = READERS.load(card.reader)()
-    return reader.read(
+    raw = reader.read(
         ReadRequest(
             paths=tuple(paths),
             scratch=scratch,
@@ -237,6 +241,11 @@ def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: Pha
             progress=lambda done: progress("convert", done),
         )
     )
+    folders = [file for file in raw.files if not file.is_file()]
+    if folders:
+        remedy = "list the files of a folder in the reader's RawData.files, or point the card to a file"
+        raise SourceError("a reader must return files", value=folders[0], remedy=remedy)
+    return raw
 
 
 def _read_error(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:

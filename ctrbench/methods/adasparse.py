@@ -198,7 +198,7 @@ class AdaSparse(Method):
 
     def _with_cross(self, plan: Plan, num_sites: int) -> Plan:
         stages = (
-            self._gated_cross(stage, num_sites) if isinstance(stage, Cross) else stage
+            self._gated_cross(stage, num_sites) if type(stage) is Cross else stage
             for stage in plan.interactions
         )
         return replace(plan, interactions=tuple(stages))
@@ -219,9 +219,7 @@ class AdaSparse(Method):
 
     def _num_sites(self, plan: Plan) -> int:
         dense = sum(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
-        crosses = [
-            stage.layers for stage in plan.interactions if isinstance(stage, Cross) and self.prune_cross
-        ]
+        crosses = [stage.layers for stage in plan.interactions if type(stage) is Cross and self.prune_cross]
         entries = len(crosses) + (_first_fed_dense(plan) is not None)
         return dense + sum(crosses) - (entries if self.prune_input is None else 0)
 
@@ -259,7 +257,8 @@ class AdaSparse(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without a site, and settings without effect on this plan."""
-        has_cross = any(isinstance(stage, Cross) for stage in plan.interactions)
+        # Not subclasses, whose computation the gated cross network would replace.
+        has_cross = any(type(stage) is Cross for stage in plan.interactions)
         if self.prune_cross and not has_cross:
             return "prune_cross needs cross matrices, and this plan has none"
         if self.prune_input != "all" and _first_fed_dense(plan) is None and not self.prune_cross:

@@ -87,7 +87,10 @@ class FirstOrderModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, 1)."""
         weights_BF = context.first_order_BF
-        assert weights_BF is not None, "a plan with FirstOrder has first_order=True"
+        if weights_BF is None:
+            raise SettingError(
+                "a plan with FirstOrder needs first-order weights", remedy="set first_order=True on the plan"
+            )
         logit_B1 = weights_BF.sum(1, keepdim=True)
         return logit_B1 if self.weight is None else logit_B1 + x_BN[:, -self.num_numbers :] @ self.weight
 

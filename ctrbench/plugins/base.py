@@ -193,7 +193,7 @@ class Method(Settings, ABC):
         """Return the plan with the method's own parts in it."""
 
     def apply(self, plan: Plan) -> Plan:
-        """Return the rewritten plan with the normalisation and the auxiliary network that the settings name."""
+        """Return the rewritten plan with the parts that the settings `norm` and `aux` select."""
         plan, norm, aux = self.rewrite(plan), self.norm_stage(), self.aux_stage()
         plan = plan.before_tower(norm) if norm else plan
         return plan.add_logit(aux) if aux else plan

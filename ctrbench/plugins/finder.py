@@ -87,7 +87,7 @@ class Plugin:
             return ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
         except SyntaxError as error:
             message = f"{self.file}, line {error.lineno}: {error.msg}"
-            raise ContractError("a plug-in is a Python file", value=message) from None
+            raise ContractError("a plug-in has a syntax error", value=message) from None
 
     @property
     def summary(self) -> str:
@@ -147,7 +147,7 @@ class Plugin:
         except Exception as error:  # a third party's file may raise anything; the message names the file
             del sys.modules[name]
             problem = f"{self.file}: {type(error).__name__}: {error}"
-            raise ContractError("a plug-in must import", value=problem) from error
+            raise ContractError("a plug-in cannot be imported", value=problem) from error
         return module
 
 

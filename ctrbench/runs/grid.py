@@ -56,7 +56,7 @@ class Run:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Read `5` (seeds 1 to 5), `1,2,7` or `3-8`."""
-    rule = "seeds are a count (5), a list (1,2,7) or a range (3-8)"
+    rule = "seeds must be a count (5), a list (1,2,7) or a range (3-8)"
     if re.fullmatch(r"\d+", text):
         seeds = tuple(range(1, int(text) + 1))
     elif re.fullmatch(r"\d+-\d+", text):
@@ -119,7 +119,7 @@ def whole_number(text: str, option: str) -> int:
     except ValueError:
         number = -1.0
     if not 0 <= number < math.inf or number != int(number):
-        raise SettingError(f"{option} is a whole number, such as 4e6", value=text)
+        raise SettingError(f"{option} must be a whole number, such as 4e6", value=text)
     return int(number)
 
 

@@ -98,7 +98,7 @@ def test_a_card_is_never_overwritten(unprepared: Path, call: Call) -> None:
     before = (unprepared / "tiny.toml").read_text(encoding="utf-8")
     done = call("card", "tiny.csv", "--out", "tiny.toml")
     assert done.returncode == 2
-    assert "never overwritten: tiny.toml" in done.stderr
+    assert "already exists: tiny.toml" in done.stderr
     assert (unprepared / "tiny.toml").read_text(encoding="utf-8") == before
 
 

@@ -91,7 +91,7 @@ def test_rows_are_exported_for_other_programs(folder: Path, call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare", "production", "--rows", "few"], "rows are a whole number"),
+        (["prepare", "production", "--rows", "few"], "rows must be a whole number"),
         (["prepare", "production", "--rows", "smal"], "did you mean 'small'"),
         (["prepare", "production", "--rows", "6e3", "--variant", "nul"], "did you mean 'null'"),
         (["prepare", "movielens-1m", "--rows", "6e3"], "applies to generated data only: --rows"),

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from ctrbench.data import shards, staging
-from ctrbench.data.card import DatasetCard
+from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.summary import summarise
@@ -618,3 +618,32 @@ def test_invalid_files_raise_errors_of_ctrbench(make_card: MakeCard, home: Path)
     for text in ("", "click", "a,b\n1\n", "\x00\x01", "a,a\n1,2\n"):
         with pytest.raises(CtrbenchError):
             prepare(make_card(text), home=home)
+
+
+JSON_LINES = '''
+"""JSON lines."""
+
+import polars as pl
+
+from ctrbench.readers.base import RawData, Reader
+
+
+class JsonLines(Reader):
+    def read(self, request):
+        return RawData(frame=pl.scan_ndjson(list(request.paths)), files=request.paths)
+'''
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("nowhere.jsonl", "no such data file"), (".", "a reader must return files")]
+)
+def test_a_reader_gets_files_that_exist_and_returns_files(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "json_lines.py").write_text(JSON_LINES, encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"shop": 1, "click": 0}\n', encoding="utf-8")
+    (tmp_path / "card.toml").write_text(
+        f'name = "own"\ntitle = "Own"\nreader = "json_lines.py"\npath = "{path}"\nrepresentative = "shop"\n'
+        'label = { column = "click" }\ndomain_sets = { default = ["shop"] }\nfields = [{ name = "shop" }]\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(SourceError, match=message):
+        prepare(read_card(tmp_path / "card.toml"), home=tmp_path / "home")

@@ -81,7 +81,7 @@ def _parse_rows(text: str) -> int:
     except ValueError:
         number = math.nan
     if not (1 <= number < math.inf and number == int(number)):
-        rule = "rows are a whole number, such as 20e6, or the name of a size"
+        rule = "rows must be a whole number, such as 20e6, or the name of a size"
         raise SettingError(rule, value=text, remedy=did_you_mean(text, SIZES))
     return int(number)
 
