@@ -87,7 +87,7 @@ BAD = {
         ("--methods", "plain,cross_stitch[max_domains=2]"),
         "3 domains\nhint: choose an indicator with fewer values",
     ),
-    "seeds": (("--seeds", "x"), "seeds are"),
+    "seeds": (("--seeds", "x"), "seeds must be"),
     "no seed": (("--seeds", "0"), "at least one"),
     "domain set": (("--domains", "shopp"), "shop"),
     "domain feature": (("--domains", "price"), "one id per row"),
