@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ctrbench.errors import SettingError
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.interactions import Cross, FieldVectors, FirstOrder
@@ -89,7 +90,7 @@ def test_first_order_starts_at_zero(schema: Schema) -> None:
 
 def test_first_order_needs_a_plan_with_first_order_weights(schema: Schema) -> None:
     module = made(FirstOrder(name="s"), 17, schema)
-    with pytest.raises(AssertionError, match="first_order=True"):
+    with pytest.raises(SettingError, match="set first_order=True on the plan"):
         module(drawn(2, 17), context(schema, drawn(2, 17)))
 
 

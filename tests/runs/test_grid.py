@@ -24,7 +24,7 @@ def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["x", "", "0", "5-3", "1,x", "-1", "1.5"])
 def test_bad_seeds(text: str) -> None:
-    with pytest.raises(SettingError, match="seeds are"):
+    with pytest.raises(SettingError, match="seeds must be"):
         parse_seeds(text)
 
 
