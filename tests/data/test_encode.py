@@ -93,7 +93,7 @@ def test_a_constant_is_not_divided_by_zero(tmp_path: Path) -> None:
 
 
 def test_a_numeric_field_without_training_values_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a value in at least one training row: f"):
+    with pytest.raises(DataError, match=r"has no value in the training rows: f"):
         encoded(tmp_path, [NAN, 1], 1)
 
 
