@@ -17,16 +17,17 @@ import ctrbench
 from ctrbench.eval.metrics.registry import builtin_metrics
 
 ROOT = Path(ctrbench.__file__).parent
-GROUND = ("errors", "names", "later", "storage")
+GROUND = ("errors", "names", "later", "discovery", "storage")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "names": (),
     "later": (),
+    "discovery": ("errors",),
     "storage": ("errors", "storage"),
-    "readers": (*GROUND, "readers", "plugins.finder"),
+    "readers": (*GROUND, "readers"),
     "synthetic": (*GROUND, "readers", "synthetic"),
-    "data": (*GROUND, "data", "readers", "synthetic", "plugins.finder"),
+    "data": (*GROUND, "data", "readers", "synthetic"),
     "data.batches": (*GROUND, "data.prepared", "nn.gather"),
     "data.stream": (*GROUND, "data.batches", "data.prepared"),
     "nn": (*GROUND, "nn"),
@@ -34,11 +35,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "methods": ("extend",),
     "extend": (*GROUND, "nn", "plugins.base", "plugins.inspection", "train.learner", "data.batches"),
     "plugins": (*GROUND, "plugins"),
-    "plugins.finder": GROUND,
     "plugins.base": (*GROUND, "nn", "plugins.inspection", "train.learner", "data.batches"),
     "plugins.inspection": (),
     "plugins.groups": (),
-    "eval": (*GROUND, "eval", "plugins.finder"),
+    "eval": (*GROUND, "eval"),
     "train": (*GROUND, "nn", "data.batches", "eval", "train"),
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
     "runs.record": (*GROUND, "eval.stored"),
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "speed": (*GROUND, "data", "nn", "plugins", "runs", "speed", "train", "ctrbench"),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "plugins.groups", "report"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),
-    "studies.study": (*GROUND, "plugins.finder"),
+    "studies.study": GROUND,
     "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),
     "cost": (*GROUND, "cost", "data", "nn", "plugins", "runs", "speed", "train"),
     "cli": ("",),
@@ -81,7 +81,7 @@ THIRD_PARTY = {
 
 WITHOUT_TORCH = (
     "cli",
-    "plugins.finder",
+    "discovery",
     "plugins.groups",
     "plugins.inspection",
     "plugins.registry",
@@ -195,16 +195,36 @@ def test_only_some_know_some_packages() -> None:
     assert wrong == []
 
 
-def test_there_are_no_cycles() -> None:
-    """Late imports and imports that only type checkers see count too."""
-    graph: dict[str, set[str]] = {
+@cache
+def graph_of_modules() -> dict[str, set[str]]:
+    """Return the imports of each module; late ones and those that only type checkers see count too."""
+    return {
         module: {
             target.removeprefix("ctrbench.")
             for statement, _ in statements(parsed(file), with_types=True)
             for target in targets(statement)
         }
-        for module, file in modules().items()
+        for module, file in {"ctrbench": ROOT / "__init__.py", **modules()}.items()
     }
+
+
+def graph_of_packages() -> dict[str, set[str]]:
+    """Return the imports between the top-level packages and modules of ctrbench."""
+    graph: dict[str, set[str]] = {}
+    for module, imported in graph_of_modules().items():
+        package = module.partition(".")[0]
+        graph.setdefault(package, set()).update(target.partition(".")[0] for target in imported)
+        graph[package].discard(package)
+    return graph
+
+
+def test_there_are_no_cycles_between_modules() -> None:
+    TopologicalSorter(graph_of_modules()).prepare()
+
+
+def test_there_are_no_cycles_between_packages() -> None:
+    graph = graph_of_packages()
+    assert graph["cli"] > {"ctrbench", "runs", "report"}
     TopologicalSorter(graph).prepare()
 
 

@@ -49,21 +49,21 @@ def _list_backbones() -> None:
 
 
 def _list_readers() -> None:
-    from ctrbench.plugins.finder import available_plugins
+    from ctrbench.discovery import available_plugins
     from ctrbench.readers.base import READERS
 
     show_plugins.show_summaries("readers", available_plugins(READERS).values())
 
 
 def _list_metrics() -> None:
+    from ctrbench.discovery import available_plugins
     from ctrbench.eval.metrics.registry import METRICS
-    from ctrbench.plugins.finder import available_plugins
 
     show_plugins.show_summaries("metrics", available_plugins(METRICS).values())
 
 
 def _list_drawings() -> None:
-    from ctrbench.plugins.finder import available_plugins
+    from ctrbench.discovery import available_plugins
     from ctrbench.studies.study import DRAWINGS
 
     show_plugins.show_summaries("drawings", available_plugins(DRAWINGS).values())

@@ -15,7 +15,7 @@ from ctrbench.cli.formats import DASH, listing
 
 if TYPE_CHECKING:
     from ctrbench.contract.check import Finding
-    from ctrbench.plugins.finder import Plugin
+    from ctrbench.discovery import Plugin
     from ctrbench.studies.study import Study
 
 USES, PER_DOMAIN = "Uses", "Parameters per domain"

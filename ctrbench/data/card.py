@@ -25,10 +25,10 @@ from pydantic import (
     model_validator,
 )
 
+from ctrbench.discovery import find
 from ctrbench.errors import CardError, Problem, SettingError, did_you_mean, first_problem
 from ctrbench.later import later, unchanged_later
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.plugins.finder import find
 from ctrbench.readers.base import READERS
 from ctrbench.storage.files import sha256_of
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+from ctrbench.discovery import TAGS, Plugin
 from ctrbench.errors import ContractError
 from ctrbench.plugins.base import Backbone, Estimator, Method, Settings
-from ctrbench.plugins.finder import TAGS, Plugin
 from ctrbench.plugins.groups import groups
 from ctrbench.plugins.registry import ALL, PlugKind, plugins
 from ctrbench.storage.files import write_text

@@ -1,6 +1,6 @@
 """Selection of methods and backbones by name, settings or group.
 
-`ctrbench.plugins.finder` finds their files; this module parses selectors, checks settings and expands groups.
+`ctrbench.discovery` finds their files; this module parses selectors, checks settings and expands groups.
 
 A selector is `name`, `name[setting=value,…]` or `path/to/file.py[…]`. A group is a name that stands for several
 (`ctrbench.plugins.groups`).
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from pydantic import ValidationError
 
+from ctrbench.discovery import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
 from ctrbench.errors import SettingError, did_you_mean, first_problem
 from ctrbench.plugins import groups
-from ctrbench.plugins.finder import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
 
 if TYPE_CHECKING:
     from ctrbench.plugins.base import Backbone, Method

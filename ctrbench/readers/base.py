@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ctrbench.plugins.finder import PluginKind
+from ctrbench.discovery import PluginKind
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ctrbench.discovery import Plugin
 from ctrbench.errors import SettingError, did_you_mean, first_problem
 from ctrbench.names import Split
-from ctrbench.plugins.finder import Plugin
 from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.record import Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig

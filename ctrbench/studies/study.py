@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ctrbench.discovery import PluginKind
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean, first_problem
-from ctrbench.plugins.finder import PluginKind
 
 if TYPE_CHECKING:
     from ctrbench.studies.drawing import Drawing

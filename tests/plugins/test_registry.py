@@ -176,7 +176,7 @@ def entry(name: str, module: str) -> EntryPoint:
 def test_entry_points_are_plugins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(file.parent)
     points = [entry("doubled", "twice"), entry("plain", "twice"), entry("lost", "gone.away")]
-    monkeypatch.setattr("ctrbench.plugins.finder.entry_points", lambda group: points)
+    monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: points)
     found = plugins("methods")
     assert found["doubled"].file == file
     assert found["plain"].is_builtin
@@ -201,7 +201,7 @@ def test_groups_are_expanded_and_each_selector_occurs_once() -> None:
 
 def test_all_is_every_built_in_plugin_with_its_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(file.parent)
-    monkeypatch.setattr("ctrbench.plugins.finder.entry_points", lambda group: [entry("doubled", "twice")])
+    monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: [entry("doubled", "twice")])
     for kind in ("methods", "backbones"):
         built_in = [name for name, plugin in plugins(kind).items() if plugin.is_builtin]
         assert selectors(kind, "all") == built_in
@@ -217,7 +217,7 @@ def test_every_member_of_a_group_can_be_selected() -> None:
 def test_no_plugin_has_the_name_of_a_group(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(file.parent)
     points = [entry("all", "twice"), entry("star-study", "twice")]
-    monkeypatch.setattr("ctrbench.plugins.finder.entry_points", lambda group: points)
+    monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: points)
     for kind in ("methods", "backbones"):
         assert not set(plugins(kind)) & set(group_members(kind))
     with pytest.raises(SettingError, match=r"there is a group of that name: .*all\.py"):

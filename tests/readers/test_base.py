@@ -9,9 +9,9 @@ import pytest
 
 from ctrbench.data.card import read_card
 from ctrbench.data.prepare import prepare
+from ctrbench.discovery import builtin_plugins, find
 from ctrbench.errors import CardError
 from ctrbench.names import Split
-from ctrbench.plugins.finder import builtin_plugins, find
 from ctrbench.readers.base import READERS
 
 READER = '''"""Reader of JSON lines."""
@@ -71,9 +71,7 @@ def test_a_card_may_name_a_reader_by_its_path(folder: Path) -> None:
 def test_a_card_may_name_an_installed_reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(folder)
     point = EntryPoint(name="jsonl", value="json_lines", group="ctrbench.readers")
-    monkeypatch.setattr(
-        "ctrbench.plugins.finder.entry_points", lambda group: [point] * (group == point.group)
-    )
+    monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: [point] * (group == point.group))
     prepared = prepare(read_card(write_card(folder, "jsonl")), home=folder / "home")
     assert sum(part.rows for part in prepared.manifest.splits.values()) == 60
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from ctrbench.discovery import PluginKind, builtin_plugins
 from ctrbench.errors import ContractError, SettingError
 from ctrbench.eval.metrics.base import GroupMean, Metric, RowMetric, Term
 from ctrbench.names import Column
-from ctrbench.plugins.finder import PluginKind, builtin_plugins
 
 METRICS: PluginKind[Metric] = PluginKind(
     name="metrics",

@@ -15,8 +15,8 @@ from typing import Any
 import ctrbench
 from ctrbench.data.home import dataset_folder
 from ctrbench.data.manifest import MANIFEST
+from ctrbench.discovery import Plugin, find
 from ctrbench.errors import CtrbenchError, DataError, SettingError
-from ctrbench.plugins.finder import Plugin, find
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore

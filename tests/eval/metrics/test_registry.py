@@ -123,7 +123,7 @@ def test_an_entry_point_names_a_metric(brier_file: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(brier_file.parent)
     point = EntryPoint(name="brier-score", value="brier", group="ctrbench.metrics")
     monkeypatch.setattr(
-        "ctrbench.plugins.finder.entry_points", lambda group: [point] if group == "ctrbench.metrics" else []
+        "ctrbench.discovery.entry_points", lambda group: [point] if group == "ctrbench.metrics" else []
     )
     assert load_metrics(["brier-score"]).by_name.keys() == {"brier"}
     assert "brier" not in builtin_metrics().by_name

@@ -20,9 +20,9 @@ import pytest
 
 import ctrbench
 from ctrbench.data.prepared import open_prepared
+from ctrbench.discovery import Plugin
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.nn.exchange import Workers
-from ctrbench.plugins.finder import Plugin
 from ctrbench.runs.engines.cluster import import_ray
 from ctrbench.runs.engines.engine import RunEngine
 from ctrbench.runs.engines.local import LocalBackend

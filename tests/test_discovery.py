@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ctrbench.discovery import PluginKind, available_plugins, builtin_plugins, find
 from ctrbench.errors import ContractError, SettingError
-from ctrbench.plugins.finder import PluginKind, available_plugins, builtin_plugins, find
 
 BASE = """class Shape:
     pass
@@ -29,7 +29,7 @@ def kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PluginKind[object]:
     for name, text in {"__init__": "", "base": BASE, "square": SHAPE, "_draft": SHAPE}.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(folder.parent)
-    monkeypatch.setattr("ctrbench.plugins.finder.PACKAGE_ROOT", folder.parent)
+    monkeypatch.setattr("ctrbench.discovery.PACKAGE_ROOT", folder.parent)
     return PluginKind(name="shapes", package="ctrbench.shapes", base="shapes.base:Shape", helpers=("base",))
 
 
@@ -51,7 +51,7 @@ def test_an_entry_point_is_loaded_as_a_plugin_of_any_kind(
     (tmp_path / "outside.py").write_text(SHAPE.replace("4", "5"), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     points = {"ctrbench.shapes": [EntryPoint(name="pentagon", value="outside", group="ctrbench.shapes")]}
-    monkeypatch.setattr("ctrbench.plugins.finder.entry_points", lambda group: points[group])
+    monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: points[group])
     assert list(available_plugins(kind)) == ["square", "pentagon"]
     assert list(available_plugins(kind, reserved=["pentagon"])) == ["square"]
     assert vars(kind.load("pentagon"))["sides"] == 5

@@ -2,8 +2,8 @@
 
 One file is one plug-in: a file in the kind's own package, a path to a `.py` file, or a module that an installed package
 registers under the kind's entry point group, `ctrbench.<kind>`. A plug-in is listed from its file's docstring and is
-imported only when it is loaded, so that listings stay fast. Imports nothing of ctrbench but errors, so that any
-package can define a kind.
+imported only when it is loaded, so that listings stay fast. A module of the top level that imports errors only,
+so that every package can define a kind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ctrbench.errors import ContractError, SettingError, did_you_mean
 TAGS = ("Paper", "Year", "Uses", "Parameters per domain")
 """Lines of a plug-in's docstring, `Name: text`, that listings show; the last two belong to methods."""
 _TAG = rf"(?:{'|'.join(TAGS)}): "
-PACKAGE_ROOT = Path(__file__).parents[1]
+PACKAGE_ROOT = Path(__file__).parent
 
 T = TypeVar("T")
 
