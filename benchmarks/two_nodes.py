@@ -25,9 +25,9 @@ import polars as pl
 from ctrbench.data.card import load_card
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import open_prepared
-from ctrbench.runs.engines.cluster import QUIET
-from ctrbench.runs.engines.local import LocalBackend
-from ctrbench.runs.engines.ray import RayBackend
+from ctrbench.runs.engines.local_backend import LocalBackend
+from ctrbench.runs.engines.ray_backend import RayBackend
+from ctrbench.runs.engines.ray_cluster import QUIET
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.store import RunStore
 

@@ -71,7 +71,7 @@ THIRD_PARTY = {
         "cost",
         "speed",
     ),
-    "ray": ("runs.engines.cluster", "runs.engines.sweep", "train.distributed"),
+    "ray": ("runs.engines.ray_cluster", "runs.engines.ray_sweep", "train.distributed"),
     "typer": ("cli",),
     "rich": ("cli", "report", "studies"),
     "altair": ("report", "studies"),

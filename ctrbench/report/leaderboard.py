@@ -18,8 +18,8 @@ from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import Comparison, compare
+from ctrbench.report.footnotes import collapse_notes, indicator_note, seeds_note
 from ctrbench.report.formats import markdown_text
-from ctrbench.report.notes import collapse_notes, indicator_note, seeds_note
 from ctrbench.report.summary import RowSummary, Summary, auc_order, summarize
 from ctrbench.report.table import DASH, Cell, Mark, cell, count, mark_of, number
 from ctrbench.runs.record import RunRecord

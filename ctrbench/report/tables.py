@@ -22,7 +22,7 @@ from ctrbench.eval.stored import BinMetrics
 from ctrbench.report.bin_scores import BinScore
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
-from ctrbench.report.notes import (
+from ctrbench.report.footnotes import (
     FEW_SEEDS_NOTE,
     USERS_NOTE,
     best_note,

@@ -13,20 +13,20 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from ctrbench.eval.metrics.registry import builtin_metrics, load_metrics
-from ctrbench.report.additional import with_metrics
+from ctrbench.report.additional_metrics import with_additional_metrics
 from ctrbench.report.bins import DEFAULT_NUM_BINS
 from ctrbench.report.charts.figure import draw_figures
 from ctrbench.report.comparison import collect
 from ctrbench.report.csv_files import bins_csv, overall_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
 from ctrbench.report.leaderboard import update_leaderboard
+from ctrbench.report.oracle import oracle_table
 from ctrbench.report.page import Picture, Section, render_page
-from ctrbench.report.paper import paper_table
 from ctrbench.report.plots import save_chart
+from ctrbench.report.published_figures import published_figures_table
 from ctrbench.report.summary import Summary, summarize
 from ctrbench.report.table import Table
 from ctrbench.report.tables import bins_table, narrow_tables, overall_table
-from ctrbench.report.truth import truth_table
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import write_text
 
@@ -70,7 +70,7 @@ def report(
         store,
         dataset=dataset,
         domain_set=domain_set,
-        complete=partial(with_metrics, metrics=extra, store=store),
+        complete=partial(with_additional_metrics, metrics=extra, store=store),
     )
     summaries = [
         summarize(comparison, num_bins=bins, store=store, metrics=every) for comparison in comparisons
@@ -95,7 +95,7 @@ def report(
 
 
 def _tables(summary: Summary) -> tuple[Table, ...]:
-    overall = (overall_table(summary), truth_table(summary), paper_table(summary))
+    overall = (overall_table(summary), oracle_table(summary), published_figures_table(summary))
     by_bin = [bins_table(summary, metric.name) for metric in summary.bin_metrics] if summary.bins.bins else []
     tables = (*(table for table in overall if table), *by_bin)
     return tuple(replace(table, notice=summary.comparison.notice) for table in tables)

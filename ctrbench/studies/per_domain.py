@@ -10,7 +10,7 @@ from ctrbench.eval.metrics.user_gauc import UserGauc
 from ctrbench.eval.metrics.user_gauc_coverage import UserGaucCoverage
 from ctrbench.report.comparison import Row
 from ctrbench.report.estimate import Estimate, estimate
-from ctrbench.report.notes import USERS_NOTE, indicator_note
+from ctrbench.report.footnotes import USERS_NOTE, indicator_note
 from ctrbench.report.table import DASH, Cell, Line, Mark, Table, cell
 from ctrbench.studies.charts import Point, domains_chart
 from ctrbench.studies.drawing import Drawn, Part, numbered

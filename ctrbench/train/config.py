@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ctrbench.later import later, unchanged_later
 from ctrbench.nn.model import Precision
 from ctrbench.nn.optim import AdamConfig
-from ctrbench.train.process import keep_freed_memory
+from ctrbench.train.allocator import keep_freed_memory
 
 MOST_HELD = 1 << 23
 """Largest number of training rows that is held in memory whole by default; more rows are streamed."""

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from ctrbench.report.comparison import compare
+from ctrbench.report.footnotes import FEW_SEEDS_NOTE
 from ctrbench.report.formats import escape_latex, latex, markdown, terminal_tables
-from ctrbench.report.notes import FEW_SEEDS_NOTE
 from ctrbench.report.summary import summarize
 from ctrbench.report.table import Cell, Line, Mark, Table
 from ctrbench.report.tables import bins_table, overall_table, users_table

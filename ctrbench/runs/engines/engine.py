@@ -9,10 +9,10 @@ from typing import Any
 
 from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.runs.engines.capacity import find_capacity, fits, gpus, resolve_gpus_per_run
-from ctrbench.runs.engines.local import LocalBackend
-from ctrbench.runs.engines.pool import ray_map
+from ctrbench.runs.engines.local_backend import LocalBackend
 from ctrbench.runs.engines.protocol import Backend, Watcher
-from ctrbench.runs.engines.ray import RayBackend
+from ctrbench.runs.engines.ray_backend import RayBackend
+from ctrbench.runs.engines.ray_pool import ray_map
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ctrbench.eval.metrics.auc import Auc
 from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.report.charts.by_method import metric_chart
-from ctrbench.report.paper import paper_table
+from ctrbench.report.published_figures import published_figures_table
 from ctrbench.report.summary import summarize
 from ctrbench.report.table import Table
 from ctrbench.report.tables import overall_table, users_table
@@ -27,7 +27,9 @@ class MainTable(Drawing):
         summaries = [summarize(part.comparison) for part in parts]
         for summary in summaries:
             users = users_table(summary) if self.by_user else None
-            tables += [table for table in (overall_table(summary), users, paper_table(summary)) if table]
+            tables += [
+                table for table in (overall_table(summary), users, published_figures_table(summary)) if table
+            ]
         charts = [
             (numbered(metric, number, len(parts)), metric_chart(summary, metric))
             for number, summary in enumerate(summaries, start=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ctrbench.errors import CtrbenchError, DataError
-from ctrbench.runs.engines.cluster import check_node_capacity, connect, num_slots, task_options
+from ctrbench.runs.engines.ray_cluster import check_node_capacity, connect, num_slots, task_options
 
 RETRIES = 3
 """Deaths in a row, without progress between them, after which a task is given up."""

@@ -18,9 +18,9 @@ from typing import Any
 import ctrbench
 from ctrbench.errors import CtrbenchError
 from ctrbench.nn.exchange import Workers
-from ctrbench.runs.engines.cluster import check_capacity
-from ctrbench.runs.engines.node import PluginSources, plugin_sources, prepare_on_node
 from ctrbench.runs.engines.protocol import Watcher
+from ctrbench.runs.engines.ray_cluster import check_capacity
+from ctrbench.runs.engines.ray_node import PluginSources, plugin_sources, prepare_on_node
 from ctrbench.runs.execute import execute, run_secondary_worker
 from ctrbench.runs.grid import Run
 from ctrbench.runs.outcome import record_failure, write_record

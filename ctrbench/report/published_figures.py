@@ -22,7 +22,7 @@ from ctrbench.report.table import Cell, Line, Table, cell, number
 FOLDER = Path(__file__).with_name("published")
 
 
-class Published(BaseModel):
+class PublishedFigures(BaseModel):
     """Figures of one table of a paper."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,13 +48,15 @@ class Published(BaseModel):
 
 
 @cache
-def published_figures() -> tuple[Published, ...]:
+def published_figures() -> tuple[PublishedFigures, ...]:
     """Read the figures of all papers."""
     files = sorted(FOLDER.glob("*.toml"))
-    return tuple(Published.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))) for file in files)
+    return tuple(
+        PublishedFigures.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))) for file in files
+    )
 
 
-def paper_table(summary: Summary) -> Table | None:
+def published_figures_table(summary: Summary) -> Table | None:
     """Return published figures beside ours; None unless data, domains and a method are those of a paper."""
     key = summary.comparison.key
     for published in published_figures():
@@ -64,7 +66,7 @@ def paper_table(summary: Summary) -> Table | None:
     return None
 
 
-def _table(summary: Summary, published: Published) -> Table | None:
+def _table(summary: Summary, published: PublishedFigures) -> Table | None:
     comparison = summary.comparison
     lines = tuple(line for backbone in comparison.backbones for line in _lines(summary, published, backbone))
     if not lines:
@@ -79,7 +81,7 @@ def _table(summary: Summary, published: Published) -> Table | None:
     )
 
 
-def _lines(summary: Summary, published: Published, backbone: str) -> Iterable[Line]:
+def _lines(summary: Summary, published: PublishedFigures, backbone: str) -> Iterable[Line]:
     rows = [(row, published.values(row.row)) for row in summary.of_backbone(backbone)]
     if any(values for _, values in rows):
         yield Line(kind="backbone", label=backbone)

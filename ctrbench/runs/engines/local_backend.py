@@ -82,7 +82,7 @@ class LocalBackend:
     @contextmanager
     def open_shared(self, store: RunStore, workers: int) -> Iterator[ExecuteShared]:
         """Yield a function that executes one run by that many processes."""
-        from ctrbench.runs.engines.shared import execute_shared
+        from ctrbench.runs.engines.shared_run import execute_shared
 
         yield partial(
             execute_shared, store=store, workers=workers, checkpoint_seconds=self.checkpoint_seconds

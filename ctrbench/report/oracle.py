@@ -20,7 +20,7 @@ COLUMNS = ("AUC − AUC* ↑", "LogLoss − oracle's ↓", "expected LogLoss ↓
 _DIGITS = {metric.name: metric.digits for metric in (Auc, LogLoss)}
 
 
-def truth_table(summary: Summary) -> Table | None:
+def oracle_table(summary: Summary) -> Table | None:
     """Return the distance of every method from the true click probability; None if it is unknown."""
     comparison = summary.comparison
     if comparison.oracle.get(AUC_EXPECTED) is None:
@@ -47,7 +47,9 @@ def _cells(row: RowSummary) -> tuple[Cell, ...]:
 def _reference_lines(oracle: Mapping[str, float | None]) -> Iterable[Line]:
     """Yield the oracle on the labels of the test rows, and the learnable ceiling where it is known."""
     for label, form in REFERENCES.items():
-        distances = {metric: _distance(oracle, form.format(metric=metric), metric) for metric in ORIGINS}
+        distances = {
+            metric: _oracle_distance(oracle, form.format(metric=metric), metric) for metric in ORIGINS
+        }
         if any(value is not None for value in distances.values()):
             expected = oracle.get(form.format(metric=ExpectedLogLoss.name))
             cells = [_signed_cell(value, _DIGITS[metric]) for metric, value in distances.items()]
@@ -55,7 +57,7 @@ def _reference_lines(oracle: Mapping[str, float | None]) -> Iterable[Line]:
             yield Line(kind="oracle", label=label, cells=(*cells, Cell(text=text)))
 
 
-def _distance(oracle: Mapping[str, float | None], name: str, metric: str) -> float | None:
+def _oracle_distance(oracle: Mapping[str, float | None], name: str, metric: str) -> float | None:
     value, origin = oracle.get(name), oracle.get(ORIGINS[metric])
     return None if value is None or origin is None else value - origin
 

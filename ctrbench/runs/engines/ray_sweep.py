@@ -13,9 +13,10 @@ from typing import Any
 
 import ctrbench
 from ctrbench.errors import SettingError
-from ctrbench.runs.engines.cluster import check_node_capacity, num_slots, task_options
-from ctrbench.runs.engines.node import execute_on_node, plugin_sources, with_absolute_paths
-from ctrbench.runs.engines.pool import (
+from ctrbench.runs.engines.protocol import Watcher
+from ctrbench.runs.engines.ray_cluster import check_node_capacity, num_slots, task_options
+from ctrbench.runs.engines.ray_node import execute_on_node, plugin_sources, with_absolute_paths
+from ctrbench.runs.engines.ray_pool import (
     RETRIES,
     Pool,
     Task,
@@ -24,7 +25,6 @@ from ctrbench.runs.engines.pool import (
     is_death,
     result_of,
 )
-from ctrbench.runs.engines.protocol import Watcher
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore

@@ -17,7 +17,13 @@ import pytest
 from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import DataError, SettingError
 from ctrbench.runs.engines.engine import make_engine
-from ctrbench.runs.engines.local import LocalBackend, _send, ignored_interrupts, record_death, serve_runs
+from ctrbench.runs.engines.local_backend import (
+    LocalBackend,
+    _send,
+    ignored_interrupts,
+    record_death,
+    serve_runs,
+)
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
@@ -105,7 +111,9 @@ def test_a_process_without_a_parent_records_no_failed_run(
     ours.send(a_run(home))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr("ctrbench.runs.engines.local._send", lambda *message: (ours.close(), _send(*message)))
+    monkeypatch.setattr(
+        "ctrbench.runs.engines.local_backend._send", lambda *message: (ours.close(), _send(*message))
+    )
     store = RunStore(results=tmp_path, home=home / "home")
     with pytest.raises(SystemExit, match="the parent process has exited"):
         serve_runs(its, store, 60.0)

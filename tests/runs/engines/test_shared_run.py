@@ -14,7 +14,7 @@ import pytest
 from ctrbench.data.prepared import open_prepared
 from ctrbench.names import Column
 from ctrbench.runs.engines.engine import RunEngine
-from ctrbench.runs.engines.local import LocalBackend
+from ctrbench.runs.engines.local_backend import LocalBackend
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record, record_failure
@@ -150,7 +150,7 @@ def test_an_unsupported_pair_is_not_a_failure(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run,) = grid(home, "plain")
-    monkeypatch.setattr("ctrbench.runs.engines.shared.start_local", pytest.fail)
+    monkeypatch.setattr("ctrbench.runs.engines.shared_run.start_local", pytest.fail)
     store = store_of(home, tmp_path)
     (record,) = shared_engine().run([replace(run, unsupported="why")], store, Heard())
     assert (record.status, record.error) == ("unsupported", "why")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from ctrbench.report.comparison import compare
-from ctrbench.report.paper import paper_table, published_figures
+from ctrbench.report.published_figures import published_figures, published_figures_table
 from ctrbench.report.summary import summarize
 from ctrbench.report.table import Table
 from ctrbench.runs.record import RunRecord
@@ -20,7 +20,7 @@ def table(
         record("adasparse", auc=0.66, dataset=dataset, features=features),
         record("mine", auc=0.67, dataset=dataset, features=features),
     ])  # fmt: skip
-    return paper_table(summarize(comparison))
+    return published_figures_table(summarize(comparison))
 
 
 def test_published_figures_are_shown_next_to_ours(record: Callable[..., RunRecord]) -> None:
@@ -38,7 +38,7 @@ def test_no_published_figures_for_another_form_of_the_method(
     (comparison,) = compare(
         [record("adasparse", auc=0.66, dataset="iaac", features=DOMAIN_FEATURES, settings=settings)]
     )
-    assert paper_table(summarize(comparison)) is None
+    assert published_figures_table(summarize(comparison)) is None
 
 
 @pytest.mark.parametrize("dataset", ["iaac-twin", "iaac-round1", "movielens-1m"])

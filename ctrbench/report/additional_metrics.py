@@ -14,7 +14,7 @@ from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
 
 
-def with_metrics(record: RunRecord, metrics: MetricSet, store: RunStore) -> RunRecord:
+def with_additional_metrics(record: RunRecord, metrics: MetricSet, store: RunStore) -> RunRecord:
     """Return a record with these metrics added; the record itself where its predictions are not available.
 
     Metrics that the record already has are not replaced.

@@ -23,13 +23,13 @@ from ctrbench.data.prepared import open_prepared
 from ctrbench.discovery import Plugin
 from ctrbench.errors import CtrbenchError, DataError, SettingError
 from ctrbench.nn.exchange import Workers
-from ctrbench.runs.engines.cluster import import_ray
 from ctrbench.runs.engines.engine import RunEngine
-from ctrbench.runs.engines.local import LocalBackend
-from ctrbench.runs.engines.node import check_node, install_plugin, plugin_source, plugin_sources
-from ctrbench.runs.engines.pool import RETRIES, Pool, Task, ray_map
-from ctrbench.runs.engines.ray import RayBackend
-from ctrbench.runs.engines.sweep import Sweep, SweepSettings
+from ctrbench.runs.engines.local_backend import LocalBackend
+from ctrbench.runs.engines.ray_backend import RayBackend
+from ctrbench.runs.engines.ray_cluster import import_ray
+from ctrbench.runs.engines.ray_node import check_node, install_plugin, plugin_source, plugin_sources
+from ctrbench.runs.engines.ray_pool import RETRIES, Pool, Task, ray_map
+from ctrbench.runs.engines.ray_sweep import Sweep, SweepSettings
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
@@ -214,7 +214,7 @@ def test_the_next_run_is_executed_after_one_that_fails(
     bad, mine = (grid(home, (f"{tmp_path}/{name}.py",), (1,), batch_size=6000)[0] for name in ("bad", "mine"))
     files = {run.key.digest: plugin_sources(run) for run in (bad, mine)}
     (tmp_path / "mine.py").unlink()
-    monkeypatch.setattr("ctrbench.runs.engines.shared.plugin_sources", lambda run: files[run.key.digest])
+    monkeypatch.setattr("ctrbench.runs.engines.shared_run.plugin_sources", lambda run: files[run.key.digest])
     monkeypatch.chdir(home)
     here = RunStore(results=Path("relative"), home=Path("home"))
     runs = [replace(grid(home)[0], unsupported="why"), bad, mine]
@@ -244,7 +244,7 @@ def test_a_plugin_file_reaches_the_nodes_and_ticks_come_back(
         return content
 
     # Nodes do not have the file.
-    monkeypatch.setattr("ctrbench.runs.engines.node.plugin_source", taken)
+    monkeypatch.setattr("ctrbench.runs.engines.ray_node.plugin_source", taken)
     (record,) = backend(two).run_parallel([run], store(home, "plugin"), heard)
     assert record.status == "finished"
     assert record.code.method_sha256 == sha256
@@ -373,7 +373,7 @@ def test_built_in_plugins_are_taken_from_the_node(home: Path) -> None:
 
 
 def test_ray_is_imported_when_it_is_needed() -> None:
-    code = "import ctrbench.runs.engines.ray, sys; sys.exit('ray' in sys.modules)"
+    code = "import ctrbench.runs.engines.ray_backend, sys; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -451,8 +451,8 @@ def test_a_run_whose_record_was_written_before_its_worker_died_is_not_repeated(
 @pytest.fixture
 def team(monkeypatch: pytest.MonkeyPatch) -> RunEngine:
     """An engine of two workers per run, without a cluster."""
-    monkeypatch.setattr("ctrbench.runs.engines.ray.connect", lambda _address: nullcontext())
-    monkeypatch.setattr("ctrbench.runs.engines.shared.check_capacity", lambda *_: None)
+    monkeypatch.setattr("ctrbench.runs.engines.ray_backend.connect", lambda _address: nullcontext())
+    monkeypatch.setattr("ctrbench.runs.engines.shared_run.check_capacity", lambda *_: None)
     return shared_engine(None, checkpoint_seconds=1.0)
 
 
@@ -461,7 +461,7 @@ def test_the_record_of_a_team_is_written_here(
 ) -> None:
     run, here = grid(home)[0], RunStore(results=tmp_path, home=home / "home")
     made = failed_record(run, "why")
-    monkeypatch.setattr("ctrbench.runs.engines.shared.start_ray", lambda *_, **__: made)
+    monkeypatch.setattr("ctrbench.runs.engines.shared_run.start_ray", lambda *_, **__: made)
     assert team.run([run], here, Heard()) == [made] == list(here.records())
 
 
@@ -471,7 +471,7 @@ def test_a_death_in_a_team_is_a_failed_run(
     def die(*_: object, **__: object) -> None:
         raise WorkerDied("its node")
 
-    monkeypatch.setattr("ctrbench.runs.engines.shared.start_ray", die)
+    monkeypatch.setattr("ctrbench.runs.engines.shared_run.start_ray", die)
     here = RunStore(results=tmp_path, home=home / "home")
     (record,) = team.run(grid(home)[:1], here, Heard())
     assert record.error == "a worker died: its node; run the same command again to resume"
@@ -482,10 +482,10 @@ def test_a_node_that_cannot_execute_runs_ends_the_sweep(
     home: Path, tmp_path: Path, team: RunEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ctrbench.runs.engines.shared.start_ray",
+        "ctrbench.runs.engines.shared_run.start_ray",
         lambda f, _size, *given, **_: f(Workers(rank=0, size=1), *given),
     )
-    monkeypatch.setattr("ctrbench.runs.engines.node.socket.gethostname", lambda: "there")
+    monkeypatch.setattr("ctrbench.runs.engines.ray_node.socket.gethostname", lambda: "there")
     with pytest.raises(CtrbenchError, match="the prepared data are missing on a node"):
         team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
 

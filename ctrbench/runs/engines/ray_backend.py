@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from ctrbench.runs.engines.cluster import connect
-from ctrbench.runs.engines.node import with_absolute_paths
 from ctrbench.runs.engines.protocol import ExecuteShared, Watcher
-from ctrbench.runs.engines.sweep import Sweep, SweepSettings
+from ctrbench.runs.engines.ray_cluster import connect
+from ctrbench.runs.engines.ray_node import with_absolute_paths
+from ctrbench.runs.engines.ray_sweep import Sweep, SweepSettings
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -42,7 +42,7 @@ class RayBackend:
     @contextmanager
     def open_shared(self, store: RunStore, workers: int) -> Iterator[ExecuteShared]:
         """Yield a function that executes one run by that many workers on the nodes."""
-        from ctrbench.runs.engines.shared import execute_shared_on_cluster
+        from ctrbench.runs.engines.shared_run import execute_shared_on_cluster
 
         with connect(self.address) as ray:
             yield partial(

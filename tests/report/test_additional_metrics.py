@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ctrbench.eval.metrics.registry import load_metrics
-from ctrbench.report.additional import with_metrics
+from ctrbench.report.additional_metrics import with_additional_metrics
 from ctrbench.report.write import report
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -59,7 +59,7 @@ def test_the_metric_is_added_overall_per_domain_and_per_bin(
     record: Callable[..., RunRecord], store: RunStore, hits_file: str
 ) -> None:
     made = with_predictions(record(), store)
-    result = with_metrics(made, load_metrics([hits_file]), store).result
+    result = with_additional_metrics(made, load_metrics([hits_file]), store).result
     assert result is not None
     assert made.result is not None
     # Right: 2.0, -1.0 and 3.0 of six rows; one of three in domain 1, one of one in 2, one of two in 3.
@@ -75,7 +75,7 @@ def test_a_record_without_matching_predictions_is_not_changed(
 ) -> None:
     with_predictions(record(), store)
     # The digest of the record is not that of the stored file.
-    assert with_metrics(record(), load_metrics([hits_file]), store) == record()
+    assert with_additional_metrics(record(), load_metrics([hits_file]), store) == record()
 
 
 def test_a_report_shows_the_metric_in_tables_charts_and_csv(

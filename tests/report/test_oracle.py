@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctrbench.report.comparison import compare
+from ctrbench.report.oracle import oracle_table
 from ctrbench.report.summary import summarize
 from ctrbench.report.table import Table
-from ctrbench.report.truth import truth_table
 from ctrbench.runs.record import RunRecord
 
 ORACLE = {"auc": 0.8, "logloss": 0.4, "expected_logloss": 0.41, "auc_expected": 0.81}
@@ -23,7 +23,7 @@ def table(record: Callable[..., RunRecord], oracle: dict[str, float]) -> Table |
         for seed, loss in losses.items()
     ]
     (comparison,) = compare(runs)
-    return truth_table(summarize(comparison))
+    return oracle_table(summarize(comparison))
 
 
 def texts(shown: Table | None) -> dict[str, list[str]]:
@@ -57,6 +57,6 @@ def test_without_a_known_truth_there_is_no_table(record: Callable[..., RunRecord
 
 def test_a_failed_method_shows_the_reason(record: Callable[..., RunRecord]) -> None:
     (comparison,) = compare([record(oracle=ORACLE), record("apg", status="failed", error="out of memory")])
-    shown = truth_table(summarize(comparison))
+    shown = oracle_table(summarize(comparison))
     assert shown is not None
     assert [(line.label, line.remark) for line in shown.lines if line.remark] == [("apg", "out of memory.")]
