@@ -23,8 +23,8 @@ from ctrbench.names import Column, Split
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
-from ctrbench.runs.inputs import make_schema
 from ctrbench.runs.record import RunKey
+from ctrbench.runs.schema import make_schema
 from ctrbench.speed.workload import Workload, synthetic
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.stepper import Stepper

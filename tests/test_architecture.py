@@ -18,6 +18,8 @@ from ctrbench.eval.metrics.registry import builtin_metrics
 
 ROOT = Path(ctrbench.__file__).parent
 GROUND = ("errors", "names", "later", "discovery", "storage")
+BUILDS = (*GROUND, "data", "nn", "plugins", "runs", "synthetic.click_log", "train")
+"""Imports of packages that build models of given data: `cost` and `speed`."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
@@ -41,14 +43,26 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "eval": (*GROUND, "eval"),
     "train": (*GROUND, "nn", "data.batches", "eval", "train"),
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
+    "runs.schema": (*GROUND, "data.prepared", "nn.schema", "runs.record", "synthetic.click_log"),
     "runs.record": (*GROUND, "eval.stored"),
     "runs.store": (*GROUND, "plugins.inspection", "runs.record"),
-    "speed": (*GROUND, "data", "nn", "plugins", "runs", "speed", "train", "ctrbench"),
+    "speed": (
+        *GROUND,
+        "cost.products",
+        "data",
+        "nn",
+        "plugins",
+        "runs",
+        "speed",
+        "synthetic.click_log",
+        "train",
+        "ctrbench",
+    ),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "plugins.groups", "report"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),
     "studies.study": GROUND,
     "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),
-    "cost": (*GROUND, "cost", "data", "nn", "plugins", "runs", "speed", "train"),
+    "cost": (*BUILDS, "cost"),
     "cli": ("",),
 }
 """Folder or module: what it may import, by the start of the name; the longest entry counts."""

@@ -20,8 +20,8 @@ from ctrbench.nn.schema import Schema
 from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import select
 from ctrbench.runs.grid import Run, make_grid
-from ctrbench.runs.inputs import field_shapes, make_schema
-from ctrbench.speed.workload import synthetic
+from ctrbench.runs.schema import field_shapes, make_schema, synthetic_schema
+from ctrbench.synthetic.click_log import field_sizes, synthetic_ids
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
@@ -98,7 +98,9 @@ class _Data:
 
 
 def _synthetic_data(config: TrainConfig) -> _Data:
-    schema = synthetic(rows=SYNTHETIC_ROWS, embedding_size=config.embedding_size).schema
+    sizes = field_sizes()
+    domain_B = synthetic_ids(SYNTHETIC_ROWS, sizes[:1], seed=0)[:, 0]
+    schema = synthetic_schema(domain_B, sizes, embedding_size=config.embedding_size)
     description = f"synthetic data, since no dataset is prepared: {_sizes(schema)}"
     return _Data(schema=schema, description=description, indicator="the synthetic domain", lengths=NO_LENGTHS)
 

@@ -6,6 +6,7 @@ not counted.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +16,40 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, shape_wrapper
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
-from ctrbench.speed.bounds import MORE_PRODUCTS
 
+Shape = tuple[int, ...]
+
+
+def _product(left: Shape, right: Shape, *_: object, **__: object) -> int:
+    return 2 * math.prod(left) * (right[-1] if len(right) > 1 else 1)
+
+
+def _added_product(_: Shape, left: Shape, right: Shape, *__: object, **___: object) -> int:
+    return _product(left, right)
+
+
+_aten = torch.ops.aten
+_MORE_PRODUCTS = {
+    **dict.fromkeys((_aten.mv, _aten.dot, _aten.vdot), _product),
+    **dict.fromkeys(
+        (_aten.addmm_, _aten.baddbmm_, _aten.addbmm, _aten.addbmm_, _aten.addmv, _aten.addmv_), _added_product
+    ),
+}
+"""Functions from shapes to floating-point operations, for products that torch's counter ignores."""
 _FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    **{operation: shape_wrapper(count) for operation, count in MORE_PRODUCTS.items()},  # type: ignore[no-untyped-call]
+    **{operation: shape_wrapper(count) for operation, count in _MORE_PRODUCTS.items()},  # type: ignore[no-untyped-call]
 }
 """Functions from the arguments of an operation to its floating-point operations."""
+
+
+def counted_flops() -> FlopCounterMode:
+    """Return a context manager that counts the floating-point operations of all matrix products within."""
+    return FlopCounterMode(display=False, custom_mapping=_MORE_PRODUCTS)
 
 
 @dataclass(frozen=True, kw_only=True)

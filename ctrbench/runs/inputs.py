@@ -1,4 +1,4 @@
-"""The inputs of a run: its splits, held or streamed, and the description of the data that a model is built from."""
+"""The inputs of a run: its prepared data, its splits, held in memory or streamed, and its domains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError
 from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.runs.record import RunKey
 from ctrbench.storage.files import Location
 from ctrbench.train.config import TrainConfig
@@ -55,41 +54,6 @@ def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
     """Load a split for a run; a process that executes several runs on the same data reads it once."""
     digest = prepared.manifest.content_digest
     return _load(prepared.folder, digest, split, key.domain_set, key.indicator)
-
-
-def make_schema(prepared: Prepared, key: RunKey) -> Schema:
-    """Return the description of the data that a model is built from; counts are those of the training rows."""
-    manifest = prepared.manifest
-    train = manifest.splits[Split.TRAIN]
-    if key.indicator == "all":
-        known = prepared.domain_table(key.domain_set).sort(Column.DOMAIN)
-        rows = known[DomainColumn.ROWS.format(split=Split.TRAIN)].to_list()[1:]
-    else:
-        rows = prepared.vocabulary(key.indicator).sort("id")["rows"].to_list()
-    rate = train.positives / train.rows
-    return Schema(
-        fields=field_shapes(prepared),
-        embedding_size=key.train["embedding_size"],
-        domain_features=key.domain_features,
-        num_domains=manifest.domain_sets[key.domain_set].num_domains,
-        indicator_rows=(train.rows - sum(rows), *rows),
-        base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
-    )
-
-
-def field_shapes(prepared: Prepared) -> tuple[FieldShape, ...]:
-    """Return the shape of each field."""
-    manifest = prepared.manifest
-    return tuple(
-        FieldShape(
-            name=field.name,
-            kind=field.kind,
-            role=field.role,
-            size=field.size,
-            target=manifest.card.field(field.name).target,
-        )
-        for field in manifest.fields
-    )
 
 
 def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:

@@ -26,8 +26,9 @@ from ctrbench.runs.machine import commit, device_of, machine
 from ctrbench.speed.bounds import Roofs, measure_roofs
 from ctrbench.speed.measure import Figures, measure
 from ctrbench.speed.training import SEED, SpeedCase
-from ctrbench.speed.workload import DOMAINS, FIELD_SIZES, Workload, from_prepared, synthetic
+from ctrbench.speed.workload import Workload, from_prepared, synthetic
 from ctrbench.storage.files import write_text
+from ctrbench.synthetic.click_log import DOMAINS, FIELD_SIZES
 from ctrbench.train.config import TrainConfig
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ than both bounds, except that tables and weights in a cache can beat the bandwid
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from ctrbench.cost.products import counted_flops
 from ctrbench.data.batches import Batch
 from ctrbench.nn.optim import Optimizer
 from ctrbench.nn.tables import RowTable
@@ -32,26 +31,6 @@ TOUCHES = 6
 """Memory accesses per parameter: the weight and both moments, each read and written."""
 REPEATS = 7
 """Number of measurements of a speed, of which the best counts."""
-
-Shape = tuple[int, ...]
-
-
-def _product(left: Shape, right: Shape, *_: object, **__: object) -> int:
-    return 2 * math.prod(left) * (right[-1] if len(right) > 1 else 1)
-
-
-def _added_product(_: Shape, left: Shape, right: Shape, *__: object, **___: object) -> int:
-    return _product(left, right)
-
-
-_aten = torch.ops.aten
-MORE_PRODUCTS = {
-    **dict.fromkeys((_aten.mv, _aten.dot, _aten.vdot), _product),
-    **dict.fromkeys(
-        (_aten.addmm_, _aten.baddbmm_, _aten.addbmm, _aten.addbmm_, _aten.addmv, _aten.addmv_), _added_product
-    ),
-}
-"""Functions from shapes to floating-point operations, for products that torch's counter ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +119,6 @@ def count_work(training: EndlessTraining, *, seconds: float = 0.0) -> Work:
         moved += _input_bytes(batch) + TOUCHES * (_dense_bytes(training.model) + sum(read.values()))
         steps += 1
     return Work(rows=rows / steps, flops=flops / steps, bytes=moved / steps)
-
-
-def counted_flops() -> FlopCounterMode:
-    """Return a context manager that counts the floating-point operations of all matrix products within."""
-    return FlopCounterMode(display=False, custom_mapping=MORE_PRODUCTS)
 
 
 @contextmanager

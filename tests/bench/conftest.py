@@ -9,7 +9,7 @@ import pytest
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared
-from ctrbench.speed.workload import BASE_RATE, field_sizes, synthetic_ids
+from ctrbench.synthetic.click_log import BASE_RATE, field_sizes, synthetic_ids
 
 ROWS = 150_000
 

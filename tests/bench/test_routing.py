@@ -9,7 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctrbench.nn.routing import Routing
-from ctrbench.speed.workload import synthetic_ids
+from ctrbench.synthetic.click_log import synthetic_ids
 
 ROWS, INPUTS, OUTPUTS = 4096, 128, 64
 GROUP = f"a layer of {INPUTS} × {OUTPUTS}, {ROWS} rows, forward and backward"

@@ -16,7 +16,8 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.runs.grid import Run, make_config, make_grid
-from ctrbench.runs.inputs import load, make_schema
+from ctrbench.runs.inputs import load
+from ctrbench.runs.schema import make_schema
 
 DIN_ROW, DIN_ELEMENT = 16 * 80, 2 * 16 * 80 + 80 * 40 + 40
 """Per target and per element (spec: pooling-6.1), with [e_j ; e_t ; e_j - e_t ; e_j * e_t]."""

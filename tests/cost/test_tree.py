@@ -8,12 +8,12 @@ import torch
 
 from ctrbench.cost.model import mixed_batch
 from ctrbench.cost.parameters import Cost
+from ctrbench.cost.products import counted_flops
 from ctrbench.cost.tree import Part, plan_cost, total_cost
 from ctrbench.extend import Estimator, Plan
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import plugins, select, selectors
-from ctrbench.speed.bounds import counted_flops
 
 HIDDEN = "hidden=512-256-128"
 BACKBONE = 320 * 512 + 512 * 256 + 256 * 128 + 128

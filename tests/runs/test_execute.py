@@ -16,7 +16,7 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.names import Column, Split
 from ctrbench.plugins.registry import find
 from ctrbench.runs import execute as module
-from ctrbench.runs import inputs
+from ctrbench.runs import inputs, schema
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import Choice
@@ -53,7 +53,7 @@ def test_a_sequence_is_compared_with_its_target(
         write_tiny(tmp_path, table, past='kind = "sequence", target = "item"'), home=store.home
     )
     only = run_of(prepared, f"dnn[hidden=8-4,pooling={pooling}]")
-    assert [field.target for field in inputs.field_shapes(prepared)] == [None, None, "item"]
+    assert [field.target for field in schema.field_shapes(prepared)] == [None, None, "item"]
     assert (
         inputs.load(prepared, Split.TRAIN, only.key).bags[0][0].max() <= prepared.manifest.field("item").size
     )
