@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from ctrbench.added_fields import added_field
 from ctrbench.data.batches import Batch, Order, SplitData, domain_order
 from ctrbench.errors import SettingError
-from ctrbench.later import later
 from ctrbench.names import Column
 from ctrbench.nn.build import Activation, Build, start_weight
 from ctrbench.nn.capabilities import Capabilities
@@ -107,13 +107,13 @@ __all__ = [
     "Team",
     "TowerBank",
     "activate",
+    "added_field",
     "bce",
     "check_layout",
     "dev_auc",
     "domain_order",
     "domain_table",
     "full_precision",
-    "later",
     "model_validator",
     "refuse_many_domains",
     "score_rows",

@@ -17,14 +17,14 @@ import ctrbench
 from ctrbench.eval.metrics.registry import builtin_metrics
 
 ROOT = Path(ctrbench.__file__).parent
-GROUND = ("errors", "names", "later", "discovery", "storage")
+GROUND = ("errors", "names", "added_fields", "discovery", "storage")
 BUILDS = (*GROUND, "data", "nn", "plugins", "runs", "synthetic.click_log", "train")
 """Imports of packages that build models of given data: `cost` and `speed`."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "names": (),
-    "later": (),
+    "added_fields": (),
     "discovery": ("errors",),
     "storage": ("errors", "storage"),
     "readers": (*GROUND, "readers"),
@@ -76,7 +76,7 @@ THIRD_PARTY = {
         "plugins.base",
         "train",
         "runs.execute",
-        "runs.inputs",
+        "runs.run_data",
         "runs.machine",
         "runs.engines.capacity",
         "data.batches",

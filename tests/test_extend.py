@@ -9,7 +9,7 @@ import torch
 
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.extend import Method, Plan, later
+from ctrbench.extend import Method, Plan
 from ctrbench.methods.plain import Plain
 from ctrbench.methods.star import Star
 from ctrbench.nn.model import CTRModel
@@ -24,7 +24,7 @@ class Example(Method):
     """A method with a setting that was added later."""
 
     old: int = 1
-    new: int = later(2)
+    new: int = added_field(2)
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan unchanged."""

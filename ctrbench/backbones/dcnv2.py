@@ -34,7 +34,7 @@ from ctrbench.extend import (
     Plan,
     Stage,
     StageModule,
-    later,
+    added_field,
     start_weight,
 )
 
@@ -50,9 +50,9 @@ class Dcnv2(Backbone):
     """Rank of the cross kernels; none: full up to 1,024 inputs, a quarter of the inputs above and with experts."""
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the cross network stands beside the tower or below it."""
-    experts: Annotated[int, Field(ge=2)] | None = later(None)
+    experts: Annotated[int, Field(ge=2)] | None = added_field(None)
     """Low-rank experts per cross layer; none: one linear kernel."""
-    diag_scale: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = later(0.0)
+    diag_scale: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = added_field(0.0)
     """Multiple of the identity added to each kernel."""
 
     def idle(self) -> Iterator[str]:

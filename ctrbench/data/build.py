@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrbench.data.card import DatasetCard, FieldCard
-from ctrbench.data.column_plans import KEY
 from ctrbench.data.encode import Encoded, EncodedField, Numbers, RowOrder, encode_field
 from ctrbench.data.manifest import FieldInfo, ShardInfo, SplitInfo
 from ctrbench.data.shards import ContentDigest, vocabulary_file, write_shards, write_table
 from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
+from ctrbench.data.staged_columns import KEY
 from ctrbench.data.staging import Staged, stage, write_flat
 from ctrbench.names import Column, Split
 from ctrbench.readers.base import RawData

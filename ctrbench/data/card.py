@@ -25,9 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from ctrbench.added_fields import added_field, unchanged_added_fields
 from ctrbench.discovery import find
 from ctrbench.errors import CardError, Problem, SettingError, did_you_mean, first_problem
-from ctrbench.later import later, unchanged_later
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.readers.base import READERS
 from ctrbench.storage.files import sha256_of
@@ -91,7 +91,7 @@ class FieldCard(Model):
     """Numeric only: number of quantile buckets of the training rows, which make the field categorical."""
     min_count: int = Field(default=1, ge=1)
     """Values with fewer training rows are treated as unseen."""
-    target: Name | None = later(None)
+    target: Name | None = added_field(None)
     """Sequence only: the categorical field whose earlier values it holds; both share ids and embeddings."""
 
     @field_validator("name")
@@ -263,7 +263,7 @@ class DatasetCard(Model):
         content = self.model_dump(mode="json", exclude={"path", "generator", "fields"})
         content["reader"] = self.generator or _reader_identity(self.reader)
         content["fields"] = [
-            field.model_dump(mode="json", exclude=unchanged_later(field)) for field in self.fields
+            field.model_dump(mode="json", exclude=unchanged_added_fields(field)) for field in self.fields
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctrbench.data.card import FieldCard
-from ctrbench.data.column_plans import Texts, field_column, without_empty
+from ctrbench.data.staged_columns import Texts, field_column, without_empty
 from ctrbench.data.staging import FlatColumn, Staged, write_flat
 from ctrbench.errors import DataError
 from ctrbench.names import UNSEEN

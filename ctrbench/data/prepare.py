@@ -24,9 +24,9 @@ from ctrbench.data.generated.forecast import Forecast, forecast
 from ctrbench.data.generated.options import GenerationOptions, check_domains
 from ctrbench.data.generated.prepare import prepare_generated
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
-from ctrbench.data.inputs import inputs_of, read_inputs, write_inputs
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.raw_files import read_stats, stat_raw_files, write_stats
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
@@ -146,10 +146,10 @@ def _find_prepared(card: DatasetCard, home: Location, sources: Sequence[Path]) -
     if not paths:
         # Downloads are pinned by the checksums of the card.
         return _open_if_matching(card.name, card, home)
-    current = inputs_of(paths)
+    current = stat_raw_files(paths)
     for name in prepared_names(home):
         prepared = _open_if_matching(name, card, home)
-        stored = None if prepared is None else read_inputs(prepared.folder)
+        stored = None if prepared is None else read_stats(prepared.folder)
         if stored is not None and stored.are_settled and stored.files == current.files:
             return prepared
     return None
@@ -173,7 +173,7 @@ def _read_and_build(
     card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, progress: PhaseProgress
 ) -> Prepared:
     local_sources = _local_sources(card, sources)
-    inputs = inputs_of(local_sources)
+    stats = stat_raw_files(local_sources)
     parent = scratch_parent(home)
     paths = local_sources or _download(card, parent, progress)
     with scratch_folder(parent / "datasets", card.name) as scratch, ThreadPoolExecutor(1) as pool:
@@ -182,7 +182,7 @@ def _read_and_build(
         name = card.name + raw.suffix
         unchanged = None if force else _find_same_content(name, card, home, raw)
         if unchanged is not None:
-            write_inputs(unchanged.folder, inputs)
+            write_stats(unchanged.folder, stats)
             unchanged.verify()
             return unchanged
         digests = pool.submit(_source_infos, raw.files)
@@ -190,10 +190,10 @@ def _read_and_build(
             prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, progress)
         except pl.exceptions.PolarsError as error:
             raise _read_error(raw, error) from None
-        if inputs_of(local_sources).files != inputs.files:
+        if stat_raw_files(local_sources).files != stats.files:
             rule, value = "a source changed while it was read", ", ".join(map(str, local_sources))
             raise DataError(rule, value=value, remedy="prepare again when the file is complete")
-        write_inputs(prepared.folder, inputs)
+        write_stats(prepared.folder, stats)
         target = move_folder(scratch / "data", dataset_folder(name, home), last=MANIFEST)
         return Prepared(target, prepared.manifest)
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctrbench.data.card import DatasetCard
-from ctrbench.data.column_plans import ColumnPlan, column_plans
+from ctrbench.data.staged_columns import StagedColumn, staged_columns
 from ctrbench.errors import DataError
 
 BATCH_ROWS = 1 << 17
@@ -76,15 +76,15 @@ def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Cal
 
     Raises `CardError` for a missing column, and `DataError` with the row of the first value that breaks a rule.
     """
-    plans = column_plans(frame, card)
-    writer = _Writer(folder=folder, plans=plans)
+    columns = staged_columns(frame, card)
+    writer = _Writer(folder=folder, columns=columns)
     rows = 0
     with writer:
-        expressions = [expression for plan in plans for expression in plan.expressions]
+        expressions = [expression for column in columns for expression in column.expressions]
         for batch in _batches(frame.select(expressions)):
-            for plan in plans:
-                _check_rule(plan, batch, frame, rows)
-                writer.append(plan, batch[plan.name])
+            for column in columns:
+                _check_rule(column, batch, frame, rows)
+                writer.append(column, batch[column.name])
             rows += batch.height
             progress(rows)
     if rows == 0:
@@ -96,14 +96,14 @@ def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     return iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"))
 
 
-def _check_rule(plan: ColumnPlan, batch: pl.DataFrame, frame: pl.LazyFrame, rows_before: int) -> None:
-    if plan.rule is None or not batch[f"bad {plan.name}"].any():
+def _check_rule(column: StagedColumn, batch: pl.DataFrame, frame: pl.LazyFrame, rows_before: int) -> None:
+    if column.rule is None or not batch[f"bad {column.name}"].any():
         return
-    row = rows_before + int(batch[f"bad {plan.name}"].arg_true()[0])
-    value = frame.select(plan.column).slice(row, 1).collect().item()
+    row = rows_before + int(batch[f"bad {column.name}"].arg_true()[0])
+    value = frame.select(column.source).slice(row, 1).collect().item()
     shown = "no value" if value is None else repr(value)
-    rule, remedy = plan.rule
-    raise DataError(rule, value=f"column {plan.column!r} has {shown} in row {row + 1}", remedy=remedy)
+    rule, remedy = column.rule
+    raise DataError(rule, value=f"column {column.source!r} has {shown} in row {row + 1}", remedy=remedy)
 
 
 @dataclass(kw_only=True)
@@ -111,42 +111,46 @@ class _Writer:
     """The open files of a staging."""
 
     folder: Path
-    plans: list[ColumnPlan]
+    columns: list[StagedColumn]
     files: dict[str, BinaryIO] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for index, plan in enumerate(self.plans):
-            self.files[plan.name] = self.stack.enter_context((self.folder / f"{index}.values").open("wb"))
-            if plan.kind == "list":
+        for index, column in enumerate(self.columns):
+            self.files[column.name] = self.stack.enter_context((self.folder / f"{index}.values").open("wb"))
+            if column.kind == "list":
                 lengths = self.stack.enter_context((self.folder / f"{index}.lengths").open("wb"))
-                self.files[f"lengths of {plan.name}"] = lengths
+                self.files[f"lengths of {column.name}"] = lengths
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
-    def append(self, plan: ColumnPlan, values: pl.Series) -> None:
-        if plan.kind == "single":
-            append_values(self.files[plan.name], values.to_numpy().astype(plan.dtype, copy=False))
+    def append(self, column: StagedColumn, values: pl.Series) -> None:
+        if column.kind == "single":
+            append_values(self.files[column.name], values.to_numpy().astype(column.dtype, copy=False))
             return
         lists = values.to_arrow()
         append_values(
-            self.files[f"lengths of {plan.name}"], _numpy(pc.list_value_length(lists)).astype(np.int32)
+            self.files[f"lengths of {column.name}"], _numpy(pc.list_value_length(lists)).astype(np.int32)
         )
-        append_values(self.files[plan.name], _numpy(pc.list_flatten(lists)).astype(plan.dtype, copy=False))
+        append_values(
+            self.files[column.name], _numpy(pc.list_flatten(lists)).astype(column.dtype, copy=False)
+        )
 
     def staged(self, rows: int) -> Staged:
         return Staged(
             rows=rows,
-            columns={plan.name: self._flat(plan.name, plan.dtype) for plan in self.plans},
+            columns={column.name: self._flat(column.name, column.dtype) for column in self.columns},
             lengths={
-                plan.name: self._flat(f"lengths of {plan.name}", np.dtype(np.int32))
-                for plan in self.plans
-                if plan.kind == "list"
+                column.name: self._flat(f"lengths of {column.name}", np.dtype(np.int32))
+                for column in self.columns
+                if column.kind == "list"
             },
-            texts={plan.name: plan.texts.values() for plan in self.plans if plan.texts is not None},
-            separators={plan.name: plan.separator for plan in self.plans if plan.separator is not None},
+            texts={column.name: column.texts.values() for column in self.columns if column.texts is not None},
+            separators={
+                column.name: column.separator for column in self.columns if column.separator is not None
+            },
         )
 
     def _flat(self, name: str, dtype: np.dtype[Any]) -> FlatColumn:

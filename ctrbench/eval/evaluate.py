@@ -11,12 +11,12 @@ from pathlib import Path
 import polars as pl
 
 from ctrbench.eval.external import ExternalEvaluation, Limits
+from ctrbench.eval.external_sort import scratch, scratch_parent
 from ctrbench.eval.grouped import Summary, overall, ranked_rows, summarize
 from ctrbench.eval.longtail import bin_metrics, bins_of_rows, check_known, with_sums_of_domains
 from ctrbench.eval.measures import DomainTable, Measures
 from ctrbench.eval.metrics.registry import MetricSet, builtin_metrics
 from ctrbench.eval.oracle import oracle
-from ctrbench.eval.partition import scratch, scratch_parent
 from ctrbench.eval.prediction_file import PredictionFile, variant_columns
 from ctrbench.eval.stored import BinMetrics
 from ctrbench.names import Column

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ctrbench.eval.external_sort import Rows, Source, read_all, sorted_pieces
 from ctrbench.eval.grouped import Summary, user_totals
 from ctrbench.eval.longtail import bin_metrics, bins_of_rows, check_known, with_sums_of_domains
 from ctrbench.eval.measures import DomainTable, Measures
 from ctrbench.eval.metrics.base import Floats, Groups, GroupTotals, Ints, ScoredRows, Term, sums_by_index
 from ctrbench.eval.metrics.registry import MetricSet, terms_of
 from ctrbench.eval.oracle import AUC_EXPECTED, LOGLOSS_EXPECTED, ExpectedPairs, ceiling_names, entropy
-from ctrbench.eval.partition import Rows, Source, in_order, read_all
 from ctrbench.eval.prediction_file import (
     CEILING,
     POSITIVE,
@@ -123,12 +123,12 @@ class ExternalEvaluation:
         TRUTH.check(sums.num_bad_truth, sums.num_rows)
         return sums
 
-    def _in_order(self, source: Source, by: str) -> Iterator[Source]:
-        return in_order(source, by, limit=self.limits.piece, chunk=self.limits.chunk, folder=self.folder)
+    def _sorted_pieces(self, source: Source, by: str) -> Iterator[Source]:
+        return sorted_pieces(source, by, limit=self.limits.piece, chunk=self.limits.chunk, folder=self.folder)
 
     def _visit(self, source: Source, *visitors: _Visitor) -> None:
         """Pass pieces to the visitors in ascending order of score; a piece above the limit has a single score."""
-        for piece in self._in_order(source, Column.SCORE):
+        for piece in self._sorted_pieces(source, Column.SCORE):
             if piece.num_rows > self.limits.piece:
                 for visitor in visitors:
                     visitor.add_tied(piece)
@@ -149,7 +149,7 @@ class ExternalEvaluation:
             without=(Column.USER, UNSEEN),
         )
         totals = {mean.name: GroupTotals() for mean in metrics.means(Column.USER)}
-        for piece in self._in_order(source, Column.USER):
+        for piece in self._sorted_pieces(source, Column.USER):
             users = self._users_of(piece, terms_of(metrics.of_users))
             totals = {name: totals[name] + part for name, part in user_totals(users, metrics).items()}
         return totals

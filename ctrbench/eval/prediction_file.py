@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrbench.errors import DataError
+from ctrbench.eval.external_sort import Rows, Values
 from ctrbench.eval.grouped import check_probabilities
 from ctrbench.eval.metrics.base import Floats, ScoredRows, Scores
 from ctrbench.eval.oracle import true_logit
-from ctrbench.eval.partition import Rows, Values
 from ctrbench.eval.ranking import as_scores, check_scores
 from ctrbench.names import Column
 
@@ -110,7 +110,7 @@ def scored_rows(frame: pl.DataFrame, ranking: Ranking) -> ScoredRows:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRows:
-    """Rows of a file as records of a score, a label and further fields; a `partition.Source`."""
+    """Rows of a file as records of a score, a label and further fields; an `external_sort.Source`."""
 
     predictions: PredictionFile
     ranking: Ranking

@@ -64,8 +64,8 @@ from ctrbench.extend import (
     StageModule,
     StarDense,
     activate,
+    added_field,
     bce,
-    later,
     refuse_many_domains,
     weighted_sum,
     with_prefix,
@@ -86,7 +86,7 @@ class M3oe(Method):
     """E, the number of shared experts."""
     max_domains: int = Field(default=32, ge=1)
     """Largest number of domains; every row runs through the experts of all."""
-    learn: Literal["jointly", "bilevel"] = later("jointly")
+    learn: Literal["jointly", "bilevel"] = added_field("jointly")
     """Whether b and w_d are learned with the other parameters, or by one step per epoch on held-out rows."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -59,9 +59,9 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     activate,
+    added_field,
     domain_table,
     full_precision,
-    later,
     refuse_many_domains,
     start_weight,
     weighted_sum,
@@ -83,7 +83,7 @@ class Saml(Method):
     """τ, the temperature of the weights of other branches."""
     max_domains: int = Field(default=32, ge=1)
     """Largest number of domains with the mutual unit; every row runs through the branches of all."""
-    attention: bool = later(False)
+    attention: bool = added_field(False)
     """Whether the shared and the domain's transform attend to sequences that have a target."""
 
     def idle(self) -> tuple[str, ...]:

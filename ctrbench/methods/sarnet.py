@@ -58,9 +58,9 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     TowerBank,
+    added_field,
     domain_table,
     full_precision,
-    later,
     weighted_sum,
     with_prefix,
 )
@@ -81,7 +81,7 @@ class Sarnet(Method):
     """n_p, the number of experts per domain."""
     expert: tuple[Size, ...] = Field(default=(16,), min_length=1)
     """Widths of an expert's layers."""
-    attention: bool = later(False)
+    attention: bool = added_field(False)
     """Whether sequences that have a target are pooled by attention to the target and the domain."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -46,7 +46,7 @@ from ctrbench.extend import (
     Plan,
     Stage,
     StarDense,
-    later,
+    added_field,
     model_validator,
 )
 
@@ -72,9 +72,9 @@ class Star(Method):
     """ε, added to the variance."""
     shrinkage: float = Field(default=1000.0, gt=0.0)
     """κ, the number of rows of all domains with which a domain's running moments are mixed."""
-    start: Literal["one", "double"] = later("one")
+    start: Literal["one", "double"] = added_field("one")
     """Initial W_p: one, or random like W (`double`)."""
-    layer_norm: bool = later(False)
+    layer_norm: bool = added_field(False)
     """Whether each row is normalised after every hidden layer."""
 
     @model_validator(mode="after")

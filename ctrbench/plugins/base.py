@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ctrbench.added_fields import added_field, unchanged_added_fields
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.later import later, unchanged_later
 from ctrbench.nn.build import Activation
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
@@ -73,8 +73,8 @@ class Settings(BaseModel):
         return self
 
     def key(self) -> dict[str, Any]:
-        """Return the settings as a run's key holds them: all but unchanged ones that were added `later`."""
-        return self.model_dump(mode="json", exclude=unchanged_later(self))
+        """Return the settings as a run's key holds them: all but unchanged ones declared by `added_field`."""
+        return self.model_dump(mode="json", exclude=unchanged_added_fields(self))
 
 
 class Backbone(Settings, ABC):
@@ -103,9 +103,9 @@ class Backbone(Settings, ABC):
     """Widths of the tower, the same for every backbone and method of a table."""
     activation: Activation = "tanh"
     """Activation of the tower's layers."""
-    pooling: Literal["mean", "din", "dien"] = later("mean")
+    pooling: Literal["mean", "din", "dien"] = added_field("mean")
     """Pooling of a sequence that has a target: its mean, DIN's attention or DIEN's interest evolution."""
-    pooling_aux: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = later(1.0)
+    pooling_aux: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = added_field(1.0)
     """Weight of DIEN's auxiliary loss, which tells the next behaviour from a random one."""
 
     def idle(self) -> Iterable[str]:
@@ -176,9 +176,9 @@ class Method(Settings, ABC):
     inspects: ClassVar[bool] = False
     """Whether `inspect` returns an `Inspection`, which a run then stores."""
 
-    norm: Literal["bn", "ln", "pn"] | None = later(None)
+    norm: Literal["bn", "ln", "pn"] | None = added_field(None)
     """Normalisation of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
-    aux: Literal["all", "domain"] | None = later(None)
+    aux: Literal["all", "domain"] | None = added_field(None)
     """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
 
     @classmethod

@@ -23,11 +23,11 @@ from ctrbench.nn.schema import Schema
 from ctrbench.plugins.base import Estimator, Method
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.grid import Run
-from ctrbench.runs.inputs import RunData, domain_table, open_data
 from ctrbench.runs.machine import device_of, reset_peak_memory
 from ctrbench.runs.outcome import Clock, make_code, make_result, write_record
 from ctrbench.runs.predictions import write_inspection, write_predictions
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
+from ctrbench.runs.run_data import RunData, domain_table, open_data
 from ctrbench.runs.schema import make_schema
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import Location, remove_file, write_text

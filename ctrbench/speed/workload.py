@@ -16,7 +16,7 @@ from ctrbench.data.stream import StreamedSplit
 from ctrbench.names import Split
 from ctrbench.nn.schema import Schema
 from ctrbench.runs.grid import usual_window
-from ctrbench.runs.inputs import load
+from ctrbench.runs.run_data import load
 from ctrbench.runs.schema import make_schema, synthetic_schema
 from ctrbench.synthetic.click_log import BASE_RATE, DOMAINS, field_sizes, synthetic_ids
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ctrbench.later import later, unchanged_later
+from ctrbench.added_fields import added_field, unchanged_added_fields
 from ctrbench.nn.model import Precision
 from ctrbench.nn.optim import AdamConfig
 from ctrbench.train.allocator import keep_freed_memory
@@ -36,10 +36,10 @@ class TrainConfig(BaseModel):
     lr: float = Field(default=1e-3, gt=0)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
     """Update of embedding rows that a batch does not contain (spec: adam-12.1)."""
-    precision: Precision = later("float32")
+    precision: Precision = added_field("float32")
     """Precision of matrix products after the embeddings; `bf16` is faster on processors with bf16 units and changes
     results."""
-    window: int | None = later(None, ge=1)
+    window: int | None = added_field(None, ge=1)
     """Number of rows in a shuffling window (`data.stream`); None holds all rows in memory."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1)
@@ -51,7 +51,7 @@ class TrainConfig(BaseModel):
 
         Settings added later are left out while they have their defaults, so keys of old records still match.
         """
-        return self.model_dump(exclude=unchanged_later(self))
+        return self.model_dump(exclude=unchanged_added_fields(self))
 
     def set_up_process(self) -> None:
         """Set the number of threads of this process and let it keep the memory that a step frees."""

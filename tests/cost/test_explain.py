@@ -16,7 +16,7 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.runs.grid import Run, make_config, make_grid
-from ctrbench.runs.inputs import load
+from ctrbench.runs.run_data import load
 from ctrbench.runs.schema import make_schema
 
 DIN_ROW, DIN_ELEMENT = 16 * 80, 2 * 16 * 80 + 80 * 40 + 40

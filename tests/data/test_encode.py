@@ -8,8 +8,8 @@ import pytest
 
 from ctrbench.data import encode
 from ctrbench.data.card import FieldCard
-from ctrbench.data.column_plans import field_column
 from ctrbench.data.encode import RowOrder, bucket_edges, encode_field, make_vocabulary, moments
+from ctrbench.data.staged_columns import field_column
 from ctrbench.data.staging import Staged, write_flat
 from ctrbench.errors import DataError
 

@@ -191,7 +191,7 @@ def test_a_full_disk_raises_an_error_with_a_remedy(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ctrbench.eval.partition.append_rows", full)
+    monkeypatch.setattr("ctrbench.eval.external_sort.append_rows", full)
     with pytest.raises(DataError, match="no space left for sorting"):
         both(predictions(), tmp_path)
 

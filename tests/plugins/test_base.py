@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from ctrbench import later
+from ctrbench import added_fields
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
@@ -16,7 +16,7 @@ from ctrbench.plugins.base import Backbone, Method, Settings
 from ctrbench.plugins.inspection import Inspection
 
 
-@pytest.mark.parametrize("module", [base, later])
+@pytest.mark.parametrize("module", [base, added_fields])
 def test_the_examples_of_the_docstrings_run(module: object) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # type: ignore[arg-type]
     assert (result.failed, result.attempted > 0) == (0, True)

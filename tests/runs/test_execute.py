@@ -16,7 +16,7 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.names import Column, Split
 from ctrbench.plugins.registry import find
 from ctrbench.runs import execute as module
-from ctrbench.runs import inputs, schema
+from ctrbench.runs import run_data, schema
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import Choice
@@ -55,7 +55,8 @@ def test_a_sequence_is_compared_with_its_target(
     only = run_of(prepared, f"dnn[hidden=8-4,pooling={pooling}]")
     assert [field.target for field in schema.field_shapes(prepared)] == [None, None, "item"]
     assert (
-        inputs.load(prepared, Split.TRAIN, only.key).bags[0][0].max() <= prepared.manifest.field("item").size
+        run_data.load(prepared, Split.TRAIN, only.key).bags[0][0].max()
+        <= prepared.manifest.field("item").size
     )
     record = execute(only, store)
     assert record.status == "finished"
@@ -74,8 +75,8 @@ def test_the_test_split_is_read_once_after_training(
     run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    load, fit = inputs.load, module.Trainer.fit
-    monkeypatch.setattr(inputs, "load", lambda *a: (heard.append(str(a[1])), load(*a))[1])
+    load, fit = run_data.load, module.Trainer.fit
+    monkeypatch.setattr(run_data, "load", lambda *a: (heard.append(str(a[1])), load(*a))[1])
     monkeypatch.setattr(module.Trainer, "fit", lambda *a, **k: (heard.append("fit"), fit(*a, **k))[1])
     assert execute(run, store).status == "finished"
     assert heard == [Split.TRAIN, Split.DEV, "fit", Split.TEST]

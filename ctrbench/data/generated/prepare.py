@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ctrbench.data.generated.manifest import Tally, make_manifest
 from ctrbench.data.generated.options import dataset_name
 from ctrbench.data.generated.processes import map_in_processes
 from ctrbench.data.generated.shards import GENERATOR, Dispatch, generate_shard, plan_pieces
-from ctrbench.data.generated.summary import Tally, make_manifest
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
 from ctrbench.data.manifest import MANIFEST, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared

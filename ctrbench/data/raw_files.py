@@ -14,13 +14,13 @@ from typing import Any
 
 from ctrbench.storage.files import Location, read_text, write_text
 
-INPUTS = "inputs.json"
+STATS = "stats.json"
 SETTLED_NS = 2_000_000_000
 """A file modified more recently than this may change again within the resolution of its modification time."""
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RawFileStats:
     """Sizes and modification times of raw files, and the time at which they were read."""
 
     at: int
@@ -34,24 +34,24 @@ class Inputs:
         return all(modified <= self.at - SETTLED_NS for _, modified in self.files.values())
 
 
-def inputs_of(paths: Sequence[Path]) -> Inputs:
-    """Return the inputs of files and of the files directly in folders."""
+def stat_raw_files(paths: Sequence[Path]) -> RawFileStats:
+    """Return the sizes and modification times of files and of the files directly in folders."""
     now = time.time_ns()
     # Subfolders are left out: readers do not read them, and the home folder may be one of them.
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     stats = {str(file.resolve()): file.stat() for file in files if file.is_file()}
-    return Inputs(now, {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
+    return RawFileStats(now, {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()})
 
 
-def read_inputs(folder: Location) -> Inputs | None:
-    """Return the inputs stored in the folder of a prepared dataset; None if they are missing or damaged."""
+def read_stats(folder: Location) -> RawFileStats | None:
+    """Return the sizes and times stored in the folder of a prepared dataset; None if they are missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads(read_text(folder / INPUTS))
-        return Inputs(**content)
+        content: dict[str, Any] = json.loads(read_text(folder / STATS))
+        return RawFileStats(**content)
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_inputs(folder: Location, inputs: Inputs) -> None:
-    """Store inputs in the folder of a prepared dataset."""
-    write_text(folder / INPUTS, json.dumps({"at": inputs.at, "files": inputs.files}))
+def write_stats(folder: Location, stats: RawFileStats) -> None:
+    """Store sizes and times in the folder of a prepared dataset."""
+    write_text(folder / STATS, json.dumps({"at": stats.at, "files": stats.files}))

@@ -1,4 +1,4 @@
-"""Plans of staged columns: the expression, type and rules of each column that a card reads from the raw frame."""
+"""Staged columns: the expression, type and rule of each column that a card reads from the raw frame."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnPlan:
-    """How one staged column is computed from the raw frame."""
+class StagedColumn:
+    """One column of the staged data, and the expression that computes it from the raw frame."""
 
     name: str
-    column: str
+    source: str
+    """Column of the raw frame."""
     values: pl.Expr
     dtype: np.dtype[Any]
     kind: Literal["single", "list"] = "single"
@@ -61,27 +62,27 @@ def field_column(name: str) -> str:
     return f"field {name}"
 
 
-def column_plans(frame: pl.LazyFrame, card: DatasetCard) -> list[ColumnPlan]:
-    """Return the plans of all columns that the card names; raises `CardError` for a missing column."""
+def staged_columns(frame: pl.LazyFrame, card: DatasetCard) -> list[StagedColumn]:
+    """Return all columns that the card names; raises `CardError` for a missing column."""
     schema = frame.collect_schema()
-    columns = {"label.column": card.label.column, "timestamp": card.timestamp, "split.key": card.split.key}
-    columns["probability"] = card.probability
-    columns |= {f"field {field.name!r}": field.source_column for field in card.fields}
-    for key, column in columns.items():
+    source_columns = {"label.column": card.label.column, "timestamp": card.timestamp}
+    source_columns |= {"split.key": card.split.key, "probability": card.probability}
+    source_columns |= {f"field {field.name!r}": field.source_column for field in card.fields}
+    for key, column in source_columns.items():
         if column is not None and column not in schema:
             raise CardError(
                 f"the data lack a column of the card ({key})",
                 value=repr(column),
                 remedy=did_you_mean(column, schema.names()),
             )
-    plans = [_plan_label(card, schema)]
+    columns = [_staged_label(card, schema)]
     if card.timestamp is not None:
-        plans.append(_plan_time(frame, card.timestamp, schema))
+        columns.append(_staged_time(frame, card.timestamp, schema))
     if (probability := probability_column(card, schema)) is not None:
-        plans.append(_plan_number(Column.PROBABILITY, probability, schema))
+        columns.append(_staged_number(Column.PROBABILITY, probability, schema))
     if card.split.key is not None:
-        plans.append(_plan_text(KEY, card.split.key, schema))
-    return plans + [_plan_field(field, schema) for field in card.fields]
+        columns.append(_staged_text(KEY, card.split.key, schema))
+    return columns + [_staged_field(field, schema) for field in card.fields]
 
 
 def probability_column(card: DatasetCard, schema: pl.Schema) -> str | None:
@@ -89,7 +90,7 @@ def probability_column(card: DatasetCard, schema: pl.Schema) -> str | None:
     return card.probability or (Column.PROBABILITY if Column.PROBABILITY in schema else None)
 
 
-def _plan_label(card: DatasetCard, schema: pl.Schema) -> ColumnPlan:
+def _staged_label(card: DatasetCard, schema: pl.Schema) -> StagedColumn:
     column, threshold = card.label.column, card.label.positive_from
     number = _as_float(pl.col(column), schema[column])
     if schema[column] == pl.String:
@@ -102,9 +103,9 @@ def _plan_label(card: DatasetCard, schema: pl.Schema) -> ColumnPlan:
     else:
         good, value = number.is_finite(), number >= threshold
         rule, remedy = "a label with positive_from is a number", "correct the row or remove it"
-    return ColumnPlan(
+    return StagedColumn(
         name=Column.LABEL,
-        column=column,
+        source=column,
         # `bad` reports wrong values with their row; casting them could overflow.
         values=pl.when(good).then(value).otherwise(0).cast(pl.Int8),
         dtype=np.dtype(np.int8),
@@ -113,15 +114,15 @@ def _plan_label(card: DatasetCard, schema: pl.Schema) -> ColumnPlan:
     )
 
 
-def _plan_time(frame: pl.LazyFrame, column: str, schema: pl.Schema) -> ColumnPlan:
+def _staged_time(frame: pl.LazyFrame, column: str, schema: pl.Schema) -> StagedColumn:
     dtype, time = schema[column], pl.col(column)
     if dtype == pl.String:
         time = _time_of_text(frame, column)
     elif dtype.is_float():
         time = time.floor()
-    return ColumnPlan(
+    return StagedColumn(
         name=Column.TIME,
-        column=column,
+        source=column,
         values=time.cast(pl.Int64, strict=False).fill_null(0),
         dtype=np.dtype(np.int64),
         bad=time.cast(pl.Int64, strict=False).is_null(),
@@ -144,14 +145,14 @@ def _as_float(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return column.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def _plan_number(name: str, column: str, schema: pl.Schema) -> ColumnPlan:
+def _staged_number(name: str, column: str, schema: pl.Schema) -> StagedColumn:
     number, raw = _as_float(pl.col(column), schema[column]), pl.col(column)
     missing = raw.is_null() | raw.is_nan() if schema[column].is_float() else raw.is_null()
     if schema[column] == pl.String:
         missing = raw.is_null() | raw.str.to_lowercase().is_in(["", "nan", "na", "null", "none"])
-    return ColumnPlan(
+    return StagedColumn(
         name=name,
-        column=column,
+        source=column,
         values=number.fill_null(float("nan")),
         dtype=np.dtype(np.float64),
         bad=~missing & ~number.is_finite().fill_null(value=False),
@@ -162,21 +163,21 @@ def _plan_number(name: str, column: str, schema: pl.Schema) -> ColumnPlan:
     )
 
 
-def _plan_text(name: str, column: str, schema: pl.Schema) -> ColumnPlan:
+def _staged_text(name: str, column: str, schema: pl.Schema) -> StagedColumn:
     if isinstance(schema[column], pl.List | pl.Array):
         raise CardError(
             "a list column needs a field of kind multi_valued or sequence",
             value=repr(column),
             remedy="set the field's kind in the card",
         )
-    return _plan_codes(name, column, pl.col(column).cast(pl.String).fill_null(""))
+    return _staged_codes(name, column, pl.col(column).cast(pl.String).fill_null(""))
 
 
-def _plan_codes(name: str, column: str, text: pl.Expr, separator: str | None = None) -> ColumnPlan:
+def _staged_codes(name: str, column: str, text: pl.Expr, separator: str | None = None) -> StagedColumn:
     texts = Texts()
-    return ColumnPlan(
+    return StagedColumn(
         name=name,
-        column=column,
+        source=column,
         values=text.cast(texts.dtype).to_physical(),
         dtype=np.dtype(np.uint32),
         texts=texts,
@@ -184,31 +185,31 @@ def _plan_codes(name: str, column: str, text: pl.Expr, separator: str | None = N
     )
 
 
-def _plan_field(field: FieldCard, schema: pl.Schema) -> ColumnPlan:
+def _staged_field(field: FieldCard, schema: pl.Schema) -> StagedColumn:
     name, column = field_column(field.name), field.source_column
     if field.kind == "numeric":
-        return _plan_number(name, column, schema)
+        return _staged_number(name, column, schema)
     if field.kind == "categorical":
-        return _plan_text(name, column, schema)
+        return _staged_text(name, column, schema)
     is_list = isinstance(schema[column], pl.List | pl.Array)
     if field.kind == "sequence":
-        return _plan_sequence(name, field, is_list=is_list)
+        return _staged_sequence(name, field, is_list=is_list)
     # The same list often recurs (the properties of an item), so each distinct list gets one code.
     if is_list:
         text = pl.col(column).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR, ignore_nulls=True)
-        return _plan_codes(name, column, text.fill_null(""), LIST_SEPARATOR)
-    return _plan_codes(name, column, pl.col(column).cast(pl.String).fill_null(""), field.separator)
+        return _staged_codes(name, column, text.fill_null(""), LIST_SEPARATOR)
+    return _staged_codes(name, column, pl.col(column).cast(pl.String).fill_null(""), field.separator)
 
 
-def _plan_sequence(name: str, field: FieldCard, *, is_list: bool) -> ColumnPlan:
+def _staged_sequence(name: str, field: FieldCard, *, is_list: bool) -> StagedColumn:
     # Histories differ from row to row, so their elements get codes.
     column, texts = pl.col(field.source_column), Texts()
     lists = column.cast(pl.List(pl.String)) if is_list else column.cast(pl.String).str.split(field.separator)
     elements = without_empty(lists.fill_null([]))
     kept = elements if field.max_length is None else elements.list.tail(field.max_length)
-    return ColumnPlan(
+    return StagedColumn(
         name=name,
-        column=field.source_column,
+        source=field.source_column,
         values=kept.cast(pl.List(texts.dtype)).to_physical(),
         dtype=np.dtype(np.uint32),
         kind="list",

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrbench.eval.partition import Part, in_order, read_all, scratch_parent
+from ctrbench.eval.external_sort import ScratchRows, read_all, scratch_parent, sorted_pieces
 
 ROW = np.dtype([("value", np.float32), ("index", np.int64)])
 
 
-def source(values: Sequence[float] | np.ndarray, folder: Path) -> Part:
+def source(values: Sequence[float] | np.ndarray, folder: Path) -> ScratchRows:
     rows = np.empty(len(values), dtype=ROW)
     rows["value"], rows["index"] = values, np.arange(len(values))
     rows.tofile(folder / "source")
-    return Part(file=folder / "source", dtype=ROW, chunk=7, is_single=False)
+    return ScratchRows(file=folder / "source", dtype=ROW, chunk=7, is_single=False)
 
 
 def pieces(values: list[float], folder: Path, limit: int = 10) -> list[np.ndarray]:
-    parts = in_order(source(values, folder), "value", limit=limit, chunk=7, folder=folder)
+    parts = sorted_pieces(source(values, folder), "value", limit=limit, chunk=7, folder=folder)
     return [read_all(piece) for piece in parts]
 
 
@@ -57,17 +57,19 @@ def test_a_source_within_the_limit_is_yielded_unchanged(tmp_path: Path) -> None:
 def test_ranges_that_are_still_too_large_are_split_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctrbench.eval.partition.SAMPLE_SIZE", 2)
+    monkeypatch.setattr("ctrbench.eval.external_sort.SAMPLE_SIZE", 2)
     parts = pieces([float(value % 97) for value in range(400)], tmp_path)
     assert max(piece.size for piece in parts) <= 10
     assert sum(piece.size for piece in parts) == 400
 
 
 def test_memory_is_bounded_by_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctrbench.eval.partition.SAMPLE_SIZE", 2**8)
+    monkeypatch.setattr("ctrbench.eval.external_sort.SAMPLE_SIZE", 2**8)
     rows = replace(source(np.random.default_rng(0).normal(size=200_000), tmp_path), chunk=5_000)
     tracemalloc.start()
-    sizes = [piece.num_rows for piece in in_order(rows, "value", limit=10_000, chunk=5_000, folder=tmp_path)]
+    sizes = [
+        piece.num_rows for piece in sorted_pieces(rows, "value", limit=10_000, chunk=5_000, folder=tmp_path)
+    ]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(sizes) == 200_000
@@ -75,9 +77,11 @@ def test_memory_is_bounded_by_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_piece_is_deleted_when_the_next_is_requested(tmp_path: Path) -> None:
-    parts = in_order(source([*map(float, range(60))], tmp_path), "value", limit=10, chunk=7, folder=tmp_path)
+    parts = sorted_pieces(
+        source([*map(float, range(60))], tmp_path), "value", limit=10, chunk=7, folder=tmp_path
+    )
     first = next(parts)
-    assert isinstance(first, Part)
+    assert isinstance(first, ScratchRows)
     next(parts)
     assert not first.file.exists()
 

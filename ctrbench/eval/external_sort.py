@@ -48,8 +48,8 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Rows in a scratch file."""
+class ScratchRows:
+    """Rows in a scratch file; a `Source`."""
 
     file: Path
     dtype: np.dtype[np.void]
@@ -97,7 +97,7 @@ def read_all(source: Source) -> Rows:
     return np.concatenate(list(source.chunks()))
 
 
-def in_order(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> Iterator[Source]:
+def sorted_pieces(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> Iterator[Source]:
     """Yield pieces of a source in ascending order of a field; equal values are never in two pieces.
 
     Each piece holds at most `limit` rows, or rows with a single value of the field. A piece is deleted when the next
@@ -111,11 +111,11 @@ def in_order(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -
         if part.is_single:
             yield part
         else:
-            yield from in_order(part, by, limit=limit, chunk=chunk, folder=folder)
+            yield from sorted_pieces(part, by, limit=limit, chunk=chunk, folder=folder)
         part.file.unlink()
 
 
-def _split(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> list[Part]:
+def _split(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> list[ScratchRows]:
     """Write the rows to files by range: range 2k is below the k-th split value, range 2k + 1 equal to it."""
     splits = _split_values(source, by, limit)
     inside, parts = Path(mkdtemp(dir=folder)), {}
@@ -125,7 +125,7 @@ def _split(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> 
         ordered = rows[np.argsort(range_of, kind="stable")]
         ends = np.cumsum(np.bincount(range_of))
         for i in np.unique(range_of).tolist():
-            part = Part(file=inside / f"{i}", dtype=rows.dtype, chunk=chunk, is_single=i % 2 == 1)
+            part = ScratchRows(file=inside / f"{i}", dtype=rows.dtype, chunk=chunk, is_single=i % 2 == 1)
             append_rows(ordered[ends[i - 1] if i else 0 : ends[i]], part.file)
             parts[i] = part
     return [parts[i] for i in sorted(parts)]
