@@ -9,7 +9,7 @@ import torch
 
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
-from ctrbench.extend import Method, Plan
+from ctrbench.extend import Method, Plan, added_field
 from ctrbench.methods.plain import Plain
 from ctrbench.methods.star import Star
 from ctrbench.nn.model import CTRModel

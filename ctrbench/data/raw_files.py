@@ -14,7 +14,7 @@ from typing import Any
 
 from ctrbench.storage.files import Location, read_text, write_text
 
-STATS = "stats.json"
+STATS = "inputs.json"
 SETTLED_NS = 2_000_000_000
 """A file modified more recently than this may change again within the resolution of its modification time."""
 

@@ -15,8 +15,10 @@ import numpy as np
 from ctrbench.synthetic.philox import Floats, Integers
 from ctrbench.synthetic.production import rows, truth
 from ctrbench.synthetic.production.distributions import second_table
+from ctrbench.synthetic.production.spec import NOISE_SIZES
 from ctrbench.synthetic.production.streams import Stream
-from ctrbench.synthetic.production.world import NOISE_SIZES, USER_EXPONENT, World
+from ctrbench.synthetic.production.traffic import USER_EXPONENT
+from ctrbench.synthetic.production.world import World
 
 BLOCK_ROWS = 1 << 14
 DATA, CALIBRATION = 0, 1

@@ -70,6 +70,11 @@ def zipf(size: int, exponent: float) -> Floats:
     return np.asarray(weights / weights.sum())
 
 
+def sum_by_value(shares: Floats, values: Integers, size: int) -> Floats:
+    """Return the sum of the shares per value 0, 1, …, size - 1."""
+    return np.asarray(np.bincount(values, shares, minlength=size), dtype=np.float64)
+
+
 def blocks(size: int, shares: Floats) -> Integers:
     """Partition [0, size) into one block per share, each with at least one element.
 
@@ -80,7 +85,7 @@ def blocks(size: int, shares: Floats) -> Integers:
     return np.concatenate([[0], ends + np.arange(1, len(shares) + 1)])
 
 
-def centred(values: Floats, weights: Floats) -> Floats:
+def centered(values: Floats, weights: Floats) -> Floats:
     """Shift the last axis to weighted mean 0, and scale the table to weighted mean square 1."""
     weights = weights / weights.sum()
     values = values - (values @ weights)[..., None]

@@ -32,26 +32,23 @@ from ctrbench.synthetic.production.calibration import Constants
 from ctrbench.synthetic.production.clicks import ClickBlock, Component
 from ctrbench.synthetic.production.distributions import DAY_SECONDS
 from ctrbench.synthetic.production.spec import (
-    NUM_AGES,
-    NUM_GENDERS,
-    NUM_LEVELS,
-    NUM_POSITIONS,
-    NUM_PROFILES,
-    NUM_SCENARIOS,
-    ProductionSpec,
-)
-from ctrbench.synthetic.production.world import (
     NOISE_SIZES,
+    NUM_AGES,
     NUM_BRANDS,
     NUM_CITIES,
     NUM_CREATIVES,
     NUM_DEVICES,
+    NUM_GENDERS,
+    NUM_LEVELS,
     NUM_NETWORKS,
     NUM_PAGES,
+    NUM_POSITIONS,
     NUM_PRICES,
-    World,
-    make_world,
+    NUM_PROFILES,
+    NUM_SCENARIOS,
+    ProductionSpec,
 )
+from ctrbench.synthetic.production.world import World, make_world
 
 Values = NDArray[Any]
 Kind = Literal["categorical", "numeric", "sequence"]

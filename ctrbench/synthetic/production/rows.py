@@ -16,9 +16,15 @@ import numpy as np
 
 from ctrbench.synthetic.philox import Floats, Integers, below, compiled, normal, permuted, uniforms, words
 from ctrbench.synthetic.production.distributions import BUCKETS, DAY_SECONDS, quantile
-from ctrbench.synthetic.production.spec import NUM_RESERVED, RESERVED_SHARE
+from ctrbench.synthetic.production.spec import (
+    NUM_BRANDS,
+    NUM_CREATIVES,
+    NUM_PRICES,
+    NUM_RESERVED,
+    RESERVED_SHARE,
+)
 from ctrbench.synthetic.production.streams import Stream
-from ctrbench.synthetic.production.world import NUM_BRANDS, NUM_CREATIVES, NUM_PRICES, USER_EXPONENT
+from ctrbench.synthetic.production.traffic import USER_EXPONENT
 
 TARGETED = 0.35
 FIRST_INTEREST, SECOND_INTEREST = 0.5, 0.8

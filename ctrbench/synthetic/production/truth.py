@@ -27,7 +27,7 @@ from ctrbench.synthetic.production.rows import (
     stint_of,
 )
 from ctrbench.synthetic.production.streams import Stream
-from ctrbench.synthetic.production.world import LATENT, TASTE
+from ctrbench.synthetic.production.true_parameters import LATENT, TASTE
 
 BASE_RATE = 0.0127
 V_DOMAIN, V_SHARED, V_STRUCTURED = 0.345, 0.370, 0.140

@@ -7,7 +7,7 @@ from scipy.integrate import quad
 from ctrbench.synthetic.production.distributions import (
     bin_counts,
     blocks,
-    centred,
+    centered,
     cumulative,
     domain_shares,
     guide,
@@ -76,6 +76,6 @@ def test_blocks_are_proportional_to_shares_and_not_empty() -> None:
 
 def test_centred_table_has_weighted_mean_0_and_mean_square_1() -> None:
     weights = np.array([1.0, 2.0, 5.0])
-    values = centred(np.array([[1.0, 4.0, 9.0], [0.0, 0.0, 8.0]]), weights)
+    values = centered(np.array([[1.0, 4.0, 9.0], [0.0, 0.0, 8.0]]), weights)
     assert values @ weights == pytest.approx([0, 0], abs=1e-12)
     assert np.mean(values**2 @ weights / 8) == pytest.approx(1)

@@ -15,8 +15,9 @@ from ctrbench.synthetic.philox import normals, uniforms
 from ctrbench.synthetic.production.clicks import ClickBlock, Component
 from ctrbench.synthetic.production.generator import CATEGORY_SEQUENCE, ITEM_SEQUENCE, Production
 from ctrbench.synthetic.production.streams import Stream
+from ctrbench.synthetic.production.traffic import tilted_shares
 from ctrbench.synthetic.production.truth import _mlp
-from ctrbench.synthetic.production.world import make_world, tilted_shares
+from ctrbench.synthetic.production.world import make_world
 
 Columns = dict[str, np.ndarray]
 VARIANCES = {

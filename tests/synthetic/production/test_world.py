@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from ctrbench.synthetic.production.domains import valid_pairs
 from ctrbench.synthetic.production.spec import spec_of_size
-from ctrbench.synthetic.production.world import World, make_world, valid_pairs
+from ctrbench.synthetic.production.world import World, make_world
 
 
 @pytest.fixture(scope="module")
