@@ -33,17 +33,9 @@ from ctrbench.readers.iaac import (
     TWIN_REMAINDER,
 )
 from ctrbench.synthetic.iaac import marginals
+from ctrbench.synthetic.iaac.draws import Integers, draw, draw_ranks, scramble, select
 from ctrbench.synthetic.iaac.marginals import DAYS, Day, Floats
-from ctrbench.synthetic.iaac.world import (
-    VARIANCES,
-    Integers,
-    World,
-    draw,
-    draw_ranks,
-    make_world,
-    scramble,
-    select,
-)
+from ctrbench.synthetic.iaac.world import VARIANCES, World, make_world
 
 VERSION = 1
 """Version of the generator; increased when the same seed and rows generate different files."""

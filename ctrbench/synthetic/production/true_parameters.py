@@ -70,7 +70,7 @@ class Truth:
 
 
 def make_truth(spec: ProductionSpec, domains: Domains) -> Truth:
-    """Draw the parameters of the true logit; strict null data have no drift, decay or taste per domain feature."""
+    """Draw the parameters of the true logit; in strict null data, taste and drift are zero and all decays equal."""
     seed, shares = spec.seed, zipf(spec.num_categories, CATEGORY_EXPONENT)
     structured = _structured_vectors(seed, domains)
     taste = normal_table(seed, Stream.PROFILE_TASTE, NUM_PROFILES, TASTE)
