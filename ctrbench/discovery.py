@@ -111,7 +111,7 @@ class Plugin:
         `_` and from which no other class of the file derives. Raises `ContractError` where the file does not import or
         does not define exactly one such class.
         """
-        base, module = self.kind.base_class(), self._module()
+        base, module = self.kind.base_class(), self._import_module()
         classes = [
             value
             for value in vars(module).values()
@@ -131,7 +131,7 @@ class Plugin:
             )
         return leaves[0]
 
-    def _module(self) -> ModuleType:
+    def _import_module(self) -> ModuleType:
         if self.is_builtin:
             return importlib.import_module(f"{self.kind.package}.{self.name}")
         name = f"ctrbench_plugin_{self.name}_{self.sha256[:12]}"
@@ -165,7 +165,7 @@ def available_plugins(kind: PluginKind[Any], *, reserved: Collection[str] = ()) 
     """Return built-in and installed plug-ins by name; an installed one never takes a built-in or reserved name."""
     plugins = builtin_plugins(kind)
     for point in entry_points(group=kind.group):
-        origin = _origin(point.module)
+        origin = _module_file(point.module)
         if origin is not None and point.name not in plugins and point.name not in reserved:
             plugins[point.name] = Plugin(name=point.name, kind=kind, file=Path(origin), is_builtin=False)
     return plugins
@@ -193,7 +193,7 @@ def plugin_file(kind: PluginKind[Any], file: Path) -> Plugin:
     return Plugin(name=file.stem, kind=kind, file=file.resolve(), is_builtin=False)
 
 
-def _origin(module: str) -> str | None:
+def _module_file(module: str) -> str | None:
     """Return a module's file; None for an entry point whose package is gone."""
     try:
         spec = importlib.util.find_spec(module)

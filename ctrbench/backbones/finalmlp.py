@@ -68,7 +68,7 @@ class FinalMlp(Backbone):
     """Role of the fields that the gate of stream 2 reads; none: a learned vector."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.hidden[-1] % self.heads:
             raise ValueError("heads must divide the last hidden width")
         return self
@@ -84,7 +84,7 @@ class FinalMlp(Backbone):
         tower = tuple(replace(dense, name=f"second.{dense.name}") for dense in self.tower())
         fusion = BilinearFusion(name="fusion", width=self.hidden[-1], heads=self.heads)
         return Plan(
-            at_input=(self._gate("gate1", self.first_role),) if self.gating else (),
+            at_input=(self._feature_gate("gate1", self.first_role),) if self.gating else (),
             interactions=(Branch(name="second", stages=(*self._second_input(), *tower)),),
             tower=self.tower(),
             head=(fusion, *self.output()),
@@ -93,9 +93,9 @@ class FinalMlp(Backbone):
     def _second_input(self) -> tuple[Stage, ...]:
         if not self.gating:
             return ()
-        return AsEmbedded(name="second.input"), self._gate("gate2", self.second_role)
+        return AsEmbedded(name="second.input"), self._feature_gate("gate2", self.second_role)
 
-    def _gate(self, name: str, role: Role | None) -> FeatureGate:
+    def _feature_gate(self, name: str, role: Role | None) -> FeatureGate:
         return FeatureGate(name=name, role=role, hidden=self.gate_hidden)
 
 
@@ -124,7 +124,7 @@ class FeatureGateModule(StageModule):
         super().__init__()
         check_layout(stage.name, num_inputs, build.schema)
         self.num_outputs = num_inputs
-        columns = _columns_of(stage.role, build.schema)
+        columns = _columns_of_role(stage.role, build.schema)
         self.register_buffer("columns", columns, persistent=False)
         start = torch.empty(1, build.schema.embedding_size)
         start.normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.learned"))
@@ -161,7 +161,7 @@ class AsEmbeddedModule(StageModule):
         return context.embeddings_BN
 
 
-def _columns_of(role: str | None, schema: Schema) -> torch.Tensor:
+def _columns_of_role(role: str | None, schema: Schema) -> torch.Tensor:
     """Return the columns of the fields of a role in z."""
     has_role = {field.name for field in schema.fields if role is not None and field.role == role}
     ranges = [

@@ -71,7 +71,7 @@ class FieldProductsModule(StageModule):
     def __init__(self, stage: FieldProducts, num_inputs: int, build: Build) -> None:
         super().__init__()
         self.fields, self.products = FieldVectors(stage.name, num_inputs, build), stage.products
-        inner, outer = _pairs(self.fields.num_fields, 1), _pairs(self.fields.size, 0)
+        inner, outer = _triangle_indices(self.fields.num_fields, 1), _triangle_indices(self.fields.size, 0)
         self.register_buffer("inner", inner, persistent=False)
         self.register_buffer("outer", outer, persistent=False)
         widths = {"inner": len(inner), "outer": len(outer), "both": len(inner) + len(outer)}
@@ -90,7 +90,7 @@ class FieldProductsModule(StageModule):
         return torch.cat(parts, dim=1)
 
 
-def _pairs(size: int, offset: int) -> torch.Tensor:
+def _triangle_indices(size: int, offset: int) -> torch.Tensor:
     """Return the indices of the upper triangle in a flattened (size, size) matrix."""
     rows, columns = torch.triu_indices(size, size, offset)
     indices: torch.Tensor = rows * size + columns

@@ -54,7 +54,7 @@ class XDeepFm(Backbone):
     """Whether a map goes either to the next layer or to the output instead of to both."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.split_half and any(width % 2 for width in self.cin[:-1]):
             raise ValueError("split_half needs an even number of maps in each cin layer before the last")
         return self
@@ -126,7 +126,7 @@ class CompressedInteractionModule(StageModule):
         for weight_HFM, num_next in zip(self.weights, self.num_next, strict=True):
             before_HBE = maps_HBE
             if num_next:
-                maps_HBE = self._maps(before_HBE, first_FBE, weight_HFM[:, :, :num_next])
+                maps_HBE = self._next_maps(before_HBE, first_FBE, weight_HFM[:, :, :num_next])
             if num_next < weight_HFM.shape[2]:
                 products_BHF = torch.bmm(before_HBE.transpose(0, 1), first_FBE.permute(1, 2, 0))
                 sums.append(products_BHF.flatten(1) @ weight_HFM[:, :, num_next:].flatten(0, 1))
@@ -134,7 +134,7 @@ class CompressedInteractionModule(StageModule):
                 sums.append(maps_HBE.sum(2).T)
         return torch.cat(sums, dim=1)
 
-    def _maps(
+    def _next_maps(
         self, before_HBE: torch.Tensor, first_FBE: torch.Tensor, weight_HFM: torch.Tensor
     ) -> torch.Tensor:
         """Return the maps of a layer, given those of the layer before."""

@@ -59,7 +59,7 @@ def _show_version(is_requested: bool) -> None:
 
 
 @app.callback()
-def _root(
+def _set_root_options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),

@@ -21,12 +21,12 @@ Completer = Callable[[str], list[tuple[str, str]]]
 
 def cards(incomplete: str) -> list[tuple[str, str]]:
     """Complete the name of a dataset that `prepare` knows."""
-    return _matching(incomplete, _card_names)
+    return _matching_names(incomplete, _card_names)
 
 
 def prepared(incomplete: str) -> list[tuple[str, str]]:
     """Complete the name of a prepared dataset."""
-    return _matching(incomplete, _prepared_names)
+    return _matching_names(incomplete, _prepared_names)
 
 
 def methods(incomplete: str) -> list[tuple[str, str]]:
@@ -41,15 +41,15 @@ def backbones(incomplete: str) -> list[tuple[str, str]]:
 
 def studies(incomplete: str) -> list[tuple[str, str]]:
     """Complete the name of a bundled study."""
-    return _matching(incomplete, _study_names)
+    return _matching_names(incomplete, _study_names)
 
 
 def choices(*values: str) -> Completer:
     """Return a completer for a fixed list of values."""
-    return lambda incomplete: _matching(incomplete, lambda: dict.fromkeys(values, ""))
+    return lambda incomplete: _matching_names(incomplete, lambda: dict.fromkeys(values, ""))
 
 
-def _matching(incomplete: str, names: Callable[[], Names]) -> list[tuple[str, str]]:
+def _matching_names(incomplete: str, names: Callable[[], Names]) -> list[tuple[str, str]]:
     try:
         return [(name, text) for name, text in names().items() if name.startswith(incomplete)]
     except (CtrbenchError, OSError):
@@ -60,7 +60,7 @@ def _last_of_list(incomplete: str, names: Callable[[], Names]) -> list[tuple[str
     """Complete what follows the last comma outside brackets, and keep what precedes it."""
     start = re.split(r",(?![^\[]*\])", incomplete)[-1]
     before = incomplete.removesuffix(start)
-    return [(before + name, text) for name, text in _matching(start, names)]
+    return [(before + name, text) for name, text in _matching_names(start, names)]
 
 
 def _card_names() -> Names:
@@ -78,10 +78,12 @@ def _prepared_names() -> Names:
 def _plugin_names(kind: PlugKind) -> Names:
     from ctrbench.plugins.registry import group_members, plugins
 
-    return dict(_summaries(kind)) | {name: "" for name in group_members(kind) if name not in plugins(kind)}
+    return dict(_plugin_summaries(kind)) | {
+        name: "" for name in group_members(kind) if name not in plugins(kind)
+    }
 
 
-def _summaries(kind: PlugKind) -> Iterator[tuple[str, str]]:
+def _plugin_summaries(kind: PlugKind) -> Iterator[tuple[str, str]]:
     from ctrbench.plugins.registry import plugins
 
     for name, plugin in plugins(kind).items():

@@ -29,8 +29,8 @@ def show_explanation(explanation: Explanation) -> None:
         (f"after: {explanation.method}", after, before, "+"),
     ):
         name = f"{title}, {cost.join}" if cost.join else title
-        console.print_table(_tree(name, cost, _Changes(other.stages, sign), number=_number_format()))
-    console.print_table(_totals(before, after, explanation.indicator))
+        console.print_table(_part_table(name, cost, _Changes(other.stages, sign), number=_number_format()))
+    console.print_table(_totals_table(before, after, explanation.indicator))
     console.out.print(
         "Multiply-adds count matrix products of a forward pass. Stages: ~ changed, + added, - removed.",
         highlight=False,
@@ -54,43 +54,50 @@ class _Changes:
         return "~" if part.stage.name in self.others else self.sign
 
 
-def _tree(title: str, cost: PlanCost, changes: _Changes, *, number: Callable[[int], str]) -> Table:
+def _part_table(title: str, cost: PlanCost, changes: _Changes, *, number: Callable[[int], str]) -> Table:
     table = listing(escape(title), "", "part", "kind")
     table.columns[1].no_wrap = True
     for heading in ("shape", "parameters", "per domain", "multiply-\nadds/row"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for guide, part in _branches(cost.sections):
+    for guide, part in _tree_lines(cost.sections):
         name = escape(f"{guide}{part.name}")
         style = None if guide else "dim"
         table.add_row(
-            changes.mark(part), name, escape(part.kind), _shape(part), *_counts(part, number), style=style
+            changes.mark(part),
+            name,
+            escape(part.kind),
+            _shape_text(part),
+            *_count_cells(part, number),
+            style=style,
         )
     return table
 
 
-def _shape(part: Part) -> str:
+def _shape_text(part: Part) -> str:
     if part.num_outputs is None:
         return ""
     width = "" if part.num_inputs is None else str(part.num_inputs)
     return f"{width} → {part.num_outputs}".strip()
 
 
-def _counts(part: Part, number: Callable[[int], str]) -> Iterator[str]:
+def _count_cells(part: Part, number: Callable[[int], str]) -> Iterator[str]:
     cost = part.cost
     for value in (cost.embedding + cost.shared, cost.per_domain, cost.row):
         yield number(value) if value else ""
 
 
-def _branches(parts: Sequence[Part], guide: str = "", *, is_root: bool = True) -> Iterator[tuple[str, Part]]:
+def _tree_lines(
+    parts: Sequence[Part], guide: str = "", *, is_root: bool = True
+) -> Iterator[tuple[str, Part]]:
     """Yield each part with the lines of the tree that lead to it."""
     for number, part in enumerate(parts, start=1):
         is_last = number == len(parts)
         yield "" if is_root else f"{guide}{'└─ ' if is_last else '├─ '}", part
         below = "" if is_root else f"{guide}{'   ' if is_last else '│  '}"
-        yield from _branches(part.parts, below, is_root=False)
+        yield from _tree_lines(part.parts, below, is_root=False)
 
 
-def _totals(before: PlanCost, after: PlanCost, indicator: str) -> Table:
+def _totals_table(before: PlanCost, after: PlanCost, indicator: str) -> Table:
     table = listing("Totals", "")
     for heading in ("before", "after", "difference", "×"):
         table.add_column(heading, justify="right")

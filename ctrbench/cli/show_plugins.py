@@ -39,7 +39,7 @@ def show_backbones(plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]
     """List backbones, and below the groups of them."""
     table = _expanded("backbones", "name", "summary", "paper", "year")
     for plugin in plugins:
-        table.add_row(plugin.name, _summary(plugin), _paper(plugin), _year(plugin))
+        table.add_row(plugin.name, _summary(plugin), _authors_and_venue(plugin), _year(plugin))
     console.print_table(table)
     _show_groups("backbones", groups, all_name)
 
@@ -63,7 +63,7 @@ def _wide_methods_table(plugins: Iterable[Plugin]) -> Table:
     table = _expanded("methods", "name", "summary", "paper", "year", USES.lower(), PER_DOMAIN.lower())
     for plugin in plugins:
         tags = (escape(plugin.tag(name)) for name in (USES, PER_DOMAIN))
-        table.add_row(plugin.name, _summary(plugin, 90), _paper(plugin), _year(plugin), *tags)
+        table.add_row(plugin.name, _summary(plugin, 90), _authors_and_venue(plugin), _year(plugin), *tags)
     return table
 
 
@@ -72,7 +72,7 @@ def _narrow_methods_table(plugins: Iterable[Plugin]) -> Table:
     for plugin in plugins:
         lines = (
             _summary(plugin, console.out.width - 22),
-            f"[dim]{_paper(plugin)} · {_year(plugin)}[/]" if _year(plugin) else "",
+            f"[dim]{_authors_and_venue(plugin)} · {_year(plugin)}[/]" if _year(plugin) else "",
             f"uses: {escape(plugin.tag(USES))}",
             f"per domain: {escape(plugin.tag(PER_DOMAIN))}",
         )
@@ -100,7 +100,7 @@ def _without_citation(summary: str) -> str:
     return re.sub(r" \(spec: [^)]*\)", "", summary).rstrip(".")
 
 
-def _paper(plugin: Plugin) -> str:
+def _authors_and_venue(plugin: Plugin) -> str:
     """Return a paper's authors and venue, without its title."""
     authors, *rest = plugin.tag("Paper").split(", ")
     return "" if authors.startswith("none") else escape(", ".join((authors, *rest[-1:])))
@@ -131,7 +131,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         by_rule.setdefault(finding.rule, {})[finding.backbone] = finding
     for rule, of_backbones in by_rule.items():
-        table.add_row(rule, *(_state(of_backbones.get(backbone)) for backbone in backbones))
+        table.add_row(rule, *(_finding_text(of_backbones.get(backbone)) for backbone in backbones))
     console.print_table(table)
     for finding in findings:
         if finding.is_skipped:
@@ -149,7 +149,7 @@ def _print_failures(rule: str, failures: Sequence[Finding]) -> None:
         console.print_line(f"  {finding.backbone}: {finding.sentence}")
 
 
-def _state(finding: Finding | None) -> str:
+def _finding_text(finding: Finding | None) -> str:
     if finding is None:
         return ""
     if finding.is_skipped:

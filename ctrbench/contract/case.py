@@ -65,15 +65,15 @@ class Case:
     @cached_property
     def trained(self) -> Training:
         """The method after a few epochs, shared by all rules, which must not train it further."""
-        return self._history.training
+        return self._training_history.training
 
     @cached_property
     def snapshot(self) -> Snapshot:
         """The state of `trained` half-way through its last epoch."""
-        return self._history.snapshot
+        return self._training_history.snapshot
 
     @cached_property
-    def _history(self) -> _History:
+    def _training_history(self) -> _History:
         training = Training(self)
         torch.manual_seed(SEED)
         for epoch in range(EPOCHS - 1):

@@ -65,7 +65,7 @@ def check(
     selected = select("methods", selector_or_file)
     method = selected.value
     applicable = ESTIMATOR_RULES if isinstance(method, Estimator) else RULES
-    chosen = _choose(applicable, rules)
+    chosen = _select_rules(applicable, rules)
     findings: list[Finding] = []
     with _restored_state():
         for name in backbones or tuple(builtin_backbones()):
@@ -75,7 +75,7 @@ def check(
     return tuple(findings)
 
 
-def _choose(rules: Sequence[Rule], names: Sequence[str] | None) -> list[Rule]:
+def _select_rules(rules: Sequence[Rule], names: Sequence[str] | None) -> list[Rule]:
     known = [rule.name for rule in rules]
     for name in names or ():
         if name not in known:
@@ -110,7 +110,7 @@ def _restored_state() -> Iterator[None]:
 
 
 def _check_case(case: Case, rules: Sequence[Rule]) -> Iterator[Finding]:
-    reason = _run_check(_unsupported, case)
+    reason = _run_check(_unsupported_finding, case)
     if reason is not None:
         yield Finding(backbone=case.backbone, rule=SUPPORTS, ok=reason.startswith(SKIPPED), sentence=reason)
         return
@@ -127,7 +127,7 @@ def _check_case(case: Case, rules: Sequence[Rule]) -> Iterator[Finding]:
             return
 
 
-def _unsupported(case: Case) -> str | None:
+def _unsupported_finding(case: Case) -> str | None:
     reason = case.method.supports(case.plan())
     return None if reason is None else f"{SKIPPED}{reason}"
 
@@ -137,10 +137,10 @@ def _run_check(check: Check, case: Case) -> str | None:
     try:
         return check(case)
     except Exception as error:  # noqa: BLE001  # any exception of a plug-in is a finding about it
-        return _describe(error, case.file)
+        return _describe_exception(error, case.file)
 
 
-def _describe(error: Exception, file: Path) -> str:
+def _describe_exception(error: Exception, file: Path) -> str:
     """Return one line about an exception, with the last line of the plug-in that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == file] or frames

@@ -75,7 +75,10 @@ def _changed_dense(case: Case, before: Tensors, after: Tensors) -> str | None:
     shops = [shop for shop, num_rows in enumerate(SHOP_ROWS, start=1) if num_rows > 1]
     # Initial weights may block gradients, and so may units that training has saturated; hardly both.
     touched = {
-        shop: _union(_touched(initial, case.train, shop), _touched(model, case.train, shop)) for shop in shops
+        shop: _union_of_masks(
+            _touched_elements(initial, case.train, shop), _touched_elements(model, case.train, shop)
+        )
+        for shop in shops
     }
     for name in dense:
         changed = before[name] != after[name]
@@ -89,7 +92,7 @@ def _changed_dense(case: Case, before: Tensors, after: Tensors) -> str | None:
     return None
 
 
-def _touched(model: CTRModel, train: SplitData, shop: int) -> dict[str, torch.Tensor]:
+def _touched_elements(model: CTRModel, train: SplitData, shop: int) -> dict[str, torch.Tensor]:
     """Return where each parameter gets a gradient from the rows of a shop, as boolean tensors."""
     copy = deepcopy(model).train()
     rows = torch.nonzero(train.indicator_B == shop)[:BATCH_ROWS, 0]
@@ -100,7 +103,7 @@ def _touched(model: CTRModel, train: SplitData, shop: int) -> dict[str, torch.Te
     }
 
 
-def _union(first: Tensors, second: Tensors) -> dict[str, torch.Tensor]:
+def _union_of_masks(first: Tensors, second: Tensors) -> dict[str, torch.Tensor]:
     return {name: mask | second[name] for name, mask in first.items()}
 
 

@@ -101,7 +101,7 @@ def _synthetic_data(config: TrainConfig) -> _Data:
     sizes = field_sizes()
     domain_B = synthetic_ids(SYNTHETIC_ROWS, sizes[:1], seed=0)[:, 0]
     schema = synthetic_schema(domain_B, sizes, embedding_size=config.embedding_size)
-    description = f"synthetic data, since no dataset is prepared: {_sizes(schema)}"
+    description = f"synthetic data, since no dataset is prepared: {_size_text(schema)}"
     return _Data(schema=schema, description=description, indicator="the synthetic domain", lengths=NO_LENGTHS)
 
 
@@ -111,13 +111,13 @@ def _prepared_data(prepared: Prepared, run: Run) -> _Data:
     features = " × ".join(run.key.domain_features)
     return _Data(
         schema=schema,
-        description=f"{prepared.manifest.name}, domains by {features}: {_sizes(schema)}{note}",
+        description=f"{prepared.manifest.name}, domains by {features}: {_size_text(schema)}{note}",
         indicator=run.key.indicator,
         lengths=lengths,
     )
 
 
-def _sizes(schema: Schema) -> str:
+def _size_text(schema: Schema) -> str:
     return f"{len(schema.slices)} fields, {schema.num_domains:,} domains"
 
 

@@ -55,7 +55,7 @@ class _Unfilled(TorchFunctionMode):
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].numel() >= LARGE:
             return args[0]
         if func is torch.Tensor.clone and args[0].numel() >= LARGE:
-            return self._blank(args[0].shape, args[0].dtype)
+            return self._zeros_in_shared_memory(args[0].shape, args[0].dtype)
         if func is torch.cat and sum(part.numel() for part in args[0]) >= LARGE:
             return self._concatenated(*args, **kwargs)
         return func(*args, **kwargs)
@@ -63,9 +63,9 @@ class _Unfilled(TorchFunctionMode):
     def _concatenated(self, parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
         shape = list(parts[0].shape)
         shape[dim] = sum(part.shape[dim] for part in parts)
-        return self._blank(shape, parts[0].dtype)
+        return self._zeros_in_shared_memory(shape, parts[0].dtype)
 
-    def _blank(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def _zeros_in_shared_memory(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         if dtype != self.memory.dtype:
             return torch.zeros(shape, dtype=dtype)
         if len(self.memory) < math.prod(shape):

@@ -80,7 +80,11 @@ class TracePair:
 def trace(model: CTRModel, batch: Batch, modules: Iterable[nn.Module] | None = None) -> Trace:
     """Run a batch and count the multiply-adds of `modules` (default: all modules of the model)."""
     result = Trace(rows=len(batch), macs=Counter(), widths={})
-    with torch.no_grad(), _ProductCounter() as counter, _traced(modules or model.modules(), counter, result):
+    with (
+        torch.no_grad(),
+        _ProductCounter() as counter,
+        _trace_modules(modules or model.modules(), counter, result),
+    ):
         model(batch)
     return result
 
@@ -113,7 +117,7 @@ class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _traced(modules: Iterable[nn.Module], counter: _ProductCounter, result: Trace) -> Iterator[None]:
+def _trace_modules(modules: Iterable[nn.Module], counter: _ProductCounter, result: Trace) -> Iterator[None]:
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         result.macs[module] -= counter.macs
 

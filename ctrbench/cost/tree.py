@@ -76,7 +76,7 @@ def plan_cost(
     return PlanCost(
         sections=(_embeddings(model, owners, traces), *_sections(plan, model, owners, traces)),
         join=plan.join if plan.interactions else "",
-        cost=_total(model, traces),
+        cost=_total_cost(model, traces),
         batch_rows=batch_rows,
         batch=trace(model, mixed).macs[model],
         batch_domains=len(set(mixed.indicator_B.tolist())),
@@ -87,10 +87,10 @@ def total_cost(plan: Plan, schema: Schema, *, lengths: Lengths = NO_LENGTHS) -> 
     """Return the total cost of a plan; raises the errors of building."""
     model = build_unfilled(plan, schema)
     small, large = (trace(model, single_domain_batch(schema, rows, lengths), (model,)) for rows in ROWS)
-    return _total(model, TracePair(small, large))
+    return _total_cost(model, TracePair(small, large))
 
 
-def _total(model: CTRModel, traces: TracePair) -> Cost:
+def _total_cost(model: CTRModel, traces: TracePair) -> Cost:
     counts = model.num_parameters()
     row, once = traces.macs(model)
     return Cost(
@@ -143,7 +143,7 @@ def _sections(plan: Plan, model: CTRModel, owners: Owners, traces: TracePair) ->
     for name in SECTIONS:
         chains = [getattr(network, name) for network in networks]
         parts = tuple(
-            _part(stage.name, [chain[index] for chain in chains], owners, traces, stage)
+            _describe_part(stage.name, [chain[index] for chain in chains], owners, traces, stage)
             for index, stage in enumerate(getattr(plan, name))
         )
         if parts:
@@ -151,7 +151,7 @@ def _sections(plan: Plan, model: CTRModel, owners: Owners, traces: TracePair) ->
             yield Part(name=name.replace("_", " "), cost=cost, parts=parts)
 
 
-def _part(
+def _describe_part(
     name: str, copies: Sequence[nn.Module], owners: Owners, traces: TracePair, stage: Stage | None = None
 ) -> Part:
     """Describe a module and the modules within that ran; `copies` are the same module of all domains."""
@@ -166,7 +166,7 @@ def _part(
         num_outputs=num_outputs,
         cost=replace(parameter_cost(copies, owners), row=row, once=once),
         stage=stage,
-        parts=tuple(_part(path, modules, owners, traces) for path, modules in inner.items()),
+        parts=tuple(_describe_part(path, modules, owners, traces) for path, modules in inner.items()),
     )
 
 

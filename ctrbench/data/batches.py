@@ -208,18 +208,20 @@ def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indic
     domain = torch.from_numpy(prepared.domain_ids(table, domain_set).astype(np.int64))
     user = manifest.card.user
     return SplitData(
-        ids_BF=torch.from_numpy(_block(table, one_id, np.int32)),
-        bags=tuple(_bag(table.column(name)) for name in bags),
-        numeric_BK=torch.from_numpy(_block(table, numeric, np.float32)),
+        ids_BF=torch.from_numpy(_column_matrix(table, one_id, np.int32)),
+        bags=tuple(_to_bag(table.column(name)) for name in bags),
+        numeric_BK=torch.from_numpy(_column_matrix(table, numeric, np.float32)),
         domain_B=domain,
         indicator_B=(
-            domain if indicator == "all" else torch.from_numpy(_array(table, indicator).astype(np.int64))
+            domain
+            if indicator == "all"
+            else torch.from_numpy(_column_array(table, indicator).astype(np.int64))
         ),
-        label_B=torch.from_numpy(_array(table, Column.LABEL).astype(np.float32)),
-        row=_array(table, Column.ROW),
-        user=_array(table, user).astype(np.int32) if user else None,
-        probability=_array(table, Column.PROBABILITY) if manifest.has_probability else None,
-        ceiling=_array(table, Column.CEILING) if Column.CEILING in table.column_names else None,
+        label_B=torch.from_numpy(_column_array(table, Column.LABEL).astype(np.float32)),
+        row=_column_array(table, Column.ROW),
+        user=_column_array(table, user).astype(np.int32) if user else None,
+        probability=_column_array(table, Column.PROBABILITY) if manifest.has_probability else None,
+        ceiling=_column_array(table, Column.CEILING) if Column.CEILING in table.column_names else None,
     )
 
 
@@ -296,14 +298,14 @@ def domain_order(
     return Order(rows=np.concatenate(blocks), starts=starts, nominal=batch_size)
 
 
-def _array(table: pa.Table, name: str) -> np.ndarray:
+def _column_array(table: pa.Table, name: str) -> np.ndarray:
     array: np.ndarray = table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
     return array
 
 
-def _block(table: pa.Table, names: Sequence[str], dtype: type) -> np.ndarray:
+def _column_matrix(table: pa.Table, names: Sequence[str], dtype: type) -> np.ndarray:
     block = np.empty((table.num_rows, len(names)), dtype=dtype)
-    columns = [_array(table, name) for name in names]
+    columns = [_column_array(table, name) for name in names]
     # In blocks of rows, so that the columns of a block share the cache.
     for start in range(0, len(block), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
@@ -312,7 +314,7 @@ def _block(table: pa.Table, names: Sequence[str], dtype: type) -> np.ndarray:
     return block
 
 
-def _bag(column: pa.ChunkedArray) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_bag(column: pa.ChunkedArray) -> tuple[torch.Tensor, torch.Tensor]:
     lists = column.combine_chunks()
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -60,8 +60,8 @@ class _Columns:
 
 def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, progress: PhaseProgress) -> Built:
     """Write shards and vocabularies to `folder`; the reader's files in `scratch/raw` are removed after staging."""
-    staged = _stage(card, raw, scratch, progress)
-    columns = _encode(card, staged, scratch / "encoded", progress)
+    staged = _stage_raw_data(card, raw, scratch, progress)
+    columns = _encode_fields(card, staged, scratch / "encoded", progress)
     # Frees the distinct texts, of which there may be many.
     del staged
     fields = tuple(_field_info(field, columns.fields[field.name]) for field in card.fields)
@@ -75,7 +75,7 @@ def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, progr
     )
 
 
-def _stage(card: DatasetCard, raw: RawData, scratch: Path, progress: PhaseProgress) -> Staged:
+def _stage_raw_data(card: DatasetCard, raw: RawData, scratch: Path, progress: PhaseProgress) -> Staged:
     expected = _expected_rows(raw.files, scratch / "raw")
     staged = stage(
         raw.frame,
@@ -102,7 +102,7 @@ def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
     return max(1, round(size * start.count(b"\n") / max(1, len(start))))
 
 
-def _encode(card: DatasetCard, staged: Staged, folder: Path, progress: PhaseProgress) -> _Columns:
+def _encode_fields(card: DatasetCard, staged: Staged, folder: Path, progress: PhaseProgress) -> _Columns:
     folder.mkdir()
     rows, counts = _order_rows(card, staged)
     fields = {}
@@ -118,11 +118,11 @@ def _encode(card: DatasetCard, staged: Staged, folder: Path, progress: PhaseProg
 
 def _order_rows(card: DatasetCard, staged: Staged) -> tuple[RowOrder, dict[Split, int]]:
     times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
-    order, counts = time_order(_split(card, staged), times)
+    order, counts = time_order(_assign_splits(card, staged), times)
     return RowOrder(order=order, num_train=counts[Split.TRAIN]), counts
 
 
-def _split(card: DatasetCard, staged: Staged) -> Codes:
+def _assign_splits(card: DatasetCard, staged: Staged) -> Codes:
     if card.split.by == "time":
         return split_by_time(staged.columns[Column.TIME].read(), card.split.parts)
     if card.split.key is None:

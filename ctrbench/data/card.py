@@ -189,7 +189,7 @@ class DatasetCard(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic passes the content of the file, of any type
+    def _fill_in_defaults(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic passes the content of the file, of any type
         if not isinstance(data, dict):
             return data
         if "split" not in data:
@@ -308,7 +308,7 @@ def read_card(path: Path) -> DatasetCard:
         card = _with_absolute_paths(DatasetCard.model_validate(raw), path.parent)
         _check_reader(card)
     except ValidationError as error:
-        raise CardError("invalid card", value=f"{path}: {_describe(first_problem(error))}") from None
+        raise CardError("invalid card", value=f"{path}: {_describe_problem(first_problem(error))}") from None
     except SettingError as error:
         raise CardError("invalid card", value=f"{path}: {error}") from None
     card._origin = path
@@ -328,7 +328,7 @@ def _check_reader(card: DatasetCard) -> None:
         raise SettingError("this reader has a fixed separator", value=card.reader, remedy="remove separator")
 
 
-def _describe(problem: Problem) -> str:
+def _describe_problem(problem: Problem) -> str:
     if not problem.is_unknown_key:
         return str(problem)
     return (

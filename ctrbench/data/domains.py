@@ -36,14 +36,14 @@ def domain_ids(columns: Mapping[str, Ids], table: pl.DataFrame) -> Ids:
         domain_values = table[feature].to_numpy()[1:]
         radix = int(max(domain_values.max(initial=0), ids.max(initial=0))) + 1
         codes, prefixes = np.unique(prefixes * radix + domain_values, return_inverse=True)
-        rows = _ranks(codes, rows * radix + ids)
+        rows = _index_in_codes(codes, rows * radix + ids)
     domains = np.empty(len(prefixes) + 1, dtype=np.int32)
     domains[prefixes] = table[Column.DOMAIN].to_numpy()[1:]
     domains[-1] = UNSEEN
     return domains[rows]
 
 
-def _ranks(codes: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _index_in_codes(codes: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the index of each value in the sorted codes, or -1."""
     if not len(codes):
         return np.full(len(values), -1, dtype=np.int64)
@@ -87,12 +87,14 @@ def make_domain_table(counts: Mapping[Split, pl.DataFrame], values: Mapping[str,
     )
     table = pl.concat([unseen, seen.select(features)])
     table = table.select(
-        pl.Series(Column.DOMAIN, np.arange(table.height, dtype=np.int32)), _keys(table, values), *features
+        pl.Series(Column.DOMAIN, np.arange(table.height, dtype=np.int32)),
+        _domain_keys(table, values),
+        *features,
     )
-    return table.with_columns(*_counts(table, counts))
+    return table.with_columns(*_count_columns(table, counts))
 
 
-def _keys(table: pl.DataFrame, values: Mapping[str, pl.Series]) -> pl.Series:
+def _domain_keys(table: pl.DataFrame, values: Mapping[str, pl.Series]) -> pl.Series:
     # The first row is domain 0, whose ids 0 have no value.
     parts = {name: text.gather(table[name].slice(1).cast(pl.UInt32) - 1) for name, text in values.items()}
     keys = pl.DataFrame(parts).select(
@@ -101,7 +103,7 @@ def _keys(table: pl.DataFrame, values: Mapping[str, pl.Series]) -> pl.Series:
     return pl.concat([pl.Series(DomainColumn.KEY, [UNSEEN_KEY]), keys[DomainColumn.KEY]])
 
 
-def _counts(table: pl.DataFrame, counts: Mapping[Split, pl.DataFrame]) -> list[pl.Series]:
+def _count_columns(table: pl.DataFrame, counts: Mapping[Split, pl.DataFrame]) -> list[pl.Series]:
     columns = []
     features = [name for name in table.columns if name not in (Column.DOMAIN, DomainColumn.KEY)]
     for split in Split:

@@ -99,7 +99,11 @@ def encode_field(
         return _encode_categorical(card, staged, rows, folder)
     if name not in staged.lengths:
         return _encode_multi_valued(card, staged, rows, folder)
-    vocabulary = None if target is None else _count(target, staged, _codes(target, staged, rows), rows)
+    vocabulary = (
+        None
+        if target is None
+        else _count_vocabulary(target, staged, _codes_of_rows(target, staged, rows), rows)
+    )
     return _encode_sequence(card, staged, rows, folder, vocabulary)
 
 
@@ -121,18 +125,20 @@ def _ids_by_code(vocabulary: pl.DataFrame, num_codes: int) -> NDArray[np.int32]:
 
 
 def _encode_categorical(card: FieldCard, staged: Staged, rows: RowOrder, folder: Path) -> EncodedField:
-    codes = _codes(card, staged, rows)
-    vocabulary = _count(card, staged, codes, rows)
+    codes = _codes_of_rows(card, staged, rows)
+    vocabulary = _count_vocabulary(card, staged, codes, rows)
     ids = np.take(_ids_by_code(vocabulary, len(staged.texts[field_column(card.name)])), codes)
     column = Numbers(flat=write_flat(folder / f"{card.name}.ids", ids))
     return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
 
 
-def _codes(card: FieldCard, staged: Staged, rows: RowOrder) -> NDArray[np.uint32]:
+def _codes_of_rows(card: FieldCard, staged: Staged, rows: RowOrder) -> NDArray[np.uint32]:
     return rows.arrange(staged.columns[field_column(card.name)])
 
 
-def _count(card: FieldCard, staged: Staged, codes: NDArray[np.uint32], rows: RowOrder) -> pl.DataFrame:
+def _count_vocabulary(
+    card: FieldCard, staged: Staged, codes: NDArray[np.uint32], rows: RowOrder
+) -> pl.DataFrame:
     """Return the vocabulary of a categorical field."""
     texts = staged.texts[field_column(card.name)]
     counts = np.bincount(codes[: rows.num_train], minlength=len(texts))
@@ -145,12 +151,12 @@ def moments(values: NDArray[np.float64]) -> tuple[float, float]:
     Rounding hides the order of additions, which differs between machines.
     """
     values = values[~np.isnan(values)]
-    mean = _mean(values, lambda block: block)
-    std = math.sqrt(_mean(values, lambda block: (block - mean) ** 2))
+    mean = _mean_in_blocks(values, lambda block: block)
+    std = math.sqrt(_mean_in_blocks(values, lambda block: (block - mean) ** 2))
     return float(f"{mean:.9g}"), float(f"{std:.9g}")
 
 
-def _mean(
+def _mean_in_blocks(
     values: NDArray[np.float64], function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> float:
     blocks = (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
@@ -160,13 +166,13 @@ def _mean(
 def _encode_numeric(
     card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path
 ) -> EncodedField:
-    mean, std = moments(_present(card, values[:num_train]))
+    mean, std = moments(_without_nan(card, values[:num_train]))
     scaled = np.nan_to_num((values - mean) / (std or 1.0), copy=False, nan=0.0).astype(np.float32)
     column = Numbers(flat=write_flat(folder / f"{card.name}.values", scaled))
     return EncodedField(column=column, size=0, mean=mean, std=std)
 
 
-def _present(card: FieldCard, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _without_nan(card: FieldCard, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the values without NaN; raises `DataError` if none is left."""
     present = values[~np.isnan(values)]
     if not len(present):
@@ -192,7 +198,7 @@ def bucket_edges(values: NDArray[np.float64], buckets: int) -> tuple[float, ...]
 def _encode_buckets(
     card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path
 ) -> EncodedField:
-    edges = bucket_edges(_present(card, values[:num_train]), card.buckets or 2)
+    edges = bucket_edges(_without_nan(card, values[:num_train]), card.buckets or 2)
     missing = np.isnan(values)
     ids = np.searchsorted(np.array(edges), values, side="right").astype(np.int32) + 1
     # Missing values have their own bucket if a training row has one; otherwise they are unseen.
@@ -283,7 +289,7 @@ class _Elements:
         """Return the number of training rows per code; a code that occurs twice in a list counts once."""
         offsets, radix = self.offsets, max(1, len(self.texts))
         counts = np.zeros(len(self.texts), dtype=np.int64)
-        for start, stop in _blocks(offsets):
+        for start, stop in _list_ranges(offsets):
             owners = np.repeat(np.arange(start, stop), self.lengths[start:stop])
             pairs = np.unique(owners * radix + self.codes[offsets[start] : offsets[stop]])
             rows = np.bincount(pairs % radix, self.weights[pairs // radix], minlength=len(counts))
@@ -291,7 +297,7 @@ class _Elements:
         return counts
 
 
-def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _list_ranges(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Return ranges of lists with about `BLOCK` elements each, or with one longer list."""
     bounds = np.unique(np.searchsorted(offsets, np.arange(0, offsets[-1], BLOCK)))
     ends = [*bounds.tolist(), len(offsets) - 1]

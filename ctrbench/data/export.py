@@ -53,15 +53,15 @@ def export(
         raise SettingError("the export folder is not empty", value=folder, remedy="name another folder")
     decoder = _Decoder(prepared, domain_set)
     with scratch_folder(scratch_parent(folder.parent), folder.name) as scratch:
-        _write_all(decoder, scratch / "data", progress or _ignore)
+        _write_splits(decoder, scratch / "data", progress or _ignore_progress)
         return move_folder(scratch / "data", folder, last=DESCRIPTION)
 
 
-def _ignore(_phase: str, _fraction: float) -> None:
+def _ignore_progress(_phase: str, _fraction: float) -> None:
     pass
 
 
-def _write_all(decoder: _Decoder, folder: Path, progress: Callable[[str, float], None]) -> None:
+def _write_splits(decoder: _Decoder, folder: Path, progress: Callable[[str, float], None]) -> None:
     folder.mkdir()
     manifest = decoder.prepared.manifest
     total, done = sum(part.rows for part in manifest.splits.values()), 0
@@ -93,9 +93,9 @@ class _Decoder:
         """Values of each field that has ids, indexed by id; null for id 0. Empty for generated data."""
         manifest = self.prepared.manifest
         fields = [] if manifest.generator is not None else [field for field in manifest.fields if field.size]
-        return {field.name: self._values_of(manifest.card.field(field.name)) for field in fields}
+        return {field.name: self._vocabulary_values(manifest.card.field(field.name)) for field in fields}
 
-    def _values_of(self, field: FieldCard) -> pa.Array:
+    def _vocabulary_values(self, field: FieldCard) -> pa.Array:
         vocabulary = self.prepared.vocabulary(field.target or field.name)
         return pa.array([None, *vocabulary["value"].to_list()], pa.string())
 

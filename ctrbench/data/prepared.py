@@ -95,7 +95,7 @@ class Prepared:
 
     def domain_ids(self, table: pa.Table, set_name: str = "default") -> NDArray[np.int32]:
         """Return the domain of each row of a table that holds the encoded features of the domain set."""
-        columns = {name: _numpy(table[name]) for name in self.domain_set(set_name).features}
+        columns = {name: _to_numpy(table[name]) for name in self.domain_set(set_name).features}
         return domain_ids(columns, self.domain_table(set_name))
 
     def ensure_domains(self, features: tuple[str, ...]) -> tuple[Prepared, str]:
@@ -206,5 +206,5 @@ def _how_to_prepare(name: str) -> str:
     return f"prepare it with: ctrbench prepare {card}{'' if card == name else ' --source TWIN_FOLDER'}"
 
 
-def _numpy(values: pa.ChunkedArray) -> NDArray[Any]:
+def _to_numpy(values: pa.ChunkedArray) -> NDArray[Any]:
     return np.asarray(values.to_numpy())

@@ -102,11 +102,11 @@ class ContentDigest:
         for name, column in zip(table.column_names, table.columns, strict=True):
             values = column.combine_chunks()
             if pa.types.is_list(values.type):
-                self._add(f"{name} lengths", values.value_lengths())
+                self._add_to_digest(f"{name} lengths", values.value_lengths())
                 values = values.flatten()
-            self._add(f"{name} {values.type}", values)
+            self._add_to_digest(f"{name} {values.type}", values)
 
-    def _add(self, name: str, values: pa.Array) -> None:
+    def _add_to_digest(self, name: str, values: pa.Array) -> None:
         numbers = np.ascontiguousarray(values.to_numpy())
         little_endian = numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
         content = little_endian.data.cast("B") if len(little_endian) else b""

@@ -81,7 +81,7 @@ def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Cal
     rows = 0
     with writer:
         expressions = [expression for column in columns for expression in column.expressions]
-        for batch in _batches(frame.select(expressions)):
+        for batch in _raw_batches(frame.select(expressions)):
             for column in columns:
                 _check_rule(column, batch, frame, rows)
                 writer.append(column, batch[column.name])
@@ -92,7 +92,7 @@ def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Cal
     return writer.staged(rows)
 
 
-def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def _raw_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     return iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"))
 
 
@@ -132,18 +132,18 @@ class _Writer:
             return
         lists = values.to_arrow()
         append_values(
-            self.files[f"lengths of {column.name}"], _numpy(pc.list_value_length(lists)).astype(np.int32)
+            self.files[f"lengths of {column.name}"], _to_numpy(pc.list_value_length(lists)).astype(np.int32)
         )
         append_values(
-            self.files[column.name], _numpy(pc.list_flatten(lists)).astype(column.dtype, copy=False)
+            self.files[column.name], _to_numpy(pc.list_flatten(lists)).astype(column.dtype, copy=False)
         )
 
     def staged(self, rows: int) -> Staged:
         return Staged(
             rows=rows,
-            columns={column.name: self._flat(column.name, column.dtype) for column in self.columns},
+            columns={column.name: self._flat_column(column.name, column.dtype) for column in self.columns},
             lengths={
-                column.name: self._flat(f"lengths of {column.name}", np.dtype(np.int32))
+                column.name: self._flat_column(f"lengths of {column.name}", np.dtype(np.int32))
                 for column in self.columns
                 if column.kind == "list"
             },
@@ -153,9 +153,9 @@ class _Writer:
             },
         )
 
-    def _flat(self, name: str, dtype: np.dtype[Any]) -> FlatColumn:
+    def _flat_column(self, name: str, dtype: np.dtype[Any]) -> FlatColumn:
         return FlatColumn(path=Path(self.files[name].name), dtype=dtype)
 
 
-def _numpy(values: pa.Array) -> NDArray[Any]:
+def _to_numpy(values: pa.Array) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False))

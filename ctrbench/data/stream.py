@@ -67,7 +67,7 @@ class StreamedSplit:
         `seed` consists of the run's seed and the epoch's number.
         """
         runs, width = self.runs, self.num_shards
-        shares = _shares([sum(self.sizes[shard] for shard in run) for run in runs], width)
+        shares = _window_shares([sum(self.sizes[shard] for shard in run) for run in runs], width)
         oldest = max(0, first - width + 1)
         held: deque[tuple[int, list[SplitData | None]]] = deque()
         loaded = _prefetch(partial(self._load_parts, run, seed) for run in range(oldest, len(runs)))
@@ -88,22 +88,22 @@ class StreamedSplit:
 
     def pieces(self) -> Iterator[SplitData]:
         """Yield all rows in time order, one shard at a time, while the next shard is read in the background."""
-        for piece in _prefetch(partial(self._load, shard) for shard in range(len(self.sizes))):
+        for piece in _prefetch(partial(self._load_shard, shard) for shard in range(len(self.sizes))):
             yield piece.to(self.device)
 
     def latest(self) -> SplitData:
         """Return the rows of the last shards in time order, as many shards as a window has."""
         last = range(len(self.sizes) - self.num_shards, len(self.sizes))
-        return concatenated([self._load(shard) for shard in last]).to(self.device)
+        return concatenated([self._load_shard(shard) for shard in last]).to(self.device)
 
-    def _load(self, shard: int) -> SplitData:
+    def _load_shard(self, shard: int) -> SplitData:
         table = self.prepared.read_shard(self.split, shard, self.prepared.model_columns)
         return to_split_data(self.prepared, table, domain_set=self.domain_set, indicator=self.indicator)
 
     def _load_parts(self, run: int, seed: Sequence[int]) -> list[SplitData | None]:
         """Load a run of shards and distribute its rows at random over its own window and those that follow."""
         runs = self.runs
-        data = concatenated([self._load(shard) for shard in runs[run]])
+        data = concatenated([self._load_shard(shard) for shard in runs[run]])
         order = np.random.default_rng([*seed, len(runs) + run, 1]).permutation(len(data))
         return [subset(data, np.sort(part)) for part in np.array_split(order, self.num_shards)]
 
@@ -115,7 +115,7 @@ def _pop_part(parts: list[SplitData | None], index: int) -> SplitData:
     return part
 
 
-def _shares(sizes: Sequence[int], width: int) -> np.ndarray:
+def _window_shares(sizes: Sequence[int], width: int) -> np.ndarray:
     """Return the share of all rows per window, up to the rounding of parts."""
     rows = np.zeros(len(sizes) + width - 1)
     for shard, size in enumerate(sizes):

@@ -69,7 +69,7 @@ def measure_frame(
 ) -> Measures:
     """Return metrics (default: the built-in ones) of predictions in memory."""
     chosen = metrics or builtin_metrics()
-    main, bins = _main(predictions, table, chosen.available(predictions.columns))
+    main, bins = _main_results(predictions, table, chosen.available(predictions.columns))
     has_truth = Column.PROBABILITY in predictions.columns
     variants = variant_columns(predictions.columns)
     return Measures(
@@ -86,10 +86,10 @@ def bins_of_frame(
 ) -> tuple[BinMetrics, ...]:
     """Return the metrics of the bins alone of predictions in memory."""
     chosen = (metrics or builtin_metrics()).available(predictions.columns).for_bins
-    return _main(predictions, table, chosen)[1]
+    return _main_results(predictions, table, chosen)[1]
 
 
-def _main(
+def _main_results(
     predictions: pl.DataFrame, table: DomainTable, metrics: MetricSet
 ) -> tuple[Summary, tuple[BinMetrics, ...]]:
     """Return the sums of the main score, and the metrics of the bins."""

@@ -66,27 +66,27 @@ class ExternalEvaluation:
     def measures(self) -> Measures:
         """Return every metric."""
         available = self.metrics.available(self.predictions.columns)
-        main, bins = self._main(available)
+        main, bins = self._main_results(available)
         variants = variant_columns(self.predictions.columns)
         has_truth = Column.PROBABILITY in self.predictions.columns
         return Measures(
             overall=main.values(),
-            variants={name: self._summary(Ranking(name), available).values() for name in variants},
-            oracle=self._oracle(available) if has_truth else {},
+            variants={name: self._summarize_ranking(Ranking(name), available).values() for name in variants},
+            oracle=self._oracle_metrics(available) if has_truth else {},
             domains=main.domain_metrics,
             bins=bins,
         )
 
     def bins(self) -> tuple[BinMetrics, ...]:
         """Return the metrics of the bins alone."""
-        return self._main(self.metrics.available(self.predictions.columns).for_bins)[1]
+        return self._main_results(self.metrics.available(self.predictions.columns).for_bins)[1]
 
-    def _main(self, metrics: MetricSet) -> tuple[Summary, tuple[BinMetrics, ...]]:
+    def _main_results(self, metrics: MetricSet) -> tuple[Summary, tuple[BinMetrics, ...]]:
         """Return the sums of the main score, and the metrics of the bins."""
         self._check_domains()
         bin_of = bins_of_rows(np.arange(self.table.num_ids), self.table)
         tally = _PairTally(self.table.num_bins + 1, lambda rows: bin_of[rows[Column.DOMAIN]])
-        main = self._summary(Ranking(Column.SCORE), metrics, tally)
+        main = self._summarize_ranking(Ranking(Column.SCORE), metrics, tally)
         pooled = with_sums_of_domains(tally.groups(), main.domains, self.table)
         return main, bin_metrics(main.domain_metrics, pooled, table=self.table, metrics=metrics)
 
@@ -94,24 +94,24 @@ class ExternalEvaluation:
         ids = [np.unique(frame.to_series().to_numpy()) for frame in self.predictions.frames([Column.DOMAIN])]
         check_known(np.unique(np.concatenate(ids)), self.table.domain)
 
-    def _summary(
+    def _summarize_ranking(
         self, ranking: Ranking, metrics: MetricSet, *visitors: _Visitor, keep: tuple[str, ...] = ()
     ) -> Summary:
         """Evaluate a score; further visitors receive the rows too, with the columns in `keep` as float64."""
-        sums = self._sums(ranking, metrics)
+        sums = self._sum_terms(ranking, metrics)
         pooled, domains = _PairTally(1), _PairTally(self.table.num_ids, itemgetter(Column.DOMAIN))
         fields: dict[str, type[np.generic]] = {Column.DOMAIN: np.int32, **dict.fromkeys(keep, np.float64)}
         source = FileRows(predictions=self.predictions, ranking=ranking, fields=fields)
-        self._visit(source, pooled, domains, *visitors)
+        self._visit_by_score(source, pooled, domains, *visitors)
         by_domain = domains.groups()
         return Summary(
             pooled=pooled.groups().with_sums({term: np.array([s]) for term, s in sums.pooled.items()}),
             domains=by_domain.with_sums({term: s[by_domain.group] for term, s in sums.domains.items()}),
-            users=self._users(ranking, metrics) if metrics.means(Column.USER) else {},
+            users=self._user_totals(ranking, metrics) if metrics.means(Column.USER) else {},
             metrics=metrics,
         )
 
-    def _sums(self, ranking: Ranking, metrics: MetricSet) -> _TermSums:
+    def _sum_terms(self, ranking: Ranking, metrics: MetricSet) -> _TermSums:
         sums = _TermSums(
             pooled=dict.fromkeys(terms_of(metrics.of_rows), 0.0),
             domains={term: np.zeros(self.table.num_ids) for term in metrics.domain_terms},
@@ -126,7 +126,7 @@ class ExternalEvaluation:
     def _sorted_pieces(self, source: Source, by: str) -> Iterator[Source]:
         return sorted_pieces(source, by, limit=self.limits.piece, chunk=self.limits.chunk, folder=self.folder)
 
-    def _visit(self, source: Source, *visitors: _Visitor) -> None:
+    def _visit_by_score(self, source: Source, *visitors: _Visitor) -> None:
         """Pass pieces to the visitors in ascending order of score; a piece above the limit has a single score."""
         for piece in self._sorted_pieces(source, Column.SCORE):
             if piece.num_rows > self.limits.piece:
@@ -138,7 +138,7 @@ class ExternalEvaluation:
             for visitor in visitors:
                 visitor.add(rows, ranked)
 
-    def _users(self, ranking: Ranking, metrics: MetricSet) -> dict[str, GroupTotals]:
+    def _user_totals(self, ranking: Ranking, metrics: MetricSet) -> dict[str, GroupTotals]:
         """Return the totals over seen users."""
         has_truth = any(Column.PROBABILITY in metric.required_columns for metric in metrics.of_users)
         truth: dict[str, type[np.generic]] = {Column.PROBABILITY: np.float64} if has_truth else {}
@@ -150,29 +150,29 @@ class ExternalEvaluation:
         )
         totals = {mean.name: GroupTotals() for mean in metrics.means(Column.USER)}
         for piece in self._sorted_pieces(source, Column.USER):
-            users = self._users_of(piece, terms_of(metrics.of_users))
+            users = self._users_of_piece(piece, terms_of(metrics.of_users))
             totals = {name: totals[name] + part for name, part in user_totals(users, metrics).items()}
         return totals
 
-    def _users_of(self, piece: Source, terms: tuple[Term, ...]) -> Groups:
+    def _users_of_piece(self, piece: Source, terms: tuple[Term, ...]) -> Groups:
         """Return the users of a piece; a piece that exceeds the limit belongs to a single user."""
         if piece.num_rows <= self.limits.piece:
             rows = read_all(piece)
             return RankedRows.from_rows(record_rows(rows)).grouped(rows[Column.USER], terms)
         user = _PairTally(1)
-        self._visit(piece, user)
+        self._visit_by_score(piece, user)
         sums = dict.fromkeys(terms, 0.0)
         for chunk in piece.chunks():
             sums = {term: total + float(term(record_rows(chunk)).sum()) for term, total in sums.items()}
         return user.groups().with_sums({term: np.array([total]) for term, total in sums.items()})
 
-    def _oracle(self, metrics: MetricSet) -> dict[str, float | None]:
+    def _oracle_metrics(self, metrics: MetricSet) -> dict[str, float | None]:
         expected = _ExpectedTally()
-        values = self._summary(TRUTH, metrics, expected, keep=(Column.PROBABILITY,)).values()
+        values = self._summarize_ranking(TRUTH, metrics, expected, keep=(Column.PROBABILITY,)).values()
         values |= {AUC_EXPECTED: expected.pairs.auc(), LOGLOSS_EXPECTED: self._mean_entropy()}
         if Column.CEILING not in self.predictions.columns:
             return values
-        return values | ceiling_names(self._summary(CEILING, metrics).values())
+        return values | ceiling_names(self._summarize_ranking(CEILING, metrics).values())
 
     def _mean_entropy(self) -> float:
         frames = self.predictions.frames([Column.PROBABILITY])
@@ -201,7 +201,7 @@ class _PairTally:
         self._rows, self._positives, self._wins = np.zeros((3, num_groups), dtype=np.int64)
 
     def add(self, rows: Rows, ranked: RankedRows) -> None:
-        self._add(ranked.pooled() if self._group_of is None else ranked.grouped(self._group_of(rows)))
+        self._add_groups(ranked.pooled() if self._group_of is None else ranked.grouped(self._group_of(rows)))
 
     def add_tied(self, piece: Source) -> None:
         rows, positives = np.zeros((2, self._rows.size), dtype=np.int64)
@@ -211,9 +211,11 @@ class _PairTally:
             positives += np.bincount(group[chunk[POSITIVE]], minlength=rows.size)
         # Each pair is half a win; wins are doubled.
         wins = positives * (rows - positives)
-        self._add(Groups(group=np.arange(rows.size), rows=rows, positives=positives, wins=wins, sums={}))
+        self._add_groups(
+            Groups(group=np.arange(rows.size), rows=rows, positives=positives, wins=wins, sums={})
+        )
 
-    def _add(self, groups: Groups) -> None:
+    def _add_groups(self, groups: Groups) -> None:
         ids = groups.group
         negatives_below = self._rows[ids] - self._positives[ids]
         self._wins[ids] += groups.wins + 2 * groups.positives * negatives_below

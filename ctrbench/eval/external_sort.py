@@ -107,7 +107,7 @@ def sorted_pieces(source: Source, by: str, *, limit: int, chunk: int, folder: Pa
         if source.num_rows:
             yield source
         return
-    for part in _split(source, by, limit=limit, chunk=chunk, folder=folder):
+    for part in _split_by_range(source, by, limit=limit, chunk=chunk, folder=folder):
         if part.is_single:
             yield part
         else:
@@ -115,16 +115,16 @@ def sorted_pieces(source: Source, by: str, *, limit: int, chunk: int, folder: Pa
         part.file.unlink()
 
 
-def _split(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> list[ScratchRows]:
+def _split_by_range(source: Source, by: str, *, limit: int, chunk: int, folder: Path) -> list[ScratchRows]:
     """Write the rows to files by range: range 2k is below the k-th split value, range 2k + 1 equal to it."""
     splits = _split_values(source, by, limit)
     inside, parts = Path(mkdtemp(dir=folder)), {}
     for rows in source.chunks():
-        range_of = np.searchsorted(splits, rows[by], side="left").astype(np.uint8)
-        range_of += np.searchsorted(splits, rows[by], side="right").astype(np.uint8)
-        ordered = rows[np.argsort(range_of, kind="stable")]
-        ends = np.cumsum(np.bincount(range_of))
-        for i in np.unique(range_of).tolist():
+        range_of_row = np.searchsorted(splits, rows[by], side="left").astype(np.uint8)
+        range_of_row += np.searchsorted(splits, rows[by], side="right").astype(np.uint8)
+        ordered = rows[np.argsort(range_of_row, kind="stable")]
+        ends = np.cumsum(np.bincount(range_of_row))
+        for i in np.unique(range_of_row).tolist():
             part = ScratchRows(file=inside / f"{i}", dtype=rows.dtype, chunk=chunk, is_single=i % 2 == 1)
             append_rows(ordered[ends[i - 1] if i else 0 : ends[i]], part.file)
             parts[i] = part

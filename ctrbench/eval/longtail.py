@@ -46,7 +46,7 @@ def assign_bins(rows_train: npt.ArrayLike, num_bins: int) -> Ints:
 
 def bins_of_rows(row_domain: npt.NDArray[np.integer], table: DomainTable) -> Ints:
     """Return the bin of each row, given its domain and the domain table."""
-    return _counts_of(np.asarray(table.domain, dtype=np.int64), _bins(table), row_domain)
+    return _counts_of_ids(np.asarray(table.domain, dtype=np.int64), _bins_of_domains(table), row_domain)
 
 
 def with_sums_of_domains(pooled: Groups, domains: Groups, table: DomainTable) -> Groups:
@@ -69,20 +69,20 @@ def bin_metrics(
     from `pooled`, the rows of each bin as one group by number of the bin. Without predictions there is no `pooled`
     (None), and the metrics of sets of rows are None too.
     """
-    ids, bins = np.asarray(table.domain, dtype=np.int64), _bins(table)
+    ids, bins = np.asarray(table.domain, dtype=np.int64), _bins_of_domains(table)
     rows_train = np.asarray(table.rows_train, dtype=np.int64)
     aligned = GroupMetrics(
         group=ids,
-        rows=_counts_of(domains.group, domains.rows, ids),
-        positives=_counts_of(domains.group, domains.positives, ids),
-        values={name: _values_of(domains.group, values, ids) for name, values in domains.values.items()},
+        rows=_counts_of_ids(domains.group, domains.rows, ids),
+        positives=_counts_of_ids(domains.group, domains.positives, ids),
+        values={name: _values_of_ids(domains.group, values, ids) for name, values in domains.values.items()},
     )
     of_rows = {} if pooled is None else _pooled_values(pooled, metrics)
 
     def result(number: int) -> BinMetrics:
         inside = bins == number
         members = aligned.select(inside)
-        means = {metric.name: _mean(metric, members) for metric in metrics.means(Column.DOMAIN)}
+        means = {metric.name: _mean_of_group(metric, members) for metric in metrics.means(Column.DOMAIN)}
         return BinMetrics(
             bin=number,
             domains=int(inside.sum()),
@@ -109,7 +109,7 @@ def check_known(domains: npt.NDArray[np.integer], table: npt.ArrayLike) -> None:
         )
 
 
-def _mean(metric: GroupMean, members: GroupMetrics) -> float | None:
+def _mean_of_group(metric: GroupMean, members: GroupMetrics) -> float | None:
     values = members.values.get(metric.of.name)
     if values is None:
         return None
@@ -126,7 +126,7 @@ def _pooled_values(pooled: Groups, metrics: MetricSet) -> dict[tuple[str, int], 
     }
 
 
-def _bins(table: DomainTable) -> Ints:
+def _bins_of_domains(table: DomainTable) -> Ints:
     """Return the bin of each domain of the table, in the order of the table."""
     domain = np.asarray(table.domain, dtype=np.int64)
     order = np.argsort(domain, kind="stable")
@@ -135,21 +135,21 @@ def _bins(table: DomainTable) -> Ints:
     return bins
 
 
-def _counts_of(ids: Ints, counts: Ints, wanted: npt.NDArray[np.integer]) -> Ints:
-    """Return the count of each wanted id; 0 where an id has none."""
-    by_id = np.zeros(_num_ids(ids, wanted), dtype=np.int64)
+def _counts_of_ids(ids: Ints, counts: Ints, requested: npt.NDArray[np.integer]) -> Ints:
+    """Return the count of each requested id; 0 where an id has none."""
+    by_id = np.zeros(_num_ids(ids, requested), dtype=np.int64)
     by_id[ids] = counts
-    selected: Ints = by_id[wanted]
+    selected: Ints = by_id[requested]
     return selected
 
 
-def _values_of(ids: Ints, values: Floats, wanted: npt.NDArray[np.integer]) -> Floats:
-    """Return the value of each wanted id; NaN where an id has none."""
-    by_id = np.full(_num_ids(ids, wanted), np.nan)
+def _values_of_ids(ids: Ints, values: Floats, requested: npt.NDArray[np.integer]) -> Floats:
+    """Return the value of each requested id; NaN where an id has none."""
+    by_id = np.full(_num_ids(ids, requested), np.nan)
     by_id[ids] = values
-    selected: Floats = by_id[wanted]
+    selected: Floats = by_id[requested]
     return selected
 
 
-def _num_ids(ids: Ints, wanted: npt.NDArray[np.integer]) -> int:
-    return int(max(ids.max(initial=0), wanted.max(initial=0))) + 1
+def _num_ids(ids: Ints, requested: npt.NDArray[np.integer]) -> int:
+    return int(max(ids.max(initial=0), requested.max(initial=0))) + 1

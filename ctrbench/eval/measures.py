@@ -55,7 +55,7 @@ def domain_columns(groups: GroupMetrics, table: DomainTable) -> DomainMetrics:
         rows_train=tuple(rows_train.tolist()),
         rows=tuple(aligned(groups.rows, 0).tolist()),
         positives=tuple(aligned(groups.positives, 0).tolist()),
-        metrics={name: _optional(aligned(values, np.nan)) for name, values in groups.values.items()},
+        metrics={name: _none_for_nan(aligned(values, np.nan)) for name, values in groups.values.items()},
     )
 
 
@@ -72,6 +72,6 @@ def grouped_columns(domains: DomainMetrics) -> GroupMetrics:
     )
 
 
-def _optional(values: npt.NDArray[np.generic]) -> tuple[float | None, ...]:
+def _none_for_nan(values: npt.NDArray[np.generic]) -> tuple[float | None, ...]:
     """Return None for undefined values; eight digits exceed the precision that the rows of a domain allow."""
     return tuple(None if np.isnan(value) else float(f"{value:.8g}") for value in values.tolist())

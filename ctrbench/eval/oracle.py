@@ -58,13 +58,13 @@ def oracle(predictions: pl.DataFrame, *, metrics: MetricSet | None = None) -> di
     probability = probabilities(predictions)
     pairs = ExpectedPairs()
     pairs.add(probability)
-    values = overall(_scored(predictions, probability), metrics=metrics)
+    values = overall(_with_logit_as_score(predictions, probability), metrics=metrics)
     mean_entropy = float(np.mean(entropy(probability))) if probability.size else float("nan")
     values |= {AUC_EXPECTED: pairs.auc(), LOGLOSS_EXPECTED: defined(mean_entropy)}
     if Column.CEILING not in predictions.columns:
         return values
     ceiling = probabilities(predictions, Column.CEILING)
-    return values | ceiling_names(overall(_scored(predictions, ceiling), metrics=metrics))
+    return values | ceiling_names(overall(_with_logit_as_score(predictions, ceiling), metrics=metrics))
 
 
 def ceiling_names(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -84,6 +84,6 @@ def true_logit(probability: Floats) -> Floats:
     return values
 
 
-def _scored(predictions: pl.DataFrame, probability: Floats) -> pl.DataFrame:
+def _with_logit_as_score(predictions: pl.DataFrame, probability: Floats) -> pl.DataFrame:
     """Return the predictions with the logit of this probability as score."""
     return predictions.with_columns(pl.Series(Column.SCORE, true_logit(probability)))

@@ -127,7 +127,7 @@ class FileRows:
     def chunks(self) -> Iterator[Rows]:
         """Yield all rows."""
         for frame in self.predictions.frames([self.ranking.column, Column.LABEL, *self.fields]):
-            kept = self._kept(frame)
+            kept = self._without_excluded(frame)
             score = self.ranking.scores(kept)
             fields = [(Column.SCORE, score.dtype), (POSITIVE, np.bool_), *self.fields.items()]
             rows = np.empty(kept.height, dtype=np.dtype(fields))
@@ -140,10 +140,10 @@ class FileRows:
         """Yield one field of all rows."""
         column = self.ranking.column if field == Column.SCORE else field
         for frame in self.predictions.frames([column, *(self.without or ())[:1]]):
-            kept = self._kept(frame)
+            kept = self._without_excluded(frame)
             yield self.ranking.scores(kept) if field == Column.SCORE else kept[field].to_numpy()
 
-    def _kept(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _without_excluded(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.filter(pl.col(self.without[0]) != self.without[1]) if self.without else frame
 
 

@@ -39,7 +39,7 @@ class RankedRows:
     def from_rows(cls, rows: ScoredRows) -> RankedRows:
         """Rank rows by score. Raises `DataError` for scores that are not finite."""
         check_scores(rows.score.size - np.count_nonzero(np.isfinite(rows.score)), rows.score.size)
-        return cls(rows=rows, codes=_codes(rows.score))
+        return cls(rows=rows, codes=_sortable_codes(rows.score))
 
     def select(self, keep: npt.NDArray[np.bool_]) -> RankedRows:
         """Return the rows marked in `keep`."""
@@ -49,7 +49,7 @@ class RankedRows:
         """Return all rows as one group, with id 0 and the sums of these terms."""
         is_positive = self.rows.is_positive
         rows, positives = np.array([is_positive.size]), np.array([np.count_nonzero(is_positive)])
-        wins = _wins(_sorted_keys(self.codes, is_positive), rows, positives)
+        wins = _count_wins(_sorted_keys(self.codes, is_positive), rows, positives)
         sums = {term: np.array([term(self.rows).sum()]) for term in terms}
         return Groups(group=np.zeros(1, dtype=np.int64), rows=rows, positives=positives, wins=wins, sums=sums)
 
@@ -59,7 +59,7 @@ class RankedRows:
         ids, index = _group_indices(group)
         rows = np.bincount(index, minlength=ids.size)
         positives = np.bincount(index[is_positive], minlength=ids.size)
-        wins = _wins(_sorted_keys(self.codes, is_positive, index), rows, positives)
+        wins = _count_wins(_sorted_keys(self.codes, is_positive, index), rows, positives)
         sums = {term: sums_by_index(index, term(self.rows), ids.size) for term in terms}
         return Groups(group=ids, rows=rows, positives=positives, wins=wins, sums=sums)
 
@@ -90,7 +90,7 @@ def _group_indices(group: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
     return ids.astype(np.int64), index.astype(np.int64)
 
 
-def _codes(score: Scores) -> Keys:
+def _sortable_codes(score: Scores) -> Keys:
     with np.errstate(over="ignore"):  # scores too large for float32 are detected by the comparison below
         single = score.astype(np.float32)
     if score.dtype != np.float32 and not np.array_equal(single, score):
@@ -111,7 +111,7 @@ def _sorted_keys(codes: Keys, is_positive: npt.NDArray[np.bool_], index: Ints | 
     return keys
 
 
-def _wins(keys: Keys, rows: Ints, positives: Ints) -> Ints:
+def _count_wins(keys: Keys, rows: Ints, positives: Ints) -> Ints:
     """Return twice the Mann-Whitney statistic of each group, from its sum of mid-ranks."""
     if keys.size == 0:
         return np.zeros(rows.size, dtype=np.int64)

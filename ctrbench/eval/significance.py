@@ -70,7 +70,7 @@ def paired(differences: npt.ArrayLike) -> PairedTest:
 
     One pair has a mean only; differences that are all 0 have p = 1.
     """
-    values = _finite(differences)
+    values = _as_finite(differences)
     num_pairs = values.size
     if num_pairs < 2:
         return PairedTest(num_pairs=num_pairs, mean=float(values[0]) if num_pairs else None)
@@ -93,7 +93,7 @@ def signflip_p(differences: npt.ArrayLike) -> float:
     The test is exact for at most 16 pairs and uses 9,999 random flips beyond. Its smallest p is 2 / 2^R, so R = 5 pairs
     never reach p < 0.05.
     """
-    values = _finite(differences)
+    values = _as_finite(differences)
     reach = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
     if values.size <= MAX_EXACT_PAIRS:
         # Flipping all signs gives the same distance from 0, so the first sign is fixed: half the work.
@@ -135,7 +135,7 @@ def bootstrap_domains(
     draw, weighted = np.random.default_rng(seed), gain * rows
     picks = (draw.integers(0, gain.size, gain.size) for _ in range(replicates))
     samples = [weighted[pick].sum() / rows[pick].sum() for pick in picks]
-    return _percentiles(samples, mean=float(weighted.sum() / rows.sum()))
+    return _percentile_interval(samples, mean=float(weighted.sum() / rows.sum()))
 
 
 def standings(
@@ -156,14 +156,14 @@ def standings(
     means = {name: float(np.mean(list(column.values()))) for name, column in by_seed.items() if column}
     eligible = means if candidates is None else {name: means[name] for name in means if name in candidates}
     best = max(eligible, key=lambda name: means[name] if higher_is_better else -means[name], default=None)
-    adjusted = _adjusted(by_seed, best, max(min_seeds, 2))
+    adjusted = _holm_p_values(by_seed, best, max(min_seeds, 2))
 
     def standing(name: str) -> Standing:
         p = adjusted.get(name)
         return Standing(
             name=name,
             mean=means.get(name),
-            std=_std(by_seed[name]),
+            std=_std_over_seeds(by_seed[name]),
             is_best=name == best,
             is_tied=name != best and name in means and (p is None or p >= LEVEL),
             p_holm=p,
@@ -172,7 +172,7 @@ def standings(
     return tuple(standing(name) for name in values)
 
 
-def _finite(differences: npt.ArrayLike) -> Floats:
+def _as_finite(differences: npt.ArrayLike) -> Floats:
     values = np.asarray(differences, dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataError("differences must be finite numbers", value=values[~np.isfinite(values)].tolist())
@@ -185,7 +185,7 @@ def _p_student(mean: float, error: float, freedom: int) -> float:
     return float(2 * stdtr(freedom, -abs(mean / error)))
 
 
-def _percentiles(samples: Sequence[float], *, mean: float) -> Interval:
+def _percentile_interval(samples: Sequence[float], *, mean: float) -> Interval:
     low, high = np.quantile(samples, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     return Interval(low=low, high=high, mean=mean)
 
@@ -195,11 +195,11 @@ def _defined_seeds(column: Mapping[int, float | None] | Sequence[float | None]) 
     return {seed: value for seed, value in pairs if value is not None}
 
 
-def _std(by_seed: Mapping[int, float]) -> float | None:
+def _std_over_seeds(by_seed: Mapping[int, float]) -> float | None:
     return float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None
 
 
-def _adjusted(
+def _holm_p_values(
     by_seed: Mapping[str, Mapping[int, float]], best: str | None, min_seeds: int
 ) -> dict[str, float]:
     """Return Holm's p of every row that shares at least `min_seeds` seeds with the best."""

@@ -180,7 +180,7 @@ class ClusterRoutingModule(StageModule):
         """(B, N), passed on unchanged."""
         # Without autocast: a row's cluster must not depend on the precision.
         with torch.no_grad(), full_precision(x_BN.device):
-            rows_BN = self._normalised(context.z_BN[:, : self.num_embedded])
+            rows_BN = self._project_to_sphere(context.z_BN[:, : self.num_embedded])
             if self.training:
                 self._update_centres(rows_BN)
             cluster_B = (rows_BN @ self.centre.T).argmax(1)
@@ -189,7 +189,7 @@ class ClusterRoutingModule(StageModule):
         context.shared[KEY] = Clusters.from_ids(cluster_B)
         return x_BN
 
-    def _normalised(self, embedded_BN: torch.Tensor) -> torch.Tensor:
+    def _project_to_sphere(self, embedded_BN: torch.Tensor) -> torch.Tensor:
         """Return x of each row; in training after the update of the mean, which the first batch needs."""
         if not self.is_spherical:
             return embedded_BN

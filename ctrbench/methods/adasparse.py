@@ -124,7 +124,7 @@ class AdaSparse(Method):
     """Growth of λ̂ from its initial to its final value."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.r_min > self.r_max:
             raise ValueError("r_min must not exceed r_max")
         if self.alpha_start > self.alpha_limit:

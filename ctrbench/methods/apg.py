@@ -84,7 +84,7 @@ class Apg(Method):
     """Whether the gradient stops where z enters G."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.version == "v5" and len({len(self.rank), len(self.over), 1}) > 2:
             raise ValueError("rank and over must have equal lengths, or one number for all layers")
         layers = range(max(len(self.rank), len(self.over)))
@@ -105,7 +105,7 @@ class Apg(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with generated hidden layers."""
-        layers = {stage.name: i for i, stage in enumerate(_hidden(plan))}
+        layers = {stage.name: i for i, stage in enumerate(_hidden_layers(plan))}
 
         def generated(dense: Dense) -> Dense:
             rank, over = self.sizes(layers[dense.name])
@@ -122,7 +122,7 @@ class Apg(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without hidden layers, or with another number than rank and over have."""
-        num_layers = len(_hidden(plan))
+        num_layers = len(_hidden_layers(plan))
         if not num_layers:
             return "hidden dense layers are generated, and this plan has none"
         if any(len(size) not in (1, num_layers) for size in (self.rank, self.over)):
@@ -130,7 +130,7 @@ class Apg(Method):
         return None
 
 
-def _hidden(plan: Plan) -> tuple[Dense, ...]:
+def _hidden_layers(plan: Plan) -> tuple[Dense, ...]:
     return tuple(stage for stage in plan.tower if isinstance(stage, Dense))
 
 
@@ -154,17 +154,17 @@ class Condition(nn.Module):
     def __init__(self, settings: Apg, num_inputs: int, schema: Schema) -> None:
         super().__init__()
         self.settings = settings
-        self.group = _group(settings, schema) if settings.condition == "group" else slice(0)
+        self.group = _group_columns(settings, schema) if settings.condition == "group" else slice(0)
         widths = {"self": num_inputs, "group": schema.embedding_size, "mix": schema.domain_width}
         self.is_average = settings.condition == "mix" and settings.aggregation == "average"
         self.width = schema.embedding_size if self.is_average else widths[settings.condition]
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to z of (B, `width`)."""
-        z = self._select(x_BN, context)
+        z = self._condition_input(x_BN, context)
         return z.detach() if self.settings.detach_condition else z
 
-    def _select(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+    def _condition_input(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         if self.settings.condition == "self":
             return x_BN
         if self.settings.condition == "group":
@@ -174,7 +174,7 @@ class Condition(nn.Module):
         return context.domain_BE
 
 
-def _group(settings: Apg, schema: Schema) -> slice:
+def _group_columns(settings: Apg, schema: Schema) -> slice:
     name = settings.group_feature or schema.domain_features[0]
     if name not in schema.domain_features:
         known = ", ".join(schema.domain_features)
@@ -246,16 +246,16 @@ class GeneratedModule(StageModule):
         return a_BK + product if self.settings.core_residual else product
 
 
-def _factor(num_rows: int, num_columns: int, variance: float, build: Build, label: str) -> torch.Tensor:
+def _draw_factor(num_rows: int, num_columns: int, variance: float, build: Build, label: str) -> torch.Tensor:
     return torch.empty(num_rows, num_columns).normal_(std=variance**0.5, generator=build.generator(label))
 
 
-def _gain2(activation: Activation | None) -> float:
+def _squared_gain(activation: Activation | None) -> float:
     """Return the squared gain of an activation (spec: apg-3.2)."""
     return 2.0 if activation == "relu" else 1.0
 
 
-def _times(x_BN: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Tensor:
+def _multiply_per_row(x_BN: torch.Tensor, weight: torch.Tensor, num_outputs: int) -> torch.Tensor:
     """Multiply each row by its own matrix, given flat."""
     return torch.bmm(x_BN[:, None], weight.view(*x_BN.shape, num_outputs))[:, 0]
 
@@ -270,7 +270,7 @@ class FullModule(GeneratedModule):
 
     def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
         """Multiply by a full matrix per row."""
-        return _times(x_BN, generated, self.num_outputs)
+        return _multiply_per_row(x_BN, generated, self.num_outputs)
 
 
 class LowRankModule(GeneratedModule):
@@ -278,21 +278,25 @@ class LowRankModule(GeneratedModule):
 
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
         """Return static U and V and a core of zero."""
-        left, right = _factors(self, stage, build)
+        left, right = _draw_factors(self, stage, build)
         return torch.cat([left.flatten(), torch.zeros(self.rank**2), right.flatten()])
 
     def multiply(self, x_BN: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
         """Multiply by three matrices per row."""
         sizes = [self.num_inputs * self.rank, self.rank**2, self.rank * self.num_outputs]
         left, core, right = torch.split(generated, sizes, dim=1)
-        a_BK = self.apply_core(_times(x_BN, left, self.rank), core)
-        return _times(a_BK, right, self.num_outputs)
+        a_BK = self.apply_core(_multiply_per_row(x_BN, left, self.rank), core)
+        return _multiply_per_row(a_BK, right, self.num_outputs)
 
 
-def _factors(module: GeneratedModule, stage: Generated, build: Build) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_factors(
+    module: GeneratedModule, stage: Generated, build: Build
+) -> tuple[torch.Tensor, torch.Tensor]:
     num_inputs, rank, num_outputs = module.num_inputs, module.rank, module.num_outputs
-    left = _factor(num_inputs, rank, 1 / num_inputs, build, f"{stage.name}.left")
-    right = _factor(rank, num_outputs, _gain2(stage.activation) / rank, build, f"{stage.name}.right")
+    left = _draw_factor(num_inputs, rank, 1 / num_inputs, build, f"{stage.name}.left")
+    right = _draw_factor(
+        rank, num_outputs, _squared_gain(stage.activation) / rank, build, f"{stage.name}.right"
+    )
     return left, right
 
 
@@ -301,7 +305,7 @@ class SharedModule(GeneratedModule):
 
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
         """Make U and V; return a core of zero."""
-        left, right = _factors(self, stage, build)
+        left, right = _draw_factors(self, stage, build)
         self.left, self.right = nn.Parameter(left), nn.Parameter(right)
         return torch.zeros(self.rank**2)
 
@@ -316,7 +320,7 @@ class SharedModule(GeneratedModule):
             eye = torch.eye(self.rank, dtype=x_BN.dtype, device=x_BN.device)
             core = generated.view(-1, self.rank, self.rank)
             core = core + eye if self.settings.core_residual else core
-            return _times(x_BN, (left @ core @ right).flatten(1), self.num_outputs)
+            return _multiply_per_row(x_BN, (left @ core @ right).flatten(1), self.num_outputs)
         return self.apply_core(x_BN @ left, generated) @ right
 
 
@@ -326,11 +330,15 @@ class MergedModule(SharedModule):
     def start(self, stage: Generated, build: Build) -> torch.Tensor:
         """Make U_l, U_r, V_l and V_r; return a core of zero."""
         over, name = stage.over, stage.name
-        gain2 = _gain2(stage.activation)
-        self.left = nn.Parameter(_factor(self.num_inputs, over, 1 / self.num_inputs, build, f"{name}.left"))
-        self.left_inner = nn.Parameter(_factor(over, self.rank, 1 / over, build, f"{name}.left_inner"))
-        self.right_inner = nn.Parameter(_factor(self.rank, over, 1 / self.rank, build, f"{name}.right_inner"))
-        self.right = nn.Parameter(_factor(over, self.num_outputs, gain2 / over, build, f"{name}.right"))
+        gain2 = _squared_gain(stage.activation)
+        self.left = nn.Parameter(
+            _draw_factor(self.num_inputs, over, 1 / self.num_inputs, build, f"{name}.left")
+        )
+        self.left_inner = nn.Parameter(_draw_factor(over, self.rank, 1 / over, build, f"{name}.left_inner"))
+        self.right_inner = nn.Parameter(
+            _draw_factor(self.rank, over, 1 / self.rank, build, f"{name}.right_inner")
+        )
+        self.right = nn.Parameter(_draw_factor(over, self.num_outputs, gain2 / over, build, f"{name}.right"))
         return torch.zeros(self.rank**2)
 
     def merged(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -91,7 +91,7 @@ class Gbdt(Estimator):
         with _as_many_threads_as_torch():
             trees.fit(train_BN, label)
             num_trees = _best_number(trees, features.of(dev), dev)
-        fitted = _staged(trees, train_BN, num_trees)
+        fitted = _logits_of_trees(trees, train_BN, num_trees)
         return FittedTrees(
             features=features,
             trees=trees,
@@ -131,10 +131,12 @@ class FittedTrees(Fitted):
         """Return the sum of the chosen trees for each row."""
         if self.trees is None:
             return np.full(len(data), self.constant, dtype=np.float32)
-        return _staged(self.trees, self.features.of(data), self.steps).astype(np.float32)
+        return _logits_of_trees(self.trees, self.features.of(data), self.steps).astype(np.float32)
 
 
-def _staged(trees: HistGradientBoostingClassifier, features_BN: np.ndarray, num_trees: int) -> np.ndarray:
+def _logits_of_trees(
+    trees: HistGradientBoostingClassifier, features_BN: np.ndarray, num_trees: int
+) -> np.ndarray:
     """Return the logits of the first trees."""
     with _as_many_threads_as_torch():
         logits: np.ndarray = next(islice(trees.staged_decision_function(features_BN), num_trees - 1, None))
@@ -174,11 +176,12 @@ class Features:
         label = train.label_B.cpu().numpy().astype(np.float64)
         self.rate = float(np.clip(label.mean(), LEAST_RATE, 1.0 - LEAST_RATE))
         self.singles = [
-            _totals(_ids(train, i), label, field.size) for i, field in enumerate(schema.single_fields)
+            _count_by_id(_field_ids(train, i), label, field.size)
+            for i, field in enumerate(schema.single_fields)
         ]
         self.bags = [
-            _totals(values, label[row_n], field.size)
-            for field, (values, row_n) in zip(schema.bag_fields, map(_flat, train.bags), strict=True)
+            _count_by_id(values, label[row_n], field.size)
+            for field, (values, row_n) in zip(schema.bag_fields, map(_flatten_bag, train.bags), strict=True)
         ]
 
     @property
@@ -194,48 +197,50 @@ class Features:
 
     def of(self, data: SplitData) -> np.ndarray:
         """Return the columns of rows to be scored, with rates of all training rows."""
-        return self._columns(data, lambda totals, ids_n, row_n: (totals[0][ids_n], totals[1][ids_n]))
+        return self._feature_columns(data, lambda totals, ids_n, row_n: (totals[0][ids_n], totals[1][ids_n]))
 
     def of_training(self, train: SplitData) -> np.ndarray:
         """Return the columns of the training rows, with rates of the rows before each."""
         label = train.label_B.cpu().numpy().astype(np.float64)
-        return self._columns(train, lambda _totals, ids_n, row_n: earlier(ids_n, row_n, label[row_n]))
+        return self._feature_columns(
+            train, lambda _count_by_id, ids_n, row_n: earlier(ids_n, row_n, label[row_n])
+        )
 
-    def _columns(self, data: SplitData, count: Count) -> np.ndarray:
+    def _feature_columns(self, data: SplitData, count: Count) -> np.ndarray:
         columns: list[np.ndarray] = []
         rows = np.arange(len(data))
         for i, field in enumerate(self.schema.single_fields):
-            ids = _ids(data, i)
+            ids = _field_ids(data, i)
             if self.is_wide[i]:
                 totals = self.singles[i]
-                columns += [totals[0][ids], self._smoothed(*count(totals, ids, rows))]
+                columns += [totals[0][ids], self._smoothed_ctr(*count(totals, ids, rows))]
             else:
                 columns.append(np.where(ids > 0, ids, np.nan) if field.kind == "numeric" else ids)
         for totals, bag in zip(self.bags, data.bags, strict=True):
-            values, row_n = _flat(bag)
+            values, row_n = _flatten_bag(bag)
             length = np.bincount(row_n, minlength=len(data))
-            total = np.bincount(row_n, self._smoothed(*count(totals, values, row_n)), minlength=len(data))
+            total = np.bincount(row_n, self._smoothed_ctr(*count(totals, values, row_n)), minlength=len(data))
             columns += [length, np.divide(total, length, out=np.full(len(data), np.nan), where=length > 0)]
         features_BN: np.ndarray = np.column_stack([*columns, data.numeric_BK.cpu().numpy()])
         return features_BN.astype(np.float64)
 
-    def _smoothed(self, rows: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+    def _smoothed_ctr(self, rows: np.ndarray, clicks: np.ndarray) -> np.ndarray:
         smoothed: np.ndarray = (clicks + self.smoothing * self.rate) / (rows + self.smoothing)
         return smoothed
 
 
-def _ids(data: SplitData, column: int) -> np.ndarray:
+def _field_ids(data: SplitData, column: int) -> np.ndarray:
     ids: np.ndarray = data.ids_BF[:, column].cpu().numpy().astype(np.int64)
     return ids
 
 
-def _flat(bag: tuple[torch.Tensor, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def _flatten_bag(bag: tuple[torch.Tensor, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of all lists and the row of each value."""
     values, offsets = (tensor.cpu().numpy().astype(np.int64) for tensor in bag)
     return values, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
-def _totals(ids_n: np.ndarray, click_n: np.ndarray, size: int) -> Counted:
+def _count_by_id(ids_n: np.ndarray, click_n: np.ndarray, size: int) -> Counted:
     return np.bincount(ids_n, minlength=size), np.bincount(ids_n, click_n, minlength=size)
 
 

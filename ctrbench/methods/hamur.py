@@ -152,12 +152,12 @@ class Cell(nn.Module):
 
     def forward(self, x_BN: torch.Tensor, core_BRR: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N); `core_BRR` is flat, (B, R²)."""
-        down_BR = self._times_core(x_BN @ self.down_left, core_BRR)
+        down_BR = self._multiply_by_core(x_BN @ self.down_left, core_BRR)
         inner_BM = torch.sigmoid(torch.addmm(self.bias, down_BR, self.down_right))
-        up_BN = self._times_core(inner_BM @ self.up_left, core_BRR) @ self.up_right
+        up_BN = self._multiply_by_core(inner_BM @ self.up_left, core_BRR) @ self.up_right
         # Moments need more precision than products in bfloat16 have.
         normed_BN: torch.Tensor = self.norm(up_BN.float(), context)
         return x_BN + normed_BN
 
-    def _times_core(self, a_BR: torch.Tensor, core_BRR: torch.Tensor) -> torch.Tensor:
+    def _multiply_by_core(self, a_BR: torch.Tensor, core_BRR: torch.Tensor) -> torch.Tensor:
         return torch.bmm(a_BR[:, None], core_BRR.view(-1, self.rank, self.rank))[:, 0]

@@ -81,9 +81,9 @@ class Hinet(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with both kinds of extraction instead of its tower."""
-        return plan.wrap_tower(self._extraction)
+        return plan.wrap_tower(self._extraction_stage)
 
-    def _extraction(self, stages: tuple[Stage, ...]) -> Extraction:
+    def _extraction_stage(self, stages: tuple[Stage, ...]) -> Extraction:
         sub_expert = tuple(stage for stage in stages if isinstance(stage, Dense))
         expert, tower = (
             tuple(
@@ -136,12 +136,12 @@ class ExtractionModule(StageModule):
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
-        joined_BN = torch.cat(self._views(x_BN, context), dim=1)
+        joined_BN = torch.cat(self._view_representations(x_BN, context), dim=1)
         weight_BK = (joined_BN @ self.gate).softmax(1)
         tower_BM: torch.Tensor = self.tower(weighted_sum(weight_BK, self.experts(joined_BN)), context)
         return tower_BM
 
-    def _views(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
+    def _view_representations(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
         """Return G, S_p and, with more than one domain, A_p, each (B, M)."""
         (shared_BM,), own_PBM, routing = self.shared(x_BN), self.own(x_BN), context.seen_routing
         own_BM = select_own(own_PBM, routing)

@@ -91,9 +91,9 @@ class M3oe(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with experts instead of its tower and one head per domain."""
-        return plan.wrap_tower(self._mixture).map_dense(DomainDense.like)
+        return plan.wrap_tower(self._mixture_stage).map_dense(DomainDense.like)
 
-    def _mixture(self, tower: tuple[Stage, ...]) -> Stage:
+    def _mixture_stage(self, tower: tuple[Stage, ...]) -> Stage:
         dense = tuple(stage for stage in tower if isinstance(stage, Dense))
         return Experts(name="m3oe", tower=dense, settings=self)
 
@@ -245,11 +245,11 @@ class BilevelLearner(Learner):
         rows = np.flatnonzero(is_held_out(train.row))
         if len(rows):
             rows = np.random.default_rng(self.seed).permutation(rows)[: self.batch_size]
-            self._step(model, experts, train.take(torch.from_numpy(rows)))
+            self._step_on_dev(model, experts, train.take(torch.from_numpy(rows)))
         b, w_d = (float(torch.sigmoid(logit)) for logit in experts.scalars)
         return {"balance": b, "weight": w_d}
 
-    def _step(self, model: CTRModel, experts: ExpertsModule, batch: Batch) -> None:
+    def _step_on_dev(self, model: CTRModel, experts: ExpertsModule, batch: Batch) -> None:
         adam, was_training = self._get_adam(experts), model.training
         model.eval()
         for scalar in experts.scalars:

@@ -97,7 +97,7 @@ class Mamdr(Method):
     """γ, the fraction of the way from θ_p to the copy."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if not (self.negotiation or self.regularisation):
             raise ValueError("without negotiation and regularisation the method equals plain; use plain")
         if self.norm == "bn":

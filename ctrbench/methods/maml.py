@@ -107,7 +107,7 @@ class Maml(Method):
     """Smallest number of training rows of a task that is adapted before scoring."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.norm or self.aux:
             raise ValueError(
                 "norm and aux hold parameters per domain, which inner steps would share; leave them out"

@@ -27,7 +27,7 @@ class NoDomain(Method):
     """The plan without the embeddings of the domain features."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.aux == "domain":
             raise ValueError("aux=domain reads e_d, which this model does not have; leave it out")
         if self.aux or self.norm == "pn":

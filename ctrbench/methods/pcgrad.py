@@ -115,17 +115,19 @@ class PCGradLearner(Learner):
         """
         weights = [weight for weight in optimizer.dense_view().parameters if weight.grad is not None]
         whole = [weight.grad for weight in weights if weight.grad is not None]
-        parts = [_flat(torch.autograd.grad(logit_B, weights, error, retain_graph=True)) for error in errors]
+        parts = [
+            _flatten(torch.autograd.grad(logit_B, weights, error, retain_graph=True)) for error in errors
+        ]
         rest_NP = torch.stack(parts)
-        grads_GP = torch.cat([(_flat(whole) - rest_NP.sum(0))[None], rest_NP])
+        grads_GP = torch.cat([(_flatten(whole) - rest_NP.sum(0))[None], rest_NP])
         gram_GG = grads_GP @ grads_GP.T
-        others_GO = self._others(len(grads_GP), optimizer.steps, gram_GG.device)
+        others_GO = self._order_of_others(len(grads_GP), optimizer.steps, gram_GG.device)
         lost_P = conflict_weights(gram_GG, others_GO) @ grads_GP
         for grad, part in zip(whole, torch.split(lost_P, [grad.numel() for grad in whole]), strict=True):
             grad -= part.view_as(grad)
         return (gram_GG < 0).sum() / others_GO.numel()
 
-    def _others(self, num_groups: int, step: int, device: torch.device) -> torch.Tensor:
+    def _order_of_others(self, num_groups: int, step: int, device: torch.device) -> torch.Tensor:
         """Draw for each group the order of the others, (G, G - 1)."""
         generator = np.random.default_rng([self.seed, step])
         ahead = generator.permuted(np.tile(np.arange(1, num_groups), (num_groups, 1)), axis=1)
@@ -153,5 +155,5 @@ def conflict_weights(gram_GG: torch.Tensor, others_GO: torch.Tensor) -> torch.Te
     return share_GG.sum(0)
 
 
-def _flat(grads: Sequence[torch.Tensor]) -> torch.Tensor:
+def _flatten(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([grad.flatten() for grad in grads])

@@ -83,9 +83,9 @@ class Ple(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with experts instead of its tower and one head per domain."""
-        return plan.wrap_tower(self._extraction).map_dense(DomainDense.like)
+        return plan.wrap_tower(self._extraction_stage).map_dense(DomainDense.like)
 
-    def _extraction(self, stages: tuple[Stage, ...]) -> Extraction:
+    def _extraction_stage(self, stages: tuple[Stage, ...]) -> Extraction:
         dense = tuple(stage for stage in stages if isinstance(stage, Dense))
         activation = dense[0].activation
         widths = self.expert or tuple(stage.width for stage in dense)

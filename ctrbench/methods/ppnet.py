@@ -40,9 +40,9 @@ class PPNet(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with a gate before each dense stage."""
-        return plan.before_dense(self._gate)
+        return plan.before_dense(self._prior_gate)
 
-    def _gate(self, dense: Dense) -> PriorGate:
+    def _prior_gate(self, dense: Dense) -> PriorGate:
         return PriorGate(
             name=f"{dense.name}.ppnet", prior=self.ppnet_prior, gamma=self.gamma, hidden=self.gate_hidden
         )

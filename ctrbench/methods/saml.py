@@ -92,9 +92,9 @@ class Saml(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with a shared tower and one per domain instead of its own."""
-        return replace(plan.wrap_tower(self._branched), attends=self.attention)
+        return replace(plan.wrap_tower(self._branched_stage), attends=self.attention)
 
-    def _branched(self, stages: tuple[Stage, ...]) -> Branched:
+    def _branched_stage(self, stages: tuple[Stage, ...]) -> Branched:
         tower = tuple(stage for stage in stages if isinstance(stage, Dense))
         return Branched(name="saml", settings=self, tower=tower)
 
@@ -140,14 +140,14 @@ class BranchedModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, 2 M)."""
         x_BN = functional.pad(x_BN, (0, self.num_filled))
-        g_BN = self._transformed(x_BN, context)
+        g_BN = self._transform(x_BN, context)
         both_BN = torch.cat([g_BN, x_BN], dim=1)
         own_BM = self.branches.own(both_BN, context, self.histories)
         if self.mutual is not None:
             own_BM = self.mutual(own_BM, self.branches.every(both_BN, context, self.histories), context)
         return torch.cat([self.shared(g_BN, context), own_BM], dim=1)
 
-    def _transformed(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+    def _transform(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Map e, (B, N), to g, which has the groups of sequences in addition."""
         if self.histories is not None:
             x_BN = torch.cat([x_BN, self.histories.of_all(self.transform, context)], dim=1)
@@ -178,7 +178,7 @@ class Branches(nn.Module):
         rows = [context.read(table, routing) for table in self._row_tables()]
         if histories is not None:
             x_BN = torch.cat([x_BN, histories.of_own(rows[0], context)], dim=1)
-        for i, (weight_GNM, bias_GM) in enumerate(_layers(rows)):
+        for i, (weight_GNM, bias_GM) in enumerate(_merged_layers(rows)):
             product_BM = routing.linear(x_BN, weight_GNM) + routing.broadcast(bias_GM)
             x_BN = activate(product_BM, self.activations[i])
         return x_BN
@@ -192,7 +192,7 @@ class Branches(nn.Module):
         x = both_BN.expand(len(rows[0]), *both_BN.shape)
         if histories is not None:
             x = torch.cat([x, histories.of_each(rows[0], context)], dim=2)
-        for i, (weight_PNM, bias_PM) in enumerate(_layers(rows)):
+        for i, (weight_PNM, bias_PM) in enumerate(_merged_layers(rows)):
             x = activate(torch.baddbmm(bias_PM[:, None], x, weight_PNM), self.activations[i])
         return x
 
@@ -200,7 +200,7 @@ class Branches(nn.Module):
         return [table for table in self.tables if isinstance(table, RowTable)]
 
 
-def _layers(rows: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _merged_layers(rows: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield weights (G, N, M) and biases (G, M) of the layers, with the transform merged into the first."""
     transform_GFEE, first, *others = rows
     num_filled = first.shape[1] - 1
@@ -222,7 +222,7 @@ class Histories(nn.Module):
     def of_all(self, transform_FEE: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the groups of all rows under one transform, (B, H E)."""
         groups = [
-            self._attended(i, (behaviours.target_BE @ _square(transform_FEE[i]))[:, None], behaviours)
+            self._attend(i, (behaviours.target_BE @ _gram_matrix(transform_FEE[i]))[:, None], behaviours)
             for i, behaviours in self._behaviours(context)
         ]
         return torch.cat(groups, dim=2)[:, 0]
@@ -231,8 +231,10 @@ class Histories(nn.Module):
         """Return the groups of each row under its domain's transform, (B, H E)."""
         routing = context.seen_routing
         groups = [
-            self._attended(
-                i, routing.linear(behaviours.target_BE, _square(transform_GFEE[:, i]))[:, None], behaviours
+            self._attend(
+                i,
+                routing.linear(behaviours.target_BE, _gram_matrix(transform_GFEE[:, i]))[:, None],
+                behaviours,
             )
             for i, behaviours in self._behaviours(context)
         ]
@@ -241,8 +243,8 @@ class Histories(nn.Module):
     def of_each(self, transform_PFEE: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the groups of all rows under each domain's transform, (P, B, H E)."""
         groups = [
-            self._attended(
-                i, (behaviours.target_BE @ _square(transform_PFEE[:, i])).transpose(0, 1), behaviours
+            self._attend(
+                i, (behaviours.target_BE @ _gram_matrix(transform_PFEE[:, i])).transpose(0, 1), behaviours
             )
             for i, behaviours in self._behaviours(context)
         ]
@@ -253,7 +255,7 @@ class Histories(nn.Module):
         for i, name in enumerate(self.sequences, start=-len(self.sequences)):
             yield i, context.behaviours[name]
 
-    def _attended(self, index: int, query_BKE: torch.Tensor, behaviours: Behaviours) -> torch.Tensor:
+    def _attend(self, index: int, query_BKE: torch.Tensor, behaviours: Behaviours) -> torch.Tensor:
         """Return Σ_j softmax_j(<e_j, query>) e_j, (B, K, E)."""
         lists, e_n1E = behaviours.lists, behaviours.rows_nE[:, None]
         with full_precision(e_n1E.device):
@@ -263,7 +265,7 @@ class Histories(nn.Module):
         return summed_BKE + lists.is_empty_B1[:, :, None] * self.empty_HE[index]
 
 
-def _square(v: torch.Tensor) -> torch.Tensor:
+def _gram_matrix(v: torch.Tensor) -> torch.Tensor:
     """Return V V^T of a matrix or of a stack of matrices."""
     return v @ v.mT
 

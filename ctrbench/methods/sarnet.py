@@ -86,13 +86,13 @@ class Sarnet(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with the mixture before its tower and, if set, the attention at its input."""
-        plan = plan.wrap_tower(self._debiased)
+        plan = plan.wrap_tower(self._debiased_stage)
         if not self.attention:
             return plan
         # First at the input, so that a backbone's own input stage reads u.
         return replace(plan, at_input=(Attention(name="sarnet.attention"), *plan.at_input), attends=True)
 
-    def _debiased(self, stages: tuple[Stage, ...]) -> Debiased:
+    def _debiased_stage(self, stages: tuple[Stage, ...]) -> Debiased:
         tower = tuple(stage for stage in stages if isinstance(stage, Dense))
         expert = tuple(
             Dense(name=f"expert{i}", width=width, activation=tower[0].activation)
@@ -148,10 +148,12 @@ class DebiasedModule(StageModule):
         normed_BN = self.norm(x_BN, context)
         specific_KBM = torch.stack([expert(normed_BN, context) for expert in self.specific])
         experts_KBM = torch.cat([self.shared(normed_BN), specific_KBM])
-        tower_BM: torch.Tensor = self.tower(weighted_sum(self._weights(x_BN, context), experts_KBM), context)
+        tower_BM: torch.Tensor = self.tower(
+            weighted_sum(self._gate_weights(x_BN, context), experts_KBM), context
+        )
         return tower_BM
 
-    def _weights(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+    def _gate_weights(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the gate, (B, K), shared experts first; specific experts of an unseen domain have weight 0."""
         logits_BK, routing = x_BN @ self.gate, context.routing
         if not routing.has(0):

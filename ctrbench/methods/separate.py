@@ -43,7 +43,7 @@ class Separate(Method):
     """Largest number of indicator values; memory and files grow by a whole model per value."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.aux or self.norm == "pn":
             raise ValueError(
                 "aux and norm=pn hold parameters per domain, and each model here has one domain; use norm=bn"

@@ -78,7 +78,7 @@ class Star(Method):
     """Whether each row is normalised after every hidden layer."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.norm == "bn" and self.batching == "domain":
             raise ValueError(
                 "norm=bn with batching=domain would train with moments of one domain and score with those of all; "
@@ -95,10 +95,10 @@ class Star(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with star products."""
-        plan = plan.map_dense(self._star)
+        plan = plan.map_dense(self._star_stage)
         return plan.after_dense(_layer_norm) if self.layer_norm else plan
 
-    def _star(self, dense: Dense) -> Dense:
+    def _star_stage(self, dense: Dense) -> Dense:
         return StarDense(
             name=dense.name,
             width=dense.width,

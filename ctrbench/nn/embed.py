@@ -82,7 +82,7 @@ class FieldEmbedding(nn.Module, Capabilities):
         self.register_buffer("offsets", torch.tensor(single, dtype=torch.int32), persistent=False)
         self.bag_starts = [first_rows[field.name] for field in schema.bag_fields]
         self.make_poolings(pooling or Pooling(), build)
-        start = self._start(schema, build)
+        start = self._initial_table(schema, build)
         if first_order:
             start = torch.cat([start, start.new_zeros(len(start), 1)], dim=1)
         self.make_table(start)
@@ -96,7 +96,7 @@ class FieldEmbedding(nn.Module, Capabilities):
         self.poolings = sequence_poolings(pooling, build)
 
     @staticmethod
-    def _start(schema: Schema, build: Build) -> torch.Tensor:
+    def _initial_table(schema: Schema, build: Build) -> torch.Tensor:
         # Unless rare values are mapped to it, the row of unseen values is never trained and stays at zero.
         parts = []
         for field in schema.table_fields:
@@ -131,7 +131,7 @@ class FieldEmbedding(nn.Module, Capabilities):
         if self.first_order:
             weights_BF = torch.cat([single_BFE[:, :, -1], *(rows[:, -1:] for rows in pooled)], dim=1)
             single_BFE, pooled = single_BFE[:, :, :-1], [rows[:, :-1] for rows in pooled]
-        numbers_BK = _select(inputs.numeric_BK, self.numbers)
+        numbers_BK = _select_fields(inputs.numeric_BK, self.numbers)
         width = single_BFE.shape[1] * self.schema.embedding_size
         parts = [single_BFE.reshape(len(single_BFE), width), *pooled]
         if numbers_BK.shape[1]:
@@ -142,7 +142,7 @@ class FieldEmbedding(nn.Module, Capabilities):
         self, inputs: Inputs, bags: Sequence[tuple[torch.Tensor, torch.Tensor]], reader: Reader | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the table rows of one-id fields, (B, F, E), and those of each bag's values, (n, E)."""
-        ids_BF = _select(inputs.ids_BF, self.columns) + self.offsets
+        ids_BF = _select_fields(inputs.ids_BF, self.columns) + self.offsets
         values = [bag[0] + start for bag, start in zip(bags, self.bag_starts, strict=True)]
         ids_n = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
         rows_nE = self.find(ids_n, inputs, reader)
@@ -219,7 +219,7 @@ def _first_rows(schema: Schema) -> dict[str, int]:
     return first_rows | {name: first_rows[target] for name, target in targets.items()}
 
 
-def _select(values_BF: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+def _select_fields(values_BF: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
     return values_BF if columns is None else values_BF.index_select(1, columns)
 
 

@@ -189,7 +189,7 @@ def sum_gradients(
     used = [(p, grad) for p, grad, present in zip(parameters, grads, is_used, strict=True) if present]
     touched = [table for table, present in zip(own, is_touched, strict=True) if present]
     dense = [torch.zeros_like(p) if grad is None else grad for p, grad in used]
-    of_rows = [_scatter(table, own[table], *rows[table]) for table in touched]
+    of_rows = [_expand_to_all_rows(table, own[table], *rows[table]) for table in touched]
     sums = _sum_together([*dense, *of_rows], team.workers)
     for (parameter, _), total in zip(used, sums, strict=False):
         parameter.grad = total
@@ -225,7 +225,9 @@ def _gather_rows(
     return rows
 
 
-def _scatter(table: Table, own: RowGrads | None, rows_U: torch.Tensor, index_n: torch.Tensor) -> torch.Tensor:
+def _expand_to_all_rows(
+    table: Table, own: RowGrads | None, rows_U: torch.Tensor, index_n: torch.Tensor
+) -> torch.Tensor:
     """Return this worker's gradient of the rows of all workers, zero for rows that it did not touch."""
     grad_UW = torch.zeros(len(rows_U), table.width, device=rows_U.device)
     return grad_UW if own is None else grad_UW.index_copy_(0, index_n, own.grad_UW)

@@ -124,7 +124,7 @@ def id_fields(schema: Schema) -> tuple[str, ...]:
         if field.kind == "categorical" and field.name not in schema.domain_features
     ]
     by_role = ([field for field in fields if field.role == role] for role in ID_ROLES)
-    names = tuple(max(candidates, key=_size).name for candidates in by_role if candidates)
+    names = tuple(max(candidates, key=_table_size).name for candidates in by_role if candidates)
     if not names:
         roles = ", ".join(sorted({field.role for field in fields})) or "none"
         raise SettingError(
@@ -135,5 +135,5 @@ def id_fields(schema: Schema) -> tuple[str, ...]:
     return names
 
 
-def _size(field: FieldShape) -> int:
+def _table_size(field: FieldShape) -> int:
     return field.size

@@ -47,13 +47,13 @@ class Network(nn.Module):
         self.interactions = nn.ModuleList(
             stage.build(self.at_input.num_outputs, build) for stage in plan.interactions
         )
-        crossed = sum(_width(module) for module in self.interactions)
+        crossed = sum(_num_outputs(module) for module in self.interactions)
         is_fed = self.is_parallel or not crossed
         self.tower = Chain(plan.tower, self.at_input.num_outputs if is_fed else crossed, build)
         deep = self.tower.num_outputs
         self.head = Chain(plan.head, deep + crossed if self.is_parallel else deep, build)
         self.logits = nn.ModuleList(stage.build(width, build) for stage in plan.logits)
-        if any(_width(module) != 1 for module in (self.head, *self.logits)):
+        if any(_num_outputs(module) != 1 for module in (self.head, *self.logits)):
             raise ValueError("the head and each of the logits of a plan must end in width 1")
 
     def start_at(self, rate: float) -> None:
@@ -67,17 +67,17 @@ class Network(nn.Module):
         """Return logits of shape (B,), float32."""
         _add_row_losses(context)
         if self.precision == "float32":
-            joined = self._joined(context)
+            joined = self._join_interactions_and_tower(context)
         else:
             with torch.autocast(context.z_BN.device.type, torch.bfloat16):
-                joined = self._joined(context).float()
+                joined = self._join_interactions_and_tower(context).float()
         # In float32: a logit in bf16 has eight bits, which would make hundreds of scores equal.
         logit_B1: torch.Tensor = self.head(joined, context)
         for module in self.logits:
             logit_B1 = logit_B1 + module(context.z_BN, context)
         return logit_B1[:, 0]
 
-    def _joined(self, context: Context) -> torch.Tensor:
+    def _join_interactions_and_tower(self, context: Context) -> torch.Tensor:
         x_BN = self.at_input(context.z_BN, context)
         crossed = [module(x_BN, context) for module in self.interactions]
         if self.is_parallel:
@@ -149,11 +149,11 @@ class CTRModel(nn.Module):
 
     def advance(self, progress: float) -> None:
         """Call `advance` of every stage; to be called after each optimiser step."""
-        for module in self._stages:
+        for module in self._stage_modules:
             module.advance(progress)
 
     @cached_property
-    def _stages(self) -> tuple[StageModule, ...]:
+    def _stage_modules(self) -> tuple[StageModule, ...]:
         return tuple(module for module in self.modules() if isinstance(module, StageModule))
 
     def owners(self) -> dict[nn.Parameter, Owner]:
@@ -200,7 +200,7 @@ def _check_pooling(plan: Plan, schema: Schema) -> None:
         )
 
 
-def _width(module: nn.Module) -> int:
+def _num_outputs(module: nn.Module) -> int:
     width = module.num_outputs
     assert isinstance(width, int)
     return width

@@ -60,10 +60,10 @@ class BatchNormModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         if self.training and context.team is not None:
-            return self._over_workers(x_BN, context.team)
+            return self._normalize_over_workers(x_BN, context.team)
         eps = self.stage.eps
         if not self.training or len(x_BN) == 1:
-            return self._by_running(x_BN)
+            return self._normalize_by_running_moments(x_BN)
         normed_BN: torch.Tensor
         normed_BN, mean_N, root_N = torch.native_batch_norm(
             x_BN, self.scale, self.shift, None, None, True, 0.0, eps
@@ -71,18 +71,18 @@ class BatchNormModule(StageModule):
         self._update(mean_N.detach(), root_N.detach(), len(x_BN))
         return normed_BN
 
-    def _by_running(self, x_BN: torch.Tensor) -> torch.Tensor:
+    def _normalize_by_running_moments(self, x_BN: torch.Tensor) -> torch.Tensor:
         eps = self.stage.eps
         is_constant = self.variance < CONSTANT * eps
         variance = self.variance.masked_fill(is_constant, float("inf"))
         return functional.batch_norm(x_BN, self.mean, variance, self.scale, self.shift, eps=eps)
 
-    def _over_workers(self, x_BN: torch.Tensor, team: Team) -> torch.Tensor:
+    def _normalize_over_workers(self, x_BN: torch.Tensor, team: Team) -> torch.Tensor:
         """Normalise with moments over all workers' rows."""
         sums = team.sum(torch.cat([x_BN.sum(0), x_BN.new_full((1,), len(x_BN))]))
         num_rows = round(float(sums[-1].detach()))
         if num_rows == 1:
-            return self._by_running(x_BN)
+            return self._normalize_by_running_moments(x_BN)
         mean_N = sums[:-1] / num_rows
         # To first order the sum of squares does not depend on the mean, so no gradient is needed there.
         squares_N = team.sum((x_BN - mean_N.detach()).square().sum(0))
@@ -190,7 +190,9 @@ class PartitionedNormModule(StageModule):
         is_full = routing.smallest >= self.stage.smallest
         if self.training and is_full and routing.num_groups == 1 and team is None:
             return self._batch_norm(x_BN, scale_GN[0], shift_GN[0], routing)
-        moments = self._moments(x_BN, routing, team) if self.training else self.running(routing.present_G)
+        moments = (
+            self._batch_moments(x_BN, routing, team) if self.training else self.running(routing.present_G)
+        )
         mean_GN, variance_GN = moments
         scale_GN = scale_GN * torch.rsqrt(variance_GN + self.stage.eps)
         return torch.addcmul(
@@ -210,7 +212,7 @@ class PartitionedNormModule(StageModule):
     def running(self, present_G: torch.Tensor) -> Moments:
         """Return the shrunk running moments (G, N) of domains; the variance of constant columns is infinite."""
         seen_G2 = self.seen[present_G].to(self.mean.dtype)
-        weight_G1, weight_of_variance_G1 = _columns(seen_G2 / (seen_G2 + self.stage.shrinkage))
+        weight_G1, weight_of_variance_G1 = _split_columns(seen_G2 / (seen_G2 + self.stage.shrinkage))
         own_mean, own_variance = self.mean[present_G], self.variance[present_G]
         between = weight_G1 * (1.0 - weight_G1) * (own_mean - self.global_mean).square()
         variance_GN = torch.lerp(self.global_variance, own_variance, weight_of_variance_G1) + between
@@ -218,7 +220,7 @@ class PartitionedNormModule(StageModule):
         mean_GN = torch.lerp(self.global_mean, own_mean, weight_G1)
         return mean_GN, variance_GN.masked_fill(is_constant, float("inf"))
 
-    def _moments(self, x_BN: torch.Tensor, routing: Routing, team: Team | None) -> Moments:
+    def _batch_moments(self, x_BN: torch.Tensor, routing: Routing, team: Team | None) -> Moments:
         groups = Groups.of(routing, team)
         rows_G1 = groups.counts_G[:, None]
         mean_GN = groups.sum(routing.sum(x_BN)) / rows_G1
@@ -249,5 +251,5 @@ class PartitionedNormModule(StageModule):
         update_moments(running, batch, momentum=self.stage.momentum, smallest=self.stage.smallest)
 
 
-def _columns(pairs_G2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _split_columns(pairs_G2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pairs_G2[:, :1], pairs_G2[:, 1:]

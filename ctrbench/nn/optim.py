@@ -169,7 +169,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Make one Adam step with the gradients computed since `begin`."""
-        touched = self._touched() if self.team is None else self._touched_by_all(self.team)
+        touched = self._touched_rows() if self.team is None else self._touched_by_all(self.team)
         self.steps += 1
         self.dense.step()
         for adam, rows_U, weight_UW, grad_UW in touched:
@@ -178,7 +178,7 @@ class Optimizer:
             adam.update(rows_U, weight_UW, grad_UW, self._steps_of(adam))
         self.reads.clear()
 
-    def _touched(self) -> list[Touched]:
+    def _touched_rows(self) -> list[Touched]:
         return [
             (read.adam, read.rows_U, read.leaf.detach().flatten(1), read.leaf.grad.flatten(1))
             for read in self.reads

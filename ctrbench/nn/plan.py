@@ -52,15 +52,15 @@ class Plan:
 
     def map_dense(self, change: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Replace each dense stage of the tower, and of the head unless `head=False`."""
-        return self._expand(lambda dense: (change(dense),), head=head)
+        return self._expand_stages(lambda dense: (change(dense),), head=head)
 
     def before_dense(self, make: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Add a stage at the input of each dense stage of the tower, and of the head unless `head=False`."""
-        return self._expand(lambda dense: (make(dense), dense), head=head)
+        return self._expand_stages(lambda dense: (make(dense), dense), head=head)
 
     def after_dense(self, make: Callable[[Dense], Stage], *, head: bool = False) -> Plan:
         """Add a stage at the output of each dense stage of the tower, and of the head if `head=True`."""
-        return self._expand(lambda dense: (dense, make(dense)), head=head)
+        return self._expand_stages(lambda dense: (dense, make(dense)), head=head)
 
     def with_input(self, stage: Stage) -> Plan:
         """Add a stage between the embeddings and everything but `logits`."""
@@ -82,7 +82,7 @@ class Plan:
         """Add a branch to the logit, whose input is z as the embeddings return it."""
         return replace(self, logits=(*self.logits, stage))
 
-    def _expand(self, expand: Callable[[Dense], tuple[Stage, ...]], *, head: bool) -> Plan:
+    def _expand_stages(self, expand: Callable[[Dense], tuple[Stage, ...]], *, head: bool) -> Plan:
         def expand_all(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
             return tuple(new for old in stages for new in (expand(old) if isinstance(old, Dense) else (old,)))
 

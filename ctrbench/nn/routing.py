@@ -53,7 +53,7 @@ class Routing:
         self.device = device or group_B.device
         self._present, self._counts, self._index, self._order = group_rows(group_B.cpu().numpy())
 
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+    def _to_tensor(self, values: np.ndarray) -> torch.Tensor:
         return to_device(torch.from_numpy(values), self.device)
 
     @property
@@ -69,17 +69,17 @@ class Routing:
     @cached_property
     def present_G(self) -> torch.Tensor:
         """Ids of the groups, int64."""
-        return self._tensor(self._present)
+        return self._to_tensor(self._present)
 
     @cached_property
     def counts_G(self) -> torch.Tensor:
         """Number of rows of each group."""
-        return self._tensor(self._counts)
+        return self._to_tensor(self._counts)
 
     @cached_property
     def index_B(self) -> torch.Tensor:
         """Index of each row's group in `present_G`."""
-        return self._tensor(self._index)
+        return self._to_tensor(self._index)
 
     @cached_property
     def members(self) -> tuple[tuple[int, torch.Tensor], ...]:
@@ -90,12 +90,12 @@ class Routing:
     @cached_property
     def first_G(self) -> torch.Tensor:
         """The first row of each group."""
-        return self._tensor(self._order[np.cumsum(self._counts) - self._counts])
+        return self._to_tensor(self._order[np.cumsum(self._counts) - self._counts])
 
     @cached_property
     def share_G(self) -> torch.Tensor:
         """Share of the batch's rows in each group, float32."""
-        return self._tensor((self._counts / self._counts.sum()).astype(np.float32))
+        return self._to_tensor((self._counts / self._counts.sum()).astype(np.float32))
 
     @property
     def index(self) -> np.ndarray:
@@ -112,18 +112,18 @@ class Routing:
         size_class = np.frexp(self._counts.astype(np.float64))[1]
         cuts = [0, *(np.flatnonzero(np.diff(size_class)) + 1).tolist(), len(size_class)]
         starts = np.cumsum(self._counts) - self._counts
-        return tuple(self._bucket(slice(a, b), starts[a:b]) for a, b in pairwise(cuts))
+        return tuple(self._make_bucket(slice(a, b), starts[a:b]) for a, b in pairwise(cuts))
 
-    def _bucket(self, groups: slice, starts: np.ndarray) -> Bucket:
+    def _make_bucket(self, groups: slice, starts: np.ndarray) -> Bucket:
         counts = self._counts[groups]
         position = np.arange(counts.max())
         is_real = position < counts[:, None]
         rows = self._order[starts[:, None] + np.where(is_real, position, 0)].ravel()
-        own = self._tensor(self._order[starts[0] : starts[0] + counts.sum()])
+        own = self._to_tensor(self._order[starts[0] : starts[0] + counts.sum()])
         if is_real.all():
             return Bucket(groups, own, None, None, own)
         real, padding = np.flatnonzero(is_real), np.flatnonzero(~is_real)
-        return Bucket(groups, self._tensor(rows), self._tensor(real), self._tensor(padding), own)
+        return Bucket(groups, self._to_tensor(rows), self._to_tensor(real), self._to_tensor(padding), own)
 
     def linear(self, x_BN: torch.Tensor, weight_GNM: torch.Tensor) -> torch.Tensor:
         """Multiply each row by its group's matrix: (B, N) and (G, N, M) to (B, M)."""
@@ -164,7 +164,7 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.routing = routing  # type: ignore[attr-defined]
         product = x_BN.new_empty(len(x_BN), weight_GNM.shape[2])
         for bucket in routing.buckets:
-            _put(product, bucket, torch.bmm(_padded(x_BN, bucket), weight_GNM[bucket.groups]))
+            _write_rows(product, bucket, torch.bmm(_pad(x_BN, bucket), weight_GNM[bucket.groups]))
         return product
 
     @staticmethod
@@ -175,21 +175,21 @@ class _GroupedLinear(torch.autograd.Function):
             raise NotImplementedError("a grouped product has no second derivative")
         grad_x, grad_weight = torch.empty_like(x_BN), torch.empty_like(weight_GNM)
         for bucket in routing.buckets:
-            grad = _padded(grad_BM, bucket)
+            grad = _pad(grad_BM, bucket)
             if bucket.padding is not None:
                 grad.flatten(0, 1).index_fill_(0, bucket.padding, 0.0)
-            torch.bmm(_padded(x_BN, bucket).mT, grad, out=grad_weight[bucket.groups])
-            _put(grad_x, bucket, torch.bmm(grad, weight_GNM[bucket.groups].mT))
+            torch.bmm(_pad(x_BN, bucket).mT, grad, out=grad_weight[bucket.groups])
+            _write_rows(grad_x, bucket, torch.bmm(grad, weight_GNM[bucket.groups].mT))
         return grad_x, grad_weight, None
 
 
-def _padded(x_BN: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+def _pad(x_BN: torch.Tensor, bucket: Bucket) -> torch.Tensor:
     """Return the rows of a bucket as (groups, positions, N)."""
     num_groups = bucket.groups.stop - bucket.groups.start
     return x_BN.index_select(0, bucket.rows).view(num_groups, -1, x_BN.shape[1])
 
 
-def _put(to_BM: torch.Tensor, bucket: Bucket, values: torch.Tensor) -> None:
+def _write_rows(to_BM: torch.Tensor, bucket: Bucket, values: torch.Tensor) -> None:
     """Write the values of a bucket's slots to the rows of the batch, padding left out."""
     flat = values.flatten(0, 1)
     to_BM.index_copy_(0, bucket.own, flat if bucket.real is None else flat.index_select(0, bucket.real))

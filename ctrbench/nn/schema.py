@@ -65,12 +65,12 @@ class Schema:
     @cached_property
     def single_fields(self) -> tuple[FieldShape, ...]:
         """Fields with one id per row."""
-        return tuple(field for field in self._visible if field.is_single_id)
+        return tuple(field for field in self._visible_fields if field.is_single_id)
 
     @cached_property
     def bag_fields(self) -> tuple[FieldShape, ...]:
         """Multi-valued and sequence fields, which are pooled."""
-        return tuple(field for field in self._visible if field.kind in ("multi_valued", "sequence"))
+        return tuple(field for field in self._visible_fields if field.kind in ("multi_valued", "sequence"))
 
     @cached_property
     def targets(self) -> dict[str, int]:
@@ -95,10 +95,12 @@ class Schema:
     @cached_property
     def numeric_fields(self) -> tuple[FieldShape, ...]:
         """Fields that enter as a number."""
-        return tuple(field for field in self._visible if field.kind == "numeric" and not field.is_single_id)
+        return tuple(
+            field for field in self._visible_fields if field.kind == "numeric" and not field.is_single_id
+        )
 
     @property
-    def _visible(self) -> tuple[FieldShape, ...]:
+    def _visible_fields(self) -> tuple[FieldShape, ...]:
         return tuple(field for field in self.fields if field.name not in self.hidden)
 
     @cached_property

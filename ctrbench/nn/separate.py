@@ -77,7 +77,7 @@ class SeparateEmbedding(FieldEmbedding):
         routing = Routing(self.schema.replace_unseen(inputs.indicator_B)[owner_n], ids_n.device)
         members = [(indicator, to_device(index_n, ids_n.device)) for indicator, index_n in routing.members]
         rows = [
-            look_up(reader, self._table(indicator), ids_n.index_select(0, index_n))
+            look_up(reader, self._table_of(indicator), ids_n.index_select(0, index_n))
             for indicator, index_n in members
         ]
         if len(rows) == 1:
@@ -88,7 +88,7 @@ class SeparateEmbedding(FieldEmbedding):
         )
         return rows_at(torch.cat(rows), inverse_n)
 
-    def _table(self, indicator: int) -> RowTable:
+    def _table_of(self, indicator: int) -> RowTable:
         table = self.tables[indicator - 1]
         assert isinstance(table, RowTable)
         return table

@@ -54,10 +54,10 @@ def pages() -> dict[str, str]:
 
     Raises `ContractError` for a setting without documentation.
     """
-    made = {INDEX: _index()}
+    made = {INDEX: _index_page()}
     for kind in KINDS:
         for plugin in _built_in(kind):
-            made[_path(plugin, kind)] = _page(plugin, kind)
+            made[_page_path(plugin, kind)] = _plugin_page(plugin, kind)
     return made
 
 
@@ -75,14 +75,14 @@ def _built_in(kind: PlugKind) -> list[Plugin]:
     return [plugin for plugin in plugins(kind).values() if plugin.is_builtin]
 
 
-def _path(plugin: Plugin, kind: PlugKind) -> str:
+def _page_path(plugin: Plugin, kind: PlugKind) -> str:
     return f"{plugin.name}.md" if kind == "methods" else f"backbones/{plugin.name}.md"
 
 
 # The index.
 
 
-def _index() -> str:
+def _index_page() -> str:
     parts = [
         NOTE,
         HEAD,
@@ -90,7 +90,7 @@ def _index() -> str:
         _table_of_methods(),
         "## Backbones\n",
         _table_of_backbones(),
-        _groups(),
+        _group_section(),
     ]
     for kind in KINDS:
         parts += [
@@ -107,23 +107,23 @@ def _table_of_methods() -> str:
     ]
     for plugin in _built_in("methods"):
         tags = (escape(plugin.tag(name)) for name in ("Uses", "Parameters per domain"))
-        cells = (_link(plugin, "methods"), _description(plugin), _year(plugin), *tags)
+        cells = (_page_link(plugin, "methods"), _summary_text(plugin), _year(plugin), *tags)
         lines.append(f"| {' | '.join(cells)} |")
-    return _joined(lines)
+    return _join_lines(lines)
 
 
 def _table_of_backbones() -> str:
     lines = ["| backbone | description | year |", "| :-- | :-- | :-- |"]
     for plugin in _built_in("backbones"):
-        lines.append(f"| {_link(plugin, 'backbones')} | {_description(plugin)} | {_year(plugin)} |")
-    return _joined(lines)
+        lines.append(f"| {_page_link(plugin, 'backbones')} | {_summary_text(plugin)} | {_year(plugin)} |")
+    return _join_lines(lines)
 
 
-def _link(plugin: Plugin, kind: PlugKind) -> str:
-    return f"[`{plugin.name}`]({_path(plugin, kind)})"
+def _page_link(plugin: Plugin, kind: PlugKind) -> str:
+    return f"[`{plugin.name}`]({_page_path(plugin, kind)})"
 
 
-def _description(plugin: Plugin) -> str:
+def _summary_text(plugin: Plugin) -> str:
     return escape((plugin.summary.partition(": ")[2] or plugin.summary).rstrip("."))
 
 
@@ -132,7 +132,7 @@ def _year(plugin: Plugin) -> str:
     return "–" if year == "none" else year
 
 
-def _groups() -> str:
+def _group_section() -> str:
     lines = [
         "## Groups\n",
         "A group stands for several methods or backbones in every list of selectors.\n",
@@ -143,22 +143,27 @@ def _groups() -> str:
     for kind in KINDS:
         for name, group in groups(kind).items():
             lines.append(f"| `{name}` | {kind} | {', '.join(f'`{member}`' for member in group.members)} |")
-    return _joined(lines)
+    return _join_lines(lines)
 
 
 # The page of a plug-in.
 
 
-def _page(plugin: Plugin, kind: PlugKind) -> str:
+def _plugin_page(plugin: Plugin, kind: PlugKind) -> str:
     chosen, base = plugin.load(), BASES[kind]
-    depth = _path(plugin, kind).count("/") + 1
+    depth = _page_path(plugin, kind).count("/") + 1
     introduction, sections = split_docstring(plugin.docstring)
-    parts = [NOTE, f"# `{plugin.name}`\n", f"{_text(plugin.summary, depth)}\n", _facts(plugin, chosen, depth)]
+    parts = [
+        NOTE,
+        f"# `{plugin.name}`\n",
+        f"{_paragraph(plugin.summary, depth)}\n",
+        _fact_table(plugin, chosen, depth),
+    ]
     parts += markdown_body(introduction, depth)
     plan = sections.pop("Plan", None)
     if plan:
         parts += ["## Plan edit\n" if kind == "methods" else "## Plan\n", *markdown_body(plan, depth)]
-        parts += [] if issubclass(chosen, Estimator) else [_explain(plugin, kind)]
+        parts += [] if issubclass(chosen, Estimator) else [_explain_text(plugin, kind)]
     parts += ["## Settings\n", settings_table(chosen, _own_fields(chosen, base), depth=depth)]
     parts.append(f"[Settings of every {kind.removesuffix('s')}]({'../' * (depth - 1)}{INDEX})\n")
     for label, text in sections.items():
@@ -166,25 +171,27 @@ def _page(plugin: Plugin, kind: PlugKind) -> str:
     return "\n".join(parts)
 
 
-def _facts(plugin: Plugin, chosen: type[Any], depth: int) -> str:
+def _fact_table(plugin: Plugin, chosen: type[Any], depth: int) -> str:
     """Return the table of a plug-in's tags and declared properties."""
-    facts = {name: _text(plugin.tag(name), depth) for name in TAGS if plugin.tag(name)}
+    facts = {name: _paragraph(plugin.tag(name), depth) for name in TAGS if plugin.tag(name)}
     facts["Year"] = _year(plugin)
     if issubclass(chosen, Method):
-        facts["Initial logits"] = _start(chosen().starts_as_backbone)
+        facts["Initial logits"] = _start_text(chosen().starts_as_backbone)
     file = f"ctrbench/{plugin.file.parent.name}/{plugin.file.name}"
     facts["Source"] = f"[{file}]({'../' * (depth + 1)}{file})"
-    return _joined(["| | |", "| :-- | :-- |", *(f"| {name} | {value} |" for name, value in facts.items())])
+    return _join_lines(
+        ["| | |", "| :-- | :-- |", *(f"| {name} | {value} |" for name, value in facts.items())]
+    )
 
 
-def _start(claim: float | None) -> str:
+def _start_text(claim: float | None) -> str:
     """Describe a value of `Method.starts_as_backbone`."""
     if claim is None:
         return "no claim"
     return f"within {claim:g} of the backbone's" if claim else "equal to the backbone's"
 
 
-def _explain(plugin: Plugin, kind: PlugKind) -> str:
+def _explain_text(plugin: Plugin, kind: PlugKind) -> str:
     arguments = f"{plugin.name} --backbone dnn" if kind == "methods" else f"plain --backbone {plugin.name}"
     return f"`ctrbench explain {arguments}` shows all stages, their parameters and their cost.\n"
 
@@ -220,7 +227,7 @@ def markdown_body(text: str, depth: int) -> Iterator[str]:
             if is_formula:
                 yield "\n".join(["```text", *(line[4:] for line in lines), "```\n"])
             else:
-                yield f"{_text(' '.join(lines), depth)}\n"
+                yield f"{_paragraph(' '.join(lines), depth)}\n"
 
 
 # Settings.
@@ -230,7 +237,7 @@ def settings_table(chosen: type[Settings], fields: Mapping[str, FieldInfo], *, d
     """Return the table of settings, or a sentence where there are none."""
     if not fields:
         return "None of its own.\n"
-    meanings = _meanings(chosen)
+    meanings = _documented_settings(chosen)
     missing = [name for name in fields if not meanings.get(name)]
     if missing:
         raise ContractError(
@@ -240,11 +247,13 @@ def settings_table(chosen: type[Settings], fields: Mapping[str, FieldInfo], *, d
     lines = ["| setting | values | default | meaning |", "| :-- | :-- | :-- | :-- |"]
     for name, field in fields.items():
         values = describe_values(field.annotation, field.metadata)
-        lines.append(f"| `{name}` | {values} | `{_shown(field.default)}` | {_text(meanings[name], depth)} |")
-    return _joined(lines)
+        lines.append(
+            f"| `{name}` | {values} | `{_value_text(field.default)}` | {_paragraph(meanings[name], depth)} |"
+        )
+    return _join_lines(lines)
 
 
-def _meanings(chosen: type[Settings]) -> dict[str, str]:
+def _documented_settings(chosen: type[Settings]) -> dict[str, str]:
     """Return the documentation strings of the settings of a class and its bases, by name."""
     meanings: dict[str, str] = {}
     for base in reversed(chosen.__mro__):
@@ -252,13 +261,13 @@ def _meanings(chosen: type[Settings]) -> dict[str, str]:
             (definition,) = ast.parse(inspect.getsource(base).lstrip()).body
             assert isinstance(definition, ast.ClassDef)
             for field, below in pairwise(definition.body):
-                text = _string(below)
+                text = _string_of(below)
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and text:
                     meanings[field.target.id] = " ".join(text.split())
     return meanings
 
 
-def _string(node: ast.stmt) -> str:
+def _string_of(node: ast.stmt) -> str:
     """Return the text of a statement that consists of a string, else an empty one."""
     value = node.value if isinstance(node, ast.Expr) else None
     return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
@@ -284,11 +293,11 @@ def describe_values(annotation: Any, metadata: Iterable[object]) -> str:  # noqa
     if origin is Union or type(annotation).__name__ == "UnionType":
         members = [describe_values(member, metadata) for member in arguments if member is not NoneType]
         return f"{', '.join(members)}, or `none`" if NoneType in arguments else ", ".join(members)
-    bounds = " and ".join(_bounds(metadata))
+    bounds = " and ".join(_bound_texts(metadata))
     return f"{_NAMES.get(annotation, 'value')} {bounds}".strip()
 
 
-def _bounds(metadata: Iterable[object]) -> Iterator[str]:
+def _bound_texts(metadata: Iterable[object]) -> Iterator[str]:
     for constraint in _constraints(metadata):
         for name, sign in _BOUNDS.items():
             if hasattr(constraint, name):
@@ -301,9 +310,9 @@ def _constraints(metadata: Iterable[object]) -> Iterator[object]:
         yield from getattr(constraint, "metadata", (constraint,))
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, tuple):
-        return "-".join(map(_shown, value))
+        return "-".join(map(_value_text, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -315,26 +324,26 @@ _CITATION = re.compile(rf"\bspec: ({_ANCHOR})(?: (and|to) ({_ANCHOR}))?")
 _DOCUMENT = re.compile(r"\bdocs/([\w/-]+\.md)")
 
 
-def _joined(lines: Iterable[str]) -> str:
+def _join_lines(lines: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _text(text: str, depth: int) -> str:
+def _paragraph(text: str, depth: int) -> str:
     """Return a paragraph of a docstring as Markdown, with links to the specification and to other documents."""
     text = escape(" ".join(text.split()))
     up = "../" * depth
-    text = _CITATION.sub(lambda match: _linked(match, up), text)
+    text = _CITATION.sub(lambda match: _link_sections(match, up), text)
     return _DOCUMENT.sub(lambda match: f"[docs/{match[1]}]({up}{match[1]})", text)
 
 
-def _linked(match: re.Match[str], up: str) -> str:
+def _link_sections(match: re.Match[str], up: str) -> str:
     anchors = [anchor for anchor in match.group(1, 3) if anchor]
-    links = [f"[{anchor}]({up}specification/{_specification()[anchor]}#{anchor})" for anchor in anchors]
+    links = [f"[{anchor}]({up}specification/{_pages_of_anchors()[anchor]}#{anchor})" for anchor in anchors]
     return f"specification {f' {match[2]} '.join(links)}"
 
 
 @cache
-def _specification() -> dict[str, str]:
+def _pages_of_anchors() -> dict[str, str]:
     """Return the page of each anchor of the specification, from the files below the current folder."""
     return {
         anchor: page.name

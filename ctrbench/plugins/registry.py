@@ -90,7 +90,7 @@ class Selected(Generic[T]):
     @property
     def label(self) -> str:
         """Name and settings as given: `star[norm=bn]`."""
-        inside = ",".join(f"{name}={_shown(value)}" for name, value in self.settings.items())
+        inside = ",".join(f"{name}={_value_text(value)}" for name, value in self.settings.items())
         return f"{self.plugin.name}[{inside}]" if inside else self.plugin.name
 
 
@@ -105,7 +105,9 @@ def select(kind: PlugKind, selector: str) -> Selected[Any]:
     match = _SELECTOR.match(selector.strip())
     if match is None:
         raise SettingError("a selector is name or name[setting=value,…]", value=selector)
-    return Selected(plugin=find(kind, match["name"].strip()), settings=_settings(match["settings"], selector))
+    return Selected(
+        plugin=find(kind, match["name"].strip()), settings=_parse_settings(match["settings"], selector)
+    )
 
 
 def selectors(kind: PlugKind, text: str) -> list[str]:
@@ -121,7 +123,7 @@ def split_selectors(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _settings(text: str | None, selector: str) -> dict[str, Any]:
+def _parse_settings(text: str | None, selector: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for part in (text or "").split(","):
         if not part.strip():
@@ -131,18 +133,18 @@ def _settings(text: str | None, selector: str) -> dict[str, Any]:
             raise SettingError("settings are written name=value", value=selector)
         if name.strip() in settings:
             raise SettingError("a setting is given more than once", value=selector)
-        settings[name.strip()] = _parse(value.strip())
+        settings[name.strip()] = _parse_value(value.strip())
     return settings
 
 
-def _parse(value: str) -> str | tuple[str, ...] | None:
+def _parse_value(value: str) -> str | tuple[str, ...] | None:
     """Parse `128-64` as a tuple and `none` as None; other text is parsed by the setting's type."""
     if value.lower() == "none":
         return None
     return tuple(value.split("-")) if re.fullmatch(r"\d+(-\d+)+", value) else value
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if value is None:
         return "none"
     return "-".join(value) if isinstance(value, tuple) else str(value)

@@ -82,7 +82,7 @@ def new_method(name: str, folder: Path) -> Path:
     file = folder / f"{name}.py"
     if file.exists():
         raise SettingError("a file is never overwritten", value=file, remedy="give another name or --folder")
-    return write_text(file, _fill(name))
+    return write_text(file, _fill_template(name))
 
 
 def _check_name(name: str) -> None:
@@ -96,7 +96,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _fill(name: str) -> str:
+def _fill_template(name: str) -> str:
     title = name.replace("_", " ").capitalize()
     class_name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     if f" {class_name}," in TEMPLATE or class_name == "StageModule":

@@ -88,7 +88,8 @@ class IaacReader(Reader):
         files = find_text_files(request.paths, names)
         progress = _ByteProgress(sum(file.num_bytes for file in files), request.progress)
         converted = [
-            _convert(file, request.scratch / f"{index:02d}", progress) for index, file in enumerate(files)
+            _convert_file(file, request.scratch / f"{index:02d}", progress)
+            for index, file in enumerate(files)
         ]
         is_twin = _are_twins(converted)
         frames = [pl.scan_parquet(list(file.parts)) for file in converted]
@@ -98,7 +99,7 @@ class IaacReader(Reader):
             frame=pl.concat(frames),
             files=tuple(dict.fromkeys(file.path for file in files)),
             suffix=TWIN_SUFFIX if is_twin else "",
-            note=_note(converted, names, is_twin=is_twin),
+            note=_file_note(converted, names, is_twin=is_twin),
         )
 
 
@@ -130,20 +131,20 @@ class _ByteProgress:
         self.progress(min(1.0, self.done / self.total))
 
 
-def _convert(file: TextFile, folder: Path, progress: _ByteProgress) -> Converted:
+def _convert_file(file: TextFile, folder: Path, progress: _ByteProgress) -> Converted:
     """Write the file's rows as parquet parts, one per block."""
     folder.mkdir()
-    truth = _truth(file)
+    truth = _read_truth(file)
     rows = marked = 0
     parts: list[Path] = []
     with file.open() as stream:
         header = _header(file, stream)
         progress.add(len(SEPARATOR.join(header)) + 1)
-        for block in _blocks(stream):
-            frame = _parse(file, header, block, first_line=rows + 2)
+        for block in _read_blocks(stream):
+            frame = _parse_block(file, header, block, first_line=rows + 2)
             marked += _count_marked(frame)
             parts.append(folder / f"{len(parts):05d}.parquet")
-            _with_truth(_derive(frame), truth, rows).write_parquet(parts[-1])
+            _with_truth(_derive_columns(frame), truth, rows).write_parquet(parts[-1])
             rows += frame.height
             progress.add(len(block))
     if not rows:
@@ -180,13 +181,13 @@ def _header(file: TextFile, stream: BinaryIO) -> list[str]:
     return header
 
 
-def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+def _read_blocks(stream: BinaryIO) -> Iterator[bytes]:
     """Yield blocks of complete lines."""
     while block := stream.read(BLOCK_BYTES):
         yield block if block.endswith(b"\n") else block + stream.readline()
 
 
-def _parse(file: TextFile, header: list[str], block: bytes, *, first_line: int) -> pl.DataFrame:
+def _parse_block(file: TextFile, header: list[str], block: bytes, *, first_line: int) -> pl.DataFrame:
     try:
         frame = pl.read_csv(
             block,
@@ -246,17 +247,19 @@ def _is_number(name: str, cell: str) -> bool:
         return False
 
 
-def _derive(frame: pl.DataFrame) -> pl.DataFrame:
+def _derive_columns(frame: pl.DataFrame) -> pl.DataFrame:
     """Drop columns that are no features, replace missing numbers by null and add derived columns."""
     second_of_day = (pl.col(TIMESTAMP) + BEIJING_SECONDS) % 86_400
-    return frame.join(_predicted(frame[PREDICTED]), on=PREDICTED, how="left", maintain_order="left").select(
+    return frame.join(
+        _split_predicted(frame[PREDICTED]), on=PREDICTED, how="left", maintain_order="left"
+    ).select(
         pl.exclude("instance_id", "context_id", PREDICTED, *NUMBERS),
         *(pl.when(pl.col(name) != -1).then(pl.col(name)).alias(name) for name in NUMBERS),
         (second_of_day // 3600).alias("hour"),
     )
 
 
-def _predicted(column: pl.Series) -> pl.DataFrame:
+def _split_predicted(column: pl.Series) -> pl.DataFrame:
     """Split "category:property,property;category:-1" once per distinct text of a block."""
     text = pl.col(PREDICTED)
     properties = text.str.replace_all(r"-1|[^;]*:", "").str.replace_all(r"[,;]+", ";")
@@ -282,7 +285,7 @@ def _are_twins(converted: Sequence[Converted]) -> bool:
     return kinds.pop()
 
 
-def _truth(file: TextFile) -> pl.Series | None:
+def _read_truth(file: TextFile) -> pl.Series | None:
     """Return the true probabilities from the file beside a twin, 8 bytes per row; None without one."""
     path = file.path.with_name(file.name + TRUTH_SUFFIX)
     if not path.exists():
@@ -291,14 +294,14 @@ def _truth(file: TextFile) -> pl.Series | None:
 
 
 def _with_truth(frame: pl.DataFrame, truth: pl.Series | None, start: int) -> pl.DataFrame:
-    """Add the probabilities from row `start` on; nulls where the truth is too short, which `_convert` refuses."""
+    """Add the probabilities from row `start` on; nulls where the truth is too short, which `_convert_file` refuses."""
     if truth is None:
         return frame
     part = truth.slice(start, frame.height)
     return frame.with_columns(part.extend_constant(None, frame.height - len(part)))
 
 
-def _note(converted: Sequence[Converted], names: Sequence[str], *, is_twin: bool) -> str:
+def _file_note(converted: Sequence[Converted], names: Sequence[str], *, is_twin: bool) -> str:
     rows = ", ".join(f"{file.file.name}: {file.rows:,} rows" for file in converted)
     present = {file.file.name for file in converted}
     absent = [name for name in names if name not in present and not present.isdisjoint(names)]

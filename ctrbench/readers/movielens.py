@@ -80,16 +80,16 @@ class MovieLensReader(Reader):
             value = ", ".join(map(str, request.paths)) or "nothing"
             raise SourceError("MovieLens-1M is one archive or one folder", value=value)
         (path,) = request.paths
-        ratings, users, items = _tables(path)
+        ratings, users, items = _read_tables(path)
         frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
-        _check(frame, path)
-        frame = _derive(frame)
+        _check_references(frame, path)
+        frame = _derive_columns(frame)
         if HISTORY in request.columns:
-            return RawData(frame=_with_history(frame, request.columns[HISTORY]), files=_files(path))
-        return RawData(frame=frame.lazy(), files=_files(path))
+            return RawData(frame=_with_history(frame, request.columns[HISTORY]), files=_source_files(path))
+        return RawData(frame=frame.lazy(), files=_source_files(path))
 
 
-def _files(path: Path) -> tuple[Path, ...]:
+def _source_files(path: Path) -> tuple[Path, ...]:
     suffixes = (".dat", ".inter", ".user", ".item")
     return (
         tuple(sorted(file for file in path.iterdir() if file.suffix in suffixes))
@@ -98,38 +98,38 @@ def _files(path: Path) -> tuple[Path, ...]:
     )
 
 
-def _tables(path: Path) -> Tables:
+def _read_tables(path: Path) -> Tables:
     """Return ratings, users and items with text columns."""
     if not path.exists():
         raise SourceError("no such file or folder", value=path)
     if path.is_dir():
         names = {file.name: file.name for file in path.iterdir()}
-        return _tables_in(path, names, lambda name: (path / name).read_bytes())
+        return _parse_tables(path, names, lambda name: (path / name).read_bytes())
     if not zipfile.is_zipfile(path):
         raise SourceError("neither a zip archive nor a wheel", value=path, remedy="download it again")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _tables_in(path, {Path(name).name: name for name in archive.namelist()}, archive.read)
+            return _parse_tables(path, {Path(name).name: name for name in archive.namelist()}, archive.read)
     except zipfile.BadZipFile as error:
         raise DataError("damaged archive", value=f"{path}: {error}", remedy="download it again") from None
 
 
-def _tables_in(path: Path, names: dict[str, str], content: Content) -> Tables:
+def _parse_tables(path: Path, names: dict[str, str], content: Content) -> Tables:
     if names.keys() >= {"ratings.dat", "users.dat", "movies.dat"}:
-        return _official(lambda name: content(names[name]))
+        return _parse_official(lambda name: content(names[name]))
     if names.keys() >= {"ml-1m.inter", "ml-1m.user", "ml-1m.item"}:
-        return _atomic(lambda name: content(names[name]))
+        return _parse_atomic(lambda name: content(names[name]))
     raise SourceError(
         "MovieLens-1M is ratings.dat, users.dat and movies.dat, or ml-1m.inter, ml-1m.user and ml-1m.item",
         value=f"{path} has neither set",
     )
 
 
-def _official(content: Content) -> Tables:
+def _parse_official(content: Content) -> Tables:
     """Parse the format of the official archive."""
-    ratings = _split(content("ratings.dat"), "ratings.dat", ("user_id", "film", "rating", "timestamp"))
-    users = _split(content("users.dat"), "users.dat", USERS)
-    films = _split(content("movies.dat"), "movies.dat", ("film", *ITEMS)).with_columns(
+    ratings = _split_lines(content("ratings.dat"), "ratings.dat", ("user_id", "film", "rating", "timestamp"))
+    users = _split_lines(content("users.dat"), "users.dat", USERS)
+    films = _split_lines(content("movies.dat"), "movies.dat", ("film", *ITEMS)).with_columns(
         _normalise_spaces("item")
     )
     return (
@@ -139,11 +139,13 @@ def _official(content: Content) -> Tables:
     )
 
 
-def _atomic(content: Content) -> Tables:
+def _parse_atomic(content: Content) -> Tables:
     """Parse the tab-separated format: headers have types (`name:type`), and user ids start with `1m_`."""
     rename = {"item_id": "item", "genre": "genres"}
     ratings, users, items = (
-        _split(content(f"ml-1m.{kind}"), f"ml-1m.{kind}", None, separator="\t").rename(rename, strict=False)
+        _split_lines(content(f"ml-1m.{kind}"), f"ml-1m.{kind}", None, separator="\t").rename(
+            rename, strict=False
+        )
         for kind in ("inter", "user", "item")
     )
     plain_id = pl.col("user_id").str.strip_prefix("1m_")
@@ -159,7 +161,9 @@ def _normalise_spaces(name: str) -> pl.Expr:
     return pl.col(name).str.replace_all(r"\s+", " ").str.strip_chars()
 
 
-def _split(content: bytes, file: str, names: tuple[str, ...] | None, separator: str = "::") -> pl.DataFrame:
+def _split_lines(
+    content: bytes, file: str, names: tuple[str, ...] | None, separator: str = "::"
+) -> pl.DataFrame:
     """Split text into columns; without `names`, the first line holds them."""
     lines = pl.Series("line", _decode(content).replace("\r\n", "\n").removesuffix("\n").split("\n"))
     if names is None:
@@ -184,14 +188,14 @@ def _decode(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _check(frame: pl.DataFrame, path: Path) -> None:
+def _check_references(frame: pl.DataFrame, path: Path) -> None:
     """Raise `DataError` if a rating has no user or no film."""
     for name in ("item", "gender", "genres"):
         if frame[name].null_count():
             raise DataError("a rating refers to a missing user or film", value=f"{path}: no {name}")
 
 
-def _derive(frame: pl.DataFrame) -> pl.DataFrame:
+def _derive_columns(frame: pl.DataFrame) -> pl.DataFrame:
     """Decode codes, cast numbers, add columns derived from title, zip code and time, and sort the rows."""
     time = pl.from_epoch("timestamp", time_unit="s")
     occupations = {str(code): name for code, name in enumerate(OCCUPATIONS)}

@@ -39,33 +39,33 @@ class TableReader(Reader):
         A folder contributes the files in `request.names`, or all its tables if there are none.
         """
         files = tuple(file for path in request.paths for file in _table_files(path, request.names))
-        forms = {_form(file) for file in files}
+        forms = {_format_of(file) for file in files}
         if len(forms) != 1:
             value = ", ".join(sorted(forms)) or "no file"
             raise SourceError(
-                "all tables of a dataset have the same format", value=value, remedy=_supported()
+                "all tables of a dataset have the same format", value=value, remedy=_supported_formats()
             )
         if forms == {PARQUET}:
-            return RawData(frame=_concat(files, [_scan_parquet(file) for file in files]), files=files)
+            return RawData(frame=_concatenate(files, [_scan_parquet(file) for file in files]), files=files)
         separator = request.separator
         plain = [_gunzip(file, request.scratch) if file.suffix == ".gz" else file for file in files]
         frames = [_scan_csv(text, file, separator) for text, file in zip(plain, files, strict=True)]
-        explain = partial(_explain, plain, files, separator)
-        return RawData(frame=_concat(files, frames), files=files, explain=explain)
+        explain = partial(_explain_error, plain, files, separator)
+        return RawData(frame=_concatenate(files, frames), files=files, explain=explain)
 
 
-def _supported() -> str:
+def _supported_formats() -> str:
     return f"use {', '.join((*TEXT_FORMS, PARQUET))} (text also as .gz)"
 
 
-def _form(file: Path) -> str:
+def _format_of(file: Path) -> str:
     """Return "text" or ".parquet" by the file's name."""
     suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
     if suffix in TEXT_FORMS:
         return "text"
     if file.suffix == PARQUET:
         return PARQUET
-    raise SourceError("unsupported table format", value=file, remedy=_supported())
+    raise SourceError("unsupported table format", value=file, remedy=_supported_formats())
 
 
 def _table_files(path: Path, names: Sequence[str]) -> list[Path]:
@@ -82,7 +82,7 @@ def _table_files(path: Path, names: Sequence[str]) -> list[Path]:
     return [path]
 
 
-def _concat(files: Sequence[Path], frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+def _concatenate(files: Sequence[Path], frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
     names = frames[0].collect_schema().names()
     for file, frame in zip(files, frames, strict=True):
         if set(other := frame.collect_schema().names()) != set(names):
@@ -141,7 +141,7 @@ def _scan_csv(text: Path, file: Path, separator: str) -> pl.LazyFrame:
 def _header(text: Path, file: Path, separator: str) -> list[str]:
     try:
         with text.open("rb") as raw:
-            header = next(csv.reader(_decoded(raw), delimiter=separator), [])
+            header = next(csv.reader(_decode_lines(raw), delimiter=separator), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError("a CSV file is UTF-8 text with a header", value=f"{file}, line 1: {error}") from None
     duplicates = sorted({column for column in header if header.count(column) > 1})
@@ -168,7 +168,7 @@ def _has_even_lines(text: Path, num_columns: int, separator: str) -> bool:
 def _find_problem(text: Path, num_columns: int, separator: str) -> str | None:
     """Parse line by line and describe the first bad line; None if there is none."""
     with text.open("rb") as raw:
-        rows = csv.reader(_decoded(raw), delimiter=separator, strict=True)
+        rows = csv.reader(_decode_lines(raw), delimiter=separator, strict=True)
         try:
             for row in rows:
                 if len(row) != num_columns:
@@ -180,12 +180,12 @@ def _find_problem(text: Path, num_columns: int, separator: str) -> str | None:
     return None
 
 
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+def _decode_lines(lines: Iterable[bytes]) -> Iterator[str]:
     # A file in text mode decodes ahead of the parser, which would lose the number of the bad line.
     return (line.decode("utf-8" if index else "utf-8-sig") for index, line in enumerate(lines))
 
 
-def _explain(texts: Sequence[Path], files: Sequence[Path], separator: str) -> str | None:
+def _explain_error(texts: Sequence[Path], files: Sequence[Path], separator: str) -> str | None:
     """Return the first line that the parser could not read, with its file and problem."""
     for text, file in zip(texts, files, strict=True):
         problem = _find_problem(text, len(_header(text, file, separator)), separator)

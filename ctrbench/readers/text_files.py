@@ -65,7 +65,7 @@ def find_text_files(paths: Sequence[Path], names: Sequence[str]) -> list[TextFil
     for path in paths:
         if not path.exists():
             raise SourceError("no such file or folder", value=path)
-        for file in _in_folder(path, names) if path.is_dir() else _in_file(path, names):
+        for file in _files_in_folder(path, names) if path.is_dir() else _files_in_archive(path, names):
             if file.name in files:
                 raise SourceError("the same file is given twice", value=f"{files[file.name]} and {file}")
             files[file.name] = file
@@ -76,7 +76,7 @@ def find_text_files(paths: Sequence[Path], names: Sequence[str]) -> list[TextFil
     )
 
 
-def _in_folder(folder: Path, names: Sequence[str]) -> list[TextFile]:
+def _files_in_folder(folder: Path, names: Sequence[str]) -> list[TextFile]:
     files = {name: TextFile(path=folder / name) for name in names if (folder / name).is_file()}
     for archive in sorted(folder.glob("*.zip")) if len(files) < len(names) else []:
         for file in _members(archive):
@@ -92,7 +92,7 @@ def _in_folder(folder: Path, names: Sequence[str]) -> list[TextFile]:
     return list(files.values())
 
 
-def _in_file(path: Path, names: Sequence[str]) -> list[TextFile]:
+def _files_in_archive(path: Path, names: Sequence[str]) -> list[TextFile]:
     if path.suffix.lower() != ".zip":
         return [TextFile(path=path)]
     members = _members(path)

@@ -30,10 +30,10 @@ def with_additional_metrics(record: RunRecord, metrics: MetricSet, store: RunSto
         if file is None:
             return record
         measures = measure_file(file, table=table, metrics=metrics)
-    return record.model_copy(update={"result": _merged(record.result, measures, table)})
+    return record.model_copy(update={"result": _merge_result(record.result, measures, table)})
 
 
-def _merged(result: Result, measures: Measures, table: DomainTable) -> Result:
+def _merge_result(result: Result, measures: Measures, table: DomainTable) -> Result:
     return result.model_copy(
         update={
             "test": {**measures.overall, **result.test},
@@ -42,15 +42,15 @@ def _merged(result: Result, measures: Measures, table: DomainTable) -> Result:
                 for name, values in measures.variants.items()
             },
             "oracle": {**measures.oracle, **result.oracle},
-            "domains": _merged_domains(result.domains, domain_columns(measures.domains, table)),
-            "bins": tuple(map(_merged_bin, result.bins, measures.bins)),
+            "domains": _merge_domains(result.domains, domain_columns(measures.domains, table)),
+            "bins": tuple(map(_merge_bin, result.bins, measures.bins)),
         }
     )
 
 
-def _merged_domains(stored: DomainMetrics, measured: DomainMetrics) -> DomainMetrics:
+def _merge_domains(stored: DomainMetrics, measured: DomainMetrics) -> DomainMetrics:
     return stored.model_copy(update={"metrics": {**measured.metrics, **stored.metrics}})
 
 
-def _merged_bin(stored: BinMetrics, measured: BinMetrics) -> BinMetrics:
+def _merge_bin(stored: BinMetrics, measured: BinMetrics) -> BinMetrics:
     return stored.model_copy(update={"metrics": {**measured.metrics, **stored.metrics}})

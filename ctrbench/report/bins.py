@@ -58,7 +58,7 @@ def read_bins(
     return RunBins(
         num_bins=num_bins,
         runs={
-            row.name: dict(_by_seed(row.finished, num_bins=num_bins, store=store, metrics=metrics))
+            row.name: dict(_bins_by_seed(row.finished, num_bins=num_bins, store=store, metrics=metrics))
             for row in comparison.rows
         },
         is_without_empty_domains=_is_without_empty_domains(comparison, num_bins),
@@ -73,15 +73,15 @@ def _is_without_empty_domains(comparison: Comparison, num_bins: int) -> bool:
     return sum(record.result.domains.rows_train) < bin_rows
 
 
-def _by_seed(
+def _bins_by_seed(
     records: Iterable[RunRecord], *, num_bins: int, store: RunStore | None, metrics: MetricSet
 ) -> Iterable[tuple[int, tuple[BinMetrics, ...]]]:
     for record in records:
         if record.result is not None:
-            yield record.key.seed, _bins(record, record.result, num_bins, store, metrics)
+            yield record.key.seed, _bins_of_record(record, record.result, num_bins, store, metrics)
 
 
-def _bins(
+def _bins_of_record(
     record: RunRecord, result: Result, num_bins: int, store: RunStore | None, metrics: MetricSet
 ) -> tuple[BinMetrics, ...]:
     if len(result.bins) == num_bins:

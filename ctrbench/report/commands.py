@@ -17,9 +17,11 @@ def run_commands(comparison: Comparison) -> tuple[str, ...]:
 
     Methods, backbones and seeds are those of all rows together.
     """
-    indicators = dict.fromkeys(_indicator(row, comparison) for row in comparison.rows)
+    indicators = dict.fromkeys(_shown_indicator(row, comparison) for row in comparison.rows)
     return tuple(
-        _command(indicator, [row for row in comparison.rows if _indicator(row, comparison) == indicator])
+        _command(
+            indicator, [row for row in comparison.rows if _shown_indicator(row, comparison) == indicator]
+        )
         for indicator in indicators
     )
 
@@ -35,7 +37,7 @@ def show_seeds(seeds: Sequence[int]) -> str:
     return f"{numbers[0]}-{numbers[-1]}" if is_range else ",".join(map(str, numbers))
 
 
-def _indicator(row: Row, comparison: Comparison) -> str:
+def _shown_indicator(row: Row, comparison: Comparison) -> str:
     return row.key.indicator if row.indicator_suffix else comparison.indicator
 
 

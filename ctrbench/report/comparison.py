@@ -230,9 +230,9 @@ def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     groups: dict[str, list[RunRecord]] = defaultdict(list)
     for record in ordered:
         groups[canonical_text(conditions(record.key))].append(record)
-    differences = _differences([conditions(group[0].key) for group in groups.values()])
+    differences = _differing_conditions([conditions(group[0].key) for group in groups.values()])
     comparisons = [
-        Comparison(rows=_rows(group, backbones, methods), difference=difference)
+        Comparison(rows=_group_rows(group, backbones, methods), difference=difference)
         for group, difference in zip(groups.values(), differences, strict=True)
     ]
     return tuple(sorted(comparisons, key=_comparison_order))
@@ -271,7 +271,7 @@ def sentence(error: str | None) -> str:
     return text if text.endswith((".", "…", "!", "?")) else f"{text}."
 
 
-def _rows(
+def _group_rows(
     records: list[RunRecord], backbones: Mapping[str, str], methods: Mapping[str, str]
 ) -> tuple[Row, ...]:
     groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
@@ -291,10 +291,10 @@ def _rows(
         )
         for (backbone, method, suffix), group in groups.items()
     ]
-    return tuple(sorted(rows, key=lambda row: (_order(row.backbone), _order(row.method))))
+    return tuple(sorted(rows, key=lambda row: (_order_by_group(row.backbone), _order_by_group(row.method))))
 
 
-def _order(label: str) -> tuple[int, str]:
+def _order_by_group(label: str) -> tuple[int, str]:
     name = label.split("[")[0].split(",")[0]
     order = table_order()
     return order.index(name) if name in order else len(order), label
@@ -305,7 +305,7 @@ def _comparison_order(comparison: Comparison) -> tuple[str, bool, str, str]:
     return key.dataset, key.domain_set != "default", key.domain_set, canonical_text(conditions(key))
 
 
-def _differences(all_conditions: Sequence[dict[str, object]]) -> list[str]:
+def _differing_conditions(all_conditions: Sequence[dict[str, object]]) -> list[str]:
     """Return, for each comparison, the conditions that differ between comparisons of its dataset."""
     return [
         ", ".join(

@@ -33,13 +33,13 @@ def domain_chart(domain_table: pl.DataFrame) -> alt.VConcatChart:
 def _size_panel(ranked: pl.DataFrame) -> Panel:
     base = alt.Chart(inline(ranked.to_dicts()))
     x = alt.X(
-        "rank:Q", title=None, axis=alt.Axis(labels=False, ticks=False, grid=False), scale=_ranks(ranked)
+        "rank:Q", title=None, axis=alt.Axis(labels=False, ticks=False, grid=False), scale=_rank_scale(ranked)
     )
     sizes: list[int] = ranked["rows"].to_list()
     size = alt.Scale(type="log", domain=[min(sizes), max(sizes)], nice=True)
     decades = alt.Axis(format="~s", values=[10**power for power in range(10)])
     y = alt.Y("rows:Q", scale=size, title="training rows", axis=decades)
-    ends = alt.Chart(inline(_ends(ranked)))
+    ends = alt.Chart(inline(_rank_ends(ranked)))
     return alt.layer(
         base.mark_line(interpolate="step-after", color=PALETTE[0], strokeWidth=2).encode(x=x, y=y),
         ends.transform_filter("datum.is_largest")
@@ -52,7 +52,7 @@ def _size_panel(ranked: pl.DataFrame) -> Panel:
     ).properties(width=WIDTH, height=130, title=f"{ranked.height:,} domains")
 
 
-def _ends(ranked: pl.DataFrame) -> Data:
+def _rank_ends(ranked: pl.DataFrame) -> Data:
     ends = ranked[[0, -1]].to_dicts()
     words = ("largest", "smallest")
     return [
@@ -64,7 +64,7 @@ def _ends(ranked: pl.DataFrame) -> Data:
 def _ctr_panel(ranked: pl.DataFrame, overall: float) -> Panel:
     base = alt.Chart(inline(ranked.to_dicts()))
     axis = alt.Axis(tickMinStep=1, grid=False, tickCount=6)
-    x = alt.X("rank:Q", title="domains, largest first", axis=axis, scale=_ranks(ranked))
+    x = alt.X("rank:Q", title="domains, largest first", axis=axis, scale=_rank_scale(ranked))
     scale = alt.Scale(domain=_ctr_ends(ranked), clamp=True, nice=True)
     y = alt.Y("ctr:Q", scale=scale, title="CTR", axis=alt.Axis(format=".2~%", tickCount=5))
     line = alt.Chart(inline([{"at": overall, "text": f"overall {100 * overall:.3g} %"}]))
@@ -92,5 +92,5 @@ def _ctr_ends(ranked: pl.DataFrame) -> list[float]:
     return [max(low, 0.0), min(high, 1.0)]
 
 
-def _ranks(ranked: pl.DataFrame) -> alt.Scale:
+def _rank_scale(ranked: pl.DataFrame) -> alt.Scale:
     return alt.Scale(domain=[0, ranked.height + 1], nice=False)

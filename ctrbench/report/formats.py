@@ -69,7 +69,7 @@ def _markdown_line(line: Line, num_columns: int) -> list[str]:
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.mark is Mark.BEST else cell.text
     std = f" ± {cell.std}" if cell.std else ""
-    return f"{text}{std}{_sign(cell).replace('*', '&#42;')}"
+    return f"{text}{std}{_sign_of(cell).replace('*', '&#42;')}"
 
 
 def markdown_text(text: str) -> str:
@@ -79,7 +79,7 @@ def markdown_text(text: str) -> str:
     return text
 
 
-def _sign(cell: Cell) -> str:
+def _sign_of(cell: Cell) -> str:
     return f" {cell.mark}" if cell.mark in (Mark.NOT_SIGNIFICANT, Mark.CLEAR) else ""
 
 
@@ -149,10 +149,10 @@ def _latex_cell(cell: Cell, column_std: str) -> str:
 
 def terminal_tables(tables: Iterable[Table]) -> list[RichTable]:
     """Return the tables for a terminal; Table 1 as two, quality and cost, so that it fits."""
-    return [_rich(narrow) for table in tables for narrow in narrow_tables(table)]
+    return [_to_rich(narrow) for table in tables for narrow in narrow_tables(table)]
 
 
-def _rich(table: Table) -> RichTable:
+def _to_rich(table: Table) -> RichTable:
     remarks = () if table.name == "cost" else table.remarks
     notes = "\n".join((*remarks, *table.notes)).replace("Bold:", "Bold and •:")
     rich_table = RichTable(

@@ -19,7 +19,7 @@ def labels(choices: Iterable[Choice]) -> dict[str, str]:
     for choice in choices:
         by_name[choice.name][choice.digest] = choice
     return {
-        digest: selector(choice, only=differing([_settings(other) for other in group.values()]))
+        digest: selector(choice, only=differing([_settings_and_source(other) for other in group.values()]))
         for group in by_name.values()
         for digest, choice in group.items()
     }
@@ -27,7 +27,7 @@ def labels(choices: Iterable[Choice]) -> dict[str, str]:
 
 def selector(choice: Choice, *, only: Iterable[str] | None = None) -> str:
     """Return the selector of a choice, such as `adasparse[form=fusion,r_min=0.15]`; `only` limits the settings."""
-    settings = _settings(choice)
+    settings = _settings_and_source(choice)
     names = sorted(settings) if only is None else [name for name in sorted(only) if name in settings]
     inside = ",".join(f"{name}={show_value(settings[name])}" for name in names)
     return f"{choice.name}[{inside}]" if inside else choice.name
@@ -61,6 +61,6 @@ def canonical_text(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _settings(choice: Choice) -> dict[str, object]:
+def _settings_and_source(choice: Choice) -> dict[str, object]:
     source = {"source": choice.source[:8]} if choice.source else {}
     return {**choice.settings, **source}

@@ -37,8 +37,8 @@ def update_leaderboard(benchmarks: Path, store: RunStore) -> Path:
 
     Raises `StoreError` for a missing file, and for one without exactly one pair of markers, in order.
     """
-    text = _read(benchmarks)
-    before, after = _outside(text, benchmarks)
+    text = _read_page(benchmarks)
+    before, after = _text_around_markers(text, benchmarks)
     block = leaderboard(_by_dataset(store.records()), store, folder=benchmarks.parent)
     return write_text(benchmarks, f"{before}{START}\n{block}{END}{after}")
 
@@ -54,7 +54,7 @@ def _by_dataset(records: Iterable[RunRecord]) -> list[Comparison]:
 def leaderboard(comparisons: Sequence[Comparison], store: RunStore, *, folder: Path) -> str:
     """Return the block as Markdown; links are relative to `folder`."""
     listed = [comparison for comparison in comparisons if is_listed(comparison)]
-    tables = [_table(summarize(comparison), store, folder) for comparison in listed]
+    tables = [_leaderboard_table(summarize(comparison), store, folder) for comparison in listed]
     return "\n".join(table for table in tables if table) or "No records yet.\n"
 
 
@@ -63,7 +63,7 @@ def is_listed(comparison: Comparison) -> bool:
     return comparison.kind != "null data" and not comparison.key.dataset.startswith(UNLISTED_PREFIX)
 
 
-def _read(benchmarks: Path) -> str:
+def _read_page(benchmarks: Path) -> str:
     try:
         # Bytes, since reading as text would change the line ends of a file from another system.
         return benchmarks.read_bytes().decode("utf-8")
@@ -75,7 +75,7 @@ def _read(benchmarks: Path) -> str:
         ) from None
 
 
-def _outside(text: str, benchmarks: Path) -> tuple[str, str]:
+def _text_around_markers(text: str, benchmarks: Path) -> tuple[str, str]:
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end or START in rest or END in before or END in after:
@@ -87,15 +87,15 @@ def _outside(text: str, benchmarks: Path) -> tuple[str, str]:
     return before, after
 
 
-def _table(summary: Summary, store: RunStore, folder: Path) -> str:
-    rows = sorted(filter(_is_shown, summary.rows), key=_order)
+def _leaderboard_table(summary: Summary, store: RunStore, folder: Path) -> str:
+    rows = sorted(filter(_is_shown, summary.rows), key=_leaderboard_order)
     if not rows:
         return ""
     comparison = summary.comparison
     titles = ("rank", "method", "backbone", *(metric.title for metric in _METRICS), "parameters", "seeds")
     head = f"| {' | '.join(titles)} |\n| --: | :-- | :-- | --: | --: | --: | --: | --: |"
-    body = "\n".join(_line(row, store, folder) for row in rows)
-    notes = "".join(f"{markdown_text(note)}\n\n" for note in _notes(summary))
+    body = "\n".join(_table_line(row, store, folder) for row in rows)
+    notes = "".join(f"{markdown_text(note)}\n\n" for note in _table_notes(summary))
     kind = f" ({comparison.kind})" if comparison.kind else ""
     notice = f"**{markdown_text(comparison.notice)}**\n\n" if comparison.notice else ""
     commands = "\n".join(run_commands(comparison))
@@ -110,17 +110,17 @@ def _is_shown(row: RowSummary) -> bool:
     return bool(row.row.finished or row.row.num_failed)
 
 
-def _order(row: RowSummary) -> tuple[bool, float, str, str]:
+def _leaderboard_order(row: RowSummary) -> tuple[bool, float, str, str]:
     return (*auc_order(row.row), *row.row.name)
 
 
-def _notes(summary: Summary) -> Iterable[str]:
+def _table_notes(summary: Summary) -> Iterable[str]:
     yield seeds_note(summary.comparison, family="the other rows of the table")
     yield from collapse_notes(summary)
     yield from indicator_note(summary.comparison)
 
 
-def _line(row: RowSummary, store: RunStore, folder: Path) -> str:
+def _table_line(row: RowSummary, store: RunStore, folder: Path) -> str:
     marks = {Auc.name: mark_of(row.overall_verdict)}
     metrics = [
         _cell_text(cell(row.estimate(metric.name), metric.digits, mark=marks.get(metric.name, Mark.NONE)))
@@ -142,10 +142,10 @@ def _seeds(row: RowSummary, store: RunStore, folder: Path) -> str:
     """Return the number of finished runs with a link to the folder of records, and the failed runs."""
     count_text = row.row.failed_share or str(len(row.row.finished))
     records = store.record_file(row.row.key).parent
-    return f"[{count_text}]({_link(records, folder)})"
+    return f"[{count_text}]({_relative_link(records, folder)})"
 
 
-def _link(target: Location, folder: Path) -> str:
+def _relative_link(target: Location, folder: Path) -> str:
     """Return the path relative to a folder of this machine; for remote storage, the URL."""
     return Path(os.path.relpath(target, folder)).as_posix() if is_local(target) else str(target)
 

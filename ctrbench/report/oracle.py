@@ -29,7 +29,7 @@ def oracle_table(summary: Summary) -> Table | None:
         name="truth",
         title=f"Distance from the truth · {comparison.title}",
         columns=COLUMNS,
-        lines=(*method_lines(summary, _cells), *_reference_lines(comparison.oracle)),
+        lines=(*method_lines(summary, _distance_cells), *_reference_lines(comparison.oracle)),
         definitions=(
             "AUC*: expected AUC of ranking by the true click probability, computed from the probabilities alone. "
             "LogLoss − oracle's: on the same labels, so that most of their noise cancels. Expected LogLoss: against "
@@ -38,7 +38,7 @@ def oracle_table(summary: Summary) -> Table | None:
     )
 
 
-def _cells(row: RowSummary) -> tuple[Cell, ...]:
+def _distance_cells(row: RowSummary) -> tuple[Cell, ...]:
     distances = [signed_cell(row.distances.get(metric), _DIGITS[metric]) for metric in ORIGINS]
     expected = cell(row.estimate(ExpectedLogLoss.name), ExpectedLogLoss.digits)
     return (*distances, expected)

@@ -49,7 +49,7 @@ class Section:
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """Names and values that describe data and runs."""
-        return tuple(_facts(self.summary.comparison))
+        return tuple(_header_facts(self.summary.comparison))
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Section:
             for backbone in self.summary.comparison.backbones
             for metric in self.summary.metrics.metrics
             if metric.in_charts
-            for finding in _finding(self.summary, backbone, metric)
+            for finding in _finding_sentences(self.summary, backbone, metric)
         )
 
     @property
@@ -79,7 +79,7 @@ def render_page(dataset: str, sections: Sequence[Section]) -> str:
     return template.render(dataset=dataset, sections=sections, notices=notices) + "\n"
 
 
-def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
+def _header_facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
     key = comparison.key
     yield "domain features", " × ".join(key.domain_features)
     yield "indicator", ", ".join((comparison.indicator, *comparison.other_indicators))
@@ -94,7 +94,7 @@ def _facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
     yield "ctrbench", ", ".join(versions) or "–"
 
 
-def _finding(summary: Summary, backbone: str, metric: Metric) -> Iterable[str]:
+def _finding_sentences(summary: Summary, backbone: str, metric: Metric) -> Iterable[str]:
     verdicts = {
         row.row.method: verdict
         for row in summary.of_backbone(backbone)
@@ -103,13 +103,13 @@ def _finding(summary: Summary, backbone: str, metric: Metric) -> Iterable[str]:
     best = next((row for row in summary.of_backbone(backbone) if _is_best(row, metric.name)), None)
     if best is None or len(verdicts) < 2:
         return
-    mean = _mean(best.estimate(metric.name), metric.digits)
+    mean = _mean_and_std(best.estimate(metric.name), metric.digits)
     num_seeds = len(best.row.finished)
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-    over_plain = _over_plain(best) if metric.name == Gauc.name else ""
+    over_plain = _gain_sentence(best) if metric.name == Gauc.name else ""
     yield (
         f"On {backbone}, {best.row.method} has the best mean {metric.title}, {mean}, over {seeds}"
-        f"{_differences(verdicts)}.{over_plain}"
+        f"{_significance_sentence(verdicts)}.{over_plain}"
     )
 
 
@@ -118,7 +118,7 @@ def _is_best(row: RowSummary, metric: str) -> bool:
     return verdict is not None and verdict.is_best
 
 
-def _over_plain(best: RowSummary) -> str:
+def _gain_sentence(best: RowSummary) -> str:
     """Return the gain of a row in GAUC over plain with its interval over resampled domains; empty with few seeds."""
     gain = best.score(Gauc.name).gain
     interval = gain.over_domains if gain and len(best.row.finished) >= MIN_SEEDS else None
@@ -128,14 +128,14 @@ def _over_plain(best: RowSummary) -> str:
     return f" Its gain over plain is {mean}; over resampled domains, {low} to {high} (95 %)."
 
 
-def _mean(value: Estimate | None, digits: int) -> str:
+def _mean_and_std(value: Estimate | None, digits: int) -> str:
     if value is None:
         return "–"
     std = "" if value.std is None else f" ± {number(value.std, digits)}"
     return f"{number(value.mean, digits)}{std}"
 
 
-def _differences(verdicts: Mapping[str, Verdict]) -> str:
+def _significance_sentence(verdicts: Mapping[str, Verdict]) -> str:
     """Return the methods whose difference from the best is not significant; empty if no row is tested."""
     tested = [method for method, verdict in verdicts.items() if verdict.p_holm is not None]
     if not tested:

@@ -35,12 +35,12 @@ def save_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> tuple[Pa
     svg = str(vl_convert.vegalite_to_svg(specification))
     png = bytes(vl_convert.vegalite_to_png(specification, scale=2))
     return (
-        _write(stem.with_name(f"{stem.name}.svg"), svg.encode()),
-        _write(stem.with_name(f"{stem.name}.png"), png),
+        _write_chart(stem.with_name(f"{stem.name}.svg"), svg.encode()),
+        _write_chart(stem.with_name(f"{stem.name}.png"), png),
     )
 
 
-def _write(file: Path, content: bytes) -> Path:
+def _write_chart(file: Path, content: bytes) -> Path:
     with replacing(file) as part:
         part.write_bytes(content)
     return file
@@ -70,7 +70,7 @@ def encode_method(
     comparison: Comparison, methods: Sequence[str], legend: alt.Legend | None
 ) -> dict[str, Any]:
     """Return colour and shape of the methods, the same in every chart of a comparison."""
-    styles = _styles(comparison)
+    styles = _method_styles(comparison)
     colors, shapes = zip(*(styles[method] for method in methods), strict=True)
     domain = list(methods)
     return {
@@ -79,7 +79,7 @@ def encode_method(
     }
 
 
-def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
+def _method_styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """Return a colour and a shape per method; plain is grey."""
     plain = {row.method for row in comparison.rows if row.is_plain}
     others = [method for method in comparison.methods if method not in plain]

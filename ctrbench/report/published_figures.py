@@ -62,13 +62,15 @@ def published_figures_table(summary: Summary) -> Table | None:
     for published in published_figures():
         has_data = key.dataset == published.dataset
         if has_data and set(key.domain_features) == set(published.domain_features):
-            return _table(summary, published)
+            return _table_of_figures(summary, published)
     return None
 
 
-def _table(summary: Summary, published: PublishedFigures) -> Table | None:
+def _table_of_figures(summary: Summary, published: PublishedFigures) -> Table | None:
     comparison = summary.comparison
-    lines = tuple(line for backbone in comparison.backbones for line in _lines(summary, published, backbone))
+    lines = tuple(
+        line for backbone in comparison.backbones for line in _lines_of_backbone(summary, published, backbone)
+    )
     if not lines:
         return None
     titles = [summary.metrics.by_name[metric].title for metric in published.metrics]
@@ -81,7 +83,7 @@ def _table(summary: Summary, published: PublishedFigures) -> Table | None:
     )
 
 
-def _lines(summary: Summary, published: PublishedFigures, backbone: str) -> Iterable[Line]:
+def _lines_of_backbone(summary: Summary, published: PublishedFigures, backbone: str) -> Iterable[Line]:
     rows = [(row, published.values(row.row)) for row in summary.of_backbone(backbone)]
     if any(values for _, values in rows):
         yield Line(kind="backbone", label=backbone)

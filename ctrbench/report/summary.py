@@ -137,9 +137,13 @@ def summarize(
     """
     metrics = metrics or builtin_metrics()
     bins = read_bins(comparison, num_bins=num_bins, store=store, metrics=metrics)
-    scores = {row.name: score for b in comparison.backbones for row, score in _scores(comparison, b, metrics)}
+    scores = {
+        row.name: score
+        for b in comparison.backbones
+        for row, score in _scores_of_backbone(comparison, b, metrics)
+    }
     bin_scores = score_bins(comparison, bins, metrics)
-    ranks, overall_verdicts = _ranks(comparison.rows), _overall_verdicts(comparison.rows)
+    ranks, overall_verdicts = _rank_rows(comparison.rows), _overall_verdicts(comparison.rows)
     rows = tuple(
         RowSummary(
             row=row,
@@ -160,7 +164,9 @@ def summarize(
 # Scores of rows.
 
 
-def _scores(comparison: Comparison, backbone: str, metrics: MetricSet) -> list[tuple[Row, dict[str, Score]]]:
+def _scores_of_backbone(
+    comparison: Comparison, backbone: str, metrics: MetricSet
+) -> list[tuple[Row, dict[str, Score]]]:
     rows, plain = comparison.of_backbone(backbone), comparison.plain(backbone)
     verdicts = {
         metric.name: _verdicts(rows, metric.name, higher_is_better=metric.higher_is_better)
@@ -266,7 +272,7 @@ def _candidates(rows: Mapping[str, Row], metric: str) -> Collection[str]:
     return {label for label, row in with_seeds.items() if not row.num_failed} or set(with_seeds)
 
 
-def _ranks(rows: Sequence[Row]) -> dict[Name, int]:
+def _rank_rows(rows: Sequence[Row]) -> dict[Name, int]:
     """Rank rows by mean AUC, those with failed runs after those without; equal means share a rank."""
     order = {row.name: auc_order(row) for row in rows if len(row.results) >= MIN_SEEDS}
     return {name: 1 + sum(other < own for other in order.values()) for name, own in order.items()}

@@ -137,17 +137,17 @@ def cell(value: Estimate | None, digits: int, *, mark: Mark = Mark.NONE) -> Cell
     """Return a cell with mean and standard deviation; a single seed has no deviation."""
     if value is None:
         return Cell()
-    return Cell(text=number(value.mean, digits), std=_std(value, digits), mark=mark)
+    return Cell(text=number(value.mean, digits), std=_std_text(value, digits), mark=mark)
 
 
 def signed_cell(difference: Estimate | None, digits: int, *, mark: Mark = Mark.NONE) -> Cell:
     """Return a cell with mean and standard deviation of a difference, the mean with its sign."""
     if difference is None:
         return Cell()
-    return Cell(text=signed(difference.mean, digits), std=_std(difference, digits), mark=mark)
+    return Cell(text=signed(difference.mean, digits), std=_std_text(difference, digits), mark=mark)
 
 
-def _std(value: Estimate, digits: int) -> str:
+def _std_text(value: Estimate, digits: int) -> str:
     return "" if value.std is None else number(value.std, digits)
 
 

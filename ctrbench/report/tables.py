@@ -63,7 +63,7 @@ def overall_table(summary: Summary) -> Table:
     return Table(
         name="overall",
         title=f"{OVERALL_TITLE} · {comparison.title}",
-        columns=(*map(_heading, _columns(summary.metrics)), *COST),
+        columns=(*map(_heading, _table_metrics(summary.metrics)), *COST),
         lines=(*lines, *_oracle_lines(summary)),
         notes=tuple(mark_notes(summary)),
         definitions=tuple(_definitions(comparison)),
@@ -152,7 +152,7 @@ def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
             yield Line(kind="variant", label=variant, cells=cells)
 
 
-def _columns(metrics: MetricSet) -> list[Metric]:
+def _table_metrics(metrics: MetricSet) -> list[Metric]:
     """Return the metrics of Table 1: those shown with deviation and marks, then those shown by their mean alone."""
     return [metric for kind in ("ranked", "mean") for metric in metrics.metrics if metric.in_table == kind]
 
@@ -166,7 +166,7 @@ def _quality(
 ) -> tuple[Cell, ...]:
     return tuple(
         _quality_cell(metric, estimates.get(metric.name), marks.get(metric.name, Mark.NONE))
-        for metric in _columns(metrics)
+        for metric in _table_metrics(metrics)
     )
 
 
@@ -194,7 +194,7 @@ def _seeds_cell(row: RowSummary) -> Cell:
 
 
 def _oracle_lines(summary: Summary) -> Iterable[Line]:
-    oracle, columns = summary.comparison.oracle, _columns(summary.metrics)
+    oracle, columns = summary.comparison.oracle, _table_metrics(summary.metrics)
     for label, form in REFERENCES.items():
         values = [oracle.get(form.format(metric=metric.name)) for metric in columns]
         if any(value is not None for value in values):

@@ -75,10 +75,11 @@ def report(
     summaries = [
         summarize(comparison, num_bins=bins, store=store, metrics=every) for comparison in comparisons
     ]
-    tables = [_tables(summary) for summary in summaries]
+    tables = [_report_tables(summary) for summary in summaries]
     leaderboard = update_leaderboard(benchmarks, store) if benchmarks is not None else None
     figures = [
-        _draw(summary, out, _suffix(i, len(summaries))) for i, summary in enumerate(summaries, start=1)
+        _draw_charts(summary, out, _file_suffix(i, len(summaries)))
+        for i, summary in enumerate(summaries, start=1)
     ]
     sections = [
         Section(summary=summary, tables=of_summary, pictures=tuple(pictures))
@@ -94,7 +95,7 @@ def report(
     )
 
 
-def _tables(summary: Summary) -> tuple[Table, ...]:
+def _report_tables(summary: Summary) -> tuple[Table, ...]:
     overall = (overall_table(summary), oracle_table(summary), published_figures_table(summary))
     by_bin = [bins_table(summary, metric.name) for metric in summary.bin_metrics] if summary.bins.bins else []
     tables = (*(table for table in overall if table), *by_bin)
@@ -116,11 +117,11 @@ def _write_tables(
     yield write_text(out / "bins.csv", bins_csv(summaries))
 
 
-def _suffix(number: int, num_summaries: int) -> str:
+def _file_suffix(number: int, num_summaries: int) -> str:
     return "" if num_summaries == 1 else f"-{number}"
 
 
-def _draw(summary: Summary, out: Path, suffix: str) -> tuple[list[Path], list[Picture]]:
+def _draw_charts(summary: Summary, out: Path, suffix: str) -> tuple[list[Path], list[Picture]]:
     files: list[Path] = []
     pictures: list[Picture] = []
     for figure in draw_figures(summary):

@@ -96,7 +96,7 @@ def _run(
     key, config = run.key, TrainConfig.model_validate(run.key.train)
     config.set_up_process()
     data = RunData(
-        prepared=open_data(key, store.home), key=key, config=config, device=_device(config, workers)
+        prepared=open_data(key, store.home), key=key, config=config, device=_device_of_run(config, workers)
     )
     trained = _train(run, store, data, clock, progress, checkpoint_seconds, workers)
     clock.take(trained.fit)
@@ -114,14 +114,14 @@ def run_secondary_worker(run: Run, store: RunStore, workers: Workers) -> None:
     key, config = run.key, TrainConfig.model_validate(run.key.train)
     config.set_up_process()
     data = RunData(
-        prepared=open_data(key, store.home), key=key, config=config, device=_device(config, workers)
+        prepared=open_data(key, store.home), key=key, config=config, device=_device_of_run(config, workers)
     )
     trained = _train(run, store, data, Clock(), None, CHECKPOINT_SECONDS, workers)
     for piece in data.rows(Split.TEST).pieces():
         trained.score(piece)
 
 
-def _device(config: TrainConfig, workers: Workers | None) -> torch.device:
+def _device_of_run(config: TrainConfig, workers: Workers | None) -> torch.device:
     return device_of(config) if workers is None else workers.device
 
 
@@ -139,7 +139,7 @@ def _train(
     schema = make_schema(data.prepared, key)
     if isinstance(method, Estimator):
         clock.lap("load")
-        return _estimate(method, train, dev, schema, key, workers)
+        return _fit_estimator(method, train, dev, schema, key, workers)
     plan = method.apply(backbone.full_plan())
     model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(data.device)
     torch.manual_seed(key.seed)
@@ -157,11 +157,11 @@ def _train(
         fit=fit,
         parameters=Parameters(**model.num_parameters()),
         score=partial(score_piece, model, learner, workers=workers),
-        inspect=partial(_inspect, method, model),
+        inspect=partial(_inspect_model, method, model),
     )
 
 
-def _inspect(method: Method, model: CTRModel, test: RowSource) -> Inspection | None:
+def _inspect_model(method: Method, model: CTRModel, test: RowSource) -> Inspection | None:
     """Return the method's inspection of the model, on the latest rows where rows are streamed; None without one."""
     return method.inspect(model, test.latest()) if method.inspects else None
 
@@ -176,7 +176,7 @@ class _Trained:
     inspect: Callable[[RowSource], Inspection | None]
 
 
-def _estimate(
+def _fit_estimator(
     estimator: Estimator,
     train: RowSource,
     dev: RowSource,

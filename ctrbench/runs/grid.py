@@ -163,7 +163,7 @@ def make_grid(
         _ = method.value
     for backbone in bases:
         _ = backbone.value
-    indexed_by = _indicator(prepared, domain_set, indicator)
+    indexed_by = _check_indicator(prepared, domain_set, indicator)
 
     def runs() -> Iterator[Run]:
         for seed in seeds:
@@ -175,8 +175,8 @@ def make_grid(
                         domain_set=domain_set,
                         domain_features=prepared.manifest.domain_sets[domain_set].features,
                         indicator=indexed_by,
-                        backbone=_choice(backbone),
-                        method=_choice(method),
+                        backbone=_to_choice(backbone),
+                        method=_to_choice(method),
                         train=config.key,
                         seed=seed,
                     )
@@ -193,7 +193,7 @@ def make_grid(
     return tuple(unique.values())
 
 
-def _choice(selected: Selected[Method] | Selected[Backbone]) -> Choice:
+def _to_choice(selected: Selected[Method] | Selected[Backbone]) -> Choice:
     source = None if selected.plugin.is_builtin else selected.plugin.sha256
     return Choice(name=selected.plugin.name, settings=selected.value.key(), source=source)
 
@@ -202,7 +202,7 @@ def _unsupported(method: Selected[Method], backbone: Selected[Backbone]) -> str 
     return method.value.supports(backbone.value.full_plan())
 
 
-def _indicator(prepared: Prepared, domain_set: str, indicator: str | None) -> str:
+def _check_indicator(prepared: Prepared, domain_set: str, indicator: str | None) -> str:
     if indicator == "all":
         return indicator
     features = prepared.manifest.domain_sets[domain_set].features

@@ -42,7 +42,7 @@ class Choice(Model):
     @property
     def digest(self) -> str:
         """The sha256 of name, settings and source."""
-        return _digest(self.model_dump(mode="json"))
+        return _json_digest(self.model_dump(mode="json"))
 
 
 class RunKey(Model):
@@ -64,7 +64,7 @@ class RunKey(Model):
     @property
     def digest(self) -> str:
         """The sha256 of the key; equal digests mean the same run."""
-        return _digest(self.model_dump(mode="json"))
+        return _json_digest(self.model_dump(mode="json"))
 
     @property
     def run(self) -> str:
@@ -155,12 +155,12 @@ class RunRecord(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _upgrade(cls, content: object) -> object:
+    def _upgrade_schema(cls, content: object) -> object:
         return upgraded(content) if isinstance(content, dict) else content
 
     def reproducible(self) -> str:
         """Return the canonical JSON that a repetition reproduces: same commit, same type of processor."""
-        return _canonical(self.model_dump(mode="json", exclude={"measured", "code"}))
+        return _canonical_json(self.model_dump(mode="json", exclude={"measured", "code"}))
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -181,9 +181,9 @@ def _with_mapping(fields: dict[str, Any], other: tuple[str, ...]) -> dict[str, A
     return {**{name: fields[name] for name in other if name in fields}, "metrics": metrics}
 
 
-def _canonical(content: object) -> str:
+def _canonical_json(content: object) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def _digest(content: object) -> str:
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+def _json_digest(content: object) -> str:
+    return hashlib.sha256(_canonical_json(content).encode()).hexdigest()

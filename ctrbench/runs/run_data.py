@@ -45,7 +45,7 @@ class RunData:
 
 
 @lru_cache(maxsize=3)
-def _load(folder: Path, digest: str, split: Split, domain_set: str, indicator: str) -> SplitData:
+def _load_cached(folder: Path, digest: str, split: Split, domain_set: str, indicator: str) -> SplitData:
     prepared = open_prepared(folder.name, folder.parent.parent)
     return load_split(prepared, split, domain_set=domain_set, indicator=indicator)
 
@@ -53,7 +53,7 @@ def _load(folder: Path, digest: str, split: Split, domain_set: str, indicator: s
 def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
     """Load a split for a run; a process that executes several runs on the same data reads it once."""
     digest = prepared.manifest.content_digest
-    return _load(prepared.folder, digest, split, key.domain_set, key.indicator)
+    return _load_cached(prepared.folder, digest, split, key.domain_set, key.indicator)
 
 
 def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:

@@ -114,7 +114,7 @@ class RunStore:
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs without a finished record; raises `StoreError` for unreadable records."""
         all_runs = list(runs)
-        records = self._each(lambda run: self.find(run.key), all_runs)
+        records = self._read_each(lambda run: self.find(run.key), all_runs)
         pairs = zip(all_runs, records, strict=True)
         return [run for run, record in pairs if record is None or record.status != "finished"]
 
@@ -125,9 +125,9 @@ class RunStore:
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (default: of all datasets), sorted by file name."""
-        yield from self._each(read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
+        yield from self._read_each(read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
 
-    def _each(self, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    def _read_each(self, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
         """Read records one by one from a local folder, and several at a time from remote storage."""
         if is_local(self.results):
             yield from map(read, items)

@@ -109,7 +109,7 @@ def bench(request: Request, *, progress: Progress = lambda *_: None) -> BenchRes
     started = datetime.now(UTC).isoformat(timespec="seconds")
     config, device = request.config, device_of(request.config)
     config.set_up_process()
-    pairs = _pairs(request)
+    pairs = _select_pairs(request)
     workloads = _workloads(request)
     roofs = measure_roofs(device)
     return BenchResult(
@@ -130,7 +130,7 @@ class _Pair:
     base: Backbone
 
 
-def _pairs(request: Request) -> list[_Pair]:
+def _select_pairs(request: Request) -> list[_Pair]:
     methods = [(text, select("methods", text)) for text in request.methods]
     backbones = [(text, select("backbones", text)) for text in request.backbones]
     return [_make_pair(*method, *backbone) for backbone in backbones for method in methods]
@@ -142,10 +142,14 @@ def _make_pair(method: str, rewriter: Selected[Method], backbone: str, base: Sel
 
 def _workloads(request: Request) -> Sequence[Callable[[], Workload]]:
     """Check the request's data and return one function per workload that reads or generates its rows."""
-    return _synthetic(request) if request.dataset is None else _prepared(request, request.dataset)
+    return (
+        _synthetic_workloads(request)
+        if request.dataset is None
+        else _prepared_workloads(request, request.dataset)
+    )
 
 
-def _synthetic(request: Request) -> Sequence[Callable[[], Workload]]:
+def _synthetic_workloads(request: Request) -> Sequence[Callable[[], Workload]]:
     rows, counts = request.rows or ROWS, request.domains or (DOMAINS,)
     _check_rows(rows, request)
     required = max(counts) + 2 * len(FIELD_SIZES)
@@ -162,7 +166,7 @@ def _synthetic(request: Request) -> Sequence[Callable[[], Workload]]:
     return [partial(make, num_domains=count) for count in counts]
 
 
-def _prepared(request: Request, dataset: str) -> Sequence[Callable[[], Workload]]:
+def _prepared_workloads(request: Request, dataset: str) -> Sequence[Callable[[], Workload]]:
     for option in ("domains", "rows", "embedding_rows"):
         if getattr(request, option) is not None:
             raise SettingError(

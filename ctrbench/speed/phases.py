@@ -42,12 +42,12 @@ class PhaseClock:
 
     def enter(self, phase: Phase) -> None:
         """Start a phase and pause the enclosing one until `leave`."""
-        self._charge()
+        self._add_elapsed()
         self._open.append(phase)
 
     def leave(self) -> None:
         """End the innermost phase."""
-        self._charge()
+        self._add_elapsed()
         self._open.pop()
 
     @contextmanager
@@ -59,7 +59,7 @@ class PhaseClock:
         finally:
             self.leave()
 
-    def _charge(self) -> None:
+    def _add_elapsed(self) -> None:
         self.wait()
         now = self.now()
         if self._open:

@@ -168,10 +168,10 @@ def provider_errors(location: UPath, *, is_reading: bool = False) -> Iterator[No
         if is_missing or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             raise
         value = f"{location} ({type(error).__name__}: {error})"
-        raise StoreError("the storage cannot be used", value=value, remedy=_remedy(error)) from None
+        raise StoreError("the storage cannot be used", value=value, remedy=_remedy_for(error)) from None
 
 
-def _remedy(error: Exception) -> str:
+def _remedy_for(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return BUCKET
     text = f"{type(error).__name__}: {error}".lower()

@@ -55,7 +55,7 @@ def draw_metric(parts: Sequence[Part], metric: DomainMetric) -> Drawn:
     for number, (part, backbone) in enumerate(panels, start=1):
         table = _domains_table(part, backbone, metric)
         tables.append(_with_users(table, part, backbone, metric) if metric.by_user else table)
-        points = list(_points(part, backbone, metric))
+        points = list(_domain_points(part, backbone, metric))
         data += [
             {
                 "backbone": backbone,
@@ -76,7 +76,7 @@ def draw_metric(parts: Sequence[Part], metric: DomainMetric) -> Drawn:
     return Drawn(tables=tuple(tables), charts=tuple(charts), data=tuple(data))
 
 
-def _values(row: Row, domain: int, metric: DomainMetric) -> list[float]:
+def _values_of_domain(row: Row, domain: int, metric: DomainMetric) -> list[float]:
     """Return the metric of a domain per seed; undefined values are left out."""
     values = (
         result.domains.metrics[metric.name][result.domains.domain.index(domain)]
@@ -98,13 +98,13 @@ def _domains_table(part: Part, backbone: str, metric: DomainMetric) -> Table:
     domains = part.any_result.domains
     test_rows = dict(zip(domains.domain, domains.rows, strict=True))
     overall = [estimate(row.values(metric.overall).values()) for row in rows]
-    lines = [_line(ALL_DOMAINS, sum(test_rows.values()), overall, metric)]
+    lines = [_table_line(ALL_DOMAINS, sum(test_rows.values()), overall, metric)]
     if metric.reference is None:
         gauc = [estimate(row.values(Gauc.name).values()) for row in rows]
-        lines.append(_line("GAUC over domains", sum(test_rows.values()), gauc, metric))
+        lines.append(_table_line("GAUC over domains", sum(test_rows.values()), gauc, metric))
     for domain in _domains_with_test_rows(part):
-        values = [estimate(_values(row, domain, metric)) for row in rows]
-        lines.append(_line(part.domain_name(domain), test_rows[domain], values, metric))
+        values = [estimate(_values_of_domain(row, domain, metric)) for row in rows]
+        lines.append(_table_line(part.domain_name(domain), test_rows[domain], values, metric))
     return Table(
         name=f"domains-{metric.name}",
         title=f"{metric.title} of each domain · {backbone} · {part.comparison.title}",
@@ -120,7 +120,7 @@ def _domains_table(part: Part, backbone: str, metric: DomainMetric) -> Table:
     )
 
 
-def _line(label: str, rows: int | None, values: list[Estimate | None], metric: DomainMetric) -> Line:
+def _table_line(label: str, rows: int | None, values: list[Estimate | None], metric: DomainMetric) -> Line:
     """Return one line: the number of test rows, then one cell per method."""
     best = metric.best_index([value.mean if value else None for value in values])
     cells = [
@@ -137,7 +137,7 @@ def _with_users(table: Table, part: Part, backbone: str, metric: DomainMetric) -
     coverages = (estimate(row.values(UserGaucCoverage.name).values()) for row in rows)
     share = next((coverage.mean for coverage in coverages if coverage), None)
     num_rows = None if share is None else round(share * sum(part.any_result.domains.rows))
-    line = _line("GAUC over users", num_rows, values, metric)
+    line = _table_line("GAUC over users", num_rows, values, metric)
     note = f"{USERS_NOTE} Its test rows: those of such users."
     return replace(table, lines=(*table.lines[:2], line, *table.lines[2:]), notes=(*table.notes, note))
 
@@ -156,13 +156,13 @@ def _share_in_chart(part: Part, metric: DomainMetric) -> str:
     )
 
 
-def _points(part: Part, backbone: str, metric: DomainMetric) -> Iterator[Point]:
+def _domain_points(part: Part, backbone: str, metric: DomainMetric) -> Iterator[Point]:
     domains = part.any_result.domains
     positives = dict(zip(domains.domain, domains.positives, strict=True))
     for domain in _domains_with_test_rows(part):
         if positives[domain] < metric.min_positives:
             continue
         for row in part.comparison.of_backbone(backbone):
-            values = _values(row, domain, metric)
+            values = _values_of_domain(row, domain, metric)
             if values:
                 yield Point(method=row.method, position=part.domain_name(domain), values=values)

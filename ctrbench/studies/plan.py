@@ -94,13 +94,13 @@ def _missing_runs(study: Study, parts: Iterable[Planned], store: RunStore) -> It
             lacks_inspection = (
                 needs_inspection
                 and run.unsupported is None
-                and _inspects(run)
+                and _is_inspected(run)
                 and not is_file(store.inspection_file(run.key))
             )
             if lacks_inspection or run.key.digest in unfinished:
                 yield run
 
 
-def _inspects(run: Run) -> bool:
+def _is_inspected(run: Run) -> bool:
     method, _ = run.chosen()
     return method.inspects

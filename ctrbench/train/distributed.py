@@ -90,7 +90,7 @@ def check_start(steps: int, workers: Workers) -> None:
 
 def check_replicas(optimizer: Optimizer, model: CTRModel, workers: Workers) -> None:
     """Raise `CtrbenchError` unless weights, buffers and moments are bit-identical on all workers."""
-    state = dict(_all_state(optimizer, model))
+    state = dict(_gather_states(optimizer, model))
     sums_WC = workers.gather_integers([_checksum(value) for value in state.values()])
     is_same = (sums_WC == sums_WC[0]).all(0).tolist()
     differing = [name for name, same in zip(state, is_same, strict=True) if not same]
@@ -102,7 +102,7 @@ def check_replicas(optimizer: Optimizer, model: CTRModel, workers: Workers) -> N
         )
 
 
-def _all_state(optimizer: Optimizer, model: CTRModel) -> Iterator[tuple[str, torch.Tensor]]:
+def _gather_states(optimizer: Optimizer, model: CTRModel) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.state_dict().items()
     for kind, values in optimizer.dense.state_dict().items():
         yield from ((f"{kind}.{index}", value) for index, value in enumerate(values))
@@ -127,20 +127,20 @@ def start_local(
         try:
             spawn(_run_process, call, nprocs=size)  # type: ignore[no-untyped-call]
         except ProcessException as problem:
-            error = _cause(problem, Path(folder))
+            error = _failure_cause(problem, Path(folder))
             has_result = isinstance(problem, ProcessRaisedException) and (Path(folder) / _RESULT).exists()
             # Once the first worker has finished, the others may lose the connection to it.
             if not (has_result and isinstance(error, WorkerDied)):
                 raise error from None
-        result: Result = _read(Path(folder) / _RESULT)
+        result: Result = _read_pickle(Path(folder) / _RESULT)
     return result
 
 
-def _cause(problem: ProcessException, folder: Path) -> Exception:
+def _failure_cause(problem: ProcessException, folder: Path) -> Exception:
     """Return the first error that a process left, or `WorkerDied`."""
     file = folder / _ERROR
     if isinstance(problem, ProcessRaisedException) and file.exists():
-        error: Exception = _read(file)
+        error: Exception = _read_pickle(file)
         return error
     return WorkerDied(str(problem).strip().splitlines()[-1])
 
@@ -171,7 +171,7 @@ def _run_process(
     folder: Path,
 ) -> None:
     _use_loopback()
-    own_device = _device(device, rank)
+    own_device = _worker_device(device, rank)
     distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",
         init_method=(folder / "meet").as_uri(),
@@ -182,11 +182,11 @@ def _run_process(
     try:
         result = function(Workers(rank=rank, size=size, device=own_device), *arguments)
         if rank == 0:
-            _write(result, folder / _RESULT)
+            _write_pickle(result, folder / _RESULT)
     except Exception as error:
         # The first worker to fail has the cause; the exchanges of the others fail when the group is destroyed.
         if not (folder / _ERROR).exists():
-            _write(_to_caller_error(error), folder / _ERROR)
+            _write_pickle(_to_caller_error(error), folder / _ERROR)
         raise
     finally:
         distributed.destroy_process_group()
@@ -199,7 +199,7 @@ def _use_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
 
 
-def _device(kind: str, rank: int) -> torch.device:
+def _worker_device(kind: str, rank: int) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     device = torch.device("cuda", rank)
@@ -207,12 +207,12 @@ def _device(kind: str, rank: int) -> torch.device:
     return device
 
 
-def _write(value: object, file: Path) -> None:
+def _write_pickle(value: object, file: Path) -> None:
     with replacing(file) as part:
         part.write_bytes(pickle.dumps(value))
 
 
-def _read(file: Path) -> Any:  # noqa: ANN401  # any result of a worker
+def _read_pickle(file: Path) -> Any:  # noqa: ANN401  # any result of a worker
     return pickle.loads(file.read_bytes())
 
 
@@ -257,13 +257,13 @@ def start_ray(
                 result: Result = fit(folder)
             return result
         except TrainingFailedError as problem:
-            error = _cause_on_ray(problem)
+            error = _failure_cause_on_ray(problem)
             if retries == 0 or not isinstance(error, WorkerDied):
                 raise error from None
             retries -= 1
 
 
-def _cause_on_ray(problem: Exception) -> Exception:
+def _failure_cause_on_ray(problem: Exception) -> Exception:
     """Return the error that a worker raised itself, or `WorkerDied`."""
     errors: list[Exception] = list(getattr(problem, "worker_failures", {}).values())
     own = [error for error in errors if isinstance(error, CtrbenchError | WorkerFailed)]

@@ -189,7 +189,7 @@ class Trainer:
 
     def _dev_metrics(self) -> dict[str, float | None]:
         if isinstance(self.dev, SplitData):
-            return dev_metrics(self.dev.label_B.cpu().numpy(), self._scores(self.dev))
+            return dev_metrics(self.dev.label_B.cpu().numpy(), self._score_rows(self.dev))
         with tempfile.TemporaryDirectory(prefix="ctrbench-") as folder:
             file = Path(folder) / "dev.parquet"
             self._write_dev(file)
@@ -203,10 +203,10 @@ class Trainer:
         columns = {Column.DOMAIN: pa.int32(), Column.LABEL: pa.int8(), Column.SCORE: pa.float32()}
         with pq.ParquetWriter(file, pa.schema(columns), compression="zstd") as writer:
             for piece in self.dev.pieces():
-                rows = (piece.domain_B.cpu().numpy(), piece.label_B.cpu().numpy(), self._scores(piece))
+                rows = (piece.domain_B.cpu().numpy(), piece.label_B.cpu().numpy(), self._score_rows(piece))
                 writer.write_table(pa.table(list(rows), names=list(columns)).cast(writer.schema))
 
-    def _scores(self, piece: SplitData) -> np.ndarray:
+    def _score_rows(self, piece: SplitData) -> np.ndarray:
         return score_piece(self.model, self.learner, piece, workers=self.workers)[Column.SCORE]
 
     def _keep_best(self, score: float) -> None:
@@ -268,7 +268,7 @@ class _Monitor:
         self.pending.append(output)
         now = time.perf_counter()
         if now - self.shown >= PROGRESS_SECONDS:
-            self._show(now)
+            self._show_progress(now)
         if self.checkpoint is not None and now - self.saved >= self.checkpoint_seconds:
             self.save()
 
@@ -285,7 +285,7 @@ class _Monitor:
                 history.log_sums[name] = history.log_sums.get(name, 0.0) + float(value)
         self.pending.clear()
 
-    def _show(self, now: float) -> None:
+    def _show_progress(self, now: float) -> None:
         history = self.trainer.history
         rows_per_second = (history.rows - self.shown_rows) / (now - self.shown) if self.shown_rows else 0.0
         self.shown, self.shown_rows = now, history.rows

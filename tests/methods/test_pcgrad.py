@@ -142,7 +142,7 @@ def test_a_step_uses_the_projected_sum_of_the_domains() -> None:
     optimizer, logs = step(learner, logistic(2), CONFLICT.slice(0, 7))
     # Larger groups come first; 2 and 3 have equal sizes.
     grads = gradients(CONFLICT, [[1], [2], [3]])
-    others = learner._others(3, 0, torch.device("cpu")).numpy()
+    others = learner._order_of_others(3, 0, torch.device("cpu")).numpy()
     expected = by_hand(grads, others)
     assert np.abs(expected - grads.sum(0)).max() > 0.01
     np.testing.assert_allclose(flat(optimizer), expected, rtol=1e-5)
@@ -267,7 +267,7 @@ def test_gradients_of_groups_sum_to_the_ordinary_gradient(build_model: Model, da
         loss = torch.nn.functional.softplus(logit_B) - batch.label_B * logit_B
         grads = torch.autograd.grad((loss * mask).sum() / 60, parameters)
         found.append(np.concatenate([grad.double().numpy().ravel() for grad in grads]))
-    expected = by_hand(np.array(found), learner._others(3, 0, torch.device("cpu")).numpy())
+    expected = by_hand(np.array(found), learner._order_of_others(3, 0, torch.device("cpu")).numpy())
     assert np.abs(expected - np.sum(found, axis=0)).max() > 1e-4
     np.testing.assert_allclose(flat(optimizer), expected, rtol=1e-3, atol=1e-6)
 
@@ -278,7 +278,7 @@ def test_orders_are_of_the_others_and_change_with_step_and_epoch(data: SplitData
     for epoch in (0, 1):
         learner.order(data, batch_size=32, generator=np.random.default_rng(epoch))
         for number in (0, 1):
-            others = learner._others(6, number, cpu).tolist()
+            others = learner._order_of_others(6, number, cpu).tolist()
             assert [sorted(one) for one in others] == [[j for j in range(6) if j != i] for i in range(6)]
             drawn.append(str(others))
     assert len(set(drawn)) == 4
@@ -286,7 +286,7 @@ def test_orders_are_of_the_others_and_change_with_step_and_epoch(data: SplitData
 
 def test_orders_are_drawn_evenly() -> None:
     learner = PCGradLearner(8)
-    first = [learner._others(4, number, torch.device("cpu"))[2, 0].item() for number in range(900)]
+    first = [learner._order_of_others(4, number, torch.device("cpu"))[2, 0].item() for number in range(900)]
     np.testing.assert_allclose(np.bincount(first, minlength=4) / 900, [1 / 3, 1 / 3, 0, 1 / 3], atol=0.05)
 
 
@@ -304,7 +304,7 @@ def test_a_restored_learner_draws_the_same_orders(data: SplitData) -> None:
     assert other.seed != learner.seed
     other.load_state_dict(learner.state_dict())
     cpu = torch.device("cpu")
-    assert torch.equal(other._others(5, 3, cpu), learner._others(5, 3, cpu))
+    assert torch.equal(other._order_of_others(5, 3, cpu), learner._order_of_others(5, 3, cpu))
 
 
 def test_a_single_group_is_refused() -> None:

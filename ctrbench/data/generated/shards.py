@@ -118,12 +118,12 @@ def read_note(piece: Piece, content: str) -> GeneratedShard | None:
         return None
     if bool(note["sha256"]) != piece.is_stored:
         return None
-    if piece.is_stored and not (is_file(file) and _digest(file) == note["sha256"]):
+    if piece.is_stored and not (is_file(file) and _file_digest(file) == note["sha256"]):
         return None
     return GeneratedShard(piece=piece, **note)
 
 
-def _digest(file: Location) -> str:
+def _file_digest(file: Location) -> str:
     with local_copy(file) as path:
         return sha256_of(path)
 

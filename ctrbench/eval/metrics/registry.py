@@ -61,7 +61,7 @@ class MetricSet:
     def of_domains(self) -> tuple[RowMetric, ...]:
         """The metrics of each domain: those that records include, and those that means over domains average."""
         own = [metric for metric in self.of_rows if metric.per_domain]
-        return _unique([*own, *(metric.of for metric in self.means(Column.DOMAIN))])
+        return _unique_metrics([*own, *(metric.of for metric in self.means(Column.DOMAIN))])
 
     @cached_property
     def domain_terms(self) -> tuple[Term, ...]:
@@ -71,7 +71,7 @@ class MetricSet:
     @cached_property
     def of_users(self) -> tuple[RowMetric, ...]:
         """The metrics of each user that means over users average."""
-        return _unique(metric.of for metric in self.means(Column.USER))
+        return _unique_metrics(metric.of for metric in self.means(Column.USER))
 
     @cached_property
     def of_bins(self) -> tuple[Metric, ...]:
@@ -100,7 +100,7 @@ def terms_of(metrics: Iterable[Metric]) -> tuple[Term, ...]:
 @cache
 def builtin_metrics() -> MetricSet:
     """Return the built-in metrics."""
-    return MetricSet.of(_load(name) for name in builtin_plugins(METRICS))
+    return MetricSet.of(_load_metric(name) for name in builtin_plugins(METRICS))
 
 
 def load_metrics(names: Iterable[str]) -> MetricSet:
@@ -111,7 +111,7 @@ def load_metrics(names: Iterable[str]) -> MetricSet:
     used = dict.fromkeys(builtin_metrics().by_name, "a built-in metric")
     metrics = []
     for name in names:
-        metric = _load(name)
+        metric = _load_metric(name)
         if metric.name in used:
             raise SettingError(
                 "names of metrics must be unique",
@@ -123,7 +123,7 @@ def load_metrics(names: Iterable[str]) -> MetricSet:
     return MetricSet.of(metrics)
 
 
-def _load(name: str) -> Metric:
+def _load_metric(name: str) -> Metric:
     kind = METRICS.load(name)
     missing = [attribute for attribute in ("name", "title") if not hasattr(kind, attribute)]
     if missing:
@@ -134,5 +134,5 @@ def _load(name: str) -> Metric:
     return kind()
 
 
-def _unique(metrics: Iterable[RowMetric]) -> tuple[RowMetric, ...]:
+def _unique_metrics(metrics: Iterable[RowMetric]) -> tuple[RowMetric, ...]:
     return tuple({metric.name: metric for metric in metrics}.values())

@@ -177,7 +177,7 @@ class _TrainGate(torch.autograd.Function):
         settings = call.settings
         # Of the gradient of r a worker has the part that its own rows have.
         pull = grads[1] * slope if call.team is None else grads[1] * slope * call.team.share
-        by_gated, by_v = _back(grads[0], pull, gated_BN, base, call)
+        by_gated, by_v = _backward(grads[0], pull, gated_BN, base, call)
         if settings.threshold is not None and settings.gradient == "zero":
             return by_gated, None, None, None, None, None
         width, by_weight, by_hidden, by_domain = domain_GE.shape[1], torch.empty_like(weight), None, None
@@ -204,11 +204,11 @@ def _multiply(gated_BN: torch.Tensor, base: torch.Tensor, call: GateCall) -> tup
     return product, pruned, *call.penalty(r)
 
 
-def _back(
+def _backward(
     grad_BN: torch.Tensor, pull: torch.Tensor, gated_BN: torch.Tensor, base: torch.Tensor, call: GateCall
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients by h and by v_in, in the form that suits the device."""
-    back = back_by_loops if base.device.type == "cpu" else back_by_tensors
+    back = backward_by_loops if base.device.type == "cpu" else backward_by_tensors
     return back(grad_BN, pull, gated_BN, base, call)
 
 
@@ -246,7 +246,7 @@ def _mean_factor(base: torch.Tensor, call: GateCall) -> float:
     return float(row_means.mean() if call.routing is None else row_means @ call.routing.share_G)
 
 
-def back_by_tensors(
+def backward_by_tensors(
     grad_BN: torch.Tensor, pull: torch.Tensor, gated_BN: torch.Tensor, base: torch.Tensor, call: GateCall
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients by h and by v_in, given those by h ⊙ π and by r; on any device."""
@@ -266,13 +266,13 @@ def back_by_tensors(
     return grad_BN * factors, by_v_out * base * (1.0 - base) * call.steepness
 
 
-def back_by_loops(
+def backward_by_loops(
     grad_BN: torch.Tensor, pull: torch.Tensor, gated_BN: torch.Tensor, base: torch.Tensor, call: GateCall
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients by h and by v_in, given those by h ⊙ π and by r; on the CPU."""
     settings = call.settings
     by_gated, by_v = torch.empty_like(gated_BN), torch.zeros_like(base)
-    _back_loop(
+    _backward_loop(
         grad_BN.contiguous().numpy(), gated_BN.numpy(), base.numpy(), call.index(len(gated_BN)),
         settings.ceiling, settings.threshold or 0.0,
         0.0 if settings.threshold is None else float(pull) / grad_BN.numel(), float(call.steepness),
@@ -311,7 +311,7 @@ def _multiply_loop(
 
 
 @compiled
-def _back_loop(
+def _backward_loop(
     grad_BN: Array,
     x_BN: Array,
     base: Array,

@@ -28,7 +28,7 @@ def compiled(loop: Loop) -> Loop:
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _thread_pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
@@ -39,6 +39,6 @@ def in_parts(loop: Callable[..., None], num_rows: int, row_size: int, *arguments
         loop(0, num_rows, *arguments)
         return
     cuts = np.linspace(0, num_rows, threads + 1).astype(np.int64).tolist()
-    jobs = [_pool(threads).submit(loop, start, stop, *arguments) for start, stop in pairwise(cuts)]
+    jobs = [_thread_pool(threads).submit(loop, start, stop, *arguments) for start, stop in pairwise(cuts)]
     for job in jobs:
         job.result()

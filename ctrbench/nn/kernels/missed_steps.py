@@ -38,7 +38,7 @@ class MissedSteps:
         self.rho2 = config.beta1 / config.beta2
         self.table1 = _tabulate(config.beta1, config.beta2, self.rho1, 0.5).to(device)
         self.table2 = _tabulate(config.beta1, config.beta2, self.rho2, 1.0).to(device)
-        self.sums_2H, self.powers_4H = _for_loops(config)
+        self.sums_2H, self.powers_4H = _arrays_for_loops(config)
 
     def sums(self, last_U: torch.Tensor, missed_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return g1 and g2 of rows that were last touched at step `last` and missed `missed` steps."""
@@ -65,7 +65,7 @@ def _tabulate(beta1: float, beta2: float, rho: float, power: float) -> torch.Ten
 
 
 @lru_cache(maxsize=8)
-def _for_loops(config: AdamConfig) -> tuple[np.ndarray, np.ndarray]:
+def _arrays_for_loops(config: AdamConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return both sums, and the powers of ρ1, ρ2, β1 and β2, as arrays for the loops."""
     beta1, beta2 = config.beta1, config.beta2
     rhos = (beta1 / beta2**0.5, beta1 / beta2)

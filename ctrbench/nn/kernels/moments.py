@@ -69,13 +69,15 @@ def update_by_tensors(
     new_G2 = counts_G2.to(batch.mean_GN.dtype)
     _update_global(running, batch, new_G2[:, :1], momentum)
     seen[present_G] += counts_G2
-    weight_G2 = _weights(new_G2, seen[present_G], momentum, smallest)
+    weight_G2 = _batch_weights(new_G2, seen[present_G], momentum, smallest)
     variance_GN = batch.squares_GN / new_G2[:, 1:].clamp_min(1.0)
     mean[present_G] = torch.lerp(mean[present_G], batch.mean_GN, weight_G2[:, :1])
     variance[present_G] = torch.lerp(variance[present_G], variance_GN, weight_G2[:, 1:])
 
 
-def _weights(new_G2: torch.Tensor, seen_G2: torch.Tensor, momentum: float, smallest: int) -> torch.Tensor:
+def _batch_weights(
+    new_G2: torch.Tensor, seen_G2: torch.Tensor, momentum: float, smallest: int
+) -> torch.Tensor:
     """Weigh the batch's moments against the running ones; a single row has no variance."""
     rows_G1 = new_G2[:, :1]
     floor_G1 = torch.where(rows_G1 < smallest, rows_G1 / rows_G1.sum(), 1.0)

@@ -43,13 +43,13 @@ def metric_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:
 
 def _points(summary: Summary, backbone: str, metric: str) -> Data:
     return [
-        _point(row, row.score(metric).estimate, mark_of(row.score(metric).verdict))
+        _point_of(row, row.score(metric).estimate, mark_of(row.score(metric).verdict))
         for row in summary.of_backbone(backbone)
         if row.score(metric).estimate is not None
     ]
 
 
-def _point(row: RowSummary, value: Estimate | None, mark: Mark) -> dict[str, Any]:
+def _point_of(row: RowSummary, value: Estimate | None, mark: Mark) -> dict[str, Any]:
     assert value is not None
     sign = f" {mark}" if mark is Mark.NOT_SIGNIFICANT else ""
     return {
@@ -125,15 +125,15 @@ def _reference_layers(
     base = plain.estimate(metric) if plain else None
     layers = []
     if base is not None:
-        layers.append(_rule(base.mean, GREY, [2, 3]))
+        layers.append(_rule_chart(base.mean, GREY, [2, 3]))
     if oracle is not None and is_oracle_near:
-        layers.append(_rule(oracle, INK, [6, 3]))
+        layers.append(_rule_chart(oracle, INK, [6, 3]))
     if oracle is not None and backbone == summary.comparison.backbones[0]:
         layers.append(_oracle_label(oracle, is_oracle_near))
     return layers
 
 
-def _rule(value: float, color: str, dash: list[int]) -> alt.Chart:
+def _rule_chart(value: float, color: str, dash: list[int]) -> alt.Chart:
     base = alt.Chart(inline([{"at": value}]))
     rule: alt.Chart = base.mark_rule(color=color, strokeDash=dash).encode(x="at:Q")
     return rule

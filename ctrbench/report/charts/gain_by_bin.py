@@ -35,7 +35,7 @@ def draw(summary: Summary) -> Iterable[Figure]:
 
 def gain_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:
     """Draw the gain over plain by bin of domains, one panel per backbone; None without a gain."""
-    data, comparison = _gains(summary, metric), summary.comparison
+    data, comparison = _gain_data(summary, metric), summary.comparison
     backbones = [name for name in comparison.backbones if any(point["backbone"] == name for point in data)]
     if not backbones:
         return None
@@ -57,7 +57,7 @@ def gain_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:
     return styled(alt.vconcat(*panels, spacing=14))
 
 
-def _gains(summary: Summary, metric: str) -> Data:
+def _gain_data(summary: Summary, metric: str) -> Data:
     return [
         {
             "backbone": row.row.backbone,

@@ -30,7 +30,7 @@ class DomainSets(Drawing):
         for number, backbone in enumerate(backbones, start=1):
             tables.append(_gains_table(parts, backbone))
             for metric in METRICS:
-                points = list(_points(parts, backbone, metric))
+                points = list(_gain_points(parts, backbone, metric))
                 data += [
                     {
                         "backbone": backbone,
@@ -56,7 +56,7 @@ def _num_domains(part: Part) -> int:
     return sum(rows > 0 for rows in part.any_result.domains.rows_train)
 
 
-def _points(parts: Sequence[Part], backbone: str, metric: str) -> Iterator[Point]:
+def _gain_points(parts: Sequence[Part], backbone: str, metric: str) -> Iterator[Point]:
     for part in parts:
         plain = part.comparison.plain(backbone)
         for row in part.comparison.of_backbone(backbone) if plain else ():

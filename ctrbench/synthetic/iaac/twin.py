@@ -232,7 +232,7 @@ def _components(world: World, truth: _Truth, rows: _Rows) -> dict[str, Floats]:
     return {name: (part - truth.means[name]) * truth.scales[name] for name, part in raw.items()}
 
 
-def _logit(world: World, truth: _Truth, rows: _Rows) -> Floats:
+def _true_logit(world: World, truth: _Truth, rows: _Rows) -> Floats:
     return sum(_components(world, truth, rows).values(), truth.days[rows.day])
 
 
@@ -251,7 +251,7 @@ def _calibrate(world: World, seed: int) -> _Truth:
 
 def _day_level(world: World, truth: _Truth, rows: _Rows, day: Day) -> float:
     """Solve mean(sigmoid(level + logit)) = rate by Newton's method, over rows within the hours of the day."""
-    logit = _logit(world, truth, rows)[rows.second < day.hours * 3600]
+    logit = _true_logit(world, truth, rows)[rows.second < day.hours * 3600]
     level = float(np.log(day.rate / (1 - day.rate)))
     for _ in range(12):
         probability = _sigmoid(level + logit)
@@ -280,14 +280,14 @@ def _ladder(world: World, truth: _Truth, seed: int) -> dict[str, dict[str, float
     probability = _sigmoid(sum(parts.values(), level))
     time = np.array([day.start for day in DAYS])[rows.day] + rows.second
     is_last = time >= np.quantile(time, 5 / 6)
-    ladder = {"day": _step(level, level, probability, is_last)}
+    ladder = {"day": _ladder_step(level, level, probability, is_last)}
     for name, part in parts.items():
         score = score + part
-        ladder[f"+ {name}"] = _step(score, score + level, probability, is_last)
+        ladder[f"+ {name}"] = _ladder_step(score, score + level, probability, is_last)
     return ladder
 
 
-def _step(
+def _ladder_step(
     features: Floats, level: Floats, probability: Floats, is_last: NDArray[np.bool_]
 ) -> dict[str, float]:
     scores = {"features": features, "level": level}
@@ -327,7 +327,7 @@ def _write_round(
         for block, start in enumerate(range(0, count, BLOCK_ROWS)):
             rng = draw(seed, f"rows of round {number}", block)
             rows = _draw_rows(world, min(BLOCK_ROWS, count - start), days, rng)
-            probability = _sigmoid(_logit(world, truth, rows))
+            probability = _sigmoid(_true_logit(world, truth, rows))
             probabilities[start : start + len(rows)] = probability
             label = rng.random(len(rows)) < probability
             first = start + (marginals.ROUND_ROWS[1] + count) * (number - 1)

@@ -41,10 +41,10 @@ class Block:
         """Seed of the dataset."""
         return self.world.spec.seed
 
-    def _integers(self, *shape: int) -> Integers:
+    def _empty_integers(self, *shape: int) -> Integers:
         return np.empty((*shape, self.stop - self.start), dtype=np.int64)
 
-    def _floats(self, *shape: int) -> Floats:
+    def _empty_floats(self, *shape: int) -> Floats:
         return np.empty((*shape, self.stop - self.start))
 
     # --- time, domain and user -------------------------------------------------------------------------------------
@@ -52,14 +52,14 @@ class Block:
     @cached_property
     def times(self) -> tuple[Integers, Floats]:
         """Day, and second of the day, of each row."""
-        day, second = self._integers(), self._floats()
+        day, second = self._empty_integers(), self._empty_floats()
         rows.times(self.start, self.num_rows, self.world.spec.days, second_table(), day, second)
         return day, second
 
     @cached_property
     def domain(self) -> Integers:
         """Index of the row's domain in `World.domains`."""
-        traffic, domain = self.world.traffic, self._integers()
+        traffic, domain = self.world.traffic, self._empty_integers()
         begin = 5 * self.world.spec.days // 6
         tables = (traffic.mix, traffic.scenario_start, traffic.domain, traffic.order)
         rows.domains(self.start, self.seed, self.draw, *self.times, begin, *tables, domain)
@@ -83,7 +83,7 @@ class Block:
     @cached_property
     def user(self) -> Integers:
         """User, drawn from the profile of the domain."""
-        start, user = self.world.traffic.user_start, self._integers()
+        start, user = self.world.traffic.user_start, self._empty_integers()
         power = (np.diff(start) + 1.0) ** (1 - USER_EXPONENT)
         profiles = self.world.domains.profile
         rows.users(self.start, self.seed, self.draw, self.domain, profiles, start, power, user)
@@ -92,7 +92,7 @@ class Block:
     @cached_property
     def city_and_device(self) -> Integers:
         """City and device of the user (2, B)."""
-        traffic, columns = self.world.traffic, self._integers(2)
+        traffic, columns = self.world.traffic, self._empty_integers(2)
         tables = (traffic.city, traffic.city_guide, traffic.device)
         rows.user_features(self.seed, int(Stream.USER_FEATURES), self.user, *tables, columns)
         return columns
@@ -100,28 +100,28 @@ class Block:
     @cached_property
     def noise(self) -> Integers:
         """Noise features of the user, which do not affect clicks (4, B)."""
-        columns = self._integers(4)
+        columns = self._empty_integers(4)
         rows.user_noise(self.seed, int(Stream.USER_NOISE), self.user, NOISE_SIZES, columns)
         return columns
 
     @cached_property
     def log_rate(self) -> Floats:
         """Logarithm of the user's behaviours per day."""
-        rate = self._floats()
+        rate = self._empty_floats()
         rows.rates(self.seed, self.user, rate)
         return rate
 
     @cached_property
     def slots(self) -> Integers:
         """Number of behaviours of the user before the impression."""
-        slots = self._integers()
+        slots = self._empty_integers()
         rows.histories(self.log_rate, *self.times, slots)
         return slots
 
     @cached_property
     def context(self) -> Integers:
         """Page index and network type (2, B)."""
-        traffic, columns = self.world.traffic, self._integers(2)
+        traffic, columns = self.world.traffic, self._empty_integers(2)
         stream = int(Stream.ROW_CONTEXT)
         rows.contexts(self.start, self.seed, self.draw, stream, traffic.page, traffic.network, columns)
         return columns
@@ -137,7 +137,7 @@ class Block:
 
     @cached_property
     def _category_and_item(self) -> tuple[Integers, Integers]:
-        traffic, category, item = self.world.traffic, self._integers(), self._integers()
+        traffic, category, item = self.world.traffic, self._empty_integers(), self._empty_integers()
         rows.items(
             rows.Draw(self.seed, self.start, self.draw),
             self.user,
@@ -164,7 +164,7 @@ class Block:
     @cached_property
     def item_features(self) -> Integers:
         """Brand, shop, price level and creative type (4, B)."""
-        columns = self._integers(4)
+        columns = self._empty_integers(4)
         rows.item_features(self.seed, self.item, self.category, self.world.spec.num_shops, columns)
         return columns
 
@@ -188,7 +188,7 @@ class Block:
 
     @cached_property
     def _qualities(self) -> tuple[Floats, Floats]:
-        quality, noise = self._floats(), self._floats()
+        quality, noise = self._empty_floats(), self._empty_floats()
         brand, shop = self.item_features[:2]
         table = self.world.truth.quality_C
         truth.qualities(self.seed, self.item, self.category, brand, shop, table, quality, noise)
@@ -207,7 +207,7 @@ class Block:
     @cached_property
     def contents(self) -> Floats:
         """Components that depend on item content: taste, structured, idiosyncratic (3, B)."""
-        world, parts = self.world.truth, self._floats(3)
+        world, parts = self.world.truth, self._empty_floats(3)
         truth.contents(
             self.seed,
             _FORMS[self.world.spec.interaction],
@@ -227,7 +227,7 @@ class Block:
     @cached_property
     def shared(self) -> Floats:
         """Component of the logit that all domains share."""
-        world, level, part = self.world.truth, self._floats(), self._floats()
+        world, level, part = self.world.truth, self._empty_floats(), self._empty_floats()
         city, device = self.city_and_device
         truth.levels(self.seed, self.user, city, device, world.city, world.device, level)
         table = world.profile_category_PC
@@ -237,7 +237,7 @@ class Block:
     @cached_property
     def match(self) -> Floats:
         """Similarity of the item to the user's last behaviours."""
-        match, length = self._floats(), self.world.spec.sequence_length
+        match, length = self._empty_floats(), self.world.spec.sequence_length
         brand = self.item_features[0]
         histories = truth.Histories(self.user, self.slots, self.scenario, self.category, brand)
         truth.matches(self.seed, length, histories, self.world.truth.decay_S, self._catalogue, match)
@@ -251,6 +251,6 @@ class Block:
     @cached_property
     def residual(self) -> Floats:
         """Residual of the logit, which no feature explains."""
-        residual = self._floats()
+        residual = self._empty_floats()
         truth.residuals(self.seed, self.user, self.item, residual)
         return residual

@@ -89,7 +89,7 @@ class _Sample:
         self.parts = np.empty((len(PARTS), rows))
         self.scenario: Integers = np.empty(rows, dtype=np.int8)
         self.rest = np.empty(rows)
-        for block in _blocks(world):
+        for block in _calibration_blocks(world):
             rows_of_block = slice(block.start, block.stop)
             self.parts[:, rows_of_block] = block.parts
             self.scenario[rows_of_block] = block.scenario
@@ -98,7 +98,7 @@ class _Sample:
             self.rest[rows_of_block] = level + drift + np.sqrt(V_RESIDUAL) * block.residual
 
 
-def _blocks(world: World) -> Iterator[Block]:
+def _calibration_blocks(world: World) -> Iterator[Block]:
     rows = world.spec.calibration_rows
     for start in range(0, rows, BLOCK_ROWS):
         yield Block(world, start, min(start + BLOCK_ROWS, rows), rows, CALIBRATION)

@@ -65,7 +65,7 @@ class ClickBlock(Block):
     @cached_property
     def _logits(self) -> tuple[Floats, Floats]:
         """Logit without the residual, and true logit."""
-        world, base_logit, logit = self.world.truth, self._floats(), self._floats()
+        world, base_logit, logit = self.world.truth, self._empty_floats(), self._empty_floats()
         truth.logits(
             float(self.constants.mu),
             self.domain,
@@ -84,21 +84,21 @@ class ClickBlock(Block):
     @cached_property
     def probability(self) -> Floats:
         """True click probability p."""
-        probability = self._floats()
+        probability = self._empty_floats()
         truth.clicks(self._logits[1], probability)
         return probability
 
     @cached_property
     def ceiling(self) -> Floats:
         """Learnable ceiling p*: the click probability given all components but the residual."""
-        probability = self._floats()
+        probability = self._empty_floats()
         truth.ceilings(self._logits[0], probability)
         return probability
 
     @cached_property
     def outcome(self) -> tuple[NDArray[np.int8], Floats]:
         """Click, and the uniform that determines the price."""
-        label, rest = np.empty(self.stop - self.start, dtype=np.int8), self._floats()
+        label, rest = np.empty(self.stop - self.start, dtype=np.int8), self._empty_floats()
         truth.outcomes(self.start, self.seed, self.draw, self.probability, label, rest)
         return label, rest
 
@@ -106,7 +106,7 @@ class ClickBlock(Block):
     def bid(self) -> Floats:
         """Bid of the advertiser on the day."""
         _, shop, price_level, _ = self.item_features
-        correlation, bid = self.world.spec.bid_quality_corr, self._floats()
+        correlation, bid = self.world.spec.bid_quality_corr, self._empty_floats()
         truth.bids(self.seed, correlation, shop, price_level, self.times[0], self.quality, bid)
         return bid
 

@@ -221,7 +221,7 @@ def _fields(spec: ProductionSpec) -> tuple[ProductionField, ...]:
 # --- columns -------------------------------------------------------------------------------------------------------
 
 
-def _ids(values: Integers) -> Values:
+def _as_ids(values: Integers) -> Values:
     return values.astype(np.int32)
 
 
@@ -254,16 +254,16 @@ def _item_negatives(block: ClickBlock) -> Values:
 def _category_history(block: ClickBlock) -> Values:
     # Index -1, which means no behaviour, selects the appended 0.
     ids = np.append(block.world.ids.category, 0)
-    return _ids(ids[block.sequences[0]])
+    return _as_ids(ids[block.sequences[0]])
 
 
 def _brand(block: ClickBlock) -> Values:
     brand_of_category = block.item_features[0] % NUM_BRANDS
-    return _ids((block.world.ids.category[block.category] - 1) * NUM_BRANDS + brand_of_category + 1)
+    return _as_ids((block.world.ids.category[block.category] - 1) * NUM_BRANDS + brand_of_category + 1)
 
 
 def _noise(index: int, block: ClickBlock) -> Values:
-    return _ids(block.noise[index] + 1)
+    return _as_ids(block.noise[index] + 1)
 
 
 def _component(part: Component, block: ClickBlock) -> Values:
@@ -278,7 +278,7 @@ def _time(block: ClickBlock) -> Values:
 def _weekday(block: ClickBlock) -> Values:
     """Return the day of the week; 0 for weekdays that do not occur in training."""
     weekday, train_days = block.times[0] % 7, 4 * block.world.spec.days // 6
-    return _ids(np.where(weekday < train_days, weekday + 1, 0))
+    return _as_ids(np.where(weekday < train_days, weekday + 1, 0))
 
 
 COLUMN_FUNCTIONS: dict[str, ColumnFunction] = {
@@ -288,25 +288,25 @@ COLUMN_FUNCTIONS: dict[str, ColumnFunction] = {
     Column.PROBABILITY: lambda block: block.probability,
     Column.CEILING: lambda block: block.ceiling,
     USER: _user,
-    "gender": lambda block: _ids(block.profile // (NUM_AGES * NUM_LEVELS) + 1),
-    "age": lambda block: _ids(block.profile // NUM_LEVELS % NUM_AGES + 1),
-    "level": lambda block: _ids(block.profile % NUM_LEVELS + 1),
-    "user_profile": lambda block: _ids(block.world.ids.profile[block.profile]),
-    "city": lambda block: _ids(block.world.ids.city[block.city_and_device[0]]),
-    "device": lambda block: _ids(block.world.ids.device[block.city_and_device[1]]),
+    "gender": lambda block: _as_ids(block.profile // (NUM_AGES * NUM_LEVELS) + 1),
+    "age": lambda block: _as_ids(block.profile // NUM_LEVELS % NUM_AGES + 1),
+    "level": lambda block: _as_ids(block.profile % NUM_LEVELS + 1),
+    "user_profile": lambda block: _as_ids(block.world.ids.profile[block.profile]),
+    "city": lambda block: _as_ids(block.world.ids.city[block.city_and_device[0]]),
+    "device": lambda block: _as_ids(block.world.ids.device[block.city_and_device[1]]),
     **{f"noise_{i + 1}": partial(_noise, i) for i in range(len(NOISE_SIZES))},
     ITEM: _item,
-    CATEGORY: lambda block: _ids(block.world.ids.category[block.category]),
+    CATEGORY: lambda block: _as_ids(block.world.ids.category[block.category]),
     "brand": _brand,
     "shop": _shop,
-    "price_level": lambda block: _ids(block.item_features[2] + 1),
-    "creative_type": lambda block: _ids(block.item_features[3] + 1),
-    "scenario": lambda block: _ids(block.world.ids.scenario[block.scenario]),
-    "ad_position": lambda block: _ids(block.world.ids.position[block.position]),
-    "hour": lambda block: _ids(block.times[1].astype(np.int64) // 3600 + 1),
+    "price_level": lambda block: _as_ids(block.item_features[2] + 1),
+    "creative_type": lambda block: _as_ids(block.item_features[3] + 1),
+    "scenario": lambda block: _as_ids(block.world.ids.scenario[block.scenario]),
+    "ad_position": lambda block: _as_ids(block.world.ids.position[block.position]),
+    "hour": lambda block: _as_ids(block.times[1].astype(np.int64) // 3600 + 1),
     "weekday": _weekday,
-    "page_index": lambda block: _ids(block.context[0] + 1),
-    "network_type": lambda block: _ids(block.context[1] + 1),
+    "page_index": lambda block: _as_ids(block.context[0] + 1),
+    "network_type": lambda block: _as_ids(block.context[1] + 1),
     "item_ctr": lambda block: block.item_ctr.astype(np.float32),
     "user_activity": lambda block: block.user_activity.astype(np.float32),
     ITEM_SEQUENCE: _item_history,

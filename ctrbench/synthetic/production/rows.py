@@ -290,7 +290,7 @@ def user_features(
     for i in range(len(user_B)):
         first, second = uniforms(seed, stream, user_B[i])
         columns_2B[0, i] = quantile(first, city, city_guide)
-        columns_2B[1, i] = _quantile(second, device)
+        columns_2B[1, i] = _search_quantile(second, device)
 
 
 @compiled
@@ -313,12 +313,12 @@ def contexts(
     """Write page index and network type of each row."""
     for i in range(columns_2B.shape[1]):
         first, second = uniforms(seed, stream, start + i, draw)
-        columns_2B[0, i] = _quantile(first, page)
-        columns_2B[1, i] = _quantile(second, network)
+        columns_2B[0, i] = _search_quantile(first, page)
+        columns_2B[1, i] = _search_quantile(second, network)
 
 
 @compiled
-def _quantile(u: float, table: Floats) -> int:
+def _search_quantile(u: float, table: Floats) -> int:
     index = 0
     while table[index] <= u:
         index += 1

@@ -154,16 +154,16 @@ def contents(seed: int, form: int, entities: Entities, latents: Latents, parts_3
         parts_3B[0, i] = taste / math.sqrt(_TASTES)
         domain = domain_B[i]
         if form == BILINEAR:
-            parts_3B[1, i] = _dot(structured_DK[domain], q)
+            parts_3B[1, i] = _dot_product(structured_DK[domain], q)
         elif form == MLP:
-            parts_3B[1, i] = _mlp(mlp[0][domain], mlp[1], mlp[2], mlp[3], q)
+            parts_3B[1, i] = _network_logit(mlp[0][domain], mlp[1], mlp[2], mlp[3], q)
         else:
-            parts_3B[1, i] = _trees(tree[0][domain], tree[1], tree[2], q)
-        parts_3B[2, i] = _dot(idiosyncratic_DK[domain], q)
+            parts_3B[1, i] = _tree_logit(tree[0][domain], tree[1], tree[2], q)
+        parts_3B[2, i] = _dot_product(idiosyncratic_DK[domain], q)
 
 
 @compiled
-def _dot(first: Floats, second: Floats) -> float:
+def _dot_product(first: Floats, second: Floats) -> float:
     total = 0.0
     for k in range(len(first)):
         total += first[k] * second[k]
@@ -171,7 +171,7 @@ def _dot(first: Floats, second: Floats) -> float:
 
 
 @compiled
-def _mlp(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q: Floats) -> float:
+def _network_logit(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q: Floats) -> float:
     """Return the output of a network of 4 H tanh units, odd in both inputs, so that neither has a main effect."""
     total = 0.0
     for h in range(len(out_H)):
@@ -185,7 +185,7 @@ def _mlp(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q:
 
 
 @compiled
-def _trees(side_T: Integers, split_T2: Integers, value_T44: Floats, q: Floats) -> float:
+def _tree_logit(side_T: Integers, split_T2: Integers, value_T44: Floats, q: Floats) -> float:
     """Return the sum of the trees; the values of a tree have mean 0 over the leaves of each side."""
     total = 0.0
     for t in range(len(side_T)):

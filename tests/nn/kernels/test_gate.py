@@ -7,8 +7,8 @@ from ctrbench.nn.kernels.gate import (
     GateCall,
     GateSettings,
     Number,
-    back_by_loops,
-    back_by_tensors,
+    backward_by_loops,
+    backward_by_tensors,
     multiply_by_loops,
     multiply_by_tensors,
 )
@@ -52,6 +52,6 @@ def test_loops_and_tensors_compute_the_same(settings: dict[str, object], is_grou
     products = zip(multiply_by_loops(h, base, call), multiply_by_tensors(h, base, call), strict=True)
     for by_loops, by_tensors in list(products)[: 3 if "threshold" in settings else 1]:
         torch.testing.assert_close(torch.as_tensor(by_loops), by_tensors, check_dtype=False)
-    gradients = back_by_loops(grad, pull, h, base, call), back_by_tensors(grad, pull, h, base, call)
+    gradients = backward_by_loops(grad, pull, h, base, call), backward_by_tensors(grad, pull, h, base, call)
     for by_loops, by_tensors in zip(*gradients, strict=True):
         torch.testing.assert_close(by_loops, by_tensors)
