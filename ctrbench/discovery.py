@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from ctrbench.errors import ContractError, SettingError, did_you_mean
+from ctrbench.errors import PLUGIN_MODULE, ContractError, SettingError, describe_exception, did_you_mean
 
 TAGS = ("Paper", "Year", "Uses", "Parameters per domain")
 """Lines of a plug-in's docstring, `Name: text`, that listings show; the last two belong to methods."""
@@ -124,17 +124,21 @@ class Plugin:
             and not any(other is not leaf and issubclass(other, leaf) for other in classes)
         ]
         if len(leaves) != 1:
-            names = [leaf.__name__ for leaf in leaves]
+            names = ", ".join(leaf.__name__ for leaf in leaves)
             raise ContractError(
-                f"a plug-in file defines exactly one subclass of {base.__name__}",
+                f"a {self.kind.noun} file must define exactly one subclass of {base.__name__}",
                 value=f"{self.file} defines {names or 'none'}",
+                remedy="put each of them in its own file, or start the names of helpers with _"
+                if leaves
+                else f"subclass {base.__module__}.{base.__name__}",
             )
+        _check_complete(leaves[0], base, self.file)
         return leaves[0]
 
     def _import_module(self) -> ModuleType:
         if self.is_builtin:
             return importlib.import_module(f"{self.kind.package}.{self.name}")
-        name = f"ctrbench_plugin_{self.name}_{self.sha256[:12]}"
+        name = f"{PLUGIN_MODULE}{self.name}_{self.sha256[:12]}"
         if name in sys.modules:
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, self.file)
@@ -146,9 +150,22 @@ class Plugin:
             spec.loader.exec_module(module)
         except Exception as error:  # a third party's file may raise anything; the message names the file
             del sys.modules[name]
-            problem = f"{self.file}: {type(error).__name__}: {error}"
-            raise ContractError("a plug-in cannot be imported", value=problem) from error
+            problem = f"{describe_exception(error)} ({self.file})"
+            raise ContractError(
+                "a plug-in cannot be imported", value=problem, remedy="correct this line"
+            ) from error
         return module
+
+
+def _check_complete(plugin: type[Any], base: type[Any], file: Path) -> None:
+    """Raise `ContractError` if a plug-in lacks a method that its base class requires."""
+    missing = sorted(getattr(plugin, "__abstractmethods__", ()))
+    if missing:
+        raise ContractError(
+            f"a subclass of {base.__name__} must define all of its abstract methods",
+            value=f"{plugin.__name__} in {file} lacks {', '.join(missing)}",
+            remedy=f"define {missing[0]}(); help({base.__module__}.{base.__name__}) has an example",
+        )
 
 
 def builtin_plugins(kind: PluginKind[Any]) -> dict[str, Plugin]:

@@ -1,18 +1,26 @@
 """Errors that a user can cause, and the texts that several of them share.
 
 Each error states the rule that was broken, the value that broke it and the remedy. The command line prints the three
-parts and exits with code 2. Any other exception is a bug of ctrbench and keeps its traceback.
+parts and exits with code 2. An exception inside a user's plug-in becomes such an error too; any other exception is a
+bug of ctrbench and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+PLUGIN_MODULE = "ctrbench_plugin_"
+"""Beginning of the names of modules that are plug-in files from outside ctrbench."""
+DEBUG = "CTRBENCH_DEBUG"
+"""Environment variable; if it is set, the command line shows the traceback of every error."""
 
 
 class CtrbenchError(ValueError):
@@ -88,4 +96,34 @@ def first_problem(error: ValidationError) -> Problem:
         value=details["input"],
         message=details["msg"].removeprefix("Value error, "),
         is_unknown_key=details["type"] == "extra_forbidden",
+    )
+
+
+def plugin_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the last frame of an exception in a plug-in from outside ctrbench; None if there is none."""
+    steps = traceback.walk_tb(error.__traceback__)
+    own = [step for step in steps if step[0].f_globals.get("__name__", "").startswith(PLUGIN_MODULE)]
+    return traceback.StackSummary.extract(iter(own))[-1] if own else None
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return type and message of an exception, after file, line and function of the plug-in that raised it.
+
+    >>> describe_exception(KeyError("age"))
+    "KeyError: 'age'"
+    """
+    frame = plugin_frame(error)
+    text = f"{type(error).__name__}: {error}".strip()
+    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {text}" if frame else text
+
+
+def plugin_error(error: BaseException) -> ContractError | None:
+    """Return the error to show for an exception that a plug-in from outside raised; None for any other exception."""
+    frame = plugin_frame(error)
+    if frame is None:
+        return None
+    return ContractError(
+        "a plug-in must not raise an exception",
+        value=f"{describe_exception(error)} ({frame.filename})",
+        remedy=f"correct this line; {DEBUG}=1 shows the traceback",
     )

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from ctrbench.errors import CtrbenchError, Problem, did_you_mean, first_problem
+from ctrbench.errors import (
+    CtrbenchError,
+    Problem,
+    describe_exception,
+    did_you_mean,
+    first_problem,
+    plugin_error,
+)
 
 
 class Example(BaseModel):
@@ -53,3 +60,10 @@ def test_the_message_of_a_validator_has_no_prefix() -> None:
 
 def test_an_unknown_key_is_marked() -> None:
     assert problem_of({"size": 1, "sise": 2}).is_unknown_key
+
+
+def test_an_exception_of_ctrbench_is_no_error_of_a_plugin() -> None:
+    with pytest.raises(KeyError) as raised:
+        raise KeyError("age")
+    assert plugin_error(raised.value) is None
+    assert describe_exception(raised.value) == "KeyError: 'age'"

@@ -8,6 +8,7 @@ result. Heavy packages are imported inside these functions, so that help and com
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -16,7 +17,7 @@ import typer
 
 import ctrbench
 from ctrbench.cli import console, data, plugins, results, runs, speed
-from ctrbench.errors import CtrbenchError
+from ctrbench.errors import DEBUG, CtrbenchError, plugin_error
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -73,19 +74,22 @@ BLOCKED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 
 
 def main() -> None:
-    """Run the command line; user errors end with exit code 2."""
+    """Run the command line; errors of the user and exceptions inside plug-ins end with exit code 2."""
     try:
         app(prog_name="ctrbench")
-    except CtrbenchError as error:
-        problem = error.rule if error.value is None else f"{error.rule}: {error.value}"
-        _fail(problem, error.remedy)
-    except OSError as error:
-        if error.errno not in BLOCKED:
+    except Exception as error:
+        shown = _to_user_error(error)
+        if shown is None or os.environ.get(DEBUG):
             raise
-        problem = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-        _fail(problem, "choose another location, or change its permissions")
+        console.print_error(shown)
+        sys.exit(2)
 
 
-def _fail(problem: str, hint: str | None) -> None:
-    console.print_error(problem, hint)
-    sys.exit(2)
+def _to_user_error(error: Exception) -> CtrbenchError | None:
+    """Return the error to show; None for a bug of ctrbench."""
+    if isinstance(error, CtrbenchError):
+        return error
+    if isinstance(error, OSError) and error.errno in BLOCKED:
+        remedy = "choose another location, or change its permissions"
+        return CtrbenchError(str(error.strerror), value=error.filename, remedy=remedy)
+    return plugin_error(error)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from ctrbench.errors import CtrbenchError
+
 out = Console()
 err = Console(stderr=True)
 
@@ -20,11 +22,12 @@ def print_table(table: Table, to: Console | None = None) -> None:
     console.print(table)
 
 
-def print_error(problem: str, hint: str | None) -> None:
-    """Print an error to standard error, and a hint below it."""
+def print_error(error: CtrbenchError) -> None:
+    """Print rule and value of an error to standard error, and the remedy below them."""
+    problem = error.rule if error.value is None else f"{error.rule}: {error.value}"
     err.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
-    if hint:
-        err.print(f"hint: {hint}", highlight=False, markup=False, soft_wrap=True)
+    if error.remedy:
+        err.print(f"hint: {error.remedy}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_line(line: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ctrbench.cli import console, options, options_plugins, show_data, show_plan, show_plugins
+from ctrbench.cli import console, options, options_plugins, show_contract, show_data, show_plan, show_plugins
 from ctrbench.cli.runs import latest_dataset
 from ctrbench.errors import SettingError, did_you_mean
 
@@ -100,9 +100,9 @@ def check(methods: options_plugins.CheckedMethods, backbone: options_plugins.Che
         progress=_announce_check,
     )
     if len(findings) > 1:
-        show_plugins.show_matrix(findings)
+        show_contract.show_matrix(findings)
     else:
-        show_plugins.show_findings(next(iter(findings.values())))
+        show_contract.show_findings(next(iter(findings.values())))
     if not all_pass(findings):
         raise typer.Exit(1)
 

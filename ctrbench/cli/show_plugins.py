@@ -1,4 +1,4 @@
-"""Listings of methods, backbones and studies, and the findings of the contract."""
+"""Listings of methods, backbones, studies and other plug-ins."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctrbench.cli import console
-from ctrbench.cli.formats import DASH, listing
+from ctrbench.cli.formats import listing
 
 if TYPE_CHECKING:
-    from ctrbench.contract.check import Finding
     from ctrbench.discovery import Plugin
     from ctrbench.studies.study import Study
 
@@ -119,71 +118,3 @@ def show_studies(studies: Mapping[str, Study]) -> None:
     for name, study in studies.items():
         table.add_row(name, escape(study.title), escape(study.source))
     console.print_table(table)
-
-
-def show_findings(findings: Sequence[Finding]) -> None:
-    """Print the findings about one method as rules × backbones, and explain failures and skipped pairs."""
-    backbones = list(dict.fromkeys(finding.backbone for finding in findings))
-    table = Table(title="contract", title_justify="left")
-    for heading in ("rule", *backbones):
-        table.add_column(escape(heading))
-    by_rule: dict[str, dict[str, Finding]] = {}
-    for finding in findings:
-        by_rule.setdefault(finding.rule, {})[finding.backbone] = finding
-    for rule, of_backbones in by_rule.items():
-        table.add_row(rule, *(_finding_text(of_backbones.get(backbone)) for backbone in backbones))
-    console.print_table(table)
-    for finding in findings:
-        if finding.is_skipped:
-            console.print_line(f"{finding.backbone}: {finding.sentence}")
-    for rule, of_backbones in by_rule.items():
-        _print_failures(rule, [finding for finding in of_backbones.values() if not finding.ok])
-    _print_totals(findings)
-
-
-def _print_failures(rule: str, failures: Sequence[Finding]) -> None:
-    """Print the statement of a rule and how it is broken on each backbone."""
-    if failures:
-        console.print_line(f"{rule}: {failures[0].statement}")
-    for finding in failures:
-        console.print_line(f"  {finding.backbone}: {finding.sentence}")
-
-
-def _finding_text(finding: Finding | None) -> str:
-    if finding is None:
-        return ""
-    if finding.is_skipped:
-        return "skipped"
-    return "ok" if finding.ok else "FAILED"
-
-
-def show_matrix(findings: Mapping[str, Sequence[Finding]]) -> None:
-    """Print the findings about several methods as methods × backbones, and explain failures."""
-    flat = [(method, finding) for method, of_method in findings.items() for finding in of_method]
-    backbones = list(dict.fromkeys(finding.backbone for _, finding in flat))
-    # Columns are numbered: the names of a dozen backbones do not fit on a terminal.
-    for number, backbone in enumerate(backbones, start=1):
-        console.print_line(f"{number:3} {backbone}")
-    table = listing("contract", "name", *map(str, range(1, len(backbones) + 1)))
-    for method, of_method in findings.items():
-        table.add_row(escape(method), *(_verdict(of_method, backbone) for backbone in backbones))
-    console.print_table(table)
-    console.print_line("ok: all rules pass; –: skipped, not supported by the method; 2!: two rules fail")
-    for method, finding in flat:
-        if not finding.ok:
-            console.print_line(f"{method} × {finding.backbone}: {finding.rule}: {finding.sentence}")
-    _print_totals([finding for _, finding in flat])
-
-
-def _verdict(findings: Iterable[Finding], backbone: str) -> str:
-    """Return `ok`, a dash for a skipped pair, or the number of rules that fail."""
-    of_pair = [finding for finding in findings if finding.backbone == backbone]
-    num_failed = sum(not finding.ok for finding in of_pair)
-    if num_failed:
-        return f"{num_failed}!"
-    return DASH if any(finding.is_skipped for finding in of_pair) else "ok" if of_pair else ""
-
-
-def _print_totals(findings: Sequence[Finding]) -> None:
-    num_failed = sum(not finding.ok for finding in findings)
-    console.print_line(f"{len(findings) - num_failed} passed, {num_failed} failed")

@@ -27,7 +27,7 @@ from ctrbench.data.home import dataset_folder, home_folder, prepared_names
 from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.raw_files import read_stats, stat_raw_files, write_stats
-from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
+from ctrbench.errors import CardError, ContractError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
 from ctrbench.storage.files import Location, is_disk_full, move_folder, scratch_parent, sha256_of
@@ -245,11 +245,23 @@ def _read_raw_files(
             progress=lambda done: progress("convert", done),
         )
     )
+    _check_raw_data(raw, card.reader)
+    return raw
+
+
+def _check_raw_data(raw: object, reader: str) -> None:
+    """Raise an error unless a reader returned a lazy frame and the files that it read."""
+    if not isinstance(raw, RawData) or not isinstance(raw.frame, pl.LazyFrame):
+        returned = raw.frame if isinstance(raw, RawData) else raw
+        raise ContractError(
+            "read() of a reader must return RawData with a polars LazyFrame",
+            value=f"{reader} returned {type(returned).__name__}",
+            remedy="return RawData(frame=pl.scan_…, files=request.paths)",
+        )
     folders = [file for file in raw.files if not file.is_file()]
     if folders:
         remedy = "list the files of a folder in the reader's RawData.files, or point the card to a file"
         raise SourceError("a reader must return files", value=folders[0], remedy=remedy)
-    return raw
 
 
 def _read_error(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:

@@ -21,7 +21,16 @@ from ctrbench.eval.external_sort import Rows, Source, read_all, sorted_pieces
 from ctrbench.eval.grouped import Summary, user_totals
 from ctrbench.eval.longtail import bin_metrics, bins_of_rows, check_known, with_sums_of_domains
 from ctrbench.eval.measures import DomainTable, Measures
-from ctrbench.eval.metrics.base import Floats, Groups, GroupTotals, Ints, ScoredRows, Term, sums_by_index
+from ctrbench.eval.metrics.base import (
+    Floats,
+    Groups,
+    GroupTotals,
+    Ints,
+    ScoredRows,
+    Term,
+    evaluate_term,
+    sums_by_index,
+)
 from ctrbench.eval.metrics.registry import MetricSet, terms_of
 from ctrbench.eval.oracle import AUC_EXPECTED, LOGLOSS_EXPECTED, ExpectedPairs, ceiling_names, entropy
 from ctrbench.eval.prediction_file import (
@@ -163,7 +172,10 @@ class ExternalEvaluation:
         self._visit_by_score(piece, user)
         sums = dict.fromkeys(terms, 0.0)
         for chunk in piece.chunks():
-            sums = {term: total + float(term(record_rows(chunk)).sum()) for term, total in sums.items()}
+            sums = {
+                term: total + float(evaluate_term(term, record_rows(chunk)).sum())
+                for term, total in sums.items()
+            }
         return user.groups().with_sums({term: np.array([total]) for term, total in sums.items()})
 
     def _oracle_metrics(self, metrics: MetricSet) -> dict[str, float | None]:
@@ -272,7 +284,7 @@ class _TermSums:
 
     def _add_terms(self, rows: ScoredRows, domain: npt.NDArray[np.integer]) -> None:
         for term in dict.fromkeys([*self.pooled, *self.domains]):
-            values = term(rows)
+            values = evaluate_term(term, rows)
             if term in self.pooled:
                 self.pooled[term] += float(values.sum())
             if term in self.domains:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ctrbench.errors import DataError
-from ctrbench.eval.metrics.base import Floats, Groups, GroupTotals, Ints, RowMetric, defined
+from ctrbench.eval.metrics.base import Floats, Groups, GroupTotals, Ints, RowMetric, defined, evaluate_groups
 from ctrbench.eval.metrics.registry import MetricSet, builtin_metrics, terms_of
 from ctrbench.eval.ranking import RankedRows
 from ctrbench.names import UNSEEN, Column
@@ -34,7 +34,7 @@ class GroupMetrics:
             group=groups.group,
             rows=groups.rows,
             positives=groups.positives,
-            values={metric.name: metric.values(groups) for metric in metrics},
+            values={metric.name: evaluate_groups(metric, groups) for metric in metrics},
         )
 
     def select(self, keep: npt.NDArray[np.bool_]) -> GroupMetrics:

@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ctrbench.errors import DataError
-from ctrbench.eval.metrics.base import Floats, Groups, Ints, ScoredRows, Scores, Term, sums_by_index
+from ctrbench.eval.metrics.base import (
+    Floats,
+    Groups,
+    Ints,
+    ScoredRows,
+    Scores,
+    Term,
+    evaluate_term,
+    sums_by_index,
+)
 
 Keys = npt.NDArray[np.uint64]
 
@@ -50,7 +59,7 @@ class RankedRows:
         is_positive = self.rows.is_positive
         rows, positives = np.array([is_positive.size]), np.array([np.count_nonzero(is_positive)])
         wins = _count_wins(_sorted_keys(self.codes, is_positive), rows, positives)
-        sums = {term: np.array([term(self.rows).sum()]) for term in terms}
+        sums = {term: np.array([evaluate_term(term, self.rows).sum()]) for term in terms}
         return Groups(group=np.zeros(1, dtype=np.int64), rows=rows, positives=positives, wins=wins, sums=sums)
 
     def grouped(self, group: npt.NDArray[np.integer], terms: Iterable[Term] = ()) -> Groups:
@@ -60,7 +69,7 @@ class RankedRows:
         rows = np.bincount(index, minlength=ids.size)
         positives = np.bincount(index[is_positive], minlength=ids.size)
         wins = _count_wins(_sorted_keys(self.codes, is_positive, index), rows, positives)
-        sums = {term: sums_by_index(index, term(self.rows), ids.size) for term in terms}
+        sums = {term: sums_by_index(index, evaluate_term(term, self.rows), ids.size) for term in terms}
         return Groups(group=ids, rows=rows, positives=positives, wins=wins, sums=sums)
 
 

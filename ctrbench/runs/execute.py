@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData
-from ctrbench.errors import SettingError
+from ctrbench.errors import SettingError, describe_exception
 from ctrbench.names import Column, Split
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
@@ -62,7 +62,7 @@ def execute(
         if run.unsupported is None:
             result, resumed = _run(run, store, clock, progress, checkpoint_seconds, workers)
     except Exception as problem:  # noqa: BLE001  # an error in a plug-in ends this run, not the others
-        error = f"{type(problem).__name__}: {problem}"
+        error = describe_exception(problem)
         _write_traceback(store.folder(run.key))
     record = RunRecord(
         run=run.key.run,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from ctrbench.errors import StoreError
+from ctrbench.errors import ContractError, StoreError
 from ctrbench.names import Column, DomainColumn
 from ctrbench.report.csv_files import overall_csv, tidy_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
@@ -18,7 +18,7 @@ from ctrbench.report.table import Table
 from ctrbench.report.tables import narrow_tables
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import write_text
-from ctrbench.studies.drawing import Domain, Part, make_part
+from ctrbench.studies.drawing import Domain, Drawn, Part, make_part
 from ctrbench.studies.plan import Planned
 from ctrbench.studies.study import Study
 
@@ -56,7 +56,7 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
         if not part.comparison.records:
             reasons = " ".join(dict.fromkeys(f"{row.method}: {row.reason}" for row in part.comparison.rows))
             raise StoreError("no run of a study has a result", value=part.comparison.title, remedy=reasons)
-    drawn = study.drawing.draw(parts, store=store)
+    drawn = _draw(study, parts, store)
     notice = parts[0].comparison.notice
     tables = [replace(_with_source(table, study), notice=notice) for table in drawn.tables]
     paths = [
@@ -73,6 +73,17 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
         if chart is not None:
             paths += save_chart(chart, out / stem)
     return StudyFiles(paths=tuple(paths), terminal=tuple(terminal_tables(tables)))
+
+
+def _draw(study: Study, parts: Sequence[Part], store: RunStore) -> Drawn:
+    drawn: object = study.drawing.draw(parts, store=store)
+    if not isinstance(drawn, Drawn):
+        raise ContractError(
+            "draw() of a drawing must return Drawn",
+            value=f"{study.draw} returned {type(drawn).__name__}",
+            remedy="return Drawn(tables=…, charts=…, data=…)",
+        )
+    return drawn
 
 
 def _with_source(table: Table, study: Study) -> Table:

@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, spawn
 
-from ctrbench.errors import CtrbenchError, SettingError
+from ctrbench.errors import CtrbenchError, SettingError, describe_exception
 from ctrbench.nn.capabilities import refused_workers
 from ctrbench.nn.exchange import Workers
 from ctrbench.storage.files import replacing
@@ -150,7 +150,7 @@ def _to_caller_error(error: Exception) -> Exception:
     if isinstance(error, CtrbenchError):
         return error
     kind = WorkerDied if _is_lost_connection(error) else WorkerFailed
-    return kind(f"{type(error).__name__}: {error}".strip())
+    return kind(describe_exception(error))
 
 
 def _is_lost_connection(error: Exception) -> bool:

@@ -89,11 +89,11 @@ def test_several_methods_are_checked_as_a_matrix(
     assert done.returncode == 1
     assert re.search(r" plain +ok +ok ", done.stdout)
     assert re.search(r"broken.py +1! +1!", done.stdout)
-    assert "broken.py × dnn[hidden=4]: " in done.stdout
-    assert "no such stage" in done.stdout
+    assert "broken.py: finite training: " in done.stdout
+    assert done.stdout.count("no such stage") == 1
     done = call("check", "broken.py")
     assert (
-        "finite training: Losses and weights stay finite in training.\n  dnn[hidden=4]: expected"
+        "finite training: Losses and weights stay finite in training.\n  on all 2 backbones: expected"
         in done.stdout
     )
 
@@ -114,6 +114,17 @@ def test_explain_shows_both_plans(
 
 def test_explain_uses_generated_data_where_nothing_is_prepared(folder: Path, call: Call) -> None:
     assert "synthetic data, since no dataset is prepared" in call("explain", "star").stdout
+
+
+def test_a_method_without_its_abstract_method_is_one_clear_error(folder: Path, call: Call) -> None:
+    text = (
+        "from ctrbench.extend import Method\n\nclass Half(Method):\n    def apply(self, plan): return plan\n"
+    )
+    Path("half.py").write_text(text, encoding="utf-8")
+    done = call("check", "half.py")
+    assert done.returncode == 2
+    assert "error: a subclass of Method must define all of its abstract methods: Half in " in done.stderr
+    assert "hint: define rewrite()" in done.stderr
 
 
 BAD = {

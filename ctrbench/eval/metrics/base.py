@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ctrbench.errors import ContractError
 from ctrbench.names import Column
 
 Ints = npt.NDArray[np.int64]
@@ -220,6 +221,34 @@ class GroupMean(Metric):
         if self.statistic == "coverage":
             return totals.coverage(num_rows)
         return totals.mean() if self.statistic == "mean" else totals.unweighted_mean()
+
+
+def evaluate_term(term: Term, rows: ScoredRows) -> Floats:
+    """Return a term of some rows; raises `ContractError` unless it is one number per row."""
+    values = term(rows)
+    if np.shape(values) != rows.is_positive.shape:
+        raise ContractError(
+            "a term of a metric must return an array with one number per row",
+            value=f"{term.__module__}.{term.__name__} returned {_shape(values)} for {rows.is_positive.size} rows",
+            remedy="compute it element by element from rows.score and rows.is_positive",
+        )
+    return values
+
+
+def evaluate_groups(metric: RowMetric, groups: Groups) -> Floats:
+    """Return a metric of groups of rows; raises `ContractError` unless it is one number per group."""
+    values = metric.values(groups)
+    if not isinstance(values, np.ndarray) or values.shape != groups.rows.shape:
+        raise ContractError(
+            "values() of a metric must return an array with one number per group",
+            value=f"metric {metric.name} returned {_shape(values)} for {groups.rows.size} groups",
+            remedy="compute it element by element from groups.sum(term) and groups.rows",
+        )
+    return values
+
+
+def _shape(values: object) -> str:
+    return f"an array of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
 
 
 def ratio(numerator: npt.NDArray[np.number], denominator: npt.NDArray[np.number]) -> Floats:

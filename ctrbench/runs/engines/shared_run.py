@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any
 
 import ctrbench
-from ctrbench.errors import CtrbenchError
+from ctrbench.errors import CtrbenchError, describe_exception
 from ctrbench.nn.exchange import Workers
 from ctrbench.runs.engines.protocol import Watcher
 from ctrbench.runs.engines.ray_cluster import check_capacity
@@ -87,7 +87,7 @@ def _error_message(error: Exception) -> str:
         return f"a worker died: {error}; run the same command again to resume"
     if isinstance(error, WorkerFailed):
         return f"a worker failed: {error}"
-    return f"{type(error).__name__}: {error}"
+    return describe_exception(error)
 
 
 def _require_record(record: RunRecord | None) -> RunRecord:

@@ -131,7 +131,7 @@ def test_an_error_in_a_plugin_is_the_record_of_the_first_worker(home: Path, tmp_
     store = store_of(home, tmp_path)
     runs = grid(home, *(f"{tmp_path}/failing.py[rank={rank}]" for rank in (-1, 0)))
     records = shared_engine().run(runs, store, Heard())
-    assert [record.error for record in records] == ["RuntimeError: boom"] * 2
+    assert [record.error for record in records] == ["failing.py, line 17, in learner: RuntimeError: boom"] * 2
     assert [store.find(run.key) for run in runs] == records
     assert [record.measured.machine["workers"] for record in records] == [2, 2]
 
@@ -142,7 +142,7 @@ def test_the_error_of_another_worker_is_recorded_rather_than_its_consequence(
     (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
     runs = grid(home, f"{tmp_path}/failing.py[rank=1]", "plain")
     first, second = shared_engine().run(runs, store_of(home, tmp_path), Heard())
-    assert first.error == "a worker failed: RuntimeError: boom"
+    assert first.error == "a worker failed: failing.py, line 17, in learner: RuntimeError: boom"
     assert second.status == "finished"
 
 

@@ -1,0 +1,130 @@
+"""Exceptions inside a user's plug-in: one error with file and line, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Call = Callable[..., CompletedProcess[str]]
+
+METRIC = """
+from ctrbench.eval.metrics.base import RowMetric
+
+
+class Mine(RowMetric):
+    name = "mine"
+    title = "Mine"
+
+    def values(self, groups):
+        return {body}
+"""
+READER = """
+from ctrbench.readers.base import Reader
+
+
+class Mine(Reader):
+    def read(self, request):
+        return {body}
+"""
+DRAWING = """
+from ctrbench.studies.drawing import Drawing
+
+
+class Mine(Drawing):
+    def draw(self, parts, *, store):
+        return {body}
+"""
+METHOD = """
+from ctrbench.extend import Method
+
+
+class Mine(Method):
+    def rewrite(self, plan):
+        return plan
+
+    def learner(self):
+        return {}["no such learner"]
+"""
+STUDY = 'title = "Mine"\ndraw = "mine.py"\nmethods = { plain = "plain" }\nseeds = 1\ntrain = { epochs = 1 }\n'
+COMMANDS = {
+    "metric": ("report", "--metrics", "mine.py"),
+    "reader": ("prepare", "tiny.toml", "--force"),
+    "drawing": ("study", "mine.toml"),
+}
+SOURCES = {"metric": METRIC, "reader": READER, "drawing": DRAWING}
+
+
+@pytest.fixture
+def use(prepared: Path, train: Call, call: Call) -> Callable[[str, str], CompletedProcess[str]]:
+    """Call the command that uses a plug-in of a kind whose method returns an expression."""
+
+    def run(kind: str, body: str) -> CompletedProcess[str]:
+        Path("mine.py").write_text(SOURCES[kind].format(body=body), encoding="utf-8")
+        if kind == "metric":
+            assert train("--methods", "plain").returncode == 0
+        if kind == "reader":
+            card = Path("tiny.toml")
+            card.write_text(f'reader = "mine.py"\n{card.read_text(encoding="utf-8")}', encoding="utf-8")
+        if kind == "drawing":
+            Path("mine.toml").write_text(STUDY, encoding="utf-8")
+        return call(*COMMANDS[kind])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"), [("metric", "values"), ("reader", "read"), ("drawing", "draw")]
+)
+def test_an_exception_names_file_and_line(
+    use: Callable[[str, str], CompletedProcess[str]], kind: str, function: str
+) -> None:
+    done = use(kind, "1 / 0")
+    line = SOURCES[kind].split("\n").index("        return {body}") + 1
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    problem, hint = done.stderr.splitlines()[-2:]
+    expected = f"error: a plug-in must not raise an exception: mine.py, line {line}, in {function}: ZeroDivisionError"
+    assert problem.startswith(expected)
+    assert problem.endswith(f"({Path('mine.py').resolve()})")
+    assert hint == "hint: correct this line; CTRBENCH_DEBUG=1 shows the traceback"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("metric", "one number per group: metric mine returned int for "),
+        ("reader", "RawData with a polars LazyFrame: "),
+        ("drawing", "draw() of a drawing must return Drawn: "),
+    ],
+)
+def test_a_wrong_return_value_is_one_clear_error(
+    use: Callable[[str, str], CompletedProcess[str]], kind: str, message: str
+) -> None:
+    done = use(kind, "3")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "returned int" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_traceback_is_shown_on_request(
+    use: Callable[[str, str], CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTRBENCH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        use("reader", "1 / 0")
+
+
+def test_a_failed_run_names_file_and_line(prepared: Path, train: Call) -> None:
+    Path("mine.py").write_text(METHOD, encoding="utf-8")
+    done = train("--methods", "mine.py")
+    error = "mine.py, line 10, in learner: KeyError: 'no such learner'"
+    assert done.returncode == 1
+    assert f"failed: {error}" in done.stderr
+    assert f"failed: {error}" in done.stdout
+    (record,) = Path("results/tiny").glob("*.json")
+    assert json.loads(record.read_text(encoding="utf-8"))["error"] == error
