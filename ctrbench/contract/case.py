@@ -25,7 +25,6 @@ from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.names import Column
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
-from ctrbench.plugins.base import Estimator
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.stepper import Stepper
 
@@ -102,8 +101,9 @@ class Case:
 
     def fit(self, train: SplitData) -> Fitted:
         """Fit the method, an estimator, again; the rows to score serve as dev."""
-        assert isinstance(self.method, Estimator)
-        return self.method.fit(train, self.test, schema=make_schema(), seed=SEED)
+        estimator = self.method.as_estimator()
+        assert estimator is not None
+        return estimator.fit(train, self.test, schema=make_schema(), seed=SEED)
 
     @cached_property
     def fitted(self) -> Fitted:
@@ -112,8 +112,8 @@ class Case:
 
     def score(self, data: SplitData) -> np.ndarray:
         """Return the scores of rows from the trained model or the fitted estimator."""
-        is_estimator = isinstance(self.method, Estimator)
-        return self.fitted.logits(data) if is_estimator else self.trained.score(data)
+        is_trained = self.method.as_estimator() is None
+        return self.trained.score(data) if is_trained else self.fitted.logits(data)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from ctrbench.contract.rows import SEED
 from ctrbench.contract.rule import Check, Rule
 from ctrbench.contract.rules import ESTIMATOR_RULES, RULES
 from ctrbench.errors import SettingError, did_you_mean
-from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import plugins, select
 
 SUPPORTS = "supports"
@@ -64,7 +63,7 @@ def check(
     """
     selected = select("methods", selector_or_file)
     method = selected.value
-    applicable = ESTIMATOR_RULES if isinstance(method, Estimator) else RULES
+    applicable = RULES if method.as_estimator() is None else ESTIMATOR_RULES
     chosen = _select_rules(applicable, rules)
     findings: list[Finding] = []
     with _restored_state():

@@ -15,7 +15,6 @@ from ctrbench.contract.rows import BATCH_ROWS, NUM_SHOPS, SHOP_ROWS
 from ctrbench.contract.rule import list_names, rule
 from ctrbench.nn.context import Context
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.separate import SeparateEmbedding
 from ctrbench.nn.tables import RowTable
 
 MIN_ROWS = 8
@@ -66,7 +65,7 @@ def _prefixes_of_few_rows(model: CTRModel) -> tuple[str, ...]:
 
     The model of a domain with a single row is trained on batches of one row only, which are left out here.
     """
-    if not isinstance(model.embedding, SeparateEmbedding):
+    if not model.is_separate:
         return ()
     small = [index for index in range(NUM_SHOPS) if SHOP_ROWS[index] < MIN_ROWS]
     single = [index for index in range(NUM_SHOPS) if SHOP_ROWS[index] == 1]

@@ -17,7 +17,6 @@ from ctrbench.cost.tree import PlanCost, plan_cost, total_cost
 from ctrbench.errors import SettingError
 from ctrbench.names import Split
 from ctrbench.nn.schema import Schema
-from ctrbench.plugins.base import Estimator
 from ctrbench.plugins.registry import select
 from ctrbench.runs.grid import Run, make_grid
 from ctrbench.runs.schema import field_shapes, make_schema, synthetic_schema
@@ -159,7 +158,7 @@ def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
     for run in first.values():
         schema, (method, backbone) = make_schema(prepared, run.key), run.chosen()
         pair = PairCost(method=run.labels[0], backbone=run.labels[1], reason=run.unsupported or "")
-        if isinstance(method, Estimator):
+        if method.as_estimator() is not None:
             pair = replace(pair, reason=pair.reason or "no network; its size is known once it is fitted")
         if pair.reason:
             yield pair

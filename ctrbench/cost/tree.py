@@ -17,16 +17,12 @@ from ctrbench.cost.parameters import Cost, Owners, parameter_cost
 from ctrbench.cost.products import TracePair, trace
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
-from ctrbench.nn.pooling import SequencePooling
 from ctrbench.nn.schema import Schema
-from ctrbench.nn.separate import SeparateNetworks
 from ctrbench.nn.stages import Stage
 from ctrbench.nn.tables import RowTable
 
 ROWS = (8, 16)
 """Sizes of the two batches of one domain whose difference is the cost of a row."""
-SECTIONS = ("at_input", "interactions", "tower", "head", "logits")
-"""Attributes of a plan that hold stages, in the order in which they run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +115,13 @@ def _embeddings(model: CTRModel, owners: Owners, traces: TracePair) -> Part:
 
 def _poolings(model: CTRModel, owners: Owners, traces: TracePair) -> Iterator[Part]:
     """Yield the module that pools each sequence, if it is more than the mean."""
-    modules = [module for module in model.embedding.modules() if isinstance(module, SequencePooling)]
-    for index, name in enumerate(model.schema.targets if modules else ()):
-        # Where each domain has its own poolings, all in this order, only one of them ran; it comes first.
+    for index, name in enumerate(model.schema.targets):
+        # Where each domain has its own pooling, only one of them ran; it comes first.
         copies = sorted(
-            modules[index :: len(model.schema.targets)],
-            key=lambda module: traces.small.macs[module],
-            reverse=True,
+            model.embedding.pooling_copies(index), key=lambda module: traces.small.macs[module], reverse=True
         )
+        if not copies:
+            return
         row, once = traces.macs(copies[0])
         yield Part(
             name=f"pooling of {name}",
@@ -137,14 +132,13 @@ def _poolings(model: CTRModel, owners: Owners, traces: TracePair) -> Iterator[Pa
 
 
 def _sections(plan: Plan, model: CTRModel, owners: Owners, traces: TracePair) -> Iterator[Part]:
-    networks = list(model.net.networks) if isinstance(model.net, SeparateNetworks) else [model.net]
     # Where each domain has its own network, only one of them ran; it comes first.
-    networks.sort(key=lambda network: traces.small.macs[network], reverse=True)
-    for name in SECTIONS:
-        chains = [getattr(network, name) for network in networks]
+    networks = sorted(model.net.networks, key=lambda network: traces.small.macs[network], reverse=True)
+    modules = [network.sections for network in networks]
+    for name, stages in plan.sections.items():
         parts = tuple(
-            _describe_part(stage.name, [chain[index] for chain in chains], owners, traces, stage)
-            for index, stage in enumerate(getattr(plan, name))
+            _describe_part(stage.name, [sections[name][index] for sections in modules], owners, traces, stage)
+            for index, stage in enumerate(stages)
         )
         if parts:
             cost = sum((part.cost for part in parts), Cost())

@@ -132,6 +132,10 @@ class SplitData(Rows):
         if first == 0:
             yield Window(data=self, generator=np.random.default_rng([*seed]))
 
+    def in_memory(self) -> SplitData:
+        """Return the split itself."""
+        return self
+
     def pieces(self) -> Iterator[SplitData]:
         """Yield the split itself."""
         yield self
@@ -179,6 +183,9 @@ class RowSource(Protocol):
 
     def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
         """Yield the windows of the epoch with that seed, from index `first` on."""
+
+    def in_memory(self) -> SplitData | None:
+        """Return all rows at once, or None if they are read piece by piece because memory may not hold them."""
 
     def pieces(self) -> Iterator[SplitData]:
         """Yield all rows in time order, in pieces."""

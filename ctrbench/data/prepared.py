@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ctrbench.data.manifest import DomainSetInfo, Manifest, read_manifest, write
 from ctrbench.data.shards import vocabulary_file, write_domain_table
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Column, Split
-from ctrbench.storage.files import Location, find_files, is_local, local_copy, sha256_of
+from ctrbench.storage.files import Fault, Location, find_faults, local_copy, sha256_of
 
 READERS = 2
 """Number of threads that read files."""
@@ -151,21 +151,8 @@ class Prepared:
         shards = [shard for split in self.manifest.splits.values() for shard in split.shards]
         digests = {info.file: info.sha256 for info in (*shards, *self.manifest.vocabularies) if info.sha256}
         digests |= {info.file: info.sha256 for info in self.manifest.domain_sets.values()}
-        if not is_local(self.folder):
-            self._check_existence(digests)
-            return
-        with ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(self._check_digest, digests, digests.values()))
-
-    def _check_existence(self, files: Iterable[str]) -> None:
-        existing = {str(file) for file in find_files(self.folder, "**/*")}
-        for file in files:
-            if str(self.folder / file) not in existing:
-                raise self._file_error("missing", file)
-
-    def _check_digest(self, file: str, sha256: str) -> None:
-        with self.local(file, sha256):
-            pass
+        for file, fault in find_faults(self.folder, digests):
+            raise self._file_error(fault, file)
 
     @contextmanager
     def local(self, file: str, sha256: str | None, *, verify: bool = True) -> Iterator[Path]:
@@ -182,7 +169,7 @@ class Prepared:
                 raise self._file_error("damaged", file)
             yield path
 
-    def _file_error(self, fault: str, file: str) -> DataError:
+    def _file_error(self, fault: Fault, file: str) -> DataError:
         rule = f"a file of the prepared data is {fault}"
         remedy = f"prepare it again: {self.manifest.command} --force"
         return DataError(rule, value=self.folder / file, remedy=remedy)

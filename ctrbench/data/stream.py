@@ -86,6 +86,10 @@ class StreamedSplit:
                 share=float(shares[index]),
             )
 
+    def in_memory(self) -> None:
+        """Return None: the split is never loaded completely."""
+        return
+
     def pieces(self) -> Iterator[SplitData]:
         """Yield all rows in time order, one shard at a time, while the next shard is read in the background."""
         for piece in _prefetch(partial(self._load_shard, shard) for shard in range(len(self.sizes))):

@@ -316,6 +316,7 @@ class Gate(Stage):
 class GateModule(StageModule):
     """Computes `Gate`."""
 
+    uses_team = True
     alpha: torch.Tensor
     lambda_hat: torch.Tensor
     columns: torch.Tensor | None

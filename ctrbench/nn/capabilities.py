@@ -10,7 +10,7 @@ from torch import nn
 
 from ctrbench.errors import ContractError
 
-NAMES = ("of_domains", "refuses_workers")
+NAMES = ("of_domains", "refuses_workers", "uses_team")
 
 
 class Capabilities:
@@ -23,6 +23,13 @@ class Capabilities:
     """Whether the parameters belong to single domains; those of a `RowTable` need no declaration."""
     refuses_workers: str | None = None
     """Why several workers cannot share a batch: the module looks at other rows without using `Context.team`."""
+    uses_team: bool = False
+    """Whether `forward` exchanges values between workers through `Context.team`, which all of them must then run."""
+
+
+def uses_team(model: nn.Module) -> bool:
+    """Return whether any module within exchanges values between workers."""
+    return any(module.uses_team for module in model.modules() if isinstance(module, Capabilities))
 
 
 def refused_workers(model: nn.Module) -> str | None:

@@ -188,6 +188,10 @@ class FieldEmbedding(nn.Module, Capabilities):
             return pooled_BE
         return torch.cat([pooled_BE, mean_rows(rows[:, size:], offsets)], dim=1)
 
+    def pooling_copies(self, index: int) -> list[nn.Module]:
+        """Return the modules that pool the sequence of that index in `Schema.targets`; none for the mean."""
+        return [self.poolings[index]] if len(self.poolings) else []
+
     def attend(
         self,
         index: int,

@@ -7,7 +7,6 @@ Shapes in names: B rows, N inputs.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal
@@ -21,84 +20,24 @@ from ctrbench.nn.capabilities import Capabilities, check_declarations
 from ctrbench.nn.context import Context
 from ctrbench.nn.embed import FieldEmbedding, Inputs
 from ctrbench.nn.lists import Behaviours
+from ctrbench.nn.network import Network, Precision
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.pooling import RowLoss
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.separate import SeparateEmbedding, SeparateNetworks, check_separable
-from ctrbench.nn.stages import Chain, StageModule
+from ctrbench.nn.stages import StageModule
 from ctrbench.nn.tables import Reader, RowTable
 
-Precision = Literal["float32", "bf16"]
 Owner = Literal["embedding", "dense", "per_domain"]
 """The part of a model to which a parameter belongs: shared embeddings, shared weights, or single domains."""
-
-
-class Network(nn.Module):
-    """A plan's stages, from a `Context` to logits of shape (B,)."""
-
-    precision: Precision = "float32"
-    """`bf16`: matrix products of interactions and tower in bfloat16; weights, head and logit in float32."""
-
-    def __init__(self, plan: Plan, build: Build) -> None:
-        super().__init__()
-        width = build.schema.num_inputs
-        self.is_parallel = plan.join == "parallel"
-        self.at_input = Chain(plan.at_input, width, build)
-        self.interactions = nn.ModuleList(
-            stage.build(self.at_input.num_outputs, build) for stage in plan.interactions
-        )
-        crossed = sum(_num_outputs(module) for module in self.interactions)
-        is_fed = self.is_parallel or not crossed
-        self.tower = Chain(plan.tower, self.at_input.num_outputs if is_fed else crossed, build)
-        deep = self.tower.num_outputs
-        self.head = Chain(plan.head, deep + crossed if self.is_parallel else deep, build)
-        self.logits = nn.ModuleList(stage.build(width, build) for stage in plan.logits)
-        if any(_num_outputs(module) != 1 for module in (self.head, *self.logits)):
-            raise ValueError("the head and each of the logits of a plan must end in width 1")
-
-    def start_at(self, rate: float) -> None:
-        """Set the output's bias so that a zero input has that probability."""
-        # Where positives are rare, this saves the first few thousand steps (spec: conventions-0.3).
-        last = self.head[-1] if len(self.head) else None
-        if isinstance(last, StageModule) and last.output_bias is not None:
-            nn.init.constant_(last.output_bias, math.log(rate / (1.0 - rate)))
-
-    def forward(self, context: Context) -> torch.Tensor:
-        """Return logits of shape (B,), float32."""
-        _add_row_losses(context)
-        if self.precision == "float32":
-            joined = self._join_interactions_and_tower(context)
-        else:
-            with torch.autocast(context.z_BN.device.type, torch.bfloat16):
-                joined = self._join_interactions_and_tower(context).float()
-        # In float32: a logit in bf16 has eight bits, which would make hundreds of scores equal.
-        logit_B1: torch.Tensor = self.head(joined, context)
-        for module in self.logits:
-            logit_B1 = logit_B1 + module(context.z_BN, context)
-        return logit_B1[:, 0]
-
-    def _join_interactions_and_tower(self, context: Context) -> torch.Tensor:
-        x_BN = self.at_input(context.z_BN, context)
-        crossed = [module(x_BN, context) for module in self.interactions]
-        if self.is_parallel:
-            return torch.cat([*crossed, self.tower(x_BN, context)], dim=1)
-        joined: torch.Tensor = self.tower(torch.cat(crossed, dim=1) if crossed else x_BN, context)
-        return joined
-
-
-def _add_row_losses(context: Context) -> None:
-    for loss in context.row_losses:
-        mean = loss.mean()
-        if mean is not None:
-            context.penalties.append(loss.weight * mean)
-            context.logs[loss.name] = mean.detach()
 
 
 class CTRModel(nn.Module):
     """The model that a plan describes: a batch of rows to logits of shape (B,).
 
-    Weights depend only on plan, schema and seed. Raises `SettingError` if the data lack what the plan needs, such as a
-    sequence with a target, and `ContractError` if a module's declarations would be ignored.
+    Weights depend only on plan, schema and seed. With `is_separate` each value of the indicator has its own embeddings
+    and its own network. Raises `SettingError` if the data lack what the plan needs, such as a sequence with a target,
+    and `ContractError` if a module's declarations would be ignored.
     """
 
     def __init__(self, plan: Plan, schema: Schema, *, seed: int, precision: Precision = "float32") -> None:
@@ -107,7 +46,7 @@ class CTRModel(nn.Module):
             schema = _without_domain(schema)
         _check_pooling(plan, schema)
         build = Build(schema=schema, seed=seed)
-        self.schema, self.attends = schema, plan.attends
+        self.schema, self.attends, self.is_separate = schema, plan.attends, plan.separate is not None
         self.embedding: FieldEmbedding
         self.net: Network | SeparateNetworks
         if plan.separate is None:
@@ -198,9 +137,3 @@ def _check_pooling(plan: Plan, schema: Schema) -> None:
             value="no sequence has a target",
             remedy=f"set target = … for a sequence in the card, or leave {settings[0].partition('=')[0]} out",
         )
-
-
-def _num_outputs(module: nn.Module) -> int:
-    width = module.num_outputs
-    assert isinstance(width, int)
-    return width

@@ -45,6 +45,7 @@ class BatchNorm(Stage):
 class BatchNormModule(StageModule):
     """Computes `BatchNorm`; running moments are buffers, updated in training mode only."""
 
+    uses_team = True
     mean: torch.Tensor
     variance: torch.Tensor
     batches: torch.Tensor
@@ -161,6 +162,7 @@ class PartitionedNorm(Stage):
 class PartitionedNormModule(StageModule):
     """Computes `PartitionedNorm`; running moments are buffers, updated in training mode only."""
 
+    uses_team = True
     mean: torch.Tensor
     variance: torch.Tensor
     seen: torch.Tensor

@@ -41,6 +41,17 @@ class Plan:
     """Maximal number of models if each value of the indicator has its own; None: one model for all."""
 
     @property
+    def sections(self) -> dict[str, tuple[Stage, ...]]:
+        """All stages by section, in the order in which the sections run; `Network.sections` has their modules."""
+        return {
+            "at_input": self.at_input,
+            "interactions": self.interactions,
+            "tower": self.tower,
+            "head": self.head,
+            "logits": self.logits,
+        }
+
+    @property
     def output_heads(self) -> int:
         """Number of equal parts into which the head cuts the tower's output, whose width must be a multiple of it."""
         return math.lcm(*(stage.num_parts for stage in self.head))

@@ -9,18 +9,19 @@ Shapes in names: B rows, n ids, E embedding size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
 
 from ctrbench.errors import SettingError
 from ctrbench.nn.build import Build
-from ctrbench.nn.capabilities import Capabilities
+from ctrbench.nn.capabilities import Capabilities, uses_team
 from ctrbench.nn.context import Context
 from ctrbench.nn.embed import FieldEmbedding, Inputs, sequence_poolings
 from ctrbench.nn.gather import rows_at, to_device
 from ctrbench.nn.lists import take_lists
-from ctrbench.nn.norms import BatchNormModule
+from ctrbench.nn.network import Network
 from ctrbench.nn.pooling import Pooling, RowLoss, join_losses
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.schema import Schema
@@ -43,6 +44,10 @@ class SeparateEmbedding(FieldEmbedding):
         """Create the poolings of sequences per value of the indicator; all copies start equal."""
         copies = [sequence_poolings(pooling, build) for _ in range(self.schema.num_indicators)]
         self.poolings = nn.ModuleList(copies if pooling.kind != "mean" else ())
+
+    def pooling_copies(self, index: int) -> list[nn.Module]:
+        """Return the pooling of each value of the indicator; none for the mean."""
+        return [poolings[index] for poolings in self.poolings]  # type: ignore[index]
 
     def attend(
         self,
@@ -107,13 +112,14 @@ class SeparateNetworks(nn.Module, Capabilities):
 
     of_domains = True
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
-        # A network runs only on workers that have rows of its domain, so they could not share its moments.
-        if any(isinstance(module, BatchNormModule) for module in self.modules()):
+        self.networks = cast("Sequence[Network]", nn.ModuleList(networks))
+        # A network runs only on workers that have rows of its domain, so the others would not take part.
+        if uses_team(self):
             self.refuses_workers = (
-                "norm=bn has moments per domain model, and a worker may have no rows of a domain"
+                "a stage of each domain's model, such as norm=bn, exchanges values between workers, and a worker may "
+                "have no rows of a domain"
             )
 
     def forward(self, context: Context) -> torch.Tensor:

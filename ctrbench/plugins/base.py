@@ -215,6 +215,10 @@ class Method(Settings, ABC):
         """Return why the method makes no sense on this plan, as a clause for tables, or None."""
         return None
 
+    def as_estimator(self) -> Estimator | None:
+        """Return the estimator that a run fits in place of building and training a model; None: there is none."""
+        return None
+
     def inspect(self, model: CTRModel, test: SplitData) -> Inspection:
         """Return arrays of the trained model for study drawings; called once per run where `inspects` is True.
 
@@ -298,6 +302,10 @@ class Estimator(Method, ABC):
     def _check_parts(self) -> Self:
         if self.norm or self.aux:
             raise ValueError("norm and aux do not apply: an estimator has no plan; leave them out")
+        return self
+
+    def as_estimator(self) -> Estimator:
+        """Return the estimator itself."""
         return self
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -7,7 +7,6 @@ of its records, and one command below the table repeats its runs. Rows are ranke
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from ctrbench.report.summary import RowSummary, Summary, auc_order, summarize
 from ctrbench.report.table import DASH, Cell, Mark, cell, count, mark_of, number
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import Location, is_local, write_text
+from ctrbench.storage.files import link, write_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 UNLISTED_PREFIX = "production-"
@@ -142,12 +141,7 @@ def _seeds(row: RowSummary, store: RunStore, folder: Path) -> str:
     """Return the number of finished runs with a link to the folder of records, and the failed runs."""
     count_text = row.row.failed_share or str(len(row.row.finished))
     records = store.record_file(row.row.key).parent
-    return f"[{count_text}]({_relative_link(records, folder)})"
-
-
-def _relative_link(target: Location, folder: Path) -> str:
-    """Return the path relative to a folder of this machine; for remote storage, the URL."""
-    return Path(os.path.relpath(target, folder)).as_posix() if is_local(target) else str(target)
+    return f"[{count_text}]({link(records, folder)})"
 
 
 def _oracle_line(comparison: Comparison) -> str:

@@ -137,9 +137,10 @@ def _train(
     key, config, (method, backbone) = run.key, data.config, run.chosen()
     train, dev = data.rows(Split.TRAIN), data.rows(Split.DEV)
     schema = make_schema(data.prepared, key)
-    if isinstance(method, Estimator):
+    estimator = method.as_estimator()
+    if estimator is not None:
         clock.lap("load")
-        return _fit_estimator(method, train, dev, schema, key, workers)
+        return _fit_estimator(estimator, train, dev, schema, key, workers)
     plan = method.apply(backbone.full_plan())
     model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(data.device)
     torch.manual_seed(key.seed)
@@ -188,15 +189,16 @@ def _fit_estimator(
     if workers is not None:
         remedy = "leave out --workers"
         raise SettingError("an estimator is fitted by one process", value=key.method.name, remedy=remedy)
-    if not isinstance(train, SplitData) or not isinstance(dev, SplitData):
+    train_rows, dev_rows = train.in_memory(), dev.in_memory()
+    if train_rows is None or dev_rows is None:
         remedy = "hold all rows in memory with --window 0, or leave the method out"
         raise SettingError(
             "an estimator sees all training rows at once", value=key.method.name, remedy=remedy
         )
     started = time.perf_counter()
-    fitted = estimator.fit(train, dev, schema=schema, seed=key.seed)
+    fitted = estimator.fit(train_rows, dev_rows, schema=schema, seed=key.seed)
     fit_seconds, started = time.perf_counter() - started, time.perf_counter()
-    metrics = dev_metrics(dev.label_B.cpu().numpy(), fitted.logits(dev))
+    metrics = dev_metrics(dev_rows.label_B.cpu().numpy(), fitted.logits(dev_rows))
     epoch = {"epoch": 1, "step": fitted.steps, "loss": fitted.loss, "dev": metrics, "logs": {}}
     history = History(epoch=1, best_epoch=1, rows=len(train), epochs=[epoch], is_done=True)
     history.seconds = {"train": fit_seconds, "dev": time.perf_counter() - started}

@@ -47,12 +47,12 @@ def write_predictions(
     The file appears when it is complete. Streamed rows are scored and written in pieces.
     """
     with replacing(file) as part:
-        frames = (predictions_frame(piece, score(piece)) for piece in data.pieces())
-        if isinstance(data, SplitData):
-            frame = next(frames)
+        rows = data.in_memory()
+        if rows is not None:
+            frame = predictions_frame(rows, score(rows))
             frame.write_parquet(part, compression="zstd")
             return measure_frame(frame, table=table), sha256_of(part)
-        _write_frames(frames, part)
+        _write_frames((predictions_frame(piece, score(piece)) for piece in data.pieces()), part)
         return measure_file(part, table=table, limits=STREAMED), sha256_of(part)
 
 

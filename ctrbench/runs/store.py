@@ -10,12 +10,11 @@ several machines share: if two write the same record at once, the second raises 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
@@ -25,9 +24,10 @@ from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 from ctrbench.storage.files import (
     Location,
+    create_folder,
     find_files,
-    is_local,
     local_copy,
+    read_each,
     read_text,
     sha256_of,
     write_text,
@@ -35,11 +35,6 @@ from ctrbench.storage.files import (
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
-
-NUM_REQUESTS = 16
-"""Records requested at a time from remote storage."""
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,26 +109,17 @@ class RunStore:
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs without a finished record; raises `StoreError` for unreadable records."""
         all_runs = list(runs)
-        records = self._read_each(lambda run: self.find(run.key), all_runs)
+        records = read_each(self.results, lambda run: self.find(run.key), all_runs)
         pairs = zip(all_runs, records, strict=True)
         return [run for run, record in pairs if record is None or record.status != "finished"]
 
     def create(self) -> None:
         """Create the folder of the records, so that one that cannot be written fails before any run starts."""
-        if is_local(self.results):
-            self.results.mkdir(parents=True, exist_ok=True)
+        create_folder(self.results)
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (default: of all datasets), sorted by file name."""
-        yield from self._read_each(read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
-
-    def _read_each(self, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-        """Read records one by one from a local folder, and several at a time from remote storage."""
-        if is_local(self.results):
-            yield from map(read, items)
-            return
-        with ThreadPoolExecutor(NUM_REQUESTS) as pool:
-            yield from pool.map(read, items)
+        yield from read_each(self.results, read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
 
 
 def read_record(file: Location) -> RunRecord:

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from ctrbench.errors import CtrbenchError, SettingError, StoreError
-from ctrbench.storage.local import disk_full_errors, sha256_of
+from ctrbench.storage.local import Fault, disk_full_errors, sha256_of
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -54,7 +54,7 @@ logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 class CloudStorage:
     """Storage whose locations are URLs; see `ctrbench.storage.files.Storage` for the operations."""
 
-    is_local = False
+    num_requests = 16
 
     @contextmanager
     def replacing(self, file: UPath, *, is_new: bool) -> Iterator[Path]:
@@ -97,6 +97,22 @@ class CloudStorage:
         """Return the sorted matches of a glob pattern."""
         with provider_errors(folder):
             return sorted(folder.glob(pattern))
+
+    def find_faults(self, folder: UPath, sha256: Mapping[str, str]) -> Iterator[tuple[str, Fault]]:
+        """Yield the files that do not exist, from one listing."""
+        existing = {str(file) for file in self.find_files(folder, "**/*")}
+        yield from ((file, "missing") for file in sha256 if str(folder / file) not in existing)
+
+    def create_folder(self, folder: UPath) -> None:
+        """Do nothing: a folder is the common prefix of its files."""
+
+    def free_bytes(self, folder: UPath) -> None:
+        """Return None: a bucket is not limited."""
+        return
+
+    def link(self, target: UPath, folder: Path) -> str:
+        """Return the URL."""
+        return str(target)
 
     def is_file(self, file: UPath) -> bool:
         """Return whether the object exists."""

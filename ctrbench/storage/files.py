@@ -7,26 +7,33 @@ failure leaves the old file and nothing half written. Libraries that read files 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
-from ctrbench.storage.local import LocalStorage, is_disk_full, sha256_of
+from ctrbench.storage.local import Fault, LocalStorage, is_disk_full, sha256_of
 
 if TYPE_CHECKING:
     from upath import UPath
 
 __all__ = [
     "AnyLocation",
+    "Fault",
     "Location",
     "Storage",
+    "create_folder",
+    "find_faults",
     "find_files",
+    "free_bytes",
     "is_disk_full",
     "is_file",
-    "is_local",
+    "link",
     "local_copy",
     "move_folder",
     "parse_location",
+    "read_each",
     "read_text",
     "remove_file",
     "replacing",
@@ -39,14 +46,16 @@ __all__ = [
 Location: TypeAlias = "Path | UPath"
 """A file or folder on this machine or at a URL. Joining, `name`, `parent` and `suffix` work for both."""
 AnyLocation = TypeVar("AnyLocation", bound="Path | UPath")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Storage(Protocol[AnyLocation]):
     """Operations that differ between this machine and remote storage."""
 
     @property
-    def is_local(self) -> bool:
-        """Whether locations are paths of this machine."""
+    def num_requests(self) -> int:
+        """Number of files that are best read at a time."""
 
     def replacing(self, file: AnyLocation, *, is_new: bool) -> AbstractContextManager[Path]:
         """Yield a temporary local path that becomes `file` when the block ends without an error."""
@@ -59,6 +68,18 @@ class Storage(Protocol[AnyLocation]):
 
     def find_files(self, folder: AnyLocation, pattern: str) -> list[AnyLocation]:
         """Return the sorted locations below a folder that match a glob pattern."""
+
+    def find_faults(self, folder: AnyLocation, sha256: Mapping[str, str]) -> Iterator[tuple[str, Fault]]:
+        """Yield the files of a folder that are missing or whose sha256 differs, in the order of `sha256`."""
+
+    def create_folder(self, folder: AnyLocation) -> None:
+        """Create a folder, if the storage has folders without files."""
+
+    def free_bytes(self, folder: AnyLocation) -> int | None:
+        """Return the free space for new files of a folder, in bytes; None if it is not limited."""
+
+    def link(self, target: AnyLocation, folder: Path) -> str:
+        """Return the address of a location in a document of the local folder `folder`."""
 
     def is_file(self, file: AnyLocation) -> bool:
         """Return whether the file exists."""
@@ -154,6 +175,37 @@ def move_folder(folder: Path, target: AnyLocation, *, last: str) -> AnyLocation:
     return target
 
 
-def is_local(location: Location) -> TypeGuard[Path]:
-    """Return whether a location is a path of this machine."""
-    return storage_of(location).is_local
+def read_each(location: Location, read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """Yield `read(item)` of all items in order, for items that are files at the location.
+
+    Several are read at a time if the storage is remote.
+    """
+    num_requests = storage_of(location).num_requests
+    if num_requests == 1:
+        yield from map(read, items)
+        return
+    with ThreadPoolExecutor(num_requests) as pool:
+        yield from pool.map(read, items)
+
+
+def find_faults(folder: Location, sha256: Mapping[str, str]) -> Iterator[tuple[str, Fault]]:
+    """Yield the files of a folder that are missing or damaged, given the sha256 of each by its path in the folder.
+
+    Remote files are checked for existence only: their writes are atomic, and reads check the sha256.
+    """
+    return storage_of(folder).find_faults(folder, sha256)
+
+
+def create_folder(folder: Location) -> None:
+    """Create a folder, so that one that cannot be written fails early; remote storage has no empty folders."""
+    storage_of(folder).create_folder(folder)
+
+
+def free_bytes(folder: Location) -> int | None:
+    """Return the free space for new files of a folder, in bytes; None for remote storage, which has no limit."""
+    return storage_of(folder).free_bytes(folder)
+
+
+def link(target: Location, folder: Path) -> str:
+    """Return the address of a location in a document of `folder`: a relative path on this machine, else the URL."""
+    return storage_of(target).link(target, folder)

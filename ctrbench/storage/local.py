@@ -10,17 +10,24 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from ctrbench.errors import DataError
+
+Fault = Literal["missing", "damaged"]
+HASHERS = 2
+"""Files hashed at a time."""
 
 
 class LocalStorage:
     """Storage whose locations are paths; see `ctrbench.storage.files.Storage` for the operations."""
 
-    is_local = True
+    num_requests = 1
 
     @contextmanager
     def replacing(self, file: Path, *, is_new: bool) -> Iterator[Path]:
@@ -50,6 +57,27 @@ class LocalStorage:
         """Return the sorted matches of a glob pattern."""
         return sorted(folder.glob(pattern))
 
+    def find_faults(self, folder: Path, sha256: Mapping[str, str]) -> Iterator[tuple[str, Fault]]:
+        """Yield the files that do not exist or have another sha256."""
+        with ThreadPoolExecutor(HASHERS) as pool:
+            faults = pool.map(_find_fault, (folder / file for file in sha256), sha256.values())
+            yield from (
+                (file, fault) for file, fault in zip(sha256, faults, strict=True) if fault is not None
+            )
+
+    def create_folder(self, folder: Path) -> None:
+        """Create the folder and its parents."""
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return the free space of the disk of the folder, which need not exist."""
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        return shutil.disk_usage(existing).free
+
+    def link(self, target: Path, folder: Path) -> str:
+        """Return the relative path from the folder."""
+        return Path(os.path.relpath(target, folder)).as_posix()
+
     def is_file(self, file: Path) -> bool:
         """Return whether the file exists."""
         return file.is_file()
@@ -67,6 +95,12 @@ class LocalStorage:
         if target.exists():
             target.rename(folder.with_name("old"))
         folder.rename(target)
+
+
+def _find_fault(file: Path, sha256: str) -> Fault | None:
+    if not file.is_file():
+        return "missing"
+    return None if sha256_of(file) == sha256 else "damaged"
 
 
 def _rename(part: Path, file: Path, *, is_new: bool) -> None:

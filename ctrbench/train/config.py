@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from ctrbench.added_fields import added_field, unchanged_added_fields
-from ctrbench.nn.model import Precision
+from ctrbench.nn.network import Precision
 from ctrbench.nn.optim import AdamConfig
 from ctrbench.train.allocator import keep_freed_memory
 

@@ -188,8 +188,9 @@ class Trainer:
         history.seconds["dev"] += time.perf_counter() - started
 
     def _dev_metrics(self) -> dict[str, float | None]:
-        if isinstance(self.dev, SplitData):
-            return dev_metrics(self.dev.label_B.cpu().numpy(), self._score_rows(self.dev))
+        dev = self.dev.in_memory()
+        if dev is not None:
+            return dev_metrics(dev.label_B.cpu().numpy(), self._score_rows(dev))
         with tempfile.TemporaryDirectory(prefix="ctrbench-") as folder:
             file = Path(folder) / "dev.parquet"
             self._write_dev(file)

@@ -10,7 +10,8 @@ from ctrbench.contract.check import builtin_backbones, check
 from ctrbench.contract.rows import EMBEDDING_SIZE, make_schema, make_training_rows
 from ctrbench.data.batches import SplitData
 from ctrbench.extend import Backbone, Estimator, Method
-from ctrbench.nn.model import CTRModel, Precision
+from ctrbench.nn.model import CTRModel
+from ctrbench.nn.network import Precision
 from ctrbench.plugins.registry import plugins, select
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import score_rows

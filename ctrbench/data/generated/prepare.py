@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from ctrbench.data.generated.manifest import Tally, make_manifest
 from ctrbench.data.generated.options import dataset_name
@@ -21,7 +19,15 @@ from ctrbench.data.manifest import MANIFEST, write_manifest
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import DataError, SettingError
 from ctrbench.names import Split
-from ctrbench.storage.files import Location, is_file, is_local, read_text, remove_file, write_text
+from ctrbench.storage.files import (
+    Location,
+    find_files,
+    free_bytes,
+    is_file,
+    read_text,
+    remove_file,
+    write_text,
+)
 from ctrbench.synthetic.production.arrow import BYTES_PER_ROW, BYTES_PER_SLOT
 from ctrbench.synthetic.production.calibration import Constants, calibrate
 from ctrbench.synthetic.production.spec import ProductionSpec
@@ -52,7 +58,7 @@ def prepare_generated(
             return existing
     folder = dataset_folder(name, home)
     pieces = plan_pieces(folder, spec, is_stored=is_stored)
-    if is_stored and is_local(folder):
+    if is_stored:
         _check_disk_space(folder, spec)
     if force:
         for file in (folder / MANIFEST, *(piece.note for piece in pieces), folder / GENERATOR):
@@ -112,18 +118,19 @@ def _constants(folder: Location, spec: ProductionSpec, progress: Progress) -> Co
     return constants
 
 
-def _check_disk_space(folder: Path, spec: ProductionSpec) -> None:
+def _check_disk_space(folder: Location, spec: ProductionSpec) -> None:
     """Raise `DataError` if the disk is too small for all shards; existing shards count as free space."""
+    free = free_bytes(folder)
+    if free is None:
+        return
     needed = spec.rows * (
         BYTES_PER_ROW + (2 * BYTES_PER_SLOT * spec.sequence_length if spec.sequences else 0)
     )
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    used = sum(file.stat().st_size for file in folder.glob("shards/*"))
-    free = shutil.disk_usage(existing).free + used
+    free += sum(file.stat().st_size for file in find_files(folder, "shards/*"))
     if free < needed:
         remedy = "free some space, set CTRBENCH_HOME to another disk, or store no rows with --on-the-fly"
         raise DataError(
             "not enough disk space for all rows",
-            value=f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free at {existing}",
+            value=f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free at {folder}",
             remedy=remedy,
         )
