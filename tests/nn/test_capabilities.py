@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ctrbench.errors import ContractError
-from ctrbench.extend import Estimator
+from ctrbench.nn.build import Build
 from ctrbench.nn.capabilities import NAMES, Capabilities, refused_workers
 from ctrbench.nn.context import Context
 from ctrbench.nn.model import CTRModel
@@ -31,7 +31,7 @@ def models(schema: Schema) -> Iterator[CTRModel]:
     ]
     for method, backbone in pairs:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        if not isinstance(rewriter, Estimator):
+        if rewriter.as_estimator() is None:  # type: ignore[union-attr]
             yield CTRModel(rewriter.apply(base.plan()), schema, seed=1)  # type: ignore[union-attr]
 
 
@@ -75,6 +75,24 @@ def test_a_declaration_without_the_base_class_is_refused(schema: Schema) -> None
         ContractError, match=r"declares of_domains.*Silent.*class Silent\(Module, Capabilities\)"
     ):
         CTRModel(plan, schema, seed=1)
+
+
+class Exchanging(Dense):
+    """A stage that exchanges values between workers, as a plug-in may define it."""
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        module = super().build(num_inputs, build)
+        module.uses_team = True
+        return module
+
+
+@pytest.mark.parametrize("stage", [Dense, Exchanging])
+def test_networks_of_single_domains_refuse_workers_if_a_stage_exchanges_values(
+    schema: Schema, stage: type[Dense]
+) -> None:
+    plan = Plan(tower=(stage(name="tower", width=2),), head=HEAD, separate=64)
+    reason = refused_workers(CTRModel(plan, schema, seed=1)) or ""
+    assert ("exchanges values between workers" in reason) is (stage is Exchanging)
 
 
 class Refusing(nn.Module, Capabilities):
