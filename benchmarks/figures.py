@@ -29,11 +29,11 @@ one thread, as `ctrbench run` gives each of its parallel runs. A ratio is the me
 with the smallest and the largest in brackets. Speed is training rows per second, on 1,000,000 synthetic rows (23
 fields, 200,808 ids, 300 domains, all with power-law frequencies) with embedding size 16, layers 128-64-32 and Adam with
 learning rate 1e-3 that updates every embedding row at every step. In contests with peers all have ReLU, equal sizes, no
-dropout and no regulariser; the batches of peers are prepared in advance, ours within the measured time. The package of
+dropout and no regularizer; the batches of peers are prepared in advance, ours within the measured time. The package of
 FuxiCTR contains layers and a training step, not the models of its repository: DNN and DCNv2 are assembled from its
 layers, APG is loaded from two files of its repository, once with our settings and once with those of its template.
 DeepCTR-Torch and torch-rechub run their own loops on batches in memory; the MLP of torch-rechub always has batch
-normalisation. Commands are measured with the start of the interpreter; memory of training is measured from after the
+normalization. Commands are measured with the start of the interpreter; memory of training is measured from after the
 rows are loaded. FuxiCTR encodes all rows of the CSV file as training rows."""
 
 

@@ -4,7 +4,7 @@
     python peers.py prepare CSV FOLDER               FuxiCTR's preparation of a CSV file, once
 
 Sizes are equal for all: embedding size 16, layers 128-64-32 with ReLU, three full cross layers, Adam with learning rate
-1e-3, no dropout and no regulariser. Runs in the environment of the peers, without ctrbench.
+1e-3, no dropout and no regularizer. Runs in the environment of the peers, without ctrbench.
 
 The package of FuxiCTR contains layers, training step and preparation, but not the models of its repository: DNN and
 DCNv2 are assembled here from its layers; APG is loaded from a checkout. The loops of DeepCTR-Torch and torch-rechub are
@@ -30,7 +30,7 @@ EMBEDDING, HIDDEN, CROSS_LAYERS, RATE = 16, [128, 64, 32], 3, 1e-3
 DOMAIN = "field0"
 MAX_ROWS = 409_600
 """Number of rows from which batches are cut; the speed of a peer does not depend on it."""
-BATCH_NORM = "its MLP always has batch normalisation"
+BATCH_NORM = "its MLP always has batch normalization"
 APG_SAME = {
     "condition_mode": "mix-wise",
     "condition_features": [DOMAIN],

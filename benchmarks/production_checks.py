@@ -28,7 +28,7 @@ from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
 from ctrbench.synthetic.production.rows import HISTORY_DAYS
 from ctrbench.synthetic.production.truth import BASE_RATE, PARTS, V_DOMAIN, V_RESIDUAL
 
-STEPS = ("domain level only", "+ shared", "+ structured", "+ idiosyncratic", "+ behaviours", "+ residual")
+STEPS = ("domain level only", "+ shared", "+ structured", "+ idiosyncratic", "+ behaviors", "+ residual")
 EXPECTED_AUC = (0.652, 0.719, 0.738, 0.743, 0.755, 0.779)
 EXPECTED_LOGLOSS = (0.0659, 0.0637, 0.0628, 0.0626, 0.0620, 0.0607)
 """AUC and LogLoss of the prototype per step (spec: production-9.6)."""
@@ -40,7 +40,7 @@ FITTED = (
     Component.SHARED,
     Component.STRUCTURED,
     Component.IDIOSYNCRATIC,
-    Component.BEHAVIOUR,
+    Component.BEHAVIOR,
     Component.RESIDUAL,
 )
 COLUMNS = (Column.LABEL, Column.PROBABILITY, DOMAIN_INDEX, *Component)
@@ -286,15 +286,13 @@ def _near(test: str, expected: float, measured: float, tolerance: float) -> Chec
 
 
 def history_check(production: Production, start: int, stop: int) -> Check:
-    """Return test 5 for a range of rows: no behaviour happens after the impression.
+    """Return test 5 for a range of rows: no behavior happens after the impression.
 
-    Behaviour s of a user with rate λ happens (s + 1) / λ days after the history begins. Features of users and items
+    Behavior s of a user with rate λ happens (s + 1) / λ days after the history begins. Features of users and items
     are constant over all days, hence known before the first day.
     """
     block = production.block(start, stop)
     day, second = block.times
     last = block.slots / np.exp(block.log_rate) - HISTORY_DAYS
     late = int((last > (day + second / DAY_SECONDS) + 1e-9).sum())
-    return Check(
-        test="5. behaviours after the impression", expected="0", measured=str(late), passed=late == 0
-    )
+    return Check(test="5. behaviors after the impression", expected="0", measured=str(late), passed=late == 0)

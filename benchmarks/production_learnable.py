@@ -41,7 +41,7 @@ STEPS = (
     Component.SHARED,
     Component.STRUCTURED,
     Component.IDIOSYNCRATIC,
-    Component.BEHAVIOUR,
+    Component.BEHAVIOR,
 )
 
 

@@ -49,7 +49,7 @@ STAGES: dict[str, Callable[[ClickBlock], object]] = {
     "qualities": lambda block: block.quality,
     "content latents": lambda block: block.contents,
     "shared part": lambda block: block.shared,
-    "match with behaviours": lambda block: block.match,
+    "match with behaviors": lambda block: block.match,
     "residual": lambda block: block.residual,
     "probability": lambda block: block.probability,
     "ceiling": lambda block: block.ceiling,

@@ -26,7 +26,7 @@ from ctrbench.nn.interactions import (
     check_layout,
 )
 from ctrbench.nn.kernels.gate import GateCall, GateSettings, train_gate
-from ctrbench.nn.lists import Behaviours
+from ctrbench.nn.lists import Behaviors
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
 from ctrbench.nn.optim import Optimizer
@@ -64,7 +64,7 @@ __all__ = [
     "Backbone",
     "Batch",
     "BatchNorm",
-    "Behaviours",
+    "Behaviors",
     "Build",
     "CTRModel",
     "Capabilities",

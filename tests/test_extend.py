@@ -1,4 +1,4 @@
-"""Parts that every method has: normalisation, the auxiliary network, and settings in a run's key."""
+"""Parts that every method has: normalization, the auxiliary network, and settings in a run's key."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_key_holds_an_inherited_setting_that_a_method_redefines() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("backbone", ["dnn", "dcnv2", "dcnv2[structure=stacked]"])
-def test_normalisation_is_the_first_stage_of_the_tower(norm: str, backbone: str) -> None:
+def test_normalization_is_the_first_stage_of_the_tower(norm: str, backbone: str) -> None:
     plan = select("backbones", backbone).value.plan()
     applied = Plain(norm=norm).apply(plan)
     assert isinstance(applied.tower[0], NORMS[norm])

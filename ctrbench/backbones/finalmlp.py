@@ -18,7 +18,7 @@ whose weight on the sum only rescales the W_h, so the model represents the same 
 find a head to rewrite. A method that replaces the whole head also replaces the fusion. The gate of stream 1 assumes a
 tower of dense stages only; stream 2 reads the embeddings, scaled by a method's gate on them if there is one.
 
-Not implemented: dropout and batch normalisation.
+Not implemented: dropout and batch normalization.
 """
 
 from __future__ import annotations

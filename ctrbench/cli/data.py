@@ -64,10 +64,10 @@ def prepare(
 
 def _show_prepared(prepared: Prepared, domains: str | None) -> None:
     from ctrbench.data.selection import choose_domains
-    from ctrbench.data.summary import summarise
+    from ctrbench.data.summary import summarize
 
     prepared, domain_set = choose_domains(prepared, domains)
-    show_data.show_prepared(prepared, summarise(prepared, domain_set))
+    show_data.show_prepared(prepared, summarize(prepared, domain_set))
 
 
 def _export(prepared: Prepared, domains: str | None, location: str) -> None:

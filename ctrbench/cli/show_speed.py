@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TABLE_COLUMNS = 120
 """Width of the tables where the output is no terminal."""
 
-_SHORT = {"embedding": "embed", "optimiser": "optim", "per_domain": "domain"}
+_SHORT = {"embedding": "embed", "optimizer": "optim", "per_domain": "domain"}
 
 
 def show_speed(result: BenchResult) -> None:

@@ -1,7 +1,7 @@
 """Rule about declared capabilities: they have known names, and they agree with the model.
 
-A capability is a class attribute that other parts of the package read. A misspelt one would be ignored silently, and a
-missing one would give wrong tables.
+A capability is a class attribute that other parts of the package read. A misspelled one would be ignored silently, and
+a missing one would give wrong tables.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ctrbench.nn.model import CTRModel
 CAPABILITIES = (*NAMES, "indexed_by", "inspects", "selects", "starts_as_backbone")
 """Attributes that declare abilities of a method, a learner or a module."""
 SIMILARITY = 0.85
-"""Similarity (`difflib`) from which on an attribute is taken for a misspelt capability."""
+"""Similarity (`difflib`) from which on an attribute is taken for a misspelled capability."""
 FRAMEWORK = ("ctrbench.nn.", "ctrbench.plugins.", "ctrbench.train.", "pydantic.", "torch.")
-"""Modules of base classes, whose attributes are spelt correctly."""
+"""Modules of base classes, whose attributes are spelled correctly."""
 
 
 @rule("declarations", "Declared capabilities have known names and agree with the model.")
 def declarations(case: Case) -> str | None:
-    """Look for misspelt capabilities, and compare `indexed_by` with the per-domain parameters of a model."""
+    """Look for misspelled capabilities, and compare `indexed_by` with the per-domain parameters of a model."""
     owners = (case.method, case.trained.learner, *_own_modules(case.trained.model))
-    misspelt = (sentence for owner in owners for sentence in _misspelt(owner))
-    return next(misspelt, None) or _wrong_index(case)
+    misspelled = (sentence for owner in owners for sentence in _misspelled(owner))
+    return next(misspelled, None) or _wrong_index(case)
 
 
 def _own_modules(model: CTRModel) -> Iterator[nn.Module]:
@@ -39,7 +39,7 @@ def _own_modules(model: CTRModel) -> Iterator[nn.Module]:
     return (module for module in model.modules() if not type(module).__module__.startswith("torch."))
 
 
-def _misspelt(owner: object) -> Iterator[str]:
+def _misspelled(owner: object) -> Iterator[str]:
     """Describe public attributes that only the plug-in's own classes have, with a name close to a capability's."""
     own, inherited = set(vars(owner)), set(CAPABILITIES)
     for base in type(owner).__mro__:

@@ -20,7 +20,7 @@ ONE_CLASS = ((0.0, -1.0, "negative"), (1.0, 1.0, "positive"))
     "initial logits", "Initial logits differ from the backbone's by no more than starts_as_backbone declares."
 )
 def initial_logits(case: Case) -> str | None:
-    """Compare untrained models with and without the method, both with its normalisation."""
+    """Compare untrained models with and without the method, both with its normalization."""
     claim = case.method.starts_as_backbone
     if claim is None:
         return None
@@ -32,7 +32,7 @@ def initial_logits(case: Case) -> str | None:
     if not difference <= claim:
         return (
             f"expected initial logits within {claim:g} of the backbone's, as starts_as_backbone declares, but they "
-            f"differ by {difference:.1e}; initialise factors at 1 and summands at 0, and "
+            f"differ by {difference:.1e}; initialize factors at 1 and summands at 0, and "
             "return the bias of a stage that ends the head from output_bias"
         )
     return None

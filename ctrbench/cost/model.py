@@ -32,13 +32,13 @@ NO_LENGTHS: Lengths = MappingProxyType({})
 
 
 def build_unfilled(plan: Plan, schema: Schema) -> CTRModel:
-    """Build the model of a plan without initialising its large tensors; raises the errors of building."""
+    """Build the model of a plan without initializing its large tensors; raises the errors of building."""
     with _unfilled():
         return CTRModel(plan, schema, seed=SEED).eval()
 
 
 class _Unfilled(TorchFunctionMode):
-    """Gives all large tensors the same memory and skips their initialisation."""
+    """Gives all large tensors the same memory and skips their initialization."""
 
     def __init__(self) -> None:
         super().__init__()

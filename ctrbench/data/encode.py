@@ -1,4 +1,4 @@
-"""Encoding of staged columns as ids and standardised numbers, fitted on the training rows.
+"""Encoding of staged columns as ids and standardized numbers, fitted on the training rows.
 
 Vocabularies, bucket edges, means and standard deviations come from training rows only. Ids 1, 2, … are assigned by
 training rows, descending, with ties in the order of the text, so they do not depend on the order of rows in a file.

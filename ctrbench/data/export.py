@@ -136,7 +136,7 @@ class _Decoder:
 
 
 def _unscale(field: FieldInfo, values: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
-    """Undo the standardisation of a numeric field, up to the rounding of float32."""
+    """Undo the standardization of a numeric field, up to the rounding of float32."""
     if field.mean is None or field.std is None:
         return values
     return values.astype(np.float64) * (field.std or 1.0) + field.mean

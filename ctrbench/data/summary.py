@@ -33,7 +33,7 @@ class DatasetSummary:
     """Share of a split's rows whose domain has no training row."""
 
 
-def summarise(prepared: Prepared, domain_set: str = "default") -> DatasetSummary:
+def summarize(prepared: Prepared, domain_set: str = "default") -> DatasetSummary:
     """Return the figures of a prepared dataset and of one of its domain sets."""
     manifest, table = prepared.manifest, prepared.domain_table(domain_set)
     sizes = table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_numpy()[1:]

@@ -1,6 +1,6 @@
 """Tests of differences between methods, over seeds and over domains (spec: significance-8.7).
 
-Seeds are the primary source of randomness: two methods with the same seed share initialisation and shuffling, so their
+Seeds are the primary source of randomness: two methods with the same seed share initialization and shuffling, so their
 differences are paired. The bootstrap over domains describes one pair of trained models and other sets of domains. The
 best row is chosen after the results are known, so every other row is tested against it with Holm's adjustment.
 """

@@ -5,10 +5,10 @@ Year: 2022
 Uses: the cluster of all embeddings of the row
 Parameters per domain: none
 
-K centres c_k of length one lie in the space of a row's embeddings e, for every input of the tower. In training, three
+K centers c_k of length one lie in the space of a row's embeddings e, for every input of the tower. In training, three
 times per batch of B rows and without gradient (spec: adaptdhm-7.8),
 
-    r_i = softmax_k(x_i c_k / τ)        c_k ← normalise(β c_k + (1 - β) / B Σ_i r_ik x_i)
+    r_i = softmax_k(x_i c_k / τ)        c_k ← normalize(β c_k + (1 - β) / B Σ_i r_ik x_i)
 
 with x = (e - m) / |e - m|. Before that the batch moves m, the running mean of e, by max(0.01, 1 / (k + 1)) at the k-th
 batch, counted from 0. Then, and in evaluation without the update, the cluster of a row is k = argmax x c_k, and at
@@ -28,7 +28,7 @@ other devices cluster ids are not available without waiting, so all K products a
 own, at K times the multiplications of a tower.
 
 Deviations: the specification has x = e, no τ and no B; `routing=published` gives these formulas. With embeddings as
-small as here, all r are then 1/K and the centres coincide. Rows of length one alone do not keep centres apart: that
+small as here, all r are then 1/K and the centers coincide. Rows of length one alone do not keep centers apart: that
 takes λ / τ above the length of the mean of x, with λ the largest eigenvalue of the covariance of x. Measured on the
 synthetic IAAC data (K = 3, E = 16, batches of 256) from step 380 to 1160, λ / τ was 0.3 to 0.5 and the length 0.4 to
 0.5 without m, and 0.4 to 0.8 and 0.1 to 0.2 with m:
@@ -80,9 +80,9 @@ class Adaptdhm(Method):
     clusters: int = Field(default=3, ge=2)
     """K, the number of clusters."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """β, the weight of a centre's previous value."""
+    """β, the weight of a center's previous value."""
     routing: Literal["spherical", "published"] = "spherical"
-    """Update of the centres: the mean of centred rows of length one, or the published formula."""
+    """Update of the centers: the mean of centered rows of length one, or the published formula."""
     temperature: float = Field(default=0.1, gt=0.0)
     """τ, the temperature of the responsibilities r; smaller is sharper."""
     reseed_after: int = Field(default=1024, ge=1)
@@ -148,15 +148,15 @@ class ClusterRouting(Stage):
     settings: Adaptdhm
 
     def build(self, num_inputs: int, build: Build) -> ClusterRoutingModule:
-        """Build the module; centres start in random directions."""
+        """Build the module; centers start in random directions."""
         return ClusterRoutingModule(self, num_inputs, build)
 
 
 class ClusterRoutingModule(StageModule):
-    """Computes `ClusterRouting`; centres are buffers that change in training mode only."""
+    """Computes `ClusterRouting`; centers are buffers that change in training mode only."""
 
     refuses_workers = "its clusters follow the rows of a batch and are reseeded at random ones"
-    centre: torch.Tensor
+    center: torch.Tensor
     mean: torch.Tensor
     """Running mean of the embedding vectors; stays at zero with `published`."""
     batches: torch.Tensor
@@ -169,9 +169,9 @@ class ClusterRoutingModule(StageModule):
         self.is_spherical = self.settings.routing == "spherical"
         # Numeric fields are the last columns of z.
         self.num_embedded = build.schema.num_inputs - len(build.schema.numeric_fields)
-        centre_KN = torch.empty(self.settings.clusters, self.num_embedded)
-        centre_KN.normal_(generator=build.generator(f"{stage.name}.centre"))
-        self.register_buffer("centre", functional.normalize(centre_KN))
+        center_KN = torch.empty(self.settings.clusters, self.num_embedded)
+        center_KN.normal_(generator=build.generator(f"{stage.name}.centre"))  # the label determines the draw
+        self.register_buffer("center", functional.normalize(center_KN))
         self.register_buffer("mean", torch.zeros(self.num_embedded))
         self.register_buffer("batches", torch.zeros(()))
         self.register_buffer("idle", torch.zeros(self.settings.clusters, dtype=torch.int64))
@@ -182,8 +182,8 @@ class ClusterRoutingModule(StageModule):
         with torch.no_grad(), full_precision(x_BN.device):
             rows_BN = self._project_to_sphere(context.z_BN[:, : self.num_embedded])
             if self.training:
-                self._update_centres(rows_BN)
-            cluster_B = (rows_BN @ self.centre.T).argmax(1)
+                self._update_centers(rows_BN)
+            cluster_B = (rows_BN @ self.center.T).argmax(1)
             if self.training:
                 self._reseed_idle(cluster_B, rows_BN, context)
         context.shared[KEY] = Clusters.from_ids(cluster_B)
@@ -198,17 +198,17 @@ class ClusterRoutingModule(StageModule):
             self.batches.add_(1.0)
         return functional.normalize(embedded_BN - self.mean)
 
-    def _update_centres(self, rows_BN: torch.Tensor) -> None:
+    def _update_centers(self, rows_BN: torch.Tensor) -> None:
         beta, sharpness, weight = self.settings.momentum, 1.0, 1.0
         if self.is_spherical:
             sharpness, weight = 1.0 / self.settings.temperature, 1.0 / len(rows_BN)
         for _ in range(ITERATIONS):
-            share_BK = (sharpness * rows_BN @ self.centre.T).softmax(1)
-            moved_KN = beta * self.centre + (1.0 - beta) * weight * (share_BK.T @ rows_BN)
-            self.centre.copy_(functional.normalize(moved_KN))
+            share_BK = (sharpness * rows_BN @ self.center.T).softmax(1)
+            moved_KN = beta * self.center + (1.0 - beta) * weight * (share_BK.T @ rows_BN)
+            self.center.copy_(functional.normalize(moved_KN))
 
     def _reseed_idle(self, cluster_B: torch.Tensor, rows_BN: torch.Tensor, context: Context) -> None:
-        """Log each cluster's share of the batch, and move idle centres to random rows."""
+        """Log each cluster's share of the batch, and move idle centers to random rows."""
         clusters_K = torch.arange(self.settings.clusters, device=cluster_B.device)
         rows_K = (cluster_B[:, None] == clusters_K).sum(0)
         for i, share in enumerate((rows_K / len(cluster_B)).unbind()):
@@ -216,7 +216,7 @@ class ClusterRoutingModule(StageModule):
         idle_K = torch.where(rows_K > 0, 0, self.idle + len(cluster_B))
         is_idle_K = idle_K >= self.settings.reseed_after
         seed_KN = functional.normalize(rows_BN.index_select(0, _random_rows(len(rows_BN), clusters_K)))
-        self.centre.copy_(torch.where(is_idle_K[:, None], seed_KN, self.centre))
+        self.center.copy_(torch.where(is_idle_K[:, None], seed_KN, self.center))
         self.idle.copy_(torch.where(is_idle_K, 0, idle_K))
 
 

@@ -11,7 +11,7 @@ The embedding has the size of a field's embedding and the same initial distribut
 
 Plan: one stage before the tower; interactions and further logits read z unchanged.
 
-Choices: emb(0), the row of unseen domains, is zero and never trained (spec: conventions-0.4). Normalisation before the
+Choices: emb(0), the row of unseen domains, is zero and never trained (spec: conventions-0.4). Normalization before the
 tower applies to x only.
 
 Limits: the first layer is wider than the backbone's and draws other initial weights, so the model does not start as the

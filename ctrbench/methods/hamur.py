@@ -2,7 +2,7 @@
 
 Paper: Li et al., HAMUR: Hyper Adapter for Multi-Domain Recommendation, CIKM 2023
 Year: 2023
-Uses: all embeddings of the row (cells) and the indicator p (towers and normalisation)
+Uses: all embeddings of the row (cells) and the indicator p (towers and normalization)
 Parameters per domain: with `tower=own` one tower and one head; γ_p and β_p of the cells, with their moments
 
 A shared hyper-network generates H(z), R x R, from the row's embeddings z. After each of the last `cells` hidden layers
@@ -17,7 +17,7 @@ Plan: the tower becomes the inner part of one stage; with `tower=own` dense stag
 domain.
 
 Choices: PN stands inside the residual, on the cell's output alone. All factors start with Xavier's range, the
-hyper-network as dense layers do. One H serves all cells. W_2 has no bias, which normalisation would remove. Heads
+hyper-network as dense layers do. One H serves all cells. W_2 has no bias, which normalization would remove. Heads
 belong to the domains, as towers do. R and the bottleneck may exceed a layer's width, as published. A row of an unseen
 domain uses tower and head of the largest domain (spec: conventions-0.4) and PN's global moments.
 

@@ -23,7 +23,7 @@ advertisers, so s depends on e_d only. v_w starts as the weight of a dense layer
 every meta layer starts near a static one. Since s depends on e_d only, matrices are generated once per domain of a
 batch.
 
-Deviations: there is no transformer. In the paper it reads behaviour sequences, which are pooled with the embeddings
+Deviations: there is no transformer. In the paper it reads behavior sequences, which are pooled with the embeddings
 here; over the rows of a batch it would make a prediction depend on other rows. The loss is cross-entropy instead of
 Poisson regression.
 

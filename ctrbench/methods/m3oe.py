@@ -17,7 +17,7 @@ of one batch of held-out rows, while all other parameters are learned with b and
 
 Plan: the tower becomes the inner part of one stage; the head becomes one per domain.
 
-Choices: each expert has the widths of the backbone's tower, for fair comparison, with layer normalisation before each
+Choices: each expert has the widths of the backbone's tower, for fair comparison, with layer normalization before each
 activation; x is as wide as the first layer. W_p = 1 and b_p = 0 at the start (spec: star-2.4). Gates start alike and
 experts at different weights. The paper's towers are the dense stages of the plan, one per domain. A row of an unseen
 domain has the shared weights in the first layer, equal shares of all domains' experts, and gate and head of the largest

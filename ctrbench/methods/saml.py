@@ -15,7 +15,7 @@ backbone's widths (spec: saml-7.2):
 Every row runs through the branches of all M domains, with gradients for its own branch only. Without the mutual unit,
 b'_p = b_p, and a row runs through its own branch only.
 
-With `attention`, each sequence of behaviours e_j that has a target t (spec: pooling-6.1) adds a group to e. It differs
+With `attention`, each sequence of behaviors e_j that has a target t (spec: pooling-6.1) adds a group to e. It differs
 from transform to transform: for W_g and for each W_p, with V the group's own matrix in it, the group is
 
     Σ_j a_j e_j        a_j = softmax_j(<e_j V, e_t V>)
@@ -30,7 +30,7 @@ with zeros; where the tower reads z, a group is a field, and numeric fields shar
 identity and the domains alike. W has a bias; tower, head and W are shared. A row of an unseen domain is treated as one
 of the largest domain (spec: conventions-0.4). With one domain there is no mutual unit. W_p and the part of the first
 layer behind it are merged into one matrix per domain, once per step. Of the attention, the specification says only that
-both transforms have it; inner products, as in DIEN, and one matrix for behaviours and target are choices. A stacked
+both transforms have it; inner products, as in DIEN, and one matrix for behaviors and target are choices. A stacked
 tower reads no fields, so in every plan the group comes in addition to the tower's input; the backbone's pooling of the
 sequence stays in z.
 
@@ -47,7 +47,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctrbench.extend import (
-    Behaviours,
+    Behaviors,
     Build,
     Chain,
     Context,
@@ -222,8 +222,8 @@ class Histories(nn.Module):
     def of_all(self, transform_FEE: torch.Tensor, context: Context) -> torch.Tensor:
         """Return the groups of all rows under one transform, (B, H E)."""
         groups = [
-            self._attend(i, (behaviours.target_BE @ _gram_matrix(transform_FEE[i]))[:, None], behaviours)
-            for i, behaviours in self._behaviours(context)
+            self._attend(i, (behaviors.target_BE @ _gram_matrix(transform_FEE[i]))[:, None], behaviors)
+            for i, behaviors in self._behaviors(context)
         ]
         return torch.cat(groups, dim=2)[:, 0]
 
@@ -233,10 +233,10 @@ class Histories(nn.Module):
         groups = [
             self._attend(
                 i,
-                routing.linear(behaviours.target_BE, _gram_matrix(transform_GFEE[:, i]))[:, None],
-                behaviours,
+                routing.linear(behaviors.target_BE, _gram_matrix(transform_GFEE[:, i]))[:, None],
+                behaviors,
             )
-            for i, behaviours in self._behaviours(context)
+            for i, behaviors in self._behaviors(context)
         ]
         return torch.cat(groups, dim=2)[:, 0]
 
@@ -244,20 +244,20 @@ class Histories(nn.Module):
         """Return the groups of all rows under each domain's transform, (P, B, H E)."""
         groups = [
             self._attend(
-                i, (behaviours.target_BE @ _gram_matrix(transform_PFEE[:, i])).transpose(0, 1), behaviours
+                i, (behaviors.target_BE @ _gram_matrix(transform_PFEE[:, i])).transpose(0, 1), behaviors
             )
-            for i, behaviours in self._behaviours(context)
+            for i, behaviors in self._behaviors(context)
         ]
         return torch.cat(groups, dim=2).transpose(0, 1)
 
-    def _behaviours(self, context: Context) -> Iterator[tuple[int, Behaviours]]:
+    def _behaviors(self, context: Context) -> Iterator[tuple[int, Behaviors]]:
         """Yield the index of each sequence's matrix in a transform, counted from its end, and the sequence."""
         for i, name in enumerate(self.sequences, start=-len(self.sequences)):
-            yield i, context.behaviours[name]
+            yield i, context.behaviors[name]
 
-    def _attend(self, index: int, query_BKE: torch.Tensor, behaviours: Behaviours) -> torch.Tensor:
+    def _attend(self, index: int, query_BKE: torch.Tensor, behaviors: Behaviors) -> torch.Tensor:
         """Return Σ_j softmax_j(<e_j, query>) e_j, (B, K, E)."""
-        lists, e_n1E = behaviours.lists, behaviours.rows_nE[:, None]
+        lists, e_n1E = behaviors.lists, behaviors.rows_nE[:, None]
         with full_precision(e_n1E.device):
             query_nKE = query_BKE.to(e_n1E.dtype).index_select(0, lists.owner_n)
             share_nK = lists.softmax((e_n1E * query_nKE).sum(2))

@@ -10,7 +10,7 @@ With x the tower's input (spec: sarnet-7.3):
     x' = γ_p ⊙ x + β_p        v = Σ_k softmax(x' W)_k f_k(BN(x'))        s = head(tower(v))
 
 over n_s shared experts and n_p experts of the row's domain, which are small dense layers. The tower is the backbone's.
-With `attention`, a sequence of behaviours e_j that has a target t (spec: pooling-6.1) enters z not as its mean but as
+With `attention`, a sequence of behaviors e_j that has a target t (spec: pooling-6.1) enters z not as its mean but as
 
     u = Σ_j a_j b_j e_j / Σ_j a_j b_j        a_j = exp MLP_t([e_j ; e_t ; e_j - e_t ; e_j ⊙ e_t])
                                              b_j = exp MLP_d([e_j ; e_d])
@@ -20,7 +20,7 @@ and an empty one as a learned vector, which starts at zero.
 Plan: the tower becomes the inner part of one stage; with `attention` one stage at the input.
 
 Choices: γ_p = 1 and β_p = 0 at the start. One gate serves all domains, as in public code, without bias and zero at the
-start. Tower and head are shared (spec: overview-7.12). All experts read the same numbers, so one batch normalisation
+start. Tower and head are shared (spec: overview-7.12). All experts read the same numbers, so one batch normalization
 serves them all: its moments are equal for each, and its affine part merges into an expert's first layer. Its moments
 are those of all rows; moments per domain would undo γ_p and β_p. The unseen domain has the shared parts only: γ = 1, β
 = 0 and a gate over the shared experts (spec: conventions-0.4). The paper's attention is the product of an item weight
@@ -29,7 +29,7 @@ layers of the MLPs start at zero. Both MLPs have the layers 80-40-1 as in DIN, w
 
 Deviations: the tower is as wide as the backbone's (spec: comparison-11.3); public code has 32-32.
 
-Not implemented: scenarios of the behaviours, and the fairness coefficient of rows whose exposure was raised by hand; no
+Not implemented: scenarios of the behaviors, and the fairness coefficient of rows whose exposure was raised by hand; no
 dataset here holds either.
 
 Limits: auxiliary networks and other logit branches that read z itself do not read u. Plans that pool by DIN or DIEN are
@@ -46,7 +46,7 @@ from torch import nn
 
 from ctrbench.extend import (
     BatchNorm,
-    Behaviours,
+    Behaviors,
     Build,
     Chain,
     Context,
@@ -188,7 +188,7 @@ class AttentionModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         for name, attention in zip(self.sequences, self.attentions, strict=True):
-            columns, u_BE = context.schema.slices[name], attention(context.behaviours[name], context)
+            columns, u_BE = context.schema.slices[name], attention(context.behaviors[name], context)
             x_BN = x_BN.slice_scatter(u_BE, 1, columns.start, columns.stop)
         context.gated_BN = x_BN
         return x_BN
@@ -204,11 +204,11 @@ class TwoAttentions(nn.Module):
         self.scenario = Scores(f"{label}.scenario", size + build.schema.domain_width, build)
         self.empty_E = nn.Parameter(torch.zeros(size))
 
-    def forward(self, behaviours: Behaviours, context: Context) -> torch.Tensor:
+    def forward(self, behaviors: Behaviors, context: Context) -> torch.Tensor:
         """Return u, (B, E)."""
-        lists, e_nE = behaviours.lists, behaviours.rows_nE
+        lists, e_nE = behaviors.lists, behaviors.rows_nE
         target_nE, domain_nD = (
-            rows.index_select(0, lists.owner_n) for rows in (behaviours.target_BE, context.domain_BE)
+            rows.index_select(0, lists.owner_n) for rows in (behaviors.target_BE, context.domain_BE)
         )
         of_item = torch.cat([e_nE, target_nE, e_nE - target_nE, e_nE * target_nE], dim=1)
         score_n1 = self.item(of_item, context)

@@ -1,31 +1,31 @@
-"""STAR: each domain's weights are shared weights times its own, behind normalisation with its own moments.
+"""STAR: each domain's weights are shared weights times its own, behind normalization with its own moments.
 
 Paper: Sheng et al., STAR, CIKM 2021
 Year: 2021
 Uses: the indicator p
-Parameters per domain: W_p and b_p of tower and head, γ_p and β_p of the normalisation with its moments, a row emb(p)
+Parameters per domain: W_p and b_p of tower and head, γ_p and β_p of the normalization with its moments, a row emb(p)
 
     W_p* = W ⊙ W_p        b_p* = b + b_p        at every dense stage of tower and head
 
-Partitioned normalisation (PN) stands before the tower. A two-layer network of [emb(p) ; z], or of [emb(p) ; e_d], adds
+Partitioned normalization (PN) stands before the tower. A two-layer network of [emb(p) ; z], or of [emb(p) ; e_d], adds
 a logit. Batches hold one domain each, or are mixed, with moments per domain (spec: star-2.1).
 
-Plan: replaces each dense stage of tower and head, puts a normalisation before the tower, adds a logit.
+Plan: replaces each dense stage of tower and head, puts a normalization before the tower, adds a logit.
 
 Choices: W_p = 1, b_p = 0 and a zero auxiliary output at the start, so STAR starts as the backbone with batch
-normalisation (spec: star-2.4). For η, ε and the shrinkage of moments of rare domains see spec: star-2.2. The unseen
+normalization (spec: star-2.4). For η, ε and the shrinkage of moments of rare domains see spec: star-2.2. The unseen
 domain has the shared parameters only: its W_p, b_p, γ_p and β_p keep their initial values and its emb(p) is zero
 (spec: conventions-0.4).
 
-Deviations: PN normalises the tower's input, not the input of a cross network beside it (spec: dcnv2-5.3). Running
+Deviations: PN normalizes the tower's input, not the input of a cross network beside it (spec: dcnv2-5.3). Running
 moments of rare domains are pooled over rows (`PartitionedNorm`).
 
-Limits: normalising the embeddings before the tower costs plain as much as it costs STAR on MovieLens-1M:
+Limits: normalizing the embeddings before the tower costs plain as much as it costs STAR on MovieLens-1M:
 `plain[norm=bn,aux=all]` reaches AUC 0.7353 and STAR 0.7349 where plain has 0.7408 (one seed, docs/reports/controls.md).
 
 Variants: for comparison (spec: star-2.4 and comparison-11.2), with `start=double` W and W_p both start at random
 values, as in public code. In wide layers their product is close to zero, and such towers pass a signal on only with
-`layer_norm`, which normalises each row after every hidden layer. Neither starts as the backbone. The unseen domain,
+`layer_norm`, which normalizes each row after every hidden layer. Neither starts as the backbone. The unseen domain,
 whose W_p stays at one, then has weights W ⊙ 1 of another scale than any trained product. `norm=bn` needs
 `batching=mixed`, since its running moments are those of all rows.
 """
@@ -52,12 +52,12 @@ from ctrbench.extend import (
 
 
 class Star(Method):
-    """Star-topology dense stages, partitioned normalisation and an auxiliary network."""
+    """Star-topology dense stages, partitioned normalization and an auxiliary network."""
 
     indexed_by = "indicator"
 
     norm: Literal["bn", "ln", "pn"] | None = "pn"
-    """Normalisation before the tower: partitioned (`pn`), or for comparison per batch, per row or none."""
+    """Normalization before the tower: partitioned (`pn`), or for comparison per batch, per row or none."""
     batching: Literal["domain", "mixed"] = "domain"
     """Whether a batch holds rows of one domain or of all."""
     aux: Literal["all", "domain"] | None = "all"
@@ -75,7 +75,7 @@ class Star(Method):
     start: Literal["one", "double"] = added_field("one")
     """Initial W_p: one, or random like W (`double`)."""
     layer_norm: bool = added_field(False)
-    """Whether each row is normalised after every hidden layer."""
+    """Whether each row is normalized after every hidden layer."""
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -87,7 +87,7 @@ class Star(Method):
         return self
 
     def idle(self) -> Iterator[str]:
-        """Yield the settings of a normalisation and an auxiliary network that the model does not have."""
+        """Yield the settings of a normalization and an auxiliary network that the model does not have."""
         if self.norm != "pn":
             yield from ("momentum", "eps", "shrinkage")
         if not self.aux:
@@ -107,7 +107,7 @@ class Star(Method):
         )
 
     def norm_stage(self) -> Stage | None:
-        """Return PN with the method's settings, or another normalisation."""
+        """Return PN with the method's settings, or another normalization."""
         if self.norm != "pn":
             return super().norm_stage()
         return PartitionedNorm(name="star_pn", momentum=self.momentum, eps=self.eps, shrinkage=self.shrinkage)

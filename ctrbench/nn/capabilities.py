@@ -1,6 +1,6 @@
 """Capabilities that a module declares, so that builder, trainer and cost report need not guess them.
 
-They are typed attributes of one base class: a misspelt name is a type error, and a module that declares one without
+They are typed attributes of one base class: a misspelled name is a type error, and a module that declares one without
 the base class is refused when the model is built.
 """
 

@@ -16,7 +16,7 @@ import torch
 
 from ctrbench.nn.exchange import Team
 from ctrbench.nn.gather import to_device
-from ctrbench.nn.lists import Behaviours
+from ctrbench.nn.lists import Behaviors
 from ctrbench.nn.pooling import RowLoss
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.schema import Schema
@@ -35,12 +35,12 @@ class Context:
     indicator_B: torch.Tensor
     """Values of the indicator p, which indexes per-domain parameters, 0 = unseen; always on the CPU."""
     reader: Reader | None = None
-    """The optimiser that reads table rows in training; None: rows are read directly."""
+    """The optimizer that reads table rows in training; None: rows are read directly."""
     first_order_BF: torch.Tensor | None = None
     """First-order weights of the ids, if the plan has them; one column per embedded field, in the order of z."""
     gated_BN: torch.Tensor | None = None
     """z weighted by a stage such as EPNet's gate, if there is one."""
-    behaviours: dict[str, Behaviours] = field(default_factory=dict)
+    behaviors: dict[str, Behaviors] = field(default_factory=dict)
     """The elements of each sequence with a target, if the plan attends to them."""
     shared: dict[str, Any] = field(default_factory=dict)
     """Values that stages of one method pass to later ones, under names that the method chooses."""
@@ -116,7 +116,7 @@ class Context:
             first_order_BF=None if self.first_order_BF is None else self.first_order_BF[on_device],
             gated_BN=None,
             row_losses=tuple(loss.part(rows, on_device) for loss in self.row_losses),
-            behaviours={name: sequence.part(rows, on_device) for name, sequence in self.behaviours.items()},
+            behaviors={name: sequence.part(rows, on_device) for name, sequence in self.behaviors.items()},
             shared={},
             penalties=[],
             logs={},
@@ -131,7 +131,7 @@ class Context:
             first_order_BF=weights_BF,
             gated_BN=None,
             row_losses=(),
-            behaviours={name: sequence.detached() for name, sequence in self.behaviours.items()},
+            behaviors={name: sequence.detached() for name, sequence in self.behaviors.items()},
             shared={},
             penalties=[],
             logs={},

@@ -17,7 +17,7 @@ from torch import nn
 from ctrbench.nn.build import Build
 from ctrbench.nn.capabilities import Capabilities
 from ctrbench.nn.gather import mean_rows
-from ctrbench.nn.lists import Behaviours, Lists
+from ctrbench.nn.lists import Behaviors, Lists
 from ctrbench.nn.pooling import Pooling, RowLoss, make_pooling
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import EMBEDDING_STD, Reader, RowTable, look_up
@@ -36,7 +36,7 @@ class Inputs(Protocol):
 
     @property
     def numeric_BK(self) -> torch.Tensor:
-        """Plain numbers, standardised."""
+        """Plain numbers, standardized."""
 
     @property
     def domain_B(self) -> torch.Tensor:
@@ -111,18 +111,18 @@ class FieldEmbedding(nn.Module, Capabilities):
         inputs: Inputs,
         reader: Reader | None = None,
         losses: list[RowLoss] | None = None,
-        behaviours: dict[str, Behaviours] | None = None,
+        behaviors: dict[str, Behaviors] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None.
 
         Losses of the pooling of sequences are appended to `losses`; the elements of sequences with a target are added
-        to `behaviours`, if it is given.
+        to `behaviors`, if it is given.
         """
         bags = inputs.bags if self.bags is None else [inputs.bags[index] for index in self.bags]
         offsets = [bag_offsets for _, bag_offsets in bags]
         single_BFE, lists = self._rows(inputs, bags, reader)
-        if behaviours is not None:
-            behaviours |= self._behaviours(lists, offsets, single_BFE)
+        if behaviors is not None:
+            behaviors |= self._behaviors(lists, offsets, single_BFE)
         pooled = [
             self._pooled(field, rows, bag_offsets, single_BFE, inputs, [] if losses is None else losses)
             for field, rows, bag_offsets in zip(self.schema.bag_fields, lists, offsets, strict=True)
@@ -149,14 +149,14 @@ class FieldEmbedding(nn.Module, Capabilities):
         single, *lists = torch.split(rows_nE, [ids_BF.numel(), *(len(value) for value in values)])
         return single.view(*ids_BF.shape, single.shape[1]), lists
 
-    def _behaviours(
+    def _behaviors(
         self, lists: Sequence[torch.Tensor], offsets: Sequence[torch.Tensor], single_BFE: torch.Tensor
-    ) -> dict[str, Behaviours]:
+    ) -> dict[str, Behaviors]:
         """Return the elements of the sequences with a target, by field."""
         indices = {field.name: index for index, field in enumerate(self.schema.bag_fields)}
         size = self.schema.embedding_size
         return {
-            name: Behaviours(
+            name: Behaviors(
                 rows_nE=lists[indices[name]][:, :size],
                 lists=Lists(offsets[indices[name]], single_BFE.device),
                 target_BE=single_BFE[:, target, :size],

@@ -119,7 +119,7 @@ def take_lists(offsets: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Behaviours:
+class Behaviors:
     """The elements of a sequence with a target, for stages that attend to them."""
 
     rows_nE: torch.Tensor
@@ -128,16 +128,16 @@ class Behaviours:
     target_BE: torch.Tensor
     """Embedding of the sequence's target in each row."""
 
-    def part(self, rows: slice | torch.Tensor, on_device: slice | torch.Tensor) -> Behaviours:
+    def part(self, rows: slice | torch.Tensor, on_device: slice | torch.Tensor) -> Behaviors:
         """Return the sequences of some rows, whose numbers are given on the CPU and on the device."""
         index = torch.arange(len(self.lists.length_B))[rows]
         elements_n, offsets = take_lists(self.lists.offsets, index)
-        return Behaviours(
+        return Behaviors(
             rows_nE=self.rows_nE.index_select(0, self.lists.to_device(elements_n)),
             lists=Lists(offsets, self.lists.device),
             target_BE=self.target_BE[on_device],
         )
 
-    def detached(self) -> Behaviours:
+    def detached(self) -> Behaviors:
         """Return the sequences with embeddings that pass no gradient on."""
         return replace(self, rows_nE=self.rows_nE.detach(), target_BE=self.target_BE.detach())

@@ -19,7 +19,7 @@ from ctrbench.nn.build import Build
 from ctrbench.nn.capabilities import Capabilities, check_declarations
 from ctrbench.nn.context import Context
 from ctrbench.nn.embed import FieldEmbedding, Inputs
-from ctrbench.nn.lists import Behaviours
+from ctrbench.nn.lists import Behaviors
 from ctrbench.nn.network import Network, Precision
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.pooling import RowLoss
@@ -68,8 +68,8 @@ class CTRModel(nn.Module):
     def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
         """Embed a batch; returns the context that the network runs on, whole or in parts."""
         losses: list[RowLoss] = []
-        behaviours: dict[str, Behaviours] = {}
-        z_BN, first_order_BF = self.embedding(inputs, reader, losses, behaviours if self.attends else None)
+        behaviors: dict[str, Behaviors] = {}
+        z_BN, first_order_BF = self.embedding(inputs, reader, losses, behaviors if self.attends else None)
         return Context(
             schema=self.schema,
             z_BN=z_BN,
@@ -78,7 +78,7 @@ class CTRModel(nn.Module):
             reader=reader,
             first_order_BF=first_order_BF,
             row_losses=tuple(losses),
-            behaviours=behaviours,
+            behaviors=behaviors,
         )
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
@@ -87,7 +87,7 @@ class CTRModel(nn.Module):
         return logits
 
     def advance(self, progress: float) -> None:
-        """Call `advance` of every stage; to be called after each optimiser step."""
+        """Call `advance` of every stage; to be called after each optimizer step."""
         for module in self._stage_modules:
             module.advance(progress)
 

@@ -1,4 +1,4 @@
-"""Normalisation stages: of batches, of rows, and of domains.
+"""Normalization stages: of batches, of rows, and of domains.
 
 Shapes in names: B rows, N inputs, G groups present in the batch.
 """
@@ -26,11 +26,11 @@ CONSTANT = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNorm(Stage):
-    """Batch normalisation γ ⊙ (x - μ) / √(s² + ε) + β, with the batch's moments in training, else running ones.
+    """Batch normalization γ ⊙ (x - μ) / √(s² + ε) + β, with the batch's moments in training, else running ones.
 
     Running moments move by max(η, 1 / (k + 1)) at the k-th batch, counted from 0, as in `PartitionedNorm`. A batch of
-    one row has no variance and is normalised with running moments. A column that is constant by its running variance is
-    zero after normalisation, as within a batch: its running mean lags behind an embedding that still moves, and would
+    one row has no variance and is normalized with running moments. A column that is constant by its running variance is
+    zero after normalization, as within a batch: its running mean lags behind an embedding that still moves, and would
     be divided by almost zero.
     """
 
@@ -79,7 +79,7 @@ class BatchNormModule(StageModule):
         return functional.batch_norm(x_BN, self.mean, variance, self.scale, self.shift, eps=eps)
 
     def _normalize_over_workers(self, x_BN: torch.Tensor, team: Team) -> torch.Tensor:
-        """Normalise with moments over all workers' rows."""
+        """Normalize with moments over all workers' rows."""
         sums = team.sum(torch.cat([x_BN.sum(0), x_BN.new_full((1,), len(x_BN))]))
         num_rows = round(float(sums[-1].detach()))
         if num_rows == 1:
@@ -103,7 +103,7 @@ class BatchNormModule(StageModule):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorm(Stage):
-    """Layer normalisation γ ⊙ (x - μ) / √(s² + ε) + β, with moments over each row's numbers."""
+    """Layer normalization γ ⊙ (x - μ) / √(s² + ε) + β, with moments over each row's numbers."""
 
     eps: float = 1e-5
 
@@ -127,7 +127,7 @@ class LayerNormModule(StageModule):
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionedNorm(Stage):
-    """Batch normalisation with moments and affine parameters per domain.
+    """Batch normalization with moments and affine parameters per domain.
 
     Sheng et al., STAR, CIKM 2021, equations 3-4 (spec: star-2.2, star-2.3):
 
@@ -140,9 +140,9 @@ class PartitionedNorm(Stage):
     A running moment moves by max(η, n / (n_p + n)), with n rows in the batch and n_p seen before: 1/(k+1) at the k-th
     full batch, η later. For a domain below `smallest` it is max(η n/B, n / (n_p + n)); η n/B alone would leave a
     variance near its start, one, for the whole training. For variances, n - 1 replaces n, here and in the shrinkage.
-    Rows of a domain below `smallest` are normalised after the update, so they contribute to their own moments.
+    Rows of a domain below `smallest` are normalized after the update, so they contribute to their own moments.
 
-    A column that is constant within a domain, such as the domain's own embedding, is zero after normalisation in
+    A column that is constant within a domain, such as the domain's own embedding, is zero after normalization in
     training. With running moments it is set to zero as well: its running mean lags behind an embedding that still
     moves, and the difference would be divided by almost zero.
     """
@@ -204,7 +204,7 @@ class PartitionedNormModule(StageModule):
     def _batch_norm(
         self, x_BN: torch.Tensor, scale_N: torch.Tensor, shift_N: torch.Tensor, routing: Routing
     ) -> torch.Tensor:
-        """Normalise a batch of one domain by torch's batch normalisation, which takes few passes over the rows."""
+        """Normalize a batch of one domain by torch's batch normalization, which takes few passes over the rows."""
         eps = self.stage.eps
         x_BN, mean_N, root_N = torch.native_batch_norm(x_BN, scale_N, shift_N, None, None, True, 0.0, eps)
         variance_N = (root_N.detach() ** -2.0 - eps).clamp_min(0.0)

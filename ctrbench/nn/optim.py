@@ -103,7 +103,7 @@ class Read:
     """Table rows that a step has read, and the leaf that receives their gradient."""
 
     adam: RowAdam
-    """The optimiser of the table."""
+    """The optimizer of the table."""
     rows_U: torch.Tensor
     leaf: torch.Tensor
 
@@ -144,7 +144,7 @@ class Optimizer:
         """Rows read since `begin`."""
 
     def dense_view(self) -> DenseView:
-        """Return access to the dense weights and their optimiser state."""
+        """Return access to the dense weights and their optimizer state."""
         return DenseView(self.dense)
 
     def begin(self, share: float = 1.0) -> None:

@@ -36,7 +36,7 @@ class Plan:
     """Whether the domain features are hidden from the model."""
     pooling: Pooling = field(default_factory=Pooling)
     attends: bool = False
-    """Whether stages attend to the elements of sequences that have a target, `Context.behaviours`."""
+    """Whether stages attend to the elements of sequences that have a target, `Context.behaviors`."""
     separate: int | None = None
     """Maximal number of models if each value of the indicator has its own; None: one model for all."""
 

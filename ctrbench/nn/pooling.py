@@ -1,4 +1,4 @@
-"""Pooling of behaviour sequences given the row's target: DIN and DIEN (spec: pooling-6.1).
+"""Pooling of behavior sequences given the row's target: DIN and DIEN (spec: pooling-6.1).
 
 A sequence holds earlier values of a one-id field, its target t, and shares its embeddings e. With an MLP of 80-40-1,
 
@@ -53,7 +53,7 @@ class Pooling:
 
 @dataclass(frozen=True, kw_only=True)
 class RowLoss:
-    """A loss over the steps of sequences, as sums per row; its mean over all steps is minimised.
+    """A loss over the steps of sequences, as sums per row; its mean over all steps is minimized.
 
     Sums per row can be split and reordered with the rows.
     """

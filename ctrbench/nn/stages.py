@@ -43,7 +43,7 @@ class StageModule(nn.Module, Capabilities, ABC):
         return self._parameters.get("bias")
 
     def advance(self, progress: float) -> None:
-        """Update schedules; called after every optimiser step with the share of planned steps done, in (0, 1]."""
+        """Update schedules; called after every optimizer step with the share of planned steps done, in (0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +304,7 @@ def refuse_many_domains(schema: Schema, most: int) -> None:
 class Auxiliary(Stage):
     """The logit of STAR's auxiliary network: a small network that all domains share, but for emb(p) (spec: star-2.5).
 
-    Its inputs are [emb(p) ; z] or [emb(p) ; e_d], not normalised. The unseen domain's emb(p) stays at zero.
+    Its inputs are [emb(p) ; z] or [emb(p) ; e_d], not normalized. The unseen domain's emb(p) stays at zero.
     """
 
     hidden: int = 32

@@ -1,6 +1,6 @@
 """Tables whose rows are read by id.
 
-In training a table is read through a `Reader` (the optimiser), which returns just the rows of the batch and later
+In training a table is read through a `Reader` (the optimizer), which returns just the rows of the batch and later
 updates just those; without one the weights are read directly.
 
 Shapes in names: U distinct table rows, n ids.
@@ -22,7 +22,7 @@ EMBEDDING_STD = 0.05
 class RowTable(nn.Module):
     """Parameters of which a batch uses only some rows.
 
-    `rule` is the optimiser's treatment of rows that a batch does not touch: `embedding` rows follow the run's
+    `rule` is the optimizer's treatment of rows that a batch does not touch: `embedding` rows follow the run's
     `embedding_rule`, `domain` rows do not move and count their own steps. With `own_steps`, the table counts only the
     steps that read it, not those of the model.
     """
@@ -36,7 +36,7 @@ class RowTable(nn.Module):
 
 
 class Reader(Protocol):
-    """Interface of the optimiser that reads table rows, and so receives their gradients."""
+    """Interface of the optimizer that reads table rows, and so receives their gradients."""
 
     @property
     def team(self) -> Team | None:

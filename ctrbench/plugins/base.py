@@ -106,7 +106,7 @@ class Backbone(Settings, ABC):
     pooling: Literal["mean", "din", "dien"] = added_field("mean")
     """Pooling of a sequence that has a target: its mean, DIN's attention or DIEN's interest evolution."""
     pooling_aux: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = added_field(1.0)
-    """Weight of DIEN's auxiliary loss, which tells the next behaviour from a random one."""
+    """Weight of DIEN's auxiliary loss, which tells the next behavior from a random one."""
 
     def idle(self) -> Iterable[str]:
         """Yield `pooling_aux` unless DIEN pools."""
@@ -177,7 +177,7 @@ class Method(Settings, ABC):
     """Whether `inspect` returns an `Inspection`, which a run then stores."""
 
     norm: Literal["bn", "ln", "pn"] | None = added_field(None)
-    """Normalisation of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
+    """Normalization of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
     aux: Literal["all", "domain"] | None = added_field(None)
     """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
 

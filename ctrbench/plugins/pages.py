@@ -206,7 +206,7 @@ def _own_fields(chosen: type[Settings], base: type[Settings]) -> dict[str, Field
 
 
 def split_docstring(docstring: str) -> tuple[str, dict[str, str]]:
-    """Split a docstring, without summary and tags, into the introduction and its labelled sections."""
+    """Split a docstring, without summary and tags, into the introduction and its labeled sections."""
     _, _, text = docstring.partition("\n")
     tag = rf"(?:{'|'.join(TAGS)}): "
     text = re.sub(rf"^{tag}.+(?:\n(?!{tag}).+)*\n?", "", text, flags=re.MULTILINE)
@@ -215,7 +215,7 @@ def split_docstring(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 def _capitalized(text: str) -> str:
-    """Capitalise the first word of a section unless it is a symbol, such as `u` or `r^l`."""
+    """Capitalize the first word of a section unless it is a symbol, such as `u` or `r^l`."""
     return f"{text[0].upper()}{text[1:]}" if re.match(r"(?:[a-z]{2,}|a)\b(?!\^)", text) else text
 
 

@@ -78,7 +78,7 @@ class IaacReader(Reader):
     """Reader of IAAC and of its synthetic twins."""
 
     def read(self, request: ReadRequest) -> RawData:
-        """Return the labelled rows of text files, archives or folders with either.
+        """Return the labeled rows of text files, archives or folders with either.
 
         Columns: those of the raw format without instance_id, context_id and predict_category_property; from the
         latter, predicted_categories and predicted_properties as text with ";"; hour (Beijing time); for a twin with
@@ -156,7 +156,7 @@ def _convert_file(file: TextFile, folder: Path, progress: _ByteProgress) -> Conv
 
 
 def _header(file: TextFile, stream: BinaryIO) -> list[str]:
-    """Return the column names in the file's order; raises `DataError` unless they are the 27 of a labelled file."""
+    """Return the column names in the file's order; raises `DataError` unless they are the 27 of a labeled file."""
     text = stream.readline(1 << 16).decode(errors="replace")
     header = text.rstrip("\r\n").split(SEPARATOR)
     if not text.strip():

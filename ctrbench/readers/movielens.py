@@ -130,7 +130,7 @@ def _parse_official(content: Content) -> Tables:
     ratings = _split_lines(content("ratings.dat"), "ratings.dat", ("user_id", "film", "rating", "timestamp"))
     users = _split_lines(content("users.dat"), "users.dat", USERS)
     films = _split_lines(content("movies.dat"), "movies.dat", ("film", *ITEMS)).with_columns(
-        _normalise_spaces("item")
+        _normalize_spaces("item")
     )
     return (
         ratings.join(films.select("film", "item"), on="film", how="left").select(RATINGS),
@@ -151,13 +151,13 @@ def _parse_atomic(content: Content) -> Tables:
     plain_id = pl.col("user_id").str.strip_prefix("1m_")
     genres = pl.col("genres").str.strip_chars().str.replace_all(" ", "|")
     return (
-        ratings.with_columns(plain_id, _normalise_spaces("item")).select(RATINGS),
+        ratings.with_columns(plain_id, _normalize_spaces("item")).select(RATINGS),
         users.with_columns(plain_id).select(USERS),
-        items.with_columns(_normalise_spaces("item"), genres).select(ITEMS),
+        items.with_columns(_normalize_spaces("item"), genres).select(ITEMS),
     )
 
 
-def _normalise_spaces(name: str) -> pl.Expr:
+def _normalize_spaces(name: str) -> pl.Expr:
     return pl.col(name).str.replace_all(r"\s+", " ").str.strip_chars()
 
 

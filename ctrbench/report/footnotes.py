@@ -86,7 +86,7 @@ def indicator_note(comparison: Comparison) -> Iterable[str]:
     has_own = any(row.parameters is not None and row.parameters.per_domain for row in comparison.rows)
     others = comparison.other_indicators
     if has_own or others:
-        named = "".join(f"; in rows labelled “by {other}”, by {_indicator_text(other)}" for other in others)
+        named = "".join(f"; in rows labeled “by {other}”, by {_indicator_text(other)}" for other in others)
         yield f"Per-domain parameters are indexed by {_indicator_text(comparison.indicator)}{named}."
 
 

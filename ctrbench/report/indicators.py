@@ -71,6 +71,6 @@ def without_repetitions(records: list[RunRecord], main: str, ignoring: set[Pair]
 
 
 def _is_bare_plain(record: RunRecord) -> bool:
-    """Return whether a record is plain without normalisation and auxiliary network, which may use the indicator."""
+    """Return whether a record is plain without normalization and auxiliary network, which may use the indicator."""
     method = record.key.method
     return method.name == PLAIN and not any(value not in (None, "none") for value in method.settings.values())

@@ -1,8 +1,8 @@
 """Style and parts that all charts share, and how charts are written to files.
 
-Charts have the width of a printed column, 13 pixel type at 96 pixels per inch, and never rely on colour alone: methods
+Charts have the width of a printed column, 13 pixel type at 96 pixels per inch, and never rely on color alone: methods
 differ in shape as well, the legend has their order, and the palette is Okabe and Ito's. Text and lines use a few fixed
-colours, which the page replaces in dark mode.
+colors, which the page replaces in dark mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ctrbench.storage.files import replacing
 
 INK, MUTED, GRID, PAPER = "#1b1b1b", "#5f5f5f", "#dedede", "#fefefe"
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-GREY = "#767676"
+GRAY = "#767676"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "circle")
 WIDTH = 430
@@ -52,7 +52,7 @@ def inline(values: Data) -> alt.InlineData:
 
 
 def styled(chart: alt.VConcatChart) -> alt.VConcatChart:
-    """Return the chart in the colours and type of all charts."""
+    """Return the chart in the colors and type of all charts."""
     styled_chart: alt.VConcatChart = (
         chart.configure(font=FONT, background=PAPER, padding=6)
         .configure_view(stroke=None)
@@ -69,7 +69,7 @@ def styled(chart: alt.VConcatChart) -> alt.VConcatChart:
 def encode_method(
     comparison: Comparison, methods: Sequence[str], legend: alt.Legend | None
 ) -> dict[str, Any]:
-    """Return colour and shape of the methods, the same in every chart of a comparison."""
+    """Return color and shape of the methods, the same in every chart of a comparison."""
     styles = _method_styles(comparison)
     colors, shapes = zip(*(styles[method] for method in methods), strict=True)
     domain = list(methods)
@@ -80,11 +80,11 @@ def encode_method(
 
 
 def _method_styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
-    """Return a colour and a shape per method; plain is grey."""
+    """Return a color and a shape per method; plain is gray."""
     plain = {row.method for row in comparison.rows if row.is_plain}
     others = [method for method in comparison.methods if method not in plain]
     styles = {method: (PALETTE[i % len(PALETTE)], SHAPES[i % len(SHAPES)]) for i, method in enumerate(others)}
-    return dict.fromkeys(plain, (GREY, "circle")) | styles
+    return dict.fromkeys(plain, (GRAY, "circle")) | styles
 
 
 def legend_of(methods: Sequence[str]) -> alt.Legend:

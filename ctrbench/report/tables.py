@@ -211,8 +211,8 @@ def _definitions(comparison: Comparison) -> Iterable[str]:
         yield "Oracle: the true click probability, scored on the same test rows; a model beats it only by chance."
     if comparison.oracle.get(CEILING_METRIC.format(metric=Auc.name)) is not None:
         yield (
-            "Learnable ceiling: the click probability given everything that could be learned about a row, behaviours "
-            "of its user included; models see behaviours only where sequences are among the fields."
+            "Learnable ceiling: the click probability given everything that could be learned about a row, behaviors "
+            "of its user included; models see behaviors only where sequences are among the fields."
         )
     yield (
         "GAUC: AUC within each domain, weighted by rows, over domains with both classes; GAUC rows: the share of test "

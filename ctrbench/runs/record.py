@@ -111,7 +111,7 @@ class Epoch(Model):
     epoch: int
     step: int
     loss: float
-    """Mean training loss of the epoch, without regularisers."""
+    """Mean training loss of the epoch, without regularizers."""
     dev: dict[str, float | None] = {}
     logs: dict[str, float] = {}
     """Values that the method logs, such as sparsity."""

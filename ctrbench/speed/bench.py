@@ -58,7 +58,7 @@ class Request:
     seconds: float
     """Duration of the timed steps per case."""
     config: TrainConfig
-    """Embedding size, optimiser, device and threads."""
+    """Embedding size, optimizer, device and threads."""
 
 
 @dataclass(frozen=True, kw_only=True)

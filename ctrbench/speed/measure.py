@@ -49,7 +49,7 @@ class Figures:
     phases_ms: dict[Phase, float]
     """Milliseconds per step by phase, timed in a separate pass, so their sum differs slightly from `ms_per_step`."""
     peak_memory_bytes: int | None
-    """Peak memory of model, optimiser and steps, without memory used before; None if it cannot be measured."""
+    """Peak memory of model, optimizer and steps, without memory used before; None if it cannot be measured."""
     parameters: dict[str, int]
     work: Work
     bounds: Bounds

@@ -1,6 +1,6 @@
 """The time of a step by phase, from timers that are attached to a training from outside.
 
-The phases are recognised by the parts that all learners share: the embedding module, the optimiser and autograd; the
+The phases are recognized by the parts that all learners share: the embedding module, the optimizer and autograd; the
 rest of a step is forward. A timer that starts within another one pauses it, so the phases add up to the elapsed time.
 Each timer call takes microseconds, so speed itself is measured without timers.
 """
@@ -19,14 +19,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ctrbench.speed.training import EndlessTraining, wait
 
-Phase = Literal["data", "embedding", "forward", "backward", "optimiser"]
+Phase = Literal["data", "embedding", "forward", "backward", "optimizer"]
 """Part of a step.
 
 Data: taking the rows of a batch. Embedding: finding and gathering table rows, applying their deferred updates, and
-concatenating z. Forward: network and loss. Backward: gradients, those of inner loops included. Optimiser: clearing
+concatenating z. Forward: network and loss. Backward: gradients, those of inner loops included. Optimizer: clearing
 gradients and updating weights.
 """
-PHASES: tuple[Phase, ...] = ("data", "embedding", "forward", "backward", "optimiser")
+PHASES: tuple[Phase, ...] = ("data", "embedding", "forward", "backward", "optimizer")
 
 
 class PhaseClock:
@@ -102,13 +102,13 @@ def phase_timers(training: EndlessTraining, clock: PhaseClock) -> Iterator[None]
         for name in ("backward", "grad"):
             stack.enter_context(timed(torch.autograd, name, clock, "backward"))
         for name in ("begin", "step"):
-            stack.enter_context(timed(optimizer, name, clock, "optimiser"))
+            stack.enter_context(timed(optimizer, name, clock, "optimizer"))
         stack.enter_context(timed(optimizer, "read", clock, "embedding"))
         for handle in (
             training.model.embedding.register_forward_pre_hook(lambda *_: clock.enter("embedding")),
             training.model.embedding.register_forward_hook(lambda *_: clock.leave(), always_call=True),
-            # A learner may have a second optimiser.
-            register_optimizer_step_pre_hook(lambda *_: clock.enter("optimiser")),
+            # A learner may have a second optimizer.
+            register_optimizer_step_pre_hook(lambda *_: clock.enter("optimizer")),
             register_optimizer_step_post_hook(lambda *_: clock.leave()),
         ):
             stack.callback(handle.remove)

@@ -35,7 +35,7 @@ class SpeedCase:
     backbone: Backbone
     workload: Workload
     config: TrainConfig
-    """Batch size, optimiser settings and device."""
+    """Batch size, optimizer settings and device."""
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Charts that several drawings share, in the papers' shapes and the report's colours."""
+"""Charts that several drawings share, in the papers' shapes and the report's colors."""
 
 from __future__ import annotations
 

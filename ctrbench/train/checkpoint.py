@@ -1,6 +1,6 @@
 """Checkpoints: all state that training needs to resume as if it had never stopped.
 
-A checkpoint is replaced atomically, so a run killed while writing still finds the previous one. The optimiser's tables
+A checkpoint is replaced atomically, so a run killed while writing still finds the previous one. The optimizer's tables
 are saved without applying their deferred updates first: the time of a checkpoint must not change any result.
 """
 

@@ -60,5 +60,5 @@ class TrainConfig(BaseModel):
 
     @property
     def adam(self) -> AdamConfig:
-        """Settings of the optimiser."""
+        """Settings of the optimizer."""
         return AdamConfig(lr=self.lr, embedding_rule=self.optimizer)

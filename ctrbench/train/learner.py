@@ -31,7 +31,7 @@ class StepOutput:
     """Result of one training step; its tensors stay on the device until they are read."""
 
     loss: torch.Tensor
-    """Mean binary cross-entropy of the batch, without regularisers."""
+    """Mean binary cross-entropy of the batch, without regularizers."""
     rows: int
     """Number of rows that the step used."""
     logs: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Learner:
         return mixed_order(len(train), batch_size, generator)
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
-        """Make one optimiser step; the caller advances annealing and counts steps."""
+        """Make one optimizer step; the caller advances annealing and counts steps."""
         optimizer.begin(batch.share)
         context = model.context(batch, optimizer)
         loss = bce(model.net(context), batch.label_B)

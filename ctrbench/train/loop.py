@@ -51,7 +51,7 @@ class Tick:
     """Number of the current epoch, from 1."""
     epochs: int
     step: int
-    """Number of optimiser steps made."""
+    """Number of optimizer steps made."""
     steps: int
     """Steps of all epochs, an upper bound that ignores early stopping."""
     loss: float
@@ -95,7 +95,7 @@ class Fit:
 
 
 class Trainer:
-    """Trains one model; all state is in the stepper (model, optimiser, learner) and the history."""
+    """Trains one model; all state is in the stepper (model, optimizer, learner) and the history."""
 
     def __init__(
         self,

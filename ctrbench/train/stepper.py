@@ -21,7 +21,7 @@ from ctrbench.train.learner import Learner, StepOutput
 
 
 class Stepper:
-    """A model under training with its learner and optimiser."""
+    """A model under training with its learner and optimizer."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Stepper:
         workers: Workers | None = None,
         planned_steps: int | None = None,
     ) -> None:
-        """Make the optimiser and put the model into training mode.
+        """Make the optimizer and put the model into training mode.
 
         With `workers`, this process is one of several that train one model, each on its rows of every batch; raises
         `SettingError` if the model or the learner does not support that. `planned_steps` is the length of the whole
@@ -62,7 +62,7 @@ class Stepper:
         output = self.learner.step(self.model, self.optimizer, batch)
         if self.workers is not None:
             output = sum_over_workers(output, batch.share, self.workers)
-        # After the step: a learner may make several optimiser steps per batch.
+        # After the step: a learner may make several optimizer steps per batch.
         self.model.advance(
             min(1.0, self.optimizer.steps / self.planned_steps if progress is None else progress)
         )
@@ -80,7 +80,7 @@ class Stepper:
             yield self.step(batch, progress=progress)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of model, optimiser and learner."""
+        """Return the state of model, optimizer and learner."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -89,7 +89,7 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state returned by `state_dict`."""
-        # The optimiser shares the tables' weights with the model, so it is loaded after the model.
+        # The optimizer shares the tables' weights with the model, so it is loaded after the model.
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.learner.load_state_dict(state["learner"])

@@ -10,7 +10,7 @@ older polars than ours:
 Seen to pass with deepctr-torch 0.3.0, fuxictr 2.3.10, torch 2.13.0, numpy 2.4.6 and ray 2.60.0, Python 3.11. Only parts
 that mean the same are compared: DeepCTR's CIN without activation and its bias at zero, its FM and products
 without plain numbers, its DCN-Mix with one layer (its layers share a gate). torch-rechub is left out: it scales
-attention, its MLP always has batch normalisation, and its first order is linear in the embeddings.
+attention, its MLP always has batch normalization, and its first order is linear in the embeddings.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_domains_per_bin_at_full_size(medium: Production, start: Floats) -> None
     assert check.passed
 
 
-def test_no_behaviour_happens_after_the_impression(medium: Production) -> None:
+def test_no_behavior_happens_after_the_impression(medium: Production) -> None:
     check = acceptance.history_check(medium, medium.spec.rows - 50_000, medium.spec.rows)
     assert check.passed
 

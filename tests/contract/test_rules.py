@@ -49,7 +49,7 @@ BROKEN = {
         },
     ),
     "squeeze": ("batch of one", "expected", {"forward": "return x.squeeze()"}),
-    "normalisation of one row": (
+    "normalization of one row": (
         "batch of one",
         "more than 1 value per channel",
         {"init": "self.norm = nn.BatchNorm1d(num_inputs)", "forward": "return self.norm(x)"},
@@ -289,17 +289,17 @@ BROKEN = {
         "'size' for the log to be a detached scalar",
         {"forward": "context.logs['size'] = x.square().mean()\nreturn x"},
     ),
-    "misspelt on a module": (
+    "misspelled on a module": (
         "declarations",
         "PartModule.refuse_workers to be a known attribute; did you mean 'refuses_workers'",
         {"init": "self.refuse_workers = 'it counts rows'"},
     ),
-    "misspelt on a method": (
+    "misspelled on a method": (
         "declarations",
         "Tried.start_as_backbone to be a known attribute",
         {"of_method": "start_as_backbone = property(lambda self: 0.0)"},
     ),
-    "misspelt on a learner": (
+    "misspelled on a learner": (
         "declarations",
         "Own.refuses_worker to be a known attribute",
         {

@@ -154,7 +154,7 @@ def test_load_split_reads_bags(loaded: dict[str, SplitData]) -> None:
     assert values.tolist() == [1, 2, 1, 2, 1, 1, 3, 1, 3, 2]
 
 
-def test_load_split_standardises_numbers_by_training_rows(loaded: dict[str, SplitData]) -> None:
+def test_load_split_standardizes_numbers_by_training_rows(loaded: dict[str, SplitData]) -> None:
     price = loaded[Split.TRAIN].numeric_BK[:, 0].tolist()
     # 1..7 without the missing one: mean 4, standard deviation 2; the missing one is the mean.
     assert price == pytest.approx([-1.5, -1.0, -0.5, 0.0, 0.0, 0.5, 1.0, 1.5])

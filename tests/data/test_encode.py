@@ -80,7 +80,7 @@ def test_missing_numbers_are_unseen_if_training_has_none(tmp_path: Path) -> None
     assert field.size == 3
 
 
-def test_numbers_are_standardised_on_training_rows_and_missing_ones_are_the_mean(tmp_path: Path) -> None:
+def test_numbers_are_standardized_on_training_rows_and_missing_ones_are_the_mean(tmp_path: Path) -> None:
     field = encoded(tmp_path, [1, 3, NAN, 100], 2)
     assert (field.mean, field.std, field.size) == (2.0, 1.0, 0)
     column = field.column.take(0, 4)

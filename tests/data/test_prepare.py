@@ -17,7 +17,7 @@ from ctrbench.data import shards, staging
 from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
-from ctrbench.data.summary import summarise
+from ctrbench.data.summary import summarize
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Split
 from ctrbench.readers.table import TableReader
@@ -61,7 +61,7 @@ def test_lists_keep_their_order_and_have_id_0_for_unseen_values(card: DatasetCar
     assert column(prepared, Split.DEV, "tags") == [[1, 0], [1]]
 
 
-def test_numbers_are_standardised(card: DatasetCard, home: Path) -> None:
+def test_numbers_are_standardized(card: DatasetCard, home: Path) -> None:
     prepared = prepare(card, home=home)
     info = prepared.manifest.field("price")
     assert (info.mean, info.std, info.size) == (4.0, 2.0, 0)
@@ -190,7 +190,7 @@ def test_a_sequence_with_a_target_uses_the_ids_of_the_target(make_card: MakeCard
     # Values that the target does not have in training are unseen, even if training sequences have them.
     assert column(prepared, Split.TEST, "past") == [[4], [0, 1]]
     assert prepared.manifest.field("past").size == prepared.manifest.field("item").size == 5
-    assert summarise(prepared).num_ids == 5
+    assert summarize(prepared).num_ids == 5
 
 
 def test_rare_values_of_a_target_are_unseen_in_the_sequence(make_card: MakeCard, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""AdaptDHM against numpy row by row: the update of centres, the weights of a row, and the constant parts."""
+"""AdaptDHM against numpy row by row: the update of centers, the weights of a row, and the constant parts."""
 
 from __future__ import annotations
 
@@ -73,34 +73,34 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def moved(centres: np.ndarray, z_BN: np.ndarray, routing: str) -> np.ndarray:
+def moved(centers: np.ndarray, z_BN: np.ndarray, routing: str) -> np.ndarray:
     """Three iterations, row by row."""
     for _ in range(3):
-        total = np.zeros_like(centres)
+        total = np.zeros_like(centers)
         for x in z_BN:
-            e = np.exp([x @ c / (0.1 if routing == "spherical" else 1.0) for c in centres])
+            e = np.exp([x @ c / (0.1 if routing == "spherical" else 1.0) for c in centers])
             total += np.outer(e / e.sum(), x)
         total /= len(z_BN) if routing == "spherical" else 1
-        centres = np.array([unit(0.9 * c + 0.1 * t) for c, t in zip(centres, total, strict=True)])
-    return centres
+        centers = np.array([unit(0.9 * c + 0.1 * t) for c, t in zip(centers, total, strict=True)])
+    return centers
 
 
 @pytest.mark.parametrize("routing", ["spherical", "published"])
-def test_centres_follow_the_formula(
+def test_centers_follow_the_formula(
     build_model: Callable[..., CTRModel], data: SplitData, routing: str
 ) -> None:
     model, batch = (
         stir_embeddings_and_clusters(build_model(f"adaptdhm[routing={routing}]")),
         data.slice(0, 40),
     )
-    start = router(model).centre.numpy().astype(np.float64)
+    start = router(model).center.numpy().astype(np.float64)
     x_BN = embedded(model, batch)
     if routing == "spherical":
         x_BN = np.array([unit(row - x_BN.mean(0)) for row in x_BN])
     expected = moved(start, x_BN, routing)
     clusters = found(model.train(), batch)
     assert np.abs(expected - start).max() > 0.02
-    np.testing.assert_allclose(router(model).centre, expected, atol=1e-5)
+    np.testing.assert_allclose(router(model).center, expected, atol=1e-5)
     nearest = [int(np.argmax(expected @ x)) for x in x_BN]
     assert clusters.tolist() == nearest
     assert len(set(nearest)) > 1
@@ -115,10 +115,10 @@ def test_each_row_is_multiplied_by_the_weights_of_its_cluster(
         unseen_data.slice(0, 30),
     )
     logits = model(batch).detach()
-    centres = router(model).centre.numpy().astype(np.float64)  # as they are after the step
+    centers = router(model).center.numpy().astype(np.float64)  # as they are after the step
     mean, expected = router(model).mean.numpy(), []
     for z in inputs(model, batch):
-        k = int(np.argmax(centres @ (z[:16] - mean)))
+        k = int(np.argmax(centers @ (z[:16] - mean)))
         for place, layer in enumerate(layers(model)):
             own, bias = layer.own_weight[k].detach().numpy(), layer.own_bias[k].detach().numpy()
             shared = layer.weight.detach().numpy().astype(np.float64)
@@ -156,10 +156,10 @@ def test_evaluation_changes_nothing_and_a_forward_pass_in_training_changes_buffe
     assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
     model.train()(batch).sum().backward()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
-    buffers = {f"net.at_input.0.{name}" for name in ("centre", "idle", "mean", "batches")}
+    buffers = {f"net.at_input.0.{name}" for name in ("center", "idle", "mean", "batches")}
     assert changed <= buffers
     assert changed >= buffers - {"net.at_input.0.idle"}
-    torch.testing.assert_close(router(model).centre.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(router(model).center.norm(dim=1), torch.ones(3))
 
 
 def test_the_running_mean_averages_all_batches_and_then_moves_by_one_percent(
@@ -185,7 +185,7 @@ def test_numeric_fields_do_not_affect_clusters(
     for factor in (1.0, -7.0):
         model = build_model(f"adaptdhm[routing={routing}]").train()
         other = SplitData(**{**vars(data), "numeric_BK": factor * data.numeric_BK})
-        made.append([found(model, other.slice(0, 100)), router(model).centre])
+        made.append([found(model, other.slice(0, 100)), router(model).center])
     assert all(torch.equal(first, second) for first, second in zip(*made, strict=True))
 
 
@@ -213,33 +213,33 @@ def test_no_gradient_passes_through_the_routing(
 def test_only_a_cluster_without_rows_for_long_is_reseeded(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
-    # Two rows, which are opposite after centring; the third centre is orthogonal and has no row.
+    # Two rows, which are opposite after centering; the third center is orthogonal and has no row.
     model = stir_embeddings_and_clusters(build_model("adaptdhm[reseed_after=80]")).train()
     batch, module = data.take(torch.tensor([0, 1] * 20)), router(model)
     first, second = embedded(model, batch)[:2]
     row = torch.from_numpy(unit(first - second)).float()
     with torch.no_grad():
-        across = torch.nn.functional.normalize(module.centre - torch.outer(module.centre @ row, row))
-        module.centre.copy_(across)
-        module.centre[:2] += torch.stack([row, -row])
-        module.centre.copy_(torch.nn.functional.normalize(module.centre))
+        across = torch.nn.functional.normalize(module.center - torch.outer(module.center @ row, row))
+        module.center.copy_(across)
+        module.center[:2] += torch.stack([row, -row])
+        module.center.copy_(torch.nn.functional.normalize(module.center))
     assert found(model, batch).tolist() == [0, 1] * 20
     assert module.idle.tolist() == [0, 0, 40]
-    assert (module.centre @ row).abs()[2] < 0.01
+    assert (module.center @ row).abs()[2] < 0.01
     assert found(model, batch).tolist() == [0, 1] * 20
     assert module.idle.tolist() == [0, 0, 0]
-    alike = (module.centre @ row).abs()
+    alike = (module.center @ row).abs()
     assert float(alike[2]) == pytest.approx(1.0, abs=1e-6)
     assert (alike[:2] < 0.999).all()
 
 
-def test_batches_of_one_row_keep_the_centres_apart(
+def test_batches_of_one_row_keep_the_centers_apart(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     model = stir_embeddings_and_clusters(build_model("adaptdhm")).train()
     for row in range(5):
         model(data.slice(row, row + 1))
-    alike = (router(model).centre @ router(model).centre.T).fill_diagonal_(0.0)
+    alike = (router(model).center @ router(model).center.T).fill_diagonal_(0.0)
     assert alike.max() < 0.9
 
 
@@ -273,7 +273,7 @@ def skewed_rows() -> tuple[Schema, SplitData]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_published_centres_coincide_and_spherical_ones_stay_apart(seed: int) -> None:
+def test_published_centers_coincide_and_spherical_ones_stay_apart(seed: int) -> None:
     schema, data = skewed_rows()
     torch.manual_seed(seed)
     cosines: dict[str, list[float]] = {"published": [], "spherical": []}
@@ -286,11 +286,11 @@ def test_published_centres_coincide_and_spherical_ones_stay_apart(seed: int) -> 
             start = 100 * (place % 40)
             model.train()(data.slice(start, start + 100))
             if place % 20 == 19:  # rounding must not choose
-                centres, z_BN = module.centre.numpy().astype(np.float64), inputs(model, data.slice(0, 2000))
-                exact = ((z_BN - module.mean.numpy()) @ centres.T).argmax(1)
+                centers, z_BN = module.center.numpy().astype(np.float64), inputs(model, data.slice(0, 2000))
+                exact = ((z_BN - module.mean.numpy()) @ centers.T).argmax(1)
                 chosen = found(model.eval(), data.slice(0, 2000)).numpy()
                 agreement[routing] = min(agreement[routing], float((chosen == exact).mean()))
-                found_cosines.append(float((module.centre @ module.centre.T).fill_diagonal_(-1.0).max()))
+                found_cosines.append(float((module.center @ module.center.T).fill_diagonal_(-1.0).max()))
     # A cluster that was just reseeded is distant for some batches; mostly none was.
     assert np.median(cosines["published"]) > 0.9999
     assert agreement["published"] < 0.9
@@ -343,7 +343,7 @@ def test_clusters_do_not_depend_on_the_precision(
     schema: Schema, data: SplitData, build_model: Callable[..., CTRModel]
 ) -> None:
     model, batch = stir_embeddings_and_clusters(build_model("adaptdhm")).eval(), data.slice(0, 200)
-    near = router(model).centre
+    near = router(model).center
     near[1:] = torch.nn.functional.normalize(near[0] + 1e-3 * near[1:])  # equal in bfloat16
     assert len(found(model, batch).unique()) == 3
     low = CTRModel(Adaptdhm().apply(Dnn(hidden=(8, 4)).plan()), schema, seed=1, precision="bf16").eval()

@@ -125,7 +125,7 @@ def test_cells_generate_their_matrices_from_the_row(
     np.testing.assert_allclose(model(batch).detach(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_in_training_a_cell_is_normalised_by_its_domains_rows(
+def test_in_training_a_cell_is_normalized_by_its_domains_rows(
     build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
     model, batch = stir_everything(build_model(f"hamur[{SMALL}]")).train(), data.take(of_city(1))

@@ -358,7 +358,7 @@ def test_a_single_held_out_row_is_trained_on(data: SplitData, build_model: Build
     assert scalars(model) == [0.0, 0.0]
 
 
-def test_moments_of_normalisation_come_from_training_rows(data: SplitData, build_model: Build) -> None:
+def test_moments_of_normalization_come_from_training_rows(data: SplitData, build_model: Build) -> None:
     model, learner = build_model("m3oe[learn=bilevel,norm=bn]").train(), BilevelLearner()
     drawn(learner, data)
     before = {name: value.clone() for name, value in model.named_buffers()}

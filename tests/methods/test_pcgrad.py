@@ -57,7 +57,7 @@ def logistic(num_inputs: int, stages: tuple[Stage, ...] = ()) -> CTRModel:
 
 
 class Recording(Optimizer):
-    """An optimiser that keeps the gradients and makes no step."""
+    """An optimizer that keeps the gradients and makes no step."""
 
     def step(self) -> None:
         self.steps += 1

@@ -275,7 +275,7 @@ def test_a_plan_without_a_dense_tower_is_refused() -> None:
     assert Saml().supports(Dnn().plan()) is None
 
 
-# The attention over behaviours.
+# The attention over behaviors.
 
 ATTENDING = ["saml[attention=true]", "saml[attention=true,mutual=false]"]
 Build, AddHistory = Callable[..., CTRModel], Callable[[SplitData], SplitData]
@@ -337,7 +337,7 @@ def test_all_parameters_of_the_attention_learn(
     assert torch.equal(own_REE[0], torch.eye(4))
 
 
-def test_a_transform_also_learns_through_the_weights_of_behaviours(
+def test_a_transform_also_learns_through_the_weights_of_behaviors(
     build_with_history: Build,
     add_history: AddHistory,
     data: SplitData,
@@ -376,7 +376,7 @@ def test_a_row_trains_no_other_domains_attention(
 
 
 @pytest.mark.parametrize("backbone", ["dnn[hidden=8-4,pooling=dien]", "dcnv2[hidden=8-4,structure=stacked]"])
-def test_rows_without_any_behaviour_are_scored_and_learned_from(
+def test_rows_without_any_behavior_are_scored_and_learned_from(
     build_with_history: Build,
     add_history: AddHistory,
     data: SplitData,

@@ -178,7 +178,7 @@ def test_the_tower_is_the_backbones(build_model: Callable[..., CTRModel]) -> Non
 
 
 def test_parameters_are_counted_by_hand(build_model: Callable[..., CTRModel]) -> None:
-    # z is 17 wide; scale and shift 34, an expert (17 + 1) 16; normalisation 34, gate 17 x 10, tower 17 8 + 9 4.
+    # z is 17 wide; scale and shift 34, an expert (17 + 1) 16; normalization 34, gate 17 x 10, tower 17 8 + 9 4.
     counts = build_model("sarnet").num_parameters()
     assert counts["per_domain"] == 7 * (34 + 2 * 288)
     assert counts["dense"] == 34 + 170 + 8 * 288 + 172 + 5
@@ -205,7 +205,7 @@ def test_a_plan_without_a_dense_tower_is_refused() -> None:
     assert Sarnet().supports(Dnn().plan()) is None
 
 
-# The attention over behaviours.
+# The attention over behaviors.
 
 ATTENDING = "sarnet[shared=3,specific=2,expert=5-3,attention=true]"
 Build, AddHistory = Callable[..., CTRModel], Callable[[SplitData], SplitData]
@@ -290,7 +290,7 @@ def test_all_parameters_of_the_attention_learn(
         assert not torch.equal(value, start[name]), name
 
 
-def test_behaviours_also_learn_through_their_weights(
+def test_behaviors_also_learn_through_their_weights(
     build_with_history: Build,
     add_history: AddHistory,
     unseen_data: SplitData,
@@ -307,7 +307,7 @@ def test_behaviours_also_learn_through_their_weights(
     assert weight.grad[place].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5)
 
 
-def test_rows_without_any_behaviour_have_the_learned_vector(
+def test_rows_without_any_behavior_have_the_learned_vector(
     build_with_history: Build, add_history: AddHistory, data: SplitData, learn: Callable[..., None]
 ) -> None:
     model, rows = build_with_history(ATTENDING), torch.arange(0, 300, 5)

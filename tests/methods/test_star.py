@@ -89,7 +89,7 @@ def test_the_unseen_domain_has_shared_parameters_only(
     assert differs[batch.indicator_B > 0].all()
 
 
-def test_the_model_starts_in_training_as_the_backbone_with_batch_normalisation(
+def test_the_model_starts_in_training_as_the_backbone_with_batch_normalization(
     build_model: Callable[..., CTRModel], data: SplitData, of_city: Callable[..., torch.Tensor]
 ) -> None:
     batch = data.take(of_city(1))
@@ -99,7 +99,7 @@ def test_the_model_starts_in_training_as_the_backbone_with_batch_normalisation(
     torch.testing.assert_close(build_model("star").train()(batch), plain.net(context))
 
 
-def test_normalisation_precedes_the_tower_and_not_the_cross_network() -> None:
+def test_normalization_precedes_the_tower_and_not_the_cross_network() -> None:
     plan = Star().apply(Dcnv2().plan())
     assert plan.at_input == ()
     assert plan.interactions == Dcnv2().plan().interactions
@@ -161,7 +161,7 @@ def test_a_setting_without_effect_is_refused(settings: str) -> None:
         _ = select("methods", f"star[{settings}]").value
 
 
-def test_batch_normalisation_with_batches_of_one_domain_is_refused() -> None:
+def test_batch_normalization_with_batches_of_one_domain_is_refused() -> None:
     with pytest.raises(SettingError, match=r"moments of one domain.*batching=mixed"):
         _ = select("methods", "star[norm=bn]").value
 
@@ -206,7 +206,7 @@ def test_with_a_double_start_each_known_domain_draws_its_own_factor(
         assert torch.equal(layer.weight, other.weight)
 
 
-def test_layer_normalisation_follows_each_hidden_layer_and_keeps_a_double_start_trainable(
+def test_layer_normalization_follows_each_hidden_layer_and_keeps_a_double_start_trainable(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:
     tower = Star(layer_norm=True).apply(Dnn(hidden=(8, 4)).plan()).tower
@@ -220,7 +220,7 @@ def test_layer_normalisation_follows_each_hidden_layer_and_keeps_a_double_start_
 
 
 @pytest.mark.parametrize("settings", ["start=double", "layer_norm=true", "start=double,layer_norm=true"])
-def test_random_factors_and_normalised_layers_make_no_claim_about_the_start(settings: str) -> None:
+def test_random_factors_and_normalized_layers_make_no_claim_about_the_start(settings: str) -> None:
     assert select("methods", f"star[{settings}]").value.starts_as_backbone is None
 
 

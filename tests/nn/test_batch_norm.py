@@ -1,4 +1,4 @@
-"""Normalisation by the batch and by the row, against numbers computed by hand."""
+"""Normalization by the batch and by the row, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_running_moments_are_averages_until_eta_is_larger(schema: Schema) -> Non
     assert module.batches == 3.0
 
 
-def test_a_single_row_is_normalised_with_running_moments(schema: Schema) -> None:
+def test_a_single_row_is_normalized_with_running_moments(schema: Schema) -> None:
     module, x_BN = batch_norm(schema), torch.tensor([[4.0, -1.0]])
     actual = module.train()(x_BN, context(schema, x_BN))
     assert actual.tolist()[0] == pytest.approx([2.0 * 4.0 + 1.0, 3.0 * -1.0 - 1.0], rel=1e-4)

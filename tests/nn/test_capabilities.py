@@ -35,8 +35,8 @@ def models(schema: Schema) -> Iterator[CTRModel]:
             yield CTRModel(rewriter.apply(base.plan()), schema, seed=1)  # type: ignore[union-attr]
 
 
-def test_no_module_declares_a_misspelt_capability(schema: Schema) -> None:
-    misspelt = {
+def test_no_module_declares_a_misspelled_capability(schema: Schema) -> None:
+    misspelled = {
         f"{type(module).__name__}.{name}"
         for model in models(schema)
         for module in model.modules()
@@ -44,7 +44,7 @@ def test_no_module_declares_a_misspelt_capability(schema: Schema) -> None:
         for name in {*vars(type(module)), *vars(module)}
         if name not in NAMES and get_close_matches(name, NAMES, cutoff=0.8)
     }
-    assert misspelt == set()
+    assert misspelled == set()
 
 
 class Silent(nn.Module):

@@ -1,4 +1,4 @@
-"""Partitioned normalisation, against numbers computed by hand and against plain loops."""
+"""Partitioned normalization, against numbers computed by hand and against plain loops."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_gradient_passes_through_a_batchs_moments_but_not_through_running_ones()
     module = norm(smallest=6).double()
     actual = jacobian(module, x, indicator)
     y = (x[:6] - x[:6].mean()) / np.sqrt(x[:6].var() + EPS)
-    # The derivative of batch normalisation: (I - 1/B - y y^T / B) / s.
+    # The derivative of batch normalization: (I - 1/B - y y^T / B) / s.
     expected = (np.eye(6) - 1 / 6 - np.outer(y, y) / 6) / np.sqrt(x[:6].var() + EPS)
     np.testing.assert_allclose(actual[:6, :6], expected, rtol=1e-3, atol=1e-3)
     rare = actual[6:, 6:]

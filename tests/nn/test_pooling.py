@@ -490,17 +490,17 @@ def test_default_pooling_is_not_part_of_a_run_key() -> None:
     assert select("backbones", "dnn[pooling=din]").value.key()["pooling"] == "din"
 
 
-def test_part_of_a_context_has_the_behaviours_of_its_rows(schema: Schema, data: SplitData) -> None:
+def test_part_of_a_context_has_the_behaviors_of_its_rows(schema: Schema, data: SplitData) -> None:
     plan = replace(select("backbones", "dnn[hidden=8-4]").value.full_plan(), attends=True)  # type: ignore[union-attr]
     model, rows = CTRModel(plan, schema, seed=1), torch.tensor([5, 2, 31])
-    whole, own = model.context(data.slice(0, 40)), model.context(data.take(rows)).behaviours["history"]
+    whole, own = model.context(data.slice(0, 40)), model.context(data.take(rows)).behaviors["history"]
     for part in (
-        whole.part(rows).behaviours["history"],
-        whole.part(slice(0, 40)).part(rows).behaviours["history"],
+        whole.part(rows).behaviors["history"],
+        whole.part(slice(0, 40)).part(rows).behaviors["history"],
     ):
         assert torch.equal(part.rows_nE, own.rows_nE)
         assert torch.equal(part.lists.offsets, own.lists.offsets)
         assert torch.equal(part.target_BE, own.target_BE)
     assert own.rows_nE.requires_grad
-    assert not whole.detached().behaviours["history"].rows_nE.requires_grad
-    assert CTRModel(replace(plan, attends=False), schema, seed=1).context(data.slice(0, 9)).behaviours == {}
+    assert not whole.detached().behaviors["history"].rows_nE.requires_grad
+    assert CTRModel(replace(plan, attends=False), schema, seed=1).context(data.slice(0, 9)).behaviors == {}

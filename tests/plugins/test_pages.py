@@ -86,7 +86,7 @@ def test_a_setting_has_values_default_and_meaning(made: dict[str, str]) -> None:
 def test_a_meaning_belongs_to_the_setting_not_to_another_attribute(made: dict[str, str]) -> None:
     """AdaptDHM has a tensor called `routing` beside the setting."""
     assert (
-        "| `routing` | `spherical`, `published` | `spherical` | Update of the centres" in made["adaptdhm.md"]
+        "| `routing` | `spherical`, `published` | `spherical` | Update of the centers" in made["adaptdhm.md"]
     )
 
 

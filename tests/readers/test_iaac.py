@@ -263,7 +263,7 @@ def header_only(tmp_path: Path, text: str) -> Path:
         (line() + "\n", "not an IAAC file"),
     ],
 )
-def test_a_wrong_file_is_recognised_by_its_first_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_file_is_recognized_by_its_first_line(tmp_path: Path, text: str, message: str) -> None:
     assert message in refusal(tmp_path, header_only(tmp_path, text))
 
 
@@ -284,7 +284,7 @@ def twin(path: Path, rows: int, probabilities: list[float] | None = None) -> Pat
     return path
 
 
-def test_a_twin_is_recognised_by_its_ids(tmp_path: Path) -> None:
+def test_a_twin_is_recognized_by_its_ids(tmp_path: Path) -> None:
     raw, frame = rows_of(tmp_path, twin(tmp_path / "real.txt", 5))
     assert raw.suffix == "-twin"
     assert raw.note.startswith("a synthetic twin")

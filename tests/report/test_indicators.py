@@ -94,7 +94,7 @@ def test_a_feature_is_preferred_to_all_features(record: Callable[..., RunRecord]
     assert comparison.indicator == "z"
 
 
-def test_plain_with_normalisation_is_another_row(record: Callable[..., RunRecord]) -> None:
+def test_plain_with_normalization_is_another_row(record: Callable[..., RunRecord]) -> None:
     normed = {"norm": "pn", "aux": "all"}
     runs = [
         record("plain"),

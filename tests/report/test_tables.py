@@ -176,7 +176,7 @@ OWN = Parameters(embedding=1, dense=1, per_domain=5)
 def test_the_note_names_other_indicators(record: Callable[..., RunRecord]) -> None:
     runs = [record("star", 1, indicator=by, parameters=OWN) for by in ("a", "all")]
     note = (
-        "Per-domain parameters are indexed by a; in rows labelled “by all”, by all domain features together."
+        "Per-domain parameters are indexed by a; in rows labeled “by all”, by all domain features together."
     )
     assert note in overall_table(summary_of([*runs, record("apg")])).footnotes
 

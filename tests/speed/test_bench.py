@@ -24,7 +24,7 @@ FIGURES = Figures(
     rows_per_step=63.0,
     ms_per_step=5.103,
     slice_rows_per_second=(12_345.0,),
-    phases_ms={"data": 0.0523, "embedding": 0.5, "forward": 1.25, "backward": 3.5, "optimiser": 0.25},
+    phases_ms={"data": 0.0523, "embedding": 0.5, "forward": 1.25, "backward": 3.5, "optimizer": 0.25},
     peak_memory_bytes=67_000_000,
     parameters={"embedding": 3_213_296, "dense": 57_601, "per_domain": 0},
     work=Work(rows=63.0, flops=123e6, bytes=9e6),

@@ -64,7 +64,7 @@ def test_roofs_are_measured() -> None:
     assert roofs.gigabytes_per_second > 0
 
 
-def test_counting_leaves_no_wrapper_on_the_optimiser(make_case: MakeCase) -> None:
+def test_counting_leaves_no_wrapper_on_the_optimizer(make_case: MakeCase) -> None:
     training = EndlessTraining(make_case())
     count_work(training)
     assert "read" not in vars(training.optimizer)

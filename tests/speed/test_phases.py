@@ -62,12 +62,12 @@ def test_every_phase_of_every_method_is_timed(make_case: MakeCase, method: str) 
     assert sum(clock.seconds.values()) == clock.now() - 1
 
 
-def test_a_second_optimiser_of_a_learner_is_timed(make_case: MakeCase) -> None:
+def test_a_second_optimizer_of_a_learner_is_timed(make_case: MakeCase) -> None:
     clock, weight = ticking(), torch.zeros(1, requires_grad=True)
     weight.grad = torch.ones(1)
     with phase_timers(EndlessTraining(make_case()), clock):
         torch.optim.SGD([weight]).step()
-    assert clock.seconds["optimiser"] == 1
+    assert clock.seconds["optimizer"] == 1
 
 
 def test_timers_are_removed_afterwards(make_case: MakeCase) -> None:

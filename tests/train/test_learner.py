@@ -71,7 +71,7 @@ def test_the_gradient_is_proportional_to_the_weight_of_the_batch(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Penalised(Stage):
+class Penalized(Stage):
     """Adds a parameter to the loss."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
@@ -92,7 +92,7 @@ class PenalisedModule(StageModule):
 
 def test_penalties_give_gradients_and_are_not_part_of_the_loss(schema: Schema, data: SplitData) -> None:
     plan: Plan = select("backbones", "dnn[hidden=8-4]").value.plan()  # type: ignore[union-attr]
-    model = CTRModel(plan.with_input(Penalised(name="penalised")), schema, seed=1)
+    model = CTRModel(plan.with_input(Penalized(name="penalized")), schema, seed=1)
     plain, batch = CTRModel(plan, schema, seed=1), data.slice(0, 16)
     output = Learner().step(model, Optimizer(model, AdamConfig()), batch)
     assert float(output.loss) == pytest.approx(bce(plain(batch), batch.label_B).item())
@@ -146,8 +146,8 @@ def test_declaring_a_selection_without_overriding_select_is_an_error() -> None:
 
 
 def test_overriding_step_without_declaring_refuses_workers_is_an_error() -> None:
-    with pytest.raises(TypeError, match="Misspelt overrides step, so it must declare refuses_workers"):
-        type("Misspelt", (Learner,), {"refuse_workers": "a reason", "step": lambda *_: None})
+    with pytest.raises(TypeError, match="Misspelled overrides step, so it must declare refuses_workers"):
+        type("Misspelled", (Learner,), {"refuse_workers": "a reason", "step": lambda *_: None})
 
 
 def test_declarations_are_inherited() -> None:

@@ -55,7 +55,7 @@ class Tally:
 
 
 def card_of(name: str, fields: Sequence[ProductionField], max_length: int) -> DatasetCard:
-    """Return the bundled card under another name, with the fields of behaviours if they are generated."""
+    """Return the bundled card under another name, with the fields of behaviors if they are generated."""
     card = load_card("production")
     sequences = tuple(
         FieldCard(

@@ -1,4 +1,4 @@
-"""Normalised entropy: log loss divided by the log loss of always predicting the base rate (He et al., 2014)."""
+"""Normalized entropy: log loss divided by the log loss of always predicting the base rate (He et al., 2014)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NormalizedEntropy(RowMetric):
     terms = (label_loss,)
 
     def values(self, groups: Groups) -> Floats:
-        """Return the normalised entropy of each group."""
+        """Return the normalized entropy of each group."""
         rate = ratio(groups.positives, groups.rows)
         entropy = entr(rate) + entr(1 - rate)
         return ratio(ratio(groups.sum(label_loss), groups.rows), np.where(entropy > 0, entropy, 0.0))

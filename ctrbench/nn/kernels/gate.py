@@ -304,7 +304,7 @@ def _multiply_loop(
             is_kept = v_out > low
             factor = one if is_hard else v_out
             product[j] = x[j] * (factor if is_kept or not is_cut else zero)
-            # As wide as the numbers beside it, or the loop is not vectorised.
+            # As wide as the numbers beside it, or the loop is not vectorized.
             kept += np.int32(is_kept)
         num_kept += int(kept)
     return num_kept

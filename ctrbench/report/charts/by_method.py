@@ -10,7 +10,7 @@ import altair as alt
 from ctrbench.report.charts.figure import Figure
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
-from ctrbench.report.plots import DOT, GREY, INK, WIDTH, Data, Panel, encode_method, inline, padded, styled
+from ctrbench.report.plots import DOT, GRAY, INK, WIDTH, Data, Panel, encode_method, inline, padded, styled
 from ctrbench.report.summary import RowSummary, Summary
 from ctrbench.report.table import Mark, mark_of, number
 
@@ -125,7 +125,7 @@ def _reference_layers(
     base = plain.estimate(metric) if plain else None
     layers = []
     if base is not None:
-        layers.append(_rule_chart(base.mean, GREY, [2, 3]))
+        layers.append(_rule_chart(base.mean, GRAY, [2, 3]))
     if oracle is not None and is_oracle_near:
         layers.append(_rule_chart(oracle, INK, [6, 3]))
     if oracle is not None and backbone == summary.comparison.backbones[0]:

@@ -160,7 +160,7 @@ def serve_runs(
     """Execute the runs that arrive through the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if device is not None:
-        # Set before CUDA is initialised, which reads it once.
+        # Set before CUDA is initialized, which reads it once.
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     from ctrbench.runs.execute import execute
 

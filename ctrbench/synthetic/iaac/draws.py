@@ -66,7 +66,7 @@ def assign_owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> 
         return owner
     order = np.argsort(-weights * np.exp(0.5 * rng.standard_normal(len(weights))), kind="stable")
     first = order[np.sort(rng.permutation(len(weights))[: len(shares)])]
-    lack = marginals.normalised(np.maximum(shares - weights[first], 0.0))
+    lack = marginals.normalized(np.maximum(shares - weights[first], 0.0))
     owner = select(rng.random(len(weights)), np.cumsum(lack))
     owner[first] = np.arange(len(shares))
     return owner

@@ -1,7 +1,7 @@
 """Marginals of the IAAC data that the twin reproduces: counts per level, days and hours, and fitted distributions.
 
 Counts are those of round 1, rounded to three digits. Fields with thousands of ids follow a Zipf-Mandelbrot
-distribution: exponent and offset minimise, on a grid, the largest difference between the cumulative row shares of the
+distribution: exponent and offset minimize, on a grid, the largest difference between the cumulative row shares of the
 distribution and of the data at ranks 1, 2, 4, 11, 31, 101, 301, 1001, 3001 and the last; the number of ids reproduces
 the known number of distinct ids in 478,138 draws. Assumptions: the exponents of users and queries, of which only the
 number of distinct values is known, and the growth of the number of ids with the number of rows.
@@ -138,7 +138,7 @@ class ZipfMandelbrot:
     def shares(self, size: int) -> Floats:
         """Return the row share of each rank."""
         weights: Floats = np.power(np.arange(1.0, size + 1.0) + self.offset, -self.exponent)
-        return normalised(weights)
+        return normalized(weights)
 
 
 ITEMS = ZipfMandelbrot(exponent=1.85, offset=320, ids=10_298, growth=0.3)
@@ -163,11 +163,11 @@ def city_shares(rows: int) -> Floats:
     return np.concatenate([[TOP_CITY], (1 - TOP_CITY) * CITIES.shares(CITIES.size(rows))])
 
 
-def normalised(weights: Floats) -> Floats:
+def normalized(weights: Floats) -> Floats:
     """Return the weights divided by their sum."""
     return weights / float(weights.sum())
 
 
 def shares(levels: Levels) -> Floats:
     """Return the share of each level, in the order of the levels."""
-    return normalised(np.array(list(levels.values()), dtype=np.float64))
+    return normalized(np.array(list(levels.values()), dtype=np.float64))

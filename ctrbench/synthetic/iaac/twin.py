@@ -3,7 +3,7 @@
 The real data are not freely available, and their true probabilities are unknown. A twin passes through the same reader
 at the same size, and its true probabilities give the best score that a model can reach. Rows are drawn in blocks from
 entities that depend on the seed and the number of rows, so memory use is constant. Instance ids are marked, so that the
-reader recognises a twin under any file name.
+reader recognizes a twin under any file name.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def _sigmoid(logit: Floats) -> Floats:
 
 def _cumulative(days: Sequence[Day], number: Round | None = None) -> Floats:
     weights = [float(day.rows) if number in (None, day.round) else 0.0 for day in days]
-    return np.cumsum(marginals.normalised(np.array(weights)))
+    return np.cumsum(marginals.normalized(np.array(weights)))
 
 
 def _ladder(world: World, truth: _Truth, seed: int) -> dict[str, dict[str, float]]:

@@ -27,7 +27,7 @@ class Users:
     cell: Integers
     """Index of the combination of gender, age and star."""
     level: Floats
-    """Propensity to buy, not standardised."""
+    """Propensity to buy, not standardized."""
     taste: Floats
     """(users, TASTE_SIZE)."""
 

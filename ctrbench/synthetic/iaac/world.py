@@ -4,7 +4,7 @@ Entities are drawn once per seed and size; rows are then drawn from them. An ite
 brand, city, levels and shop; a user determines gender, age, occupation and star; a shop and a day determine the scores.
 The true logit of a row is the level of the day plus seven components of fixed variances. Preferences of domains follow
 an ideal-point model: each domain has a point in content space and prefers items close to it. No method in this package
-has that form, so none is favoured by the formula of the generator.
+has that form, so none is favored by the formula of the generator.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class World:
     """Effects of pages and hours."""
     structured: NDArray[np.float32]
     idiosyncratic: NDArray[np.float32]
-    """Domain × content (cells, items), standardised under the distribution of the rows."""
+    """Domain × content (cells, items), standardized under the distribution of the rows."""
 
 
 def make_world(rows: int, seed: int) -> World:

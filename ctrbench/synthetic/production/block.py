@@ -106,14 +106,14 @@ class Block:
 
     @cached_property
     def log_rate(self) -> Floats:
-        """Logarithm of the user's behaviours per day."""
+        """Logarithm of the user's behaviors per day."""
         rate = self._empty_floats()
         rows.rates(self.seed, self.user, rate)
         return rate
 
     @cached_property
     def slots(self) -> Integers:
-        """Number of behaviours of the user before the impression."""
+        """Number of behaviors of the user before the impression."""
         slots = self._empty_integers()
         rows.histories(self.log_rate, *self.times, slots)
         return slots
@@ -126,14 +126,12 @@ class Block:
         rows.contexts(self.start, self.seed, self.draw, stream, traffic.page, traffic.network, columns)
         return columns
 
-    # --- item and behaviours ---------------------------------------------------------------------------------------
+    # --- item and behaviors ---------------------------------------------------------------------------------------
 
     @property
-    def _catalogue(self) -> rows.Catalogue:
+    def _catalog(self) -> rows.Catalog:
         traffic = self.world.traffic
-        return rows.Catalogue(
-            traffic.category, traffic.category_guide, traffic.item_start, traffic.item_power
-        )
+        return rows.Catalog(traffic.category, traffic.category_guide, traffic.item_start, traffic.item_power)
 
     @cached_property
     def _category_and_item(self) -> tuple[Integers, Integers]:
@@ -143,7 +141,7 @@ class Block:
             self.user,
             self.slots,
             self.scenario,
-            self._catalogue,
+            self._catalog,
             traffic.tilted,
             traffic.tilted_guide,
             category,
@@ -170,10 +168,10 @@ class Block:
 
     @cached_property
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """Categories and items of the last behaviours (B, K), oldest first, padded with -1."""
+        """Categories and items of the last behaviors (B, K), oldest first, padded with -1."""
         shape = (self.stop - self.start, self.world.spec.sequence_length)
         category, item = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
-        rows.sequences(self.seed, self.user, self.slots, self._catalogue, category, item)
+        rows.sequences(self.seed, self.user, self.slots, self._catalog, category, item)
         return category, item
 
     @property
@@ -236,11 +234,11 @@ class Block:
 
     @cached_property
     def match(self) -> Floats:
-        """Similarity of the item to the user's last behaviours."""
+        """Similarity of the item to the user's last behaviors."""
         match, length = self._empty_floats(), self.world.spec.sequence_length
         brand = self.item_features[0]
         histories = truth.Histories(self.user, self.slots, self.scenario, self.category, brand)
-        truth.matches(self.seed, length, histories, self.world.truth.decay_S, self._catalogue, match)
+        truth.matches(self.seed, length, histories, self.world.truth.decay_S, self._catalog, match)
         return match
 
     @cached_property

@@ -1,6 +1,6 @@
 """Calibration constants of the true logit, from one Monte-Carlo pass over separate rows (spec: production-9.6).
 
-Components are centred per scenario, so that they leave the level of a scenario unchanged, and scaled to variance 1.
+Components are centered per scenario, so that they leave the level of a scenario unchanged, and scaled to variance 1.
 Bisection then finds μ_0 such that the mean click probability is 0.0127. Constants are stored as decimal strings, so
 that all processes use identical numbers. The residual is standard normal by construction and domain levels are scaled
 with the exact traffic, so neither needs constants.
@@ -28,7 +28,7 @@ MIN_SCENARIO_ROWS = 1_000
 
 
 class PartScale(BaseModel):
-    """Constants that standardise one component: (raw value - mean of the scenario) / sd."""
+    """Constants that standardize one component: (raw value - mean of the scenario) / sd."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

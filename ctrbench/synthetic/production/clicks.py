@@ -1,4 +1,4 @@
-"""Block of rows with clicks: standardised components, logit, probabilities, labels, bids and prices.
+"""Block of rows with clicks: standardized components, logit, probabilities, labels, bids and prices.
 
 Applies the calibration constants to the raw components of `block` (spec: production-9.6 to production-9.8). Separate
 from `block`, because the calibration itself reads the raw components.
@@ -32,7 +32,7 @@ class Component(StrEnum):
     SHARED = "component_shared"
     STRUCTURED = "component_structured"
     IDIOSYNCRATIC = "component_idiosyncratic"
-    BEHAVIOUR = "component_behaviour"
+    BEHAVIOR = "component_behaviour"
     RESIDUAL = "component_residual"
 
 
@@ -45,7 +45,7 @@ class ClickBlock(Block):
     @cached_property
     def components(self) -> dict[Component, Floats]:
         """Components of the logit."""
-        shared, structured, idiosyncratic, behaviour = self._standardised
+        shared, structured, idiosyncratic, behavior = self._standardized
         world = self.world.truth
         return {
             Component.DOMAIN: world.level_D[self.domain],
@@ -53,12 +53,12 @@ class ClickBlock(Block):
             Component.SHARED: shared,
             Component.STRUCTURED: structured,
             Component.IDIOSYNCRATIC: idiosyncratic,
-            Component.BEHAVIOUR: behaviour,
+            Component.BEHAVIOR: behavior,
             Component.RESIDUAL: self.residual,
         }
 
     @cached_property
-    def _standardised(self) -> Floats:
+    def _standardized(self) -> Floats:
         means, sds = self.constants.mean_table(), self.constants.sd_table()
         return np.asarray((self.parts - means[:, self.scenario]) / sds[:, None])
 
@@ -73,7 +73,7 @@ class ClickBlock(Block):
             self.times[0],
             world.level_D,
             world.drift_SD,
-            self._standardised,
+            self._standardized,
             part_weights(self.world.spec),
             self.residual,
             base_logit,
@@ -122,12 +122,12 @@ class ClickBlock(Block):
 
     @property
     def item_ctr(self) -> Floats:
-        """Estimate of the item's CTR from before the first day: log-odds, standardised over items."""
+        """Estimate of the item's CTR from before the first day: log-odds, standardized over items."""
         log_odds = ITEM_CTR_SLOPE * self.quality + ITEM_CTR_NOISE * self.quality_noise
         return log_odds / math.hypot(ITEM_CTR_SLOPE, ITEM_CTR_NOISE)
 
     @property
     def user_activity(self) -> Floats:
-        """log(1 + behaviours of the user before the first day), approximately standardised over users."""
+        """log(1 + behaviors of the user before the first day), approximately standardized over users."""
         count = np.floor(HISTORY_DAYS * np.exp(self.log_rate))
         return (np.log1p(count) - math.log(HISTORY_DAYS) - RATE_SHIFT) / RATE_STD

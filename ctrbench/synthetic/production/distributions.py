@@ -113,7 +113,7 @@ def _long_tailed(domains: int, exponent: float) -> Floats:
     first = int(TAIL_FROM * domains)
     shares = zipf(domains, exponent)
     steps = np.arange(1, domains - first + 1) / (domains - first)
-    for _ in range(20):  # normalisation changes the smallest share slightly, hence the iteration
+    for _ in range(20):  # normalization changes the smallest share slightly, hence the iteration
         last = TAIL_ROWS * MAX_DOMAINS / FULL_ROWS / domains
         shares[first:] = shares[first - 1] * (last / shares[first - 1]) ** steps
         shares /= shares.sum()

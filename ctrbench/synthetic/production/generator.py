@@ -2,7 +2,7 @@
 
 A spec and its constants determine every row. Rows are computed on request, so any worker can generate any shard, in any
 order, with bit-identical values. Only the quantities that the requested columns depend on are computed. Ids start at 1;
-0 is reserved for unseen values. This module defines the columns; `rows` draws users, items and behaviours, `truth`
+0 is reserved for unseen values. This module defines the columns; `rows` draws users, items and behaviors, `truth`
 computes click probabilities.
 
 Example:
@@ -252,7 +252,7 @@ def _item_negatives(block: ClickBlock) -> Values:
 
 
 def _category_history(block: ClickBlock) -> Values:
-    # Index -1, which means no behaviour, selects the appended 0.
+    # Index -1, which means no behavior, selects the appended 0.
     ids = np.append(block.world.ids.category, 0)
     return _as_ids(ids[block.sequences[0]])
 

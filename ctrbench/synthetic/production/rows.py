@@ -1,8 +1,8 @@
-"""Compiled loops that generate the rows of the Production-scale data: time, domain, user, item and behaviours.
+"""Compiled loops that generate the rows of the Production-scale data: time, domain, user, item and behaviors.
 
 See spec: production-9.3 to production-9.5. Each loop passes once over a block of rows and fills arrays that later loops
 read. Loops have no state: the values of a row depend only on its index. Choices that the specification leaves open:
-user activity has density rank^-0.6; behaviours per day are log-normal with log sd 1; interests and their items follow
+user activity has density rank^-0.6; behaviors per day are log-normal with log sd 1; interests and their items follow
 the global category distribution; the interest of a slot uses one word of a block. B rows of a block, K slots of a
 sequence, P profiles, D domains. Indices of entities start at 0.
 """
@@ -32,10 +32,10 @@ FIRST_INTEREST, SECOND_INTEREST = 0.5, 0.8
 STINTS = (2, 5, 12)
 """Epochs per stint of each interest; the category of an interest is constant within a stint."""
 EPOCH_SLOTS = 16
-"""Behaviours per epoch."""
+"""Behaviors per epoch."""
 HISTORY_DAYS = 60.0
 MEAN_RATE, RATE_STD = 8.0, 1.0
-"""Behaviours per day: mean, and standard deviation of the logarithm."""
+"""Behaviors per day: mean, and standard deviation of the logarithm."""
 STINT_RANGE = 1 << 30
 
 _USER_POWER = 1 / (1 - USER_EXPONENT)
@@ -44,8 +44,8 @@ _SECONDS, _BUCKET_SECONDS = DAY_SECONDS, DAY_SECONDS // BUCKETS
 _L0, _L1, _L2 = STINTS
 _DOMAIN, _USER_ROW, _ITEM_ROW = int(Stream.ROW_DOMAIN), int(Stream.ROW_USER), int(Stream.ROW_ITEM)
 _USER, _PHASE, _INTEREST = int(Stream.USER), int(Stream.INTEREST_PHASE), int(Stream.INTEREST)
-_BEHAVIOUR, _BEHAVIOUR_ITEM = int(Stream.BEHAVIOUR), int(Stream.BEHAVIOUR_ITEM)
-_ITEM_FEATURES, _NEGATIVE = int(Stream.ITEM_FEATURES), int(Stream.BEHAVIOUR_NEGATIVE)
+_BEHAVIOR, _BEHAVIOR_ITEM = int(Stream.BEHAVIOR), int(Stream.BEHAVIOR_ITEM)
+_ITEM_FEATURES, _NEGATIVE = int(Stream.ITEM_FEATURES), int(Stream.BEHAVIOR_NEGATIVE)
 
 
 class Draw(NamedTuple):
@@ -56,7 +56,7 @@ class Draw(NamedTuple):
     number: int
 
 
-class Catalogue(NamedTuple):
+class Catalog(NamedTuple):
     """Distributions of categories and items."""
 
     category: Floats
@@ -151,14 +151,14 @@ def users(
 
 @compiled
 def rates(seed: int, user_B: Integers, rate_B: Floats) -> None:
-    """Write the logarithm of the behaviours per day of each row's user."""
+    """Write the logarithm of the behaviors per day of each row's user."""
     for i in range(len(user_B)):
         rate_B[i] = RATE_SHIFT + RATE_STD * normal(uniforms(seed, _USER, user_B[i])[0])
 
 
 @compiled
 def histories(rate_B: Floats, day_B: Integers, second_B: Floats, slots_B: Integers) -> None:
-    """Write the number of behaviours of each row's user before the impression."""
+    """Write the number of behaviors of each row's user before the impression."""
     for i in range(len(rate_B)):
         slots_B[i] = int(math.exp(rate_B[i]) * (day_B[i] + second_B[i] / _SECONDS + HISTORY_DAYS))
 
@@ -202,7 +202,7 @@ def items(
     user_B: Integers,
     slots_B: Integers,
     scenario_B: Integers,
-    catalogue: Catalogue,
+    catalog: Catalog,
     tilted: Floats,
     tilted_guide: Integers,
     category_B: Integers,
@@ -210,7 +210,7 @@ def items(
 ) -> None:
     """Write category and item of each row, from a current interest of the user or from the scenario's distribution."""
     seed, start, number = draw
-    category, category_guide, item_start, item_power = catalogue
+    category, category_guide, item_start, item_power = catalog
     for i in range(len(item_B)):
         choice, u = uniforms(seed, _ITEM_ROW, start + i, number)
         if choice < TARGETED:
@@ -235,7 +235,7 @@ def interest_of(u: float) -> int:
 
 @compiled
 def slot_interest(block: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot: int) -> int:
-    """Return the interest of a behaviour; four slots share a block, one word each."""
+    """Return the interest of a behavior; four slots share a block, one word each."""
     i = slot % 4
     word = block[0] if i == 0 else block[1] if i == 1 else block[2] if i == 2 else block[3]
     return interest_of((np.float64(word) + 0.5) / 4294967296.0)
@@ -244,16 +244,16 @@ def slot_interest(block: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot
 @compiled
 def slot_words(seed: int, user: int, slot: int) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Return the block of random words that contains the word of a slot."""
-    return words(seed, _BEHAVIOUR, user, slot // 4)
+    return words(seed, _BEHAVIOR, user, slot // 4)
 
 
 @compiled
 def slot_item(
     seed: int, user: int, slot: int, category: int, item_start: Integers, item_power: Floats
 ) -> int:
-    """Return the item of a behaviour of the given category."""
+    """Return the item of a behavior of the given category."""
     first: int = item_start[category]
-    u = uniforms(seed, _BEHAVIOUR_ITEM, user, slot)[0]
+    u = uniforms(seed, _BEHAVIOR_ITEM, user, slot)[0]
     return first + rank_of(u, item_start[category + 1] - first, item_power[category])
 
 
@@ -330,13 +330,13 @@ def sequences(
     seed: int,
     user_B: Integers,
     slots_B: Integers,
-    catalogue: Catalogue,
+    catalog: Catalog,
     category_BK: np.ndarray,
     item_BK: np.ndarray,
 ) -> None:
-    """Write category and item of each row's last K behaviours, oldest first, padded with -1."""
+    """Write category and item of each row's last K behaviors, oldest first, padded with -1."""
     length = category_BK.shape[1]
-    category, category_guide, item_start, item_power = catalogue
+    category, category_guide, item_start, item_power = catalog
     stints, chosen = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64)
     for i in range(len(user_B)):
         user, slots = user_B[i], slots_B[i]
@@ -359,7 +359,7 @@ def sequences(
 
 @compiled
 def negatives(seed: int, num_items: int, user_B: Integers, slots_B: Integers, item_BK: np.ndarray) -> None:
-    """Write one uniformly drawn item per element of `sequences`; -1 where there is no behaviour."""
+    """Write one uniformly drawn item per element of `sequences`; -1 where there is no behavior."""
     length = item_BK.shape[1]
     for i in range(len(user_B)):
         first = max(0, slots_B[i] - length)

@@ -63,7 +63,7 @@ class ProductionSpec(BaseModel):
     long_tail: bool = False
     """Whether the sizes of the last tenth of the domains decrease geometrically, to 200 rows at full scale."""
     sequences: bool = False
-    """Whether behaviour sequences are fields; behaviours affect clicks in both cases."""
+    """Whether behavior sequences are fields; behaviors affect clicks in both cases."""
     sequence_length: int = Field(default=50, ge=1, le=200)
     users: int | None = Field(default=None, ge=NUM_PROFILES, lt=1 << 31)
     """Default: one user per 20 rows."""

@@ -28,11 +28,11 @@ class Stream(IntEnum):
     INTEREST_PHASE = 24
     INTEREST = 25
     """b = 2^30 j + stint."""
-    BEHAVIOUR = 26
+    BEHAVIOR = 26
     """b = slot // 4; one word per slot."""
-    BEHAVIOUR_ITEM = 27
+    BEHAVIOR_ITEM = 27
     """b = slot."""
-    BEHAVIOUR_NEGATIVE = 28
+    BEHAVIOR_NEGATIVE = 28
     """b = slot."""
     RESIDUAL = 29
     """b = item."""

@@ -106,8 +106,8 @@ def make_traffic(spec: ProductionSpec, domains: Domains) -> Traffic:
 def tilted_shares(spec: ProductionSpec) -> Floats:
     """Return the shares of categories per scenario (scenarios, categories).
 
-    In a scenario where a category is rare, more of its rows are targeted and match behaviours. For models without
-    behaviours, its click rate then depends on the scenario; strict null data therefore have no tilt.
+    In a scenario where a category is rare, more of its rows are targeted and match behaviors. For models without
+    behaviors, its click rate then depends on the scenario; strict null data therefore have no tilt.
     """
     tilt = normal_table(spec.seed, Stream.SCENARIO_CATEGORY, NUM_SCENARIOS, spec.num_categories)
     strength = 0.0 if spec.null == "strict" else TILT

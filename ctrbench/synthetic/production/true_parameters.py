@@ -104,7 +104,7 @@ def make_truth(spec: ProductionSpec, domains: Domains) -> Truth:
 
 
 def _standardize_columns(table: Floats, shares: Floats) -> Floats:
-    """Standardise each column to mean 0 and variance 1 under the shares."""
+    """Standardize each column to mean 0 and variance 1 under the shares."""
     return np.stack([centered(column, shares) for column in table.T], axis=1)
 
 

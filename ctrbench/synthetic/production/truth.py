@@ -1,6 +1,6 @@
 """Components of the true logit, and the click probability that follows (spec: production-9.6 to production-9.8).
 
-The loops write raw components; the constants of `calibration` centre them per scenario and scale them to variance 1, so
+The loops write raw components; the constants of `calibration` center them per scenario and scale them to variance 1, so
 that they do not change the level of a domain. Choices that the specification leaves open: the shared component is 35 %
 item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩; quality is the sum of category, brand,
 shop and item terms, user level of city, device, activity and user terms; brand matches count within a category only.
@@ -17,7 +17,7 @@ import numpy as np
 from ctrbench.synthetic.philox import Floats, Integers, compiled, normals, uniforms
 from ctrbench.synthetic.production.rows import (
     EPOCH_SLOTS,
-    Catalogue,
+    Catalog,
     brand_of,
     category_of,
     phases_of,
@@ -31,11 +31,11 @@ from ctrbench.synthetic.production.true_parameters import LATENT, TASTE
 
 BASE_RATE = 0.0127
 V_DOMAIN, V_SHARED, V_STRUCTURED = 0.345, 0.370, 0.140
-V_IDIOSYNCRATIC, V_BEHAVIOUR, V_RESIDUAL = 0.040, 0.100, 0.226
+V_IDIOSYNCRATIC, V_BEHAVIOR, V_RESIDUAL = 0.040, 0.100, 0.226
 """Variances of the components in the logit."""
 PARTS = ("shared", "structured", "idiosyncratic", "behaviour")
-"""Components that the calibration standardises; domain level and residual have variance 1 by construction."""
-VARIANCES = (V_SHARED, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOUR)
+"""Components that the calibration standardizes; domain level and residual have variance 1 by construction."""
+VARIANCES = (V_SHARED, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOR)
 BRAND_MATCH = 0.5
 QUALITY_WEIGHTS = (0.5, 0.4, 0.4, math.sqrt(0.43))
 """Weights of category, brand, shop and item terms."""
@@ -125,7 +125,7 @@ class Latents(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """Rows of a block as `matches` reads them (B): user, number of behaviours, scenario, and the item's features."""
+    """Rows of a block as `matches` reads them (B): user, number of behaviors, scenario, and the item's features."""
 
     user_B: Integers
     slots_B: Integers
@@ -217,14 +217,14 @@ def shared(
 
 @compiled
 def matches(
-    seed: int, length: int, histories: Histories, decay_S: Floats, catalogue: Catalogue, match_B: Floats
+    seed: int, length: int, histories: Histories, decay_S: Floats, catalog: Catalog, match_B: Floats
 ) -> None:
-    """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviours; k = 1 is the latest.
+    """Write Σ_k ρ^k (1[same category] + 0.5 [same brand]) over each user's last behaviors; k = 1 is the latest.
 
     The categories of the few current stints are compared first, because most rows match none of them.
     """
     user_B, slots_B, scenario_B, category_B, brand_B = histories
-    category, category_guide, item_start, item_power = catalogue
+    category, category_guide, item_start, item_power = catalog
     is_match = np.empty((length // EPOCH_SLOTS + 2, 3), dtype=np.bool_)
     for i in range(len(user_B)):
         user, slots, target = user_B[i], slots_B[i], category_B[i]

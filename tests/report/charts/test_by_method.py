@@ -34,7 +34,7 @@ def test_intervals_are_students_t_intervals(
     assert (point["low"], point["high"]) == pytest.approx((0.71 - 0.12706, 0.71 + 0.12706), abs=1e-5)
 
 
-def test_methods_differ_in_shape_and_colour(record: Callable[..., RunRecord], summary_of: Summarize) -> None:
+def test_methods_differ_in_shape_and_color(record: Callable[..., RunRecord], summary_of: Summarize) -> None:
     names = ["plain", *(f"m{i}" for i in range(8))]
     summary = summary_of([record(name) for name in names])
     encoding = metric_chart(summary, "auc").to_dict()["vconcat"][0]["layer"]

@@ -83,7 +83,7 @@ def test_marked_ids_are_distinct_64_bit_integers() -> None:
     assert iaac.marked_ids(np.array([2**42 - 1]), seed=3)[0] > 0
 
 
-def test_reader_recognises_the_twin_without_its_sidecar(folder: Path, tmp_path: Path) -> None:
+def test_reader_recognizes_the_twin_without_its_sidecar(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "round.txt"
     copy.write_bytes((folder / ROUND1_FILE).read_bytes())
     request = ReadRequest(paths=(copy,), scratch=tmp_path)

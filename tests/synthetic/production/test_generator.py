@@ -1,4 +1,4 @@
-"""Columns of generated rows: determinism, fields, time, domains, users, items and behaviours."""
+"""Columns of generated rows: determinism, fields, time, domains, users, items and behaviors."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_values_absent_from_training_are_encoded_as_0(unit: Production, columns:
         assert set(columns[name]) - set(columns[name][train]) <= {0}
 
 
-def test_numeric_fields_are_standardised_over_entities(columns: Columns) -> None:
+def test_numeric_fields_are_standardized_over_entities(columns: Columns) -> None:
     for entity, name in (("item_id", "item_ctr"), ("user_id", "user_activity")):
         frame = pl.DataFrame({"id": columns[entity], "value": columns[name]}).unique()
         error = 1 / np.sqrt(frame.height)
@@ -278,7 +278,7 @@ def test_35_percent_of_the_rows_follow_a_current_interest(unit: Production) -> N
 
 
 def test_shares_of_the_three_interests(unit: Production) -> None:
-    # With three distinct categories, the category of the latest behaviour identifies its interest.
+    # With three distinct categories, the category of the latest behavior identifies its interest.
     block = unit.block(0, 6_000)
     latest = unit.block(0, 6_000).sequences[0][np.arange(6_000), np.minimum(block.slots, 50) - 1]
     chosen = []
@@ -300,7 +300,7 @@ def test_items_of_a_category_are_zipf_distributed(unit: Production) -> None:
     assert abs(chi - size) < 5 * np.sqrt(2 * size)
 
 
-# --- behaviours ----------------------------------------------------------------------------------------------------
+# --- behaviors ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +338,7 @@ def test_sequences_of_a_user_overlap(histories: Columns) -> None:
     assert np.mean(np.array(shifts) < 50) > 0.95
 
 
-def test_number_of_behaviours_grows_at_the_rate_of_the_user(unit: Production) -> None:
+def test_number_of_behaviors_grows_at_the_rate_of_the_user(unit: Production) -> None:
     block = unit.block(0, unit.spec.rows)
     day, second = block.times
     expected = np.exp(block.log_rate) * (day + second / DAY + 60)
@@ -347,8 +347,8 @@ def test_number_of_behaviours_grows_at_the_rate_of_the_user(unit: Production) ->
     assert np.exp(log_rate).mean() == pytest.approx(8, rel=5 * np.sqrt((np.e - 1) / len(log_rate)))
 
 
-def test_neighbouring_behaviours_share_categories(histories: Columns) -> None:
-    # Half of the behaviours follow one interest, whose category is constant for 32 slots, so neighbours often agree.
+def test_neighboring_behaviors_share_categories(histories: Columns) -> None:
+    # Half of the behaviors follow one interest, whose category is constant for 32 slots, so neighbors often agree.
     full = histories[CATEGORY_SEQUENCE][histories[CATEGORY_SEQUENCE][:, -1] > 0]
     assert (full[:, 1:] == full[:, :-1]).mean() > 0.36
 

@@ -26,7 +26,7 @@ VARIANCES = {
     Component.SHARED: 0.370,
     Component.STRUCTURED: 0.140,
     Component.IDIOSYNCRATIC: 0.040,
-    Component.BEHAVIOUR: 0.100,
+    Component.BEHAVIOR: 0.100,
     Component.RESIDUAL: 0.226,
 }
 
@@ -35,7 +35,7 @@ def weighted_sum(columns: Columns, without: tuple[Component, ...] = ()) -> np.nd
     return sum(np.sqrt(v) * columns[part] for part, v in VARIANCES.items() if part not in without)
 
 
-def standardised(values: np.ndarray, block: ClickBlock, part: str) -> np.ndarray:
+def standardized(values: np.ndarray, block: ClickBlock, part: str) -> np.ndarray:
     scale = block.constants.scales[part]
     means = np.array([float(mean) for mean in scale.means])
     return (values - means[block.scenario]) / float(scale.sd)
@@ -121,7 +121,7 @@ def test_structured_component_is_a_product_of_domain_and_content(unit: Productio
     block = unit.block(0, 200)
     product = (block.world.truth.structured_DK[block.domain] * content(block)).sum(axis=1)
     np.testing.assert_allclose(
-        columns[Component.STRUCTURED][:200], standardised(product, block, "structured")
+        columns[Component.STRUCTURED][:200], standardized(product, block, "structured")
     )
 
 
@@ -131,7 +131,7 @@ def test_idiosyncratic_component_is_a_product_of_tuple_and_content(
     block = unit.block(0, 200)
     product = (block.world.truth.idiosyncratic_DK[block.domain] * content(block)).sum(axis=1)
     np.testing.assert_allclose(
-        columns[Component.IDIOSYNCRATIC][:200], standardised(product, block, "idiosyncratic")
+        columns[Component.IDIOSYNCRATIC][:200], standardized(product, block, "idiosyncratic")
     )
 
 
@@ -157,11 +157,11 @@ def test_shared_component_is_quality_level_profile_and_taste(unit: Production, c
     preference = truth.profile_category_PC[block.profile, block.category]
     total = 0.35**0.5 * quality + 0.2**0.5 * level + 0.5 * preference + 0.2**0.5 * taste
     np.testing.assert_allclose(
-        columns[Component.SHARED][:200], standardised(total, block, "shared"), atol=1e-12
+        columns[Component.SHARED][:200], standardized(total, block, "shared"), atol=1e-12
     )
 
 
-def test_behaviour_component_follows_from_the_sequences(unit: Production, columns: Columns) -> None:
+def test_behavior_component_follows_from_the_sequences(unit: Production, columns: Columns) -> None:
     names = [ITEM_SEQUENCE, CATEGORY_SEQUENCE, "category", "brand"]
     rows, block = unit.rows(0, 3_000, names), unit.block(0, 3_000)
     brand = np.zeros(unit.spec.num_items + 1, dtype=np.int64)
@@ -175,13 +175,11 @@ def test_behaviour_component_follows_from_the_sequences(unit: Production, column
     # The brand of items without rows is not in the columns.
     has_brand = ((brand[rows[ITEM_SEQUENCE]] > 0) | (rows[ITEM_SEQUENCE] == 0)).all(axis=1)
     assert has_brand.mean() > 0.9
-    expected = standardised(total, block, "behaviour")
-    np.testing.assert_allclose(
-        columns[Component.BEHAVIOUR][:3_000][has_brand], expected[has_brand], atol=1e-9
-    )
+    expected = standardized(total, block, "behaviour")
+    np.testing.assert_allclose(columns[Component.BEHAVIOR][:3_000][has_brand], expected[has_brand], atol=1e-9)
 
 
-def test_behaviour_component_respects_the_sequence_length(make: Callable[..., Production]) -> None:
+def test_behavior_component_respects_the_sequence_length(make: Callable[..., Production]) -> None:
     production = make(sequence_length=3)
     categories = production.rows(0, 2_000, [CATEGORY_SEQUENCE, "category"])
     matches = (categories[CATEGORY_SEQUENCE] == categories["category"][:, None]).any(axis=1)

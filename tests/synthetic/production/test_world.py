@@ -53,7 +53,7 @@ def test_10_of_16_content_dimensions_are_relevant_per_scenario(full: World) -> N
         assert len({*map(bytes, rows != 0)}) == 1
 
 
-def test_content_tables_are_standardised_under_the_categories(full: World) -> None:
+def test_content_tables_are_standardized_under_the_categories(full: World) -> None:
     share = np.diff(full.traffic.category, prepend=0)
     np.testing.assert_allclose(share @ full.truth.content_CK, 0, atol=1e-9)
     np.testing.assert_allclose(share @ full.truth.content_CK**2, 1)
