@@ -1,4 +1,4 @@
-"""Discovery of plug-ins of every kind: methods, backbones, readers, metrics, drawings.
+"""Discovery of plug-ins of every kind: methods, backbones, readers, metrics, charts, drawings.
 
 One file is one plug-in: a file in the kind's own package, a path to a `.py` file, or a module that an installed package
 registers under the kind's entry point group, `ctrbench.<kind>`. A plug-in is listed from its file's docstring and is

@@ -89,13 +89,12 @@ def show(
 ) -> None:
     """Print and plot the domains of a prepared dataset."""
     from ctrbench.data.selection import open_dataset
-    from ctrbench.report.domain_chart import domain_chart
-    from ctrbench.report.plots import save_chart
+    from ctrbench.report.domain_chart import write_domain_chart
 
     prepared, domain_set = open_dataset(dataset, domains)
     table = prepared.domain_table(domain_set)
     show_data.show_domains(prepared, domain_set, table, top)
-    files = save_chart(domain_chart(table), out / f"domains-{prepared.manifest.name}-{domain_set}")
+    files = write_domain_chart(table, out, dataset=prepared.manifest.name, domain_set=domain_set)
     typer.echo(f"chart: {', '.join(str(file) for file in files)}")
 
 

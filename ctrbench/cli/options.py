@@ -257,13 +257,21 @@ Metrics = Annotated[
         show_default="built-in metrics only",
     ),
 ]
+Charts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHARTS",
+        help="Additional charts, separated by commas: a file, my_chart.py, or the name of an installed one.",
+        show_default="built-in charts only",
+    ),
+]
 StudyFolder = Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")]
 ReportFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and charts.")]
 Leaderboard = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Markdown file whose leaderboard is updated.",
-        show_default="BENCHMARKS.md, if it exists",
+        help="Markdown file whose leaderboard is updated, such as BENCHMARKS.md.",
+        show_default="none",
     ),
 ]

@@ -10,7 +10,7 @@ import typer
 from ctrbench.cli import completion
 from ctrbench.cli.options import LATEST
 
-KINDS = ("datasets", "methods", "backbones", "studies", "readers", "metrics", "drawings")
+KINDS = ("datasets", "methods", "backbones", "studies", "readers", "metrics", "charts", "drawings")
 Kind = Annotated[
     str,
     typer.Argument(

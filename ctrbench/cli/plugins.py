@@ -62,6 +62,13 @@ def _list_metrics() -> None:
     show_plugins.show_summaries("metrics", available_plugins(METRICS).values())
 
 
+def _list_charts() -> None:
+    from ctrbench.discovery import available_plugins
+    from ctrbench.report.chart import CHARTS
+
+    show_plugins.show_summaries("charts", available_plugins(CHARTS).values())
+
+
 def _list_drawings() -> None:
     from ctrbench.discovery import available_plugins
     from ctrbench.studies.study import DRAWINGS
@@ -76,6 +83,7 @@ LISTINGS: dict[str, Callable[[], None]] = {
     "studies": _list_studies,
     "readers": _list_readers,
     "metrics": _list_metrics,
+    "charts": _list_charts,
     "drawings": _list_drawings,
 }
 """Kind → function that lists it."""

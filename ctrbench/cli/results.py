@@ -13,21 +13,26 @@ def report(
     domains: options.RecordedDomains = None,
     bins: options.Bins = 5,
     metrics: options.Metrics = None,
+    charts: options.Charts = None,
     results: options.Results = "results",
     out: options.ReportFolder = Path("report"),
-    benchmarks: options.Leaderboard = None,
+    leaderboard: options.Leaderboard = None,
 ) -> None:
-    """Write tables, charts and the leaderboard."""
+    """Write tables and charts, and update a leaderboard."""
     from ctrbench.report.write import report as write_report
 
-    board = benchmarks or next(Path().glob("BENCHMARKS.md"), None)
     files = write_report(
         open_store(results),
         dataset=dataset or latest_dataset(),
         domain_set=domains,
         bins=bins,
-        metrics=[name.strip() for name in (metrics or "").split(",") if name.strip()],
+        metrics=_split(metrics),
+        charts=_split(charts),
         out=out,
-        benchmarks=board,
+        leaderboard=leaderboard,
     )
     show_results.show_files(files.terminal, files.paths)
+
+
+def _split(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

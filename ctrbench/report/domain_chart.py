@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import altair as alt
 import polars as pl
 
-from ctrbench.names import UNSEEN, Column, DomainColumn, Split
-from ctrbench.report.plots import GRID, INK, MUTED, PALETTE, WIDTH, Data, Panel, inline, padded, styled
+from ctrbench.eval.domain_rates import DomainRates, domain_rates
+from ctrbench.report.plots import (
+    GRID,
+    INK,
+    MUTED,
+    PALETTE,
+    WIDTH,
+    Data,
+    Panel,
+    inline,
+    padded,
+    save_chart,
+    styled,
+)
 
 
-def domain_chart(domain_table: pl.DataFrame) -> alt.VConcatChart:
-    """Draw size and CTR of the training rows of every domain, ranked by size.
+def write_domain_chart(
+    domain_table: pl.DataFrame, out: Path, *, dataset: str, domain_set: str
+) -> tuple[Path, Path]:
+    """Write the chart of a domain table to a folder, as SVG and PNG named after dataset and domain set."""
+    return save_chart(domain_chart(domain_rates(domain_table)), out / f"domains-{dataset}-{domain_set}")
 
-    Takes a domain table; the unseen domain has no training rows and is left out. The band contains 95 % of CTRs if all
-    domains have the overall CTR.
-    """
-    rows, positives = (
-        column.format(split=Split.TRAIN) for column in (DomainColumn.ROWS, DomainColumn.POSITIVES)
-    )
-    seen = domain_table.filter((pl.col(Column.DOMAIN) != UNSEEN) & (pl.col(rows) > 0))
-    overall = float(seen[positives].sum()) / max(float(seen[rows].sum()), 1.0)
-    noise = 1.96 * (overall * (1 - overall) / pl.col("rows")).sqrt()
-    ranked = (
-        seen.select(rows=pl.col(rows), ctr=pl.col(positives) / pl.col(rows))
-        .sort("rows", descending=True, maintain_order=True)
-        .with_row_index("rank", offset=1)
-        .with_columns(low=(overall - noise).clip(0), high=(overall + noise).clip(None, 1))
-    )
-    return styled(alt.vconcat(_size_panel(ranked), _ctr_panel(ranked, overall), spacing=26))
+
+def domain_chart(rates: DomainRates) -> alt.VConcatChart:
+    """Draw size and CTR of every domain, ranked by size, and the band of `DomainRates`."""
+    ranked = rates.ranked
+    return styled(alt.vconcat(_size_panel(ranked), _ctr_panel(ranked, rates.overall), spacing=26))
 
 
 def _size_panel(ranked: pl.DataFrame) -> Panel:

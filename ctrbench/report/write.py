@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from ctrbench.eval.metrics.registry import builtin_metrics, load_metrics
 from ctrbench.report.additional_metrics import with_additional_metrics
 from ctrbench.report.bins import DEFAULT_NUM_BINS
-from ctrbench.report.charts.figure import draw_figures
+from ctrbench.report.chart import Chart, draw_figures, load_charts
 from ctrbench.report.comparison import collect
 from ctrbench.report.csv_files import bins_csv, overall_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
@@ -38,14 +38,14 @@ class ReportFiles:
     page: Path
     tables: tuple[Path, ...]
     pictures: tuple[Path, ...]
-    benchmarks: Path | None
+    leaderboard: Path | None
     """File with the leaderboard, if it was updated."""
     terminal: tuple[RichTable, ...]
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files, the page first."""
-        return (self.page, *self.tables, *self.pictures, *((self.benchmarks,) if self.benchmarks else ()))
+        return (self.page, *self.tables, *self.pictures, *((self.leaderboard,) if self.leaderboard else ()))
 
 
 def report(
@@ -55,16 +55,17 @@ def report(
     domain_set: str | None = None,
     bins: int = DEFAULT_NUM_BINS,
     out: Path,
-    benchmarks: Path | None = None,
+    leaderboard: Path | None = None,
     metrics: Iterable[str] = (),
+    charts: Iterable[str] = (),
 ) -> ReportFiles:
-    """Write tables, charts and page of a dataset's records, and the leaderboard of all records.
+    """Write tables, charts and page of a dataset's records, and the leaderboard of all records to an existing file.
 
-    `metrics` names metrics from outside, by path or entry point, which are computed from the stored predictions and
-    reported besides the built-in ones. Raises `StoreError` for a dataset without records and for a leaderboard file
-    without its markers.
+    `metrics` and `charts` name plug-ins from outside, by path or entry point, that are reported besides the built-in
+    ones; metrics are computed from the stored predictions. Raises `StoreError` for a dataset without records and for a
+    leaderboard file without its markers.
     """
-    extra = load_metrics(metrics)
+    extra, all_charts = load_metrics(metrics), load_charts(charts)
     every = builtin_metrics() | extra
     comparisons = collect(
         store,
@@ -76,9 +77,10 @@ def report(
         summarize(comparison, num_bins=bins, store=store, metrics=every) for comparison in comparisons
     ]
     tables = [_report_tables(summary) for summary in summaries]
-    leaderboard = update_leaderboard(benchmarks, store) if benchmarks is not None else None
+    if leaderboard is not None:
+        update_leaderboard(leaderboard, store)
     figures = [
-        _draw_charts(summary, out, _file_suffix(i, len(summaries)))
+        _draw_charts(all_charts, summary, out, _file_suffix(i, len(summaries)))
         for i, summary in enumerate(summaries, start=1)
     ]
     sections = [
@@ -90,7 +92,7 @@ def report(
         page=page,
         tables=tuple(_write_tables(out, summaries, tables)),
         pictures=tuple(file for files, _ in figures for file in files),
-        benchmarks=leaderboard,
+        leaderboard=leaderboard,
         terminal=tuple(terminal_tables(table for of_summary in tables for table in of_summary)),
     )
 
@@ -121,10 +123,12 @@ def _file_suffix(number: int, num_summaries: int) -> str:
     return "" if num_summaries == 1 else f"-{number}"
 
 
-def _draw_charts(summary: Summary, out: Path, suffix: str) -> tuple[list[Path], list[Picture]]:
+def _draw_charts(
+    charts: Sequence[Chart], summary: Summary, out: Path, suffix: str
+) -> tuple[list[Path], list[Picture]]:
     files: list[Path] = []
     pictures: list[Picture] = []
-    for figure in draw_figures(summary):
+    for figure in draw_figures(charts, summary):
         svg, png = save_chart(figure.chart, out / f"{figure.stem}{suffix}")
         files += [svg, png]
         pictures.append(Picture(title=figure.title, svg=svg.read_text(encoding="utf-8")))

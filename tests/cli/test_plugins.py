@@ -25,6 +25,7 @@ Call = Callable[..., CompletedProcess[str]]
         ("studies", "adasparse/table1"),
         ("readers", "movielens"),
         ("metrics", "gauc_coverage"),
+        ("charts", "gain_by_bin"),
         ("drawings", "domain_sets"),
     ],
 )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from ctrbench.report.leaderboard import END, START
+
 Call = Callable[..., CompletedProcess[str]]
 CLICKS = """
 from ctrbench.eval.metrics.base import RowMetric, ratio
@@ -17,6 +19,19 @@ class ClickRate(RowMetric):
 
     def values(self, groups):
         return ratio(groups.positives, groups.rows)
+"""
+ROWS = """
+import altair as alt
+
+from ctrbench.report.chart import Chart, Figure
+from ctrbench.report.plots import inline, styled
+
+
+class Rows(Chart):
+    def draw(self, summary):
+        rows = [{"rows": sum(record.result.domains.rows)} for record in summary.comparison.records]
+        chart = alt.Chart(inline(rows)).mark_bar().encode(x="rows:Q")
+        yield Figure(stem="rows", title="Test rows", chart=styled(alt.vconcat(chart)))
 """
 
 
@@ -36,6 +51,28 @@ def test_a_report_includes_a_metric_from_a_file(prepared: Path, call: Call, trai
     assert done.returncode == 0, done.stderr
     assert "| Click rate |" in (prepared / "report" / "overall.md").read_text(encoding="utf-8")
     assert ",click_rate,0." in (prepared / "report" / "overall.csv").read_text(encoding="utf-8")
+
+
+def test_a_report_includes_a_chart_from_a_file(prepared: Path, call: Call, train: Call) -> None:
+    assert train("--methods", "plain").returncode == 0
+    (prepared / "rows.py").write_text(ROWS, encoding="utf-8")
+    done = call("report", "--charts", "rows.py")
+    assert done.returncode == 0, done.stderr
+    assert "report/rows.svg" in done.stdout.splitlines()
+    assert "Test rows" in (prepared / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_leaderboard_is_updated_only_on_request(prepared: Path, call: Call, train: Call) -> None:
+    assert train("--methods", "plain").returncode == 0
+    board = prepared / "BENCHMARKS.md"
+    before = f"# Title\n{START}\nold\n{END}\n"
+    board.write_text(before, encoding="utf-8")
+    assert call("report").returncode == 0
+    assert board.read_text(encoding="utf-8") == before
+    done = call("report", "--leaderboard", "BENCHMARKS.md")
+    assert done.returncode == 0, done.stderr
+    assert "old" not in board.read_text(encoding="utf-8")
+    assert done.stdout.splitlines()[-1] == "BENCHMARKS.md"
 
 
 def test_a_dataset_without_records_is_one_clear_error(prepared: Path, call: Call) -> None:

@@ -1,7 +1,7 @@
 """The guides' examples: one plug-in of each kind, added as one file from a folder outside the package.
 
-The files are those that the guides show, so the documented way to add a reader, a backbone, a method, a metric and a
-study drawing is the one that is tested. Nothing else is edited.
+The files are those that the guides show, so the documented way to add a reader, a backbone, a method, a metric, a
+chart and a study drawing is the one that is tested. Nothing else is edited.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def folder(files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_guides_show_one_plugin_of_each_kind(files: dict[str, str]) -> None:
-    assert {"json_lines.py", "own_last_layer.py", "squared.py", "brier.py", "best.py"} <= set(files)
+    assert {
+        "json_lines.py", "own_last_layer.py", "squared.py", "brier.py", "gauc_over_auc.py", "best.py",
+    } <= set(files)  # fmt: skip
 
 
 def test_one_plugin_of_each_kind_is_added_from_a_folder(folder: Path, ctrbench: Callable[..., int]) -> None:
@@ -63,7 +65,8 @@ def test_one_plugin_of_each_kind_is_added_from_a_folder(folder: Path, ctrbench: 
     assert ctrbench("prepare", "clicks.toml") == 0
     methods = ("--methods", "plain,own_last_layer.py")
     assert ctrbench("run", "--dataset", "clicks", *methods, "--backbone", "dnn,squared.py", *small) == 0
-    assert ctrbench("report", "--dataset", "clicks", "--metrics", "brier.py", "--bins", "2") == 0
+    own = ("--metrics", "brier.py", "--charts", "gauc_over_auc.py")
+    assert ctrbench("report", "--dataset", "clicks", *own, "--bins", "2") == 0
     with (folder / "report" / "overall.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["method"] for row in rows} == {"plain", "own_last_layer"}
@@ -71,6 +74,9 @@ def test_one_plugin_of_each_kind_is_added_from_a_folder(folder: Path, ctrbench: 
     brier = [float(row["mean"]) for row in rows if row["metric"] == "brier"]
     assert len(brier) == 4
     assert all(0.0 < value < 0.5 for value in brier)
+    svg = (folder / "report" / "gauc-over-auc.svg").read_text(encoding="utf-8")
+    assert all(name in svg for name in (">AUC<", ">GAUC<", ">own_last_layer<"))
+    assert "<figcaption>GAUC over AUC<" in (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert ctrbench("study", "mine.toml", "--dataset", "clicks", "--seeds", "1", "--jobs", "1") == 0
     table = (folder / "study" / "mine" / "table.md").read_text(encoding="utf-8")
     assert re.search(r"\| (Plain|AdaSparse) \| 0\.\d{3} \|", table)

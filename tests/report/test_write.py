@@ -81,5 +81,5 @@ def test_a_leaderboard_without_markers_stops_the_report_before_it_writes(
 ) -> None:
     (tmp_path / "B.md").write_text("nothing here")
     with pytest.raises(StoreError, match="two markers"):
-        report(filled, dataset="toy", out=tmp_path / "out", benchmarks=tmp_path / "B.md")
+        report(filled, dataset="toy", out=tmp_path / "out", leaderboard=tmp_path / "B.md")
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,1 @@
-"""Charts of a report; each file is one chart, found by its name.
-
-A file defines `draw`, which takes a `Summary` and yields figures (see `figure`). A new chart edits no other file:
-
-    def draw(summary: Summary) -> Iterable[Figure]:
-        yield Figure(stem="seconds", title="Training time by method", chart=...)
-"""
+"""Built-in charts of reports; each file has one subclass of `ctrbench.report.chart.Chart`."""

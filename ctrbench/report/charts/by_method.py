@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from ctrbench.report.charts.figure import Figure
+from ctrbench.report.chart import Chart, Figure
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
 from ctrbench.report.plots import DOT, GRAY, INK, WIDTH, Data, Panel, encode_method, inline, padded, styled
@@ -19,12 +19,15 @@ ORACLE_REACH = 6.0
 PANEL_WIDTH = WIDTH - 130
 
 
-def draw(summary: Summary) -> Iterable[Figure]:
-    """Yield one chart per metric that is shown in charts."""
-    for metric in summary.metrics.metrics:
-        chart = metric_chart(summary, metric.name) if metric.in_charts else None
-        if chart is not None:
-            yield Figure(stem=metric.name, title=f"{metric.title} by method", chart=chart)
+class ByMethod(Chart):
+    """Mean and interval of each metric that is shown in charts, by method."""
+
+    def draw(self, summary: Summary) -> Iterable[Figure]:
+        """Yield one figure per metric."""
+        for metric in summary.metrics.metrics:
+            chart = metric_chart(summary, metric.name) if metric.in_charts else None
+            if chart is not None:
+                yield Figure(stem=metric.name, title=f"{metric.title} by method", chart=chart)
 
 
 def metric_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:

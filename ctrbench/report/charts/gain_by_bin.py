@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from ctrbench.eval.stored import BinMetrics
-from ctrbench.report.charts.figure import Figure
+from ctrbench.report.chart import Chart, Figure
 from ctrbench.report.plots import (
     DOT,
     INK,
@@ -24,13 +24,16 @@ from ctrbench.report.plots import (
 from ctrbench.report.summary import Summary
 
 
-def draw(summary: Summary) -> Iterable[Figure]:
-    """Yield one chart per metric of bins that is shown in charts."""
-    for metric in summary.bin_metrics:
-        chart = gain_chart(summary, metric.name) if metric.in_charts else None
-        if chart is not None:
-            title = f"Gain in {metric.title} by size of domain"
-            yield Figure(stem=f"gain-{metric.name}", title=title, chart=chart)
+class GainByBin(Chart):
+    """Gain over plain of each metric of bins that is shown in charts, by bin of domains."""
+
+    def draw(self, summary: Summary) -> Iterable[Figure]:
+        """Yield one figure per metric."""
+        for metric in summary.bin_metrics:
+            chart = gain_chart(summary, metric.name) if metric.in_charts else None
+            if chart is not None:
+                title = f"Gain in {metric.title} by size of domain"
+                yield Figure(stem=f"gain-{metric.name}", title=title, chart=chart)
 
 
 def gain_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:
