@@ -48,7 +48,7 @@ class _Changes:
         self.others, self.sign = {stage.name: stage for stage in others}, sign
 
     def mark(self, part: Part) -> str:
-        """Return the sign for a stage that the other plan lacks, `~` for one that differs, else nothing."""
+        """Return the mark of a stage: the sign if the other plan lacks it, `~` if both differ, else no text."""
         if part.stage is None or self.others.get(part.stage.name) == part.stage:
             return ""
         return "~" if part.stage.name in self.others else self.sign

@@ -100,7 +100,7 @@ class Case:
         return self.score(self.test)
 
     def fit(self, train: SplitData) -> Fitted:
-        """Fit the method, an estimator, again; the rows to score serve as dev."""
+        """Fit the method, which is an estimator, on `train`; the test rows serve as dev rows."""
         estimator = self.method.as_estimator()
         assert estimator is not None
         return estimator.fit(train, self.test, schema=make_schema(), seed=SEED)

@@ -67,7 +67,7 @@ def _changed_rows(model: CTRModel, rows: SplitData, before: Tensors, after: Tens
 
 
 def _changed_dense(case: Case, before: Tensors, after: Tensors) -> str | None:
-    """Find dense parameters that get a gradient from one domain only and changed without a row of it."""
+    """Find dense parameters that changed without a row of the only domain that gives them a gradient."""
     model, initial = case.trained.model, deepcopy(case.trained.model)
     initial.load_state_dict(case.trained.start)
     table_weights = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}

@@ -50,7 +50,7 @@ def make_training_rows() -> SplitData:
 
 
 def make_test_rows() -> SplitData:
-    """Return the rows to score, unseen domains and values among them; shops take turns, the unseen one included."""
+    """Return test rows, with unseen domains and values; rows alternate between all shops, the unseen one included."""
     return _make_rows(np.arange(40) % (NUM_SHOPS + 1), seed=2)
 
 

@@ -1,7 +1,7 @@
 """A rule of the contract, and the helpers that rules share.
 
-A rule is a function from a case to a sentence that says what is wrong and what to look for, or None. `@rule(name,
-statement)` turns such a function into a `Rule`; `contract.rules` lists all of them.
+A rule is a function that receives a case and returns None, or a sentence that describes the fault and its usual cause.
+`@rule(name, statement)` turns such a function into a `Rule`; `contract.rules` lists all of them.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
 
 
 def sequence_lengths(prepared: Prepared) -> tuple[dict[str, int], str]:
-    """Return the length of each sequence that has a target, and a clause that names its source.
+    """Return the length of each sequence that has a target, and a text that says where it was taken from.
 
     The length is the mean of the last training shard or, for rows that are generated on reading, the card's maximum.
     """

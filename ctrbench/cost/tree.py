@@ -64,7 +64,7 @@ class PlanCost:
 def plan_cost(
     plan: Plan, schema: Schema, *, batch_rows: int = 256, lengths: Lengths = NO_LENGTHS
 ) -> PlanCost:
-    """Build a plan for a schema, run it, and return the cost of each of its stages; raises the errors of building."""
+    """Build a plan for a schema, run it, and return the cost of each stage; errors of building are not caught."""
     model = build_unfilled(plan, schema)
     small, large = (trace(model, single_domain_batch(schema, rows, lengths)) for rows in ROWS)
     traces, owners = TracePair(small, large), model.owners()
@@ -80,7 +80,7 @@ def plan_cost(
 
 
 def total_cost(plan: Plan, schema: Schema, *, lengths: Lengths = NO_LENGTHS) -> Cost:
-    """Return the total cost of a plan; raises the errors of building."""
+    """Return the total cost of a plan; errors of building the model are not caught."""
     model = build_unfilled(plan, schema)
     small, large = (trace(model, single_domain_batch(schema, rows, lengths), (model,)) for rows in ROWS)
     return _total_cost(model, TracePair(small, large))

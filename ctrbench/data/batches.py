@@ -145,9 +145,10 @@ class SplitData(Rows):
         return self
 
     def batches(self, order: Order, *, first: int = 0, cut: Cut | None = None) -> Iterator[Batch]:
-        """Yield the batches of an order from index `first` on, with `cut` only the rows of one worker.
+        """Yield the batches of an order, beginning with batch `first`.
 
-        The weight of a worker's batch includes its share, so the losses of all workers add up to that of the batch.
+        `cut` selects the rows of one worker. Its batches are weighted by their share of the rows, so that the losses of
+        all workers add up to the loss of the whole batch.
         """
         rows = torch.from_numpy(order.rows)
         for index in range(first, order.num_batches):
@@ -176,22 +177,22 @@ class Window:
 
 
 class RowSource(Protocol):
-    """A split for training and scoring: `SplitData`, or a split that is read shard by shard."""
+    """Interface of a split for training and scoring: `SplitData` in memory, or a `StreamedSplit`."""
 
     def __len__(self) -> int:
         """Number of rows of the split."""
 
     def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
-        """Yield the windows of the epoch with that seed, from index `first` on."""
+        """Yield the windows of an epoch, beginning with window `first`; `seed` determines the order of rows."""
 
     def in_memory(self) -> SplitData | None:
-        """Return all rows at once, or None if they are read piece by piece because memory may not hold them."""
+        """Return all rows, or None if the split is streamed because memory may not hold it."""
 
     def pieces(self) -> Iterator[SplitData]:
         """Yield all rows in time order, in pieces."""
 
     def latest(self) -> SplitData:
-        """Return the last rows in time order, as many as are in memory at a time."""
+        """Return the last rows in time order: all rows, or one piece of a streamed split."""
 
 
 def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: str) -> SplitData:
@@ -205,7 +206,7 @@ def load_split(prepared: Prepared, split: Split, *, domain_set: str, indicator: 
 
 
 def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indicator: str) -> SplitData:
-    """Return rows of prepared data as arrays; see `load_split`."""
+    """Convert a table of prepared rows to tensors; see `load_split` for `domain_set` and `indicator`."""
     manifest = prepared.manifest
     one_id = [
         field.name for field in manifest.fields if field.size and field.kind in ("categorical", "numeric")
@@ -245,7 +246,7 @@ def subset(data: SplitData, rows: np.ndarray) -> SplitData:
 
 
 def concatenated(parts: Sequence[SplitData]) -> SplitData:
-    """Return the rows of all parts, which are on the CPU, one part after the other."""
+    """Concatenate parts, which must be on the CPU."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]

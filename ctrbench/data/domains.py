@@ -59,7 +59,7 @@ def _index_in_codes(codes: NDArray[np.int64], values: NDArray[np.int64]) -> NDAr
 
 
 def count_tuples(rows: pa.Table, features: Sequence[str]) -> pl.DataFrame:
-    """Return the distinct tuples of the features' ids with their rows and positives."""
+    """Count rows and positives of each distinct tuple of ids of the features."""
     frame: pl.DataFrame = pl.from_arrow(rows.select([Column.LABEL, *features]))  # type: ignore[assignment]
     label = pl.col(Column.LABEL).cast(pl.Int64)
     counted = frame.group_by(features).agg(pl.len().cast(pl.Int64).alias(ROWS), label.sum().alias(POSITIVES))

@@ -35,7 +35,7 @@ class Encoded(Protocol):
     """A column of the shards that returns any range of rows."""
 
     def take(self, start: int, stop: int) -> pa.Array:
-        """Return the rows start..stop-1 in the order of the shards."""
+        """Return the rows `start` to `stop - 1` in the order of the shards."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ Form = Literal["text", "integer", "float", "list", "time", "empty"]
 
 @dataclass(frozen=True, kw_only=True)
 class SampledColumn:
-    """A raw column as the sample shows it."""
+    """A raw column of the sample, with its form and its distinct and missing values."""
 
     name: str
     form: Form

@@ -1,4 +1,4 @@
-"""The manifest of a prepared dataset: what it was made from, and which files it consists of.
+"""The manifest of a prepared dataset: its sources and its files.
 
 The manifest is written last, so a folder with a manifest is complete. It holds the sha256 of every file. The content
 digest is taken over the values instead of the files' bytes, so a new version of a file format's library changes no

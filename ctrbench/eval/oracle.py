@@ -68,7 +68,7 @@ def oracle(predictions: pl.DataFrame, *, metrics: MetricSet | None = None) -> di
 
 
 def ceiling_names(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Rename metrics of the learnable ceiling as they are named among the oracle's."""
+    """Return metrics of the learnable ceiling under the names that they have among the oracle's metrics."""
     return {CEILING_METRIC.format(metric=name): value for name, value in metrics.items()}
 
 

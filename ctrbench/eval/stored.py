@@ -19,7 +19,7 @@ class DomainMetrics(BaseModel):
     """Test rows."""
     positives: tuple[int, ...]
     metrics: dict[str, tuple[float | None, ...]] = {}
-    """Columns by name of the metric, to eight significant digits; None = undefined."""
+    """Column of each metric, by name: values with eight significant digits, None where undefined."""
 
 
 class BinMetrics(BaseModel):

@@ -121,7 +121,7 @@ class Apg(Method):
         return plan.map_dense(generated, head=False)
 
     def supports(self, plan: Plan) -> str | None:
-        """Refuse plans without hidden layers, or with another number than rank and over have."""
+        """Refuse plans without hidden layers, or with another number of them than `rank` and `over` list."""
         num_layers = len(_hidden_layers(plan))
         if not num_layers:
             return "hidden dense layers are generated, and this plan has none"

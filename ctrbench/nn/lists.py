@@ -129,7 +129,7 @@ class Behaviors:
     """Embedding of the sequence's target in each row."""
 
     def part(self, rows: slice | torch.Tensor, on_device: slice | torch.Tensor) -> Behaviors:
-        """Return the sequences of some rows, whose numbers are given on the CPU and on the device."""
+        """Return the sequences of some rows; `rows` and `on_device` are their indices on the CPU and the device."""
         index = torch.arange(len(self.lists.length_B))[rows]
         elements_n, offsets = take_lists(self.lists.offsets, index)
         return Behaviors(

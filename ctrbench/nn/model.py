@@ -96,9 +96,10 @@ class CTRModel(nn.Module):
         return tuple(module for module in self.modules() if isinstance(module, StageModule))
 
     def owners(self) -> dict[nn.Parameter, Owner]:
-        """Return of each parameter whether it belongs to the embeddings, to single domains or to all (dense).
+        """Return the owner of each parameter: `embedding`, `per_domain`, or `dense` if all domains share it.
 
-        A table's rule decides, or else the declaration `Capabilities.of_domains` of a module around the parameter.
+        Parameters of a `RowTable` follow its rule. Other parameters are per domain if a module that contains them
+        declares `Capabilities.of_domains`.
         """
         owners: dict[nn.Parameter, Owner] = dict.fromkeys(self.parameters(), "dense")
         for module in self.modules():

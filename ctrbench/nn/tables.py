@@ -1,7 +1,7 @@
 """Tables whose rows are read by id.
 
-In training a table is read through a `Reader` (the optimizer), which returns just the rows of the batch and later
-updates just those; without one the weights are read directly.
+In training, tables are read through a `Reader`, the optimizer, which updates only the rows that were read. Elsewhere
+the weights are read directly.
 
 Shapes in names: U distinct table rows, n ids.
 """
@@ -43,7 +43,10 @@ class Reader(Protocol):
         """The workers that share the step's batch; None in single-process training."""
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
-        """Return the rows of distinct ids, up to date with this step, as a leaf of the graph."""
+        """Return the rows of distinct ids as a leaf tensor, with missed optimizer steps applied.
+
+        The gradient of the leaf updates the rows.
+        """
 
     def lookup(self, table: RowTable, ids_n: torch.Tensor) -> torch.Tensor:
         """Return the row of each id; ids may repeat."""

@@ -314,7 +314,7 @@ class Estimator(Method, ABC):
         raise SettingError("an estimator has no plan", value=name, remedy="use it with run or check")
 
     def supports(self, plan: Plan) -> str | None:
-        """Return None for a plan of dense layers only, so that a table shows the estimator once."""
+        """Return None for a plan of dense layers only, so that tables list the estimator under a single backbone."""
         extra = (*plan.at_input, *plan.interactions, *plan.logits)
         is_bare = not extra and all(type(stage) is Dense for stage in (*plan.tower, *plan.head))
         is_bare = is_bare and not plan.first_order and plan.pooling == Pooling()

@@ -50,7 +50,7 @@ def best_note(comparison: Comparison) -> str:
 
 
 def seeds_note(comparison: Comparison, family: str = "the methods of the backbone") -> str:
-    """Return the meaning of ± and †; with too few seeds, that there is no test."""
+    """Return a sentence on the meaning of ± and †, or on too few seeds for a test."""
     if comparison.num_seeds < 2:
         return f"One seed: no deviation. {FEW_SEEDS_NOTE}"
     deviation = f"±: standard deviation over {_seed_counts(comparison)} seeds."

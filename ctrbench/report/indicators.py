@@ -38,7 +38,9 @@ def pair(record: RunRecord) -> Pair:
 
 
 def ignoring_indicator(records: Iterable[RunRecord]) -> set[Pair]:
-    """Return the pairs that ignore the indicator: bare plain, and pairs with equal predictions for all indicators.
+    """Return the pairs of method and backbone whose results do not depend on the indicator.
+
+    These are plain without `norm` and `aux`, and pairs with equal predictions for all indicators.
 
     The latter requires a seed with runs of several indicators, and equal predictions in every such seed.
     """

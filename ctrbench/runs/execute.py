@@ -169,7 +169,7 @@ def _inspect_model(method: Method, model: CTRModel, test: RowSource) -> Inspecti
 
 @dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """Results of training that the rest of the run needs."""
+    """Results of training that predictions and records need."""
 
     fit: Fit
     parameters: Parameters

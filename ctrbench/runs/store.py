@@ -114,7 +114,7 @@ class RunStore:
         return [run for run, record in pairs if record is None or record.status != "finished"]
 
     def create(self) -> None:
-        """Create the folder of the records, so that one that cannot be written fails before any run starts."""
+        """Create the folder of the records; raises an error before any run starts if it cannot be written."""
         create_folder(self.results)
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:

@@ -119,7 +119,7 @@ def _rename(part: Path, file: Path, *, is_new: bool) -> None:
 
 @contextmanager
 def disk_full_errors(file: Path, hint: str) -> Iterator[None]:
-    """Turn an error of a full disk into a `DataError` that names the file; `hint` says which setting moves it."""
+    """Convert the error of a full disk to a `DataError`; `hint` names the setting that moves the file elsewhere."""
     try:
         yield
     except OSError as error:

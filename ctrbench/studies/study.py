@@ -1,4 +1,4 @@
-"""A study: the experiment behind one table or figure of a paper, as a TOML file to copy and change.
+"""Studies: the experiment behind one table or figure of a paper, described by a TOML file that users may copy.
 
 It names methods (a label and a selector each), backbones, domain sets and seeds, and a drawing with its options.
 `load_study` finds the studies that come with ctrbench by name, such as `adasparse/table1`, and a user's own by path.

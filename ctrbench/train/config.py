@@ -17,7 +17,7 @@ from ctrbench.nn.optim import AdamConfig
 from ctrbench.train.allocator import keep_freed_memory
 
 MOST_HELD = 1 << 23
-"""Largest number of training rows that is held in memory whole by default; more rows are streamed."""
+"""Largest number of training rows that is held in memory by default; larger datasets are streamed."""
 WINDOW = 1 << 22
 """Default size in rows of a shuffling window over streamed rows."""
 

@@ -48,7 +48,7 @@ class Stepper:
         model.train()
 
     def order(self, data: SplitData, generator: np.random.Generator, *, share: float = 1.0) -> Order:
-        """Draw the learner's order of rows that are `share` of an epoch, and plan the whole training by it."""
+        """Draw the learner's order of the rows, which are `share` of an epoch, and set the number of planned steps."""
         order = self.learner.order(data, batch_size=self.config.batch_size, generator=generator)
         if not self._is_length_fixed:
             self.planned_steps = round(order.num_batches * self.config.epochs / share)

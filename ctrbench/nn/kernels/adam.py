@@ -62,10 +62,10 @@ class RowAdam(ABC):
 
     @abstractmethod
     def flush(self, step: int) -> None:
-        """Make up for the missed steps of every row, up to step number `step`."""
+        """Apply the missed steps of every row, up to step number `step`."""
 
     def scales(self, step: int) -> tuple[float, float]:
-        """Return rate and ε of w -= rate m / (√v + ε) at a step, for rows that count the model's steps."""
+        """Return (rate, ε) of the update w -= rate · m / (√v + ε) at step number `step`, counted from 1."""
         config = self.config
         c1, root2 = 1.0 - config.beta1**step, (1.0 - config.beta2**step) ** 0.5
         # SparseAdam adds ε before the bias correction of the root, dense Adam after it.
@@ -241,7 +241,7 @@ def _catch_up_loop(
 def _movement(
     last: int, missed: int, lr: float, eps: float, sums_2H: Array, powers_4H: Array
 ) -> tuple[np.float32, np.float32]:
-    """Return lr g1 and ε g2 / g1, so that the missed steps add up to -rate m / (√v + damping)."""
+    """Return rate = lr g1 and damping = ε g2 / g1: the missed steps add up to -rate m / (√v + damping)."""
     horizon = sums_2H.shape[1] - 1
     start, end, power = min(last, horizon), min(last + missed, horizon), min(missed, horizon)
     g1 = sums_2H[0, start] - powers_4H[0, power] * sums_2H[0, end]

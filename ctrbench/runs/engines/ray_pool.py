@@ -108,7 +108,7 @@ def is_death(ray: Any, outcome: object) -> bool:  # noqa: ANN401
 
 
 def death_reason(ray: Any, outcome: object) -> str:  # noqa: ANN401
-    """Describe a death."""
+    """Return the reason why a worker died, for messages."""
     if isinstance(outcome, ray.exceptions.NodeDiedError):
         return "node died"
     if isinstance(outcome, ray.exceptions.OutOfMemoryError):

@@ -1,7 +1,8 @@
 """Block of rows with clicks: standardized components, logit, probabilities, labels, bids and prices.
 
-Applies the calibration constants to the raw components of `block` (spec: production-9.6 to production-9.8). Separate
-from `block`, because the calibration itself reads the raw components.
+`ClickBlock` standardizes the raw components of `block.Block` by the calibration constants (spec: production-9.6 to
+production-9.8). It is a class of its own because these constants are computed from raw components. All arrays have one
+element per row.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class ClickBlock(Block):
 
     @cached_property
     def components(self) -> dict[Component, Floats]:
-        """Components of the logit."""
+        """Components of the logit, one array per column."""
         shared, structured, idiosyncratic, behavior = self._standardized
         world = self.world.truth
         return {
@@ -97,14 +98,14 @@ class ClickBlock(Block):
 
     @cached_property
     def outcome(self) -> tuple[NDArray[np.int8], Floats]:
-        """Click, and the uniform that determines the price."""
+        """Clicks (0 or 1), and the uniform random numbers that determine prices."""
         label, rest = np.empty(self.stop - self.start, dtype=np.int8), self._empty_floats()
         truth.outcomes(self.start, self.seed, self.draw, self.probability, label, rest)
         return label, rest
 
     @cached_property
     def bid(self) -> Floats:
-        """Bid of the advertiser on the day."""
+        """The advertiser's bid on the day of the row."""
         _, shop, price_level, _ = self.item_features
         correlation, bid = self.world.spec.bid_quality_corr, self._empty_floats()
         truth.bids(self.seed, correlation, shop, price_level, self.times[0], self.quality, bid)
@@ -122,7 +123,7 @@ class ClickBlock(Block):
 
     @property
     def item_ctr(self) -> Floats:
-        """Estimate of the item's CTR from before the first day: log-odds, standardized over items."""
+        """Log-odds of the item's CTR as estimated before the first day, standardized over items."""
         log_odds = ITEM_CTR_SLOPE * self.quality + ITEM_CTR_NOISE * self.quality_noise
         return log_odds / math.hypot(ITEM_CTR_SLOPE, ITEM_CTR_NOISE)
 

@@ -70,7 +70,7 @@ class Catalog(NamedTuple):
 
 @compiled
 def times(start: int, num_rows: int, days: int, table: Floats, day_B: Integers, second_B: Floats) -> None:
-    """Write day and second of day of each row; row r lies at the fraction (r + 1/2) / num_rows of all days."""
+    """Write day and second of day of each row; row r is at the fraction (r + 1/2) / num_rows of the whole period."""
     steps = len(table) - 1
     for i in range(len(day_B)):
         passed = (2 * (start + i) + 1) * days
@@ -107,7 +107,7 @@ def domains(
     order: Integers,
     domain_B: Integers,
 ) -> None:
-    """Write the domain of each row: the scenario by time of day, then the domain within it, both from one uniform."""
+    """Write the domain of each row: draw the scenario by time of day, then the domain within the scenario."""
     for i in range(len(domain_B)):
         u, other = uniforms(seed, _DOMAIN, start + i, draw)
         if day_B[i] >= reserved_from and other < RESERVED_SHARE:
@@ -208,7 +208,10 @@ def items(
     category_B: Integers,
     item_B: Integers,
 ) -> None:
-    """Write category and item of each row, from a current interest of the user or from the scenario's distribution."""
+    """Write category and item of each row.
+
+    The category of a targeted row is a current interest of the user; otherwise the scenario's distribution is used.
+    """
     seed, start, number = draw
     category, category_guide, item_start, item_power = catalog
     for i in range(len(item_B)):
@@ -235,7 +238,7 @@ def interest_of(u: float) -> int:
 
 @compiled
 def slot_interest(block: tuple[np.uint64, np.uint64, np.uint64, np.uint64], slot: int) -> int:
-    """Return the interest of a behavior; four slots share a block, one word each."""
+    """Return the interest of a behavior from its word of the block; four slots share a block."""
     i = slot % 4
     word = block[0] if i == 0 else block[1] if i == 1 else block[2] if i == 2 else block[3]
     return interest_of((np.float64(word) + 0.5) / 4294967296.0)
@@ -297,7 +300,7 @@ def user_features(
 def user_noise(
     seed: int, stream: int, user_B: Integers, sizes: tuple[int, int, int, int], columns_4B: Integers
 ) -> None:
-    """Write the block noise features of each row's user, which do not affect clicks."""
+    """Write four noise features of each row's user, which do not affect clicks."""
     for i in range(len(user_B)):
         w0, w1, w2, w3 = words(seed, stream, user_B[i])
         columns_4B[0, i] = below(w0, sizes[0])
@@ -370,6 +373,6 @@ def negatives(seed: int, num_items: int, user_B: Integers, slots_B: Integers, it
 
 @compiled
 def permuted_ids(index_B: Integers, size: int, keys: np.ndarray, id_B: np.ndarray) -> None:
-    """Write permuted ids, from 1 on, of indices; -1 becomes 0."""
+    """Write the permuted id of each index, counted from 1; index -1 gets id 0."""
     for i in range(len(index_B)):
         id_B[i] = permuted(index_B[i], size, keys) + 1 if index_B[i] >= 0 else 0
