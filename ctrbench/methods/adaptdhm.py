@@ -104,8 +104,7 @@ class Adaptdhm(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without dense stages."""
-        has_dense = any(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
-        return None if has_dense else "clusters have weights of dense stages, and this plan has none"
+        return None if plan.has_dense else "clusters have weights of dense stages, and this plan has none"
 
     @property
     def starts_as_backbone(self) -> float:

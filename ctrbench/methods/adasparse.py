@@ -46,10 +46,7 @@ from torch import nn
 from ctrbench.extend import (
     EVAL_ROWS,
     Build,
-    Chain,
     Context,
-    Cross,
-    CrossModule,
     CTRModel,
     Dense,
     Field,
@@ -64,6 +61,7 @@ from ctrbench.extend import (
     SplitData,
     Stage,
     StageModule,
+    dense_stages,
     full_precision,
     model_validator,
     start_weight,
@@ -185,31 +183,31 @@ class AdaSparse(Method):
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with a gate before each site."""
         num_sites = self._num_sites(plan)
-        entry = _first_fed_dense(plan)
+        entry = _entry_index(plan)
 
         def gate(dense: Dense) -> Gate:
-            return self._gate(dense.name, num_sites, takes_embeddings=dense is entry)
+            takes_embeddings = entry is not None and dense.name == plan.tower[entry].name
+            return self._gate(dense.name, num_sites, takes_embeddings=takes_embeddings)
 
         # Stages before the first gated site stay as they are.
-        ungated = plan.tower[: plan.tower.index(entry) + 1] if entry and self.prune_input is None else ()
+        ungated = plan.tower[: entry + 1] if entry is not None and self.prune_input is None else ()
         edited = replace(plan, tower=plan.tower[len(ungated) :]).before_dense(gate)
         edited = replace(edited, tower=(*ungated, *edited.tower))
         return self._with_cross(edited, num_sites) if self.prune_cross else edited
 
     def _with_cross(self, plan: Plan, num_sites: int) -> Plan:
         stages = (
-            self._gated_cross(stage, num_sites) if type(stage) is Cross else stage
+            self._with_gated_matrices(stage, num_sites) if stage.num_matrices else stage
             for stage in plan.interactions
         )
         return replace(plan, interactions=tuple(stages))
 
-    def _gated_cross(self, cross: Cross, num_sites: int) -> GatedCross:
-        first = 1 if self.prune_input is None else 0
-        gates = tuple(
-            self._gate(f"{cross.name}.{layer}", num_sites, takes_embeddings=layer == 0)
-            for layer in range(first, cross.layers)
-        )
-        return GatedCross(name=cross.name, layers=cross.layers, rank=cross.rank, gates=gates)
+    def _with_gated_matrices(self, stage: Stage, num_sites: int) -> Stage:
+        gates: list[Stage | None] = [
+            self._gate(f"{stage.name}.{index}", num_sites, takes_embeddings=index == 0)
+            for index in range(stage.num_matrices)
+        ]
+        return stage.before_matrices([None, *gates[1:]] if self.prune_input is None else gates)
 
     def _gate(self, site: str, num_sites: int, *, takes_embeddings: bool) -> Gate:
         is_partial = takes_embeddings and self.prune_input == "agnostic_only"
@@ -218,10 +216,12 @@ class AdaSparse(Method):
         )
 
     def _num_sites(self, plan: Plan) -> int:
-        dense = sum(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
-        crosses = [stage.layers for stage in plan.interactions if type(stage) is Cross and self.prune_cross]
-        entries = len(crosses) + (_first_fed_dense(plan) is not None)
-        return dense + sum(crosses) - (entries if self.prune_input is None else 0)
+        num_dense = len(dense_stages((*plan.tower, *plan.head)))
+        matrices = [
+            stage.num_matrices for stage in plan.interactions if stage.num_matrices and self.prune_cross
+        ]
+        entries = len(matrices) + (_entry_index(plan) is not None)
+        return num_dense + sum(matrices) - (entries if self.prune_input is None else 0)
 
     def inspect(self, model: CTRModel, test: SplitData) -> Inspection:
         """Return the share of each domain's test rows that keep a neuron, per gate."""
@@ -257,11 +257,9 @@ class AdaSparse(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without a site, and settings without effect on this plan."""
-        # Not subclasses, whose computation the gated cross network would replace.
-        has_cross = any(type(stage) is Cross for stage in plan.interactions)
-        if self.prune_cross and not has_cross:
+        if self.prune_cross and not any(stage.num_matrices for stage in plan.interactions):
             return "prune_cross needs cross matrices, and this plan has none"
-        if self.prune_input != "all" and _first_fed_dense(plan) is None and not self.prune_cross:
+        if self.prune_input != "all" and _entry_index(plan) is None and not self.prune_cross:
             return f"prune_input={self.prune_input or 'none'} needs embeddings as the tower's input"
         if self._num_sites(plan) == 0:
             return "no gated weight matrix is left"
@@ -283,10 +281,10 @@ class AdaSparse(Method):
         return (1e-2 if slope <= 0.5 else 2e-2) if is_small else None
 
 
-def _first_fed_dense(plan: Plan) -> Dense | None:
-    """Return the first dense stage of a tower that reads the embeddings; None for a stacked tower."""
+def _entry_index(plan: Plan) -> int | None:
+    """Return the index of the tower's first dense stage, where it reads the embeddings; None for a stacked tower."""
     is_fed = plan.join == "parallel" or not plan.interactions
-    dense = (stage for stage in plan.tower if isinstance(stage, Dense))
+    dense = (index for index, stage in enumerate(plan.tower) if stage.as_dense() is not None)
     return next(dense, None) if is_fed else None
 
 
@@ -415,29 +413,3 @@ def _agnostic_columns(schema: Schema, num_inputs: int) -> torch.Tensor:
             remedy="choose prune_input=none",
         )
     return torch.nonzero(is_agnostic)[:, 0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatedCross(Cross):
-    """x_{l+1} = x_0 ⊙ (W_l (π_l ⊙ x_l) + b_l) + x_l, with gates for the last layers or all."""
-
-    gates: tuple[Gate, ...]
-
-    def build(self, num_inputs: int, build: Build) -> GatedCrossModule:
-        """Build the module; its kernels start as those of the cross network without gates."""
-        return GatedCrossModule(self, num_inputs, build)
-
-
-class GatedCrossModule(CrossModule):
-    """Computes `GatedCross`."""
-
-    def __init__(self, stage: GatedCross, num_inputs: int, build: Build) -> None:
-        super().__init__(stage, num_inputs, build)
-        ungated: list[tuple[Gate, ...]] = [()] * (stage.layers - len(stage.gates))
-        sites = [*ungated, *((gate,) for gate in stage.gates)]
-        self.gates = nn.ModuleList(Chain(site, num_inputs, build) for site in sites)
-
-    def enter(self, layer: int, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """Return π_l ⊙ x_l."""
-        gated: torch.Tensor = self.gates[layer](x_BN, context)
-        return gated

@@ -49,6 +49,7 @@ from ctrbench.extend import (
     SettingError,
     StageModule,
     activate,
+    dense_stages,
     model_validator,
     start_weight,
 )
@@ -105,7 +106,7 @@ class Apg(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with generated hidden layers."""
-        layers = {stage.name: i for i, stage in enumerate(_hidden_layers(plan))}
+        layers = {dense.name: i for i, dense in enumerate(dense_stages(plan.tower))}
 
         def generated(dense: Dense) -> Dense:
             rank, over = self.sizes(layers[dense.name])
@@ -122,16 +123,12 @@ class Apg(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without hidden layers, or with another number of them than `rank` and `over` list."""
-        num_layers = len(_hidden_layers(plan))
+        num_layers = len(dense_stages(plan.tower))
         if not num_layers:
             return "hidden dense layers are generated, and this plan has none"
         if any(len(size) not in (1, num_layers) for size in (self.rank, self.over)):
             return f"rank and over need one number, or one for each of the {num_layers} hidden layers"
         return None
-
-
-def _hidden_layers(plan: Plan) -> tuple[Dense, ...]:
-    return tuple(stage for stage in plan.tower if isinstance(stage, Dense))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ from ctrbench.extend import (
     Plan,
     Stage,
     StageModule,
+    dense_stages,
     start_weight,
 )
 
@@ -74,7 +75,7 @@ class Hamur(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without hidden layers."""
-        has_hidden = any(isinstance(stage, Dense) for stage in plan.tower)
+        has_hidden = dense_stages(plan.tower)
         return None if has_hidden else "cells follow hidden dense layers, and this plan has none"
 
     @property
@@ -93,7 +94,7 @@ class AdaptedTower(Stage):
     @property
     def cell_indices(self) -> tuple[int, ...]:
         """Indices of the tower's stages that a cell follows."""
-        dense = [i for i, stage in enumerate(self.tower) if isinstance(stage, Dense)]
+        dense = [i for i, stage in enumerate(self.tower) if stage.as_dense() is not None]
         return tuple(dense[-self.settings.cells :])
 
     def build(self, num_inputs: int, build: Build) -> AdaptedTowerModule:

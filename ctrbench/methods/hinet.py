@@ -50,6 +50,7 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     TowerBank,
+    dense_stages,
     refuse_many_domains,
     select_own,
     weighted_sum,
@@ -84,7 +85,7 @@ class Hinet(Method):
         return plan.wrap_tower(self._extraction_stage)
 
     def _extraction_stage(self, stages: tuple[Stage, ...]) -> Extraction:
-        sub_expert = tuple(stage for stage in stages if isinstance(stage, Dense))
+        sub_expert = dense_stages(stages)
         expert, tower = (
             tuple(
                 Dense(name=f"hinet.{part}{i}", width=width, activation=sub_expert[0].activation)

@@ -51,6 +51,7 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     activate,
+    dense_stages,
     full_precision,
     start_weight,
     weighted_sum,
@@ -77,7 +78,7 @@ class M2M(Method):
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan with the block after the tower."""
-        dense = [stage for stage in plan.tower if isinstance(stage, Dense)]
+        dense = dense_stages(plan.tower)
         activation = dense[-1].activation if dense else None
         block = MetaBlock(name="m2m", settings=self, activation=activation or "tanh")
         return replace(plan, tower=(*plan.tower, block))

@@ -66,6 +66,7 @@ from ctrbench.extend import (
     activate,
     added_field,
     bce,
+    dense_stages,
     refuse_many_domains,
     weighted_sum,
     with_prefix,
@@ -94,8 +95,7 @@ class M3oe(Method):
         return plan.wrap_tower(self._mixture_stage).map_dense(DomainDense.like)
 
     def _mixture_stage(self, tower: tuple[Stage, ...]) -> Stage:
-        dense = tuple(stage for stage in tower if isinstance(stage, Dense))
-        return Experts(name="m3oe", tower=dense, settings=self)
+        return Experts(name="m3oe", tower=dense_stages(tower), settings=self)
 
     def learner(self) -> Learner:
         """Return ordinary training, or for `bilevel` the learner that holds out rows for b and w_d."""
@@ -103,8 +103,11 @@ class M3oe(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower has other stages than dense ones."""
-        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return None if is_dense else "experts replace a tower of dense layers, and this plan has none"
+        return (
+            None
+            if plan.has_dense_tower
+            else "experts replace a tower of dense layers, and this plan has none"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

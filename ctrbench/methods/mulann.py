@@ -52,12 +52,9 @@ class Mulann(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower does not end in a dense stage."""
-        is_dense = plan.tower and isinstance(plan.tower[-1], Dense)
-        return (
-            None
-            if is_dense
-            else "the discriminator reads the tower's last hidden layer, and this plan has none"
-        )
+        if plan.tower and plan.tower[-1].as_dense() is not None:
+            return None
+        return "the discriminator reads the tower's last hidden layer, and this plan has none"
 
     @property
     def starts_as_backbone(self) -> float:

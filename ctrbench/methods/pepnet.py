@@ -49,8 +49,9 @@ class PEPNet(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without dense stages, on which the method equals EPNet."""
-        has_dense = any(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
-        return None if has_dense else "PPNet's gates need dense layers, and this plan has none; use epnet"
+        return (
+            None if plan.has_dense else "PPNet's gates need dense layers, and this plan has none; use epnet"
+        )
 
     @property
     def starts_as_backbone(self) -> float | None:

@@ -49,6 +49,7 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     TowerBank,
+    dense_stages,
     domain_table,
     refuse_many_domains,
     select_own,
@@ -86,7 +87,7 @@ class Ple(Method):
         return plan.wrap_tower(self._extraction_stage).map_dense(DomainDense.like)
 
     def _extraction_stage(self, stages: tuple[Stage, ...]) -> Extraction:
-        dense = tuple(stage for stage in stages if isinstance(stage, Dense))
+        dense = dense_stages(stages)
         activation = dense[0].activation
         widths = self.expert or tuple(stage.width for stage in dense)
         expert, tower = (

@@ -49,8 +49,7 @@ class PPNet(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without a dense stage."""
-        has_dense = any(isinstance(stage, Dense) for stage in (*plan.tower, *plan.head))
-        return None if has_dense else "gates stand before dense layers, and this plan has none"
+        return None if plan.has_dense else "gates stand before dense layers, and this plan has none"
 
     @property
     def starts_as_backbone(self) -> float | None:

@@ -60,6 +60,7 @@ from ctrbench.extend import (
     StageModule,
     activate,
     added_field,
+    dense_stages,
     domain_table,
     full_precision,
     refuse_many_domains,
@@ -95,13 +96,16 @@ class Saml(Method):
         return replace(plan.wrap_tower(self._branched_stage), attends=self.attention)
 
     def _branched_stage(self, stages: tuple[Stage, ...]) -> Branched:
-        tower = tuple(stage for stage in stages if isinstance(stage, Dense))
+        tower = dense_stages(stages)
         return Branched(name="saml", settings=self, tower=tower)
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans whose tower has other stages than dense ones."""
-        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return None if is_dense else "branches replace a tower of dense layers, and this plan has none"
+        return (
+            None
+            if plan.has_dense_tower
+            else "branches replace a tower of dense layers, and this plan has none"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

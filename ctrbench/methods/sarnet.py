@@ -59,6 +59,7 @@ from ctrbench.extend import (
     StageModule,
     TowerBank,
     added_field,
+    dense_stages,
     domain_table,
     full_precision,
     weighted_sum,
@@ -93,7 +94,7 @@ class Sarnet(Method):
         return replace(plan, at_input=(Attention(name="sarnet.attention"), *plan.at_input), attends=True)
 
     def _debiased_stage(self, stages: tuple[Stage, ...]) -> Debiased:
-        tower = tuple(stage for stage in stages if isinstance(stage, Dense))
+        tower = dense_stages(stages)
         expert = tuple(
             Dense(name=f"expert{i}", width=width, activation=tower[0].activation)
             for i, width in enumerate(self.expert)
@@ -104,10 +105,9 @@ class Sarnet(Method):
         """Refuse plans whose tower has other stages than dense ones, or whose pooling the attention replaces."""
         if self.attention and plan.pooling.kind != "mean":
             return f"attention replaces the pooling of sequences, here {plan.pooling.kind}"
-        is_dense = plan.tower and all(isinstance(stage, Dense) for stage in plan.tower)
-        return (
-            None if is_dense else "experts need a tower of dense layers behind them, and this plan has none"
-        )
+        if plan.has_dense_tower:
+            return None
+        return "experts need a tower of dense layers behind them, and this plan has none"
 
 
 @dataclass(frozen=True, kw_only=True)

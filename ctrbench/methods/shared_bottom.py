@@ -19,7 +19,7 @@ Not implemented: dense layers that all domains share below the towers, as in som
 
 from __future__ import annotations
 
-from ctrbench.extend import Dense, DomainDense, Method, Plan
+from ctrbench.extend import DomainDense, Method, Plan, dense_stages
 
 
 class SharedBottom(Method):
@@ -33,7 +33,7 @@ class SharedBottom(Method):
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without a tower."""
-        has_tower = any(isinstance(stage, Dense) for stage in plan.tower)
+        has_tower = dense_stages(plan.tower)
         return None if has_tower else "each domain has its own tower, and this plan has none"
 
     @property

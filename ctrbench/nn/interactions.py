@@ -8,6 +8,7 @@ Shapes in names: B rows, N inputs, F fields, E embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from ctrbench.errors import SettingError
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.schema import Schema
-from ctrbench.nn.stages import Stage, StageModule
+from ctrbench.nn.stages import Chain, Stage, StageModule
 from ctrbench.nn.tables import EMBEDDING_STD
 
 FULL_RANK_INPUTS = 1024
@@ -106,7 +107,16 @@ class Cross(Stage):
     layers: int
     rank: int | None = None
 
-    def build(self, num_inputs: int, build: Build) -> StageModule:
+    @property
+    def num_matrices(self) -> int:
+        """One matrix per layer, whose input is x_l."""
+        return self.layers
+
+    def before_matrices(self, stages: Sequence[Stage | None]) -> GatedCross:
+        """Return the network with stages between x_l and W_l; x_0 and the residual x_l are not changed."""
+        return GatedCross(name=self.name, cross=self, gates=tuple(stages))
+
+    def build(self, num_inputs: int, build: Build) -> CrossModule:
         """Make the module; kernels start Xavier normal, biases at zero."""
         return CrossModule(self, num_inputs, build)
 
@@ -129,16 +139,15 @@ class CrossModule(StageModule):
                 factors.append(nn.Parameter(weight))
             self.kernels.append(factors)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(num_inputs)) for _ in range(stage.layers))
-
-    def enter(self, layer: int, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """Return the input of a layer's matrix; a method may gate it."""
-        return x_BN
+        self.gates = nn.ModuleList()
+        """Stages at the inputs of the matrices, one chain per layer; empty without any."""
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
         x0_BN = x_BN
         for layer in range(len(self.kernels)):
-            x_BN = torch.addcmul(x_BN, x0_BN, self.product(layer, self.enter(layer, x_BN, context)))
+            gated_BN = self.gates[layer](x_BN, context) if self.gates else x_BN
+            x_BN = torch.addcmul(x_BN, x0_BN, self.product(layer, gated_BN))
         return x_BN
 
     def product(self, layer: int, x_BN: torch.Tensor) -> torch.Tensor:
@@ -149,3 +158,22 @@ class CrossModule(StageModule):
         for weight in weights:
             x_BN = x_BN @ weight
         return torch.addmm(self.biases[layer], x_BN, last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedCross(Stage):
+    """x_{l+1} = x_0 ⊙ (W_l g_l(x_l) + b_l) + x_l, a cross network with a stage g_l at the input of each matrix.
+
+    A gate must keep the width.
+    """
+
+    cross: Cross
+    gates: tuple[Stage | None, ...]
+    """The stages g_l; None: the identity."""
+
+    def build(self, num_inputs: int, build: Build) -> CrossModule:
+        """Make the module; its kernels start as those of the cross network without gates."""
+        module = self.cross.build(num_inputs, build)
+        chains = ((gate,) if gate else () for gate in self.gates)
+        module.gates = nn.ModuleList(Chain(chain, num_inputs, build) for chain in chains)
+        return module

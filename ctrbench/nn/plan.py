@@ -7,12 +7,12 @@ compare, print and compose, and M methods on N backbones are M + N files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ctrbench.nn.pooling import Pooling
-from ctrbench.nn.stages import Dense, Stage
+from ctrbench.nn.stages import Dense, Stage, dense_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +59,24 @@ class Plan:
     @property
     def has_dense_tower(self) -> bool:
         """Whether the tower consists of dense stages, at least one."""
-        return bool(self.tower) and all(isinstance(stage, Dense) for stage in self.tower)
+        return bool(self.tower) and all(stage.as_dense() is not None for stage in self.tower)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a stage of the tower or of the head is dense."""
+        return bool(dense_stages((*self.tower, *self.head)))
 
     def map_dense(self, change: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Replace each dense stage of the tower, and of the head unless `head=False`."""
-        return self._expand_stages(lambda dense: (change(dense),), head=head)
+        return self._expand_stages(lambda dense, _stage: (change(dense),), head=head)
 
     def before_dense(self, make: Callable[[Dense], Stage], *, head: bool = True) -> Plan:
         """Add a stage at the input of each dense stage of the tower, and of the head unless `head=False`."""
-        return self._expand_stages(lambda dense: (make(dense), dense), head=head)
+        return self._expand_stages(lambda dense, stage: (make(dense), stage), head=head)
 
     def after_dense(self, make: Callable[[Dense], Stage], *, head: bool = False) -> Plan:
         """Add a stage at the output of each dense stage of the tower, and of the head if `head=True`."""
-        return self._expand_stages(lambda dense: (dense, make(dense)), head=head)
+        return self._expand_stages(lambda dense, stage: (stage, make(dense)), head=head)
 
     def with_input(self, stage: Stage) -> Plan:
         """Add a stage between the embeddings and everything but `logits`."""
@@ -93,8 +98,13 @@ class Plan:
         """Add a branch to the logit, whose input is z as the embeddings return it."""
         return replace(self, logits=(*self.logits, stage))
 
-    def _expand_stages(self, expand: Callable[[Dense], tuple[Stage, ...]], *, head: bool) -> Plan:
-        def expand_all(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-            return tuple(new for old in stages for new in (expand(old) if isinstance(old, Dense) else (old,)))
+    def _expand_stages(self, expand: Callable[[Dense, Stage], tuple[Stage, ...]], *, head: bool) -> Plan:
+        """Replace each stage that is a dense layer by the stages that `expand` returns for both."""
 
-        return replace(self, tower=expand_all(self.tower), head=expand_all(self.head) if head else self.head)
+        def expand_all(stages: tuple[Stage, ...]) -> Iterator[Stage]:
+            for stage in stages:
+                dense = stage.as_dense()
+                yield from (stage,) if dense is None else expand(dense, stage)
+
+        edited = tuple(expand_all(self.head)) if head else self.head
+        return replace(self, tower=tuple(expand_all(self.tower)), head=edited)

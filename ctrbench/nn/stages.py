@@ -9,6 +9,7 @@ Shapes in names: B rows, N inputs, M outputs, G groups present in the batch, K l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -77,6 +78,22 @@ class Stage(ABC):
         """Number of equal parts into which a stage of the head cuts the tower's output; 1: none."""
         return 1
 
+    def as_dense(self) -> Dense | None:
+        """Return the dense layer that methods put in place of this stage, or gate; None if it is no such layer.
+
+        It has the name of the stage. A backbone's own kind of dense layer overrides this to take part in the methods.
+        """
+        return None
+
+    @property
+    def num_matrices(self) -> int:
+        """Number of weight matrices in the stage, in order, whose inputs `before_matrices` can change; 0: none."""
+        return 0
+
+    def before_matrices(self, stages: Sequence[Stage | None]) -> Stage:
+        """Return this stage with a stage at the input of each of its `num_matrices` matrices; None: no change."""
+        raise NotImplementedError(f"{type(self).__name__} declares no matrices")
+
     @abstractmethod
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module for inputs of width `num_inputs`; a `SettingError` if it cannot take them."""
@@ -89,6 +106,10 @@ class Dense(Stage):
     width: int
     activation: Activation | None = None
     """φ; None: the identity."""
+
+    def as_dense(self) -> Dense:
+        """Return the layer itself."""
+        return self
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module; weights start Xavier uniform, before a ReLU He uniform, biases at zero."""
@@ -275,13 +296,18 @@ def select_own(x_PBM: torch.Tensor, routing: Routing) -> torch.Tensor:
     return x_PBM.gather(0, index_B[None, :, None].expand(1, *x_PBM.shape[1:])).squeeze(0)
 
 
+def dense_stages(stages: Iterable[Stage]) -> tuple[Dense, ...]:
+    """Return the dense layers among stages, as the stages declare them."""
+    return tuple(dense for stage in stages if (dense := stage.as_dense()) is not None)
+
+
 def split_tower(tower: tuple[Stage, ...]) -> tuple[tuple[Stage, ...], tuple[Dense, ...]]:
     """Split a tower into the stages before its dense ones, such as a gate, and its dense stages.
 
     There are no dense stages if the tower does not end in them, or has other stages between them.
     """
-    first = next((index for index, stage in enumerate(tower) if isinstance(stage, Dense)), len(tower))
-    dense = tuple(stage for stage in tower[first:] if isinstance(stage, Dense))
+    first = next((index for index, stage in enumerate(tower) if stage.as_dense() is not None), len(tower))
+    dense = dense_stages(tower[first:])
     return (tower[:first], dense) if len(dense) == len(tower) - first else (tower, ())
 
 

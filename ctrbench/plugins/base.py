@@ -316,6 +316,6 @@ class Estimator(Method, ABC):
     def supports(self, plan: Plan) -> str | None:
         """Return None for a plan of dense layers only, so that tables list the estimator under a single backbone."""
         extra = (*plan.at_input, *plan.interactions, *plan.logits)
-        is_bare = not extra and all(type(stage) is Dense for stage in (*plan.tower, *plan.head))
+        is_bare = not extra and all(stage.as_dense() is not None for stage in (*plan.tower, *plan.head))
         is_bare = is_bare and not plan.first_order and plan.pooling == Pooling()
         return None if is_bare else "has no backbone and runs on dnn only"

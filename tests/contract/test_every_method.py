@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from ctrbench.contract.check import builtin_backbones, check
 from ctrbench.contract.rows import EMBEDDING_SIZE, make_schema, make_training_rows
 from ctrbench.data.batches import SplitData
-from ctrbench.extend import Backbone, Estimator, Method
+from ctrbench.extend import Backbone, Build, Dense, Estimator, Method, Stage, StageModule, dense_stages
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.network import Precision
 from ctrbench.plugins.registry import plugins, select
@@ -91,6 +93,34 @@ def test_the_contract_checks_the_initial_logits_of_these_methods() -> None:
 def test_a_gate_without_a_gradient_breaks_the_rule_about_gradients() -> None:
     findings = check("adasparse[gradient=zero]", backbones=[SMALL])
     assert [finding.rule for finding in findings if not finding.ok] == ["gradients"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer(Stage):
+    """A backbone's own dense layer, which is no subclass of `Dense`."""
+
+    dense: Dense
+
+    def as_dense(self) -> Dense:
+        return self.dense
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        return self.dense.build(num_inputs, build)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_backbones_own_dense_layers_take_part(method: str) -> None:
+    rewriter, rows = select("methods", method).value, make_training_rows().slice(0, 9)
+    plan = select("backbones", SMALL).value.full_plan()
+    tower, head = (
+        tuple(Layer(name=dense.name, dense=dense) for dense in dense_stages(stages))
+        for stages in (plan.tower, plan.head)
+    )
+    logits = [
+        CTRModel(rewriter.apply(each), make_schema(), seed=1).eval()(rows)
+        for each in (plan, replace(plan, tower=tower, head=head))
+    ]
+    assert torch.equal(*logits)
 
 
 def make_stepper(

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.errors import SettingError
 from ctrbench.extend import (
     Build,
+    Chain,
     Context,
     CTRModel,
     Dense,
@@ -23,6 +25,8 @@ from ctrbench.extend import (
     Plan,
     Schema,
     SplitData,
+    Stage,
+    StageModule,
     train_gate,
 )
 from ctrbench.methods.adasparse import (
@@ -446,6 +450,45 @@ def test_pruner_input_can_be_detached(is_detached: bool) -> None:
 
 def training_sum(module: GateModule, h: torch.Tensor, context: Context) -> torch.Tensor:
     return module.train()(h, context).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares(Stage):
+    """An interaction of a backbone's own, (W x)², that declares its matrix."""
+
+    gates: tuple[Stage, ...] = ()
+
+    @property
+    def num_matrices(self) -> int:
+        return 1
+
+    def before_matrices(self, stages: Sequence[Stage | None]) -> Stage:
+        return replace(self, gates=tuple(stage for stage in stages if stage))
+
+    def build(self, num_inputs: int, build: Build) -> StageModule:
+        return SquaresModule(self, num_inputs, build)
+
+
+class SquaresModule(StageModule):
+    num_outputs = 4
+
+    def __init__(self, stage: Squares, num_inputs: int, build: Build) -> None:
+        super().__init__()
+        self.chain = Chain((*stage.gates, Dense(name=stage.name, width=4)), num_inputs, build)
+
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+        return self.chain(x_BN, context).square()
+
+
+@pytest.mark.parametrize(("prune_input", "num_gates"), [("all", 4), (None, 2)])
+def test_matrices_that_an_interaction_declares_are_gated(
+    prune_input: Literal["all"] | None, num_gates: int
+) -> None:
+    plan = replace(Dnn(hidden=(8, 4)).plan(), interactions=(Squares(name="squares"),))
+    method = AdaSparse(prune_cross=True, prune_input=prune_input)
+    assert method.supports(plan) is None
+    sites = gates(make_model(method, plan))
+    assert [gate.num_sites for gate in sites] == [num_gates] * num_gates
 
 
 def test_cross_matrices_are_gated_but_not_their_residual() -> None:

@@ -74,6 +74,29 @@ def test_subclasses_of_dense_are_dense_stages() -> None:
     assert names(plan.before_dense(gate).tower) == ["t0.gate", "t0", "t1.gate", "t1"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Residual(Gate):
+    """A stage that is no subclass of `Dense` and stands for a dense layer."""
+
+    def as_dense(self) -> Dense:
+        return Dense(name=self.name, width=5)
+
+
+def test_a_stage_that_declares_a_dense_layer_takes_part_in_edits() -> None:
+    stage = Residual(name="r")
+    plan = Plan(tower=(Gate(name="g"), stage), head=(HEAD,))
+    assert plan.before_dense(gate).tower == (plan.tower[0], gate(stage.as_dense()), stage)
+    assert plan.after_dense(gate).tower == (*plan.tower, gate(stage.as_dense()))
+    assert plan.map_dense(lambda dense: replace(dense, width=3)).tower[1] == Dense(name="r", width=3)
+    assert replace(plan, tower=(stage,)).has_dense_tower
+
+
+@pytest.mark.parametrize(("stages", "has_dense"), [((HEAD,), True), ((Gate(name="gate"),), False)])
+def test_a_plan_has_dense_stages_in_tower_or_head(stages: tuple[Stage, ...], has_dense: bool) -> None:
+    assert Plan(tower=stages, head=()).has_dense is has_dense
+    assert Plan(tower=(), head=stages).has_dense is has_dense
+
+
 def test_with_input_appends() -> None:
     plan = PLAN.with_input(Gate(name="a")).with_input(Gate(name="b"))
     assert names(plan.at_input) == ["a", "b"]
