@@ -63,8 +63,8 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     "did you mean 'gender'? known: age, gender"
     """
     names = sorted(choices)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    close_names = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close_names[0]!r}? " if close_names else ""
     return f"{hint}known: {', '.join(names)}" if len(names) <= 40 else hint.strip() or "see the list command"
 
 

@@ -134,7 +134,7 @@ def study(
 
 
 def open_store(results: str) -> RunStore:
-    """Return the store of the records at a location, with everything else in the home folder."""
+    """Return the store with records at a location, and all other files of runs in the home folder."""
     from ctrbench.data.home import home_folder
     from ctrbench.runs.store import RunStore
     from ctrbench.storage.files import parse_location
@@ -152,7 +152,7 @@ def _execute(
 
 
 def latest_dataset() -> str:
-    """Return the name of the most recently prepared dataset, and tell the user which one it is."""
+    """Return the name of the most recently prepared dataset, and print it."""
     from ctrbench.data.home import latest_prepared
 
     name = latest_prepared()

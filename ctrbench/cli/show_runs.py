@@ -50,7 +50,7 @@ def _cost_row(pair: PairCost, cost: Cost) -> tuple[str, ...]:
 
 
 def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
-    """Print one line per run that has a result, and below why others failed; runs without a record are left out."""
+    """Print one line per run with a result, then the errors of failed runs; runs without a record are left out."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     titles = [shown.title for shown in _shown_metrics()]
     for heading in ("method", "backbone", "seed", *titles, "epoch", "s"):

@@ -75,10 +75,12 @@ def check(
 
 
 def _select_rules(rules: Sequence[Rule], names: Sequence[str] | None) -> list[Rule]:
-    known = [rule.name for rule in rules]
+    rule_names = [rule.name for rule in rules]
     for name in names or ():
-        if name not in known:
-            raise SettingError("unknown rule of the contract", value=name, remedy=did_you_mean(name, known))
+        if name not in rule_names:
+            raise SettingError(
+                "unknown rule of the contract", value=name, remedy=did_you_mean(name, rule_names)
+            )
     return [rule for rule in rules if names is None or rule.name in names]
 
 

@@ -30,7 +30,7 @@ Tensors = Mapping[str, torch.Tensor]
     "absent domains", "A training step does not change the parameters of domains without rows in its batch."
 )
 def absent_domains(case: Case) -> str | None:
-    """After epochs on all shops, train one on two of them, and look for changed parameters of the others."""
+    """Train on all shops, then one epoch on two of them; find changed parameters of the other shops."""
     training = Training(case)
     training.load(case.trained.save())
     before = copy_tensors(training.model.state_dict())

@@ -29,7 +29,7 @@ class Rule:
     statement: str
     """Sentence that holds for every method that keeps the rule."""
     check: Check
-    """Returns what is wrong and what to look for, or None."""
+    """Returns a sentence on the fault and its usual cause, or None."""
     is_required: bool = False
     """Whether the rules after it make no sense for a method that breaks it."""
 

@@ -41,13 +41,13 @@ def finite_training(case: Case) -> str | None:
 def gradients(case: Case) -> str | None:
     """Compare all parameters at the start and after a few epochs."""
     training = case.trained
-    now = training.model.state_dict()
+    state = training.model.state_dict()
     exempt = _prefixes_of_few_rows(training.model)
     unchanged = [
         name
         for name, value in training.model.named_parameters()
         if value.requires_grad
-        and torch.equal(training.start[name], now[name])
+        and torch.equal(training.start[name], state[name])
         and not name.startswith(exempt)
     ]
     unchanged += [f"the embedding of {name}" for name in _unchanged_fields(training)]
@@ -78,8 +78,8 @@ def _unchanged_fields(training: Training) -> Iterator[str]:
     """Yield the names of fields of which no embedding row changed."""
     modules = training.model.embedding.named_modules()
     keys = [f"embedding.{name}.weight" for name, module in modules if isinstance(module, RowTable)]
-    now = training.model.state_dict()
-    changed = torch.stack([(training.start[key] != now[key]).any(1) for key in keys]).any(0)
+    state = training.model.state_dict()
+    changed = torch.stack([(training.start[key] != state[key]).any(1) for key in keys]).any(0)
     first = 0
     for field in training.model.schema.table_fields:
         if not changed[first : first + field.size].any():

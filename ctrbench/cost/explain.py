@@ -195,5 +195,5 @@ def sequence_lengths(prepared: Prepared) -> tuple[dict[str, int], str]:
     else:
         longest = {field.name: field.max_length or 1 for field in prepared.manifest.card.fields}
         lengths, source = {name: longest[name] for name in names}, "max_length of the card"
-    listed = ", ".join(f"{length} elements in {name}" for name, length in lengths.items())
-    return lengths, f"; {listed} ({source})"
+    lengths_text = ", ".join(f"{length} elements in {name}" for name, length in lengths.items())
+    return lengths, f"; {lengths_text} ({source})"

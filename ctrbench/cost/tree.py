@@ -22,7 +22,7 @@ from ctrbench.nn.stages import Stage
 from ctrbench.nn.tables import RowTable
 
 ROWS = (8, 16)
-"""Sizes of the two batches of one domain whose difference is the cost of a row."""
+"""Sizes of two batches of one domain; the difference of their costs gives the cost of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)

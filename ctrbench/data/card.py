@@ -174,7 +174,7 @@ class DatasetCard(Model):
     """Column separator of text files, for readers that use one."""
     label: LabelCard
     timestamp: str | None = None
-    """Column with integers or datetimes (default split without one: by a hash)."""
+    """Column with integers or datetimes; without a timestamp, the default split is by hash."""
     split: SplitCard
     fields: tuple[FieldCard, ...] = Field(min_length=1)
     domain_sets: dict[Name, tuple[Name, ...]] = Field(min_length=1)

@@ -80,12 +80,12 @@ def make_domain_table(counts: Mapping[Split, pl.DataFrame], values: Mapping[str,
     starting with id 1.
     """
     features = list(values)
-    seen = counts[Split.TRAIN].filter(pl.all_horizontal(pl.col(features) != UNSEEN))
-    seen = seen.sort([ROWS, *features], descending=[True, *(False for _ in features)])
+    tuples = counts[Split.TRAIN].filter(pl.all_horizontal(pl.col(features) != UNSEEN))
+    tuples = tuples.sort([ROWS, *features], descending=[True, *(False for _ in features)])
     unseen = pl.DataFrame(
         {feature: [UNSEEN] for feature in features}, schema=dict.fromkeys(features, pl.Int32)
     )
-    table = pl.concat([unseen, seen.select(features)])
+    table = pl.concat([unseen, tuples.select(features)])
     table = table.select(
         pl.Series(Column.DOMAIN, np.arange(table.height, dtype=np.int32)),
         _domain_keys(table, values),

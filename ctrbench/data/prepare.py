@@ -58,8 +58,8 @@ def prepare(
     if card.generator is not None:
         prepared = _generate_dataset(card, home, sources, domains, generation, force=force, progress=progress)
     else:
-        if generation is not None and generation.given:
-            raise _not_generated(generation.given[0])
+        if generation is not None and generation.given_options:
+            raise _not_generated(generation.given_options[0])
         prepared = _prepare_from_files(card, home, sources, force=force, progress=progress)
     return prepared.ensure_domains(domains)[0] if domains else prepared
 

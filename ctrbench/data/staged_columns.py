@@ -53,8 +53,8 @@ class StagedColumn:
     @property
     def expressions(self) -> list[pl.Expr]:
         """Expressions of the raw frame: the values and, if there is a rule, whether rows break it."""
-        bad = [] if self.bad is None else [self.bad.alias(f"bad {self.name}")]
-        return [self.values.alias(self.name), *bad]
+        is_bad = [] if self.bad is None else [self.bad.alias(f"bad {self.name}")]
+        return [self.values.alias(self.name), *is_bad]
 
 
 def field_column(name: str) -> str:
@@ -97,19 +97,19 @@ def _staged_label(card: DatasetCard, schema: pl.Schema) -> StagedColumn:
         text = pl.col(column).str.to_lowercase()
         number = pl.coalesce(number, pl.when(text == "true").then(1.0).when(text == "false").then(0.0))
     if threshold is None:
-        good, value = number.is_in([0.0, 1.0]), number
+        is_valid, value = number.is_in([0.0, 1.0]), number
         rule = "a label is 0 or 1"
         remedy = "for a graded label, set the threshold in the card: label.positive_from"
     else:
-        good, value = number.is_finite(), number >= threshold
+        is_valid, value = number.is_finite(), number >= threshold
         rule, remedy = "a label with positive_from is a number", "correct the row or remove it"
     return StagedColumn(
         name=Column.LABEL,
         source=column,
         # `bad` reports wrong values with their row; casting them could overflow.
-        values=pl.when(good).then(value).otherwise(0).cast(pl.Int8),
+        values=pl.when(is_valid).then(value).otherwise(0).cast(pl.Int8),
         dtype=np.dtype(np.int8),
-        bad=~good.fill_null(value=False),
+        bad=~is_valid.fill_null(value=False),
         rule=(rule, remedy),
     )
 
@@ -206,11 +206,11 @@ def _staged_sequence(name: str, field: FieldCard, *, is_list: bool) -> StagedCol
     column, texts = pl.col(field.source_column), Texts()
     lists = column.cast(pl.List(pl.String)) if is_list else column.cast(pl.String).str.split(field.separator)
     elements = without_empty(lists.fill_null([]))
-    kept = elements if field.max_length is None else elements.list.tail(field.max_length)
+    last_elements = elements if field.max_length is None else elements.list.tail(field.max_length)
     return StagedColumn(
         name=name,
         source=field.source_column,
-        values=kept.cast(pl.List(texts.dtype)).to_physical(),
+        values=last_elements.cast(pl.List(texts.dtype)).to_physical(),
         dtype=np.dtype(np.uint32),
         kind="list",
         texts=texts,

@@ -69,16 +69,16 @@ class StreamedSplit:
         runs, width = self.runs, self.num_shards
         shares = _window_shares([sum(self.sizes[shard] for shard in run) for run in runs], width)
         oldest = max(0, first - width + 1)
-        held: deque[tuple[int, list[SplitData | None]]] = deque()
+        shards: deque[tuple[int, list[SplitData | None]]] = deque()
         loaded = _prefetch(partial(self._load_parts, run, seed) for run in range(oldest, len(runs)))
         for index in range(oldest, len(shares)):
             if index < len(runs):
-                held.append((index, next(loaded)))
-            if held and held[0][0] <= index - width:
-                held.popleft()
+                shards.append((index, next(loaded)))
+            if shards and shards[0][0] <= index - width:
+                shards.popleft()
             if index < first:
                 continue
-            parts = [_pop_part(parts, index - run) for run, parts in held]
+            parts = [_pop_part(parts, index - run) for run, parts in shards]
             yield Window(
                 data=concatenated(parts).to(self.device),
                 generator=np.random.default_rng([*seed, index]),

@@ -29,7 +29,7 @@ class GroupMetrics:
 
     @classmethod
     def of(cls, groups: Groups, metrics: Iterable[RowMetric]) -> GroupMetrics:
-        """Return these metrics of groups whose sums include the terms of the metrics."""
+        """Compute metrics of groups; the sums of the groups must include the terms of the metrics."""
         return cls(
             group=groups.group,
             rows=groups.rows,

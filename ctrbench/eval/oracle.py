@@ -22,7 +22,7 @@ CEILING_METRIC = "ceiling_{metric}"
 """Name, among the oracle's metrics, of a metric of the learnable ceiling."""
 
 _LARGEST_LOGIT = 700.0
-"""Replaces the infinite logit of a true probability of 0 or 1, whose loss is 0 in float64 all the same."""
+"""Replaces the infinite logit of a true probability of 0 or 1; its loss is still 0 in float64."""
 
 
 @dataclass(kw_only=True)

@@ -127,21 +127,21 @@ class FileRows:
     def chunks(self) -> Iterator[Rows]:
         """Yield all rows."""
         for frame in self.predictions.frames([self.ranking.column, Column.LABEL, *self.fields]):
-            kept = self._without_excluded(frame)
-            score = self.ranking.scores(kept)
+            selected = self._without_excluded(frame)
+            score = self.ranking.scores(selected)
             fields = [(Column.SCORE, score.dtype), (POSITIVE, np.bool_), *self.fields.items()]
-            rows = np.empty(kept.height, dtype=np.dtype(fields))
-            rows[Column.SCORE], rows[POSITIVE] = score, is_positive(kept)
+            rows = np.empty(selected.height, dtype=np.dtype(fields))
+            rows[Column.SCORE], rows[POSITIVE] = score, is_positive(selected)
             for name in self.fields:
-                rows[name] = kept[name].to_numpy()
+                rows[name] = selected[name].to_numpy()
             yield rows
 
     def values(self, field: str) -> Iterator[Values]:
         """Yield one field of all rows."""
         column = self.ranking.column if field == Column.SCORE else field
         for frame in self.predictions.frames([column, *(self.without or ())[:1]]):
-            kept = self._without_excluded(frame)
-            yield self.ranking.scores(kept) if field == Column.SCORE else kept[field].to_numpy()
+            selected = self._without_excluded(frame)
+            yield self.ranking.scores(selected) if field == Column.SCORE else selected[field].to_numpy()
 
     def _without_excluded(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.filter(pl.col(self.without[0]) != self.without[1]) if self.without else frame

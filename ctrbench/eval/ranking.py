@@ -74,7 +74,7 @@ class RankedRows:
 
 
 def as_scores(values: npt.NDArray[np.generic]) -> Scores:
-    """Return scores in float32 where they are given so, else in float64."""
+    """Return scores as an array: float32 is kept, any other type becomes float64."""
     kind = np.float32 if values.dtype == np.float32 else np.float64
     return values.astype(kind, copy=False)
 

@@ -94,13 +94,13 @@ def signflip_p(differences: npt.ArrayLike) -> float:
     never reach p < 0.05.
     """
     values = _as_finite(differences)
-    reach = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
+    min_distance = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
     if values.size <= MAX_EXACT_PAIRS:
         # Flipping all signs gives the same distance from 0, so the first sign is fixed: half the work.
-        rest = np.array(list(product((1.0, -1.0), repeat=values.size - 1)))
-        return float(np.mean(np.abs(values[0] + rest @ values[1:]) >= reach))
+        signs = np.array(list(product((1.0, -1.0), repeat=values.size - 1)))
+        return float(np.mean(np.abs(values[0] + signs @ values[1:]) >= min_distance))
     draw = np.random.default_rng(0)
-    hits = sum(abs(draw.choice((-1.0, 1.0), values.size) @ values) >= reach for _ in range(_NUM_FLIPS))
+    hits = sum(abs(draw.choice((-1.0, 1.0), values.size) @ values) >= min_distance for _ in range(_NUM_FLIPS))
     return float(hits + 1) / (_NUM_FLIPS + 1)
 
 

@@ -86,7 +86,7 @@ class Adaptdhm(Method):
     temperature: float = Field(default=0.1, gt=0.0)
     """τ, the temperature of the responsibilities r; smaller is sharper."""
     reseed_after: int = Field(default=1024, ge=1)
-    """Number of training rows without one of the cluster after which it is reseeded."""
+    """Number of consecutive training rows outside a cluster after which the cluster is reseeded."""
 
     def idle(self) -> tuple[str, ...]:
         """Return `temperature` for the published routing, which has none."""

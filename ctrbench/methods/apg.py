@@ -174,8 +174,10 @@ class Condition(nn.Module):
 def _group_columns(settings: Apg, schema: Schema) -> slice:
     name = settings.group_feature or schema.domain_features[0]
     if name not in schema.domain_features:
-        known = ", ".join(schema.domain_features)
-        raise SettingError("group_feature must be a domain feature", value=name, remedy=f"known: {known}")
+        known_features = ", ".join(schema.domain_features)
+        raise SettingError(
+            "group_feature must be a domain feature", value=name, remedy=f"known: {known_features}"
+        )
     return schema.slices[name]
 
 

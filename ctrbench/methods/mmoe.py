@@ -80,7 +80,7 @@ class MmoeLearner(Learner):
     selects = True
 
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
-        """Return the number of experts; nothing is chosen."""
+        """Return the number of experts, for the record; no choice depends on dev."""
         (mixture,) = (module for module in model.modules() if isinstance(module, MixtureModule))
         return {"experts": mixture.num_experts}
 

@@ -114,24 +114,24 @@ class PCGradLearner(Learner):
         `errors` are ∂L/∂logit, (B,), of all groups but the first.
         """
         weights = [weight for weight in optimizer.dense_view().parameters if weight.grad is not None]
-        whole = [weight.grad for weight in weights if weight.grad is not None]
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         parts = [
             _flatten(torch.autograd.grad(logit_B, weights, error, retain_graph=True)) for error in errors
         ]
         rest_NP = torch.stack(parts)
-        grads_GP = torch.cat([(_flatten(whole) - rest_NP.sum(0))[None], rest_NP])
+        grads_GP = torch.cat([(_flatten(grads) - rest_NP.sum(0))[None], rest_NP])
         gram_GG = grads_GP @ grads_GP.T
         others_GO = self._order_of_others(len(grads_GP), optimizer.steps, gram_GG.device)
         lost_P = conflict_weights(gram_GG, others_GO) @ grads_GP
-        for grad, part in zip(whole, torch.split(lost_P, [grad.numel() for grad in whole]), strict=True):
+        for grad, part in zip(grads, torch.split(lost_P, [grad.numel() for grad in grads]), strict=True):
             grad -= part.view_as(grad)
         return (gram_GG < 0).sum() / others_GO.numel()
 
     def _order_of_others(self, num_groups: int, step: int, device: torch.device) -> torch.Tensor:
         """Draw for each group the order of the others, (G, G - 1)."""
         generator = np.random.default_rng([self.seed, step])
-        ahead = generator.permuted(np.tile(np.arange(1, num_groups), (num_groups, 1)), axis=1)
-        others = torch.from_numpy((np.arange(num_groups)[:, None] + ahead) % num_groups)
+        offsets = generator.permuted(np.tile(np.arange(1, num_groups), (num_groups, 1)), axis=1)
+        others = torch.from_numpy((np.arange(num_groups)[:, None] + offsets) % num_groups)
         return others if device.type == "cpu" else others.pin_memory().to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:

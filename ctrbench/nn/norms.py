@@ -174,14 +174,14 @@ class PartitionedNormModule(StageModule):
         super().__init__()
         self.num_outputs, self.stage = num_inputs, stage
         num_indicators = build.schema.num_indicators
-        one, zero = torch.ones(num_inputs), torch.zeros(num_inputs)
-        self.scale, self.shift = nn.Parameter(stage.scale * one), nn.Parameter(zero.clone())
-        self.domain_affine = domain_table(num_indicators, torch.stack([one, zero]))
+        ones, zeros = torch.ones(num_inputs), torch.zeros(num_inputs)
+        self.scale, self.shift = nn.Parameter(stage.scale * ones), nn.Parameter(zeros.clone())
+        self.domain_affine = domain_table(num_indicators, torch.stack([ones, zeros]))
         self.register_buffer("mean", torch.zeros(num_indicators + 1, num_inputs))
         self.register_buffer("variance", torch.ones(num_indicators + 1, num_inputs))
         self.register_buffer("seen", torch.zeros(num_indicators + 1, 2, dtype=torch.int64))
-        self.register_buffer("global_mean", zero)
-        self.register_buffer("global_variance", one)
+        self.register_buffer("global_mean", zeros)
+        self.register_buffer("global_variance", ones)
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""

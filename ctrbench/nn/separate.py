@@ -140,11 +140,11 @@ class SeparateNetworks(nn.Module, Capabilities):
         return torch.empty_like(logit_B).index_copy(0, order_B, logit_B)
 
 
-def check_separable(schema: Schema, most: int) -> None:
+def check_separable(schema: Schema, max_domains: int) -> None:
     """Raise `SettingError` if there are more than `most` models; each is as large as the backbone with embeddings."""
-    if schema.num_indicators > most:
+    if schema.num_indicators > max_domains:
         raise SettingError(
-            f"one model per domain is possible with at most {most} domains",
+            f"one model per domain is possible with at most {max_domains} domains",
             value=f"{schema.num_indicators} values of the indicator",
             remedy="choose a coarser indicator (--indicator), fewer domain features (--domains), or raise max_domains",
         )

@@ -316,11 +316,11 @@ def with_prefix(tower: tuple[Dense, ...], prefix: str) -> tuple[Dense, ...]:
     return tuple(replace(dense, name=f"{prefix}.{dense.name}") for dense in tower)
 
 
-def refuse_many_domains(schema: Schema, most: int) -> None:
+def refuse_many_domains(schema: Schema, max_domains: int) -> None:
     """Raise `SettingError` if there are more domains than the setting `max_domains`, where rows pass through all."""
-    if schema.num_indicators > most:
+    if schema.num_indicators > max_domains:
         raise SettingError(
-            f"every row passes through a part of each domain, so max_domains allows {most} domains",
+            f"every row passes through a part of each domain, so max_domains allows {max_domains} domains",
             value=f"{schema.num_indicators} domains",
             remedy="choose an indicator with fewer values (--indicator), or raise max_domains",
         )

@@ -106,7 +106,7 @@ class Backbone(Settings, ABC):
     pooling: Literal["mean", "din", "dien"] = added_field("mean")
     """Pooling of a sequence that has a target: its mean, DIN's attention or DIEN's interest evolution."""
     pooling_aux: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = added_field(1.0)
-    """Weight of DIEN's auxiliary loss, which tells the next behavior from a random one."""
+    """Weight of DIEN's auxiliary loss, which distinguishes the next behavior from a random item."""
 
     def idle(self) -> Iterable[str]:
         """Yield `pooling_aux` unless DIEN pools."""

@@ -54,20 +54,20 @@ def pages() -> dict[str, str]:
 
     Raises `ContractError` for a setting without documentation.
     """
-    made = {INDEX: _index_page()}
+    page_texts = {INDEX: _index_page()}
     for kind in KINDS:
         for plugin in _built_in(kind):
-            made[_page_path(plugin, kind)] = _plugin_page(plugin, kind)
-    return made
+            page_texts[_page_path(plugin, kind)] = _plugin_page(plugin, kind)
+    return page_texts
 
 
 def write_pages(root: Path) -> None:
     """Write all pages below `root`, and remove pages of methods and backbones that no longer exist."""
-    made = pages()
-    for path, text in made.items():
+    page_texts = pages()
+    for path, text in page_texts.items():
         write_text(root / FOLDER / path, text)
     for file in (root / FOLDER).rglob("*.md"):
-        if file.relative_to(root / FOLDER).as_posix() not in made:
+        if file.relative_to(root / FOLDER).as_posix() not in page_texts:
             file.unlink()
 
 

@@ -61,17 +61,17 @@ def find(kind: PlugKind, name: str) -> Plugin:
             remedy = "give the file another name"
             raise SettingError("there is a group of that name", value=name, remedy=remedy)
         return plugin
-    known = plugins(kind)
+    available = plugins(kind)
     if name in members:
         raise SettingError(
             "a group takes no settings and stands for several",
             value=name,
             remedy=f"{name} is {','.join(members[name])}",
         )
-    if name not in known:
-        remedy = did_you_mean(name, {*known, *members})
+    if name not in available:
+        remedy = did_you_mean(name, {*available, *members})
         raise SettingError(f"no such {KINDS[kind].noun}", value=name, remedy=remedy)
-    return known[name]
+    return available[name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,15 +96,15 @@ def _files_in_archive(path: Path, names: Sequence[str]) -> list[TextFile]:
     if path.suffix.lower() != ".zip":
         return [TextFile(path=path)]
     members = _members(path)
-    listed = [file for file in members if file.name in names]
-    if not listed and len(members) != 1:
+    expected = [file for file in members if file.name in names]
+    if not expected and len(members) != 1:
         content = ", ".join(file.name for file in members[:5]) or "no text file"
         raise SourceError(
             f"the archive contains none of {', '.join(names)}",
             value=f"{path} contains {content}",
             remedy="pass the archive of this dataset",
         )
-    return listed or members
+    return expected or members
 
 
 def _members(archive: Path) -> list[TextFile]:

@@ -124,7 +124,7 @@ class Comparison:
 
     @property
     def indicator(self) -> str:
-        """The indicator of the rows whose labels name none."""
+        """Indicator of the rows whose labels do not name one."""
         return main_indicator(record for row in self.rows for record in (*row.finished, *row.unfinished))
 
     @property

@@ -77,8 +77,8 @@ def _collapse_note(row: Row, others: Estimate | None) -> str:
     seeds = ", ".join(map(str, row.collapsed))
     dev = ", ".join(f"{auc:.3f}" for auc in row.collapsed.values())
     std = f" ± {others.std:.4f}" if others and others.std is not None else ""
-    rest = f"; AUC of the others {others.mean:.4f}{std}" if others else ""
-    return f"Failed: {row.method} on {row.backbone}, seed {seeds}: training collapsed (dev AUC {dev}){rest}."
+    others_text = f"; AUC of the others {others.mean:.4f}{std}" if others else ""
+    return f"Failed: {row.method} on {row.backbone}, seed {seeds}: training collapsed (dev AUC {dev}){others_text}."
 
 
 def indicator_note(comparison: Comparison) -> Iterable[str]:
@@ -86,8 +86,10 @@ def indicator_note(comparison: Comparison) -> Iterable[str]:
     has_own = any(row.parameters is not None and row.parameters.per_domain for row in comparison.rows)
     others = comparison.other_indicators
     if has_own or others:
-        named = "".join(f"; in rows labeled “by {other}”, by {_indicator_text(other)}" for other in others)
-        yield f"Per-domain parameters are indexed by {_indicator_text(comparison.indicator)}{named}."
+        others_text = "".join(
+            f"; in rows labeled “by {other}”, by {_indicator_text(other)}" for other in others
+        )
+        yield f"Per-domain parameters are indexed by {_indicator_text(comparison.indicator)}{others_text}."
 
 
 def _indicator_text(indicator: str) -> str:

@@ -68,8 +68,8 @@ def without_repetitions(records: list[RunRecord], main: str, ignoring: set[Pair]
                 (record, best.get(key, record)),
                 key=lambda other: (other.status != "finished", other.key.indicator != main),
             )
-    kept = {record.digest for record in best.values()}
-    return [record for record in records if pair(record) not in ignoring or record.digest in kept]
+    digests = {record.digest for record in best.values()}
+    return [record for record in records if pair(record) not in ignoring or record.digest in digests]
 
 
 def _is_bare_plain(record: RunRecord) -> bool:

@@ -71,7 +71,7 @@ class Table:
 
     @property
     def stds(self) -> tuple[str, ...]:
-        """A standard deviation of each column, empty if it has none; cells without one leave as much space free."""
+        """A standard deviation of each column (empty if it has none), whose width other cells of the column reserve."""
         rows = [line.cells for line in self.lines if line.cells]
         return tuple(
             next((cells[index].std for cells in rows if cells[index].std), "")

@@ -1,4 +1,4 @@
-"""The grid of runs that a command asks for: methods × backbones × seeds, as keys.
+"""The grid of runs of a command: methods × backbones × seeds, as keys.
 
 A pair that makes no sense is no run: it comes with the reason, which tables show.
 """
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run to be made: its key, and the files of its plug-ins."""
+    """A run to execute: its key, and the files of its plug-ins."""
 
     key: RunKey
     method: Plugin
     backbone: Plugin
     unsupported: str | None = None
     """Why the method does not support the backbone."""
-    asked: tuple[str, str] | None = None
-    """Method and backbone with the settings that were asked for."""
+    requested: tuple[str, str] | None = None
+    """Method and backbone with the settings that the user gave."""
 
     @property
     def labels(self) -> tuple[str, str]:
-        """How method and backbone are called on the screen."""
-        return self.asked or (self.key.method.name, self.key.backbone.name)
+        """Names of method and backbone for the user, as short as the command line had them."""
+        return self.requested or (self.key.method.name, self.key.backbone.name)
 
     @property
     def label(self) -> str:
-        """How the run is called on the screen."""
+        """Name of the run for the user."""
         return f"{' × '.join(self.labels)}, seed {self.key.seed}"
 
     def chosen(self) -> tuple[Method, Backbone]:
@@ -55,7 +55,7 @@ class Run:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read `5` (seeds 1 to 5), `1,2,7` or `3-8`."""
+    """Parse seeds: `5` (seeds 1 to 5), `1,2,7` or `3-8`."""
     rule = "seeds must be a count (5), a list (1,2,7) or a range (3-8)"
     if re.fullmatch(r"\d+", text):
         seeds = tuple(range(1, int(text) + 1))
@@ -88,11 +88,11 @@ PRESETS = {
     "public": Preset("128-64-32", {"batch_size": 256}),
     "production": Preset("512-256-128", {"batch_size": 1024, "epochs": 1}),
 }
-"""The two set-ups of the AdaSparse study (spec: conventions-0.3); data of billions of rows are passed over once."""
+"""The two set-ups of the AdaSparse study (spec: conventions-0.3); one epoch suffices for billions of rows."""
 
 
 def find_preset(name: str | None) -> Preset:
-    """Return the preset of that name, or say which name is near; without a name one that presets nothing."""
+    """Return the preset of that name; without a name, the preset that sets nothing."""
     if name is None:
         return NO_PRESET
     if name not in PRESETS:
@@ -101,19 +101,19 @@ def find_preset(name: str | None) -> Preset:
 
 
 def with_tower(selectors: Sequence[str], hidden: str) -> list[str]:
-    """Give backbones that say nothing of their tower these widths."""
+    """Add the widths `hidden` to the selectors of backbones that do not set their widths."""
 
-    def one(selector: str) -> str:
+    def with_width(selector: str) -> str:
         name, _, settings = selector.removesuffix("]").partition("[")
         if not hidden or "hidden=" in settings:
             return selector
         return f"{name}[{settings},hidden={hidden}]" if settings else f"{name}[hidden={hidden}]"
 
-    return [one(selector) for selector in selectors]
+    return [with_width(selector) for selector in selectors]
 
 
 def whole_number(text: str, option: str) -> int:
-    """Read 4e6 as 4,000,000."""
+    """Parse a whole number, which may be written as 4e6."""
     try:
         number = float(text)
     except ValueError:
@@ -124,25 +124,27 @@ def whole_number(text: str, option: str) -> int:
 
 
 def usual_window(prepared: Prepared) -> int | None:
-    """Return the rows held for shuffling where nothing is said: all, or of more than memory should hold, some."""
+    """Return the default number of rows held for shuffling: None (all), or fewer for datasets of many rows."""
     return WINDOW if prepared.manifest.splits[Split.TRAIN].rows > MOST_HELD else None
 
 
 def parse_window(text: str | None, prepared: Prepared) -> int | None:
-    """Read the number of rows kept for shuffling; `0` means all rows (None), and None the default of the dataset."""
+    """Parse the number of rows held for shuffling: 0 means all (None), None means the default of the dataset."""
     return usual_window(prepared) if text is None else whole_number(text, "--window") or None
 
 
 def make_config(**settings: object) -> TrainConfig:
-    """Return the training configuration with those settings that are not None."""
-    given = {name: value for name, value in settings.items() if value is not None}
+    """Return the training configuration; settings that are None keep their default."""
+    given_settings = {name: value for name, value in settings.items() if value is not None}
     try:
-        return TrainConfig.model_validate(given)
+        return TrainConfig.model_validate(given_settings)
     except ValidationError as error:
         problem = first_problem(error)
         name = str(problem.location[0])
         option = f"--{name}".replace("_", "-")
-        raise SettingError(f"invalid value of {option}", value=given[name], remedy=problem.message) from None
+        raise SettingError(
+            f"invalid value of {option}", value=given_settings[name], remedy=problem.message
+        ) from None
 
 
 def make_grid(
@@ -155,7 +157,7 @@ def make_grid(
     indicator: str | None,
     config: TrainConfig,
 ) -> tuple[Run, ...]:
-    """Return every run of the product, seed by seed, so that each table row fills up evenly."""
+    """Return all runs, ordered by seed, so that all rows of a table have equally many results at any time."""
     chosen = [select("methods", selector) for selector in methods]
     bases = [select("backbones", selector) for selector in backbones]
     # Wrong settings are errors before any run is planned.
@@ -186,7 +188,7 @@ def make_grid(
                         method=method.plugin,
                         backbone=backbone.plugin,
                         unsupported=reason,
-                        asked=(method.label, backbone.label),
+                        requested=(method.label, backbone.label),
                     )
 
     unique = {run.key.digest: run for run in runs()}

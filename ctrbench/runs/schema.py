@@ -18,8 +18,8 @@ def make_schema(prepared: Prepared, key: RunKey) -> Schema:
     manifest = prepared.manifest
     train = manifest.splits[Split.TRAIN]
     if key.indicator == "all":
-        known = prepared.domain_table(key.domain_set).sort(Column.DOMAIN)
-        rows = known[DomainColumn.ROWS.format(split=Split.TRAIN)].to_list()[1:]
+        domain_table = prepared.domain_table(key.domain_set).sort(Column.DOMAIN)
+        rows = domain_table[DomainColumn.ROWS.format(split=Split.TRAIN)].to_list()[1:]
     else:
         rows = prepared.vocabulary(key.indicator).sort("id")["rows"].to_list()
     rate = train.positives / train.rows

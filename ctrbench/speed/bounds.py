@@ -109,16 +109,16 @@ def _shortest_seconds(call: Callable[[], object], device: torch.device) -> float
 
 def count_work(training: EndlessTraining, *, seconds: float = 0.0) -> Work:
     """Make at least `COUNTED_STEPS` steps, for `seconds`, and return their mean work."""
-    rows = flops = moved = steps = 0
+    rows = flops = moved_bytes = steps = 0
     started = time.perf_counter()
     while steps < COUNTED_STEPS or time.perf_counter() - started < seconds:
         batch = training.next_batch()
         with counted_flops() as counter, _bytes_read(training.optimizer) as read:
             rows += training.step(batch).rows
         flops += counter.get_total_flops()
-        moved += _input_bytes(batch) + TOUCHES * (_dense_bytes(training.model) + sum(read.values()))
+        moved_bytes += _input_bytes(batch) + TOUCHES * (_dense_bytes(training.model) + sum(read.values()))
         steps += 1
-    return Work(rows=rows / steps, flops=flops / steps, bytes=moved / steps)
+    return Work(rows=rows / steps, flops=flops / steps, bytes=moved_bytes / steps)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def time_steps(training: EndlessTraining, *, seconds: float) -> list[Slice]:
 
 
 def _time_slice(training: EndlessTraining, seconds: float) -> Slice:
-    """Make at least one step, for `seconds`, with nothing but clock readings in between."""
+    """Make steps for `seconds`, at least one, with only clock readings between them."""
     steps = rows = 0
     device, started = training.case.device, time.perf_counter()
     while not steps or time.perf_counter() - started < seconds:

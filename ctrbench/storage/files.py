@@ -197,7 +197,7 @@ def find_faults(folder: Location, sha256: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def create_folder(folder: Location) -> None:
-    """Create a folder, so that one that cannot be written fails early; remote storage has no empty folders."""
+    """Create a folder, so that a missing permission shows early; remote storage has no empty folders."""
     storage_of(folder).create_folder(folder)
 
 

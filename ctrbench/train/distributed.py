@@ -266,8 +266,10 @@ def start_ray(
 def _failure_cause_on_ray(problem: Exception) -> Exception:
     """Return the error that a worker raised itself, or `WorkerDied`."""
     errors: list[Exception] = list(getattr(problem, "worker_failures", {}).values())
-    own = [error for error in errors if isinstance(error, CtrbenchError | WorkerFailed)]
-    return own[0] if own else WorkerDied(str((*errors, problem)[0]).strip().splitlines()[-1])
+    worker_errors = [error for error in errors if isinstance(error, CtrbenchError | WorkerFailed)]
+    return (
+        worker_errors[0] if worker_errors else WorkerDied(str((*errors, problem)[0]).strip().splitlines()[-1])
+    )
 
 
 def _run_ray_worker(call: dict[str, Any]) -> object:

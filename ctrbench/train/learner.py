@@ -68,7 +68,7 @@ class Learner:
     """
 
     selects: ClassVar[bool] = False
-    """Whether `select` chooses anything on dev."""
+    """Whether `select` makes a choice on dev."""
     refuses_workers: ClassVar[str | None] = None
     """Reason why several processes cannot share this training; None if they give the results of one process."""
 

@@ -320,8 +320,10 @@ def score_piece(
     if workers is None or len(piece) < workers.size:
         return learner.score(model, piece)
     part = workers.slice(len(piece))
-    own = learner.score(model, subset(piece, np.arange(len(piece))[part]))
-    return {name: workers.concatenate(torch.from_numpy(scores)).numpy() for name, scores in own.items()}
+    own_scores = learner.score(model, subset(piece, np.arange(len(piece))[part]))
+    return {
+        name: workers.concatenate(torch.from_numpy(scores)).numpy() for name, scores in own_scores.items()
+    }
 
 
 def dev_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float | None]:

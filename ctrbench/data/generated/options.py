@@ -38,7 +38,7 @@ class GenerationOptions:
         return parse_spec(rows=self.rows, variant=self.variant)
 
     @property
-    def given(self) -> list[str]:
+    def given_options(self) -> list[str]:
         """Command-line options that differ from their default."""
         values = {
             "--rows": self.rows,

@@ -157,7 +157,7 @@ class Metric(ABC):
     title: ClassVar[str]
     """Name in tables and charts."""
     higher_is_better: ClassVar[bool | None] = True
-    """None for a metric without a better end, such as a ratio whose ideal is 1; no row is marked as best by it."""
+    """None for a metric that is neither, such as a ratio whose ideal is 1; tables mark no best row by it."""
     digits: ClassVar[int] = 4
     """Digits after the decimal point in tables."""
     order: ClassVar[int] = 100
@@ -209,7 +209,7 @@ class GroupMean(Metric):
         return super().required_columns | self.of.required_columns | {self.group_by}
 
     def transform(self, values: Floats) -> Floats:
-        """Return what is averaged, given the values of the groups: the values themselves by default."""
+        """Transform the values of the groups before they are averaged (default: unchanged)."""
         return values
 
     def totals(self, values: Floats, rows: npt.ArrayLike) -> GroupTotals:

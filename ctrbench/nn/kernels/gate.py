@@ -298,15 +298,15 @@ def _multiply_loop(
     num_kept = 0
     for i in range(len(x_BN)):
         x, share, product = x_BN[i], base[index_B[i]], product_BN[i]
-        kept = np.int32(0)
+        num_kept_of_row = np.int32(0)
         for j in range(len(x)):
             v_out = top * share[j]
             is_kept = v_out > low
             factor = one if is_hard else v_out
             product[j] = x[j] * (factor if is_kept or not is_cut else zero)
             # As wide as the numbers beside it, or the loop is not vectorized.
-            kept += np.int32(is_kept)
-        num_kept += int(kept)
+            num_kept_of_row += np.int32(is_kept)
+        num_kept += int(num_kept_of_row)
     return num_kept
 
 

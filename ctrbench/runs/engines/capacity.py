@@ -91,17 +91,17 @@ def find_capacity(config: TrainConfig, *, memory_per_run: int = 0, gpus_per_run:
     max_jobs = {"cores": cores() // config.threads}
     if config.device == "cuda":
         max_jobs["GPUs"] = len(devices) * int(1 / gpus_per_run)
-    most = _max_processes(memory_per_run)
-    if most is not None:
-        max_jobs["memory"] = most
+    max_processes = _max_processes(memory_per_run)
+    if max_processes is not None:
+        max_jobs["memory"] = max_processes
     limit = min(max_jobs, key=lambda name: max_jobs[name])
     return Capacity(jobs=max(1, max_jobs[limit]), limit=limit, devices=devices)
 
 
 def fits(processes: int, memory_per_process: int) -> bool:
     """Return whether the free memory suffices for that many processes; True if it is unknown."""
-    most = _max_processes(memory_per_process)
-    return most is None or processes <= most
+    max_processes = _max_processes(memory_per_process)
+    return max_processes is None or processes <= max_processes
 
 
 def _max_processes(memory: int) -> int | None:
@@ -137,9 +137,9 @@ def cores() -> int:
 
 def gpus() -> tuple[str, ...]:
     """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(part.strip() for part in named.split(",") if part.strip() not in ("", "-1"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(part.strip() for part in visible.split(",") if part.strip() not in ("", "-1"))
     import torch
 
     return tuple(str(number) for number in range(torch.cuda.device_count()))
@@ -147,8 +147,8 @@ def gpus() -> tuple[str, ...]:
 
 def available_memory() -> int | None:
     """Return the free bytes of the machine or, if fewer, of the container; None if unknown."""
-    known = [free for free in (free_of_machine(), free_of_container()) if free is not None]
-    return min(known, default=None)
+    known_bytes = [free for free in (free_of_machine(), free_of_container()) if free is not None]
+    return min(known_bytes, default=None)
 
 
 def free_of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
@@ -162,11 +162,11 @@ def free_of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
 def free_of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return the free bytes of the control group; cached files count as free, since they are evicted on demand."""
     with suppress(OSError, ValueError):
-        most = int((folder / "memory.max").read_text(encoding="ascii"))
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
         used = int((folder / "memory.current").read_text(encoding="ascii"))
         lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
         files = sum(
             int(line.split()[1]) for line in lines if line.split()[0] in ("active_file", "inactive_file")
         )
-        return max(0, most - used + files)
+        return max(0, limit - used + files)
     return None

@@ -120,13 +120,13 @@ class LocalBackend:
     def _start_process(self, store: RunStore, device: str | None) -> _Process:
         # Spawned, not forked: torch's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        arguments = (theirs, store, self.checkpoint_seconds, device)
+        parent_end, child_end = context.Pipe()
+        arguments = (child_end, store, self.checkpoint_seconds, device)
         process = context.Process(target=serve_runs, args=arguments, daemon=True)
         with ignored_interrupts():
             process.start()
-        theirs.close()
-        return _Process(process=process, pipe=ours, device=device)
+        child_end.close()
+        return _Process(process=process, pipe=parent_end, device=device)
 
 
 def _finish(process: _Process, record: RunRecord, watcher: Watcher, records: list[RunRecord]) -> None:

@@ -31,7 +31,7 @@ from ctrbench.runs.store import RunStore
 
 
 class ProgressMailbox:
-    """Actor that collects the workers' progress messages; it lives beside the command and outlasts other nodes."""
+    """Actor that collects the workers' progress messages; it runs on the node of the command."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, int, bytes]] = []

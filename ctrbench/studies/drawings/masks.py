@@ -49,18 +49,18 @@ class Masks(Drawing):
                     domains = _three_domains(part, next(iter(inspections.values())))
                     tables.append(_overlap_table(part, row, inspections, self.site, domains))
                     tables.append(_pruned_by_bin(part, row, inspections))
-                    kept = {
+                    masks_by_seed = {
                         seed: select_domains(shown, shown.site(self.site).kept_DN, domains)
                         for seed, shown in inspections.items()
                     }
-                    chart = masks_chart([part.domain_name(domain) for domain in domains], kept)
+                    chart = masks_chart([part.domain_name(domain) for domain in domains], masks_by_seed)
                     # The first chart has no number, whether or not others follow.
                     name = numbered("masks", len(charts) + 1, 2 if charts else 1)
                     charts.append((name, chart))
         if not tables:
-            known = ", ".join(dict.fromkeys(stages)) or "none, since no method of the study prunes"
+            stage_names = ", ".join(dict.fromkeys(stages)) or "none, since no method of the study prunes"
             raise StoreError(
-                "no gate before that stage", value=self.site, remedy=f"stages with gates: {known}"
+                "no gate before that stage", value=self.site, remedy=f"stages with gates: {stage_names}"
             )
         return Drawn(tables=tuple(tables), charts=tuple(charts))
 
@@ -83,9 +83,9 @@ def _three_domains(part: Part, inspection: Inspection) -> list[int]:
     num_equal = {
         domain: sum(a == b for a, b in zip(values[first], values[domain], strict=True)) for domain in others
     }
-    near = next((domain for domain in others if num_equal[domain] == len(values[first]) - 1), None)
-    far = next((domain for domain in others if num_equal[domain] == 0 and domain != near), None)
-    return [domain for domain in (first, near, far) if domain is not None]
+    similar = next((domain for domain in others if num_equal[domain] == len(values[first]) - 1), None)
+    different = next((domain for domain in others if num_equal[domain] == 0 and domain != similar), None)
+    return [domain for domain in (first, similar, different) if domain is not None]
 
 
 def _overlap_table(
@@ -192,15 +192,15 @@ def _pruned_in_bin(
     return float(np.average(1.0 - kept_DN.mean(1), weights=weights)) if weights.any() else None
 
 
-def masks_chart(names: Sequence[str], kept: Mapping[int, np.ndarray]) -> alt.VConcatChart:
+def masks_chart(names: Sequence[str], masks_by_seed: Mapping[int, np.ndarray]) -> alt.VConcatChart:
     """Draw the neurons of a stage, one row per domain; dark where most rows prune the neuron.
 
     `kept` maps a seed to the share of a domain's rows that keep each neuron, of shape (domains, neurons). Neurons of
     different models do not correspond, so each seed has its own panel.
     """
     panels = [
-        _masks_panel(names, kept_DN, f"seed {seed}" if len(kept) > 1 else "")
-        for seed, kept_DN in kept.items()
+        _masks_panel(names, kept_DN, f"seed {seed}" if len(masks_by_seed) > 1 else "")
+        for seed, kept_DN in masks_by_seed.items()
     ]
     return styled(alt.vconcat(*panels))
 

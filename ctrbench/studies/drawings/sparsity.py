@@ -49,9 +49,11 @@ def _pruned_shares(row: Row, store: RunStore) -> dict[int, float]:
     shares = {}
     for seed, inspection in read_inspections(row, store).items():
         rows = inspection.rows_D
-        kept = [rows @ site.kept_DN.astype(np.float64).mean(1) / rows.sum() for site in inspection.sites]
+        kept_shares = [
+            rows @ site.kept_DN.astype(np.float64).mean(1) / rows.sum() for site in inspection.sites
+        ]
         sizes = [site.kept_DN.shape[1] for site in inspection.sites]
-        shares[seed] = 1.0 - float(np.average(kept, weights=sizes))
+        shares[seed] = 1.0 - float(np.average(kept_shares, weights=sizes))
     return shares
 
 

@@ -45,8 +45,8 @@ def assign_levels(levels: Levels, score: Floats, weights: Floats) -> Integers:
 def draw_ranks(uniform: Floats, size: NDArray[np.int64] | int, exponent: float) -> Integers:
     """Draw ranks 0, 1, … below `size`, with probability approximately proportional to (rank + 1) ** -exponent."""
     power = 1 - exponent
-    drawn = np.power((np.power(size + 1.0, power) - 1) * uniform + 1, 1 / power) - 1
-    return np.asarray(np.minimum(drawn, size - 1.0), dtype=np.int64)
+    ranks = np.power((np.power(size + 1.0, power) - 1) * uniform + 1, 1 / power) - 1
+    return np.asarray(np.minimum(ranks, size - 1.0), dtype=np.int64)
 
 
 def select(uniform: Floats, cumulative: Floats) -> Integers:
@@ -66,8 +66,8 @@ def assign_owners(weights: Floats, shares: Floats, rng: np.random.Generator) -> 
         return owner
     order = np.argsort(-weights * np.exp(0.5 * rng.standard_normal(len(weights))), kind="stable")
     first = order[np.sort(rng.permutation(len(weights))[: len(shares)])]
-    lack = marginals.normalized(np.maximum(shares - weights[first], 0.0))
-    owner = select(rng.random(len(weights)), np.cumsum(lack))
+    missing_shares = marginals.normalized(np.maximum(shares - weights[first], 0.0))
+    owner = select(rng.random(len(weights)), np.cumsum(missing_shares))
     owner[first] = np.arange(len(shares))
     return owner
 

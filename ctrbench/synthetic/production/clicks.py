@@ -99,9 +99,9 @@ class ClickBlock(Block):
     @cached_property
     def outcome(self) -> tuple[NDArray[np.int8], Floats]:
         """Clicks (0 or 1), and the uniform random numbers that determine prices."""
-        label, rest = np.empty(self.stop - self.start, dtype=np.int8), self._empty_floats()
-        truth.outcomes(self.start, self.seed, self.draw, self.probability, label, rest)
-        return label, rest
+        label, price_uniform = np.empty(self.stop - self.start, dtype=np.int8), self._empty_floats()
+        truth.outcomes(self.start, self.seed, self.draw, self.probability, label, price_uniform)
+        return label, price_uniform
 
     @cached_property
     def bid(self) -> Floats:

@@ -118,11 +118,11 @@ def domains(
         while shares[scenario] <= u:
             previous = shares[scenario]
             scenario += 1
-        rest = (u - previous) / (shares[scenario] - previous)
+        within_scenario = (u - previous) / (shares[scenario] - previous)
         low, high = scenario_start[scenario], scenario_start[scenario + 1] - 1
         while low < high:
             middle = (low + high) // 2
-            if table[middle] <= rest:
+            if table[middle] <= within_scenario:
                 low = middle + 1
             else:
                 high = middle

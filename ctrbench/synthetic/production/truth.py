@@ -323,11 +323,11 @@ def ceilings(base_logit_B: Floats, probability_B: Floats) -> None:
 
 @compiled
 def outcomes(
-    start: int, seed: int, draw: int, probability_B: Floats, label_B: np.ndarray, rest_B: Floats
+    start: int, seed: int, draw: int, probability_B: Floats, label_B: np.ndarray, price_uniform_B: Floats
 ) -> None:
     """Write the click, and the uniform that determines the price."""
     for i in range(len(label_B)):
-        u, rest_B[i] = uniforms(seed, _LABEL, start + i, draw)
+        u, price_uniform_B[i] = uniforms(seed, _LABEL, start + i, draw)
         label_B[i] = 1 if u < probability_B[i] else 0
 
 
@@ -342,8 +342,8 @@ def bids(
     bid_B: Floats,
 ) -> None:
     """Write the advertiser's bid of the day; `price_level_B` starts at 0."""
-    rest = math.sqrt(1.0 - quality_corr * quality_corr)
+    noise_weight = math.sqrt(1.0 - quality_corr * quality_corr)
     for i in range(len(bid_B)):
         noise = normals(seed, _BID, shop_B[i], day_B[i])[0]
-        score = quality_corr * quality_B[i] + rest * noise
+        score = quality_corr * quality_B[i] + noise_weight * noise
         bid_B[i] = math.exp(BID_STD * score + BID_PRICE * (price_level_B[i] + 1 - 5))
