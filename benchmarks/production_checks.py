@@ -21,11 +21,11 @@ from scipy.special import entr, expit, logit
 
 from ctrbench.names import Column
 from ctrbench.synthetic.philox import Floats, Integers
+from ctrbench.synthetic.production.behaviors import HISTORY_DAYS
 from ctrbench.synthetic.production.calibration import part_weights
 from ctrbench.synthetic.production.clicks import Component
 from ctrbench.synthetic.production.distributions import DAY_SECONDS, bin_counts
 from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
-from ctrbench.synthetic.production.rows import HISTORY_DAYS
 from ctrbench.synthetic.production.truth import BASE_RATE, PARTS, V_DOMAIN, V_RESIDUAL
 
 STEPS = ("domain level only", "+ shared", "+ structured", "+ idiosyncratic", "+ behaviors", "+ residual")

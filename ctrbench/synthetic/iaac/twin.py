@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -33,13 +33,14 @@ from ctrbench.readers.iaac import (
     TWIN_REMAINDER,
 )
 from ctrbench.synthetic.iaac import marginals
-from ctrbench.synthetic.iaac.draws import Integers, draw, draw_ranks, scramble, select
-from ctrbench.synthetic.iaac.marginals import DAYS, Day, Floats
+from ctrbench.synthetic.iaac.draws import Integers, draw, scramble
+from ctrbench.synthetic.iaac.marginals import DAYS
+from ctrbench.synthetic.iaac.rows import Round, Rows, cumulative_days, draw_rows
+from ctrbench.synthetic.iaac.truth import Truth, auc_ladder, calibrate, sigmoid, true_logit
 from ctrbench.synthetic.iaac.world import VARIANCES, World, make_world
 
 VERSION = 1
 """Version of the generator; increased when the same seed and rows generate different files."""
-Round = Literal[1, 2]
 FILES: dict[Round, str] = {1: ROUND1_FILE, 2: ROUND2_FILE}
 SIDECAR = "twin.json"
 BLOCK_ROWS = 1 << 17
@@ -48,7 +49,6 @@ BYTES_PER_ROW = 1_250
 """Upper estimate of the bytes per row, for checking the free disk space in advance."""
 ID_BITS = 42
 """2 ** 42 marked ids are below 2 ** 63."""
-
 Progress = Callable[[int, int], None]
 """Callback that receives the rows written so far, and the total number of rows."""
 
@@ -69,7 +69,7 @@ def make_twin(
     counts = _rows_by_round(rows, rounds)
     _check_folder(out, counts, rows)
     world = make_world(rows, seed)
-    truth = _calibrate(world, seed)
+    truth = calibrate(world, seed)
     done = 0
     with _atomic_files(out, _file_names(counts)) as parts:
         for number, count in counts.items():
@@ -78,11 +78,8 @@ def make_twin(
                 done += written
                 if progress is not None:
                     progress(done, rows)
-        description = _description(rows, counts, seed, truth, _ladder(world, truth, seed))
+        description = _description(rows, counts, seed, truth, auc_ladder(world, truth, seed))
         parts[SIDECAR].write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-
-
-# --- the folder ----------------------------------------------------------------------------------------------------
 
 
 def _rows_by_round(rows: int, rounds: Sequence[Round]) -> dict[Round, int]:
@@ -149,167 +146,6 @@ def _atomic_files(out: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
             part.unlink(missing_ok=True)
 
 
-# --- rows ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Drawn rows: time, user, item, query and page; entities as indices into the tables of the world."""
-
-    day: Integers
-    second: Integers
-    """Second of the day."""
-    user: Integers
-    item: Integers
-    query: Integers
-    is_match: NDArray[np.bool_]
-    """Whether the main category of the query is the category of the item."""
-    page: Integers
-    residual: Floats
-
-    def __len__(self) -> int:
-        return len(self.day)
-
-
-def _draw_rows(world: World, number: int, days: Floats, rng: np.random.Generator) -> _Rows:
-    """Draw rows; `days` holds the cumulative shares of the days."""
-    day = select(rng.random(number), days)
-    item = select(rng.random(number), np.cumsum(world.items.shares))
-    is_match = rng.random(number) < 0.85
-    other = rng.integers(0, len(world.queries.first), number)
-    topic = np.where(is_match, world.items.category[item], other)
-    rank = draw_ranks(rng.random(number), world.queries.number[topic], marginals.QUERIES.exponent)
-    return _Rows(
-        day=day,
-        second=_seconds(day, rng),
-        user=draw_ranks(rng.random(number), len(world.users.ids), marginals.USERS.exponent),
-        item=item,
-        query=world.queries.first[topic] + rank,
-        is_match=is_match,
-        page=select(rng.random(number), np.cumsum(marginals.shares(marginals.PAGES))),
-        residual=rng.standard_normal(number),
-    )
-
-
-def _seconds(day: Integers, rng: np.random.Generator) -> Integers:
-    """Draw the second of the day from the distribution of hours; the last day of round 2 has morning hours only."""
-    cumulative = np.cumsum(marginals.shares(marginals.HOURS))
-    hours_share = np.array([cumulative[day.hours - 1] for day in DAYS])
-    hour = select(rng.random(len(day)) * hours_share[day], cumulative)
-    return hour * 3600 + rng.integers(0, 3600, len(day))
-
-
-# --- truth ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Truth:
-    """Calibration: means and scales of the components of the logit, and the level of each day."""
-
-    means: dict[str, float]
-    scales: dict[str, float]
-    days: Floats
-
-
-def _raw_components(world: World, rows: _Rows) -> dict[str, Floats]:
-    """Return the raw components of the logit, in the order of `VARIANCES`."""
-    users, items = world.users, world.items
-    flat = users.cell[rows.user] * len(items.shares) + rows.item
-    context = world.pages[rows.page] + world.hours[rows.second // 3600] + 0.5 * rows.is_match
-    return {
-        "item": items.quality[rows.item],
-        "user": users.level[rows.user],
-        "context": context,
-        "taste": np.einsum("ij,ij->i", users.taste[rows.user], items.taste[rows.item]),
-        "structured": np.take(world.structured, flat).astype(np.float64),
-        "idiosyncratic": np.take(world.idiosyncratic, flat).astype(np.float64),
-        "residual": rows.residual,
-    }
-
-
-def _components(world: World, truth: _Truth, rows: _Rows) -> dict[str, Floats]:
-    raw = _raw_components(world, rows)
-    return {name: (part - truth.means[name]) * truth.scales[name] for name, part in raw.items()}
-
-
-def _true_logit(world: World, truth: _Truth, rows: _Rows) -> Floats:
-    return sum(_components(world, truth, rows).values(), truth.days[rows.day])
-
-
-def _calibrate(world: World, seed: int) -> _Truth:
-    """Estimate means and scales on a sample of rows, then solve for the level that gives each day its label rate."""
-    rows = _draw_rows(world, BLOCK_ROWS, _cumulative(DAYS), draw(seed, "calibration"))
-    raw = _raw_components(world, rows)
-    truth = _Truth(
-        means={name: float(part.mean()) for name, part in raw.items()},
-        scales={name: float(np.sqrt(VARIANCES[name]) / part.std()) for name, part in raw.items()},
-        days=np.zeros(len(DAYS)),
-    )
-    levels = [_day_level(world, truth, rows, day) for day in DAYS]
-    return _Truth(means=truth.means, scales=truth.scales, days=np.array(levels))
-
-
-def _day_level(world: World, truth: _Truth, rows: _Rows, day: Day) -> float:
-    """Solve mean(sigmoid(level + logit)) = rate by Newton's method, over rows within the hours of the day."""
-    logit = _true_logit(world, truth, rows)[rows.second < day.hours * 3600]
-    level = float(np.log(day.rate / (1 - day.rate)))
-    for _ in range(12):
-        probability = _sigmoid(level + logit)
-        level -= float((probability.mean() - day.rate) / (probability * (1 - probability)).mean())
-    return level
-
-
-def _sigmoid(logit: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-logit))
-
-
-def _cumulative(days: Sequence[Day], number: Round | None = None) -> Floats:
-    weights = [float(day.rows) if number in (None, day.round) else 0.0 for day in days]
-    return np.cumsum(marginals.normalized(np.array(weights)))
-
-
-def _ladder(world: World, truth: _Truth, seed: int) -> dict[str, dict[str, float]]:
-    """Return the expected AUC after each component is added to the score, over all rows and over the last sixth.
-
-    "level" scores include the level of the day, which no feature contains; "features" scores do not.
-    """
-    rows = _draw_rows(world, 2 * BLOCK_ROWS, _cumulative(DAYS), draw(seed, "ladder"))
-    parts = _components(world, truth, rows)
-    level = truth.days[rows.day]
-    score = np.zeros(len(rows))
-    probability = _sigmoid(sum(parts.values(), level))
-    time = np.array([day.start for day in DAYS])[rows.day] + rows.second
-    is_last = time >= np.quantile(time, 5 / 6)
-    ladder = {"day": _ladder_step(level, level, probability, is_last)}
-    for name, part in parts.items():
-        score = score + part
-        ladder[f"+ {name}"] = _ladder_step(score, score + level, probability, is_last)
-    return ladder
-
-
-def _ladder_step(
-    features: Floats, level: Floats, probability: Floats, is_last: NDArray[np.bool_]
-) -> dict[str, float]:
-    scores = {"features": features, "level": level}
-    return {
-        f"{name}, {part}": round(expected_auc(score[mask], probability[mask]), 4)
-        for name, score in scores.items()
-        for part, mask in (("all rows", np.ones_like(is_last)), ("last sixth", is_last))
-    }
-
-
-def expected_auc(score: Floats, probability: Floats) -> float:
-    """Return the expected AUC of a score when labels are drawn from the probabilities; ties count half."""
-    values, index = np.unique(score, return_inverse=True)
-    positive = np.bincount(index, probability, minlength=len(values))
-    negative = np.bincount(index, 1 - probability, minlength=len(values))
-    below = np.cumsum(negative) - negative / 2
-    return float(positive @ below / (positive.sum() * negative.sum()))
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Target:
     text: Path
@@ -317,17 +153,17 @@ class _Target:
 
 
 def _write_round(
-    number: Round, count: int, world: World, truth: _Truth, target: _Target, seed: int
+    number: Round, count: int, world: World, truth: Truth, target: _Target, seed: int
 ) -> Iterator[int]:
     """Write text and truth of one round; yield the number of rows after each block."""
-    days = _cumulative(DAYS, number)
+    days = cumulative_days(DAYS, number)
     probabilities = np.empty(count)
     with target.text.open("wb") as file:
         file.write((SEPARATOR.join(COLUMNS) + "\n").encode())
         for block, start in enumerate(range(0, count, BLOCK_ROWS)):
             rng = draw(seed, f"rows of round {number}", block)
-            rows = _draw_rows(world, min(BLOCK_ROWS, count - start), days, rng)
-            probability = _sigmoid(_true_logit(world, truth, rows))
+            rows = draw_rows(world, min(BLOCK_ROWS, count - start), days, rng)
+            probability = sigmoid(true_logit(world, truth, rows))
             probabilities[start : start + len(rows)] = probability
             label = rng.random(len(rows)) < probability
             first = start + (marginals.ROUND_ROWS[1] + count) * (number - 1)
@@ -337,7 +173,7 @@ def _write_round(
 
 
 def _write_block(
-    file: BinaryIO, world: World, rows: _Rows, label: NDArray[np.bool_], index: Integers, seed: int
+    file: BinaryIO, world: World, rows: Rows, label: NDArray[np.bool_], index: Integers, seed: int
 ) -> None:
     """Write rows as text; entities hold the text of several columns each."""
     users = world.users
@@ -368,7 +204,7 @@ def marked_ids(index: Integers, seed: int) -> Integers:
 
 
 def _description(
-    rows: int, counts: dict[Round, int], seed: int, truth: _Truth, ladder: dict[str, dict[str, float]]
+    rows: int, counts: dict[Round, int], seed: int, truth: Truth, ladder: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     return {
         "what": "a synthetic twin of the IAAC raw files; not the real data",

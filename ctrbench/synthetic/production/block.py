@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from ctrbench.synthetic.philox import Floats, Integers
-from ctrbench.synthetic.production import rows, truth
+from ctrbench.synthetic.production import behaviors, rows, truth
 from ctrbench.synthetic.production.distributions import second_table
 from ctrbench.synthetic.production.spec import NOISE_SIZES
 from ctrbench.synthetic.production.streams import Stream
@@ -108,14 +108,14 @@ class Block:
     def log_rate(self) -> Floats:
         """Logarithm of the user's behaviors per day."""
         rate = self._empty_floats()
-        rows.rates(self.seed, self.user, rate)
+        behaviors.rates(self.seed, self.user, rate)
         return rate
 
     @cached_property
     def slots(self) -> Integers:
         """Number of behaviors of the user before the impression."""
         slots = self._empty_integers()
-        rows.histories(self.log_rate, *self.times, slots)
+        behaviors.histories(self.log_rate, *self.times, slots)
         return slots
 
     @cached_property
@@ -129,9 +129,11 @@ class Block:
     # --- item and behaviors ---------------------------------------------------------------------------------------
 
     @property
-    def _catalog(self) -> rows.Catalog:
+    def _catalog(self) -> behaviors.Catalog:
         traffic = self.world.traffic
-        return rows.Catalog(traffic.category, traffic.category_guide, traffic.item_start, traffic.item_power)
+        return behaviors.Catalog(
+            traffic.category, traffic.category_guide, traffic.item_start, traffic.item_power
+        )
 
     @cached_property
     def _category_and_item(self) -> tuple[Integers, Integers]:
@@ -171,7 +173,7 @@ class Block:
         """Categories and items of the last behaviors (B, K), oldest first, padded with -1."""
         shape = (self.stop - self.start, self.world.spec.sequence_length)
         category, item = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
-        rows.sequences(self.seed, self.user, self.slots, self._catalog, category, item)
+        behaviors.sequences(self.seed, self.user, self.slots, self._catalog, category, item)
         return category, item
 
     @property
@@ -179,7 +181,7 @@ class Block:
         """One uniformly drawn item per element of the sequences (B, K), padded with -1."""
         spec = self.world.spec
         item = np.empty((self.stop - self.start, spec.sequence_length), dtype=np.int32)
-        rows.negatives(self.seed, spec.num_items, self.user, self.slots, item)
+        behaviors.negatives(self.seed, spec.num_items, self.user, self.slots, item)
         return item
 
     # --- components of the logit -----------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ctrbench.synthetic.philox import Floats
 from ctrbench.synthetic.production import truth
+from ctrbench.synthetic.production.behaviors import HISTORY_DAYS, RATE_SHIFT, RATE_STD
 from ctrbench.synthetic.production.block import Block
 from ctrbench.synthetic.production.calibration import Constants, part_weights
-from ctrbench.synthetic.production.rows import HISTORY_DAYS, RATE_SHIFT, RATE_STD
 
 ITEM_CTR_SLOPE, ITEM_CTR_NOISE = 0.4, 0.4
 """The log-odds of an item's estimated CTR are slope · quality + noise, up to a constant."""

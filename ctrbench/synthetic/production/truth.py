@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ctrbench.synthetic.philox import Floats, Integers, compiled, normals, uniforms
-from ctrbench.synthetic.production.rows import (
+from ctrbench.synthetic.production.behaviors import (
     EPOCH_SLOTS,
     Catalog,
-    brand_of,
     category_of,
     phases_of,
     slot_interest,
@@ -26,6 +25,7 @@ from ctrbench.synthetic.production.rows import (
     slot_words,
     stint_of,
 )
+from ctrbench.synthetic.production.rows import brand_of
 from ctrbench.synthetic.production.streams import Stream
 from ctrbench.synthetic.production.true_parameters import LATENT, TASTE
 
@@ -37,6 +37,7 @@ PARTS = ("shared", "structured", "idiosyncratic", "behaviour")
 """Components that the calibration standardizes; domain level and residual have variance 1 by construction."""
 VARIANCES = (V_SHARED, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOR)
 BRAND_MATCH = 0.5
+"""Weight of a matching brand, relative to a matching category."""
 QUALITY_WEIGHTS = (0.5, 0.4, 0.4, math.sqrt(0.43))
 """Weights of category, brand, shop and item terms."""
 LEVEL_WEIGHTS = (0.45, 0.35, 0.4, math.sqrt(0.515))
@@ -45,6 +46,7 @@ SHARED_WEIGHTS = (math.sqrt(0.35), math.sqrt(0.20), math.sqrt(0.25), math.sqrt(0
 """Weights of quality, level, profile × category and taste."""
 CATEGORY_CONTENT, ITEM_CONTENT = 0.8, 0.6
 PROFILE_TASTE, USER_TASTE = 0.6, 0.8
+"""Weights of category and item in the content vector, and of profile and user in the taste vector."""
 BID_STD, BID_PRICE = 0.6, 0.1
 PRICE_SHARE, PRICE_RANGE = 0.50, 0.45
 

@@ -12,7 +12,9 @@ from ctrbench.readers.base import ReadRequest
 from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TRUTH_SUFFIX, TWIN_MODULUS, IaacReader
 from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac import twin as iaac
-from ctrbench.synthetic.iaac.twin import SIDECAR, expected_auc, make_twin, marked_ids
+from ctrbench.synthetic.iaac.rows import Round
+from ctrbench.synthetic.iaac.truth import expected_auc
+from ctrbench.synthetic.iaac.twin import SIDECAR, make_twin, marked_ids
 
 ROWS = 40_000
 
@@ -246,7 +248,7 @@ def test_files_without_a_sidecar_are_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rows", "rounds"), [(99, [1, 2]), (500, []), (500, [3]), (500, [1, 1])])
-def test_invalid_rows_and_rounds_are_refused(tmp_path: Path, rows: int, rounds: list[iaac.Round]) -> None:
+def test_invalid_rows_and_rounds_are_refused(tmp_path: Path, rows: int, rounds: list[Round]) -> None:
     with pytest.raises(SettingError):
         make_twin(rows, tmp_path / "out", rounds=rounds)
     assert not (tmp_path / "out").exists()
