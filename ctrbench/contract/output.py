@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 
 from ctrbench.contract.case import EPOCHS, Case, Training
 from ctrbench.contract.rows import SEED, make_schema
-from ctrbench.contract.rule import rule
+from ctrbench.contract.rule import TOLERANCE, rule
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 
+BASE_RATES = (0.4, 0.2)
+"""Click rates for which initial logits are compared."""
 ONE_CLASS = ((0.0, -1.0, "negative"), (1.0, 1.0, "positive"))
 """Label of all rows, and the sign that some logit must then have."""
 
@@ -36,6 +39,36 @@ def initial_logits(case: Case) -> str | None:
             "return the bias of a stage that ends the head from output_bias"
         )
     return None
+
+
+@rule("base rate", "Initial logits follow the click rate of the training rows.")
+def base_rate(case: Case) -> str | None:
+    """Compare untrained models for two click rates: every logit must change by the difference of the log odds."""
+    batch, odds = case.test.slice(0, len(case.test)), [math.log(rate / (1.0 - rate)) for rate in BASE_RATES]
+    models = [case.build(base_rate=rate).eval() for rate in BASE_RATES]
+    with torch.no_grad():
+        first_B, second_B = (model(batch) for model in models)
+    expected, changes_B = odds[1] - odds[0], second_B - first_B
+    worst = float(changes_B[(changes_B - expected).abs().argmax()])
+    if not abs(worst - expected) <= TOLERANCE * max(1.0, float(first_B.abs().max())):
+        return (
+            f"expected initial logits to change by {expected:.2f}, as log odds do, where the click rate is "
+            f"{BASE_RATES[1]:g} in place of {BASE_RATES[0]:g}, but one changed by {worst:.2f}; "
+            f"{_output_remedy(models[0])}"
+        )
+    return None
+
+
+def _output_remedy(model: CTRModel) -> str:
+    last = model.networks[0].head.last
+    if last is None:
+        return "end the plan's head with a stage that has an output bias, such as Dense(name='head', width=1)"
+    if last.output_bias is None:
+        return (
+            f"the head ends in {type(last).__name__}, which has no output bias: end it with a stage that has one, "
+            "such as Dense, or return the bias from output_bias"
+        )
+    return f"add the output_bias of {type(last).__name__}, which ends the head, to the logit as it is"
 
 
 @rule("both signs", "Logits can be negative as well as positive.")

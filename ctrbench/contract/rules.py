@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     state.plan_unchanged,
     state.checkpoint,
     state.seed,
+    output.base_rate,
     output.initial_logits,
     output.both_signs,
     training.epoch_order,

@@ -65,6 +65,11 @@ class CTRModel(nn.Module):
             network.precision = precision
             network.start_at(schema.base_rate)
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that all rows share, or those of the values of the indicator in their order."""
+        return tuple(self.net.networks)
+
     def context(self, inputs: Inputs, reader: Reader | None = None) -> Context:
         """Embed a batch; returns the context that the network runs on, whole or in parts."""
         losses: list[RowLoss] = []

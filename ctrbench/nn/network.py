@@ -11,7 +11,7 @@ from torch import nn
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.plan import Plan
-from ctrbench.nn.stages import Chain, StageModule
+from ctrbench.nn.stages import Chain
 
 Precision = Literal["float32", "bf16"]
 
@@ -58,8 +58,9 @@ class Network(nn.Module):
     def start_at(self, rate: float) -> None:
         """Set the output's bias so that a zero input has that probability."""
         # Where positives are rare, this saves the first few thousand steps (spec: conventions-0.3).
-        last = self.head[-1] if len(self.head) else None
-        if isinstance(last, StageModule) and last.output_bias is not None:
+        # A head without an output bias is a failure of the contract's rule "base rate".
+        last = self.head.last
+        if last is not None and last.output_bias is not None:
             nn.init.constant_(last.output_bias, math.log(rate / (1.0 - rate)))
 
     def forward(self, context: Context) -> torch.Tensor:

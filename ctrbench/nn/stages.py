@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from torch import nn
@@ -148,6 +148,11 @@ class Chain(nn.ModuleList):
             num_inputs = module.num_outputs
             self.append(module)
         self.num_outputs = num_inputs
+
+    @property
+    def last(self) -> StageModule | None:
+        """The module of the last stage; None without stages."""
+        return cast("StageModule", self[-1]) if len(self) else None
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Run the rows through all stages."""

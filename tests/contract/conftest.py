@@ -14,7 +14,7 @@ SMALL = "dnn[hidden=8-4]"
 AFTER_LAYERS = 'plan.after_dense(lambda dense: Part(name=f"{dense.name}.part"))'
 
 METHOD = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch

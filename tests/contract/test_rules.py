@@ -228,6 +228,27 @@ BROKEN = {
         "two trainings differ",
         {"forward": "return x * (1.0 + 0.1 * np.random.rand() * self.training)"},
     ),
+    "a head that ends without a bias": (
+        "base rate",
+        r"change by -0.98.*changed by -?0.00; the head ends in PartModule, which has no output bias: end it with",
+        {"edit": "plan.with_head(*plan.head, Part(name='p'))"},
+    ),
+    "no head": (
+        "base rate",
+        "end the plan's head with a stage that has an output bias",
+        {"edit": "replace(plan, tower=(*plan.tower, *plan.head), head=())"},
+    ),
+    "a bias that is scaled afterwards": (
+        "base rate",
+        "changed by -0.49; add the output_bias of PartModule, which ends the head, to the logit as it is",
+        {
+            "edit": "plan.with_head(Part(name='p'))",
+            "init": "self.num_outputs = 1\n"
+            "self.bias = nn.Parameter(torch.zeros(1))\n"
+            "self.weight = nn.Parameter(torch.ones(num_inputs, 1))",
+            "forward": "return 0.5 * (x @ self.weight + self.bias)",
+        },
+    ),
     "not the backbone": (
         "initial logits",
         "starts_as_backbone",
@@ -348,6 +369,11 @@ def test_the_guide_lists_every_rule() -> None:
         if line in {f"| {rule.name} | {rule.statement} |" for rule in RULES}
     ]
     assert rows == [f"| {rule.name} | {rule.statement} |" for rule in RULES]
+
+
+def test_a_head_without_a_bias_breaks_no_other_rule(check_method: Check) -> None:
+    findings = check_method(edit="plan.with_head(*plan.head, Part(name='p'))")
+    assert [finding.rule for finding in findings.values() if not finding.ok] == ["base rate"]
 
 
 SOUND = {
