@@ -55,7 +55,7 @@ def folder(files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_guides_show_one_plugin_of_each_kind(files: dict[str, str]) -> None:
     assert {
-        "json_lines.py", "own_last_layer.py", "squared.py", "brier.py", "gauc_over_auc.py", "best.py",
+        "json_lines.py", "own_last_layer.py", "squared.py", "my_brier.py", "gauc_over_auc.py", "best.py",
     } <= set(files)  # fmt: skip
 
 
@@ -65,13 +65,13 @@ def test_one_plugin_of_each_kind_is_added_from_a_folder(folder: Path, ctrbench: 
     assert ctrbench("prepare", "clicks.toml") == 0
     methods = ("--methods", "plain,own_last_layer.py")
     assert ctrbench("run", "--dataset", "clicks", *methods, "--backbone", "dnn,squared.py", *small) == 0
-    own = ("--metrics", "brier.py", "--charts", "gauc_over_auc.py")
+    own = ("--metrics", "my_brier.py", "--charts", "gauc_over_auc.py")
     assert ctrbench("report", "--dataset", "clicks", *own, "--bins", "2") == 0
     with (folder / "report" / "overall.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["method"] for row in rows} == {"plain", "own_last_layer"}
     assert {row["backbone"] for row in rows} == {"dnn", "squared"}
-    brier = [float(row["mean"]) for row in rows if row["metric"] == "brier"]
+    brier = [float(row["mean"]) for row in rows if row["metric"] == "my_brier"]
     assert len(brier) == 4
     assert all(0.0 < value < 0.5 for value in brier)
     svg = (folder / "report" / "gauc-over-auc.svg").read_text(encoding="utf-8")

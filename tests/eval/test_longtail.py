@@ -105,7 +105,7 @@ def test_metrics_of_a_bin_without_test_rows_are_undefined() -> None:
     rows = predictions().filter(pl.col("domain") != 2)
     first = bins_of_frame(rows, table=table(5))[0]
     assert (first.domains, first.rows) == (1, 0)
-    assert first.metrics == {"auc": None, "gauc": None, "gauc_coverage": 0.0}
+    assert first.metrics.items() >= {"auc": None, "gauc": None, "gauc_coverage": 0.0}.items()
 
 
 def test_bins_without_domains_are_included() -> None:
@@ -123,7 +123,7 @@ def test_without_predictions_bins_have_means_over_domains_alone() -> None:
     )
     small = DomainTable(domain=[1, 2], rows_train=[5, 5], num_bins=1)
     (part,) = bin_metrics(domains, None, table=small, metrics=builtin_metrics())
-    assert part.metrics == {"auc": None, "gauc": 0.75, "gauc_coverage": 0.75}
+    assert part.metrics.items() >= {"auc": None, "gauc": 0.75, "gauc_coverage": 0.75}.items()
     assert part.rows == 40
 
 

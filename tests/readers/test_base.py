@@ -12,7 +12,7 @@ from ctrbench.data.prepare import prepare
 from ctrbench.discovery import builtin_plugins, find
 from ctrbench.errors import CardError
 from ctrbench.names import Split
-from ctrbench.readers.base import READERS
+from ctrbench.readers.base import READERS, Reader
 
 READER = '''"""Reader of JSON lines."""
 
@@ -53,12 +53,18 @@ def write_card(folder: Path, reader: str) -> Path:
 
 
 def test_built_in_readers_are_the_files_of_the_package() -> None:
-    assert list(builtin_plugins(READERS)) == ["iaac", "movielens", "table"]
+    assert {"iaac", "movielens", "table"} <= set(builtin_plugins(READERS))
+    assert not {"base", "text_files"} & set(builtin_plugins(READERS))
 
 
-def test_every_built_in_reader_loads() -> None:
-    for name in builtin_plugins(READERS):
-        assert find(READERS, name).load()().uses_separator == (name == "table")
+@pytest.mark.parametrize("name", builtin_plugins(READERS))
+def test_every_built_in_reader_loads(name: str) -> None:
+    assert isinstance(find(READERS, name).load()(), Reader)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("iaac", False), ("movielens", False), ("table", True)])
+def test_readers_of_text_tables_use_a_separator(name: str, expected: bool) -> None:
+    assert find(READERS, name).load().uses_separator is expected
 
 
 def test_a_card_may_name_a_reader_by_its_path(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from ctrbench.eval.metrics.registry import MetricSet, builtin_metrics
 from ctrbench.report.comparison import compare
 from ctrbench.report.footnotes import FEW_SEEDS_NOTE
 from ctrbench.report.formats import escape_latex, latex, markdown, terminal_tables
@@ -18,10 +19,14 @@ from ctrbench.report.table import Cell, Line, Mark, Table
 from ctrbench.report.tables import bins_table, overall_table, users_table
 from ctrbench.runs.record import RunRecord
 
+METRICS = ("logloss", "auc", "gauc", "gauc_coverage", "pcoc", "pcoc_error")
+"""The metrics of the stored example; a further built-in metric does not change it."""
+
 
 def overall(records: list[RunRecord]) -> Table:
     (comparison,) = compare(records)
-    return overall_table(summarize(comparison))
+    metrics = MetricSet.of(builtin_metrics().by_name[name] for name in METRICS)
+    return overall_table(summarize(comparison, metrics=metrics))
 
 
 def table_of(*lines: Line) -> Table:

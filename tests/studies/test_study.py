@@ -213,9 +213,10 @@ def test_every_drawing_from_runs_to_files(
     shown = capsys.readouterr()
     assert "AdaSparse" in shown.out
     assert "After A paper, Table 9. Smaller than the paper's." in " ".join(shown.out.split())
-    made = {one.name for one in (place / "out" / draw).glob("*.svg")}
-    # 100 clicks a domain are more than the tiny test split has.
-    assert made == (set() if draw == "pcoc" else PICTURES[draw])
+    pictures = {file.name for file in (place / "out" / draw).glob("*.svg")}
+    # No domain of the tiny test split has 100 clicks, which `pcoc` requires by default.
+    assert pictures >= (set() if draw == "pcoc" else PICTURES[draw])
+    assert draw != "pcoc" or not pictures
     assert (place / "out" / draw / "table.md").read_text().startswith("### Tiny · ")
     # Again: nothing is left to do, and the files come out the same.
     before = {one.name: one.read_bytes() for one in (place / "out" / draw).iterdir()}

@@ -126,7 +126,7 @@ class Metric(ABC):
     `ctrbench report --metrics`, given as the path of its file or as a name in the entry point group
     `ctrbench.metrics`; it is computed from the stored predictions.
 
-    A complete metric, the file `brier.py`:
+    A complete metric, the file `my_brier.py`:
 
         \"\"\"Brier score: mean squared error of the predicted click probability.\"\"\"
 
@@ -142,8 +142,8 @@ class Metric(ABC):
         class Brier(RowMetric):
             \"\"\"Mean squared error of the predicted click probability.\"\"\"
 
-            name = "brier"
-            title = "Brier"
+            name = "my_brier"
+            title = "My Brier"
             higher_is_better = False
             digits = 5
             terms = (squared_error,)

@@ -45,8 +45,8 @@ class UserMiss(GroupMean):
 @pytest.fixture
 def brier_file(tmp_path: Path) -> Path:
     """The example in the docstring of `Metric`, as a file."""
-    docstring = textwrap.dedent((Metric.__doc__ or "").partition("`brier.py`:\n")[2])
-    file = tmp_path / "brier.py"
+    docstring = textwrap.dedent((Metric.__doc__ or "").partition("`my_brier.py`:\n")[2])
+    file = tmp_path / "my_brier.py"
     file.write_text(docstring, encoding="utf-8")
     return file
 
@@ -79,13 +79,13 @@ def test_built_in_metrics_are_the_files_of_the_folder() -> None:
 def test_a_metric_from_a_file_is_computed_overall_per_domain_and_per_bin(brier_file: Path) -> None:
     rows, metrics = predictions(), load_metrics([str(brier_file)])
     measures = measure_frame(rows, table=TABLE, metrics=metrics)
-    assert measures.overall == {"brier": pytest.approx(brier(rows))}
-    assert measures.variants["adapted"] == {"brier": pytest.approx(brier(rows, "adapted"))}
+    assert measures.overall == {"my_brier": pytest.approx(brier(rows))}
+    assert measures.variants["adapted"] == {"my_brier": pytest.approx(brier(rows, "adapted"))}
     by_domain = [brier(rows.filter(pl.col("domain") == id_)) for id_ in range(10)]
-    assert measures.domains.values["brier"].tolist() == pytest.approx(by_domain)
+    assert measures.domains.values["my_brier"].tolist() == pytest.approx(by_domain)
     # Training rows 9, 8, 7, ... of 45: the largest two domains have a midpoint in the first third.
     first = rows.filter(pl.col("domain").is_in([9, 8]))
-    assert measures.bins[0].metrics == {"brier": pytest.approx(brier(first))}
+    assert measures.bins[0].metrics == {"my_brier": pytest.approx(brier(first))}
 
 
 def test_a_metric_from_a_file_is_the_same_for_files_larger_than_memory(
@@ -98,7 +98,7 @@ def test_a_metric_from_a_file_is_the_same_for_files_larger_than_memory(
     external = measure_file(tmp_path / "p.parquet", table=TABLE, limits=small, metrics=metrics)
     assert external.overall == pytest.approx(held.overall)
     assert external.oracle == pytest.approx(held.oracle)
-    assert external.domains.values["brier"] == pytest.approx(held.domains.values["brier"])
+    assert external.domains.values["my_brier"] == pytest.approx(held.domains.values["my_brier"])
     for part, expected in zip(external.bins, held.bins, strict=True):
         assert part.metrics == pytest.approx(expected.metrics)
     assert measure_bins(tmp_path / "p.parquet", table=TABLE, limits=small, metrics=metrics) == tuple(
@@ -121,26 +121,26 @@ def test_a_mean_over_users_may_average_any_metric(tmp_path: Path, piece: int) ->
 
 def test_an_entry_point_names_a_metric(brier_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(brier_file.parent)
-    point = EntryPoint(name="brier-score", value="brier", group="ctrbench.metrics")
+    point = EntryPoint(name="brier-score", value="my_brier", group="ctrbench.metrics")
     monkeypatch.setattr(
         "ctrbench.discovery.entry_points", lambda group: [point] if group == "ctrbench.metrics" else []
     )
-    assert load_metrics(["brier-score"]).by_name.keys() == {"brier"}
-    assert "brier" not in builtin_metrics().by_name
+    assert load_metrics(["brier-score"]).by_name.keys() == {"my_brier"}
+    assert "my_brier" not in builtin_metrics().by_name
 
 
 def test_names_of_metrics_are_unique(brier_file: Path) -> None:
     with pytest.raises(
-        SettingError, match=r"names of metrics must be unique: brier of .*brier\.py is also of"
+        SettingError, match=r"names of metrics must be unique: my_brier of .*my_brier\.py is also of"
     ):
         load_metrics([str(brier_file), str(brier_file)])
-    brier_file.write_text(brier_file.read_text().replace('"brier"', '"auc"'), encoding="utf-8")
+    brier_file.write_text(brier_file.read_text().replace('"my_brier"', '"auc"'), encoding="utf-8")
     with pytest.raises(SettingError, match=r"auc of .*brier\.py is a built-in metric"):
         load_metrics([str(brier_file)])
 
 
 def test_a_metric_without_a_title_is_refused(brier_file: Path) -> None:
-    brier_file.write_text(brier_file.read_text().replace('title = "Brier"', ""), encoding="utf-8")
+    brier_file.write_text(brier_file.read_text().replace('title = "My Brier"', ""), encoding="utf-8")
     with pytest.raises(ContractError, match=r"a metric needs a name and a title: .*lacks \['title'\]"):
         load_metrics([str(brier_file)])
 
