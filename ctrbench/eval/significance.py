@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +21,6 @@ from ctrbench.eval.metrics.base import Floats
 
 LEVEL = 0.05
 """Differences with a smaller adjusted p are significant; intervals have coverage 1 - LEVEL."""
-MAX_EXACT_PAIRS = 16
-"""Largest number R of pairs for which all 2^R sign flips are enumerated."""
-_NUM_FLIPS = 9_999
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,23 +80,6 @@ def paired(differences: npt.ArrayLike) -> PairedTest:
         high=mean + margin,
         p_t=_p_student(mean, error, num_pairs - 1),
     )
-
-
-def signflip_p(differences: npt.ArrayLike) -> float:
-    """Return the p of a sign-flip permutation test: the share of flips with a mean at least as far from 0.
-
-    The test is exact for at most 16 pairs and uses 9,999 random flips beyond. Its smallest p is 2 / 2^R, so R = 5 pairs
-    never reach p < 0.05.
-    """
-    values = _as_finite(differences)
-    min_distance = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
-    if values.size <= MAX_EXACT_PAIRS:
-        # Flipping all signs gives the same distance from 0, so the first sign is fixed: half the work.
-        signs = np.array(list(product((1.0, -1.0), repeat=values.size - 1)))
-        return float(np.mean(np.abs(values[0] + signs @ values[1:]) >= min_distance))
-    draw = np.random.default_rng(0)
-    hits = sum(abs(draw.choice((-1.0, 1.0), values.size) @ values) >= min_distance for _ in range(_NUM_FLIPS))
-    return float(hits + 1) / (_NUM_FLIPS + 1)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

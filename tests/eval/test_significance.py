@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 from ctrbench.errors import DataError
-from ctrbench.eval import significance
 from ctrbench.eval.grouped import GroupMetrics
-from ctrbench.eval.significance import bootstrap_domains, holm, paired, signflip_p, standings
+from ctrbench.eval.significance import bootstrap_domains, holm, paired, standings
 
 GAINS = np.array([0.4, 1.1, -0.2, 0.9, 0.7, 0.3])
 
@@ -27,28 +26,6 @@ def test_the_paired_t_test_equals_that_of_scipy() -> None:
     assert (result.mean, result.std) == pytest.approx((GAINS.mean(), GAINS.std(ddof=1)))
 
 
-@pytest.mark.parametrize("num_pairs", [2, 5, 6, 10, 16])
-def test_smallest_signflip_p(num_pairs: int) -> None:
-    assert signflip_p(np.arange(1, num_pairs + 1) * 0.01) == 2 / 2**num_pairs
-
-
-def test_signflip_by_hand() -> None:
-    # Sums reach 5 of 7 when what is flipped adds up to 1 at most: nothing, the first or the last; and mirrored.
-    assert signflip_p([1.0, 2.0, 3.0, -1.0]) == 6 / 16
-
-
-def test_signflip_is_robust_to_rounding() -> None:
-    # The sum is 0 but for rounding, so every flip reaches as far.
-    assert signflip_p([0.1, 0.2, -0.3]) == 1.0
-
-
-def test_signflip_is_sampled_for_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    gains = np.random.default_rng(2).normal(0.3, 1.0, 17)
-    sampled = signflip_p(gains)
-    monkeypatch.setattr(significance, "MAX_EXACT_PAIRS", 17)
-    assert sampled == pytest.approx(signflip_p(gains), abs=0.02)
-
-
 def test_one_pair_has_only_a_mean() -> None:
     result = paired([0.2])
     assert (result.num_pairs, result.mean) == (1, 0.2)
@@ -62,12 +39,11 @@ def test_without_pairs_there_is_no_mean() -> None:
 def test_equal_methods_have_p_one() -> None:
     result = paired([0.0, 0.0, 0.0])
     assert (result.low, result.high, result.p_t) == (0.0, 0.0, 1.0)
-    assert signflip_p([0.0, 0.0, 0.0]) == 1.0
 
 
 def test_equal_differences_have_p_zero_in_the_t_test() -> None:
     result = paired([0.5, 0.5, 0.5])
-    assert (result.p_t, signflip_p([0.5, 0.5, 0.5])) == (0.0, 0.25)
+    assert result.p_t == 0.0
 
 
 def test_differences_must_be_finite() -> None:
