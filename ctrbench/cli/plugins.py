@@ -20,14 +20,9 @@ def list_(kind: options_plugins.Kind) -> None:
 
 
 def _list_datasets() -> None:
-    from ctrbench.data.card import bundled_cards, read_card
-    from ctrbench.data.home import prepared_names
-    from ctrbench.data.prepared import open_prepared
+    from ctrbench.data.selection import list_datasets
 
-    prepared = tuple(prepared_names())
-    titles = {name: open_prepared(name).manifest.title for name in prepared}
-    titles = {name: read_card(file).title for name, file in bundled_cards().items()} | titles
-    show_data.show_datasets(titles, prepared)
+    show_data.show_datasets(list_datasets())
 
 
 def _list_studies() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ctrbench.data.generated.forecast import Forecast
     from ctrbench.data.prepared import Prepared
+    from ctrbench.data.selection import ListedDataset
     from ctrbench.data.summary import DatasetSummary
 
 MACHINES = (1, 2, 4, 8, 16)
@@ -24,7 +25,7 @@ MACHINES = (1, 2, 4, 8, 16)
 
 
 def show_prepared(prepared: Prepared, summary: DatasetSummary) -> None:
-    """Print splits, features and domains of a prepared dataset, and its location."""
+    """Print splits, features and domains of a prepared dataset, its description, homepage and location."""
     manifest = prepared.manifest
     console.print_table(_splits_table(prepared, summary.domain_set))
     features = ", ".join(summary.domain_features)
@@ -35,6 +36,10 @@ def show_prepared(prepared: Prepared, summary: DatasetSummary) -> None:
     others = [name for name in manifest.domain_sets if name != summary.domain_set]
     if others:
         console.print_line(f"other domain sets: {', '.join(others)}")
+    if manifest.card.description:
+        console.print_line(f"description: {' '.join(manifest.card.description.split())}")
+    if manifest.card.homepage:
+        console.print_line(f"homepage: {manifest.card.homepage}")
     if manifest.note:
         console.print_line(f"note: {manifest.note}")
     console.print_line(f"location: {prepared.folder}")
@@ -100,11 +105,12 @@ def _domain_row(row: Mapping[str, object]) -> tuple[str, ...]:
     return (str(row[Column.DOMAIN]), key, *(f"{count:,}" for count in counts.values()), *rates)
 
 
-def show_datasets(titles: Mapping[str, str], prepared: Collection[str]) -> None:
-    """List datasets (name → title) and mark those that are prepared."""
+def show_datasets(datasets: Iterable[ListedDataset]) -> None:
+    """List datasets with title and homepage, and mark those that are prepared."""
     table = Table(title="datasets", title_justify="left")
-    for heading in ("name", "title", "prepared"):
-        table.add_column(heading)
-    for name, title in titles.items():
-        table.add_row(name, escape(title), "yes" if name in prepared else "")
+    for heading in ("name", "title and homepage", "prepared"):
+        table.add_column(heading, overflow="fold")
+    for dataset in datasets:
+        about = "\n".join(line for line in (dataset.title, dataset.homepage) if line)
+        table.add_row(dataset.name, escape(about), "yes" if dataset.is_prepared else "")
     console.print_table(table)

@@ -162,7 +162,9 @@ class DatasetCard(Model):
     name: Name
     title: str
     description: str = ""
+    """A paragraph about rows, label and origin."""
     homepage: str = ""
+    """URL of a page about the dataset."""
     reader: str = Field(default="table", min_length=1)
     """Name of a reader, or path of its `.py` file relative to the card; see `ctrbench.readers.base`."""
     generator: Literal["production"] | None = None

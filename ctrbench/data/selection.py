@@ -1,13 +1,36 @@
-"""Choice of a prepared dataset and of a domain set by the names that a user gives."""
+"""Datasets and domain sets by the names that a user gives: their listing, and the choice of one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from ctrbench.data.card import DatasetCard, bundled_cards, read_card
+from ctrbench.data.home import prepared_names
 from ctrbench.data.prepared import Prepared, open_prepared
 
-if TYPE_CHECKING:
-    from ctrbench.data.card import DatasetCard
+
+@dataclass(frozen=True, kw_only=True)
+class ListedDataset:
+    """A dataset that has a bundled card or is prepared."""
+
+    name: str
+    title: str
+    homepage: str
+    is_prepared: bool
+
+
+def list_datasets() -> tuple[ListedDataset, ...]:
+    """Return the datasets with a bundled card, then other prepared ones."""
+    listed = {
+        name: ListedDataset(name=name, title=card.title, homepage=card.homepage, is_prepared=False)
+        for name, card in ((name, read_card(file)) for name, file in bundled_cards().items())
+    }
+    for name in prepared_names():
+        manifest = open_prepared(name).manifest
+        listed[name] = ListedDataset(
+            name=name, title=manifest.title, homepage=manifest.card.homepage, is_prepared=True
+        )
+    return tuple(listed.values())
 
 
 def open_dataset(name: str, domains: str | None = None) -> tuple[Prepared, str]:

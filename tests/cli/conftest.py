@@ -17,6 +17,8 @@ from ctrbench.data.prepare import prepare
 CARD = """
 name = "tiny"
 title = "A tiny dataset"
+description = "Clicks in three shops."
+homepage = "https://example.org/tiny"
 path = "tiny.csv"
 timestamp = "time"
 representative = "shop"

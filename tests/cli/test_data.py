@@ -17,6 +17,8 @@ def test_prepare_shows_splits_domains_and_location(unprepared: Path, call: Call)
     assert done.returncode == 0
     assert "1,200" in done.stdout
     assert "domains by shop, age" in done.stdout
+    assert "description: Clicks in three shops." in done.stdout
+    assert "homepage: https://example.org/tiny" in done.stdout
     assert f"location: {unprepared / 'home' / 'datasets' / 'tiny'}" in done.stdout
 
 

@@ -9,7 +9,13 @@ import pytest
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared
-from ctrbench.data.selection import choose_domains, domain_features, open_dataset
+from ctrbench.data.selection import (
+    ListedDataset,
+    choose_domains,
+    domain_features,
+    list_datasets,
+    open_dataset,
+)
 from ctrbench.errors import DataError, SettingError
 
 
@@ -27,6 +33,15 @@ def prepared(
         "click": generator.integers(0, 2, rows),
     }
     return prepare(write_tiny(tmp_path, columns, 'default = ["shop"], both = ["shop", "age"]'))
+
+
+def test_bundled_cards_and_prepared_datasets_are_listed(prepared: Prepared) -> None:
+    listed = {dataset.name: dataset for dataset in list_datasets()}
+    assert listed["movielens-1m"].homepage.startswith("https://grouplens.org/")
+    assert not listed["movielens-1m"].is_prepared
+    assert listed["tiny"] == ListedDataset(
+        name="tiny", title=prepared.manifest.title, homepage="", is_prepared=True
+    )
 
 
 def test_a_dataset_is_opened_with_its_default_set(prepared: Prepared) -> None:
