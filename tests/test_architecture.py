@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
     "runs.schema": (*GROUND, "data.prepared", "nn.schema", "runs.record", "synthetic.click_log"),
     "runs.record": (*GROUND, "eval.stored"),
-    "runs.store": (*GROUND, "plugins.inspection", "runs.record"),
+    "runs.store": (*GROUND, "data.home", "plugins.inspection", "runs.record"),
     "speed": (
         *GROUND,
         "cost.products",
@@ -291,10 +291,11 @@ def test_modules_that_show_do_no_work() -> None:
     assert wrong == []
 
 
-def test_modules_that_show_write_no_files() -> None:
+def test_the_command_line_writes_no_files() -> None:
     wrong = [
         f"{module}, line {node.lineno}: {ast.unparse(node.func)}"
-        for module in showing_modules()
+        for module in modules()
+        if within(module, "cli")
         for node in ast.walk(parsed(modules()[module]))
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in WRITES
     ]

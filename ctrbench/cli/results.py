@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctrbench.cli import options, show_results
-from ctrbench.cli.runs import latest_dataset, open_store
+from ctrbench.cli.runs import latest_dataset
 
 
 def report(
@@ -20,6 +20,7 @@ def report(
 ) -> None:
     """Write tables and charts, and update a leaderboard."""
     from ctrbench.report.write import report as write_report
+    from ctrbench.runs.store import open_store
 
     files = write_report(
         open_store(results),

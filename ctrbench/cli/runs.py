@@ -11,11 +11,8 @@ import typer
 from ctrbench.cli import console, options, progress, show_results, show_runs
 
 if TYPE_CHECKING:
-    from ctrbench.data.prepared import Prepared
-    from ctrbench.runs.engines.protocol import Engine
-    from ctrbench.runs.grid import Run
+    from ctrbench.runs.experiment import Experiment
     from ctrbench.runs.record import RunRecord
-    from ctrbench.runs.store import RunStore
 
 
 def run(
@@ -46,49 +43,35 @@ def run(
     checkpoint_seconds: options.CheckpointSeconds = 60.0,
 ) -> None:
     """Train methods on backbones, resuming interrupted runs."""
-    from ctrbench.data.selection import open_dataset
-    from ctrbench.plugins.registry import selectors
-    from ctrbench.runs.engines.engine import make_engine
-    from ctrbench.runs.grid import (
-        find_preset,
-        make_config,
-        make_grid,
-        parse_seeds,
-        parse_window,
-        with_tower,
-    )
+    from ctrbench.runs.experiment import plan_runs
+    from ctrbench.runs.store import open_store
 
-    seed_list, setup = parse_seeds(seeds), find_preset(preset)
-    prepared, domain_set = open_dataset(dataset or latest_dataset(), domains)
-    settings = setup.under(
-        epochs=epochs, batch_size=batch_size, embedding_size=embedding_size, lr=lr, patience=patience,
-        optimizer=optimizer, precision=precision, device=device, threads=threads,
-        window=parse_window(window, prepared),
-    )  # fmt: skip
-    config = make_config(**settings)
-    grid = make_grid(
-        prepared,
-        methods=selectors("methods", methods),
-        backbones=with_tower(selectors("backbones", backbone), setup.hidden),
-        seeds=seed_list,
-        domain_set=domain_set,
+    experiment = plan_runs(
+        open_store(results),
+        dataset=dataset or latest_dataset(),
+        domains=domains,
+        methods=methods,
+        backbones=backbone,
+        seeds=seeds,
         indicator=indicator,
-        config=config,
-    )
-    store = open_store(results)
-    unfinished = store.unfinished(grid)
-    memory = _forecast_memory(prepared, unfinished)
-    if dry_run:
-        show_runs.show_dry_run(grid, unfinished)
-        return
-    executor = make_engine(
-        engine, config=config, address=address, jobs=jobs, workers=workers, gpus_per_run=gpus_per_run,
-        memory_per_run=memory, checkpoint_seconds=checkpoint_seconds, say=console.print_note,
+        preset=preset,
+        window=window,
+        settings={
+            "epochs": epochs, "batch_size": batch_size, "embedding_size": embedding_size, "lr": lr,
+            "patience": patience, "optimizer": optimizer, "precision": precision, "device": device, "threads": threads,
+        },
     )  # fmt: skip
-    records = _execute(executor, store, grid, unfinished)
-    show_runs.show_runs([(member, store.find(member.key)) for member in grid])
+    memory = _show_costs(experiment)
+    if dry_run:
+        show_runs.show_dry_run(experiment.runs, experiment.missing)
+        return
+    records = _train(
+        experiment, engine, address=address, jobs=jobs, workers=workers, gpus_per_run=gpus_per_run,
+        memory_per_run=memory, checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
+    show_runs.show_runs(experiment.records())
     _exit_if_failed(records)
-    typer.echo(f"next: ctrbench report --dataset {prepared.manifest.name} --bins 5 --results {results}")
+    typer.echo(f"next: ctrbench report --dataset {experiment.dataset} --bins 5 --results {results}")
 
 
 def study(
@@ -105,50 +88,29 @@ def study(
 ) -> None:
     """Run the experiments behind a paper's table or figure and plot it."""
     from ctrbench.data.prepared import open_prepared
-    from ctrbench.runs.engines.engine import make_engine
+    from ctrbench.runs.store import open_store
     from ctrbench.studies.draw import draw_runs
-    from ctrbench.studies.plan import missing_runs, plan_study, study_config
+    from ctrbench.studies.plan import make_experiment, plan_study
     from ctrbench.studies.study import load_study
 
     chosen = load_study(name)
     parts = plan_study(chosen, open_prepared(dataset or latest_dataset()), seeds=seeds)
-    store = open_store(results)
-    unfinished = missing_runs(chosen, parts, store)
-    grid = [member for part in parts for member in part.runs]
-    digests = {member.key.digest for member in unfinished}
-    memory = max(
-        _forecast_memory(part.prepared, [member for member in part.runs if member.key.digest in digests])
-        for part in parts
-    )
+    experiment = make_experiment(chosen, parts, open_store(results))
+    memory = _show_costs(experiment)
     if dry_run:
-        show_runs.show_dry_run(grid, unfinished)
+        show_runs.show_dry_run(experiment.runs, experiment.missing)
         return
-    executor = make_engine(
-        engine, config=study_config(chosen), address=address, jobs=jobs,
-        memory_per_run=memory, checkpoint_seconds=checkpoint_seconds, say=console.print_note,
-    )  # fmt: skip
-    records = _execute(executor, store, grid, unfinished)
-    files = draw_runs(chosen, parts, store=store, out=out / name.removesuffix(".toml"))
+    records = _train(
+        experiment,
+        engine,
+        address=address,
+        jobs=jobs,
+        memory_per_run=memory,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    files = draw_runs(chosen, parts, store=experiment.store, out=out / name.removesuffix(".toml"))
     show_results.show_files(files.terminal, files.paths)
     _exit_if_failed(records)
-
-
-def open_store(results: str) -> RunStore:
-    """Return the store with records at a location, and all other files of runs in the home folder."""
-    from ctrbench.data.home import home_folder
-    from ctrbench.runs.store import RunStore
-    from ctrbench.storage.files import parse_location
-
-    return RunStore(results=parse_location(results), home=home_folder())
-
-
-def _execute(
-    executor: Engine, store: RunStore, grid: Sequence[Run], unfinished: Sequence[Run]
-) -> list[RunRecord]:
-    """Execute the unfinished runs of a grid and show their progress."""
-    store.create()
-    with progress.resumable(), progress.training(grid[0].key.dataset, grid, unfinished) as watcher:
-        return executor.run(unfinished, store, watcher)
 
 
 def latest_dataset() -> str:
@@ -160,16 +122,41 @@ def latest_dataset() -> str:
     return name
 
 
-def _forecast_memory(prepared: Prepared, runs: Sequence[Run]) -> int:
-    """Show the cost of runs before they start; return the memory of the largest one, in bytes."""
-    from ctrbench.cost.forecast import forecast
+def _show_costs(experiment: Experiment) -> int:
+    """Show the cost of the missing runs; return the memory of the largest one, in bytes."""
+    from ctrbench.cost.forecast import forecasts
 
-    if not runs:
-        return 0
-    expected = forecast(prepared, runs)
-    show_runs.show_forecast(expected)
-    expected.raise_refusal()
-    return expected.memory
+    memory = 0
+    for expected in forecasts(experiment):
+        show_runs.show_forecast(expected)
+        expected.raise_refusal()
+        memory = max(memory, expected.memory)
+    return memory
+
+
+def _train(
+    experiment: Experiment,
+    engine: str,
+    *,
+    address: str | None,
+    jobs: int | None,
+    workers: int = 1,
+    gpus_per_run: float | None = None,
+    memory_per_run: int,
+    checkpoint_seconds: float,
+) -> list[RunRecord]:
+    """Execute the missing runs and show their progress."""
+    from ctrbench.runs.engines.engine import make_engine
+
+    executor = make_engine(
+        engine, config=experiment.config, address=address, jobs=jobs, workers=workers, gpus_per_run=gpus_per_run,
+        memory_per_run=memory_per_run, checkpoint_seconds=checkpoint_seconds, say=console.print_note,
+    )  # fmt: skip
+    with (
+        progress.resumable(),
+        progress.training(experiment.dataset, experiment.runs, experiment.missing) as watcher,
+    ):
+        return experiment.execute(executor, watcher)
 
 
 def _exit_if_failed(records: Sequence[RunRecord]) -> None:

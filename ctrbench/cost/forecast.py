@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from ctrbench.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
+    from ctrbench.runs.experiment import Experiment
     from ctrbench.runs.grid import Run
 
 
@@ -28,6 +29,13 @@ class Forecast:
         for pair in self.pairs:
             if pair.refusal is not None:
                 raise pair.refusal
+
+
+def forecasts(experiment: Experiment) -> Iterator[Forecast]:
+    """Yield the cost of the missing runs of each grid; grids without missing runs are left out."""
+    for grid in experiment.grids:
+        if grid.missing:
+            yield forecast(grid.prepared, grid.missing)
 
 
 def forecast(prepared: Prepared, runs: Sequence[Run]) -> Forecast:

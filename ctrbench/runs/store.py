@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
+from ctrbench.data.home import home_folder
 from ctrbench.errors import StoreError, first_problem
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
@@ -27,6 +28,7 @@ from ctrbench.storage.files import (
     create_folder,
     find_files,
     local_copy,
+    parse_location,
     read_each,
     read_text,
     sha256_of,
@@ -120,6 +122,11 @@ class RunStore:
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield every record (default: of all datasets), sorted by file name."""
         yield from read_each(self.results, read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
+
+
+def open_store(results: str) -> RunStore:
+    """Return the store with records at a location (a path or URL), and all other files of runs in the home folder."""
+    return RunStore(results=parse_location(results), home=home_folder())
 
 
 def read_record(file: Location) -> RunRecord:

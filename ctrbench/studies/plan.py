@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
+from ctrbench.runs.experiment import Experiment, Grid
 from ctrbench.runs.grid import Run, make_config, make_grid, parse_seeds, usual_window
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import is_file
@@ -81,24 +82,27 @@ def _domain_sets(study: Study, prepared: Prepared) -> tuple[str, ...]:
     return study.domain_sets
 
 
-def missing_runs(study: Study, parts: Iterable[Planned], store: RunStore) -> list[Run]:
-    """Return the runs without a finished record, or without the inspection that the drawing needs."""
-    return list(_missing_runs(study, parts, store))
+def make_experiment(study: Study, parts: Iterable[Planned], store: RunStore) -> Experiment:
+    """Return the runs of a study; missing are those without a finished record or an inspection that is needed."""
+    grids = tuple(
+        Grid(prepared=part.prepared, runs=part.runs, missing=tuple(_missing_runs(study, part, store)))
+        for part in parts
+    )
+    return Experiment(grids=grids, config=study_config(study), store=store)
 
 
-def _missing_runs(study: Study, parts: Iterable[Planned], store: RunStore) -> Iterator[Run]:
+def _missing_runs(study: Study, part: Planned, store: RunStore) -> Iterator[Run]:
     needs_inspection = study.drawing.needs_inspection
-    for part in parts:
-        unfinished = {run.key.digest for run in store.unfinished(part.runs)}
-        for run in part.runs:
-            lacks_inspection = (
-                needs_inspection
-                and run.unsupported is None
-                and _is_inspected(run)
-                and not is_file(store.inspection_file(run.key))
-            )
-            if lacks_inspection or run.key.digest in unfinished:
-                yield run
+    unfinished = {run.key.digest for run in store.unfinished(part.runs)}
+    for run in part.runs:
+        lacks_inspection = (
+            needs_inspection
+            and run.unsupported is None
+            and _is_inspected(run)
+            and not is_file(store.inspection_file(run.key))
+        )
+        if lacks_inspection or run.key.digest in unfinished:
+            yield run
 
 
 def _is_inspected(run: Run) -> bool:

@@ -15,7 +15,7 @@ from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import SettingError
 from ctrbench.plugins.registry import select
 from ctrbench.runs.store import RunStore
-from ctrbench.studies.plan import missing_runs, plan_study
+from ctrbench.studies.plan import make_experiment, plan_study
 from ctrbench.studies.study import bundled_studies, load_study, nested_sets, read_study
 
 BODY = """
@@ -235,7 +235,8 @@ def test_runs_without_an_inspection_are_repeated_and_their_records_kept(
     gated = parts[0].runs[1]
     record = store.record_file(gated.key).read_bytes()
     store.inspection_file(gated.key).unlink()
-    assert [run.key.digest for run in missing_runs(study, parts, store)] == [gated.key.digest]
+    missing = make_experiment(study, parts, store).missing
+    assert [run.key.digest for run in missing] == [gated.key.digest]
     assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     assert store.inspection_file(gated.key).exists()
     assert store.record_file(gated.key).read_bytes() == record
