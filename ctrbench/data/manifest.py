@@ -1,24 +1,31 @@
 """The manifest of a prepared dataset: its sources and its files.
 
-The manifest is written last, so a folder with a manifest is complete. It holds the sha256 of every file. The content
-digest is taken over the values instead of the files' bytes, so a new version of a file format's library changes no
-run key.
+    <home>/datasets/<name>/manifest.json     replaced atomically, once all files exist
+    <home>/datasets/<name>/files-…/          the files that the manifest names; new data get a new folder
+
+A reader therefore sees the old dataset or the new one. The manifest holds the sha256 of every file and of itself. The
+content digest is taken over the values instead of the files' bytes, so a new version of a file format's library changes
+no run key. A domain set that is added later has a file of its own, so that processes that add sets at once lose none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import model_validator
 
 from ctrbench.data.card import DatasetCard, Kind, Model, Role
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Split
-from ctrbench.storage.files import Location, read_text, write_text
+from ctrbench.storage.files import Location, find_files, read_text, write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+ADDED_SETS = "added"
+"""Folder, among the dataset's files, of the domain sets that were added after the preparation."""
 
 
 class FieldInfo(Model):
@@ -74,6 +81,8 @@ class Manifest(Model):
     """Description of a prepared dataset; see the module's docstring."""
 
     schema_version: int = SCHEMA_VERSION
+    files: str
+    """Folder of all other files, relative to the manifest's."""
     name: str
     title: str
     card: DatasetCard
@@ -94,6 +103,13 @@ class Manifest(Model):
     generator: dict[str, Any] | None = None
     """Complete settings of the generator; None for data read from files."""
 
+    @model_validator(mode="after")
+    def _has_all_parts(self) -> Manifest:
+        missing = [split for split in Split if split not in self.splits or not self.splits[split].shards]
+        if missing:
+            raise ValueError(f"every split must have a shard, but {missing[0]} has none")
+        return self
+
     def field(self, name: str) -> FieldInfo:
         """Return the field of that name; raises `SettingError` with the nearest name if there is none."""
         for field in self.fields:
@@ -104,24 +120,69 @@ class Manifest(Model):
 
 
 def read_manifest(folder: Location) -> Manifest:
-    """Read the manifest of a prepared dataset.
+    """Read the manifest of the dataset in a folder, with the domain sets that were added later.
 
-    Raises `DataError` if it is missing, damaged or of another schema version.
+    Raises `DataError` if it is missing, damaged, changed by hand or of another schema version.
     """
     path = folder / MANIFEST
     remedy = f"prepare it again: ctrbench prepare {folder.name} --force"
     try:
         raw = json.loads(read_text(path))
-        version = int(raw["schema_version"])
+        version = raw["schema_version"]
         if version != SCHEMA_VERSION:
-            remedy = "update ctrbench" if version > SCHEMA_VERSION else remedy
-            rule = f"unsupported schema version {version} of prepared data (expected {SCHEMA_VERSION})"
-            raise DataError(rule, value=path, remedy=remedy)
-        return Manifest.model_validate(raw)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError):
+            is_newer = isinstance(version, int) and version > SCHEMA_VERSION
+            rule = f"unsupported schema version {version!r} of prepared data (expected {SCHEMA_VERSION})"
+            raise DataError(rule, value=path, remedy="update ctrbench" if is_newer else remedy)
+        manifest = Manifest.model_validate(_verified(raw))
+    except DataError:
+        raise
+    except (OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError):
         raise DataError("damaged manifest", value=path, remedy=remedy) from None
+    return _with_added_sets(folder, manifest)
+
+
+def _verified(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a signed file without its sha256; raises `ValueError` if that does not fit."""
+    signed = {name: value for name, value in content.items() if name != "sha256"}
+    if content["sha256"] != _sha256_of(signed):
+        raise ValueError("the content does not fit its sha256")
+    return signed
+
+
+def _sha256_of(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_signed(file: Location, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically, with the sha256 of its content as one more key."""
+    write_text(file, json.dumps({**content, "sha256": _sha256_of(content)}, indent=1) + "\n")
 
 
 def write_manifest(folder: Location, manifest: Manifest) -> None:
-    """Write the manifest atomically."""
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    """Write the manifest of the dataset in a folder atomically."""
+    write_signed(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def add_domain_set(folder: Location, manifest: Manifest, name: str, info: DomainSetInfo) -> None:
+    """Add a domain set to a prepared dataset, in a file of its own."""
+    file = folder / manifest.files / ADDED_SETS / f"{_sha256_of(name)[:20]}.json"
+    entry = {"name": name, "domain_set": info.model_dump(mode="json")}
+    write_signed(file, {"content_digest": manifest.content_digest, **entry})
+
+
+def _with_added_sets(folder: Location, manifest: Manifest) -> Manifest:
+    """Return the manifest with the added domain sets.
+
+    Damaged files of such sets are ignored: `Prepared.ensure_domains` adds the set again.
+    """
+    added = {}
+    for file in find_files(folder / manifest.files / ADDED_SETS, "*.json"):
+        try:
+            content = _verified(json.loads(read_text(file)))
+            if content["content_digest"] == manifest.content_digest:
+                added[str(content["name"])] = DomainSetInfo.model_validate(content["domain_set"])
+        except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError):
+            continue
+    return (
+        manifest.model_copy(update={"domain_sets": {**added, **manifest.domain_sets}}) if added else manifest
+    )

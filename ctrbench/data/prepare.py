@@ -24,13 +24,14 @@ from ctrbench.data.generated.forecast import Forecast, forecast
 from ctrbench.data.generated.options import GenerationOptions, check_domains
 from ctrbench.data.generated.prepare import prepare_generated
 from ctrbench.data.home import dataset_folder, home_folder, prepared_names
-from ctrbench.data.manifest import MANIFEST, Manifest, SourceInfo, write_manifest
+from ctrbench.data.manifest import Manifest, SourceInfo
 from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.publish import WAITING, new_files_folder, publish
 from ctrbench.data.raw_files import read_stats, stat_raw_files, write_stats
 from ctrbench.errors import CardError, ContractError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
-from ctrbench.storage.files import Location, is_disk_full, move_folder, scratch_parent, sha256_of
+from ctrbench.storage.files import Location, is_disk_full, lock, scratch_parent, sha256_of
 from ctrbench.storage.scratch import scratch_folder
 
 
@@ -116,7 +117,13 @@ def _prepare_from_files(
     with _disk_errors(home):
         existing = None if force else _find_prepared(card, home, sources)
         if existing is None:
-            return _read_and_build(card, home, sources, force=force, progress=progress)
+            with lock(dataset_folder(card.name, home), lambda: progress(WAITING, 0.0)) as is_locked:
+                # Another process may have prepared it meanwhile.
+                existing = None if force else _find_prepared(card, home, sources)
+                if existing is None:
+                    return _read_and_build(
+                        card, home, sources, force=force, is_locked=is_locked, progress=progress
+                    )
         existing.verify()
         return existing
 
@@ -170,7 +177,13 @@ def _local_sources(card: DatasetCard, sources: Sequence[Path]) -> tuple[Path, ..
 
 
 def _read_and_build(
-    card: DatasetCard, home: Location, sources: Sequence[Path], *, force: bool, progress: PhaseProgress
+    card: DatasetCard,
+    home: Location,
+    sources: Sequence[Path],
+    *,
+    force: bool,
+    is_locked: bool,
+    progress: PhaseProgress,
 ) -> Prepared:
     local_sources = _local_sources(card, sources)
     stats = stat_raw_files(local_sources)
@@ -196,8 +209,12 @@ def _read_and_build(
             rule, value = "a source changed while it was read", ", ".join(map(str, local_sources))
             raise DataError(rule, value=value, remedy="prepare again when the file is complete")
         write_stats(prepared.folder, stats)
-        target = move_folder(scratch / "data", dataset_folder(name, home), last=MANIFEST)
-        return Prepared(target, prepared.manifest)
+        return publish(
+            prepared.manifest,
+            scratch / prepared.manifest.files,
+            dataset_folder(name, home),
+            is_locked=is_locked,
+        )
 
 
 @dataclass(frozen=True)
@@ -297,10 +314,12 @@ def _build_dataset(
     digests: Future[tuple[SourceInfo, ...]],
     progress: PhaseProgress,
 ) -> Prepared:
-    folder = scratch / "data"
+    files = new_files_folder()
+    folder = scratch / files
     folder.mkdir()
     built = build(card, raw, scratch=scratch, folder=folder, progress=progress)
     manifest = Manifest(
+        files=files,
         name=naming.name,
         title=f"{card.title}: {raw.suffix.strip('-')}, not the real data" if raw.suffix else card.title,
         card=card,
@@ -317,15 +336,13 @@ def _build_dataset(
         note=raw.note,
         command=naming.command,
     )
-    return _with_domain_sets(Prepared(folder, manifest))
+    return _with_domain_sets(Prepared(scratch, manifest))
 
 
 def _with_domain_sets(prepared: Prepared) -> Prepared:
-    """Write the card's domain sets and, as the last file, the manifest."""
+    """Write the card's domain sets."""
     sets = {
         name: prepared.write_domain_set(name, features)
         for name, features in prepared.manifest.card.domain_sets.items()
     }
-    manifest = prepared.manifest.model_copy(update={"domain_sets": sets})
-    write_manifest(prepared.folder, manifest)
-    return Prepared(prepared.folder, manifest)
+    return Prepared(prepared.root, prepared.manifest.model_copy(update={"domain_sets": sets}))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctrbench.data.card import bundled_cards
 from ctrbench.data.domains import count_tuples, domain_ids, make_domain_table, merge_counts
 from ctrbench.data.home import dataset_folder, prepared_names
-from ctrbench.data.manifest import DomainSetInfo, Manifest, read_manifest, write_manifest
+from ctrbench.data.manifest import DomainSetInfo, Manifest, add_domain_set, read_manifest
 from ctrbench.data.shards import vocabulary_file, write_domain_table
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Column, Split
@@ -31,10 +31,15 @@ READERS = 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared dataset: its folder and its manifest."""
+    """A prepared dataset: the folder of its manifest, and the manifest."""
 
-    folder: Location
+    root: Location
     manifest: Manifest
+
+    @property
+    def folder(self) -> Location:
+        """The folder of the files that the manifest names."""
+        return self.root / self.manifest.files
 
     def read(self, split: Split, columns: Sequence[str] | None = None, *, verify: bool = True) -> pa.Table:
         """Return all rows of a split, in the order of the shards.
@@ -102,19 +107,17 @@ class Prepared:
         """Return the dataset with a domain set of these features, and the name of that domain set.
 
         An existing domain set of the same features is returned; otherwise one named "a,b,c" is made from the shards
-        and added to the manifest.
+        and added to the dataset.
         """
         self.manifest.card.check_domain_features(features)
-        # Another process may have added a domain set since this manifest was read.
-        manifest = read_manifest(self.folder)
-        for name, info in manifest.domain_sets.items():
+        for name, info in self.manifest.domain_sets.items():
             if info.features == features:
-                return Prepared(self.folder, manifest), name
+                return self, name
         name = ",".join(features)
         info = self.write_domain_set(name, features, verify=True)
-        manifest = manifest.model_copy(update={"domain_sets": {**manifest.domain_sets, name: info}})
-        write_manifest(self.folder, manifest)
-        return Prepared(self.folder, manifest), name
+        add_domain_set(self.root, self.manifest, name, info)
+        sets = {**self.manifest.domain_sets, name: info}
+        return Prepared(self.root, self.manifest.model_copy(update={"domain_sets": sets})), name
 
     def write_domain_set(
         self, name: str, features: tuple[str, ...], *, verify: bool = False
@@ -140,7 +143,8 @@ class Prepared:
             rule = "only low-cardinality fields of generated data have a vocabulary"
             remedy = did_you_mean(field, [Path(other).stem for other in vocabularies])
             raise SettingError(rule, value=field, remedy=remedy)
-        with self.local(file, None) as path:
+        digests = {info.file: info.sha256 for info in self.manifest.vocabularies}
+        with self.local(file, digests.get(file)) as path:
             return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
 
     def verify(self) -> None:

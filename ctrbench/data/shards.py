@@ -39,7 +39,7 @@ def shard_file(split: Split, index: int) -> str:
 
 def write_table(folder: Location, file: str, table: pa.Table) -> ShardInfo:
     """Write one parquet file atomically and return its entry of the manifest."""
-    with replacing(folder / file) as part:
+    with replacing(folder / file, is_durable=False) as part:
         pq.write_table(
             table,
             part,

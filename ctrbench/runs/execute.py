@@ -31,6 +31,7 @@ from ctrbench.runs.run_data import RunData, domain_table, open_data
 from ctrbench.runs.schema import make_schema
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import Location, remove_file, write_text
+from ctrbench.train.checkpoint import Checkpoint, CheckpointMismatchError
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import (
     CHECKPOINT_SECONDS,
@@ -76,7 +77,7 @@ def execute(
     )
     write_record(record, store)
     if result is not None:
-        remove_file(store.folder(run.key) / "checkpoint.pt")
+        remove_file(store.checkpoint_file(run.key))
     return record
 
 
@@ -141,23 +142,29 @@ def _train(
     if estimator is not None:
         clock.lap("load")
         return _fit_estimator(estimator, train, dev, schema, key, workers)
-    plan = method.apply(backbone.full_plan())
-    model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(data.device)
-    torch.manual_seed(key.seed)
+
+    def new_trainer() -> Trainer:
+        plan = method.apply(backbone.full_plan())
+        model = CTRModel(plan, schema, seed=key.seed, precision=config.precision).to(data.device)
+        torch.manual_seed(key.seed)
+        return Trainer(
+            model=model, learner=method.learner(), train=train, dev=dev, config=config, seed=key.seed,
+            workers=workers,
+        )  # fmt: skip
+
+    trainer, checkpoint = new_trainer(), Checkpoint(store.checkpoint_file(key), key.digest)
     clock.lap("load")
-    learner = method.learner()
-    trainer = Trainer(
-        model=model, learner=learner, train=train, dev=dev, config=config, seed=key.seed, workers=workers
-    )
-    fit = trainer.fit(
-        checkpoint=store.folder(key) / "checkpoint.pt",
-        progress=progress,
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    try:
+        fit = trainer.fit(checkpoint=checkpoint, progress=progress, checkpoint_seconds=checkpoint_seconds)
+    except CheckpointMismatchError:
+        checkpoint.remove()
+        trainer = new_trainer()
+        fit = trainer.fit(checkpoint=checkpoint, progress=progress, checkpoint_seconds=checkpoint_seconds)
+    model = trainer.model
     return _Trained(
         fit=fit,
         parameters=Parameters(**model.num_parameters()),
-        score=partial(score_piece, model, learner, workers=workers),
+        score=partial(score_piece, model, trainer.learner, workers=workers),
         inspect=partial(_inspect_model, method, model),
     )
 

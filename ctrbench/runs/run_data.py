@@ -53,7 +53,7 @@ def _load_cached(folder: Path, digest: str, split: Split, domain_set: str, indic
 def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
     """Load a split for a run; a process that executes several runs on the same data reads it once."""
     digest = prepared.manifest.content_digest
-    return _load_cached(prepared.folder, digest, split, key.domain_set, key.indicator)
+    return _load_cached(prepared.root, digest, split, key.domain_set, key.indicator)
 
 
 def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:

@@ -58,6 +58,10 @@ class RunStore:
         """Return the location of the predictions of the test split."""
         return self.folder(key) / "predictions.parquet"
 
+    def checkpoint_file(self, key: RunKey) -> Location:
+        """Return the location of the state of the run's training."""
+        return self.folder(key) / "checkpoint.pt"
+
     def inspection_file(self, key: RunKey) -> Location:
         """Return the location of the arrays that the method returned for inspection."""
         return self.folder(key) / "inspection.npz"

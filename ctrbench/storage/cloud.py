@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ class CloudStorage:
     num_requests = 16
 
     @contextmanager
-    def replacing(self, file: UPath, *, is_new: bool) -> Iterator[Path]:
+    def replacing(self, file: UPath, *, is_new: bool, is_durable: bool) -> Iterator[Path]:
         """Yield a path in a local transfer folder and upload it at the end."""
         with transfer_folder() as folder:
             part = folder / file.name
@@ -127,6 +127,25 @@ class CloudStorage:
     def scratch_parent(self, folder: UPath) -> Path:
         """Return the cache folder."""
         return cache_folder()
+
+    def add_folder(self, folder: Path, target: UPath) -> None:
+        """Upload the folder's files."""
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        objects = [(target / file.relative_to(folder).as_posix()).path for file in files]
+        with provider_errors(target):
+            target.fs.put([str(file) for file in files], objects, batch_size=UPLOADS)
+
+    def remove_folder(self, folder: UPath) -> None:
+        """Remove all objects below the folder."""
+        with provider_errors(folder):
+            objects = folder.fs.find(folder.path)
+            if objects:
+                folder.fs.rm(sorted(objects))
+
+    @contextmanager
+    def lock(self, folder: UPath, on_wait: Callable[[], None]) -> Iterator[bool]:
+        """Yield False: object stores have no locks."""
+        yield False
 
     def move_folder(self, folder: Path, target: UPath, *, last: str) -> None:
         """Upload the folder's files, remove other objects of the target and upload `last` at the end.

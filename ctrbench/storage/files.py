@@ -23,6 +23,7 @@ __all__ = [
     "Fault",
     "Location",
     "Storage",
+    "add_folder",
     "create_folder",
     "find_faults",
     "find_files",
@@ -31,11 +32,13 @@ __all__ = [
     "is_file",
     "link",
     "local_copy",
+    "lock",
     "move_folder",
     "parse_location",
     "read_each",
     "read_text",
     "remove_file",
+    "remove_folder",
     "replacing",
     "scratch_parent",
     "sha256_of",
@@ -57,7 +60,7 @@ class Storage(Protocol[AnyLocation]):
     def num_requests(self) -> int:
         """Number of files that are best read at a time."""
 
-    def replacing(self, file: AnyLocation, *, is_new: bool) -> AbstractContextManager[Path]:
+    def replacing(self, file: AnyLocation, *, is_new: bool, is_durable: bool) -> AbstractContextManager[Path]:
         """Yield a temporary local path that becomes `file` when the block ends without an error."""
 
     def read_bytes(self, file: AnyLocation) -> bytes:
@@ -93,6 +96,15 @@ class Storage(Protocol[AnyLocation]):
     def move_folder(self, folder: Path, target: AnyLocation, *, last: str) -> None:
         """Move a finished local folder to `target`, replacing what is there."""
 
+    def add_folder(self, folder: Path, target: AnyLocation) -> None:
+        """Move a finished local folder to `target`, which does not exist."""
+
+    def remove_folder(self, folder: AnyLocation) -> None:
+        """Remove a folder and all files below it, as far as possible."""
+
+    def lock(self, folder: AnyLocation, on_wait: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Hold the lock of a folder, which need not exist; yields whether the storage has locks."""
+
 
 def storage_of(location: AnyLocation) -> Storage[AnyLocation]:
     """Return the storage that holds a location."""
@@ -117,13 +129,16 @@ def parse_location(text: str | Path) -> Location:
     return cloud.connect(text)
 
 
-def replacing(file: Location, *, is_new: bool = False) -> AbstractContextManager[Path]:
+def replacing(
+    file: Location, *, is_new: bool = False, is_durable: bool = True
+) -> AbstractContextManager[Path]:
     """Yield a temporary path to write to; it becomes `file` when the block ends without an error.
 
     The parent folder is created. With `is_new`, raises `FileExistsError` at the end if the file exists, also if
-    another writer came first.
+    another writer came first. A durable file is on the disk before it gets its name, so a power cut does not leave a
+    part of it; that takes time, and files whose sha256 is checked on reading do not need it.
     """
-    return storage_of(file).replacing(file, is_new=is_new)
+    return storage_of(file).replacing(file, is_new=is_new, is_durable=is_durable)
 
 
 def write_text(file: AnyLocation, text: str, *, is_new: bool = False) -> AnyLocation:
@@ -209,3 +224,21 @@ def free_bytes(folder: Location) -> int | None:
 def link(target: Location, folder: Path) -> str:
     """Return the address of a location in a document of `folder`: a relative path on this machine, else the URL."""
     return storage_of(target).link(target, folder)
+
+
+def add_folder(folder: Path, target: Location) -> None:
+    """Move a finished local folder to `target`, which does not exist."""
+    storage_of(target).add_folder(folder, target)
+
+
+def remove_folder(folder: Location) -> None:
+    """Remove a folder and all files below it, as far as possible."""
+    storage_of(folder).remove_folder(folder)
+
+
+def lock(folder: Location, on_wait: Callable[[], None]) -> AbstractContextManager[bool]:
+    """Hold the lock of a folder; yields whether there is one. `on_wait` is called if another process holds it.
+
+    The operating system releases the lock of a process that ends in any way. Remote storage has no locks.
+    """
+    return storage_of(folder).lock(folder, on_wait)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from ctrbench.errors import DataError
+from ctrbench.storage.leftovers import remove_leftovers_once, temporary_path
 
 Fault = Literal["missing", "damaged"]
 HASHERS = 2
@@ -30,17 +32,22 @@ class LocalStorage:
     num_requests = 1
 
     @contextmanager
-    def replacing(self, file: Path, *, is_new: bool) -> Iterator[Path]:
+    def replacing(self, file: Path, *, is_new: bool, is_durable: bool) -> Iterator[Path]:
         """Yield a hidden path in the file's folder and rename it to `file` at the end."""
-        # Process ids are not unique in a folder shared by several machines.
-        part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        part = temporary_path(file)
         try:
             with disk_full_errors(file, "CTRBENCH_HOME moves the cache"):
                 file.parent.mkdir(parents=True, exist_ok=True)
+                remove_leftovers_once(file.parent)
                 yield part
+                if is_durable:
+                    _sync(part)
                 _rename(part, file, is_new=is_new)
+                if is_durable:
+                    _sync(file.parent)
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def read_bytes(self, file: Path) -> bytes:
         """Return the content of the file."""
@@ -95,6 +102,43 @@ class LocalStorage:
         if target.exists():
             target.rename(folder.with_name("old"))
         folder.rename(target)
+
+    def add_folder(self, folder: Path, target: Path) -> None:
+        """Rename the folder."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+
+    def remove_folder(self, folder: Path) -> None:
+        """Remove the folder; files that cannot be removed stay."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def lock(self, folder: Path, on_wait: Callable[[], None]) -> Iterator[bool]:
+        """Lock a hidden file beside the folder; no lock on a file system without locks."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        except NotImplementedError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def _sync(path: Path) -> None:
+    """Write a file or the entries of a folder to the disk; some file systems cannot, and are left to themselves."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _find_fault(file: Path, sha256: str) -> Fault | None:

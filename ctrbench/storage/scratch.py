@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ctrbench.storage.leftovers import remove_leftovers, temporary_path
 
 
 @contextmanager
@@ -17,24 +17,10 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
     Leftovers of killed processes of this machine are removed first.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    # Process ids are not unique in a folder shared by several machines.
-    machine = platform.node().replace(".", "-")
-    for leftover in parent.glob(f".*.{machine}.*.part"):
-        if not _is_running(leftover.name.split(".")[-2]):
-            shutil.rmtree(leftover, ignore_errors=True)
-    folder = parent / f".{name}.{machine}.{os.getpid()}.part"
+    remove_leftovers(parent)
+    folder = temporary_path(parent / name)
     folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, PermissionError):
-        return True
-    return True

@@ -28,8 +28,7 @@ from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.names import Column
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
-from ctrbench.storage.files import Location
-from ctrbench.train.checkpoint import load_checkpoint, save_checkpoint
+from ctrbench.train.checkpoint import Checkpoint, CheckpointMismatchError
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import check_replicas, check_start
 from ctrbench.train.learner import Learner, StepOutput
@@ -120,13 +119,14 @@ class Trainer:
     def fit(
         self,
         *,
-        checkpoint: Location | None = None,
+        checkpoint: Checkpoint | None = None,
         progress: Callable[[Tick], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> Fit:
         """Train until dev stops improving or all epochs are done, then restore the best weights.
 
-        Resumes from the file `checkpoint` if it exists, and writes it every `checkpoint_seconds` and after each epoch.
+        Resumes from the checkpoint if it exists, and writes it every `checkpoint_seconds` and after each epoch. Raises
+        `CheckpointMismatchError` if the checkpoint does not fit; the trainer and its model are then half restored.
         """
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -229,15 +229,19 @@ class Trainer:
             "rng": torch.get_rng_state(),
         }
 
-    def _resume(self, checkpoint: Location) -> None:
-        state = load_checkpoint(checkpoint)
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.load()
         if state is None:
             return
-        self.stepper.load_state_dict(state)
-        self.history = History(**state["history"])
-        self.history.resumed += 1
-        self.best = state["best"]
-        torch.set_rng_state(state["rng"])
+        try:
+            self.stepper.load_state_dict(state)
+            self.history = History(**state["history"])
+            self.history.resumed += 1
+            self.best = state["best"]
+            torch.set_rng_state(state["rng"])
+        except Exception as error:
+            # Written by another version of ctrbench or of a plug-in; the objects may be half restored.
+            raise CheckpointMismatchError(f"{type(error).__name__}: {error}") from error
 
 
 class _Monitor:
@@ -246,7 +250,7 @@ class _Monitor:
     def __init__(
         self,
         trainer: Trainer,
-        checkpoint: Location | None,
+        checkpoint: Checkpoint | None,
         progress: Callable[[Tick], None] | None,
         checkpoint_seconds: float,
     ) -> None:
@@ -309,7 +313,7 @@ class _Monitor:
         self.collect()
         workers = self.trainer.workers
         if self.checkpoint is not None and (workers is None or workers.rank == 0):
-            save_checkpoint(self.checkpoint, self.trainer.state_dict())
+            self.checkpoint.save(self.trainer.state_dict())
         self.saved = time.perf_counter()
 
 

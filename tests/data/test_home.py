@@ -28,7 +28,7 @@ def test_the_latest_dataset_is_the_one_prepared_last(
     prepared: Prepared, card: DatasetCard, home: Path
 ) -> None:
     other = prepare(card.model_copy(update={"name": "alike"}), home=home)
-    os.utime(prepared.folder / "manifest.json", ns=(0, 0))
+    os.utime(prepared.root / "manifest.json", ns=(0, 0))
     assert prepared_names(home) == ["alike", "shop"]
     assert latest_prepared(home) == other.manifest.name == "alike"
 

@@ -5,22 +5,29 @@ import gzip
 import json
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
 
-from ctrbench.data import shards, staging
+from ctrbench.data import publish, shards, staging
 from ctrbench.data.card import DatasetCard, read_card
+from ctrbench.data.home import dataset_folder
+from ctrbench.data.manifest import write_signed
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.publish import WAITING
 from ctrbench.data.summary import summarize
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 from ctrbench.names import Split
 from ctrbench.readers.table import TableReader
+from ctrbench.storage.files import lock
 
 MakeCard = Callable[..., DatasetCard]
 
@@ -30,7 +37,7 @@ def column(prepared: Prepared, split: Split, name: str) -> list[Any]:
 
 
 def is_empty(home: Path) -> bool:
-    return list((home / "datasets").iterdir()) == []
+    return [path for path in (home / "datasets").iterdir() if path.suffix != ".lock"] == []
 
 
 # --- content of the prepared data; see conftest.py for the rows ---
@@ -211,11 +218,12 @@ def test_digests_of_cards_without_target_equal_those_of_earlier_versions(
 
 def test_data_prepared_by_earlier_versions_are_not_prepared_again(make_card: MakeCard, home: Path) -> None:
     card = film_card(make_card)
-    folder = prepare(card, home=home).folder
+    folder = prepare(card, home=home).root
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
     for field in manifest["card"]["fields"]:
         del field["target"]
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"note": "kept"}))
+    write_signed(folder / "manifest.json", manifest | {"note": "kept"})
     assert prepare(card, home=home).manifest.note == "kept"
     assert open_prepared("films", home).manifest.card.fields == card.fields
 
@@ -363,7 +371,7 @@ def test_vocabularies_do_not_depend_on_the_order_of_rows(
 
 
 def file_of(prepared: Prepared) -> int:
-    return (prepared.folder / "manifest.json").stat().st_ino
+    return (prepared.root / "manifest.json").stat().st_ino
 
 
 def make_old(card: DatasetCard) -> None:
@@ -430,6 +438,61 @@ def test_force_prepares_again(card: DatasetCard, home: Path) -> None:
     again = prepare(card, home=home, force=True)
     assert file_of(again) != before
     assert again.manifest.content_digest == first.manifest.content_digest
+    assert not first.folder.exists()
+
+
+def test_a_reader_always_finds_a_dataset_while_it_is_replaced(
+    card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step of the replacement is observed: before it there is the old dataset, after it the new one."""
+    first = prepare(card, home=home)
+    seen = []
+
+    def observed(name: str) -> None:
+        step = getattr(publish, name)
+
+        def observe(*arguments: object) -> None:
+            for before_or_after in (lambda: None, lambda: step(*arguments)):
+                before_or_after()
+                opened = open_prepared("shop", home)
+                opened.verify()
+                seen.append(opened.manifest.files)
+
+        monkeypatch.setattr(publish, name, observe)
+
+    for name in ("add_folder", "write_manifest", "remove_folder"):
+        observed(name)
+    again = prepare(card, home=home, force=True)
+    old, new = first.manifest.files, again.manifest.files
+    assert seen == [old, old, old, new, new, new]
+
+
+@pytest.mark.parametrize("step", ["add_folder", "write_manifest", "remove_folder"])
+def test_a_crash_during_the_replacement_leaves_a_dataset_and_no_lasting_files(
+    card: DatasetCard, home: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(card, home=home)
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, step, Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(card, home=home, force=True)
+    open_prepared("shop", home).verify()
+    again = prepare(card, home=home, force=True)
+    assert sorted(path.name for path in again.root.iterdir()) == [again.manifest.files, "manifest.json"]
+
+
+def test_a_second_process_waits_and_finds_the_dataset_prepared(card: DatasetCard, home: Path) -> None:
+    phases: list[str] = []
+    make_old(card)
+    first = prepare(card, home=home)
+    first.root.rename(home / "hidden")
+    with ThreadPoolExecutor(1) as pool, lock(dataset_folder("shop", home), lambda: None):
+        second = pool.submit(prepare, card, home=home, progress=lambda phase, _: phases.append(phase))
+        while not phases:
+            time.sleep(0.01)
+        (home / "hidden").rename(first.root)
+    assert second.result().manifest == first.manifest
+    assert phases == [WAITING]
 
 
 @pytest.mark.parametrize(
@@ -602,7 +665,8 @@ def test_an_interrupt_leaves_the_previous_dataset(
 
     with pytest.raises(KeyboardInterrupt):
         prepare(make_card(frame.head(11)), home=home, progress=interrupt)
-    assert [path.name for path in (home / "datasets").iterdir()] == ["shop"]
+    assert sorted(path.name for path in (home / "datasets").iterdir()) == [".shop.lock", "shop"]
+    assert [path.name for path in first.root.iterdir() if path.is_dir()] == [first.manifest.files]
     first.verify()
 
 

@@ -60,10 +60,21 @@ def test_an_existing_domain_set_keeps_its_name(prepared: Prepared) -> None:
     assert same.manifest == prepared.manifest
 
 
-def test_domain_sets_added_by_two_processes_are_both_stored(prepared: Prepared) -> None:
+def test_domain_sets_added_by_two_processes_are_both_stored(prepared: Prepared, home: Path) -> None:
     prepared.ensure_domains(("device",))
-    more, _ = prepared.ensure_domains(("device", "city"))
-    assert {"device", "device,city"} <= set(more.manifest.domain_sets)
+    # With the manifest that was read before the other process added its set.
+    prepared.ensure_domains(("device", "city"))
+    assert {"device", "device,city"} <= set(open_prepared(prepared.manifest.name, home).manifest.domain_sets)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"sha256": ""}', "\x00"])
+def test_a_damaged_added_domain_set_is_added_again(prepared: Prepared, home: Path, content: str) -> None:
+    more, name = prepared.ensure_domains(("device", "city"))
+    (file,) = (home / "datasets").glob("*/*/added/*.json")
+    file.write_text(content)
+    opened = open_prepared("shop", home)
+    assert name not in opened.manifest.domain_sets
+    assert opened.ensure_domains(("device", "city"))[0].manifest == more.manifest
 
 
 def test_a_list_cannot_be_a_domain_feature(prepared: Prepared) -> None:
@@ -79,7 +90,7 @@ def test_an_unknown_dataset_is_refused_with_the_nearest_one(prepared: Prepared, 
 def test_a_dataset_with_a_damaged_manifest_is_prepared_again(
     prepared: Prepared, card: DatasetCard, home: Path
 ) -> None:
-    (prepared.folder / "manifest.json").write_text("{}")
+    (prepared.root / "manifest.json").write_text("{}")
     prepare(card, home=home)
     assert open_prepared("shop", home).manifest.content_digest == prepared.manifest.content_digest
 

@@ -15,6 +15,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, EmbeddingRule, Optimizer
 from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
+from ctrbench.train.checkpoint import Checkpoint
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import Learner, score_rows
 from ctrbench.train.loop import Trainer
@@ -176,6 +177,6 @@ def test_resumed_training_is_bit_equal_to_uninterrupted_training(
 
     stopped.learner.step = interrupted  # type: ignore[method-assign, assignment]
     with pytest.raises(KeyboardInterrupt):
-        stopped.fit(checkpoint=tmp_path / "checkpoint.pt", checkpoint_seconds=0.0)
-    assert resumed.fit(checkpoint=tmp_path / "checkpoint.pt").resumed == 1
+        stopped.fit(checkpoint=Checkpoint(tmp_path / "checkpoint.pt"), checkpoint_seconds=0.0)
+    assert resumed.fit(checkpoint=Checkpoint(tmp_path / "checkpoint.pt")).resumed == 1
     assert_equal(resumed.model.state_dict(), whole.model.state_dict())

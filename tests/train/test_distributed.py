@@ -22,6 +22,7 @@ from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import RowTable
 from ctrbench.plugins.registry import group_members, select
+from ctrbench.train.checkpoint import Checkpoint
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import (
     WorkerDied,
@@ -251,10 +252,10 @@ def fit_interrupted(workers: Workers, folder: Path) -> tuple[Fit, dict[str, torc
 
     killed.learner.step = stop  # type: ignore[method-assign]
     with pytest.raises(Killed):
-        killed.fit(checkpoint=folder / "checkpoint.pt", checkpoint_seconds=0.0)
+        killed.fit(checkpoint=Checkpoint(folder / "checkpoint.pt"), checkpoint_seconds=0.0)
     workers.from_first(0.0)
     resumed = trainer(workers)
-    return resumed.fit(checkpoint=folder / "checkpoint.pt"), resumed.model.state_dict()
+    return resumed.fit(checkpoint=Checkpoint(folder / "checkpoint.pt")), resumed.model.state_dict()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
+from ctrbench.train.checkpoint import Checkpoint, CheckpointMismatchError
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.loop import Fit, Tick, Trainer
 
@@ -98,9 +99,9 @@ def test_killed_and_resumed_equals_uninterrupted(
     monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
     first = trainer(method, patience=9)
     with pytest.raises(Killed):
-        first.fit(checkpoint=tmp_path / "c.pt", progress=kill_at(step), checkpoint_seconds=0.0)  # type: ignore[arg-type]
+        first.fit(checkpoint=Checkpoint(tmp_path / "c.pt"), progress=kill_at(step), checkpoint_seconds=0.0)  # type: ignore[arg-type]
     second = trainer(method, patience=9)
-    again = second.fit(checkpoint=tmp_path / "c.pt", checkpoint_seconds=0.0)
+    again = second.fit(checkpoint=Checkpoint(tmp_path / "c.pt"), checkpoint_seconds=0.0)
     assert again.resumed == 1
     assert again.steps == fit.steps
     assert again.history.epochs == fit.history.epochs
@@ -145,9 +146,16 @@ def test_the_loss_of_an_epoch_is_the_mean_over_rows() -> None:
 def test_a_checkpoint_of_another_format_starts_over(tmp_path: Path) -> None:
     file = tmp_path / "c.pt"
     torch.save({"optimizer": {"dense": {"param_groups": []}}}, file)
-    assert trainer().fit(checkpoint=file).resumed == 0
+    assert trainer().fit(checkpoint=Checkpoint(file)).resumed == 0
 
 
 def test_a_damaged_checkpoint_starts_over(tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(b"no checkpoint")
-    assert trainer().fit(checkpoint=tmp_path / "c.pt").resumed == 0
+    assert trainer().fit(checkpoint=Checkpoint(tmp_path / "c.pt")).resumed == 0
+
+
+def test_an_intact_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "c.pt")
+    checkpoint.save({"history": {}})
+    with pytest.raises(CheckpointMismatchError, match="KeyError"):
+        trainer().fit(checkpoint=checkpoint)

@@ -76,6 +76,7 @@ def make_manifest(
     generator = json.loads(as_text(spec, constants))
     vocabularies = _vocabularies(tally.rows)
     return Manifest(
+        files=folder.name,
         name=name,
         title=card.title,
         card=card,

@@ -14,9 +14,10 @@ from ctrbench.data.generated.manifest import Tally, make_manifest
 from ctrbench.data.generated.options import dataset_name
 from ctrbench.data.generated.processes import map_in_processes
 from ctrbench.data.generated.shards import GENERATOR, Dispatch, generate_shard, plan_pieces
-from ctrbench.data.home import dataset_folder, home_folder, prepared_names
-from ctrbench.data.manifest import MANIFEST, write_manifest
-from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.home import dataset_folder, home_folder
+from ctrbench.data.manifest import Manifest, read_manifest
+from ctrbench.data.prepared import Prepared
+from ctrbench.data.publish import WAITING, resumable_files_folder, switch
 from ctrbench.errors import DataError, SettingError
 from ctrbench.names import Split
 from ctrbench.storage.files import (
@@ -24,6 +25,7 @@ from ctrbench.storage.files import (
     find_files,
     free_bytes,
     is_file,
+    lock,
     read_text,
     remove_file,
     write_text,
@@ -50,34 +52,54 @@ def prepare_generated(
 
     `jobs` processes generate shards, one per core by default; `dispatch` sends the work elsewhere instead.
     """
-    home, name = home or home_folder(), dataset_name(spec)
-    if name in prepared_names(home) and not force:
-        existing = open_prepared(name, home)
-        if _is_current(existing, spec, is_stored=is_stored):
-            existing.verify()
-            return existing
-    folder = dataset_folder(name, home)
+    root = dataset_folder(dataset_name(spec), home or home_folder())
+    with lock(root, lambda: progress(WAITING, 0.0)) as is_locked:
+        existing = None if force else _find_existing(root, spec, is_stored=is_stored)
+        if existing is None:
+            run = dispatch or map_in_processes(jobs or os.cpu_count() or 1)
+            manifest = _generate(root, spec, run, is_stored=is_stored, force=force, progress=progress)
+            switch(root, manifest, is_locked=is_locked)
+            return Prepared(root, manifest)
+    existing.verify()
+    return existing
+
+
+def _generate(
+    root: Location,
+    spec: ProductionSpec,
+    dispatch: Dispatch,
+    *,
+    is_stored: bool,
+    force: bool,
+    progress: Progress,
+) -> Manifest:
+    folder = root / resumable_files_folder(root)
     pieces = plan_pieces(folder, spec, is_stored=is_stored)
     if is_stored:
         _check_disk_space(folder, spec)
     if force:
-        for file in (folder / MANIFEST, *(piece.note for piece in pieces), folder / GENERATOR):
+        for file in (*(piece.note for piece in pieces), folder / GENERATOR):
             remove_file(file)
     constants = _constants(folder, spec, progress)
-    remove_file(folder / MANIFEST)
     tally = Tally()
     progress("generate", 0.0)
-    for done, shard in enumerate(
-        (dispatch or map_in_processes(jobs or os.cpu_count() or 1))(generate_shard, pieces), start=1
-    ):
+    for done, shard in enumerate(dispatch(generate_shard, pieces), start=1):
         tally.add(shard)
         progress("generate", done / len(pieces))
-    manifest = make_manifest(name, folder, spec, constants, tally)
-    write_manifest(folder, manifest)
+    manifest = make_manifest(root.name, folder, spec, constants, tally)
     if not is_stored:
         for piece in pieces:
             remove_file(folder / piece.file)
-    return Prepared(folder, manifest)
+    return manifest
+
+
+def _find_existing(root: Location, spec: ProductionSpec, *, is_stored: bool) -> Prepared | None:
+    """Return the dataset in a folder if it was generated from this spec."""
+    try:
+        existing = Prepared(root, read_manifest(root))
+    except DataError:
+        return None
+    return existing if _is_current(existing, spec, is_stored=is_stored) else None
 
 
 def _is_current(prepared: Prepared, spec: ProductionSpec, *, is_stored: bool) -> bool:

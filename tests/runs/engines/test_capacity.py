@@ -45,7 +45,7 @@ def with_shards(prepared: Prepared, sizes: tuple[int, ...]) -> Prepared:
     shards = tuple(ShardInfo(file="", rows=rows, sha256="") for rows in sizes)
     split = SplitInfo(rows=sum(sizes), positives=0, shards=shards)
     manifest = prepared.manifest.model_copy(update={"splits": dict.fromkeys(Split, split)})
-    return Prepared(prepared.folder, manifest)
+    return Prepared(prepared.root, manifest)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_lists_are_as_long_as_the_card_allows_and_the_truth_is_counted(prepared:
         "has_probability": True,
         "generator": {"seed": 1},
     }
-    listed = Prepared(prepared.folder, prepared.manifest.model_copy(update=update))
+    listed = Prepared(prepared.root, prepared.manifest.model_copy(update=update))
     lists, truths = (50 + 8) * 4 + 2 * 8, 2 * 8
     assert capacity.row_bytes(listed) == capacity.row_bytes(prepared) + lists + truths
 

@@ -1,0 +1,76 @@
+"""A checkpoint is used only if it is intact and belongs to the run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctrbench.train.checkpoint import Checkpoint
+
+STATE: dict[str, Any] = {"weights": torch.arange(2000, dtype=torch.float32), "history": {"epoch": 3}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", "run a")
+    checkpoint.save(STATE)
+    return checkpoint
+
+
+def path_of(checkpoint: Checkpoint) -> Path:
+    assert isinstance(checkpoint.file, Path)
+    return checkpoint.file
+
+
+def test_a_checkpoint_returns_the_saved_state(checkpoint: Checkpoint) -> None:
+    state = checkpoint.load()
+    assert state is not None
+    assert torch.equal(state["weights"], STATE["weights"])
+    assert state["history"] == {"epoch": 3}
+    assert sorted(state) == ["history", "weights"]
+
+
+def test_a_missing_checkpoint_is_none(tmp_path: Path) -> None:
+    assert Checkpoint(tmp_path / "checkpoint.pt", "run a").load() is None
+
+
+def test_any_flipped_bit_is_noticed(checkpoint: Checkpoint) -> None:
+    content = path_of(checkpoint).read_bytes()
+    for bit in np.random.default_rng(0).integers(0, 8 * len(content), 200).tolist():
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path_of(checkpoint).write_bytes(changed)
+        assert checkpoint.load() is None, f"bit {bit}"
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 5000, -1, -33])
+def test_a_cut_file_is_noticed(checkpoint: Checkpoint, size: int) -> None:
+    content = path_of(checkpoint).read_bytes()
+    path_of(checkpoint).write_bytes(content[:size])
+    assert checkpoint.load() is None
+
+
+def test_appended_bytes_are_noticed(checkpoint: Checkpoint) -> None:
+    path_of(checkpoint).write_bytes(path_of(checkpoint).read_bytes() + b"\0")
+    assert checkpoint.load() is None
+
+
+def test_the_checkpoint_of_another_run_is_not_used(checkpoint: Checkpoint) -> None:
+    assert Checkpoint(checkpoint.file, "run b").load() is None
+
+
+@pytest.mark.parametrize("content", [[1], {"format": 2, "run": "run a"}, {"run": "run a"}, 3])
+def test_foreign_content_with_a_right_digest_is_not_used(
+    checkpoint: Checkpoint, content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda _state, stream: save(content, stream))
+    checkpoint.save({})
+    assert checkpoint.load() is None
+
+
+def test_a_directory_in_its_place_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").mkdir()
+    assert Checkpoint(tmp_path / "checkpoint.pt").load() is None
