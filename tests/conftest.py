@@ -160,7 +160,7 @@ def build_model(schema: Schema) -> Callable[..., CTRModel]:
 
     def build(method: str = "plain", backbone: str = "dnn[hidden=8-4]", seed: int = 1) -> CTRModel:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        return CTRModel(rewriter.apply(base.plan()), schema, seed=seed)  # type: ignore[union-attr]
+        return CTRModel(rewriter.apply(base.plan()), schema, seed=seed)
 
     return build
 

@@ -87,8 +87,8 @@ def losses(selector: str) -> np.ndarray:
 
 def trained_loss(selector: str, seed: int) -> float:
     method, backbone = select("methods", selector).value, select("backbones", "dnn[hidden=32-16]").value
-    model = CTRModel(method.apply(backbone.plan()), SCHEMA, seed=seed)  # type: ignore[union-attr]
-    stepper = Stepper(model, method.learner(), TrainConfig(batch_size=BATCH, epochs=1))  # type: ignore[union-attr]
+    model = CTRModel(method.apply(backbone.plan()), SCHEMA, seed=seed)
+    stepper = Stepper(model, method.learner(), TrainConfig(batch_size=BATCH, epochs=1))
     torch.manual_seed(seed)
     order = stepper.order(TRAIN, np.random.default_rng(seed))
     for batch in TRAIN.batches(order):

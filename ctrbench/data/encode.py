@@ -226,7 +226,7 @@ def _encode_multi_valued(card: FieldCard, staged: Staged, rows: RowOrder, folder
     lengths, codes, texts = _split_texts(staged.texts[name], staged.separators[name], card.max_length)
     list_index = write_flat(folder / f"{card.name}.index", text_index)
     return _encode_lists(
-        card, _Elements(lengths=lengths, codes=codes, texts=texts, weights=weights), list_index
+        card, ListElements(lengths=lengths, codes=codes, texts=texts, weights=weights), list_index
     )
 
 
@@ -237,7 +237,7 @@ def _encode_sequence(
     name = field_column(card.name)
     weights = np.zeros(staged.rows, dtype=np.int64)
     weights[rows.order[: rows.num_train]] = 1
-    elements = _Elements(
+    elements = ListElements(
         lengths=staged.lengths[name].read(),
         codes=staged.columns[name].map(),
         texts=staged.texts[name],
@@ -273,7 +273,7 @@ def _split_texts(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Elements:
+class ListElements:
     """Lists of codes; `weights` is the number of training rows per list."""
 
     lengths: NDArray[np.int32]
@@ -283,6 +283,7 @@ class _Elements:
 
     @property
     def offsets(self) -> NDArray[np.int64]:
+        """Index of the first code of each list, and the number of codes at the end."""
         return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     def counts(self) -> NDArray[np.int64]:
@@ -304,13 +305,13 @@ def _list_ranges(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     return ((start, stop) for start, stop in pairwise(ends) if stop > start)
 
 
-def _encode_lists(card: FieldCard, elements: _Elements, list_index: FlatColumn) -> EncodedField:
+def _encode_lists(card: FieldCard, elements: ListElements, list_index: FlatColumn) -> EncodedField:
     vocabulary = make_vocabulary(elements.texts, elements.counts(), card.min_count)
     column = _write_lists(elements, _ids_by_code(vocabulary, len(elements.texts)), list_index)
     return EncodedField(column=column, size=vocabulary.height + 1, vocabulary=vocabulary.drop("code"))
 
 
-def _write_lists(elements: _Elements, id_by_code: NDArray[np.int32], list_index: FlatColumn) -> Lists:
+def _write_lists(elements: ListElements, id_by_code: NDArray[np.int32], list_index: FlatColumn) -> Lists:
     ids = write_blocks(list_index.path.with_suffix(".ids"), id_by_code, elements.codes)
     lists = pa.LargeListArray.from_arrays(pa.array(elements.offsets), pa.array(ids.map()))
     return Lists(list_index=list_index, lists=lists)

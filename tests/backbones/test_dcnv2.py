@@ -48,10 +48,7 @@ def test_cross_layers_by_hand(schema: Schema, rank: int | None) -> None:
     module = Cross(name="cross", layers=3, rank=rank).build(4, Build(schema=schema, seed=1))
     for place, bias in enumerate(module.biases):
         bias.data = drawn(4, seed=place)
-    kernels = [
-        factors[0] if rank is None else factors[0] @ factors[1]
-        for factors in module.kernels  # type: ignore[union-attr]
-    ]
+    kernels = [factors[0] if rank is None else factors[0] @ factors[1] for factors in module.kernels]
     layers = [(kernel.tolist(), bias.tolist()) for kernel, bias in zip(kernels, module.biases, strict=True)]
     x_BN = drawn(5, 4, seed=9)
     expected = torch.tensor([cross_by_hand(row, layers) for row in x_BN.tolist()])
@@ -60,15 +57,15 @@ def test_cross_layers_by_hand(schema: Schema, rank: int | None) -> None:
 
 def test_the_first_layer_multiplies_pairs_of_inputs(schema: Schema) -> None:
     module = Cross(name="cross", layers=1).build(2, Build(schema=schema, seed=1))
-    module.kernels[0][0].data = torch.tensor([[0.0, 1.0], [0.0, 0.0]])  # type: ignore[index, union-attr]
+    module.kernels[0][0].data = torch.tensor([[0.0, 1.0], [0.0, 0.0]])  # type: ignore[index]
     # Column 1 gains x_0[1] * x[0]; column 0 gains nothing.
     assert module(torch.tensor([[3.0, 5.0]]), None).tolist() == [[3.0, 5.0 + 5.0 * 3.0]]
 
 
 def test_the_bias_stands_inside_the_product(schema: Schema) -> None:
     module = Cross(name="cross", layers=1).build(2, Build(schema=schema, seed=1))
-    module.kernels[0][0].data.zero_()  # type: ignore[index, union-attr]
-    module.biases[0].data.fill_(2.0)  # type: ignore[index, union-attr]
+    module.kernels[0][0].data.zero_()  # type: ignore[index]
+    module.biases[0].data.fill_(2.0)
     assert module(torch.tensor([[3.0, -1.0]]), None).tolist() == [[9.0, -3.0]]
 
 

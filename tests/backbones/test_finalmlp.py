@@ -93,10 +93,10 @@ def test_a_stage_at_the_input_affects_gates_and_both_streams(
 ) -> None:
     plan = plan_of(f"finalmlp[hidden=8-4,gating={gating}]").with_input(Emptied(name="empty"))
     model, batch = CTRModel(plan, schema, seed=1), data.slice(0, 9)
-    second = model.net.interactions[0](torch.zeros(9, 17), model.context(batch))  # type: ignore[operator, index, union-attr]
+    second = model.net.interactions[0](torch.zeros(9, 17), model.context(batch))  # type: ignore[operator, index]
     # Without gates both streams read it; with them stream 2 reads the original embeddings.
     assert bool(second.any()) is gating
-    assert not model.net.tower(model.net.at_input(torch.ones(9, 17), model.context(batch)), None).any()  # type: ignore[operator, union-attr]
+    assert not model.net.tower(model.net.at_input(torch.ones(9, 17), model.context(batch)), None).any()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("role", [None, "shop"])
@@ -114,7 +114,7 @@ def test_the_learned_input_of_a_gate_does_not_start_at_zero(schema: Schema, data
     plan = Plan(tower=(FeatureGate(name="s", role=None, hidden=5),), head=(Dense(name="head", width=1),))
     model = CTRModel(plan, schema, seed=1)
     torch.autograd.backward(model(data.slice(0, 3)).sum())
-    gate = model.net.tower[0]  # type: ignore[union-attr, index]
+    gate = model.net.tower[0]  # type: ignore[index]
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in gate.parameters())
 
 

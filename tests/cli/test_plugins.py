@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,10 @@ def test_a_new_method_passes_the_check_and_trains(prepared: Path, call: Call, tr
     assert call("new-method", "my_gate").returncode == 0
     assert call("check", "my_gate.py").returncode == 0
     assert train("--methods", "my_gate.py").returncode == 0
+    (file,) = (prepared / "results" / "tiny").glob("*.json")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert (record["key"]["method"]["name"], record["status"]) == ("my_gate", "finished")
+    assert 0.0 < record["result"]["test"]["auc"] < 1.0
 
 
 def test_a_new_method_overwrites_no_file(folder: Path, call: Call) -> None:

@@ -86,7 +86,7 @@ def test_other_settings_keep_the_contract(method: str) -> None:
 
 
 def test_the_contract_checks_the_initial_logits_of_these_methods() -> None:
-    claims = {name: select("methods", name).value.starts_as_backbone for name in TRAINED}  # type: ignore[union-attr]
+    claims = {name: select("methods", name).value.starts_as_backbone for name in TRAINED}
     assert {name: claim for name, claim in claims.items() if claim is not None} == CLAIMS
 
 
@@ -165,7 +165,7 @@ def test_half_precision_follows_full_precision(method: str, backbone: str) -> No
     rows = make_training_rows()
     losses, scores = {}, {}
     for precision in ("float32", "bf16"):
-        stepper = make_stepper(method, backbone, precision=precision)  # type: ignore[arg-type]
+        stepper = make_stepper(method, backbone, precision=precision)
         losses[precision] = torch.stack(train_epoch(stepper, rows)).tolist()
         scores[precision] = score_rows(stepper.model, rows)
         assert {parameter.dtype for parameter in stepper.model.parameters()} == {torch.float32}

@@ -34,7 +34,7 @@ def wide(num_indicators: int = 6) -> Schema:
 
 def plan_of(method: str, backbone: str = f"dnn[{HIDDEN}]") -> Plan:
     rewriter, base = select("methods", method).value, select("backbones", backbone).value
-    return rewriter.apply(base.plan())  # type: ignore[union-attr]
+    return rewriter.apply(base.plan())
 
 
 def cost_of(method: str, backbone: str = f"dnn[{HIDDEN}]", schema: Schema | None = None) -> Cost:
@@ -150,7 +150,7 @@ LENGTHS = {"past_f5": 9, "past_f7": 4}
 
 def pooled(kind: str, method: str = "plain") -> Plan:
     rewriter, base = select("methods", method).value, select("backbones", f"dnn[pooling={kind}]").value
-    return rewriter.apply(base.full_plan())  # type: ignore[union-attr]
+    return rewriter.apply(base.full_plan())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ NEURAL = [
 @pytest.mark.parametrize("method", NEURAL)
 def test_the_tree_adds_up_to_the_real_model(method: str, backbone: str, schema: Schema) -> None:
     schema = replace(schema, embedding_size=8)
-    if select("methods", method).value.supports(select("backbones", backbone).value.plan()):  # type: ignore[union-attr]
+    if select("methods", method).value.supports(select("backbones", backbone).value.plan()):
         pytest.skip("not supported")
     plan = plan_of(method, backbone)
     cost, model = plan_cost(plan, schema, batch_rows=64), CTRModel(plan, schema, seed=1).eval()

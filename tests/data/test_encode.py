@@ -102,7 +102,7 @@ def test_counts_of_list_elements_do_not_depend_on_the_block_size(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "BLOCK", block)
-    elements = encode._Elements(
+    elements = encode.ListElements(
         lengths=np.array([2, 0, 3, 1], dtype=np.int32),
         codes=np.array([0, 1, 2, 2, 0, 1], dtype=np.uint32),
         texts=pl.Series(["a", "b", "c"]),

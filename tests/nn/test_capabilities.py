@@ -31,8 +31,8 @@ def models(schema: Schema) -> Iterator[CTRModel]:
     ]
     for method, backbone in pairs:
         rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        if rewriter.as_estimator() is None:  # type: ignore[union-attr]
-            yield CTRModel(rewriter.apply(base.plan()), schema, seed=1)  # type: ignore[union-attr]
+        if rewriter.as_estimator() is None:
+            yield CTRModel(rewriter.apply(base.plan()), schema, seed=1)
 
 
 def test_no_module_declares_a_misspelled_capability(schema: Schema) -> None:

@@ -223,7 +223,7 @@ def test_first_order_weights_read_through_the_optimizer_equal_those_of_the_table
     optimizer = Optimizer(with_weights, AdamConfig())
     optimizer.begin()
     read = with_weights(batch, optimizer)
-    assert all(torch.equal(a, b) for a, b in zip(direct, read, strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(direct, read, strict=True))
 
 
 def test_first_order_weights_get_their_own_gradient(with_weights: FieldEmbedding, batch: Batch) -> None:

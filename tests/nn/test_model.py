@@ -85,8 +85,7 @@ def test_stacked_interactions_are_inputs_of_the_tower(schema: Schema, data: Spli
 
 def test_stacked_without_interactions_equals_parallel(schema: Schema, data: SplitData) -> None:
     stacked, parallel = (
-        CTRModel(Plan(tower=DEEP, head=HEAD, join=join), schema, seed=1)  # type: ignore[arg-type]
-        for join in ("stacked", "parallel")
+        CTRModel(Plan(tower=DEEP, head=HEAD, join=join), schema, seed=1) for join in ("stacked", "parallel")
     )
     assert torch.equal(stacked(data.slice(0, 5)), parallel(data.slice(0, 5)))
 
@@ -110,7 +109,7 @@ def test_stages_at_the_input_reach_tower_and_interactions_but_not_logits(
     context = model.context(data.slice(0, 4))
     model.net(context)
     for module in (model.net.tower[0], model.net.interactions[0]):
-        assert torch.equal(module.inputs[0], 2.0 * context.z_BN)  # type: ignore[union-attr, index]
+        assert torch.equal(module.inputs[0], 2.0 * context.z_BN)  # type: ignore[union-attr]
     assert torch.equal(seen[0], context.z_BN)
 
 
@@ -212,7 +211,7 @@ def test_parameters_are_counted_by_owner(build_model: Builder, schema: Schema) -
         def build(self, num_inputs: int, build: Build) -> StageModule:
             return Own(num_inputs)
 
-    plan = select("backbones", "dnn[hidden=8-4]").value.plan().with_input(OwnStage(name="own"))  # type: ignore[union-attr]
+    plan = select("backbones", "dnn[hidden=8-4]").value.plan().with_input(OwnStage(name="own"))
     assert CTRModel(plan, schema, seed=1).num_parameters() == {
         "embedding": embedding,
         "dense": dense,
@@ -238,7 +237,7 @@ def test_without_domain_features_scores_do_not_depend_on_the_domain(schema: Sche
     model, batch = CTRModel(HIDING, schema, seed=1), data.slice(0, 40)
     ids_BF = batch.ids_BF.clone()
     ids_BF[:, :2] = 1
-    other = replace(batch, ids_BF=ids_BF, domain_B=torch.ones(40), indicator_B=torch.ones(40))  # type: ignore[arg-type]
+    other = replace(batch, ids_BF=ids_BF, domain_B=torch.ones(40), indicator_B=torch.ones(40))
     assert torch.equal(model(other), model(batch))
     shown = CTRModel(replace(HIDING, hides_domain=False), schema, seed=1)
     assert not torch.equal(shown(other), shown(batch))

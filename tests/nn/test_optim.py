@@ -102,7 +102,7 @@ def zipf_model() -> CTRModel:
         indicator_rows=(0, *[1] * 19),
         base_rate=0.4,
     )
-    return CTRModel(select("backbones", "dnn[hidden=16-8]").value.plan(), schema, seed=1)  # type: ignore[union-attr]
+    return CTRModel(select("backbones", "dnn[hidden=16-8]").value.plan(), schema, seed=1)
 
 
 def test_deferred_adam_equals_the_dense_adam_of_torch(record_property: Callable[[str, object], None]) -> None:

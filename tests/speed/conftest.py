@@ -24,8 +24,8 @@ def make_case(workload: Workload) -> Callable[..., SpeedCase]:
 
     def make(method: str = "plain", backbone: str = "dnn[hidden=8-4]", batch_size: int = 64) -> SpeedCase:
         return SpeedCase(
-            method=select("methods", method).value,  # type: ignore[arg-type]
-            backbone=select("backbones", backbone).value,  # type: ignore[arg-type]
+            method=select("methods", method).value,
+            backbone=select("backbones", backbone).value,
             workload=workload,
             config=TrainConfig(batch_size=batch_size, embedding_size=4),
         )

@@ -88,8 +88,10 @@ def test_methods_are_measured_in_succession_for_every_other_choice() -> None:
 
 
 def test_a_method_from_a_file_is_measured(tmp_path: Path) -> None:
-    (case,) = bench(request_of(methods=(a_method(tmp_path, "own", ""),))).cases
-    assert case.figures is not None
+    own, plain = bench(request_of(methods=(a_method(tmp_path, "own", ""), "plain"))).cases
+    assert own.figures is not None
+    assert plain.figures is not None
+    assert own.figures.parameters == plain.figures.parameters
 
 
 @pytest.mark.usefixtures("figured")

@@ -13,7 +13,9 @@ import pytest
 from ctrbench.data.card import DatasetCard, bundled_cards, load_card
 from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import SettingError
+from ctrbench.eval.stored import DomainMetrics
 from ctrbench.plugins.registry import select
+from ctrbench.runs.grid import Run
 from ctrbench.runs.store import RunStore
 from ctrbench.studies.plan import make_experiment, plan_study
 from ctrbench.studies.study import bundled_studies, load_study, nested_sets, read_study
@@ -178,6 +180,13 @@ PICTURES = {
 }
 
 
+def domains_of(store: RunStore, run: Run) -> DomainMetrics:
+    record = store.find(run.key)
+    assert record is not None
+    assert record.result is not None
+    return record.result.domains
+
+
 def test_calibration_is_drawn_for_domains_with_enough_clicks(
     place: Path, write: Callable[..., Path], ctrbench: Callable[..., int]
 ) -> None:
@@ -187,7 +196,7 @@ def test_calibration_is_drawn_for_domains_with_enough_clicks(
     assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 0
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     store = RunStore(results=place / "results", home=place / "home")
-    domains = store.find(part.runs[0].key).result.domains  # type: ignore[union-attr]
+    domains = domains_of(store, part.runs[0])
     enough = sum(positives >= 40 for positives in domains.positives)
     assert 0 < enough < sum(rows > 0 for rows in domains.rows)
     with (place / "study" / "pcoc" / "data.csv").open(encoding="utf-8") as stream:
@@ -277,7 +286,7 @@ def test_the_pruned_shares_are_those_of_the_model(
     store = RunStore(results=place / "results", home=place / "home")
     (part,) = plan_study(read_study(file), open_prepared("tiny"), seeds="1")
     shown = store.inspection(part.runs[1].key)
-    domains = store.find(part.runs[1].key).result.domains  # type: ignore[union-attr]
+    domains = domains_of(store, part.runs[1])
     rows = dict(zip(domains.domain, domains.rows, strict=True))
     assert shown is not None
     assert shown.rows_D.tolist() == [rows[domain] for domain in shown.domain_D.tolist()]

@@ -117,7 +117,7 @@ def batches(learner: Learner, case: Case, workers: Workers | None) -> Iterator[B
 def build(case: Case) -> tuple[CTRModel, Learner]:
     method, backbone = select("methods", case.method).value, select("backbones", case.backbone).value
     small = backbone.model_copy(update={"hidden": (8, 4)})
-    return CTRModel(method.apply(small.full_plan()), SCHEMA, seed=1), method.learner()  # type: ignore[union-attr]
+    return CTRModel(method.apply(small.full_plan()), SCHEMA, seed=1), method.learner()
 
 
 def train(workers: Workers | None, case: Case) -> Trained:

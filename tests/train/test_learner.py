@@ -91,7 +91,7 @@ class PenalisedModule(StageModule):
 
 
 def test_penalties_give_gradients_and_are_not_part_of_the_loss(schema: Schema, data: SplitData) -> None:
-    plan: Plan = select("backbones", "dnn[hidden=8-4]").value.plan()  # type: ignore[union-attr]
+    plan: Plan = select("backbones", "dnn[hidden=8-4]").value.plan()
     model = CTRModel(plan.with_input(Penalized(name="penalized")), schema, seed=1)
     plain, batch = CTRModel(plan, schema, seed=1), data.slice(0, 16)
     output = Learner().step(model, Optimizer(model, AdamConfig()), batch)
@@ -103,7 +103,7 @@ def test_penalties_give_gradients_and_are_not_part_of_the_loss(schema: Schema, d
 def test_orders_are_mixed_or_of_one_domain(data: SplitData) -> None:
     orders = {}
     for batching in ("mixed", "domain"):
-        learner = Learner(batching=batching)  # type: ignore[arg-type]
+        learner = Learner(batching=batching)
         orders[batching] = learner.order(data, batch_size=64, generator=np.random.default_rng(0))
     kinds = {
         name: [len(set(batch.indicator_B.tolist())) for batch in data.batches(order)]

@@ -46,10 +46,10 @@ SCHEMA = Schema(
 def trainer(method: str = "plain", **settings: object) -> Trainer:
     config = TrainConfig.model_validate({"embedding_size": 4, "batch_size": 32, "epochs": 2, **settings})
     rewriter, backbone = select("methods", method).value, select("backbones", "dnn[hidden=8-4]").value
-    plan = rewriter.apply(backbone.plan())  # type: ignore[union-attr]
+    plan = rewriter.apply(backbone.plan())
     return Trainer(
         model=CTRModel(plan, SCHEMA, seed=3),
-        learner=rewriter.learner(),  # type: ignore[union-attr]
+        learner=rewriter.learner(),
         train=make_rows(800, 0),
         dev=make_rows(300, 1),
         config=config,

@@ -146,7 +146,7 @@ def record_death(run: Run, store: RunStore, exitcode: int | None) -> RunRecord:
     return record_failure(run, store, error)
 
 
-def _send(pipe: Connection, message: object) -> None:
+def send_message(pipe: Connection, message: object) -> None:
     """Send to the parent process; exit if it is gone, which is no failure of the run."""
     try:
         pipe.send(message)
@@ -170,8 +170,8 @@ def serve_runs(
         except EOFError:
             return
         try:
-            send = partial(_send, pipe)
+            send = partial(send_message, pipe)
             send(execute(run, store, progress=send, checkpoint_seconds=checkpoint_seconds))
         except CtrbenchError as error:
             # Not a failure of the run, which would be a record, but of writing it, such as a full disk.
-            _send(pipe, error)
+            send_message(pipe, error)

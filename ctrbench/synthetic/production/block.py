@@ -136,7 +136,8 @@ class Block:
         )
 
     @cached_property
-    def _category_and_item(self) -> tuple[Integers, Integers]:
+    def category_and_item(self) -> tuple[Integers, Integers]:
+        """Category and item, drawn together."""
         traffic, category, item = self.world.traffic, self._empty_integers(), self._empty_integers()
         rows.items(
             rows.Draw(self.seed, self.start, self.draw),
@@ -154,12 +155,12 @@ class Block:
     @property
     def category(self) -> Integers:
         """Category, as rank by traffic."""
-        return self._category_and_item[0]
+        return self.category_and_item[0]
 
     @property
     def item(self) -> Integers:
         """Item; items of a category have consecutive indices, ordered by popularity."""
-        return self._category_and_item[1]
+        return self.category_and_item[1]
 
     @cached_property
     def item_features(self) -> Integers:

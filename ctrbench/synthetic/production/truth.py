@@ -158,7 +158,7 @@ def contents(seed: int, form: int, entities: Entities, latents: Latents, parts_3
         if form == BILINEAR:
             parts_3B[1, i] = _dot_product(structured_DK[domain], q)
         elif form == MLP:
-            parts_3B[1, i] = _network_logit(mlp[0][domain], mlp[1], mlp[2], mlp[3], q)
+            parts_3B[1, i] = network_logit(mlp[0][domain], mlp[1], mlp[2], mlp[3], q)
         else:
             parts_3B[1, i] = _tree_logit(tree[0][domain], tree[1], tree[2], q)
         parts_3B[2, i] = _dot_product(idiosyncratic_DK[domain], q)
@@ -173,7 +173,7 @@ def _dot_product(first: Floats, second: Floats) -> float:
 
 
 @compiled
-def _network_logit(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q: Floats) -> float:
+def network_logit(side_H: Floats, content_KH: Floats, offset_H: Floats, out_H: Floats, q: Floats) -> float:
     """Return the output of a network of 4 H tanh units, odd in both inputs, so that neither has a main effect."""
     total = 0.0
     for h in range(len(out_H)):

@@ -202,7 +202,7 @@ def test_an_existing_dataset_is_returned(prepared: Prepared, homes: dict[bool, P
     assert (
         prepare_generated(SPEC, home=homes[True], dispatch=never).manifest.created
         == prepared.manifest.created
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_histories_share_the_items_ids(prepared: Prepared) -> None:

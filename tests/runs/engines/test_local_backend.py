@@ -19,9 +19,9 @@ from ctrbench.errors import DataError, SettingError
 from ctrbench.runs.engines.engine import make_engine
 from ctrbench.runs.engines.local_backend import (
     LocalBackend,
-    _send,
     ignored_interrupts,
     record_death,
+    send_message,
     serve_runs,
 )
 from ctrbench.runs.grid import Run, make_config, make_grid
@@ -112,7 +112,8 @@ def test_a_process_without_a_parent_records_no_failed_run(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(
-        "ctrbench.runs.engines.local_backend._send", lambda *message: (ours.close(), _send(*message))
+        "ctrbench.runs.engines.local_backend.send_message",
+        lambda *message: (ours.close(), send_message(*message)),
     )
     store = RunStore(results=tmp_path, home=home / "home")
     with pytest.raises(SystemExit, match="the parent process has exited"):

@@ -268,10 +268,10 @@ def test_insufficient_disk_space_is_detected_in_advance(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_no_files_remain_after_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(iaac, "_write_block", full)
+    monkeypatch.setattr("polars.DataFrame.write_csv", full)
     with pytest.raises(DataError, match="no space left on the disk"):
         make_twin(500, tmp_path)
     assert list(tmp_path.iterdir()) == []

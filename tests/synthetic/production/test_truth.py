@@ -16,7 +16,7 @@ from ctrbench.synthetic.production.clicks import ClickBlock, Component
 from ctrbench.synthetic.production.generator import CATEGORY_SEQUENCE, ITEM_SEQUENCE, Production
 from ctrbench.synthetic.production.streams import Stream
 from ctrbench.synthetic.production.traffic import tilted_shares
-from ctrbench.synthetic.production.truth import _network_logit
+from ctrbench.synthetic.production.truth import network_logit
 from ctrbench.synthetic.production.world import make_world
 
 Columns = dict[str, np.ndarray]
@@ -205,7 +205,7 @@ def test_network_is_odd_in_domain_and_content() -> None:
         rng.normal(size=8),
     )
     q = rng.normal(size=16)
-    value = _network_logit(side, contents, offset, out, q)
+    value = network_logit(side, contents, offset, out, q)
     inner = contents.T @ q
     expected = sum(
         sign_m * sign_x * np.tanh(offset + sign_m * side + sign_x * inner)
@@ -213,8 +213,8 @@ def test_network_is_odd_in_domain_and_content() -> None:
         for sign_x in (1, -1)
     )
     assert value == pytest.approx(expected @ out)
-    assert _network_logit(-side, contents, offset, out, q) == pytest.approx(-value)
-    assert _network_logit(side, contents, offset, out, -q) == pytest.approx(-value)
+    assert network_logit(-side, contents, offset, out, q) == pytest.approx(-value)
+    assert network_logit(side, contents, offset, out, -q) == pytest.approx(-value)
 
 
 def test_trees_split_on_signs_of_relevant_dimensions(make: Callable[..., Production]) -> None:
