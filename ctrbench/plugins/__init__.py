@@ -1,1 +1,1 @@
-"""Plug-ins: their base classes, how they are found, the scaffold and the generated pages."""
+"""Methods and backbones: their base classes, selectors, scaffold and generated pages."""

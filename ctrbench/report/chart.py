@@ -7,7 +7,7 @@ entry point of the group `ctrbench.charts`. Imports altair for type checkers onl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,10 +79,13 @@ def load_charts(names: Iterable[str] = ()) -> tuple[Chart, ...]:
 
 
 def draw_figures(charts: Sequence[Chart], summary: Summary) -> tuple[Figure, ...]:
-    """Return the figures of all charts, in order; raises `ContractError` where two would write the same files."""
+    """Return the figures of all charts, in order.
+
+    Raises `ContractError` where two would write the same files, and for a chart that returns anything but figures.
+    """
     figures: dict[str, Figure] = {}
     for chart in charts:
-        for figure in chart.draw(summary):
+        for figure in _draw(chart, summary):
             if figure.stem in figures:
                 raise ContractError(
                     "stems of figures must be unique",
@@ -91,3 +94,15 @@ def draw_figures(charts: Sequence[Chart], summary: Summary) -> tuple[Figure, ...
                 )
             figures[figure.stem] = figure
     return tuple(figures.values())
+
+
+def _draw(chart: Chart, summary: Summary) -> Iterator[Figure]:
+    drawn: object = chart.draw(summary)
+    for figure in drawn if isinstance(drawn, Iterable) else (drawn,):
+        if not isinstance(figure, Figure):
+            raise ContractError(
+                "draw() of a chart must yield figures",
+                value=f"{type(chart).__name__} returned {type(figure).__name__}",
+                remedy="yield Figure(stem=…, title=…, chart=…)",
+            )
+        yield figure

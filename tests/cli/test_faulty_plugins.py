@@ -38,6 +38,14 @@ class Mine(Drawing):
     def draw(self, parts, *, store):
         return {body}
 """
+CHART = """
+from ctrbench.report.chart import Chart
+
+
+class Mine(Chart):
+    def draw(self, summary):
+        return {body}
+"""
 METHOD = """
 from ctrbench.extend import Method
 
@@ -52,10 +60,11 @@ class Mine(Method):
 STUDY = 'title = "Mine"\ndraw = "mine.py"\nmethods = { plain = "plain" }\nseeds = 1\ntrain = { epochs = 1 }\n'
 COMMANDS = {
     "metric": ("report", "--metrics", "mine.py"),
+    "chart": ("report", "--charts", "mine.py"),
     "reader": ("prepare", "tiny.toml", "--force"),
     "drawing": ("study", "mine.toml"),
 }
-SOURCES = {"metric": METRIC, "reader": READER, "drawing": DRAWING}
+SOURCES = {"metric": METRIC, "chart": CHART, "reader": READER, "drawing": DRAWING}
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ def use(prepared: Path, train: Call, call: Call) -> Callable[[str, str], Complet
 
     def run(kind: str, body: str) -> CompletedProcess[str]:
         Path("mine.py").write_text(SOURCES[kind].format(body=body), encoding="utf-8")
-        if kind == "metric":
+        if kind in ("metric", "chart"):
             assert train("--methods", "plain").returncode == 0
         if kind == "reader":
             card = Path("tiny.toml")
@@ -77,7 +86,7 @@ def use(prepared: Path, train: Call, call: Call) -> Callable[[str, str], Complet
 
 
 @pytest.mark.parametrize(
-    ("kind", "function"), [("metric", "values"), ("reader", "read"), ("drawing", "draw")]
+    ("kind", "function"), [("metric", "values"), ("chart", "draw"), ("reader", "read"), ("drawing", "draw")]
 )
 def test_an_exception_names_file_and_line(
     use: Callable[[str, str], CompletedProcess[str]], kind: str, function: str
@@ -97,6 +106,7 @@ def test_an_exception_names_file_and_line(
     ("kind", "message"),
     [
         ("metric", "one number per group: metric mine returned int for "),
+        ("chart", "draw() of a chart must yield figures: "),
         ("reader", "RawData with a polars LazyFrame: "),
         ("drawing", "draw() of a drawing must return Drawn: "),
     ],
