@@ -10,7 +10,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ctrbench.added_fields import added_field
-from ctrbench.data.batches import Batch, Order, SplitData, domain_order
+from ctrbench.data.batches import Batch, Order, SplitData, domain_order, split_of
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
 from ctrbench.nn.build import Activation, Build, start_weight
@@ -55,7 +55,37 @@ from ctrbench.nn.stages import (
 from ctrbench.nn.tables import EMBEDDING_STD, RowTable
 from ctrbench.plugins.base import Backbone, Estimator, Fitted, Method, Settings
 from ctrbench.plugins.inspection import GateSite, Inspection
-from ctrbench.train.learner import EVAL_ROWS, Learner, StepOutput, bce, dev_auc, score_rows, total_loss
+from ctrbench.train.functional import (
+    Weights,
+    adapt,
+    dense_parameters,
+    descend,
+    gradient_with,
+    holding,
+    loss_with,
+    score_with,
+    split_vector,
+)
+from ctrbench.train.learner import (
+    EVAL_ROWS,
+    Learner,
+    StepOutput,
+    bce,
+    dev_auc,
+    evaluating,
+    score_rows,
+    total_loss,
+)
+from ctrbench.train.side_network import SideNetwork
+from ctrbench.train.tasks import (
+    ShuffledRows,
+    TaskWindows,
+    Turns,
+    last_rows,
+    rows_by_task,
+    task_runs,
+    trainable_tasks,
+)
 
 __all__ = [
     "EMBEDDING_STD",
@@ -100,30 +130,49 @@ __all__ = [
     "Schema",
     "SettingError",
     "Settings",
+    "ShuffledRows",
+    "SideNetwork",
     "SplitData",
     "Stage",
     "StageModule",
     "StarDense",
     "StepOutput",
+    "TaskWindows",
     "Team",
     "TowerBank",
+    "Turns",
+    "Weights",
     "activate",
+    "adapt",
     "added_field",
     "bce",
     "check_layout",
+    "dense_parameters",
     "dense_stages",
+    "descend",
     "dev_auc",
     "domain_order",
     "domain_table",
+    "evaluating",
     "full_precision",
+    "gradient_with",
+    "holding",
+    "last_rows",
+    "loss_with",
     "model_validator",
     "refuse_many_domains",
+    "rows_by_task",
     "score_rows",
+    "score_with",
     "select_own",
+    "split_of",
     "split_tower",
+    "split_vector",
     "start_weight",
+    "task_runs",
     "total_loss",
     "train_gate",
+    "trainable_tasks",
     "weighted_sum",
     "with_prefix",
 ]

@@ -9,9 +9,9 @@ Shapes in names: B rows, F one-id fields, K numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 4096
 Cut = Callable[[torch.Tensor], tuple[torch.Tensor, float]]
 """Maps the rows of a batch to the rows of one worker and their share of the batch."""
-_TENSORS = ("ids_BF", "bags", "numeric_BK", "domain_B", "indicator_B", "label_B")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,17 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+    def tensors(self) -> dict[str, Any]:
+        """Return inputs and labels by name, such as for a checkpoint; `split_of` restores the rows."""
+        return {
+            "ids_BF": self.ids_BF,
+            "bags": self.bags,
+            "numeric_BK": self.numeric_BK,
+            "domain_B": self.domain_B,
+            "indicator_B": self.indicator_B,
+            "label_B": self.label_B,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,12 @@ class Order:
     """int64, start index of each batch, and the end of the last one."""
     nominal: int | None = None
     """Rows of a full batch if smaller batches have a lower weight."""
+
+    @classmethod
+    def of(cls, batches: Sequence[np.ndarray], *, nominal: int | None = None) -> Self:
+        """Return the order that visits these batches of row numbers one after the other."""
+        starts = np.concatenate([[0], np.cumsum([len(rows) for rows in batches])])
+        return cls(rows=np.concatenate(batches), starts=starts, nominal=nominal)
 
     @property
     def num_batches(self) -> int:
@@ -237,12 +253,17 @@ def subset(data: SplitData, rows: np.ndarray) -> SplitData:
     """Return a copy of some rows of a split on the CPU, in the given order."""
     batch = data.take(torch.from_numpy(rows))
     return SplitData(
-        **{name: getattr(batch, name) for name in _TENSORS},
+        **batch.tensors(),
         row=data.row[rows],
         user=None if data.user is None else data.user[rows],
         probability=None if data.probability is None else data.probability[rows],
         ceiling=None if data.ceiling is None else data.ceiling[rows],
     )
+
+
+def split_of(tensors: Mapping[str, Any]) -> SplitData:
+    """Return rows as a split, given their `Rows.tensors`; row numbers are those within the split."""
+    return SplitData(**tensors, row=np.arange(len(tensors["label_B"])), user=None, probability=None)
 
 
 def concatenated(parts: Sequence[SplitData]) -> SplitData:
@@ -302,8 +323,7 @@ def domain_order(
         mixed = generator.permutation(np.concatenate(remainders))
         blocks += np.split(mixed, range(batch_size, len(mixed), batch_size))
     blocks = [blocks[i] for i in generator.permutation(len(blocks))]
-    starts = np.concatenate([[0], np.cumsum([len(block) for block in blocks])])
-    return Order(rows=np.concatenate(blocks), starts=starts, nominal=batch_size)
+    return Order.of(blocks, nominal=batch_size)
 
 
 def _column_array(table: pa.Table, name: str) -> np.ndarray:

@@ -67,6 +67,7 @@ from ctrbench.extend import (
     added_field,
     bce,
     dense_stages,
+    evaluating,
     refuse_many_domains,
     weighted_sum,
     with_prefix,
@@ -253,16 +254,15 @@ class BilevelLearner(Learner):
         return {"balance": b, "weight": w_d}
 
     def _step_on_dev(self, model: CTRModel, experts: ExpertsModule, batch: Batch) -> None:
-        adam, was_training = self._get_adam(experts), model.training
-        model.eval()
+        adam = self._get_adam(experts)
         for scalar in experts.scalars:
             scalar.requires_grad_()
-        loss = bce(model(batch), batch.label_B)
+        with evaluating(model):
+            loss = bce(model(batch), batch.label_B)
         for scalar, grad in zip(experts.scalars, torch.autograd.grad(loss, experts.scalars), strict=True):
             scalar.requires_grad_(False).grad = grad
         adam.step()
         adam.zero_grad()
-        model.train(was_training)
 
     def _get_adam(self, experts: ExpertsModule) -> torch.optim.Adam:
         if self.adam is None:

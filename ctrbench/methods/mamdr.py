@@ -40,7 +40,6 @@ Limits: the θ_p of all domains may hold 2^28 numbers in total, and the copy of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -49,7 +48,6 @@ import torch
 from torch import nn
 
 from ctrbench.extend import (
-    EVAL_ROWS,
     Batch,
     Column,
     CTRModel,
@@ -59,13 +57,20 @@ from ctrbench.extend import (
     Optimizer,
     Order,
     Plan,
-    Routing,
-    RowTable,
     SettingError,
+    ShuffledRows,
     SplitData,
     StepOutput,
+    Turns,
+    dense_parameters,
+    evaluating,
+    holding,
     model_validator,
+    rows_by_task,
     score_rows,
+    score_with,
+    split_vector,
+    trainable_tasks,
 )
 
 SHARED = "shared"
@@ -165,7 +170,7 @@ class MamdrLearner(Learner):
             visits = loop.fitting(left)
             if not visits:
                 break
-            rounds.record(loop, len(visits))
+            rounds.finish(loop, len(visits))
             for rows in visits:
                 parts = np.array_split(rows, -(-len(rows) // batch_size))
                 schedule += [[loop.owner, number, False] for number in range(1, len(parts) + 1)]
@@ -173,9 +178,8 @@ class MamdrLearner(Learner):
                 left -= len(rows)
             schedule[-1][-1] = True
         self.schedule = torch.tensor(schedule, dtype=torch.int64)
-        self.waiting = self.waiting[0], [*rounds.turn, *rounds.queue]
-        starts = np.concatenate([[0], np.cumsum([len(rows) for rows in batches])])
-        return Order(rows=np.concatenate(batches), starts=starts)
+        self.waiting = self.waiting[0], rounds.turns.waiting
+        return Order.of(batches)
 
     def _begin(self, generator: np.random.Generator) -> None:
         """Begin an epoch, or resume a restored one, whose order is drawn again."""
@@ -186,18 +190,18 @@ class MamdrLearner(Learner):
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
         """Make the next step of the loop; after its last step move θ or θ_p."""
-        weights = _dense(model)
+        weights = dense_parameters(model)
         self._make_own(model, weights)
         if self.position == len(self.schedule):
             return super().step(model, optimizer, batch)
         owner, number, is_last = self.schedule[self.position].tolist()
         self.position += 1
         if owner == PLAIN_STEPS:
-            with _restarted(optimizer, number):
+            with optimizer.restarted(number):
                 return super().step(model, optimizer, batch)
         if self.copy_P is None:
             self.copy_P = self._weights_of(owner, weights)
-        with _restarted(optimizer, number), _holding(weights, self.copy_P):
+        with optimizer.restarted(number), holding(weights, self.copy_P):
             output = super().step(model, optimizer, batch)
         if is_last:
             self._end(owner, weights, self.copy_P)
@@ -229,7 +233,7 @@ class MamdrLearner(Learner):
         """Move θ, or θ_p of the owner, part of the way to the copy."""
         self.copy_P = None
         if owner == SHARED_LOOP:
-            for weight, target in zip(weights, _views(copy_P, weights), strict=True):
+            for weight, target in zip(weights, split_vector(copy_P, weights), strict=True):
                 weight.lerp_(target, self.settings.outer_rate)
         else:
             assert self.own_MP is not None
@@ -240,7 +244,7 @@ class MamdrLearner(Learner):
         """Return the number of domains without a loop of their own, which θ scores; nothing is chosen."""
         if not self.settings.regularisation:
             return {}
-        self._make_own(model, _dense(model))
+        self._make_own(model, dense_parameters(model))
         assert self.own_MP is not None
         return {"domains_without_own_weights": int((~self.own_MP[1:].any(1)).sum())}
 
@@ -253,17 +257,17 @@ class MamdrLearner(Learner):
 
     def _own_scores(self, model: CTRModel, data: SplitData, scores: np.ndarray) -> np.ndarray:
         """Replace the scores of domains that have their own weights; the model is not changed."""
-        weights, was_training = _dense(model), model.training
+        weights = dense_parameters(model)
         self._make_own(model, weights)
         assert self.own_MP is not None
         has_own = self.own_MP.any(1).tolist()
-        model.eval()
-        for domain, rows in Routing(data.indicator_B).members:
-            if has_own[domain]:
-                with _holding(weights, self._weights_of(domain, weights)), torch.no_grad():
-                    parts = [model(data.take(part)).float() for part in torch.split(rows, EVAL_ROWS)]
-                scores[rows.numpy()] = torch.cat(parts).cpu().numpy()
-        model.train(was_training)
+        own_rows = {
+            domain: rows for domain, rows in rows_by_task(data.indicator_B).items() if has_own[domain]
+        }
+        with evaluating(model):
+            for domain, rows in own_rows.items():
+                with holding(weights, self._weights_of(domain, weights)):
+                    scores[rows] = score_with(model, {}, data, rows)
         return scores
 
     def state_dict(self) -> dict[str, Any]:
@@ -318,45 +322,29 @@ class _Rounds:
         waiting: list[int],
     ) -> None:
         self.settings, self.generator = settings, generator
-        by_domain = {domain: rows.numpy() for domain, rows in Routing(train.indicator_B).members if domain}
-        self.rows = {p: _Stream(rows, generator) for p, rows in sorted(by_domain.items()) if len(rows) > 1}
-        self.turn: list[int] = []
-        """Domains of the round that wait for their turn."""
-        self.queue = [domain for domain in waiting if domain in self.rows]
-        """Domains of later rounds, as far as they are drawn."""
-        if not self.rows:
-            raise ValueError("mamdr needs a domain with at least two training rows")
-        self.all_rows = _Stream(np.arange(len(train)), generator)
+        tasks = trainable_tasks(train.indicator_B, with_unseen=False)
+        self.rows = {domain: ShuffledRows(rows, generator) for domain, rows in tasks.items()}
+        self.all_rows = ShuffledRows(np.arange(len(train)), generator)
         self.num_others = min(settings.others, len(self.rows) - 1)
         num_own = 2 * (self.num_others + 1) if settings.regularisation else 0
-        self.num_drawn = min(settings.domains, len(self.rows))
-        num_visits = self.num_drawn * (1 + num_own)
+        num_drawn = min(settings.domains, len(self.rows))
+        self.turns = Turns(list(self.rows), num_drawn, generator, waiting=waiting)
+        num_visits = num_drawn * (1 + num_own)
         self.most = min(settings.batches * batch_size, max(2, len(train) // num_visits))
 
     def loops(self) -> Iterator[_Loop]:
         """Yield the loops of each round: that of θ, then those of each of its domains."""
         while True:
-            domains = self._round()
+            # Where an epoch ends within the loop of θ, some domains of that round were not visited.
+            domains = self.turns.deal()
             yield self._shared(domains)
             for domain in domains if self.settings.regularisation else ():
                 yield from self._own(domain)
 
-    def _round(self) -> list[int]:
-        """Return the distinct domains of a round, beginning with the rest of the last pass over all."""
-        # Where an epoch ends within the loop of θ, some domains of that round were not visited.
-        self.queue = [*self.turn, *self.queue]
-        if len(self.queue) < self.num_drawn:
-            drawn = self.generator.permutation(list(self.rows)).tolist()
-            self.queue += sorted(drawn, key=self.queue.__contains__)
-        self.turn, self.queue = self.queue[: self.num_drawn], self.queue[self.num_drawn :]
-        return self.turn
-
-    def record(self, loop: _Loop, num_visits: int) -> None:
-        """Remove the loop's domain from those that wait; without own loops, remove the visited domains."""
-        if self.settings.regularisation:
-            self.turn = [domain for domain in self.turn if domain != loop.owner]
-        else:
-            self.turn = self.turn[num_visits:]
+    def finish(self, loop: _Loop, num_visits: int) -> None:
+        """Note the turn of the loop's domain; without own loops, those of the visited domains."""
+        visited = self.turns.current[:num_visits]
+        self.turns.finish([loop.owner] if self.settings.regularisation else visited)
 
     def _shared(self, domains: list[int]) -> _Loop:
         if self.settings.negotiation:
@@ -374,51 +362,3 @@ class _Rounds:
 
     def _size(self, domain: int) -> int:
         return min(self.most, len(self.rows[domain].rows))
-
-
-class _Stream:
-    """Rows in shuffled order, shuffled again when fewer remain than are requested."""
-
-    def __init__(self, rows: np.ndarray, generator: np.random.Generator) -> None:
-        self.rows, self.generator = rows, generator
-        self.position = len(rows)
-
-    def take(self, count: int) -> np.ndarray:
-        """Return the next `count` rows, which are distinct."""
-        if self.position + count > len(self.rows):
-            self.rows, self.position = self.generator.permutation(self.rows), 0
-        self.position += count
-        return self.rows[self.position - count : self.position]
-
-
-def _dense(model: CTRModel) -> list[nn.Parameter]:
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
-    return [weight for weight in model.parameters() if id(weight) not in tables]
-
-
-def _views(vector_P: torch.Tensor, weights: list[nn.Parameter]) -> list[torch.Tensor]:
-    parts = torch.split(vector_P, [weight.numel() for weight in weights])
-    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-
-
-@contextmanager
-def _holding(weights: list[nn.Parameter], vector_P: torch.Tensor) -> Iterator[None]:
-    """Let the weights be views of the vector, so that an optimiser step changes the vector."""
-    saved = [weight.data for weight in weights]
-    for weight, view in zip(weights, _views(vector_P, weights), strict=True):
-        weight.data = view
-    try:
-        yield
-    finally:
-        for weight, data in zip(weights, saved, strict=True):
-            weight.data = data
-
-
-def _restarted(optimizer: Optimizer, number: int) -> AbstractContextManager[None]:
-    """Let Adam's first moments begin, and their correction count, with the first step of a visit."""
-    dense, config = optimizer.dense_view(), optimizer.config
-    if number == 1:
-        dense.reset_first_moments()
-    # The optimiser corrects by all its steps.
-    correction = (1.0 - config.beta1 ** (optimizer.steps + 1)) / (1.0 - config.beta1**number)
-    return dense.learning_rate(config.lr * correction)

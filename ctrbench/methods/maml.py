@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -46,7 +46,6 @@ from torch import nn
 from torch.nn import functional
 
 from ctrbench.extend import (
-    EVAL_ROWS,
     Batch,
     Build,
     Column,
@@ -59,17 +58,27 @@ from ctrbench.extend import (
     Order,
     Plan,
     Schema,
+    SideNetwork,
     SplitData,
     StepOutput,
-    bce,
+    TaskWindows,
+    Weights,
+    adapt,
+    descend,
     dev_auc,
+    evaluating,
+    gradient_with,
+    last_rows,
+    loss_with,
     model_validator,
+    rows_by_task,
     score_rows,
+    score_with,
+    split_of,
     start_weight,
-    total_loss,
+    task_runs,
 )
 
-Parameters = dict[str, torch.Tensor]
 Rate = float | torch.Tensor
 """Rate α of a task; a tensor where it is learned."""
 UNADAPTED = "unadapted"
@@ -161,19 +170,21 @@ class MamlLearner(Learner):
         self.adaptation_steps = 0
         self.support: SplitData | None = None
         """Rows on which tasks are adapted before scoring, one run per task."""
-        self.rates = LearnedRates(settings.inner_lr) if settings.paml_lr else None
+        make = partial(RateNetwork, start=settings.inner_lr)
+        self.rates = SideNetwork(make) if settings.paml_lr else None
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
         """Draw tasks and windows until `len(train)` rows are processed; `batch_size` has no effect."""
-        windows = _Windows(self.settings, train, generator)
+        num_tasks, tau = self.settings.tasks, self.settings.tau
+        width = self.settings.support + self.settings.query_rows
+        windows = TaskWindows(train.indicator_B, generator, num_tasks=num_tasks, width=width, tau=tau)
         batches: list[np.ndarray] = []
         processed = 0
         while processed < len(train):
             drawn = windows.draw()
             batches.append(np.concatenate(drawn))
             processed += sum(self._passes(len(rows)) for rows in drawn)
-        starts = np.concatenate([[0], np.cumsum([len(rows) for rows in batches])])
-        return Order(rows=np.concatenate(batches), starts=starts)
+        return Order.of(batches)
 
     def _passes(self, rows: int) -> int:
         support, query = self._parts(slice(0, rows))
@@ -194,14 +205,14 @@ class MamlLearner(Learner):
         if self.rates is not None:
             self.rates.begin()
         context = model.context(batch, optimizer)
-        runs = [(task, run) for task, run in _runs(batch.indicator_B) if run.stop - run.start > 1]
+        runs = [(task, run) for task, run in task_runs(batch.indicator_B) if run.stop - run.start > 1]
         weights = self._weights(model, [task for task, _ in runs])
         adapted, losses = [], []
         for weight, (_, run) in zip(weights, runs, strict=True):
             support, query = self._parts(run)
             weights_p = self._meta_adapt(model, context.part(support), batch.label_B[support])
             adapted.append(weights_p)
-            losses.append(weight * _loss(model, weights_p, context.part(query), batch.label_B[query]))
+            losses.append(weight * loss_with(model, weights_p, context.part(query), batch.label_B[query]))
         loss = torch.stack(losses).sum()
         torch.autograd.backward(loss)
         self._set_gradients(model, adapted, weights)
@@ -216,48 +227,33 @@ class MamlLearner(Learner):
         shares: list[float] = (weights / weights.sum()).tolist()
         return shares
 
-    def _meta_adapt(self, model: CTRModel, context: Context, label_B: torch.Tensor) -> Parameters:
+    def _meta_adapt(self, model: CTRModel, context: Context, label_B: torch.Tensor) -> Weights:
         """Return φ_p: for second-order MAML a function of θ, else detached weights that retain gradients."""
         start, rate = self._start(model), self._rate(model, context)
         if self.settings.variant == "second_order":
             for _ in range(self.settings.inner_steps):
-                grads = _gradient(model, start, context, label_B, create_graph=True)
-                start = _updated(start, grads, rate)
+                grads = gradient_with(model, start, context, label_B, create_graph=True)
+                start = descend(start, grads, rate)
             return start
-        start = self._adapt(model, start, context.detached(), label_B, self.settings.inner_steps, rate)
+        steps = self.settings.inner_steps
+        start = adapt(model, start, context.detached(), label_B, steps=steps, rate=rate)
         for value in start.values():
             # With a learned rate these are not leaves but functions of the rate.
             value.requires_grad_().retain_grad()
         return start
 
     def _rate(self, model: CTRModel, context: Context) -> Rate:
-        return self.settings.inner_lr if self.rates is None else self.rates.of(model, context)
+        if self.rates is None:
+            return self.settings.inner_lr
+        rate: torch.Tensor = self.rates.of(model, context.z_BN.device)(context.domain_BE.detach().mean(0))
+        return rate
 
-    def _start(self, model: CTRModel) -> Parameters:
+    def _start(self, model: CTRModel) -> Weights:
         """Return the adapted weights by name: all dense ones, or the head's for ANIL."""
         only = "head." if self.settings.variant == "anil" else ""
         return {name: value for name, value in model.net.named_parameters() if name.startswith(only)}
 
-    def _adapt(
-        self,
-        model: CTRModel,
-        start: Parameters,
-        context: Context,
-        label_B: torch.Tensor,
-        steps: int,
-        rate: Rate,
-    ) -> Parameters:
-        """Make first-order gradient steps; return θ minus `rate` times constants.
-
-        So ∂φ/∂α is minus the sum of the support gradients, and the query's gradient g reaches α as g·(-Σ ∇L(S_p)).
-        """
-        start = {name: value.detach() for name, value in start.items()}
-        for _ in range(steps):
-            leaves = {name: value.detach().requires_grad_() for name, value in start.items()}
-            start = _updated(start, _gradient(model, leaves, context, label_B), rate)
-        return start
-
-    def _set_gradients(self, model: CTRModel, adapted: list[Parameters], weights: list[float]) -> None:
+    def _set_gradients(self, model: CTRModel, adapted: list[Weights], weights: list[float]) -> None:
         """Set the gradient of θ from the gradients at φ_p; for Reptile, move θ. Second-order MAML has it already."""
         if self.settings.variant == "second_order":
             return
@@ -273,20 +269,14 @@ class MamlLearner(Learner):
     def select(self, model: CTRModel, train: SplitData, dev: SplitData) -> dict[str, float | int | str]:
         """Choose the number of steps with the highest dev AUC, the smallest in a tie."""
         if self.support is None:
-            self.support = self._last_rows(train)
+            settings = self.settings
+            last = last_rows(train.indicator_B, count=settings.support, smallest=settings.min_support)
+            self.support = split_of(train.take(torch.from_numpy(last)).tensors()) if len(last) else None
         choices = tuple(sorted(set(self.settings.eval_steps)))
         scores = self._scores(model, dev, choices)
         areas = {steps: dev_auc(dev, scores[steps]) or 0.0 for steps in choices}
         self.adaptation_steps = max(choices, key=lambda steps: (areas[steps], -steps))
         return {"adaptation_steps": self.adaptation_steps}
-
-    def _last_rows(self, train: SplitData) -> SplitData | None:
-        by_task = _rows_by_task(train.indicator_B)
-        enough = [rows for rows in by_task.values() if len(rows) >= self.settings.min_support]
-        if not enough:
-            return None
-        last = np.concatenate([rows[-self.settings.support :] for rows in enough])
-        return _as_split(train.take(torch.from_numpy(last)))
 
     def score(self, model: CTRModel, data: SplitData) -> dict[str, np.ndarray]:
         """Return the logits after adaptation, and those of the meta-learned start as `unadapted`."""
@@ -299,22 +289,20 @@ class MamlLearner(Learner):
         scores = {steps: plain.copy() for steps in choices}
         if self.support is None or not any(choices):
             return scores
-        was_training = model.training
-        model.eval()
-        by_task = _rows_by_task(data.indicator_B)
+        by_task = rows_by_task(data.indicator_B)
         # Rows restored from a checkpoint are on the CPU.
         all_support = self.support.to(data.label_B.device)
-        for task, run in _runs(all_support.indicator_B):
-            rows = by_task.get(task, np.empty(0, dtype=np.int64))
-            support = all_support.slice(run.start, run.stop)
-            for steps, weights in self._path(model, support, choices) if len(rows) else ():
-                scores[steps][rows] = _score_with(model, weights, data, rows)
-        model.train(was_training)
+        runs = [(task, run) for task, run in task_runs(all_support.indicator_B) if task in by_task]
+        with evaluating(model):
+            for task, run in runs:
+                support, rows = all_support.slice(run.start, run.stop), by_task[task]
+                for steps, weights in self._path(model, support, choices):
+                    scores[steps][rows] = score_with(model, weights, data, rows)
         return scores
 
     def _path(
         self, model: CTRModel, support: Batch, choices: tuple[int, ...]
-    ) -> Iterator[tuple[int, Parameters]]:
+    ) -> Iterator[tuple[int, Weights]]:
         """Yield the weights after each number of steps except 0."""
         with torch.no_grad():
             context = model.context(support)
@@ -322,13 +310,13 @@ class MamlLearner(Learner):
         weights, done = self._start(model), 0
         for steps in choices:
             if steps:
-                weights = self._adapt(model, weights, context, support.label_B, steps - done, rate)
+                weights = adapt(model, weights, context, support.label_B, steps=steps - done, rate=rate)
                 done = steps
                 yield steps, weights
 
     def state_dict(self) -> dict[str, Any]:
         """Return the chosen number of steps, the rows to adapt on and, where they are learned, the rates."""
-        support = None if self.support is None else _tensors(self.support)
+        support = None if self.support is None else self.support.tensors()
         rates = {} if self.rates is None else {"rates": self.rates.state_dict()}
         return {"adaptation_steps": self.adaptation_steps, "support": support, **rates}
 
@@ -336,7 +324,7 @@ class MamlLearner(Learner):
         """Load the state returned by `state_dict`."""
         self.adaptation_steps = state["adaptation_steps"]
         support = state["support"]
-        self.support = None if support is None else _as_split(Batch(**support))
+        self.support = None if support is None else split_of(support)
         if self.rates is not None:
             self.rates.load_state_dict(state["rates"])
 
@@ -358,140 +346,3 @@ class RateNetwork(nn.Module):
         """(E,) to a scalar."""
         hidden_H = torch.tanh(e_E @ self.weight_EH + self.bias_H)
         return functional.softplus(self.base + hidden_H @ self.output_H)
-
-
-class LearnedRates:
-    """The network of rates and the Adam that trains it.
-
-    Both are created when the first model is available, which determines their schema and device; a restored state is
-    kept until then.
-    """
-
-    def __init__(self, start: float) -> None:
-        self.start = start
-        self.network: RateNetwork | None = None
-        self.adam: torch.optim.Adam | None = None
-        self.restored: dict[str, Any] | None = None
-
-    def of(self, model: CTRModel, context: Context) -> torch.Tensor:
-        """Return the rate of the task whose support the context holds, a scalar."""
-        if self.network is None:
-            self.network = RateNetwork(model.schema, self.start).to(context.z_BN.device)
-            if self.restored is not None:
-                self.network.load_state_dict(self.restored["network"])
-        rate: torch.Tensor = self.network(context.domain_BE.detach().mean(0))
-        return rate
-
-    def begin(self) -> None:
-        """Clear the gradients."""
-        if self.network is not None:
-            self.network.zero_grad()
-
-    def step(self, optimizer: Optimizer) -> None:
-        """Make one Adam step with the settings of the model's optimiser."""
-        assert self.network is not None, "a step reads a rate before it ends"
-        if self.adam is None:
-            self.adam = self._make_adam(self.network, optimizer)
-        self.adam.step()
-
-    def _make_adam(self, network: RateNetwork, optimizer: Optimizer) -> torch.optim.Adam:
-        config = optimizer.config
-        betas = (config.beta1, config.beta2)
-        adam = torch.optim.Adam(network.parameters(), lr=config.lr, betas=betas, eps=config.eps, fused=True)
-        if self.restored is not None:
-            adam.load_state_dict(deepcopy(self.restored["adam"]))
-        return adam
-
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return a copy of weights and moments; None before the first step."""
-        if self.network is None or self.adam is None:
-            return self.restored
-        return deepcopy({"network": self.network.state_dict(), "adam": self.adam.state_dict()})
-
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Load the state returned by `state_dict`; it takes effect when the network is created."""
-        self.network, self.adam, self.restored = None, None, state
-
-
-class _Windows:
-    """Draws windows of consecutive rows of tasks, in time order."""
-
-    def __init__(self, settings: Maml, train: SplitData, generator: np.random.Generator) -> None:
-        by_task = _rows_by_task(train.indicator_B)
-        self.rows = [rows for task, rows in by_task.items() if len(rows) > 1]
-        if not self.rows:
-            raise ValueError("maml needs a domain with at least two training rows")
-        chance = np.array([len(rows) for rows in self.rows], dtype=np.float64) ** settings.tau
-        self.chance = chance / chance.sum()
-        self.num_tasks = min(settings.tasks, len(self.rows))
-        self.width = settings.support + settings.query_rows
-        self.generator = generator
-
-    def draw(self) -> list[np.ndarray]:
-        """Return one window per drawn task; tasks are distinct."""
-        drawn = self.generator.choice(len(self.rows), self.num_tasks, replace=False, p=self.chance)
-        return [self._window(self.rows[task]) for task in drawn]
-
-    def _window(self, rows: np.ndarray) -> np.ndarray:
-        start = int(self.generator.integers(max(0, len(rows) - self.width) + 1))
-        return rows[start : start + self.width]
-
-
-def _gradient(
-    model: CTRModel,
-    weights: Parameters,
-    context: Context,
-    label_B: torch.Tensor,
-    *,
-    create_graph: bool = False,
-) -> tuple[torch.Tensor, ...]:
-    with torch.enable_grad():
-        loss = _loss(model, weights, context.part(slice(None)), label_B)
-        return torch.autograd.grad(
-            loss, list(weights.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
-
-
-def _updated(start: Parameters, grads: tuple[torch.Tensor, ...], rate: Rate) -> Parameters:
-    return {name: value - rate * grad for (name, value), grad in zip(start.items(), grads, strict=True)}
-
-
-def _loss(model: CTRModel, weights: Parameters, context: Context, label_B: torch.Tensor) -> torch.Tensor:
-    logit_B = torch.func.functional_call(model.net, weights, (context,))
-    return total_loss(bce(logit_B, label_B), context)
-
-
-@torch.no_grad()
-def _score_with(model: CTRModel, weights: Parameters, data: SplitData, rows: np.ndarray) -> np.ndarray:
-    parts = []
-    for part in torch.split(torch.from_numpy(rows), EVAL_ROWS):
-        context = model.context(data.take(part))
-        parts.append(torch.func.functional_call(model.net, weights, (context,)))
-    scores: np.ndarray = torch.cat(parts).float().cpu().numpy()
-    return scores
-
-
-def _runs(indicator_B: torch.Tensor) -> list[tuple[int, slice]]:
-    """Return the runs of equal ids, each as the id and its rows."""
-    tasks, counts = torch.unique_consecutive(indicator_B, return_counts=True)
-    ends = torch.cumsum(counts, 0)
-    runs = zip(tasks.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
-    return [(task, slice(start, end)) for task, start, end in runs]
-
-
-def _rows_by_task(indicator_B: torch.Tensor) -> dict[int, np.ndarray]:
-    """Return the row indices of each task, ascending."""
-    indicator = indicator_B.cpu().numpy()
-    rows = np.argsort(indicator, kind="stable")
-    tasks, starts = np.unique(indicator[rows], return_index=True)
-    return dict(zip(tasks.tolist(), np.split(rows, starts[1:]), strict=True))
-
-
-def _tensors(split: SplitData | Batch) -> dict[str, Any]:
-    names = ("ids_BF", "bags", "numeric_BK", "domain_B", "indicator_B", "label_B")
-    return {name: getattr(split, name) for name in names}
-
-
-def _as_split(batch: Batch) -> SplitData:
-    """Return a batch as a split."""
-    return SplitData(**_tensors(batch), row=np.arange(len(batch)), user=None, probability=None)

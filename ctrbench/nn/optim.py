@@ -9,7 +9,7 @@ unchanged. Per-domain parameters do not move with other domains' rows, and count
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -146,6 +146,18 @@ class Optimizer:
     def dense_view(self) -> DenseView:
         """Return access to the dense weights and their optimizer state."""
         return DenseView(self.dense)
+
+    def restarted(self, number: int) -> AbstractContextManager[None]:
+        """Let the first moments of dense weights begin with step 1 of a visit, for its step `number`, from 1 on.
+
+        Their bias correction then counts the steps of the visit; second moments continue.
+        """
+        dense, config = self.dense_view(), self.config
+        if number == 1:
+            dense.reset_first_moments()
+        # The optimizer corrects by all its steps.
+        correction = (1.0 - config.beta1 ** (self.steps + 1)) / (1.0 - config.beta1**number)
+        return dense.learning_rate(config.lr * correction)
 
     def begin(self, share: float = 1.0) -> None:
         """Discard gradients and rows read before; `share` is this worker's share of the step's rows."""

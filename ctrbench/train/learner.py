@@ -7,7 +7,8 @@ learner are class attributes, so that nothing has to find out which methods a su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -140,13 +141,21 @@ def total_loss(loss: torch.Tensor, context: Context) -> torch.Tensor:
     return loss
 
 
-def score_rows(model: CTRModel, data: SplitData, *, batch_size: int = EVAL_ROWS) -> np.ndarray:
-    """Return the logits (B,) of all rows in their order, computed in eval mode."""
+@contextmanager
+def evaluating(model: CTRModel) -> Iterator[None]:
+    """Set the model to eval mode within a `with` statement."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def score_rows(model: CTRModel, data: SplitData, *, batch_size: int = EVAL_ROWS) -> np.ndarray:
+    """Return the logits (B,) of all rows in their order, computed in eval mode."""
+    with evaluating(model), torch.no_grad():
         logits = torch.cat([model(batch) for batch in data.in_order(batch_size)])
-    model.train(was_training)
     scores: np.ndarray = logits.float().cpu().numpy()
     return scores
 

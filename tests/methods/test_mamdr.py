@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from io import BytesIO
 from itertools import groupby, pairwise
 
@@ -296,16 +295,6 @@ def test_others_are_drawn_evenly() -> None:
     np.testing.assert_allclose(shares, [1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6], atol=0.05)
 
 
-def test_visits_use_all_rows_of_a_domain_before_any_repeats() -> None:
-    many = numbers([1, 2] * 60)
-    made = learner(regularisation=False, batches=2)
-    order = made.order(many, batch_size=5, generator=np.random.default_rng(0))
-    assert sorted(order.rows.tolist()) == list(range(120))
-    again = made.order(many, batch_size=5, generator=np.random.default_rng(1))
-    assert (order.rows != again.rows).mean() > 0.9
-    assert (np.diff(order.rows) < 0).mean() > 0.3
-
-
 def test_domains_without_a_loop_of_their_own_are_scored_with_shared_weights(data: SplitData) -> None:
     # City 6 has one row only.
     made, model = learner(), logistic(6)
@@ -533,11 +522,6 @@ def test_too_many_own_weights_are_refused(
         learner(regularisation=False).step(model, optimizer, data.slice(0, 8))
 
 
-def test_training_without_a_domain_of_two_rows_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least two training rows"):
-        learner().order(numbers([1, 2]), batch_size=1, generator=np.random.default_rng(0))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -551,24 +535,6 @@ def test_training_without_a_domain_of_two_rows_is_an_error() -> None:
 def test_contradicting_settings_are_refused(settings: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         _ = select("methods", f"mamdr[{settings}]").value
-
-
-def test_scores_do_not_depend_on_other_scored_rows(build_model: Model, data: SplitData) -> None:
-    made, model = learner(), build_model("mamdr")
-    train(made, model, data)
-    scores = made.score(model, data)[Column.SCORE]
-    for rows in (
-        torch.arange(len(data) - 1, -1, -1),
-        torch.arange(7),
-        torch.nonzero(data.indicator_B == 3)[:, 0],
-    ):
-        part = replace(
-            data, **{name: value for name, value in vars(data.take(rows)).items() if name not in ("weight", "share")},
-            row=rows.numpy(), user=None,
-        )  # fmt: skip
-        np.testing.assert_allclose(
-            made.score(model, part)[Column.SCORE], scores[rows.numpy()], rtol=1e-4, atol=1e-6
-        )
 
 
 def turns(made: MamdrLearner) -> list[int]:
@@ -599,21 +565,6 @@ def test_without_own_weights_rounds_also_continue_across_epochs() -> None:
         assert len(visited) == 127 * (epoch + 1)
     for start in range(0, 750, 30):
         assert sorted(visited[start : start + 30]) == list(range(1, 31))
-
-
-def test_a_round_across_the_end_of_a_pass_visits_no_domain_twice() -> None:
-    many, made = numbers([1, 2, 3, 4, 5] * 4000), learner(domains=4, others=1, batches=1)
-    order = made.order(many, batch_size=2, generator=np.random.default_rng(0))
-    rounds = [
-        [domain for (domain,) in batches]
-        for owner, batches in loops(made, order, many)
-        if owner == SHARED_LOOP
-    ][:-1]
-    assert len(rounds) > 100
-    assert {len(set(domains)) for domains in rounds} == {4}
-    visited = [domain for domains in rounds for domain in domains]
-    for start in range(0, len(visited) - 4, 5):
-        assert len(set(visited[start : start + 5])) == 5
 
 
 def test_a_restored_learner_draws_the_same_current_and_later_epochs() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,29 +210,10 @@ def test_anil_adapts_only_the_head(build_model: Model, data: SplitData) -> None:
         torch.testing.assert_close(parameter.grad, other.net.get_parameter(name).grad)
 
 
-def drawn(learner: MamlLearner, data: SplitData, seed: int = 0) -> list[list[np.ndarray]]:
-    """The rows of each step, task by task."""
-    order = learner.order(data, batch_size=256, generator=np.random.default_rng(seed))
-    batches = np.split(order.rows, order.starts[1:-1])
-    task = data.indicator_B.numpy()
-    return [np.split(rows, np.nonzero(np.diff(task[rows]))[0] + 1) for rows in batches]
-
-
 def learner(**settings: object) -> MamlLearner:
     made = Maml.model_validate(settings).learner()
     assert isinstance(made, MamlLearner)
     return made
-
-
-def test_a_step_draws_distinct_tasks_and_windows_of_consecutive_rows(data: SplitData) -> None:
-    task = data.indicator_B.numpy()
-    for step in drawn(learner(support=8, query=8), data):
-        assert len({int(task[rows[0]]) for rows in step}) == 4
-        for rows in step:
-            own = np.nonzero(task == task[rows[0]])[0]
-            first = int(np.searchsorted(own, rows[0]))
-            np.testing.assert_array_equal(rows, own[first : first + len(rows)])
-            assert len(rows) == min(16, len(own))
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(16, (12, 4)), (8, (6, 2)), (5, (3, 2)), (2, (1, 1))])
@@ -262,21 +241,6 @@ def test_an_epoch_processes_as_many_rows_as_there_are(
     order = made.order(even, batch_size=256, generator=np.random.default_rng(0))
     step = passes * len(order.rows) / order.num_batches
     assert 300 <= passes * len(order.rows) < 300 + step
-
-
-def test_tasks_are_drawn_by_rows_to_the_power_of_tau(data: SplitData) -> None:
-    sizes = np.repeat([1, 2], [270, 30])
-    uneven = replace(data, indicator_B=torch.from_numpy(sizes))
-    for tau, expected in ((1.0, 0.9), (0.5, 0.75), (0.0, 0.5)):
-        one = learner(tasks=1, support=1, query=1, tau=tau)
-        first = [bool(step[0][0] < 270) for seed in range(10) for step in drawn(one, uneven, seed)]
-        assert np.mean(first) == pytest.approx(expected, abs=0.05)
-
-
-def test_a_task_of_a_single_row_is_never_drawn(data: SplitData) -> None:
-    task = data.indicator_B.numpy()
-    seen = {int(task[rows[0]]) for step in drawn(learner(support=4, query=4), data) for rows in step}
-    assert seen == {1, 2, 3, 4, 5}
 
 
 TRAIN = {"x": [9.0, 1.0, 2.0, 3.0], "label": [1, 1, 0, 1], "task": [1, 1, 1, 2]}
@@ -334,18 +298,6 @@ def test_scores_do_not_depend_on_the_labels_scored(build_model: Model, data: Spl
     assert not np.array_equal(first, made.score(model, data)[UNADAPTED])
 
 
-def test_a_restored_learner_scores_the_same_without_the_training_rows(
-    build_model: Model, data: SplitData
-) -> None:
-    model = build_model("maml")
-    made = learner(support=16, query=16, min_support=16, inner_lr=0.5, eval_steps=(5,))
-    made.select(model, data, data)
-    other = learner(support=16, query=16, min_support=16, inner_lr=0.5, eval_steps=(5,))
-    other.load_state_dict(made.state_dict())
-    first, second = (one.score(model, data)[Column.SCORE] for one in (made, other))
-    np.testing.assert_array_equal(first, second)
-
-
 def test_scores_before_selection_are_unadapted(build_model: Model, data: SplitData) -> None:
     scores = learner().score(build_model("maml"), data)
     np.testing.assert_array_equal(scores[Column.SCORE], scores[UNADAPTED])
@@ -373,11 +325,6 @@ def test_every_variant_lowers_the_loss(build_model: Model, data: SplitData, vari
 def test_a_setting_without_effect_is_refused(settings: str) -> None:
     with pytest.raises(SettingError, match="no effect"):
         _ = select("methods", f"maml[{settings}]").value
-
-
-def test_training_without_a_task_of_two_rows_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least two training rows"):
-        learner().order(numbers([1.0], [1], [1]), batch_size=1, generator=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -528,48 +475,6 @@ def test_learned_rates_move_and_are_deterministic(build_model: Model, data: Spli
     for name, value in first.items():
         assert torch.equal(value, second[name])
         assert not torch.equal(value, start[name])
-
-
-def test_rates_learn_at_the_speed_of_the_run(build_model: Model, data: SplitData) -> None:
-    made, model = learner(**LEARNED), build_model()
-    batch = data.take(torch.nonzero(data.indicator_B == 1)[:16, 0])
-    made.step(model, Optimizer(model, AdamConfig(lr=0.02)), batch)
-    moved = network_of(made).base - RateNetwork(model.schema, 0.1).base
-    assert abs(moved.item()) == pytest.approx(0.02, rel=1e-3)
-
-
-def test_training_of_rates_resumes_from_its_state(
-    tmp_path: Path, build_model: Model, data: SplitData
-) -> None:
-    made, other = learner(**LEARNED), learner(**LEARNED)
-    parts = (*trained(build_model, data, made), made)
-    made.select(parts[0], data, data)
-    torch.save([part.state_dict() for part in parts], tmp_path / "state.pt")
-    model = build_model("maml")
-    again = (model, Optimizer(model, AdamConfig(lr=0.02)), other)
-    for part, state in zip(again, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
-        part.load_state_dict(state)  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(*(one.score(model, data)[Column.SCORE] for one in (made, other)))
-    train_epoch(made, *parts[:2], data, 2)
-    train_epoch(other, *again[:2], data, 2)
-    for name, value in network_of(made).state_dict().items():
-        assert torch.equal(value, network_of(other).state_dict()[name])
-
-
-def test_rates_of_a_saved_state_do_not_change_with_training(build_model: Model, data: SplitData) -> None:
-    made, other = learner(**LEARNED), learner(**LEARNED)
-    model, optimizer = trained(build_model, data, made, epochs=1)
-    state = made.state_dict()
-    other.load_state_dict(state)
-    before = deepcopy(state["rates"])
-    for one in (made, other):
-        train_epoch(one, model, optimizer, data, 1)
-    for place, moments in before["adam"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, state["rates"]["adam"]["state"][place][name])
-    for name, value in before["network"].items():
-        assert torch.equal(value, state["rates"]["network"][name])
-        assert not torch.equal(value, network_of(other).state_dict()[name])
 
 
 def test_a_constant_rate_adds_nothing_to_the_state() -> None:
