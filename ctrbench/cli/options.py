@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ctrbench.cli import completion
+from ctrbench.cli import completion, declare
 
 LATEST = "most recently prepared"
 
@@ -29,44 +29,15 @@ Domains = Annotated[
         show_default="the set named default",
     ),
 ]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Prepared dataset.", show_default=LATEST, autocompletion=completion.prepared
-    ),
-]
+Dataset = Annotated[str | None, declare.dataset(show_default=LATEST)]
 
 
 # Selection of runs.
 
-Methods = Annotated[
-    str,
-    typer.Option(
-        metavar="LIST",
-        help="Methods, separated by commas: name, name\\[setting=value], path/to/file.py, or all.",
-        autocompletion=completion.methods,
-    ),
-]
-Backbones = Annotated[
-    str,
-    typer.Option(
-        metavar="LIST",
-        help="Backbones, separated by commas: name, name\\[setting=value], path/to/file.py, or all.",
-        autocompletion=completion.backbones,
-    ),
-]
-Seeds = Annotated[
-    str, typer.Option(metavar="SEEDS", help="Seeds: a count (5), a list (1,2,7) or a range (3-8).")
-]
-StudySeeds = Annotated[
-    str | None,
-    typer.Option(
-        "--seeds",
-        metavar="SEEDS",
-        help="Seeds: a count (5), a list (1,2,7) or a range (3-8).",
-        show_default="set by the study",
-    ),
-]
+Methods = Annotated[str, declare.methods()]
+Backbones = Annotated[str, declare.backbones()]
+Seeds = Annotated[str, declare.seeds()]
+StudySeeds = Annotated[str | None, declare.seeds("--seeds", show_default="set by the study")]
 Indicator = Annotated[
     str | None,
     typer.Option(
@@ -98,20 +69,18 @@ DryRun = Annotated[
 
 Preset = Annotated[
     str | None,
-    typer.Option(
-        metavar="public|production",
+    declare.choice(
+        "public",
+        "production",
         help="Training set-up of a paper: tower 128-64-32 and batch size 256 (public), or tower 512-256-128, "
         "batch size 1024 and one epoch (production).",
         show_default="none",
         rich_help_panel=TRAINING,
-        autocompletion=completion.choices("public", "production"),
     ),
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
+    declare.count(
         help="Maximum number of passes over the training rows.",
         show_default="2, or set by --preset",
         rich_help_panel=TRAINING,
@@ -119,44 +88,27 @@ Epochs = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Rows per training step.",
-        show_default="256, or set by --preset",
-        rich_help_panel=TRAINING,
+    declare.count(
+        help="Rows per training step.", show_default="256, or set by --preset", rich_help_panel=TRAINING
     ),
 ]
-EmbeddingSize = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Numbers per embedding vector.", rich_help_panel=TRAINING)
-]
+EmbeddingSize = Annotated[int, declare.count(help="Numbers per embedding vector.", rich_help_panel=TRAINING)]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of Adam.", rich_help_panel=TRAINING)]
 Patience = Annotated[
     int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Epochs without a better dev AUC before training stops.",
-        rich_help_panel=TRAINING,
-    ),
+    declare.count(help="Epochs without a better dev AUC before training stops.", rich_help_panel=TRAINING),
 ]
 Optimizer = Annotated[
     str,
-    typer.Option(
-        metavar="adam|lazy_adam",
+    declare.choice(
+        "adam",
+        "lazy_adam",
         help="Optimizer of the embeddings; lazy_adam updates only rows that occur in the batch.",
         rich_help_panel=TRAINING,
-        autocompletion=completion.choices("adam", "lazy_adam"),
     ),
 ]
 Precision = Annotated[
-    str,
-    typer.Option(
-        metavar="float32|bf16",
-        help="Precision of matrix products.",
-        rich_help_panel=TRAINING,
-        autocompletion=completion.choices("float32", "bf16"),
-    ),
+    str, declare.choice("float32", "bf16", help="Precision of matrix products.", rich_help_panel=TRAINING)
 ]
 Window = Annotated[
     str | None,
@@ -170,33 +122,18 @@ Window = Annotated[
 
 # Execution.
 
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="cpu|cuda",
-        help="Device to train on.",
-        rich_help_panel=EXECUTION,
-        autocompletion=completion.choices("cpu", "cuda"),
-    ),
-]
-Threads = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Threads per process.", rich_help_panel=EXECUTION)
-]
+Device = Annotated[str, declare.choice("cpu", "cuda", help="Device to train on.", rich_help_panel=EXECUTION)]
+Threads = Annotated[int, declare.count(help="Threads per process.", rich_help_panel=EXECUTION)]
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
+    declare.count(
         help="Number of runs in parallel.",
         show_default="number of cores, or as many as fit into memory",
         rich_help_panel=EXECUTION,
     ),
 ]
 Workers = Annotated[
-    int,
-    typer.Option(
-        metavar="N", min=1, help="Processes per run (data-parallel training).", rich_help_panel=EXECUTION
-    ),
+    int, declare.count(help="Processes per run (data-parallel training).", rich_help_panel=EXECUTION)
 ]
 GpusPerRun = Annotated[
     float | None,
@@ -208,25 +145,8 @@ GpusPerRun = Annotated[
         rich_help_panel=EXECUTION,
     ),
 ]
-Engine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        metavar="local|ray",
-        help="Where to train: in processes on this machine, or on a Ray cluster.",
-        rich_help_panel=EXECUTION,
-        autocompletion=completion.choices("local", "ray"),
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="Address of the Ray cluster, with --engine ray.",
-        show_default="auto",
-        rich_help_panel=EXECUTION,
-    ),
-]
+Engine = Annotated[str, declare.engine("train", EXECUTION)]
+Address = Annotated[str | None, declare.address(EXECUTION)]
 CheckpointSeconds = Annotated[
     float,
     typer.Option(
@@ -244,10 +164,7 @@ RecordedDomains = Annotated[
     typer.Option("--domains", metavar="SET", help="Only records of this domain set.", show_default="all"),
 ]
 Bins = Annotated[
-    int,
-    typer.Option(
-        metavar="N", min=1, help="Number of bins of domains by size, each with an equal share of the rows."
-    ),
+    int, declare.count(help="Number of bins of domains by size, each with an equal share of the rows.")
 ]
 Metrics = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrbench.cli import completion
+from ctrbench.cli import completion, declare
 
 SYNTHETIC = "Synthetic data"
 """Help panel of options that apply to generated data only."""
@@ -42,7 +42,7 @@ PreparedArgument = Annotated[
     typer.Argument(metavar="DATASET", help="Name of a prepared dataset.", autocompletion=completion.prepared),
 ]
 ChartFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the chart.")]
-Top = Annotated[int, typer.Option(metavar="N", min=1, help="Number of domains to print.")]
+Top = Annotated[int, declare.count(help="Number of domains to print.")]
 Table = Annotated[
     Path, typer.Argument(metavar="FILE", exists=True, help="CSV file (also .gz) or parquet file.")
 ]
@@ -54,9 +54,7 @@ DatasetName = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name of the dataset.", show_default="name of the file")
 ]
 RawFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the raw files.")]
-RawRows = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Total number of rows of training and test files.")
-]
+RawRows = Annotated[int, declare.count(help="Total number of rows of training and test files.")]
 GeneratorSeed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the generator.")]
 Rows = Annotated[
     str | None,
@@ -80,10 +78,8 @@ Variant = Annotated[
 ]
 GeneratorJobs = Annotated[
     int | None,
-    typer.Option(
+    declare.count(
         "--jobs",
-        metavar="N",
-        min=1,
         help="Number of shards generated in parallel.",
         show_default="number of cores",
         rich_help_panel=SYNTHETIC,
@@ -105,23 +101,5 @@ DryPreparation = Annotated[
         rich_help_panel=SYNTHETIC,
     ),
 ]
-GeneratorEngine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        metavar="local|ray",
-        help="Where to generate: in processes on this machine, or on a Ray cluster.",
-        rich_help_panel=SYNTHETIC,
-        autocompletion=completion.choices("local", "ray"),
-    ),
-]
-GeneratorAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Address of the Ray cluster, with --engine ray.",
-        show_default="auto",
-        rich_help_panel=SYNTHETIC,
-    ),
-]
+GeneratorEngine = Annotated[str, declare.engine("generate", SYNTHETIC)]
+GeneratorAddress = Annotated[str | None, declare.address(SYNTHETIC)]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrbench.cli import completion
+from ctrbench.cli import completion, declare
 from ctrbench.cli.options import LATEST
 
 KINDS = ("datasets", "methods", "backbones", "studies", "readers", "metrics", "charts", "drawings")
@@ -29,13 +29,7 @@ CheckedMethods = Annotated[
 ]
 CheckedBackbones = Annotated[
     str | None,
-    typer.Option(
-        "--backbone",
-        metavar="LIST",
-        help="Backbones, separated by commas: name, name\\[setting=value], path/to/file.py, or all.",
-        show_default="all built-in backbones, in every structure",
-        autocompletion=completion.backbones,
-    ),
+    declare.backbones("--backbone", show_default="all built-in backbones, in every structure"),
 ]
 Method = Annotated[
     str,
@@ -52,20 +46,13 @@ Backbone = Annotated[
     ),
 ]
 DatasetOrSynthetic = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        metavar="NAME",
-        help="Prepared dataset.",
-        show_default=f"{LATEST}; synthetic data if there is none",
-        autocompletion=completion.prepared,
-    ),
+    str | None, declare.dataset("--dataset", show_default=f"{LATEST}; synthetic data if there is none")
 ]
 ExplainedBatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", min=1, help="Rows of the batch whose cost is shown.")
+    int, declare.count("--batch-size", help="Rows of the batch whose cost is shown.")
 ]
 ExplainedEmbeddingSize = Annotated[
-    int, typer.Option("--embedding-size", metavar="N", min=1, help="Numbers per embedding vector.")
+    int, declare.count("--embedding-size", help="Numbers per embedding vector.")
 ]
 DomainCounts = Annotated[
     str | None,
@@ -77,19 +64,9 @@ DomainCounts = Annotated[
     ),
 ]
 BatchSizes = Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, separated by commas.")]
-MeasuredDataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        metavar="NAME",
-        help="Prepared dataset.",
-        show_default="synthetic data",
-        autocompletion=completion.prepared,
-    ),
-]
+MeasuredDataset = Annotated[str | None, declare.dataset("--dataset", show_default="synthetic data")]
 MeasuredRows = Annotated[
-    int | None,
-    typer.Option("--rows", metavar="N", min=1, help="Rows of the synthetic data.", show_default="200000"),
+    int | None, declare.count("--rows", help="Rows of the synthetic data.", show_default="200000")
 ]
 EmbeddingRows = Annotated[
     int | None,
