@@ -3,6 +3,7 @@
 An entry of `FORBIDDEN` names the phrase and its replacement. Pages that a command generates are not read.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,3 +122,104 @@ def test_the_phrase_is_not_written(texts: dict[Path, str], phrase: str) -> None:
 )
 def test_a_phrase_is_found_across_lines_and_in_names(text: str) -> None:
     assert _pattern("worth a look").search(text)
+
+
+STEMS = (
+    "capital|categor|emphas|final|general|initial|maxim|minim|normal|optim|organ|parameter|penal|random|recogn|regular|"
+    "serial|special|standard|summar|synchron|vector|visual"
+)
+BRITISH = {
+    rf"(?:{STEMS})is(?:e[drs]?|ers|ing|ations?|able)": "-ize, -ization",
+    "analyse": "analyze",
+    "artefact": "artifact",
+    "behaviour": "behavior",
+    "catalogue": "catalog",
+    "centred?": "center",
+    "colour": "color",
+    "favour": "favor",
+    "grey": "gray",
+    "honour": "honor",
+    "judgement": "judgment",
+    "labelled": "labeled",
+    "learnt": "learned",
+    "licence": "license",
+    "misspelt": "misspelled",
+    "modelled": "modeled",
+    "neighbour": "neighbor",
+}
+"""British spelling → American spelling, as in scikit-learn and PyTorch."""
+STORED = re.compile(
+    r"component_behaviour|['\"]behaviour['\"]|\.centre\"|regularise|regularisation|licence( =|:|`)|colour = \"red|"
+    r"['\"]colour['\"]|colour=red"
+)
+"""Names in stored records, cards and data, labels of random draws, and unknown names in tests."""
+
+
+UNSPELLED = {"adasparse", "mamdr", "maml"}
+"""Modules and pages still to be converted."""
+
+
+@pytest.mark.parametrize("spelling", BRITISH)
+def test_spelling_is_american(texts: dict[Path, str], spelling: str) -> None:
+    pattern = re.compile(rf"(?<![a-z]){spelling}", re.IGNORECASE)
+    findings = [
+        f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
+        for file, text in texts.items()
+        if file.suffix != ".toml" and not any(name in file.as_posix() for name in UNSPELLED)
+        for match in pattern.finditer(STORED.sub("", text))
+    ]
+    assert findings == [], f"write {BRITISH[spelling]}"
+
+
+VAGUE = {
+    "asked": "requested",
+    "at_hand": "available, current",
+    "beside": "the noun",
+    "check": "_check_settings, _check_file, …",
+    "do": "the verb and its object",
+    "far": "the quantity",
+    "flat": "_flatten_…",
+    "form": "format, kind",
+    "found": "the noun",
+    "get": "the noun",
+    "given": "the noun",
+    "joined": "_join_…",
+    "kept": "selected, the noun",
+    "known": "available, existing",
+    "made": "the noun",
+    "make": "_make_ and the noun",
+    "merged": "_merge_…",
+    "one": "the noun",
+    "ours": "the noun",
+    "place": "index, location",
+    "rest": "the noun",
+    "seen": "the noun",
+    "shown": "_…_text",
+    "theirs": "the noun",
+    "thing": "the noun",
+    "wanted": "requested",
+    "what": "the noun",
+    "whole": "all, full",
+}
+"""Names of functions that say nothing → what to name instead."""
+NOUNS = {"check", "far", "flat", "form", "joined", "kept", "make", "merged", "rest", "seen", "shown"}
+"""Those that are clear enough for a variable or a public name."""
+
+
+def _names(file: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.FunctionDef(name=name) if name.startswith("_"):
+                yield node.lineno, name.strip("_")
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) if name.strip("_") not in NOUNS:
+                yield node.lineno, name.strip("_")
+
+
+def test_private_functions_variables_and_parameters_have_names_that_say_something() -> None:
+    findings = [
+        f"{file.relative_to(ROOT)}:{line}: {name}, write {VAGUE[name]}"
+        for file in sorted((ROOT / "ctrbench").rglob("*.py"))
+        for line, name in _names(file)
+        if name in VAGUE
+    ]
+    assert findings == []

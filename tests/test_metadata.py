@@ -1,4 +1,4 @@
-"""Licence and citation files agree with the package's metadata."""
+"""License and citation files agree with the package's metadata."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ def _citation(key: str) -> str:
     return match[1]
 
 
-def test_the_licence_file_is_the_unmodified_apache_2_text() -> None:
+def test_the_license_file_is_the_unmodified_apache_2_text() -> None:
     assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256
 
 

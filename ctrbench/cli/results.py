@@ -27,13 +27,13 @@ def report(
         dataset=dataset or latest_dataset(),
         domain_set=domains,
         bins=bins,
-        metrics=_split(metrics),
-        charts=_split(charts),
+        metrics=_split_names(metrics),
+        charts=_split_names(charts),
         out=out,
         leaderboard=leaderboard,
     )
     show_results.show_files(files.terminal, files.paths)
 
 
-def _split(names: str | None) -> list[str]:
+def _split_names(names: str | None) -> list[str]:
     return [name.strip() for name in (names or "").split(",") if name.strip()]

@@ -28,11 +28,11 @@ def show_findings(findings: Sequence[Finding]) -> None:
     for rule, of_rule in by_rule.items():
         failed = [finding for finding in of_rule if not finding.ok]
         num_passed = len(of_rule) - len(failed)
-        table.add_row(rule, str(num_passed), str(len(failed) or ""), escape(_backbones(failed, of_rule)))
+        table.add_row(rule, str(num_passed), str(len(failed) or ""), escape(_backbones_text(failed, of_rule)))
     if by_rule:
         console.print_table(table)
     for reason, skipped in _by_sentence(finding for finding in findings if finding.is_skipped).items():
-        _print_wrapped(f"{_backbones(skipped)}: {reason}")
+        _print_wrapped(f"{_backbones_text(skipped)}: {reason}")
     for rule, of_rule in by_rule.items():
         _print_failures(rule, of_rule)
     _print_totals(findings)
@@ -65,7 +65,7 @@ def _print_failures(title: str, findings: Sequence[Finding]) -> None:
     for sentence, alike in _by_sentence(failed).items():
         differ = len({finding.sentence for finding in alike}) > 1
         numbers = f" (numbers of {alike[0].backbone})" if differ else ""
-        _print_wrapped(f"on {_backbones(alike, findings)}{numbers}: {sentence}", indent=2)
+        _print_wrapped(f"on {_backbones_text(alike, findings)}{numbers}: {sentence}", indent=2)
 
 
 def _by_sentence(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
@@ -76,7 +76,7 @@ def _by_sentence(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     return {alike[0].sentence: alike for alike in groups.values()}
 
 
-def _backbones(findings: Sequence[Finding], of_all: Sequence[Finding] = ()) -> str:
+def _backbones_text(findings: Sequence[Finding], of_all: Sequence[Finding] = ()) -> str:
     """Return the backbones of findings; in short if these are all of several."""
     names = [finding.backbone for finding in findings]
     return f"all {len(names)} backbones" if 1 < len(names) == len(of_all) else ", ".join(names)

@@ -72,12 +72,12 @@ def show_forecast(forecast: Forecast) -> None:
         f"{forecast.rows_per_second:,.0f} rows/s per process on this machine, "
         f"{'including writing' if forecast.bytes else 'only the columns that preparation counts'} "
         f"(measured on {forecast.sample:,} rows)",
-        *(_hours(forecast, machines) for machines in MACHINES),
+        *(_hours_text(forecast, machines) for machines in MACHINES),
     ]
     console.print_line("\n".join(lines))
 
 
-def _hours(forecast: Forecast, machines: int) -> str:
+def _hours_text(forecast: Forecast, machines: int) -> str:
     processes = forecast.processes * machines
     name = "this machine" if machines == 1 else f"{machines} machines like it"
     return f"{forecast.hours(processes):8.2f} hours on {name} ({processes} processes)"

@@ -36,7 +36,7 @@ def show_methods(plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]],
 
 def show_backbones(plugins: Iterable[Plugin], groups: Mapping[str, Sequence[str]], *, all_name: str) -> None:
     """List backbones, and below the groups of them."""
-    table = _expanded("backbones", "name", "summary", "paper", "year")
+    table = _expanded_listing("backbones", "name", "summary", "paper", "year")
     for plugin in plugins:
         table.add_row(plugin.name, _summary(plugin), _authors_and_venue(plugin), _year(plugin))
     console.print_table(table)
@@ -59,7 +59,7 @@ def _show_groups(kind: str, groups: Mapping[str, Sequence[str]], all_name: str) 
 
 
 def _wide_methods_table(plugins: Iterable[Plugin]) -> Table:
-    table = _expanded("methods", "name", "summary", "paper", "year", USES.lower(), PER_DOMAIN.lower())
+    table = _expanded_listing("methods", "name", "summary", "paper", "year", USES.lower(), PER_DOMAIN.lower())
     for plugin in plugins:
         tags = (escape(plugin.tag(name)) for name in (USES, PER_DOMAIN))
         table.add_row(plugin.name, _summary(plugin, 90), _authors_and_venue(plugin), _year(plugin), *tags)
@@ -79,7 +79,7 @@ def _narrow_methods_table(plugins: Iterable[Plugin]) -> Table:
     return table
 
 
-def _expanded(title: str, *headings: str) -> Table:
+def _expanded_listing(title: str, *headings: str) -> Table:
     table = listing(title, *headings)
     table.expand = True
     for column in table.columns:

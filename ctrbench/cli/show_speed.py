@@ -31,7 +31,7 @@ def show_speed(result: BenchResult) -> None:
         width = max(console.out.width, TABLE_COLUMNS)
         wide = console.out if console.out.is_terminal else Console(width=width)
         console.print_table(
-            _speed_table(f"Milliseconds per step; {_conditions(result, measured)}", measured), wide
+            _speed_table(f"Milliseconds per step; {_conditions_text(result, measured)}", measured), wide
         )
         console.print_table(_bounds_table("Size, and lower bounds of a step in milliseconds", measured), wide)
     console.print_line(
@@ -43,7 +43,7 @@ def show_speed(result: BenchResult) -> None:
             console.print_line(f"{line.label}: {line.reason}")
 
 
-def _conditions(result: BenchResult, measured: Measured) -> str:
+def _conditions_text(result: BenchResult, measured: Measured) -> str:
     machine, first = result.machine, measured[0][0]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
     device = machine.get("gpu") or f"{machine['cpu']}, {threads}"

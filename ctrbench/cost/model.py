@@ -33,7 +33,7 @@ NO_LENGTHS: Lengths = MappingProxyType({})
 
 def build_unfilled(plan: Plan, schema: Schema) -> CTRModel:
     """Build the model of a plan without initializing its large tensors; raises the errors of building."""
-    with _unfilled():
+    with _unfilled_mode():
         return CTRModel(plan, schema, seed=SEED).eval()
 
 
@@ -57,10 +57,10 @@ class _Unfilled(TorchFunctionMode):
         if func is torch.Tensor.clone and args[0].numel() >= LARGE:
             return self._zeros_in_shared_memory(args[0].shape, args[0].dtype)
         if func is torch.cat and sum(part.numel() for part in args[0]) >= LARGE:
-            return self._concatenated(*args, **kwargs)
+            return self._fake_concatenate(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _concatenated(self, parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    def _fake_concatenate(self, parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
         shape = list(parts[0].shape)
         shape[dim] = sum(part.shape[dim] for part in parts)
         return self._zeros_in_shared_memory(shape, parts[0].dtype)
@@ -75,7 +75,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 @cache
-def _unfilled() -> _Unfilled:
+def _unfilled_mode() -> _Unfilled:
     return _Unfilled()
 
 

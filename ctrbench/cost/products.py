@@ -24,17 +24,17 @@ from ctrbench.nn.model import CTRModel
 Shape = tuple[int, ...]
 
 
-def _product(left: Shape, right: Shape, *_: object, **__: object) -> int:
+def _product_flops(left: Shape, right: Shape, *_: object, **__: object) -> int:
     return 2 * math.prod(left) * (right[-1] if len(right) > 1 else 1)
 
 
 def _added_product(_: Shape, left: Shape, right: Shape, *__: object, **___: object) -> int:
-    return _product(left, right)
+    return _product_flops(left, right)
 
 
 _aten = torch.ops.aten
 _MORE_PRODUCTS = {
-    **dict.fromkeys((_aten.mv, _aten.dot, _aten.vdot), _product),
+    **dict.fromkeys((_aten.mv, _aten.dot, _aten.vdot), _product_flops),
     **dict.fromkeys(
         (_aten.addmm_, _aten.baddbmm_, _aten.addbmm, _aten.addbmm_, _aten.addmv, _aten.addmv_), _added_product
     ),

@@ -70,7 +70,7 @@ def plan_cost(
     traces, owners = TracePair(small, large), model.owners()
     mixed = mixed_batch(schema, batch_rows, lengths)
     return PlanCost(
-        sections=(_embeddings(model, owners, traces), *_sections(plan, model, owners, traces)),
+        sections=(_embedding_part(model, owners, traces), *_plan_sections(plan, model, owners, traces)),
         join=plan.join if plan.interactions else "",
         cost=_total_cost(model, traces),
         batch_rows=batch_rows,
@@ -98,7 +98,7 @@ def _total_cost(model: CTRModel, traces: TracePair) -> Cost:
     )
 
 
-def _embeddings(model: CTRModel, owners: Owners, traces: TracePair) -> Part:
+def _embedding_part(model: CTRModel, owners: Owners, traces: TracePair) -> Part:
     schema = model.schema
     num_fields = len(schema.slices)
     poolings = tuple(_poolings(model, owners, traces))
@@ -131,7 +131,7 @@ def _poolings(model: CTRModel, owners: Owners, traces: TracePair) -> Iterator[Pa
         )
 
 
-def _sections(plan: Plan, model: CTRModel, owners: Owners, traces: TracePair) -> Iterator[Part]:
+def _plan_sections(plan: Plan, model: CTRModel, owners: Owners, traces: TracePair) -> Iterator[Part]:
     # Where each domain has its own network, only one of them ran; it comes first.
     networks = sorted(model.net.networks, key=lambda network: traces.small.macs[network], reverse=True)
     modules = [network.sections for network in networks]

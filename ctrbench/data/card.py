@@ -1,6 +1,6 @@
 """Dataset cards: TOML files that describe a dataset completely except for its rows.
 
-A card lists the sources with checksum and licence, the reader of the raw format, the label, the fields with kind and
+A card lists the sources with checksum and license, the reader of the raw format, the label, the fields with kind and
 role, the split rule and the named domain sets. Loading a card checks everything that can be checked without the data;
 `prepare` checks the rest, such as missing columns.
 """

@@ -61,7 +61,7 @@ def draft_card(data: Path, *, name: str | None = None) -> str:
     fields = guess_fields([column for column in features if column.name not in omitted])
     domains = guess_domains(fields, sample)
     lines = [
-        *_head(data, name or valid_name(data.name.split(".")[0]), separator, sample.height),
+        *_head_lines(data, name or valid_name(data.name.split(".")[0]), separator, sample.height),
         *_time_lines(time),
         *_representative_lines(fields, domains),
         *_label_lines(label, threshold),
@@ -97,7 +97,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _head(data: Path, name: str, separator: str, rows: int) -> list[str]:
+def _head_lines(data: Path, name: str, separator: str, rows: int) -> list[str]:
     return [
         f"# Drafted from the first {rows:,} rows of {data.name}. Check each guess below.",
         f"name = {_quoted(valid_name(name))}",

@@ -59,7 +59,7 @@ def fetch(
             return (_fetch_source(source, folder, progress or _ignore_progress),)
         except (SourceError, OSError, http.client.HTTPException) as error:
             _raise_if_full(error, folder)
-            reasons.append(f"{_address(source)}: {_reason_of(error)}")
+            reasons.append(f"{_source_name(source)}: {_reason_of(error)}")
     if all(source.local for source in sources):
         files = " and ".join(name for source in sources for name in source.local)
         raise SourceError(
@@ -76,7 +76,7 @@ def _ignore_progress(_name: str, _done: int, _total: int | None) -> None:
     pass
 
 
-def _address(source: Source) -> str:
+def _source_name(source: Source) -> str:
     return source.url or source.pypi or ", ".join(source.local)
 
 

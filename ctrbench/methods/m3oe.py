@@ -135,10 +135,10 @@ class ExpertsModule(StageModule):
         self.num_domains = build.schema.num_indicators
         self.first = FirstLayer(stage, num_inputs, build)
         width, self.num_outputs = self.first.num_outputs, stage.tower[-1].width
-        self.shared = NormalisedTowers(
+        self.shared = NormalizedTowers(
             with_prefix(stage.tower, f"{stage.name}.shared"), self.num_shared, width, build
         )
-        self.own = NormalisedTowers(
+        self.own = NormalizedTowers(
             with_prefix(stage.tower, f"{stage.name}.own"), self.num_domains, width, build
         )
         self.own.of_domains = True
@@ -192,20 +192,20 @@ class FirstLayer(nn.Module):
         return activate(normed_BM, self.activation) + skipped_BM
 
 
-class NormalisedTowers(nn.Sequential, Capabilities):
+class NormalizedTowers(nn.Sequential, Capabilities):
     """K parallel towers, layer by layer."""
 
     def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
         widths = [num_inputs, *(dense.width for dense in tower)]
         super().__init__(
             *(
-                NormalisedBank(dense, num_towers, width, build)
+                NormalizedBank(dense, num_towers, width, build)
                 for dense, width in zip(tower, widths, strict=False)
             )
         )
 
 
-class NormalisedBank(nn.Module):
+class NormalizedBank(nn.Module):
     """K parallel dense layers, φ(LN(h W_k + b_k)), each with its own γ_k and β_k."""
 
     def __init__(self, dense: Dense, num_layers: int, num_inputs: int, build: Build) -> None:

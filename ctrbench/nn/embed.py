@@ -120,11 +120,13 @@ class FieldEmbedding(nn.Module, Capabilities):
         """
         bags = inputs.bags if self.bags is None else [inputs.bags[index] for index in self.bags]
         offsets = [bag_offsets for _, bag_offsets in bags]
-        single_BFE, lists = self._rows(inputs, bags, reader)
+        single_BFE, lists = self._table_rows(inputs, bags, reader)
         if behaviors is not None:
             behaviors |= self._behaviors(lists, offsets, single_BFE)
         pooled = [
-            self._pooled(field, rows, bag_offsets, single_BFE, inputs, [] if losses is None else losses)
+            self._pool_sequences(
+                field, rows, bag_offsets, single_BFE, inputs, [] if losses is None else losses
+            )
             for field, rows, bag_offsets in zip(self.schema.bag_fields, lists, offsets, strict=True)
         ]
         weights_BF = None
@@ -138,7 +140,7 @@ class FieldEmbedding(nn.Module, Capabilities):
             parts.append(numbers_BK)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], weights_BF
 
-    def _rows(
+    def _table_rows(
         self, inputs: Inputs, bags: Sequence[tuple[torch.Tensor, torch.Tensor]], reader: Reader | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the table rows of one-id fields, (B, F, E), and those of each bag's values, (n, E)."""
@@ -164,7 +166,7 @@ class FieldEmbedding(nn.Module, Capabilities):
             for name, target in self.schema.targets.items()
         }
 
-    def _pooled(
+    def _pool_sequences(
         self,
         field: FieldShape,
         rows: torch.Tensor,

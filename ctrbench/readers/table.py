@@ -72,7 +72,7 @@ def _table_files(path: Path, names: Sequence[str]) -> list[Path]:
     if path.is_dir() and names:
         return [file for name in names for file in _table_files(path / name, ())]
     if path.is_dir():
-        # Other files of the folder (a README, a licence, the card) are ignored.
+        # Other files of the folder (a README, a license, the card) are ignored.
         suffixes = (*TEXT_FORMS, *(f"{form}.gz" for form in TEXT_FORMS), PARQUET)
         return sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(suffixes))
     if not path.is_file():

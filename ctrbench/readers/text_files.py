@@ -79,7 +79,7 @@ def find_text_files(paths: Sequence[Path], names: Sequence[str]) -> list[TextFil
 def _files_in_folder(folder: Path, names: Sequence[str]) -> list[TextFile]:
     files = {name: TextFile(path=folder / name) for name in names if (folder / name).is_file()}
     for archive in sorted(folder.glob("*.zip")) if len(files) < len(names) else []:
-        for file in _members(archive):
+        for file in _archive_members(archive):
             if file.name in names:
                 files.setdefault(file.name, file)
     missing = [name for name in names if name not in files]
@@ -95,7 +95,7 @@ def _files_in_folder(folder: Path, names: Sequence[str]) -> list[TextFile]:
 def _files_in_archive(path: Path, names: Sequence[str]) -> list[TextFile]:
     if path.suffix.lower() != ".zip":
         return [TextFile(path=path)]
-    members = _members(path)
+    members = _archive_members(path)
     expected = [file for file in members if file.name in names]
     if not expected and len(members) != 1:
         content = ", ".join(file.name for file in members[:5]) or "no text file"
@@ -107,7 +107,7 @@ def _files_in_archive(path: Path, names: Sequence[str]) -> list[TextFile]:
     return expected or members
 
 
-def _members(archive: Path) -> list[TextFile]:
+def _archive_members(archive: Path) -> list[TextFile]:
     if not zipfile.is_zipfile(archive):
         raise SourceError(
             "not a zip archive", value=archive, remedy="download it again, or pass the .txt file itself"

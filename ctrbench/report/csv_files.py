@@ -73,7 +73,7 @@ def overall_csv(summaries: Sequence[Summary]) -> str:
         for number, summary in enumerate(summaries, start=1)
         for metric, value in sorted(summary.comparison.oracle.items())
     ]
-    return _csv(OVERALL_COLUMNS, [*lines, *oracles])
+    return _csv_text(OVERALL_COLUMNS, [*lines, *oracles])
 
 
 def bins_csv(summaries: Sequence[Summary]) -> str:
@@ -84,12 +84,12 @@ def bins_csv(summaries: Sequence[Summary]) -> str:
         for row in summary.rows
         for line in _bin_lines(summary.bins.bins, row)
     ]
-    return _csv(BIN_COLUMNS, lines)
+    return _csv_text(BIN_COLUMNS, lines)
 
 
 def tidy_csv(lines: Sequence[Mapping[str, object]]) -> str:
     """Return lines that all have the columns of the first."""
-    return _csv(tuple(lines[0]), lines)
+    return _csv_text(tuple(lines[0]), lines)
 
 
 def _metric_lines(row: RowSummary) -> Iterable[dict[str, object]]:
@@ -154,7 +154,7 @@ def _gain_columns(gain: Gain | None) -> dict[str, object]:
     return {**_estimate_columns(gain.estimate, prefix="gain_"), **bounds}
 
 
-def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
+def _csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
     writer.writeheader()

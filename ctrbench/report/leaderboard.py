@@ -129,7 +129,7 @@ def _table_line(row: RowSummary, store: RunStore, folder: Path) -> str:
     total = count(sum(parameters.model_dump().values())) if parameters else DASH
     rank = DASH if row.rank is None else str(row.rank)
     names = [markdown_text(row.row.method), markdown_text(row.row.backbone)]
-    return f"| {' | '.join([rank, *names, *metrics, total, _seeds(row, store, folder)])} |"
+    return f"| {' | '.join([rank, *names, *metrics, total, _seeds_text(row, store, folder)])} |"
 
 
 def _cell_text(value: Cell) -> str:
@@ -137,7 +137,7 @@ def _cell_text(value: Cell) -> str:
     return f"{value.text} ± {value.std}{sign}" if value.std else value.text
 
 
-def _seeds(row: RowSummary, store: RunStore, folder: Path) -> str:
+def _seeds_text(row: RowSummary, store: RunStore, folder: Path) -> str:
     """Return the number of finished runs with a link to the folder of records, and the failed runs."""
     count_text = row.row.failed_share or str(len(row.row.finished))
     records = store.record_file(row.row.key).parent

@@ -148,9 +148,9 @@ def summarize(
         RowSummary(
             row=row,
             scores=scores[row.name],
-            variants=_variants(row),
-            costs=_costs(row),
-            distances=_distances(row, comparison.oracle),
+            variants=_variant_estimates(row),
+            costs=_cost_estimates(row),
+            distances=_distances_from_truth(row, comparison.oracle),
             auc_of_trained=_auc_of_trained(row),
             bins={metric.name: bin_scores[row.name, metric.name] for metric in bin_metrics(metrics)},
             rank=ranks.get(row.name),
@@ -210,7 +210,7 @@ def _domain_gain(row: Row, plain: Row) -> Interval | None:
     return bootstrap_domains(own, base)
 
 
-def _variants(row: Row) -> dict[str, dict[str, Estimate | None]]:
+def _variant_estimates(row: Row) -> dict[str, dict[str, Estimate | None]]:
     def estimates(variant: str) -> dict[str, Estimate | None]:
         metrics = {metric for result in row.results.values() for metric in result.variants.get(variant, {})}
         return {metric: estimate(row.values(metric, variant=variant).values()) for metric in sorted(metrics)}
@@ -218,7 +218,7 @@ def _variants(row: Row) -> dict[str, dict[str, Estimate | None]]:
     return {variant: estimates(variant) for variant in row.variants}
 
 
-def _costs(row: Row) -> dict[str, Estimate | None]:
+def _cost_estimates(row: Row) -> dict[str, Estimate | None]:
     counts = row.parameters.model_dump() if row.parameters else {}
     seconds = [record.measured.seconds for record in row.finished]
     return {
@@ -227,7 +227,7 @@ def _costs(row: Row) -> dict[str, Estimate | None]:
     }
 
 
-def _distances(row: Row, oracle: Mapping[str, float | None]) -> dict[str, Estimate | None]:
+def _distances_from_truth(row: Row, oracle: Mapping[str, float | None]) -> dict[str, Estimate | None]:
     origins = {metric: oracle.get(origin) for metric, origin in ORIGINS.items()}
     return {
         metric: estimate(value - origin for value in row.values(metric).values())
@@ -254,7 +254,7 @@ def _verdicts(rows: Sequence[Row], metric: str, *, higher_is_better: bool) -> di
         {label: row.values(metric) for label, row in by_label.items()},
         higher_is_better=higher_is_better,
         min_seeds=MIN_SEEDS,
-        candidates=_candidates(by_label, metric),
+        candidates=_candidates_for_best(by_label, metric),
     )
     return {by_label[result.name].name: _verdict(result, by_label[result.name]) for result in results}
 
@@ -266,7 +266,7 @@ def _verdict(standing: Standing, row: Row) -> Verdict:
     return Verdict(is_best=standing.is_best, is_tied=is_tied if is_tested else None, p_holm=p_holm)
 
 
-def _candidates(rows: Mapping[str, Row], metric: str) -> Collection[str]:
+def _candidates_for_best(rows: Mapping[str, Row], metric: str) -> Collection[str]:
     """Return the labels of the rows that may be the best: with enough seeds first, then without failed runs."""
     with_seeds = {label: row for label, row in rows.items() if len(row.values(metric)) >= MIN_SEEDS} or rows
     return {label for label, row in with_seeds.items() if not row.num_failed} or set(with_seeds)

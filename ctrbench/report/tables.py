@@ -63,10 +63,10 @@ def overall_table(summary: Summary) -> Table:
     return Table(
         name="overall",
         title=f"{OVERALL_TITLE} · {comparison.title}",
-        columns=(*map(_heading, _table_metrics(summary.metrics)), *COST),
+        columns=(*map(_metric_heading, _table_metrics(summary.metrics)), *COST),
         lines=(*lines, *_oracle_lines(summary)),
         notes=tuple(mark_notes(summary)),
-        definitions=tuple(_definitions(comparison)),
+        definitions=tuple(_metric_definitions(comparison)),
         cost_definitions=(
             "Parameters: embedding tables; dense parameters shared by all domains; per-domain parameters.",
             *indicator_note(comparison),
@@ -146,9 +146,9 @@ def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
     for row in summary.of_backbone(backbone):
         estimates = {metric: score.estimate for metric, score in row.scores.items()}
         marks = {metric: mark_of(score.verdict) for metric, score in row.scores.items()}
-        yield method_line(row, (*_quality(summary.metrics, estimates, marks), *_cost(row)))
+        yield method_line(row, (*_quality_cells(summary.metrics, estimates, marks), *_cost_cells(row)))
         for variant, of_variant in row.variants.items():
-            cells = (*_quality(summary.metrics, of_variant, {}), *NO_COSTS)
+            cells = (*_quality_cells(summary.metrics, of_variant, {}), *NO_COSTS)
             yield Line(kind="variant", label=variant, cells=cells)
 
 
@@ -157,11 +157,11 @@ def _table_metrics(metrics: MetricSet) -> list[Metric]:
     return [metric for kind in ("ranked", "mean") for metric in metrics.metrics if metric.in_table == kind]
 
 
-def _heading(metric: Metric) -> str:
+def _metric_heading(metric: Metric) -> str:
     return f"{metric.title}{_ARROWS[metric.higher_is_better]}"
 
 
-def _quality(
+def _quality_cells(
     metrics: MetricSet, estimates: Mapping[str, Estimate | None], marks: Mapping[str, Mark]
 ) -> tuple[Cell, ...]:
     return tuple(
@@ -176,7 +176,7 @@ def _quality_cell(metric: Metric, value: Estimate | None, mark: Mark) -> Cell:
     return Cell(text=number(value.mean if value else None, metric.digits))
 
 
-def _cost(row: RowSummary) -> tuple[Cell, ...]:
+def _cost_cells(row: RowSummary) -> tuple[Cell, ...]:
     parameters = row.row.parameters
     counts = (
         (parameters.embedding, parameters.dense, parameters.per_domain) if parameters else (None, None, None)
@@ -204,7 +204,7 @@ def _oracle_lines(summary: Summary) -> Iterable[Line]:
             yield Line(kind="oracle", label=label, cells=(*cells, *NO_COSTS))
 
 
-def _definitions(comparison: Comparison) -> Iterable[str]:
+def _metric_definitions(comparison: Comparison) -> Iterable[str]:
     if any(row.variants for row in comparison.rows):
         yield "Indented: a further score of the same runs, which is not compared with other rows."
     if comparison.oracle:

@@ -61,7 +61,7 @@ def execute(
     result, error, resumed = None, None, 0
     try:
         if run.unsupported is None:
-            result, resumed = _run(run, store, clock, progress, checkpoint_seconds, workers)
+            result, resumed = _execute_run(run, store, clock, progress, checkpoint_seconds, workers)
     except Exception as problem:  # noqa: BLE001  # an error in a plug-in ends this run, not the others
         error = describe_exception(problem)
         _write_traceback(store.folder(run.key))
@@ -85,7 +85,7 @@ def _write_traceback(folder: Location) -> None:
     write_text(folder / "traceback.txt", traceback.format_exc())
 
 
-def _run(
+def _execute_run(
     run: Run,
     store: RunStore,
     clock: Clock,

@@ -110,7 +110,7 @@ def bench(request: Request, *, progress: Progress = lambda *_: None) -> BenchRes
     config, device = request.config, device_of(request.config)
     config.set_up_process()
     pairs = _select_pairs(request)
-    workloads = _workloads(request)
+    workloads = _workloads_of(request)
     roofs = measure_roofs(device)
     return BenchResult(
         started=started,
@@ -140,7 +140,7 @@ def _make_pair(method: str, rewriter: Selected[Method], backbone: str, base: Sel
     return _Pair(method=method, backbone=backbone, rewriter=rewriter.value, base=base.value)
 
 
-def _workloads(request: Request) -> Sequence[Callable[[], Workload]]:
+def _workloads_of(request: Request) -> Sequence[Callable[[], Workload]]:
     """Check the request's data and return one function per workload that reads or generates its rows."""
     return (
         _synthetic_workloads(request)

@@ -257,7 +257,7 @@ def _is_intact(file: Path, sha256: str) -> bool:
 
 def _evict_for(folder: Path, size: int) -> bool:
     """Evict copies that are long unused, oldest first, and return whether a copy of `size` bytes fits the limit."""
-    copies = sorted(_copies(folder))
+    copies = sorted(_cached_copies(folder))
     free = int(os.environ.get("CTRBENCH_CACHE_BYTES", CACHE_BYTES)) - sum(length for _, length, _ in copies)
     for last_used, length, file in copies:
         if free >= size or last_used > time.time() - UNUSED_SECONDS:
@@ -267,7 +267,7 @@ def _evict_for(folder: Path, size: int) -> bool:
     return free >= size
 
 
-def _copies(folder: Path) -> Iterator[tuple[float, int, str]]:
+def _cached_copies(folder: Path) -> Iterator[tuple[float, int, str]]:
     """Yield the time of last use, the size and the path of each cached copy."""
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -56,7 +56,7 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
         if not part.comparison.records:
             reasons = " ".join(dict.fromkeys(f"{row.method}: {row.reason}" for row in part.comparison.rows))
             raise StoreError("no run of a study has a result", value=part.comparison.title, remedy=reasons)
-    drawn = _draw(study, parts, store)
+    drawn = _call_drawing(study, parts, store)
     notice = parts[0].comparison.notice
     tables = [replace(_with_source(table, study), notice=notice) for table in drawn.tables]
     paths = [
@@ -75,7 +75,7 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
     return StudyFiles(paths=tuple(paths), terminal=tuple(terminal_tables(tables)))
 
 
-def _draw(study: Study, parts: Sequence[Part], store: RunStore) -> Drawn:
+def _call_drawing(study: Study, parts: Sequence[Part], store: RunStore) -> Drawn:
     drawn: object = study.drawing.draw(parts, store=store)
     if not isinstance(drawn, Drawn):
         raise ContractError(

@@ -13,7 +13,7 @@ from ctrbench.backbones.dnn import Dnn
 from ctrbench.contract.domains import domain_tables
 from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.errors import SettingError
-from ctrbench.methods.m3oe import BilevelLearner, ExpertsModule, M3oe, NormalisedBank, is_held_out
+from ctrbench.methods.m3oe import BilevelLearner, ExpertsModule, M3oe, NormalizedBank, is_held_out
 from ctrbench.nn.interactions import CrossModule
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
@@ -74,7 +74,7 @@ def first_layer(model: CTRModel, z: np.ndarray, p: int) -> np.ndarray:
 
 def expert(bank: torch.nn.Sequential, place: int, x: np.ndarray) -> np.ndarray:
     for layer in bank:
-        assert isinstance(layer, NormalisedBank)
+        assert isinstance(layer, NormalizedBank)
         h = x @ numbers(layer.bank.weight[place]) + numbers(layer.bank.bias[place, 0])
         x = np.tanh(normed(h) * numbers(layer.scale[place, 0]) + numbers(layer.shift[place, 0]))
     return x
@@ -177,7 +177,7 @@ def test_every_domains_expert_learns_from_every_row_and_the_rest_of_a_domain_fro
         Learner().step(model, optimizer, data.slice(0, 200))
     before = {name: table.weight.detach().clone() for name, table in domain_tables(model).items()}
     bank = experts(model).own[0]
-    assert isinstance(bank, NormalisedBank)
+    assert isinstance(bank, NormalizedBank)
     weight = bank.bank.weight.detach().clone()
     rows = torch.nonzero(data.indicator_B <= 2)[:, 0]
     Learner().step(model, optimizer, data.take(rows))
@@ -195,8 +195,8 @@ def test_experts_have_the_widths_of_the_tower_and_different_weights(
     module = experts(build_model("m3oe"))
     shapes = []
     for shared, own in zip(module.shared, module.own, strict=True):
-        assert isinstance(shared, NormalisedBank)
-        assert isinstance(own, NormalisedBank)
+        assert isinstance(shared, NormalizedBank)
+        assert isinstance(own, NormalizedBank)
         weight = torch.cat([shared.bank.weight, own.bank.weight]).detach()
         shapes.append((len(shared.bank.weight), len(own.bank.weight), *weight.shape[1:]))
         assert len(torch.unique(weight.flatten(1), dim=0)) == SHARED + DOMAINS

@@ -318,7 +318,7 @@ def test_own_weights_of_domains_without_rows_stay_bit_equal(data: SplitData) -> 
     assert moved == [False, True, True, False, False, False, False]
 
 
-def test_a_single_domain_regularises_only_itself() -> None:
+def test_a_single_domain_regularizes_only_itself() -> None:
     made, model, many = learner(), logistic(1), numbers([1] * 40)
     order = made.order(many, batch_size=4, generator=np.random.default_rng(0))
     assert [(owner, len(batches)) for owner, batches in loops(made, order, many)] == [(0, 4), (1, 8)]

@@ -58,7 +58,7 @@ def logistic(*rows_of_tasks: int) -> CTRModel:
 
 
 class Recording(Optimizer):
-    """An optimiser that keeps the gradients and makes no step."""
+    """An optimizer that keeps the gradients and makes no step."""
 
     def step(self) -> None:
         self.rows = [

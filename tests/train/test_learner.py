@@ -75,10 +75,10 @@ class Penalized(Stage):
     """Adds a parameter to the loss."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
-        return PenalisedModule(num_inputs)
+        return PenalizedModule(num_inputs)
 
 
-class PenalisedModule(StageModule):
+class PenalizedModule(StageModule):
     def __init__(self, num_inputs: int) -> None:
         super().__init__()
         self.num_outputs = num_inputs

@@ -135,6 +135,6 @@ def dataset_name(spec: ProductionSpec) -> str:
 def _short_number(rows: int) -> str:
     for unit, size in (("g", 10**9), ("m", 10**6), ("k", 10**3)):
         if rows >= size and (rows * 10) % size == 0:
-            whole, tenths = divmod(rows * 10 // size, 10)
-            return f"{whole}.{tenths}{unit}" if tenths else f"{whole}{unit}"
+            units, tenths = divmod(rows * 10 // size, 10)
+            return f"{units}.{tenths}{unit}" if tenths else f"{units}{unit}"
     return str(rows)

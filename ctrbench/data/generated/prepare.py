@@ -80,7 +80,7 @@ def _generate(
     if force:
         for file in (*(piece.note for piece in pieces), folder / GENERATOR):
             remove_file(file)
-    constants = _constants(folder, spec, progress)
+    constants = _load_constants(folder, spec, progress)
     tally = Tally()
     progress("generate", 0.0)
     for done, shard in enumerate(dispatch(generate_shard, pieces), start=1):
@@ -112,7 +112,7 @@ def _is_current(prepared: Prepared, spec: ProductionSpec, *, is_stored: bool) ->
     )
 
 
-def _constants(folder: Location, spec: ProductionSpec, progress: Progress) -> Constants:
+def _load_constants(folder: Location, spec: ProductionSpec, progress: Progress) -> Constants:
     """Return the constants of an interrupted preparation of the same spec, or calibrate them."""
     file = folder / GENERATOR
     if is_file(file):

@@ -229,7 +229,8 @@ def evaluate_term(term: Term, rows: ScoredRows) -> Floats:
     if np.shape(values) != rows.is_positive.shape:
         raise ContractError(
             "a term of a metric must return an array with one number per row",
-            value=f"{term.__module__}.{term.__name__} returned {_shape(values)} for {rows.is_positive.size} rows",
+            value=f"{term.__module__}.{term.__name__} returned {_describe_type(values)} for "
+            f"{rows.is_positive.size} rows",
             remedy="compute it element by element from rows.score and rows.is_positive",
         )
     return values
@@ -241,13 +242,13 @@ def evaluate_groups(metric: RowMetric, groups: Groups) -> Floats:
     if not isinstance(values, np.ndarray) or values.shape != groups.rows.shape:
         raise ContractError(
             "values() of a metric must return an array with one number per group",
-            value=f"metric {metric.name} returned {_shape(values)} for {groups.rows.size} groups",
+            value=f"metric {metric.name} returned {_describe_type(values)} for {groups.rows.size} groups",
             remedy="compute it element by element from groups.sum(term) and groups.rows",
         )
     return values
 
 
-def _shape(values: object) -> str:
+def _describe_type(values: object) -> str:
     return f"an array of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
 
 

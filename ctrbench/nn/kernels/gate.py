@@ -294,7 +294,7 @@ def _multiply_loop(
     product_BN: Array,
 ) -> int:
     """Write h ⊙ π; return how many v_out exceed the threshold."""
-    top, low, zero, one = np.float32(ceiling), np.float32(threshold), np.float32(0.0), np.float32(1.0)
+    top, low, zero32, one32 = np.float32(ceiling), np.float32(threshold), np.float32(0.0), np.float32(1.0)
     num_kept = 0
     for i in range(len(x_BN)):
         x, share, product = x_BN[i], base[index_B[i]], product_BN[i]
@@ -302,8 +302,8 @@ def _multiply_loop(
         for j in range(len(x)):
             v_out = top * share[j]
             is_kept = v_out > low
-            factor = one if is_hard else v_out
-            product[j] = x[j] * (factor if is_kept or not is_cut else zero)
+            factor = one32 if is_hard else v_out
+            product[j] = x[j] * (factor if is_kept or not is_cut else zero32)
             # As wide as the numbers beside it, or the loop is not vectorized.
             num_kept_of_row += np.int32(is_kept)
         num_kept += int(num_kept_of_row)
@@ -326,18 +326,18 @@ def _backward_loop(
 ) -> None:
     """Write the gradient by h, and add that by v_in to `by_v`, which holds zeros."""
     is_cut, is_hard, is_masked, is_mean = flags
-    top, low, zero, one = np.float32(ceiling), np.float32(threshold), np.float32(0.0), np.float32(1.0)
+    top, low, zero32, one32 = np.float32(ceiling), np.float32(threshold), np.float32(0.0), np.float32(1.0)
     pull32, steep = np.float32(pull), np.float32(steepness)
-    elsewhere = zero if is_mean else -pull32
+    elsewhere = zero32 if is_mean else -pull32
     for i in range(len(x_BN)):
         grad, x, share, by_x, total = grad_BN[i], x_BN[i], base[index_B[i]], by_x_BN[i], by_v[index_B[i]]
         for j in range(len(x)):
             v_out = top * share[j]
             is_kept = v_out > low
-            factor = one if is_hard else v_out
-            by_x[j] = grad[j] * (factor if is_kept or not is_cut else zero)
+            factor = one32 if is_hard else v_out
+            by_x[j] = grad[j] * (factor if is_kept or not is_cut else zero32)
             total[j] += grad[j] * x[j] - pull32 if is_kept or not is_masked else elsewhere
     for r in range(len(base)):
         share, total = base[r], by_v[r]
         for j in range(len(share)):
-            total[j] *= share[j] * (one - share[j]) * steep
+            total[j] *= share[j] * (one32 - share[j]) * steep

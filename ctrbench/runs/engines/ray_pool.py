@@ -66,7 +66,7 @@ class Pool(Generic[T]):
             task = self.waiting.popleft()
             self.running[self.submit(task)] = task
             self._refill()
-        for ref in self._completed():
+        for ref in self._completed_tasks():
             task = self.running.pop(ref)
             try:
                 yield task, self.ray.get(ref)
@@ -90,7 +90,7 @@ class Pool(Generic[T]):
         if not self.waiting:
             self.waiting.extend(task for task in (next(self.tasks, None),) if task is not None)
 
-    def _completed(self) -> list[Any]:
+    def _completed_tasks(self) -> list[Any]:
         if not self.running:
             time.sleep(POLL_SECONDS)
             return []
@@ -128,7 +128,7 @@ def result_of(outcome: Any) -> Any:  # noqa: ANN401
     return outcome
 
 
-def _apply(function: Callable[[T], R], item: T) -> R | CtrbenchError:
+def _apply_on_node(function: Callable[[T], R], item: T) -> R | CtrbenchError:
     """Call a function on a node; return a `CtrbenchError` as a value, so that Ray does not wrap it."""
     try:
         return function(item)
@@ -146,7 +146,7 @@ def ray_map(
     with connect(address) as ray:
         needs = {"CPU": cpus}
         check_node_capacity(ray, needs)
-        apply, shared = ray.remote(_apply).options(**task_options(needs)), ray.put(function)
+        apply, shared = ray.remote(_apply_on_node).options(**task_options(needs)), ray.put(function)
         tasks = (Task(item=item) for item in items)
         pool = Pool(
             ray, tasks, lambda task: apply.remote(shared, task.item), lambda: 2 * num_slots(ray, needs)

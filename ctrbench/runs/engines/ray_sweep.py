@@ -88,7 +88,7 @@ class Sweep:
         self.mailbox = _start_mailbox(self.ray)
         remote = self.ray.remote(execute_on_node)
         tasks = (Task(item=run) for run in runs)
-        pool = Pool(self.ray, tasks, lambda task: self._submit(remote, task), self._capacity)
+        pool = Pool(self.ray, tasks, lambda task: self._submit(remote, task), self._num_free_slots)
         try:
             while pool.is_busy:
                 completed = list(pool.poll())
@@ -115,7 +115,7 @@ class Sweep:
             ctrbench.__version__,
         )
 
-    def _capacity(self) -> int:
+    def _num_free_slots(self) -> int:
         slots = num_slots(self.ray, self.settings.needs)
         if slots == 0 and not self.is_waiting:
             self.settings.say("no node can currently fit a run; waiting")

@@ -65,19 +65,19 @@ def calibrate(spec: ProductionSpec) -> Constants:
     """Return the constants of a spec; takes seconds for 2^22 rows and the memory of six numbers per row."""
     world = make_world(spec)
     sample = _Sample(world)
-    means, sds = _scales(sample)
+    means, sds = _scales_of_parts(sample)
     logit = sample.rest
     for part, mean, sd, weight in zip(sample.parts, means, sds, part_weights(spec), strict=True):
         logit += weight / sd * (part - mean[sample.scenario])
     mu = bisect(lambda mu: float(np.mean(expit(mu + logit)) - BASE_RATE), *MU_RANGE, xtol=1e-13)
     scales = {
-        part: PartScale(means=tuple(map(_decimal, means[i])), sd=_decimal(sds[i]))
+        part: PartScale(means=tuple(map(_to_decimal, means[i])), sd=_to_decimal(sds[i]))
         for i, part in enumerate(PARTS)
     }
-    return Constants(mu=_decimal(mu), scales=scales)
+    return Constants(mu=_to_decimal(mu), scales=scales)
 
 
-def _decimal(value: float) -> str:
+def _to_decimal(value: float) -> str:
     return f"{value:.12g}"
 
 
@@ -104,7 +104,7 @@ def _calibration_blocks(world: World) -> Iterator[Block]:
         yield Block(world, start, min(start + BLOCK_ROWS, rows), rows, CALIBRATION)
 
 
-def _scales(sample: _Sample) -> tuple[Floats, Floats]:
+def _scales_of_parts(sample: _Sample) -> tuple[Floats, Floats]:
     """Return means per scenario (components, scenarios) and standard deviations (components)."""
     counts = np.bincount(sample.scenario, minlength=NUM_SCENARIOS)
     means = np.empty((len(PARTS), NUM_SCENARIOS))

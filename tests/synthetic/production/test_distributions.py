@@ -74,7 +74,7 @@ def test_blocks_are_proportional_to_shares_and_not_empty() -> None:
     assert np.diff(starts).tolist() == [701, 301, 1]
 
 
-def test_centred_table_has_weighted_mean_0_and_mean_square_1() -> None:
+def test_centered_table_has_weighted_mean_0_and_mean_square_1() -> None:
     weights = np.array([1.0, 2.0, 5.0])
     values = centered(np.array([[1.0, 4.0, 9.0], [0.0, 0.0, 8.0]]), weights)
     assert values @ weights == pytest.approx([0, 0], abs=1e-12)
