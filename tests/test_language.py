@@ -149,7 +149,7 @@ BRITISH = {
 }
 """British spelling → American spelling, as in scikit-learn and PyTorch."""
 STORED = re.compile(
-    r"component_behaviour|['\"]behaviour['\"]|\.centre\"|regularise|regularisation|licence( =|:|`)|colour = \"red|"
+    r"component_behaviour|['\"]behaviour['\"]|\.centre[\"`]|regularise|regularisation|licence( =|:|`)|colour = \"red|"
     r"['\"]colour['\"]|colour=red"
 )
 """Names in stored records, cards and data, labels of random draws, and unknown names in tests."""

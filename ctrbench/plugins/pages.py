@@ -10,8 +10,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -20,13 +19,14 @@ from ctrbench.discovery import TAGS, Plugin
 from ctrbench.errors import ContractError
 from ctrbench.plugins.base import Backbone, Estimator, Method, Settings
 from ctrbench.plugins.groups import groups
+from ctrbench.plugins.markdown import escape, join_lines, markdown_body, paragraph
 from ctrbench.plugins.registry import ALL, PlugKind, plugins
 from ctrbench.storage.files import write_text
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-FOLDER, SPECIFICATION = Path("docs/methods"), Path("docs/specification")
+FOLDER = Path("docs/methods")
 INDEX = "index.md"
 KINDS: tuple[PlugKind, ...] = ("methods", "backbones")
 BASES: dict[PlugKind, type[Settings]] = {"methods": Method, "backbones": Backbone}
@@ -109,14 +109,14 @@ def _table_of_methods() -> str:
         tags = (escape(plugin.tag(name)) for name in ("Uses", "Parameters per domain"))
         cells = (_page_link(plugin, "methods"), _summary_text(plugin), _year(plugin), *tags)
         lines.append(f"| {' | '.join(cells)} |")
-    return _join_lines(lines)
+    return join_lines(lines)
 
 
 def _table_of_backbones() -> str:
     lines = ["| backbone | description | year |", "| :-- | :-- | :-- |"]
     for plugin in _built_in("backbones"):
         lines.append(f"| {_page_link(plugin, 'backbones')} | {_summary_text(plugin)} | {_year(plugin)} |")
-    return _join_lines(lines)
+    return join_lines(lines)
 
 
 def _page_link(plugin: Plugin, kind: PlugKind) -> str:
@@ -143,7 +143,7 @@ def _group_section() -> str:
     for kind in KINDS:
         for name, group in groups(kind).items():
             lines.append(f"| `{name}` | {kind} | {', '.join(f'`{member}`' for member in group.members)} |")
-    return _join_lines(lines)
+    return join_lines(lines)
 
 
 # The page of a plug-in.
@@ -156,7 +156,7 @@ def _plugin_page(plugin: Plugin, kind: PlugKind) -> str:
     parts = [
         NOTE,
         f"# `{plugin.name}`\n",
-        f"{_paragraph(plugin.summary, depth)}\n",
+        f"{paragraph(plugin.summary, depth)}\n",
         _fact_table(plugin, chosen, depth),
     ]
     parts += markdown_body(introduction, depth)
@@ -173,15 +173,13 @@ def _plugin_page(plugin: Plugin, kind: PlugKind) -> str:
 
 def _fact_table(plugin: Plugin, chosen: type[Any], depth: int) -> str:
     """Return the table of a plug-in's tags and declared properties."""
-    facts = {name: _paragraph(plugin.tag(name), depth) for name in TAGS if plugin.tag(name)}
+    facts = {name: paragraph(plugin.tag(name), depth) for name in TAGS if plugin.tag(name)}
     facts["Year"] = _year(plugin)
     if issubclass(chosen, Method):
         facts["Initial logits"] = _start_text(chosen().starts_as_backbone)
     file = f"ctrbench/{plugin.file.parent.name}/{plugin.file.name}"
     facts["Source"] = f"[{file}]({'../' * (depth + 1)}{file})"
-    return _join_lines(
-        ["| | |", "| :-- | :-- |", *(f"| {name} | {value} |" for name, value in facts.items())]
-    )
+    return join_lines(["| | |", "| :-- | :-- |", *(f"| {name} | {value} |" for name, value in facts.items())])
 
 
 def _start_text(claim: float | None) -> str:
@@ -219,20 +217,6 @@ def _capitalized(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}" if re.match(r"(?:[a-z]{2,}|a)\b(?!\^)", text) else text
 
 
-def markdown_body(text: str, depth: int) -> Iterator[str]:
-    """Yield paragraphs as one line each, and indented blocks as blocks of code."""
-    for block in filter(None, re.split(r"\n{2,}", text.strip("\n"))):
-        for is_formula, group in groupby(block.splitlines(), lambda line: line.startswith("    ")):
-            lines = list(group)
-            if is_formula:
-                yield "\n".join(["```text", *(line[4:] for line in lines), "```\n"])
-            else:
-                yield f"{_paragraph(' '.join(lines), depth)}\n"
-
-
-# Settings.
-
-
 def settings_table(chosen: type[Settings], fields: Mapping[str, FieldInfo], *, depth: int = 1) -> str:
     """Return the table of settings, or a sentence where there are none."""
     if not fields:
@@ -248,9 +232,9 @@ def settings_table(chosen: type[Settings], fields: Mapping[str, FieldInfo], *, d
     for name, field in fields.items():
         values = describe_values(field.annotation, field.metadata)
         lines.append(
-            f"| `{name}` | {values} | `{_value_text(field.default)}` | {_paragraph(meanings[name], depth)} |"
+            f"| `{name}` | {values} | `{_value_text(field.default)}` | {paragraph(meanings[name], depth)} |"
         )
-    return _join_lines(lines)
+    return join_lines(lines)
 
 
 def _documented_settings(chosen: type[Settings]) -> dict[str, str]:
@@ -314,48 +298,6 @@ def _value_text(value: object) -> str:
     if isinstance(value, tuple):
         return "-".join(map(_value_text, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-# Markdown.
-
-_SIGNS = re.compile(r"[*<|]|\](?=\()|(?<!\w)_|_(?!\w)")
-_ANCHOR = r"[a-z0-9]+(?:-[a-z0-9]+)*-\d+\.\d+"
-_CITATION = re.compile(rf"\bspec: ({_ANCHOR})(?: (and|to) ({_ANCHOR}))?")
-_DOCUMENT = re.compile(r"\bdocs/([\w/-]+\.md)")
-
-
-def _join_lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines) + "\n"
-
-
-def _paragraph(text: str, depth: int) -> str:
-    """Return a paragraph of a docstring as Markdown, with links to the specification and to other documents."""
-    text = escape(" ".join(text.split()))
-    up = "../" * depth
-    text = _CITATION.sub(lambda match: _link_sections(match, up), text)
-    return _DOCUMENT.sub(lambda match: f"[docs/{match[1]}]({up}{match[1]})", text)
-
-
-def _link_sections(match: re.Match[str], up: str) -> str:
-    anchors = [anchor for anchor in match.group(1, 3) if anchor]
-    links = [f"[{anchor}]({up}specification/{_pages_of_anchors()[anchor]}#{anchor})" for anchor in anchors]
-    return f"specification {f' {match[2]} '.join(links)}"
-
-
-@cache
-def _pages_of_anchors() -> dict[str, str]:
-    """Return the page of each anchor of the specification, from the files below the current folder."""
-    return {
-        anchor: page.name
-        for page in sorted(SPECIFICATION.glob("*.md"))
-        for anchor in re.findall(rf'<a id="({_ANCHOR})"', page.read_text(encoding="utf-8"))
-    }
-
-
-def escape(text: str) -> str:
-    """Escape signs of formulas that Markdown would interpret; text in backticks is unchanged."""
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else _SIGNS.sub(r"\\\g<0>", part) for part in parts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from ctrbench.errors import ContractError
-from ctrbench.plugins import pages
+from ctrbench.plugins import markdown, pages
 from ctrbench.plugins.base import Method
 from ctrbench.plugins.registry import PlugKind, plugins, select
 
@@ -162,15 +162,9 @@ words.
 
 def test_a_docstring_is_split_into_introduction_and_sections() -> None:
     introduction, sections = pages.split_docstring(DOCSTRING)
-    assert list(pages.markdown_body(introduction, 1)) == [
+    assert list(markdown.markdown_body(introduction, 1)) == [
         "At work:\n",
         "```text\na_p* = b\n  <c>\n```\n",
         "and so \\*on\\* (specification [star-2.2](../specification/star.md#star-2.2)).\n",
     ]
-    assert list(pages.markdown_body(sections["Limits"], 1)) == ["Few words.\n"]
-
-
-def test_only_signs_that_markdown_interprets_are_escaped() -> None:
-    assert pages.escape("W_p* = |a| <b, c> `x*_y` [e_d ; z](1) _n") == (
-        "W_p\\* = \\|a\\| \\<b, c> `x*_y` [e_d ; z\\](1) \\_n"
-    )
+    assert list(markdown.markdown_body(sections["Limits"], 1)) == ["Few words.\n"]

@@ -13,7 +13,6 @@ from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TRUTH_SUFFI
 from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac import twin as iaac
 from ctrbench.synthetic.iaac.rows import Round
-from ctrbench.synthetic.iaac.truth import expected_auc
 from ctrbench.synthetic.iaac.twin import SIDECAR, make_twin, marked_ids
 
 ROWS = 40_000
@@ -189,14 +188,6 @@ def test_ladder_increases_with_each_component(folder: Path) -> None:
     assert list(ladder) == names
     assert auc[5] - auc[4] > 0.02
     assert 0.68 < auc[-1] < 0.73
-
-
-def test_expected_auc_equals_the_sum_over_all_pairs() -> None:
-    rng = np.random.default_rng(0)
-    score, probability = rng.integers(0, 5, 30).astype(float), rng.random(30)
-    order = (score[:, None] > score[None, :]) + 0.5 * (score[:, None] == score[None, :])
-    weight = probability[:, None] * (1 - probability)[None, :]
-    assert expected_auc(score, probability) == pytest.approx((order * weight).sum() / weight.sum())
 
 
 # --- determinism and files -----------------------------------------------------------------------------------------
