@@ -1,46 +1,30 @@
 from __future__ import annotations
 
-import errno
 import gzip
 import json
-import os
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import polars as pl
 import pytest
 
-from ctrbench.data import publish, shards, staging
-from ctrbench.data.card import DatasetCard, read_card
-from ctrbench.data.home import dataset_folder
+from ctrbench.data import shards, staging
+from ctrbench.data.card import DatasetCard
 from ctrbench.data.manifest import write_signed
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
-from ctrbench.data.publish import WAITING
 from ctrbench.data.summary import summarize
-from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
+from ctrbench.errors import DataError
 from ctrbench.names import Split
-from ctrbench.readers.table import TableReader
-from ctrbench.storage.files import lock
 
 MakeCard = Callable[..., DatasetCard]
 
 
 def column(prepared: Prepared, split: Split, name: str) -> list[Any]:
     return prepared.read(split, [name]).column(name).to_pylist()
-
-
-def is_empty(home: Path) -> bool:
-    return [path for path in (home / "datasets").iterdir() if path.suffix != ".lock"] == []
-
-
-# --- content of the prepared data; see conftest.py for the rows ---
 
 
 def test_shards_hold_rows_in_time_order(card: DatasetCard, home: Path) -> None:
@@ -367,152 +351,6 @@ def test_vocabularies_do_not_depend_on_the_order_of_rows(
     assert column(other, Split.TRAIN, "city") == ids
 
 
-# --- preparing again ---
-
-
-def file_of(prepared: Prepared) -> int:
-    return (prepared.root / "manifest.json").stat().st_ino
-
-
-def make_old(card: DatasetCard) -> None:
-    os.utime(card.path or "", ns=(1, 1))
-
-
-def test_nothing_is_read_the_second_time(
-    card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_old(card)
-    first = prepare(card, home=home)
-    before = file_of(first)
-    monkeypatch.setattr(TableReader, "read", None)
-    again = prepare(card, home=home)
-    assert again.manifest == first.manifest
-    assert file_of(again) == before
-
-
-def test_a_new_file_with_the_same_content_changes_nothing(card: DatasetCard, home: Path) -> None:
-    before = file_of(prepare(card, home=home))
-    make_old(card)
-    assert file_of(prepare(card, home=home)) == before
-
-
-def test_a_recently_modified_file_is_read_despite_equal_size_and_time(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path
-) -> None:
-    first = prepare(make_card(frame), home=home)
-    card = make_card(frame.with_columns(pl.col("city").replace("A", "Z")))
-    inputs = (first.folder / "inputs.json").read_text()
-    stat = Path(card.path or "").stat()
-    # As if the file had been written within the resolution of the clock.
-    (first.folder / "inputs.json").write_text(
-        inputs.replace(inputs.split("[")[1].split("]")[0], f"{stat.st_size}, {stat.st_mtime_ns}")
-    )
-    assert prepare(card, home=home).vocabulary("city")["value"][0] == "Z"
-
-
-def test_a_file_that_changes_while_it_is_read_is_refused(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path
-) -> None:
-    card = make_card(frame)
-    make_old(card)
-
-    def change(phase: str, _done: float) -> None:
-        if phase == "encode":
-            make_card(frame.with_columns(pl.col("city").replace("A", "Z")))
-            os.utime(card.path or "", ns=(2, 2))
-
-    with pytest.raises(DataError, match=r"changed while it was read: .*data.csv"):
-        prepare(card, home=home, progress=change)
-    assert is_empty(home)
-
-
-def test_a_changed_card_is_prepared_again(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    prepare(make_card(frame), home=home)
-    card = make_card(frame, domain_sets={"default": ["device"]})
-    assert prepare(card, home=home).domain_set("default").features == ("device",)
-
-
-def test_force_prepares_again(card: DatasetCard, home: Path) -> None:
-    first = prepare(card, home=home)
-    before = file_of(first)
-    again = prepare(card, home=home, force=True)
-    assert file_of(again) != before
-    assert again.manifest.content_digest == first.manifest.content_digest
-    assert not first.folder.exists()
-
-
-def test_a_reader_always_finds_a_dataset_while_it_is_replaced(
-    card: DatasetCard, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every step of the replacement is observed: before it there is the old dataset, after it the new one."""
-    first = prepare(card, home=home)
-    seen = []
-
-    def observed(name: str) -> None:
-        step = getattr(publish, name)
-
-        def observe(*arguments: object) -> None:
-            for before_or_after in (lambda: None, lambda: step(*arguments)):
-                before_or_after()
-                opened = open_prepared("shop", home)
-                opened.verify()
-                seen.append(opened.manifest.files)
-
-        monkeypatch.setattr(publish, name, observe)
-
-    for name in ("add_folder", "write_manifest", "remove_folder"):
-        observed(name)
-    again = prepare(card, home=home, force=True)
-    old, new = first.manifest.files, again.manifest.files
-    assert seen == [old, old, old, new, new, new]
-
-
-@pytest.mark.parametrize("step", ["add_folder", "write_manifest", "remove_folder"])
-def test_a_crash_during_the_replacement_leaves_a_dataset_and_no_lasting_files(
-    card: DatasetCard, home: Path, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare(card, home=home)
-    with monkeypatch.context() as patch:
-        patch.setattr(publish, step, Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            prepare(card, home=home, force=True)
-    open_prepared("shop", home).verify()
-    again = prepare(card, home=home, force=True)
-    assert sorted(path.name for path in again.root.iterdir()) == [again.manifest.files, "manifest.json"]
-
-
-def test_a_second_process_waits_and_finds_the_dataset_prepared(card: DatasetCard, home: Path) -> None:
-    phases: list[str] = []
-    make_old(card)
-    first = prepare(card, home=home)
-    first.root.rename(home / "hidden")
-    with ThreadPoolExecutor(1) as pool, lock(dataset_folder("shop", home), lambda: None):
-        second = pool.submit(prepare, card, home=home, progress=lambda phase, _: phases.append(phase))
-        while not phases:
-            time.sleep(0.01)
-        (home / "hidden").rename(first.root)
-    assert second.result().manifest == first.manifest
-    assert phases == [WAITING]
-
-
-@pytest.mark.parametrize(
-    "file", ["shards/dev-00000.parquet", "vocabulary/city.parquet", "domains/city.parquet"]
-)
-def test_a_damaged_file_is_named(card: DatasetCard, home: Path, file: str) -> None:
-    prepared = prepare(card, home=home)
-    path = prepared.folder / file
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(DataError, match=rf"damaged: .*{file}.*ctrbench prepare shop.toml --force"):
-        prepare(card, home=home)
-    prepare(card, home=home, force=True).verify()
-
-
-def test_a_missing_shard_is_named(card: DatasetCard, home: Path) -> None:
-    (prepare(card, home=home).folder / "shards/test-00000.parquet").unlink()
-    with pytest.raises(DataError, match=r"missing: .*shards/test-00000.parquet"):
-        prepare(card, home=home)
-
-
 def test_given_sources_replace_those_of_the_card(card: DatasetCard, home: Path, tmp_path: Path) -> None:
     moved = Path(card.path or "").rename(tmp_path / "moved.csv")
     prepared = prepare(card, home=home, sources=[moved])
@@ -525,189 +363,9 @@ def test_domains_add_a_domain_set(card: DatasetCard, home: Path) -> None:
     assert prepared.domain_table("device")["rows_train"].to_list() == [0, 5, 3]
 
 
-# --- errors ---
-
-
-def test_a_card_without_data_is_refused_with_a_remedy(card: DatasetCard, home: Path) -> None:
-    with pytest.raises(CardError, match=r"the card has no data: shop.*--source PATH"):
-        prepare(card.model_copy(update={"path": None}), home=home)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"label": {"column": "clik"}}, r"label.column.*'clik'.*did you mean 'click'"),
-        ({"timestamp": "tme"}, r"timestamp.*'tme'.*did you mean 'time'"),
-        ({"fields": [{"name": "city"}, {"name": "device", "column": "devise"}]}, r"field 'device'.*'devise'"),
-        ({"split": {"by": "hash", "key": "who"}}, r"split.key.*'who'"),
-        ({"probability": "truth"}, r"probability.*'truth'"),
-    ],
-)
-def test_a_missing_column_is_refused(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path, changes: dict[str, object], match: str
-) -> None:
-    with pytest.raises(CardError, match=f"the data lack a column of the card .*{match}"):
-        prepare(make_card(frame, **changes), home=home)
-    assert is_empty(home)
-
-
-@pytest.mark.parametrize("label", ["2", "1000", "-1", "0.5", "inf", "yes"])
-def test_a_label_other_than_0_and_1_is_refused(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path, label: str
-) -> None:
-    wrong = frame.with_columns(
-        pl.when(time=10).then(pl.lit(label)).otherwise(pl.col("click").cast(pl.String)).alias("click")
-    )
-    match = rf"a label is 0 or 1: column 'click' has '{label}' in row 5.*positive_from"
-    with pytest.raises(DataError, match=match):
-        prepare(make_card(wrong), home=home)
-    assert is_empty(home)
-
-
-def test_a_missing_label_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    wrong = frame.with_columns(pl.when(time=7).then(None).otherwise("click").alias("click"))
-    with pytest.raises(DataError, match=r"'click' has no value in row 1"):
-        prepare(make_card(wrong), home=home)
-
-
-def test_the_row_number_of_an_error_counts_all_batches(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ctrbench.data.staging.BATCH_ROWS", 4)
-    wrong = frame.with_columns(pl.when(time=8).then(None).otherwise("time").alias("time"))
-    with pytest.raises(DataError, match=r"a timestamp is .*'time' has no value in row 12"):
-        prepare(make_card(wrong), home=home)
-
-
-def test_text_in_a_numeric_field_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    wrong = frame.with_columns(pl.col("price").cast(pl.String).replace("9.0", "cheap"))
-    with pytest.raises(DataError, match=r"holds finite numbers: column 'price' has 'cheap' in row 5"):
-        prepare(make_card(wrong), home=home)
-
-
-def test_a_list_in_a_categorical_field_is_refused(
-    make_card: MakeCard, frame: pl.DataFrame, home: Path
-) -> None:
-    lists = frame.with_columns(pl.concat_list("city"))
-    with pytest.raises(CardError, match="kind multi_valued or sequence: 'city'"):
-        prepare(make_card(lists, file="data.parquet"), home=home)
-
-
-def test_an_empty_split_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    with pytest.raises(DataError, match=r"empty split.*train"):
-        prepare(make_card(frame.with_columns(pl.lit(3).alias("time"))), home=home)
-    assert is_empty(home)
-
-
-def test_a_table_without_rows_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    with pytest.raises(DataError, match="have no rows"):
-        prepare(make_card(frame.clear()), home=home)
-
-
-def test_an_unknown_domain_feature_is_refused_before_any_work(card: DatasetCard, home: Path) -> None:
-    with pytest.raises(SettingError, match=r"no such field: citty.*did you mean 'city'"):
-        prepare(card, home=home, domains=("citty",))
-    assert not home.exists()
-
-
-def test_invalid_utf8_is_named_with_its_line(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    card = make_card(frame)
-    path = Path(card.path or "")
-    path.write_bytes(path.read_bytes().replace(b"x|q", b"x\xff"))
-    with pytest.raises(DataError, match=r"data.csv: line 9 is not UTF-8"):
-        prepare(card, home=home)
-
-
-def test_a_missing_source_is_refused(card: DatasetCard, home: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such data file"):
-        prepare(card, home=home, sources=[tmp_path / "none.csv"])
-    assert is_empty(home)
-
-
-class FullDisk:
-    """Replaces a function and raises the error of a full disk at the n-th call."""
-
-    def __init__(self, function: Callable[..., object], fails_at: int) -> None:
-        self.function, self.calls_left = function, fails_at
-
-    def __call__(self, *arguments: object, **named: object) -> object:
-        self.calls_left -= 1
-        if self.calls_left == 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return self.function(*arguments, **named)
-
-
-@pytest.mark.parametrize(("owner", "name"), [(staging, "append_values"), (shards.pq, "write_table")])
-@pytest.mark.parametrize("fails_at", [1, 4])
-def test_a_full_disk_leaves_nothing(
-    card: DatasetCard,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: object,
-    name: str,
-    fails_at: int,
-) -> None:
-    monkeypatch.setattr(owner, name, FullDisk(getattr(owner, name), fails_at))
-    with pytest.raises(DataError, match=r"no space left on the disk: .*home.*CTRBENCH_HOME"):
-        prepare(card, home=home)
-    assert is_empty(home)
-
-
-@pytest.mark.parametrize("phase", ["read", "encode", "write"])
-def test_an_interrupt_leaves_the_previous_dataset(
-    card: DatasetCard, make_card: MakeCard, frame: pl.DataFrame, home: Path, phase: str
-) -> None:
-    first = prepare(card, home=home)
-
-    def interrupt(current: str, _done: float) -> None:
-        if current == phase:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(make_card(frame.head(11)), home=home, progress=interrupt)
-    assert sorted(path.name for path in (home / "datasets").iterdir()) == [".shop.lock", "shop"]
-    assert [path.name for path in first.root.iterdir() if path.is_dir()] == [first.manifest.files]
-    first.verify()
-
-
 def test_progress_of_each_phase_ends_at_one(card: DatasetCard, home: Path) -> None:
     calls: list[tuple[str, float]] = []
     prepare(card, home=home, progress=lambda phase, done: calls.append((phase, done)))
     assert list(dict.fromkeys(phase for phase, _ in calls)) == ["read", "encode", "write"]
     assert dict(calls) == {"read": 1.0, "encode": 1.0, "write": 1.0}
     assert all(0 <= done <= 1 for _, done in calls)
-
-
-def test_invalid_files_raise_errors_of_ctrbench(make_card: MakeCard, home: Path) -> None:
-    for text in ("", "click", "a,b\n1\n", "\x00\x01", "a,a\n1,2\n"):
-        with pytest.raises(CtrbenchError):
-            prepare(make_card(text), home=home)
-
-
-JSON_LINES = '''
-"""JSON lines."""
-
-import polars as pl
-
-from ctrbench.readers.base import RawData, Reader
-
-
-class JsonLines(Reader):
-    def read(self, request):
-        return RawData(frame=pl.scan_ndjson(list(request.paths)), files=request.paths)
-'''
-
-
-@pytest.mark.parametrize(
-    ("path", "message"), [("nowhere.jsonl", "no such data file"), (".", "a reader must return files")]
-)
-def test_a_reader_gets_files_that_exist_and_returns_files(tmp_path: Path, path: str, message: str) -> None:
-    (tmp_path / "json_lines.py").write_text(JSON_LINES, encoding="utf-8")
-    (tmp_path / "a.jsonl").write_text('{"shop": 1, "click": 0}\n', encoding="utf-8")
-    (tmp_path / "card.toml").write_text(
-        f'name = "own"\ntitle = "Own"\nreader = "json_lines.py"\npath = "{path}"\nrepresentative = "shop"\n'
-        'label = { column = "click" }\ndomain_sets = { default = ["shop"] }\nfields = [{ name = "shop" }]\n',
-        encoding="utf-8",
-    )
-    with pytest.raises(SourceError, match=message):
-        prepare(read_card(tmp_path / "card.toml"), home=tmp_path / "home")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -14,11 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-import ctrbench
 from ctrbench.data.prepared import open_prepared
 from ctrbench.discovery import Plugin
 from ctrbench.errors import CtrbenchError, DataError, SettingError
@@ -27,9 +24,8 @@ from ctrbench.runs.engines.engine import RunEngine
 from ctrbench.runs.engines.local_backend import LocalBackend
 from ctrbench.runs.engines.ray_backend import RayBackend
 from ctrbench.runs.engines.ray_cluster import import_ray
-from ctrbench.runs.engines.ray_node import check_node, install_plugin, plugin_source, plugin_sources
-from ctrbench.runs.engines.ray_pool import RETRIES, Pool, Task, ray_map
-from ctrbench.runs.engines.ray_sweep import Sweep, SweepSettings
+from ctrbench.runs.engines.ray_node import plugin_source, plugin_sources
+from ctrbench.runs.engines.ray_pool import RETRIES, ray_map
 from ctrbench.runs.execute import execute
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
@@ -352,100 +348,9 @@ def test_a_missing_extra_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
         list(ray_map(str, [1]))
 
 
-def test_all_nodes_need_the_same_version(home: Path) -> None:
-    (run, *_) = grid(home)
-    check_node(run, store(home, "any"), ctrbench.__version__)
-    with pytest.raises(
-        SettingError, match=r"all nodes need the same version of ctrbench.*install ctrbench 9\.9 on"
-    ):
-        check_node(run, store(home, "any"), "9.9")
-
-
-def test_a_node_must_see_the_data(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the prepared data are missing on a node"):
-        check_node(grid(home)[0], RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
-
-
-def test_built_in_plugins_are_taken_from_the_node(home: Path) -> None:
-    method = grid(home)[0].method
-    there = replace(method, file=Path("/another/machine/adasparse.py"))
-    assert install_plugin(there, plugin_source(there)) == method
-
-
 def test_ray_is_imported_when_it_is_needed() -> None:
     code = "import ctrbench.runs.engines.ray_backend, sys; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-class Mailbox:
-    """A mailbox with one message."""
-
-    def __init__(self, run: Run, number: int, step: int) -> None:
-        tick = Tick(epoch=1, epochs=1, step=step, steps=9, loss=0.0, rows_per_second=0.0, dev_auc=None)
-        self.messages, self.take = [(run.key.digest, number, pickle.dumps(tick))], self
-
-    def remote(self) -> object:
-        return self.messages
-
-
-@pytest.fixture
-def sweep(home: Path, tmp_path: Path) -> Sweep:
-    """A sweep without a cluster."""
-    module = SimpleNamespace(exceptions=ray.exceptions, get=lambda answer: answer)
-    settings = SweepSettings(needs={"CPU": 1}, checkpoint_seconds=1.0)
-    return Sweep(module, settings, RunStore(results=tmp_path, home=home / "home"), Heard())
-
-
-def pool() -> Pool[Run]:
-    return Pool(ray, [], lambda _task: None, lambda: 0)
-
-
-def test_a_run_whose_workers_always_die_is_a_failed_run(home: Path, sweep: Sweep) -> None:
-    task, tasks = Task(item=grid(home)[0]), pool()
-    for _ in range(RETRIES + 1):
-        sweep.complete(tasks, task, ray.exceptions.WorkerCrashedError())
-    (record,) = sweep.records
-    assert record.status == "failed"
-    assert "gave up after 4 attempts" in str(record.error)
-    assert list(sweep.store.records()) == [record]
-    assert task.attempt == RETRIES == len(tasks.waiting)
-
-
-def test_an_error_of_a_node_is_raised(home: Path, sweep: Sweep) -> None:
-    with pytest.raises(DataError, match="no space"):
-        sweep.complete(pool(), Task(item=grid(home)[0]), DataError("no space"))
-
-
-def test_progress_resets_the_count_of_deaths(home: Path, sweep: Sweep) -> None:
-    task = Task(item=grid(home)[0], deaths=3, attempt=5, step=10)
-    sweep.mailbox = Mailbox(task.item, 5, 11)
-    sweep.receive([task])
-    assert (task.deaths, task.step) == (0, 11)
-    task.deaths = 3
-    sweep.mailbox = Mailbox(task.item, 5, 11)
-    sweep.receive([task])
-    assert task.deaths == 3
-
-
-def test_messages_of_an_earlier_attempt_are_ignored(home: Path, sweep: Sweep) -> None:
-    task = Task(item=grid(home)[0], deaths=3, attempt=5)
-    sweep.mailbox = Mailbox(task.item, 4, 11)
-    sweep.receive([task])
-    assert task.deaths == 3
-
-
-def test_a_run_whose_record_was_written_before_its_worker_died_is_not_repeated(
-    home: Path, sweep: Sweep
-) -> None:
-    run = grid(home)[0]
-    done = failed_record(run, "").model_copy(update={"status": "finished"})
-    sweep.store.write(done)
-    tasks = pool()
-    sweep.complete(tasks, Task(item=run), ray.exceptions.NodeDiedError("gone"))
-    assert (sweep.records, tasks.is_busy) == ([done], False)
-    sweep.repeated.add(run.key.digest)
-    sweep.complete(tasks, Task(item=run), ray.exceptions.NodeDiedError("gone"))
-    assert tasks.is_busy
 
 
 @pytest.fixture
@@ -488,12 +393,6 @@ def test_a_node_that_cannot_execute_runs_ends_the_sweep(
     monkeypatch.setattr("ctrbench.runs.engines.ray_node.socket.gethostname", lambda: "there")
     with pytest.raises(CtrbenchError, match="the prepared data are missing on a node"):
         team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
-
-
-def test_records_of_a_folder_that_is_not_shared_are_written_here(home: Path, sweep: Sweep) -> None:
-    made = failed_record(grid(home)[0], "why")
-    sweep.complete(pool(), Task(item=grid(home)[0]), made)
-    assert list(sweep.store.records()) == [made]
 
 
 def test_ray_telemetry_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
