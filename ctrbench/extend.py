@@ -31,6 +31,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
 from ctrbench.nn.optim import Optimizer
 from ctrbench.nn.plan import Plan
+from ctrbench.nn.pruning import PruningGateModule
 from ctrbench.nn.routing import Routing, full_precision
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.stages import (
@@ -55,6 +56,7 @@ from ctrbench.nn.stages import (
 from ctrbench.nn.tables import EMBEDDING_STD, RowTable
 from ctrbench.plugins.base import Backbone, Estimator, Fitted, Method, Settings
 from ctrbench.plugins.inspection import GateSite, Inspection
+from ctrbench.train.domain_means import domain_means
 from ctrbench.train.functional import (
     Weights,
     adapt,
@@ -125,6 +127,7 @@ __all__ = [
     "PartitionedNorm",
     "Plan",
     "PriorGate",
+    "PruningGateModule",
     "Routing",
     "RowTable",
     "Schema",
@@ -151,6 +154,7 @@ __all__ = [
     "dense_stages",
     "descend",
     "dev_auc",
+    "domain_means",
     "domain_order",
     "domain_table",
     "evaluating",

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "nn",
         "plugins.base",
         "plugins.inspection",
+        "train.domain_means",
         "train.functional",
         "train.learner",
         "train.side_network",

@@ -39,33 +39,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self, TypeVar
 
-import numpy as np
 import torch
-from torch import nn
 
 from ctrbench.extend import (
-    EVAL_ROWS,
     Build,
     Context,
     CTRModel,
     Dense,
     Field,
-    GateCall,
     GateSettings,
     GateSite,
     Inspection,
     Method,
     Plan,
+    PruningGateModule,
     Schema,
     SettingError,
     SplitData,
     Stage,
-    StageModule,
     dense_stages,
-    full_precision,
+    domain_means,
     model_validator,
-    start_weight,
-    train_gate,
 )
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -225,35 +219,10 @@ class AdaSparse(Method):
 
     def inspect(self, model: CTRModel, test: SplitData) -> Inspection:
         """Return the share of each domain's test rows that keep a neuron, per gate."""
-        kept: dict[str, torch.Tensor] = {}
-        rows_D = torch.zeros(model.schema.num_domains + 1, dtype=torch.float64)
-
-        def count_kept(gate: GateModule, inputs: tuple[torch.Tensor, Context]) -> None:
-            x_BN, context = inputs
-            # In float64: a float32 count of ones stops at 16.7 million.
-            kept_BN = (gate.factors(x_BN, context) > 0.0).double()
-            total_DN = kept.setdefault(gate.stage, kept_BN.new_zeros(len(rows_D), kept_BN.shape[1]))
-            total_DN.index_add_(0, context.domain_B.long().to(kept_BN.device), kept_BN)
-
         gates = [module for module in model.modules() if isinstance(module, GateModule)]
-        handles = [gate.register_forward_pre_hook(count_kept) for gate in gates]
-        model.eval()
-        with torch.no_grad():
-            for batch in test.in_order(EVAL_ROWS):
-                rows_D += torch.bincount(batch.domain_B.long(), minlength=len(rows_D))
-                model(batch)
-        for handle in handles:
-            handle.remove()
-        present = torch.nonzero(rows_D)[:, 0]
-        sites = tuple(
-            GateSite(
-                stage=stage,
-                kept_DN=(total_DN[present.to(total_DN.device)].cpu() / rows_D[present, None]).float().numpy(),
-            )
-            for stage, total_DN in kept.items()
-        )
-        rows = rows_D[present].numpy().astype(np.int64)
-        return Inspection(domain_D=present.numpy(), rows_D=rows, sites=sites)
+        kept = domain_means(model, test, gates, lambda gate, x_BN, context: gate.factors(x_BN, context) > 0.0)
+        sites = tuple(GateSite(stage=gate.stage, kept_DN=kept_DN) for gate, kept_DN in kept.means.items())
+        return Inspection(domain_D=kept.domain_D, rows_D=kept.rows_D, sites=sites)
 
     def supports(self, plan: Plan) -> str | None:
         """Refuse plans without a site, and settings without effect on this plan."""
@@ -311,31 +280,27 @@ class Gate(Stage):
         return GateModule(self, num_inputs, build)
 
 
-class GateModule(StageModule):
+class GateModule(PruningGateModule):
     """Computes `Gate`."""
 
-    uses_team = True
     alpha: torch.Tensor
     lambda_hat: torch.Tensor
-    columns: torch.Tensor | None
-    """Gated columns, where not all are."""
 
     def __init__(self, stage: Gate, num_inputs: int, build: Build) -> None:
-        super().__init__()
-        self.name, self.stage = stage.name, stage.stage
-        self.settings, self.num_sites = stage.settings, stage.num_sites
-        self.num_outputs, self.gate = num_inputs, stage.settings.gate_settings()
-        columns = _agnostic_columns(build.schema, num_inputs) if stage.is_partial else None
-        self.register_buffer("columns", columns, persistent=False)
+        settings = stage.settings
+        super().__init__(
+            stage.name,
+            settings.gate_settings(),
+            num_inputs,
+            build,
+            num_sites=stage.num_sites,
+            takes_hidden=settings.pruner_input == "domain_and_hidden",
+            scale=0.0 if settings.pruner_init == "zero" else settings.pruner_init,
+            columns=_agnostic_columns(build.schema, num_inputs) if stage.is_partial else None,
+        )
+        self.stage, self.settings = stage.stage, settings
         self.register_buffer("alpha", torch.tensor(self.settings.alpha(0.0)))
         self.register_buffer("lambda_hat", torch.tensor(self.settings.lambda_hat(0.0)))
-        num_gated = num_inputs if columns is None else len(columns)
-        hidden = num_inputs if self.settings.pruner_input == "domain_and_hidden" else 0
-        scale = 0.0 if self.settings.pruner_init == "zero" else self.settings.pruner_init
-        generator = build.generator(f"{stage.name}.weight")
-        start = start_weight(build.schema.domain_width + hidden, num_gated, None, generator)
-        self.weight = nn.Parameter(scale * start)
-        self.bias = nn.Parameter(torch.zeros(num_gated))
 
     def advance(self, progress: float) -> None:
         """Anneal α and λ̂; Scaling has neither."""
@@ -343,25 +308,6 @@ class GateModule(StageModule):
             return
         self.alpha.fill_(self.settings.alpha(progress))
         self.lambda_hat.fill_(self.settings.lambda_hat(progress))
-
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, N)."""
-        gated_BN = x_BN if self.columns is None else x_BN.index_select(1, self.columns)
-        if self.training:
-            gated_BN = self._train(gated_BN, x_BN, context)
-        else:
-            gated_BN = gated_BN * self.factors(x_BN, context)
-        return gated_BN if self.columns is None else x_BN.index_copy(1, self.columns, gated_BN)
-
-    def factors(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """Return π of each row's gated neurons as at inference; 0 means pruned."""
-        inputs = context.domain_BE
-        if self.settings.pruner_input == "domain_and_hidden":
-            inputs = torch.cat([inputs, x_BN], dim=1)
-        # As in training, at any precision around it: a threshold must fall alike.
-        with full_precision(x_BN.device):
-            v_in = torch.addmm(self.bias, inputs.to(self.weight.dtype), self.weight)
-            return self.gate.factors(self.gate.v_out(v_in, self.slope))
 
     @property
     def slope(self) -> torch.Tensor | None:
@@ -374,27 +320,12 @@ class GateModule(StageModule):
             return band_penalty(ratio, self.lambda_hat, self.settings)
         return band_penalty(ratio, float(self.lambda_hat), self.settings)
 
-    def _train(self, gated_BN: torch.Tensor, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        settings = self.settings
-        takes_hidden = settings.pruner_input == "domain_and_hidden"
-        # Factors of e_d alone are those of the row's domain; only unseen domains share an id.
-        is_grouped = not takes_hidden and not context.domain_routing.has(0)
-        call = GateCall(
-            settings=self.gate,
-            slope=self.slope,
-            penalty=self.penalty,
-            num_sites=self.num_sites,
-            takes_hidden=takes_hidden,
-            routing=context.domain_routing if is_grouped else None,
-            team=context.team,
-        )
-        domain_GE = context.domain_GE if is_grouped else context.domain_BE
-        product, penalty, pruned = train_gate(gated_BN, x_BN, domain_GE, self.weight, self.bias, call)
-        if settings.form != "scaling":
+    def record(self, penalty: torch.Tensor, pruned: torch.Tensor, context: Context) -> None:
+        """Log the pruned share and add R_s to the loss; Scaling, which does not prune, has neither."""
+        if self.settings.form != "scaling":
             context.logs[f"{self.name}.pruned"] = pruned
-            if settings.regularise:
+            if self.settings.regularise:
                 context.penalties.append(penalty)
-        return product
 
 
 def _agnostic_columns(schema: Schema, num_inputs: int) -> torch.Tensor:
