@@ -9,7 +9,7 @@ A row of domain p is scored with Θ_p = θ + θ_p; θ are the dense weights, and
 
     negotiation      θ' ← θ; for the domains of a round, in random order, Adam steps on θ' with rows of p;
                      θ ← θ + β (θ' - θ)
-    regularisation   for each p of the round, and j = k other domains and p itself in random order: Θ' ← θ + θ_p; Adam
+    regularization   for each p of the round, and j = k other domains and p itself in random order: Θ' ← θ + θ_p; Adam
                      steps on Θ' with rows of j, then with rows of p; θ_p ← θ_p + γ (Θ' - θ - θ_p)
 
 Plan: unchanged; the learner keeps θ_p and makes the steps.
@@ -32,7 +32,7 @@ much. Therefore β = γ = 0.5 instead of the 0.1 of the specification, which sui
 60,000 synthetic rows in six domains, the test AUC is 0.684 for plain training, 0.51 (0.33 with θ alone) for 0.1, and
 0.693 (0.665) for 0.5; 1.0 gives 0.694 (0.684). Embeddings and rows of per-domain tables belong to no copy, where the
 specification has embeddings in the shared copy; an inner step treats them as an ordinary step does. Freezing embeddings
-during regularisation changed these AUCs by at most 0.001.
+during regularization changed these AUCs by at most 0.001.
 
 Limits: the θ_p of all domains may hold 2^28 numbers in total, and the copy of the best epoch holds as many.
 """
@@ -138,7 +138,7 @@ class MamdrLearner(Learner):
     Between steps the model holds θ. The schedule has one line per batch of an epoch: the owner of its loop, the number
     of its step within the visit, from 1 on, and whether it ends the loop. A batch beyond the schedule is an ordinary
     step. The state consists of schedule, position, copy, own weights and the domains that wait for their turn; moments
-    belong to the optimiser.
+    belong to the optimizer.
     """
 
     selects = True
@@ -164,7 +164,7 @@ class MamdrLearner(Learner):
         batches: list[np.ndarray] = []
         schedule: list[list[int]] = []
         left = len(train)
-        self._begin(generator)
+        self._begin_epoch(generator)
         rounds = _Rounds(self.settings, train, batch_size, generator, self.waiting[0])
         for loop in rounds.loops():
             visits = loop.fitting(left)
@@ -181,7 +181,7 @@ class MamdrLearner(Learner):
         self.waiting = self.waiting[0], rounds.turns.waiting
         return Order.of(batches)
 
-    def _begin(self, generator: np.random.Generator) -> None:
+    def _begin_epoch(self, generator: np.random.Generator) -> None:
         """Begin an epoch, or resume a restored one, whose order is drawn again."""
         drawn_from = str(generator.bit_generator.state)
         if not self._is_restored or drawn_from != self.drawn_from:
@@ -191,7 +191,7 @@ class MamdrLearner(Learner):
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
         """Make the next step of the loop; after its last step move θ or θ_p."""
         weights = dense_parameters(model)
-        self._make_own(model, weights)
+        self._make_own_weights(model, weights)
         if self.position == len(self.schedule):
             return super().step(model, optimizer, batch)
         owner, number, is_last = self.schedule[self.position].tolist()
@@ -200,14 +200,14 @@ class MamdrLearner(Learner):
             with optimizer.restarted(number):
                 return super().step(model, optimizer, batch)
         if self.copy_P is None:
-            self.copy_P = self._weights_of(owner, weights)
+            self.copy_P = self._weights_of_owner(owner, weights)
         with optimizer.restarted(number), holding(weights, self.copy_P):
             output = super().step(model, optimizer, batch)
         if is_last:
-            self._end(owner, weights, self.copy_P)
+            self._move_towards_copy(owner, weights, self.copy_P)
         return output
 
-    def _make_own(self, model: CTRModel, weights: list[nn.Parameter]) -> None:
+    def _make_own_weights(self, model: CTRModel, weights: list[nn.Parameter]) -> None:
         """Make θ_p when the first model determines their size; move restored tensors to its device."""
         if self.own_MP is None and self.settings.regularisation:
             num_rows, size = model.schema.num_indicators + 1, sum(weight.numel() for weight in weights)
@@ -223,13 +223,13 @@ class MamdrLearner(Learner):
         self.copy_P = None if self.copy_P is None else self.copy_P.to(device)
 
     @torch.no_grad()
-    def _weights_of(self, owner: int, weights: list[nn.Parameter]) -> torch.Tensor:
+    def _weights_of_owner(self, owner: int, weights: list[nn.Parameter]) -> torch.Tensor:
         """Return θ + θ_p of the owner, or a copy of θ, as a vector (P,)."""
         shared_P = nn.utils.parameters_to_vector(weights)
         return shared_P if self.own_MP is None else shared_P + self.own_MP[owner]
 
     @torch.no_grad()
-    def _end(self, owner: int, weights: list[nn.Parameter], copy_P: torch.Tensor) -> None:
+    def _move_towards_copy(self, owner: int, weights: list[nn.Parameter], copy_P: torch.Tensor) -> None:
         """Move θ, or θ_p of the owner, part of the way to the copy."""
         self.copy_P = None
         if owner == SHARED_LOOP:
@@ -244,7 +244,7 @@ class MamdrLearner(Learner):
         """Return the number of domains without a loop of their own, which θ scores; nothing is chosen."""
         if not self.settings.regularisation:
             return {}
-        self._make_own(model, dense_parameters(model))
+        self._make_own_weights(model, dense_parameters(model))
         assert self.own_MP is not None
         return {"domains_without_own_weights": int((~self.own_MP[1:].any(1)).sum())}
 
@@ -253,12 +253,12 @@ class MamdrLearner(Learner):
         shared = score_rows(model, data)
         if not self.settings.regularisation:
             return {Column.SCORE: shared}
-        return {Column.SCORE: self._own_scores(model, data, shared.copy()), SHARED: shared}
+        return {Column.SCORE: self._scores_of_own_weights(model, data, shared.copy()), SHARED: shared}
 
-    def _own_scores(self, model: CTRModel, data: SplitData, scores: np.ndarray) -> np.ndarray:
+    def _scores_of_own_weights(self, model: CTRModel, data: SplitData, scores: np.ndarray) -> np.ndarray:
         """Replace the scores of domains that have their own weights; the model is not changed."""
         weights = dense_parameters(model)
-        self._make_own(model, weights)
+        self._make_own_weights(model, weights)
         assert self.own_MP is not None
         has_own = self.own_MP.any(1).tolist()
         own_rows = {
@@ -266,7 +266,7 @@ class MamdrLearner(Learner):
         }
         with evaluating(model):
             for domain, rows in own_rows.items():
-                with holding(weights, self._weights_of(domain, weights)):
+                with holding(weights, self._weights_of_owner(domain, weights)):
                     scores[rows] = score_with(model, {}, data, rows)
         return scores
 
@@ -337,28 +337,28 @@ class _Rounds:
         while True:
             # Where an epoch ends within the loop of θ, some domains of that round were not visited.
             domains = self.turns.deal()
-            yield self._shared(domains)
+            yield self._shared_loop(domains)
             for domain in domains if self.settings.regularisation else ():
-                yield from self._own(domain)
+                yield from self._own_loops(domain)
 
     def finish(self, loop: _Loop, num_visits: int) -> None:
         """Note the turn of the loop's domain; without own loops, those of the visited domains."""
         visited = self.turns.current[:num_visits]
         self.turns.finish([loop.owner] if self.settings.regularisation else visited)
 
-    def _shared(self, domains: list[int]) -> _Loop:
+    def _shared_loop(self, domains: list[int]) -> _Loop:
         if self.settings.negotiation:
-            return _Loop(SHARED_LOOP, [self._visit(domain) for domain in domains])
-        return _Loop(PLAIN_STEPS, [self.all_rows.take(self._size(domain)) for domain in domains])
+            return _Loop(SHARED_LOOP, [self._draw_visit(domain) for domain in domains])
+        return _Loop(PLAIN_STEPS, [self.all_rows.take(self._visit_size(domain)) for domain in domains])
 
-    def _own(self, domain: int) -> Iterator[_Loop]:
+    def _own_loops(self, domain: int) -> Iterator[_Loop]:
         others = [other for other in self.rows if other != domain]
         drawn = self.generator.permutation(others)[: self.num_others].tolist()
         for before in self.generator.permutation([*drawn, domain]).tolist():
-            yield _Loop(domain, [self._visit(before), self._visit(domain)])
+            yield _Loop(domain, [self._draw_visit(before), self._draw_visit(domain)])
 
-    def _visit(self, domain: int) -> np.ndarray:
-        return self.rows[domain].take(self._size(domain))
+    def _draw_visit(self, domain: int) -> np.ndarray:
+        return self.rows[domain].take(self._visit_size(domain))
 
-    def _size(self, domain: int) -> int:
+    def _visit_size(self, domain: int) -> int:
         return min(self.most, len(self.rows[domain].rows))

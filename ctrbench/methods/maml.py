@@ -99,7 +99,7 @@ class Maml(Method):
     support: int = Field(default=256, ge=1)
     """Rows on which a task is adapted, in training and before scoring."""
     query: int = Field(default=256, ge=1)
-    """Later rows whose loss at the adapted weights is minimised."""
+    """Later rows whose loss at the adapted weights is minimized."""
     inner_steps: int = Field(default=1, ge=1)
     """Adaptation steps in training."""
     inner_lr: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
@@ -183,15 +183,15 @@ class MamlLearner(Learner):
         while processed < len(train):
             drawn = windows.draw()
             batches.append(np.concatenate(drawn))
-            processed += sum(self._passes(len(rows)) for rows in drawn)
+            processed += sum(self._num_row_passes(len(rows)) for rows in drawn)
         return Order.of(batches)
 
-    def _passes(self, rows: int) -> int:
-        support, query = self._parts(slice(0, rows))
+    def _num_row_passes(self, rows: int) -> int:
+        support, query = self._support_and_query(slice(0, rows))
         passes: int = self.settings.inner_steps * support.stop + query.stop - query.start
         return passes
 
-    def _parts(self, run: slice) -> tuple[slice, slice]:
+    def _support_and_query(self, run: slice) -> tuple[slice, slice]:
         """Split a task's rows into support and query, in proportion where the task is small."""
         settings, rows = self.settings, run.stop - run.start
         if not settings.query_rows:
@@ -206,10 +206,10 @@ class MamlLearner(Learner):
             self.rates.begin()
         context = model.context(batch, optimizer)
         runs = [(task, run) for task, run in task_runs(batch.indicator_B) if run.stop - run.start > 1]
-        weights = self._weights(model, [task for task, _ in runs])
+        weights = self._task_weights(model, [task for task, _ in runs])
         adapted, losses = [], []
         for weight, (_, run) in zip(weights, runs, strict=True):
-            support, query = self._parts(run)
+            support, query = self._support_and_query(run)
             weights_p = self._meta_adapt(model, context.part(support), batch.label_B[support])
             adapted.append(weights_p)
             losses.append(weight * loss_with(model, weights_p, context.part(query), batch.label_B[query]))
@@ -221,7 +221,7 @@ class MamlLearner(Learner):
             self.rates.step(optimizer)
         return StepOutput(loss=loss.detach(), rows=len(batch))
 
-    def _weights(self, model: CTRModel, tasks: list[int]) -> list[float]:
+    def _task_weights(self, model: CTRModel, tasks: list[int]) -> list[float]:
         rows = np.array([model.schema.indicator_rows[task] for task in tasks], dtype=np.float64)
         weights = rows.clip(min=1.0) ** (1.0 - self.settings.tau)
         shares: list[float] = (weights / weights.sum()).tolist()
@@ -229,7 +229,7 @@ class MamlLearner(Learner):
 
     def _meta_adapt(self, model: CTRModel, context: Context, label_B: torch.Tensor) -> Weights:
         """Return φ_p: for second-order MAML a function of θ, else detached weights that retain gradients."""
-        start, rate = self._start(model), self._rate(model, context)
+        start, rate = self._weights_to_adapt(model), self._inner_rate(model, context)
         if self.settings.variant == "second_order":
             for _ in range(self.settings.inner_steps):
                 grads = gradient_with(model, start, context, label_B, create_graph=True)
@@ -242,13 +242,13 @@ class MamlLearner(Learner):
             value.requires_grad_().retain_grad()
         return start
 
-    def _rate(self, model: CTRModel, context: Context) -> Rate:
+    def _inner_rate(self, model: CTRModel, context: Context) -> Rate:
         if self.rates is None:
             return self.settings.inner_lr
         rate: torch.Tensor = self.rates.of(model, context.z_BN.device)(context.domain_BE.detach().mean(0))
         return rate
 
-    def _start(self, model: CTRModel) -> Weights:
+    def _weights_to_adapt(self, model: CTRModel) -> Weights:
         """Return the adapted weights by name: all dense ones, or the head's for ANIL."""
         only = "head." if self.settings.variant == "anil" else ""
         return {name: value for name, value in model.net.named_parameters() if name.startswith(only)}
@@ -257,7 +257,7 @@ class MamlLearner(Learner):
         """Set the gradient of θ from the gradients at φ_p; for Reptile, move θ. Second-order MAML has it already."""
         if self.settings.variant == "second_order":
             return
-        for name, theta in self._start(model).items():
+        for name, theta in self._weights_to_adapt(model).items():
             if self.settings.variant == "reptile":
                 tasks = zip(weights, adapted, strict=True)
                 step = sum((w * (phi[name].detach() - theta.detach()) for w, phi in tasks), torch.zeros(()))
@@ -273,17 +273,19 @@ class MamlLearner(Learner):
             last = last_rows(train.indicator_B, count=settings.support, smallest=settings.min_support)
             self.support = split_of(train.take(torch.from_numpy(last)).tensors()) if len(last) else None
         choices = tuple(sorted(set(self.settings.eval_steps)))
-        scores = self._scores(model, dev, choices)
+        scores = self._scores_by_steps(model, dev, choices)
         areas = {steps: dev_auc(dev, scores[steps]) or 0.0 for steps in choices}
         self.adaptation_steps = max(choices, key=lambda steps: (areas[steps], -steps))
         return {"adaptation_steps": self.adaptation_steps}
 
     def score(self, model: CTRModel, data: SplitData) -> dict[str, np.ndarray]:
         """Return the logits after adaptation, and those of the meta-learned start as `unadapted`."""
-        scores = self._scores(model, data, (0, self.adaptation_steps))
+        scores = self._scores_by_steps(model, data, (0, self.adaptation_steps))
         return {Column.SCORE: scores[self.adaptation_steps], UNADAPTED: scores[0]}
 
-    def _scores(self, model: CTRModel, data: SplitData, choices: tuple[int, ...]) -> dict[int, np.ndarray]:
+    def _scores_by_steps(
+        self, model: CTRModel, data: SplitData, choices: tuple[int, ...]
+    ) -> dict[int, np.ndarray]:
         """Return the logits of all rows after each number of steps, ascending; the model is not changed."""
         plain = score_rows(model, data)
         scores = {steps: plain.copy() for steps in choices}
@@ -296,18 +298,18 @@ class MamlLearner(Learner):
         with evaluating(model):
             for task, run in runs:
                 support, rows = all_support.slice(run.start, run.stop), by_task[task]
-                for steps, weights in self._path(model, support, choices):
+                for steps, weights in self._adaptation_path(model, support, choices):
                     scores[steps][rows] = score_with(model, weights, data, rows)
         return scores
 
-    def _path(
+    def _adaptation_path(
         self, model: CTRModel, support: Batch, choices: tuple[int, ...]
     ) -> Iterator[tuple[int, Weights]]:
         """Yield the weights after each number of steps except 0."""
         with torch.no_grad():
             context = model.context(support)
-            rate = self._rate(model, context)
-        weights, done = self._start(model), 0
+            rate = self._inner_rate(model, context)
+        weights, done = self._weights_to_adapt(model), 0
         for steps in choices:
             if steps:
                 weights = adapt(model, weights, context, support.label_B, steps=steps - done, rate=rate)

@@ -68,9 +68,9 @@ class TaskWindows:
     def draw(self) -> list[np.ndarray]:
         """Return one window per drawn task; tasks are distinct."""
         drawn = self.generator.choice(len(self.rows), self.num_tasks, replace=False, p=self.chance)
-        return [self._window(self.rows[task]) for task in drawn]
+        return [self._draw_window(self.rows[task]) for task in drawn]
 
-    def _window(self, rows: np.ndarray) -> np.ndarray:
+    def _draw_window(self, rows: np.ndarray) -> np.ndarray:
         start = int(self.generator.integers(max(0, len(rows) - self.width) + 1))
         return rows[start : start + self.width]
 

@@ -220,7 +220,7 @@ def learner(**settings: object) -> MamlLearner:
 def test_support_and_query_are_disjoint_and_the_support_is_earlier(
     rows: int, expected: tuple[int, int]
 ) -> None:
-    support, query = learner(support=12, query=4)._parts(slice(100, 100 + rows))
+    support, query = learner(support=12, query=4)._support_and_query(slice(100, 100 + rows))
     assert (support.start, support.stop - support.start) == (100, expected[0])
     assert (query.start, query.stop - query.start) == (support.stop, expected[1])
 
@@ -272,7 +272,7 @@ def test_dev_chooses_the_number_of_steps(labels: list[int], steps: int) -> None:
 def test_steps_are_counted_from_the_meta_learned_start() -> None:
     model, dev = logistic(3, 1), numbers(**DEV)
     made, _ = selected(model, dev, eval_steps=(5,))
-    among = made._scores(model, dev, (0, 1, 5, 20))
+    among = made._scores_by_steps(model, dev, (0, 1, 5, 20))
     assert among[5].tolist() == made.score(model, dev)[Column.SCORE].tolist()
     assert len({scores[0] for scores in among.values()}) == 4
 
