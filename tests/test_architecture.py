@@ -389,7 +389,7 @@ def test_no_mutable_defaults_and_no_star_imports() -> None:
 
 
 MAX_LINES = 400
-LONGER = {"methods.adasparse": 415, "methods.mamdr": 424, "methods.maml": 497}
+LONGER = {"methods.adasparse": 415}
 """Present length of the modules that exceed the limit; they may only become shorter."""
 
 
