@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runs": (*GROUND, "data", "eval", "nn", "plugins", "runs", "train", "ctrbench"),
     "runs.schema": (*GROUND, "data.prepared", "nn.schema", "runs.record", "synthetic.click_log"),
     "runs.record": (*GROUND, "eval.stored"),
-    "runs.store": (*GROUND, "data.home", "plugins.inspection", "runs.record"),
+    "runs.record_rules": ("eval.metrics", "runs.record"),
+    "runs.store": (*GROUND, "data.home", "plugins.inspection", "runs.record", "runs.record_rules"),
     "speed": (
         *GROUND,
         "cost.products",

@@ -10,9 +10,7 @@ no run key. A domain set that is added later has a file of its own, so that proc
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import model_validator
@@ -21,6 +19,7 @@ from ctrbench.data.card import DatasetCard, Kind, Model, Role
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Split
 from ctrbench.storage.files import Location, find_files, read_text, write_text
+from ctrbench.storage.signed import digest_of, signed, verified
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -133,7 +132,7 @@ def read_manifest(folder: Location) -> Manifest:
             is_newer = isinstance(version, int) and version > SCHEMA_VERSION
             rule = f"unsupported schema version {version!r} of prepared data (expected {SCHEMA_VERSION})"
             raise DataError(rule, value=path, remedy="update ctrbench" if is_newer else remedy)
-        manifest = Manifest.model_validate(_verified(raw))
+        manifest = Manifest.model_validate(verified(raw))
     except DataError:
         raise
     except (OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError):
@@ -141,21 +140,9 @@ def read_manifest(folder: Location) -> Manifest:
     return _with_added_sets(folder, manifest)
 
 
-def _verified(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a signed file without its sha256; raises `ValueError` if that does not fit."""
-    signed = {name: value for name, value in content.items() if name != "sha256"}
-    if content["sha256"] != _sha256_of(signed):
-        raise ValueError("the content does not fit its sha256")
-    return signed
-
-
-def _sha256_of(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def write_signed(file: Location, content: dict[str, Any]) -> None:
     """Write a JSON file atomically, with the sha256 of its content as one more key."""
-    write_text(file, json.dumps({**content, "sha256": _sha256_of(content)}, indent=1) + "\n")
+    write_text(file, json.dumps(signed(content), indent=1) + "\n")
 
 
 def write_manifest(folder: Location, manifest: Manifest) -> None:
@@ -165,7 +152,7 @@ def write_manifest(folder: Location, manifest: Manifest) -> None:
 
 def add_domain_set(folder: Location, manifest: Manifest, name: str, info: DomainSetInfo) -> None:
     """Add a domain set to a prepared dataset, in a file of its own."""
-    file = folder / manifest.files / ADDED_SETS / f"{_sha256_of(name)[:20]}.json"
+    file = folder / manifest.files / ADDED_SETS / f"{digest_of(name)[:20]}.json"
     entry = {"name": name, "domain_set": info.model_dump(mode="json")}
     write_signed(file, {"content_digest": manifest.content_digest, **entry})
 
@@ -178,7 +165,7 @@ def _with_added_sets(folder: Location, manifest: Manifest) -> Manifest:
     added = {}
     for file in find_files(folder / manifest.files / ADDED_SETS, "*.json"):
         try:
-            content = _verified(json.loads(read_text(file)))
+            content = verified(json.loads(read_text(file)))
             if content["content_digest"] == manifest.content_digest:
                 added[str(content["name"])] = DomainSetInfo.model_validate(content["domain_set"])
         except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError):

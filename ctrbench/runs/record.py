@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.eval.stored import BinMetrics, DomainMetrics
 
-SCHEMA_VERSION = 2
-"""Schema of new records. In schema 1, metrics of domains and bins are fields instead of mappings."""
+SCHEMA_VERSION = 3
+"""Schema of new records. Those of schemas 1 and 2 have no sha256 of their content; in schema 1, metrics of domains and
+bins are fields instead of mappings."""
 _OTHER_FIELDS = {
     "domains": ("domain", "rows_train", "rows", "positives"),
     "bins": ("bin", "domains", "rows_train", "rows", "positives"),
@@ -164,15 +165,18 @@ class RunRecord(Model):
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a record of schema 1 in schema 2; any other content unchanged."""
-    if content.get("schema_version") != 1:
+    """Return the content of a record of schema 1 or 2 in the present schema; any other content unchanged."""
+    version = content.get("schema_version")
+    if version not in (1, 2):
         return content
+    if version == 2:
+        return {**content, "schema_version": SCHEMA_VERSION}
     result = content.get("result")
     if isinstance(result, dict):
         bins = [_with_mapping(part, _OTHER_FIELDS["bins"]) for part in result.get("bins", ())]
         domains = _with_mapping(result.get("domains", {}), _OTHER_FIELDS["domains"])
         result = {**result, "domains": domains, "bins": bins}
-    return {**content, "schema_version": 2, "result": result}
+    return {**content, "schema_version": SCHEMA_VERSION, "result": result}
 
 
 def _with_mapping(fields: dict[str, Any], other: tuple[str, ...]) -> dict[str, Any]:

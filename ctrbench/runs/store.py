@@ -10,11 +10,12 @@ several machines share: if two write the same record at once, the second raises 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -23,6 +24,7 @@ from ctrbench.data.home import home_folder
 from ctrbench.errors import StoreError, first_problem
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
+from ctrbench.runs.record_rules import find_fault
 from ctrbench.storage.files import (
     Location,
     create_folder,
@@ -34,6 +36,13 @@ from ctrbench.storage.files import (
     sha256_of,
     write_text,
 )
+from ctrbench.storage.signed import signed, verified
+
+REMOVE = "remove the file or restore it; without it, the run is repeated"
+SIGNED_VERSION = 3
+"""First schema whose files hold the sha256 of their content."""
+RUN_NAME = re.compile(r".+-s\d+-[0-9a-f]{12}")
+"""Pattern of the name that the record of a run has."""
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
@@ -91,14 +100,18 @@ class RunStore:
 
     def find(self, key: RunKey) -> RunRecord | None:
         """Return the run's record, finished or failed; None if the run has no record."""
+        file = self.record_file(key)
         try:
-            return read_record(self.record_file(key))
+            record = read_record(file)
         except FileNotFoundError:
             return None
+        if record.digest != key.digest:
+            raise _of_another_run(file, record)
+        return record
 
     def write(self, record: RunRecord) -> Location:
         """Write a record atomically; raises `StoreError` where a finished one exists."""
-        file, text = self.record_file(record.key), record.model_dump_json(indent=None) + "\n"
+        file, text = self.record_file(record.key), _file_text(record)
         existing = self.find(record.key)
         if existing is None:
             try:
@@ -124,8 +137,14 @@ class RunStore:
         create_folder(self.results)
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
-        """Yield every record (default: of all datasets), sorted by file name."""
-        yield from read_each(self.results, read_record, find_files(self.results, f"{dataset or '*'}/*.json"))
+        """Yield the record of every run (default: of all datasets), sorted by file name.
+
+        Several files may hold the record of one run, such as `record (1).json` after copying folders together: the
+        finished one counts, and of several the one with the run's own name. Raises `StoreError` for a damaged record
+        and for one that has the name of another run.
+        """
+        files = find_files(self.results, f"{dataset or '*'}/*.json")
+        yield from _without_copies(files, read_each(self.results, _read_listed, files))
 
 
 def open_store(results: str) -> RunStore:
@@ -134,12 +153,24 @@ def open_store(results: str) -> RunStore:
 
 
 def read_record(file: Location) -> RunRecord:
-    """Read one record; raises `StoreError` for a newer schema and for a file that is not a record."""
+    """Read one record.
+
+    Raises `FileNotFoundError` if there is no such file, and `StoreError` for a newer schema and for a file that is not
+    a record or breaks a rule of records.
+    """
     try:
-        content = json.loads(read_text(file))
-        version = content.get("schema_version")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise StoreError("not a run record", value=file, remedy="remove the file or restore it") from None
+        text = read_text(file)
+        content = json.loads(text)
+        version = content["schema_version"]
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        remedy = "correct its permissions, or remove it from the folder of results"
+        raise StoreError(
+            "a record must be a readable file", value=f"{file}: {error.strerror}", remedy=remedy
+        ) from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise StoreError("not a run record", value=file, remedy=REMOVE) from None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise StoreError(
             f"record of schema {version}, this ctrbench reads up to {SCHEMA_VERSION}",
@@ -147,6 +178,50 @@ def read_record(file: Location) -> RunRecord:
             remedy="upgrade ctrbench",
         )
     try:
-        return RunRecord.model_validate(content)
+        record = RunRecord.model_validate(_checked(content))
     except ValidationError as error:
-        raise StoreError("not a run record", value=f"{file}: {first_problem(error)}") from None
+        raise StoreError("not a run record", value=f"{file}: {first_problem(error)}", remedy=REMOVE) from None
+    except ValueError as error:
+        raise StoreError("damaged run record", value=f"{file}: {error}", remedy=REMOVE) from None
+    fault = find_fault(record)
+    if fault is not None:
+        raise StoreError("damaged run record", value=f"{file}: {fault}", remedy=REMOVE)
+    return record
+
+
+def _file_text(record: RunRecord) -> str:
+    content = signed(record.model_dump(mode="json"))
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _read_listed(file: Location) -> RunRecord:
+    """Read a record that a listing showed, so a missing file is a broken link."""
+    try:
+        return read_record(file)
+    except FileNotFoundError:
+        raise StoreError("not a run record", value=f"{file}: broken link", remedy=REMOVE) from None
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a record's file without its sha256; raises `ValueError` if that does not fit."""
+    version = content["schema_version"]
+    if type(version) is not int or version < 1:
+        raise ValueError(f"schema_version must be a whole number from 1, not {version!r}")
+    return verified(content) if version >= SIGNED_VERSION else content
+
+
+def _without_copies(files: Iterable[Location], records: Iterable[RunRecord]) -> Iterator[RunRecord]:
+    """Yield one record per run; see `RunStore.records`."""
+    chosen: dict[str, tuple[tuple[bool, bool], RunRecord]] = {}
+    for file, record in zip(files, records, strict=True):
+        if RUN_NAME.fullmatch(file.stem) and file.stem != record.run:
+            raise _of_another_run(file, record)
+        rank = (record.status == "finished", file.stem == record.run)
+        if record.digest not in chosen or rank > chosen[record.digest][0]:
+            chosen[record.digest] = (rank, record)
+    yield from (record for _, record in chosen.values())
+
+
+def _of_another_run(file: Location, record: RunRecord) -> StoreError:
+    remedy = f"rename the file to {record.run}.json, or remove it"
+    return StoreError("the record is of another run than its file name says", value=file, remedy=remedy)

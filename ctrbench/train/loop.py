@@ -6,6 +6,7 @@ the number of the window and the number of the next batch. The loop never sees t
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData, Window, subset
+from ctrbench.errors import SettingError
 from ctrbench.eval.arrays import auc, logloss
 from ctrbench.eval.evaluate import measure_file
 from ctrbench.eval.external import Limits
@@ -164,6 +166,9 @@ class Trainer:
     def _evaluate(self) -> None:
         """Score dev, keep the weights if they are the best so far, and decide whether to stop."""
         history, started = self.history, time.perf_counter()
+        if not math.isfinite(history.loss_sum):
+            value = f"{history.loss_sum} in epoch {history.epoch + 1}"
+            raise SettingError("the training loss must be finite", value=value, remedy="set a smaller --lr")
         self.optimizer.flush()
         if self.workers is not None:
             check_replicas(self.optimizer, self.model, self.workers)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from ctrbench.data.card import DatasetCard
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import SettingError
 from ctrbench.runs.experiment import Experiment, plan_runs
-from ctrbench.runs.record import Code, Measured, RunRecord
+from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import open_store
 
 
@@ -39,16 +40,14 @@ def test_an_experiment_is_the_product_of_methods_and_seeds(dataset: str, tmp_pat
     assert experiment.missing == experiment.runs
 
 
-def test_finished_runs_are_not_missing(dataset: str, tmp_path: Path) -> None:
+def test_finished_runs_are_not_missing(dataset: str, tmp_path: Path, record: Callable[[], RunRecord]) -> None:
     first, *others = plan(dataset, tmp_path).runs
-    record = RunRecord(
-        run=first.key.run, digest=first.key.digest, key=first.key, status="finished",
-        code=Code(version="0", method_sha256="", backbone_sha256=""), measured=Measured(started=""),
-    )  # fmt: skip
-    open_store(str(tmp_path / "results")).write(record)
+    identity = {"run": first.key.run, "digest": first.key.digest, "key": first.key}
+    finished = record().model_copy(update=identity)
+    open_store(str(tmp_path / "results")).write(finished)
     experiment = plan(dataset, tmp_path)
     assert [run.key for run in experiment.missing] == [run.key for run in others]
-    assert experiment.records()[0][1] == record
+    assert experiment.records()[0][1] == finished
 
 
 def test_a_preset_fills_in_settings_that_are_not_given(dataset: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import find_files, is_file, local_copy, parse_location, read_text, remove_file
+from ctrbench.storage.signed import verified
 from ctrbench.train import loop
 from ctrbench.train.checkpoint import Checkpoint
 
@@ -189,7 +191,7 @@ def test_a_finished_record_is_never_overwritten(card: DatasetCard, there: RunSto
         there.write(record)
     (before,) = find_files(there.results, "tiny/*.json")
     assert len(list(there.records())) == 1
-    assert read_text(before) == record.model_dump_json(indent=None) + "\n"
+    assert RunRecord.model_validate(verified(json.loads(read_text(before)))) == record
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "s3_bucket"])

@@ -16,6 +16,7 @@ class Auc(RowMetric):
 
     name = "auc"
     title = "AUC"
+    bounds = (0.0, 1.0)
     order = 20
 
     def values(self, groups: Groups) -> Floats:

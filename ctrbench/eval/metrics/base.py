@@ -8,6 +8,7 @@ Undefined values are NaN in arrays and None in records, never 0 and never 0.5.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -168,6 +169,8 @@ class Metric(ABC):
     """Whether reports draw the metric by method and, where `per_bin`, its gain by size of domain."""
     per_bin: ClassVar[bool] = True
     """Whether records and reports include the metric of each bin of domains."""
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """Smallest and largest possible value; a record with another one is refused."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Optional columns of predictions that the metric needs, from `names.Column`; it is left out without them."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ctrbench.eval.metrics.base import Floats, Groups, RowMetric, ScoredRows, ratio
 from ctrbench.eval.metrics.logloss import cross_entropy
 from ctrbench.names import Column
@@ -21,6 +23,7 @@ class ExpectedLogLoss(RowMetric):
 
     name = "expected_logloss"
     title = "expected LogLoss"
+    bounds = (0.0, math.inf)
     higher_is_better = False
     digits = 5
     order = 60

@@ -11,5 +11,6 @@ class Gauc(GroupMean):
 
     name = "gauc"
     title = "GAUC"
+    bounds = (0.0, 1.0)
     order = 30
     of = Auc()

@@ -11,6 +11,7 @@ class GaucCoverage(GroupMean):
 
     name = "gauc_coverage"
     title = "GAUC rows"
+    bounds = (0.0, 1.0)
     higher_is_better = None
     order = 31
     in_table = None

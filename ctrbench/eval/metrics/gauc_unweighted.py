@@ -11,6 +11,7 @@ class GaucUnweighted(GroupMean):
 
     name = "gauc_unweighted"
     title = "unweighted GAUC"
+    bounds = (0.0, 1.0)
     order = 32
     in_table = None
     in_charts = False

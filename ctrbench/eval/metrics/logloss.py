@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +27,7 @@ class LogLoss(RowMetric):
 
     name = "logloss"
     title = "LogLoss"
+    bounds = (0.0, math.inf)
     higher_is_better = False
     digits = 5
     order = 10

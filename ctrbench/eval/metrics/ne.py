@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.special import entr
 
@@ -14,6 +16,7 @@ class NormalizedEntropy(RowMetric):
 
     name = "ne"
     title = "NE"
+    bounds = (0.0, math.inf)
     higher_is_better = False
     digits = 5
     order = 12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.special import expit
 
@@ -22,6 +24,7 @@ class Pcoc(RowMetric):
 
     name = "pcoc"
     title = "PCOC"
+    bounds = (0.0, math.inf)
     higher_is_better = None
     digits = 3
     order = 40

@@ -11,6 +11,7 @@ class PcocCoverage(GroupMean):
 
     name = "pcoc_coverage"
     title = "PCOC rows"
+    bounds = (0.0, 1.0)
     higher_is_better = None
     order = 51
     in_table = None

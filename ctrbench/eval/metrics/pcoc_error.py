@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ctrbench.eval.metrics.base import Floats, GroupMean
@@ -13,6 +15,7 @@ class PcocError(GroupMean):
 
     name = "pcoc_error"
     title = "|PCOC−1|"
+    bounds = (0.0, math.inf)
     higher_is_better = False
     digits = 3
     order = 50

@@ -6,6 +6,7 @@ of a record never depends on which packages happen to be installed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,6 +16,8 @@ from ctrbench.errors import ContractError, SettingError
 from ctrbench.eval.metrics.base import GroupMean, Metric, RowMetric, Term
 from ctrbench.names import Column
 
+ROUNDING = 1e-9
+"""Distance from its bounds that rounding can give a metric."""
 METRICS: PluginKind[Metric] = PluginKind(
     name="metrics",
     package="ctrbench.eval.metrics",
@@ -101,6 +104,15 @@ def terms_of(metrics: Iterable[Metric]) -> tuple[Term, ...]:
 def builtin_metrics() -> MetricSet:
     """Return the built-in metrics."""
     return MetricSet.of(_load_metric(name) for name in builtin_plugins(METRICS))
+
+
+def is_possible(name: str, value: float | None) -> bool:
+    """Return whether a metric of that name can have the value; metrics that are not built in have any finite value."""
+    if value is None:
+        return True
+    metric = builtin_metrics().by_name.get(name)
+    low, high = (-math.inf, math.inf) if metric is None else metric.bounds
+    return math.isfinite(value) and low - ROUNDING <= value <= high + ROUNDING
 
 
 def load_metrics(names: Iterable[str]) -> MetricSet:

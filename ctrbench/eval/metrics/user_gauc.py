@@ -12,6 +12,7 @@ class UserGauc(GroupMean):
 
     name = "user_gauc"
     title = "GAUC over users"
+    bounds = (0.0, 1.0)
     order = 33
     in_table = None
     in_charts = False

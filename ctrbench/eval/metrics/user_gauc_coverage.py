@@ -12,6 +12,7 @@ class UserGaucCoverage(GroupMean):
 
     name = "user_gauc_coverage"
     title = "user GAUC rows"
+    bounds = (0.0, 1.0)
     higher_is_better = None
     order = 34
     in_table = None
