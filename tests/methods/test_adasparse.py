@@ -20,6 +20,7 @@ from ctrbench.extend import (
     CTRModel,
     Dense,
     GateCall,
+    GateSettings,
     Learner,
     Optimizer,
     Plan,
@@ -103,11 +104,6 @@ def make_gate(method: AdaSparse, num_inputs: int = 8) -> tuple[GateModule, Conte
     return module, context, torch.randn(3, num_inputs, requires_grad=True)
 
 
-def factors_of(method: AdaSparse, v_in: list[float], alpha: float) -> list[float]:
-    gate, slope = method.gate_settings(), None if method.form == "scaling" else torch.tensor(alpha)
-    return gate.factors(gate.v_out(torch.tensor(v_in), slope)).tolist()
-
-
 def gate_factors(
     method: AdaSparse, v_in: torch.Tensor, lambda_hat: float = 0.5
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,83 +120,45 @@ def gate_factors(
     return train_gate(ones, ones, v_in, torch.eye(num_neurons), torch.zeros(num_neurons), call)
 
 
-def gradient_of(method: AdaSparse, v_in: list[float]) -> tuple[list[float], list[float]]:
-    """Return π in training at α = 1, and the gradient of their sum by v_in."""
-    start = torch.tensor([v_in], requires_grad=True)
-    factors = gate_factors(method, start)[0]
-    (slope,) = torch.autograd.grad(factors.sum(), start, allow_unused=True)
-    return factors[0].tolist(), [0.0] * len(v_in) if slope is None else slope[0].tolist()
-
-
-# The three factor functions: σ(ln 3) = 3/4.
-
-
-def test_fusion_scales_by_the_sigmoid_of_alpha_times_v_in() -> None:
-    assert factors_of(AdaSparse(), [LN3 / 2, 0.0], alpha=2.0) == pytest.approx([1.5, 1.0])
-
-
-def test_scaling_has_no_alpha_and_no_threshold() -> None:
-    assert factors_of(AdaSparse(form="scaling"), [LN3, -LN3, -20.0], alpha=5.0) == pytest.approx(
-        [1.5, 0.5, 4.1223072e-9]
-    )
-
-
-def test_binarization_is_zero_or_one() -> None:
-    assert factors_of(AdaSparse(form="binarization"), [LN3, -0.1, -LN3 - 0.001], alpha=1.0) == [1.0, 1.0, 0.0]
-
-
-@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
-def test_binarization_prunes_below_minus_ln_3_over_alpha(alpha: float) -> None:
-    pruned, kept = factors_of(AdaSparse(form="binarization"), [-1.0987 / alpha, -1.0985 / alpha], alpha)
-    assert (pruned, kept) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
-def test_fusion_prunes_below_minus_ln_7_over_alpha(alpha: float) -> None:
-    pruned, kept = factors_of(AdaSparse(), [-1.9460 / alpha, -1.9458 / alpha], alpha)
-    assert pruned == 0.0
-    assert kept == pytest.approx(0.25, abs=1e-4)
-
-
-def test_beta_and_epsilon_move_the_threshold() -> None:
-    # σ ≤ 1.5 / 4 = 0.375, v_in ≤ ln(0.6)
-    method = AdaSparse(beta=4.0, epsilon=1.5)
-    assert factors_of(method, [-0.511, -0.510], alpha=1.0) == pytest.approx([0.0, 1.5], abs=1e-3)
-
-
-# Gradients by hand at v_in = ln 3 (kept) and -ln 15 (pruned): σ = 3/4 and 1/16, σ' = 3/16 and 15/256.
+# The three factor functions are those of `kernels.gate`.
 
 
 @pytest.mark.parametrize(
-    ("gradient", "factors", "slopes"),
+    ("method", "settings"),
     [
-        ("ste", [1.5, 0.0], [0.375, 0.1171875]),
-        ("masked", [1.5, 0.0], [0.375, 0.0]),
-        ("soft", [1.5, 0.125], [0.375, 0.1171875]),
-        ("zero", [1.5, 0.0], [0.0, 0.0]),
+        (AdaSparse(), GateSettings(ceiling=2.0, threshold=0.25)),
+        (AdaSparse(beta=4.0, epsilon=1.5), GateSettings(ceiling=4.0, threshold=1.5)),
+        (AdaSparse(form="scaling", beta=3.0), GateSettings(ceiling=3.0)),
+        (AdaSparse(form="binarization"), GateSettings(ceiling=1.0, threshold=0.25, is_binary=True)),
+        (
+            AdaSparse(gradient="masked", ratio_mode="l1", detach_pruner_input=True),
+            GateSettings(ceiling=2.0, threshold=0.25, gradient="masked", ratio_mode="l1", is_detached=True),
+        ),
     ],
 )
-def test_gradient_modes_of_fusion(gradient: str, factors: list[float], slopes: list[float]) -> None:
-    found = gradient_of(AdaSparse(gradient=gradient), [LN3, -math.log(15)])
-    assert found == (pytest.approx(factors), pytest.approx(slopes))
+def test_factors_follow_from_the_settings(method: AdaSparse, settings: GateSettings) -> None:
+    assert method.gate_settings() == settings
 
 
 @pytest.mark.parametrize(
-    ("gradient", "factors", "slopes"),
-    [
-        ("ste", [1.0, 0.0], [0.1875, 0.05859375]),
-        ("masked", [1.0, 0.0], [0.1875, 0.0]),
-        ("soft", [0.75, 0.0625], [0.1875, 0.05859375]),
-        ("zero", [1.0, 0.0], [0.0, 0.0]),
-    ],
+    ("form", "is_sloped"), [("fusion", True), ("binarization", True), ("scaling", False)]
 )
-def test_gradient_modes_of_binarization(gradient: str, factors: list[float], slopes: list[float]) -> None:
-    found = gradient_of(AdaSparse(form="binarization", gradient=gradient), [LN3, -math.log(15)])
-    assert found == (pytest.approx(factors), pytest.approx(slopes))
+def test_alpha_is_the_slope_of_the_sigmoid_but_for_scaling(form: str, is_sloped: bool) -> None:
+    module = make_gate(AdaSparse(form=form))[0]
+    assert (module.slope is module.alpha) is is_sloped
+    assert (module.slope is None) is not is_sloped
 
 
-def test_scaling_is_fully_differentiable() -> None:
-    assert gradient_of(AdaSparse(form="scaling"), [LN3])[1] == pytest.approx([0.375])
+@pytest.mark.parametrize(("pruner_input", "num_inputs"), [("domain", 4), ("domain_and_hidden", 10)])
+def test_pruners_see_the_domain_and_the_hidden_layer(pruner_input: str, num_inputs: int) -> None:
+    module = make_gate(AdaSparse(pruner_input=pruner_input), num_inputs=6)[0]
+    assert module.weight.shape == (num_inputs, 6)
+
+
+@pytest.mark.parametrize(("init", "scale"), [(1.0, 1.0), (0.1, 0.1), ("zero", 0.0)])
+def test_pruners_start_at_a_share_of_the_range(init: float | str, scale: float) -> None:
+    module, full = (make_gate(AdaSparse(pruner_init=value))[0] for value in (init, 1.0))
+    torch.testing.assert_close(module.weight, scale * full.weight)
 
 
 # The band: 2 x 4 factors, target 0.2.
@@ -320,16 +278,6 @@ def test_only_advance_changes_alpha_and_lambda() -> None:
     assert [round(float(gate.lambda_hat), 6) for gate in gates(model)] == [0.2575] * 3
 
 
-def test_alpha_and_lambda_are_part_of_the_state() -> None:
-    old, new = make_model(AdaSparse()), make_model(AdaSparse())
-    old.advance(0.3)
-    new.load_state_dict(old.state_dict())
-    for one, other in zip(gates(old), gates(new), strict=True):
-        assert torch.equal(one.alpha, other.alpha)
-        assert torch.equal(one.lambda_hat, other.lambda_hat)
-        assert float(other.alpha) != pytest.approx(0.1)
-
-
 # Sites.
 
 
@@ -402,54 +350,12 @@ def test_backbones_are_supported() -> None:
     assert [AdaSparse().supports(plan) for plan in plans] == [None] * 3
 
 
-# Whole gates against an independent computation.
+# Cross matrices, and the inspection of gates.
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     result: np.ndarray = 1.0 / (1.0 + np.exp(-x))
     return result
-
-
-@pytest.mark.parametrize("is_training", [True, False])
-def test_gate_computes_the_formula(is_training: bool) -> None:
-    module, context, h = make_gate(AdaSparse(pruner_init=1.0), num_inputs=6)
-    module.train(is_training).advance(1.0)
-    gated = module(h, context).detach().numpy()
-    z, h_NP = context.z_BN.detach().numpy(), h.detach().numpy()
-    v_in = np.concatenate([z[:, DOMAIN_COLUMNS], h_NP], 1) @ module.weight.detach().numpy()
-    v_out = 2.0 * sigmoid(5.0 * v_in)
-    expected = h_NP * np.where(v_out > 0.25, v_out, 0.0)
-    assert 0 < np.sum(expected == 0.0) < expected.size
-    np.testing.assert_allclose(gated, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_soft_differs_between_training_and_inference() -> None:
-    module, context, h = make_gate(AdaSparse(pruner_init="zero", gradient="soft"))
-    torch.nn.init.constant_(module.bias, -30.0)
-    assert module.train()(h, context).abs().min() > 0.0
-    assert not module.eval()(h, context).any()
-
-
-def test_pruners_of_the_domain_do_not_see_the_hidden_layer() -> None:
-    module, context, h = make_gate(AdaSparse(pruner_input="domain", pruner_init=1.0))
-    assert module.weight.shape == (4, 8)
-    assert torch.equal(module.factors(h, context), module.factors(h + 1.0, context))
-
-
-@pytest.mark.parametrize("is_detached", [True, False])
-def test_pruner_input_can_be_detached(is_detached: bool) -> None:
-    module, context, h = make_gate(AdaSparse(detach_pruner_input=is_detached, pruner_init=1.0))
-    grads = torch.autograd.grad(
-        training_sum(module, h.detach() if is_detached else h, context),
-        [module.weight, context.z_BN],
-        allow_unused=True,
-    )
-    assert grads[0].any()
-    assert (grads[1] is None) == is_detached
-
-
-def training_sum(module: GateModule, h: torch.Tensor, context: Context) -> torch.Tensor:
-    return module.train()(h, context).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -501,6 +407,21 @@ def test_cross_matrices_are_gated_but_not_their_residual() -> None:
         v_in = np.concatenate([x0[:, DOMAIN_COLUMNS], x], 1) @ state[f"gates.{layer}.0.weight"]
         x = x0 * ((2 * sigmoid(0.1 * v_in) * x) @ state[f"kernels.{layer}.0"]) + x
     np.testing.assert_allclose(cross(context.z_BN, context).detach().numpy(), x, rtol=1e-4, atol=1e-5)
+
+
+def test_an_inspection_has_the_kept_share_per_gate_and_domain() -> None:
+    model, data = make_model(AdaSparse(pruner_init="zero")), make_data(50)
+    first, second, head = gates(model)
+    torch.nn.init.constant_(second.bias[:3], -1000.0)
+    inspection = AdaSparse().inspect(model, data)
+    assert inspection.stages == ("tower0", "tower1", "head")
+    assert inspection.domain_D.tolist() == data.domain_B.unique().tolist()
+    assert inspection.rows_D.tolist() == torch.bincount(data.domain_B)[inspection.domain_D].tolist()
+    for gate in (first, second, head):
+        expected = np.ones(gate.num_outputs, dtype=np.float32)
+        expected[:3] = 0.0 if gate is second else 1.0
+        kept_DN = inspection.site(gate.stage).kept_DN
+        np.testing.assert_array_equal(kept_DN, np.broadcast_to(expected, kept_DN.shape))
 
 
 # Starts and training.
@@ -595,25 +516,3 @@ def test_every_site_ends_within_the_band(form: str) -> None:
 def test_contradicting_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdaSparse.model_validate(settings)
-
-
-def test_factors_of_the_domain_are_the_same_for_all_its_rows() -> None:
-    """In training factors are computed once per domain, in evaluation once per row."""
-    module, context, h = make_gate(AdaSparse(pruner_input="domain", pruner_init=1.0))
-    same = replace(context, z_BN=context.z_BN[:1].detach().expand(3, -1).clone().requires_grad_())
-    trained = module.train()(h, same)
-    assert torch.equal(trained, module.eval()(h, same))
-    (slope,) = torch.autograd.grad(trained.sum(), same.z_BN)
-    apart = replace(same, domain_B=torch.zeros(3, dtype=torch.int32))
-    (by_row,) = torch.autograd.grad(module.train()(h, apart).sum(), apart.z_BN)
-    torch.testing.assert_close(slope.sum(0), by_row.sum(0))
-
-
-@pytest.mark.parametrize("pruner_input", ["domain", "domain_and_hidden"])
-def test_under_bf16_training_and_evaluation_prune_the_same_neurons(pruner_input: str) -> None:
-    module, context, h = make_gate(AdaSparse(pruner_input=pruner_input, pruner_init=1.0))  # type: ignore[arg-type]
-    same = replace(context, z_BN=context.z_BN[:1].detach().expand(3, -1).clone())
-    module.advance(1.0)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        trained, evaluated = module.train()(h, same), module.eval()(h, same)
-    torch.testing.assert_close(trained, evaluated, rtol=1e-5, atol=1e-6)
