@@ -177,4 +177,4 @@ def probabilities(predictions: pl.DataFrame, column: str = Column.PROBABILITY) -
 def check_probabilities(num_bad: int | np.integer, num_rows: int) -> None:
     """Raise `DataError` if `num_bad`, the number of rows with a probability outside [0, 1], is not 0."""
     if num_bad:
-        raise DataError("probabilities must be within [0, 1]", value=f"{num_bad:,} of {num_rows:,} do not")
+        raise DataError("probabilities must be within [0, 1]", value=f"{num_bad:,} of {num_rows:,} are not")

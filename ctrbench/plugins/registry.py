@@ -59,7 +59,7 @@ def find(kind: PlugKind, name: str) -> Plugin:
         plugin = plugin_file(KINDS[kind], Path(name))
         if plugin.name in members:
             remedy = "give the file another name"
-            raise SettingError("there is a group of that name", value=name, remedy=remedy)
+            raise SettingError("a group has this name", value=name, remedy=remedy)
         return plugin
     available = plugins(kind)
     if name in members:

@@ -67,7 +67,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     else:
         raise SettingError(rule, value=text)
     if not seeds:
-        raise SettingError(rule, value=text, remedy="ask for at least one")
+        raise SettingError(rule, value=text, remedy="give at least one")
     return seeds
 
 

@@ -172,8 +172,8 @@ def test_scratch_files_are_removed(tmp_path: Path) -> None:
     ("column", "bad", "message"),
     [
         (Column.SCORE, float("nan"), "finite numbers: 3 of 2,000 are NaN or infinite"),
-        (Column.PROBABILITY, 1.5, r"within \[0, 1\]: 3 of 2,000 do not"),
-        (Column.CEILING, float("nan"), r"within \[0, 1\]: 3 of 2,000 do not"),
+        (Column.PROBABILITY, 1.5, r"within \[0, 1\]: 3 of 2,000 are not"),
+        (Column.CEILING, float("nan"), r"within \[0, 1\]: 3 of 2,000 are not"),
         (Column.DOMAIN, 77, "1 unknown, the first is 77"),
     ],
 )

@@ -65,5 +65,5 @@ def test_oracle_without_a_ceiling_column_has_no_ceiling() -> None:
 
 
 def test_probabilities_outside_0_to_1_are_refused() -> None:
-    with pytest.raises(DataError, match="2 of 3 do not"):
+    with pytest.raises(DataError, match="2 of 3 are not"):
         oracle(frame(domain=[1, 1, 1], label=[0, 0, 1], probability=[0.5, 1.5, np.nan]))

@@ -221,7 +221,7 @@ def test_no_plugin_has_the_name_of_a_group(file: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: points)
     for kind in ("methods", "backbones"):
         assert not set(plugins(kind)) & set(group_members(kind))
-    with pytest.raises(SettingError, match=r"there is a group of that name: .*all\.py"):
+    with pytest.raises(SettingError, match=r"a group has this name: .*all\.py"):
         find("methods", str(file.rename(file.with_name("all.py"))))
 
 

@@ -23,7 +23,7 @@ def distinct_by_loops(ids_n: torch.Tensor, slot_R: Array) -> tuple[torch.Tensor,
     rows, inverse = np.empty(len(ids_n), dtype=np.int64), np.empty(len(ids_n), dtype=np.int64)
     count = _distinct_loop(ids_n.numpy(), slot_R, rows, inverse)
     if count < 0:
-        raise IndexError(f"an id beyond the {len(slot_R)} rows of its table")
+        raise IndexError(f"an id exceeds the {len(slot_R)} rows of its table")
     return torch.from_numpy(rows[:count]), torch.from_numpy(inverse)
 
 

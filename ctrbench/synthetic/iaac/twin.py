@@ -115,7 +115,7 @@ def _check_folder(out: Path, counts: dict[Round, int], rows: int) -> None:
     others = [name for name in existing if name not in _file_names(counts)]
     if others:
         raise SettingError(
-            "a folder holds one twin", value=f"{out / others[0]} is of a different one", remedy="remove it"
+            "a folder holds one twin", value=f"{out / others[0]} belongs to another twin", remedy="remove it"
         )
     out.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(out).free < rows * BYTES_PER_ROW:
@@ -125,7 +125,7 @@ def _check_folder(out: Path, counts: dict[Round, int], rows: int) -> None:
 def _no_space(out: Path, needed: int | None = None) -> DataError:
     size = "" if needed is None else f" (about {needed / 1e9:.1f} GB)"
     return DataError(
-        "no space left on the disk", value=out, remedy=f"free disk space{size}, or ask for fewer rows"
+        "no space left on the disk", value=out, remedy=f"free disk space{size}, or choose fewer rows"
     )
 
 
