@@ -155,17 +155,13 @@ STORED = re.compile(
 """Names in stored records, cards and data, labels of random draws, and unknown names in tests."""
 
 
-UNSPELLED = {"methods/adasparse"}
-"""Modules and pages still to be converted."""
-
-
 @pytest.mark.parametrize("spelling", BRITISH)
 def test_spelling_is_american(texts: dict[Path, str], spelling: str) -> None:
     pattern = re.compile(rf"(?<![a-z]){spelling}", re.IGNORECASE)
     findings = [
         f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
         for file, text in texts.items()
-        if file.suffix != ".toml" and not any(name in file.as_posix() for name in UNSPELLED)
+        if file.suffix != ".toml"
         for match in pattern.finditer(STORED.sub("", text))
     ]
     assert findings == [], f"write {BRITISH[spelling]}"

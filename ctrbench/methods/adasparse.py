@@ -13,7 +13,7 @@ At each site the input h of a weight matrix is multiplied by factors π, h(d) = 
     R_s   = (1/S) Σ_l λ^l |r^l - r|,  λ^l = sg(λ̂ |r^l - r|) outside [r_min, r_max], else 0
 
 r^l is the pruned share of the batch's neurons at site l, r the middle of the band [r_min, r_max]. The slope α and the
-weight λ̂ grow with the number of optimiser steps only. Sites are the inputs of all dense stages, those of the
+weight λ̂ grow with the number of optimizer steps only. Sites are the inputs of all dense stages, those of the
 embeddings and of the head included, and optionally those of DCNv2's cross matrices.
 
 Plan: one gate before each dense stage of tower and head; with `prune_cross` gates within the cross network.

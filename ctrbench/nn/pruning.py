@@ -73,7 +73,7 @@ class PruningGateModule(StageModule):
         """(B, N) to (B, N)."""
         gated_BN = x_BN if self.columns is None else x_BN.index_select(1, self.columns)
         if self.training:
-            gated_BN = self._train(gated_BN, x_BN, context)
+            gated_BN = self._gate_in_training(gated_BN, x_BN, context)
         else:
             gated_BN = gated_BN * self.factors(x_BN, context)
         return gated_BN if self.columns is None else x_BN.index_copy(1, self.columns, gated_BN)
@@ -88,7 +88,7 @@ class PruningGateModule(StageModule):
             v_in = torch.addmm(self.bias, inputs.to(self.weight.dtype), self.weight)
             return self.gate.factors(self.gate.v_out(v_in, self.slope))
 
-    def _train(self, gated_BN: torch.Tensor, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
+    def _gate_in_training(self, gated_BN: torch.Tensor, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         # Factors of e_d alone are those of the row's domain; only unseen domains share an id.
         is_grouped = not self.takes_hidden and not context.domain_routing.has(0)
         call = GateCall(
