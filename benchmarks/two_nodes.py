@@ -140,7 +140,9 @@ def sweep(folder: Path, seconds: float, timeline: Timeline) -> list[RunRecord]:
         timeline.say("two nodes are up, a core each")
         arguments = (cluster, second, folder / "home", seconds, timeline)
         threading.Thread(target=wait_and_kill, args=arguments, daemon=True).start()
-        engine = RayBackend(address=cluster.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=timeline.say)
+        engine = RayBackend(
+            address=cluster.address, checkpoint_seconds=CHECKPOINT_SECONDS, notify=timeline.say
+        )
         store = RunStore(results=folder / "cluster", home=folder / "home")
         return engine.run_parallel(make_runs(folder), store, timeline)
     finally:

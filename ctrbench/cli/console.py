@@ -14,9 +14,9 @@ out = Console()
 err = Console(stderr=True)
 
 
-def print_table(table: Table, to: Console | None = None) -> None:
+def print_table(table: Table, console: Console | None = None) -> None:
     """Print a table below its title, which may be wider than the columns."""
-    console, title, table.title = to or out, table.title, None
+    console, title, table.title = console or out, table.title, None
     if title:
         console.print(title, style="italic", highlight=False)
     console.print(table)

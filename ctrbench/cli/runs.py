@@ -150,7 +150,7 @@ def _train(
 
     executor = make_engine(
         engine, config=experiment.config, address=address, jobs=jobs, workers=workers, gpus_per_run=gpus_per_run,
-        memory_per_run=memory_per_run, checkpoint_seconds=checkpoint_seconds, say=console.print_note,
+        memory_per_run=memory_per_run, checkpoint_seconds=checkpoint_seconds, notify=console.print_note,
     )  # fmt: skip
     with (
         progress.resumable(),

@@ -104,12 +104,15 @@ class ExternalEvaluation:
         check_known(np.unique(np.concatenate(ids)), self.table.domain)
 
     def _summarize_ranking(
-        self, ranking: Ranking, metrics: MetricSet, *visitors: _Visitor, keep: tuple[str, ...] = ()
+        self, ranking: Ranking, metrics: MetricSet, *visitors: _Visitor, extra_columns: tuple[str, ...] = ()
     ) -> Summary:
-        """Evaluate a score; further visitors receive the rows too, with the columns in `keep` as float64."""
+        """Evaluate a score; further visitors receive the rows too, with `extra_columns` as float64."""
         sums = self._sum_terms(ranking, metrics)
         pooled, domains = _PairTally(1), _PairTally(self.table.num_ids, itemgetter(Column.DOMAIN))
-        fields: dict[str, type[np.generic]] = {Column.DOMAIN: np.int32, **dict.fromkeys(keep, np.float64)}
+        fields: dict[str, type[np.generic]] = {
+            Column.DOMAIN: np.int32,
+            **dict.fromkeys(extra_columns, np.float64),
+        }
         source = FileRows(predictions=self.predictions, ranking=ranking, fields=fields)
         self._visit_by_score(source, pooled, domains, *visitors)
         by_domain = domains.groups()
@@ -180,7 +183,9 @@ class ExternalEvaluation:
 
     def _oracle_metrics(self, metrics: MetricSet) -> dict[str, float | None]:
         expected = _ExpectedTally()
-        values = self._summarize_ranking(TRUTH, metrics, expected, keep=(Column.PROBABILITY,)).values()
+        values = self._summarize_ranking(
+            TRUTH, metrics, expected, extra_columns=(Column.PROBABILITY,)
+        ).values()
         values |= {AUC_EXPECTED: expected.pairs.auc(), LOGLOSS_EXPECTED: self._mean_entropy()}
         if Column.CEILING not in self.predictions.columns:
             return values

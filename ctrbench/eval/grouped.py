@@ -37,13 +37,13 @@ class GroupMetrics:
             values={metric.name: evaluate_groups(metric, groups) for metric in metrics},
         )
 
-    def select(self, keep: npt.NDArray[np.bool_]) -> GroupMetrics:
-        """Return the groups marked in `keep`, such as those of one bin."""
+    def select(self, is_selected: npt.NDArray[np.bool_]) -> GroupMetrics:
+        """Return the groups marked in `is_selected`, such as those of one bin."""
         return GroupMetrics(
-            group=self.group[keep],
-            rows=self.rows[keep],
-            positives=self.positives[keep],
-            values={name: values[keep] for name, values in self.values.items()},
+            group=self.group[is_selected],
+            rows=self.rows[is_selected],
+            positives=self.positives[is_selected],
+            values={name: values[is_selected] for name, values in self.values.items()},
         )
 
 

@@ -50,9 +50,9 @@ class RankedRows:
         check_scores(rows.score.size - np.count_nonzero(np.isfinite(rows.score)), rows.score.size)
         return cls(rows=rows, codes=_sortable_codes(rows.score))
 
-    def select(self, keep: npt.NDArray[np.bool_]) -> RankedRows:
-        """Return the rows marked in `keep`."""
-        return RankedRows(rows=self.rows.select(keep), codes=self.codes[keep])
+    def select(self, is_selected: npt.NDArray[np.bool_]) -> RankedRows:
+        """Return the rows marked in `is_selected`."""
+        return RankedRows(rows=self.rows.select(is_selected), codes=self.codes[is_selected])
 
     def pooled(self, terms: Iterable[Term] = ()) -> Groups:
         """Return all rows as one group, with id 0 and the sums of these terms."""

@@ -113,7 +113,7 @@ class Read:
         if self.leaf.grad is None:
             return None
         grad_UW = self.leaf.grad.flatten(1)
-        if not self.adam.spare:
+        if not self.adam.num_spare_rows:
             return RowGrads(self.rows_U, grad_UW)
         is_real_U = self.rows_U < self.adam.num_rows
         return RowGrads(self.rows_U[is_real_U], grad_UW[is_real_U])

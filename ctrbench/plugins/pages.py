@@ -182,11 +182,15 @@ def _fact_table(plugin: Plugin, chosen: type[Any], depth: int) -> str:
     return join_lines(["| | |", "| :-- | :-- |", *(f"| {name} | {value} |" for name, value in facts.items())])
 
 
-def _start_text(claim: float | None) -> str:
+def _start_text(largest_difference: float | None) -> str:
     """Describe a value of `Method.starts_as_backbone`."""
-    if claim is None:
+    if largest_difference is None:
         return "no claim"
-    return f"within {claim:g} of the backbone's" if claim else "equal to the backbone's"
+    return (
+        f"within {largest_difference:g} of the backbone's"
+        if largest_difference
+        else "equal to the backbone's"
+    )
 
 
 def _explain_text(plugin: Plugin, kind: PlugKind) -> str:

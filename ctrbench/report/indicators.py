@@ -58,18 +58,18 @@ def ignoring_indicator(records: Iterable[RunRecord]) -> set[Pair]:
     return ignoring
 
 
-def without_repetitions(records: list[RunRecord], main: str, ignoring: set[Pair]) -> list[RunRecord]:
+def without_repetitions(records: list[RunRecord], indicator: str, pairs: set[Pair]) -> list[RunRecord]:
     """Return one record per seed of each pair that ignores the indicator: finished and of the main one if possible."""
     best: dict[tuple[Pair, int], RunRecord] = {}
     for record in records:
         key = pair(record), record.key.seed
-        if key[0] in ignoring:
+        if key[0] in pairs:
             best[key] = min(
                 (record, best.get(key, record)),
-                key=lambda other: (other.status != "finished", other.key.indicator != main),
+                key=lambda other: (other.status != "finished", other.key.indicator != indicator),
             )
     digests = {record.digest for record in best.values()}
-    return [record for record in records if pair(record) not in ignoring or record.digest in digests]
+    return [record for record in records if pair(record) not in pairs or record.digest in digests]
 
 
 def _is_bare_plain(record: RunRecord) -> bool:

@@ -19,17 +19,17 @@ def labels(choices: Iterable[Choice]) -> dict[str, str]:
     for choice in choices:
         by_name[choice.name][choice.digest] = choice
     return {
-        digest: selector(choice, only=differing([_settings_and_source(other) for other in group.values()]))
+        digest: selector(choice, names=differing([_settings_and_source(other) for other in group.values()]))
         for group in by_name.values()
         for digest, choice in group.items()
     }
 
 
-def selector(choice: Choice, *, only: Iterable[str] | None = None) -> str:
-    """Return the selector of a choice, such as `adasparse[form=fusion,r_min=0.15]`; `only` limits the settings."""
+def selector(choice: Choice, *, names: Iterable[str] | None = None) -> str:
+    """Return the selector of a choice, such as `adasparse[form=fusion,r_min=0.15]`; `names` limits the settings."""
     settings = _settings_and_source(choice)
-    names = sorted(settings) if only is None else [name for name in sorted(only) if name in settings]
-    inside = ",".join(f"{name}={show_value(settings[name])}" for name in names)
+    shown = settings if names is None else settings.keys() & set(names)
+    inside = ",".join(f"{name}={show_value(settings[name])}" for name in sorted(shown))
     return f"{choice.name}[{inside}]" if inside else choice.name
 
 

@@ -19,7 +19,7 @@ from ctrbench.report.tables import narrow_tables
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import write_text
 from ctrbench.studies.drawing import Domain, Drawn, Part, make_part
-from ctrbench.studies.plan import Planned
+from ctrbench.studies.plan import PlannedPart
 from ctrbench.studies.study import Study
 
 
@@ -31,12 +31,12 @@ class StudyFiles:
     terminal: tuple[RichTable, ...]
 
 
-def draw_runs(study: Study, planned: Iterable[Planned], *, store: RunStore, out: Path) -> StudyFiles:
+def draw_runs(study: Study, planned: Iterable[PlannedPart], *, store: RunStore, out: Path) -> StudyFiles:
     """Draw a study from the stored records of its runs; see `draw_study`."""
     return draw_study(study, [_read_part(part, store) for part in planned], store=store, out=out)
 
 
-def _read_part(planned: Planned, store: RunStore) -> Part:
+def _read_part(planned: PlannedPart, store: RunStore) -> Part:
     records = [record for run in planned.runs if (record := store.find(run.key)) is not None]
     features = planned.prepared.manifest.domain_sets[planned.domain_set].features
     table = planned.prepared.domain_table(planned.domain_set)

@@ -16,7 +16,7 @@ from ctrbench.train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedPart:
     """The runs of one domain set of a study."""
 
     prepared: Prepared
@@ -38,7 +38,7 @@ def study_config(study: Study) -> TrainConfig:
     return make_config(**{**study.train, "window": study.train.get("window") or None})
 
 
-def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) -> tuple[Planned, ...]:
+def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) -> tuple[PlannedPart, ...]:
     """Return the runs of a study on a dataset, one part per domain set; `seeds` overrides the study's."""
     seed_list, config = parse_seeds(seeds or str(study.seeds)), study_config(study)
     if "window" not in study.train:
@@ -66,7 +66,7 @@ def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) ->
             labels[digest] = label
             runs |= {run.key.digest: run for run in grid}
         ordered = sorted(runs.values(), key=lambda run: run.key.seed)
-        parts.append(Planned(prepared=prepared, domain_set=name, runs=tuple(ordered), labels=labels))
+        parts.append(PlannedPart(prepared=prepared, domain_set=name, runs=tuple(ordered), labels=labels))
     return tuple(parts)
 
 
@@ -82,7 +82,7 @@ def _domain_sets(study: Study, prepared: Prepared) -> tuple[str, ...]:
     return study.domain_sets
 
 
-def make_experiment(study: Study, parts: Iterable[Planned], store: RunStore) -> Experiment:
+def make_experiment(study: Study, parts: Iterable[PlannedPart], store: RunStore) -> Experiment:
     """Return the runs of a study; missing are those without a finished record or an inspection that is needed."""
     grids = tuple(
         Grid(prepared=part.prepared, runs=part.runs, missing=tuple(_missing_runs(study, part, store)))
@@ -91,7 +91,7 @@ def make_experiment(study: Study, parts: Iterable[Planned], store: RunStore) -> 
     return Experiment(grids=grids, config=study_config(study), store=store)
 
 
-def _missing_runs(study: Study, part: Planned, store: RunStore) -> Iterator[Run]:
+def _missing_runs(study: Study, part: PlannedPart, store: RunStore) -> Iterator[Run]:
     needs_inspection = study.drawing.needs_inspection
     unfinished = {run.key.digest for run in store.unfinished(part.runs)}
     for run in part.runs:

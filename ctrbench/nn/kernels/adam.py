@@ -33,15 +33,17 @@ class RowAdam(ABC):
     A step calls `distinct`, `read` and `update` once, in this order.
     """
 
-    def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps, spare: int = 0) -> None:
+    def __init__(
+        self, table: RowTable, config: AdamConfig, missed: MissedSteps, num_spare_rows: int = 0
+    ) -> None:
         self.config, self.missed = config, missed
         self.rule: str = "domain" if table.rule == "domain" else config.embedding_rule
         self.steps = 0 if table.own_steps else None
         """Steps that read the table; None: the model's steps count."""
         weight = table.weight
         self.num_rows, self.shape = len(weight), weight.shape[1:]
-        self.width, self.spare = max(1, self.shape.numel()), spare
-        self.packed = _zeros((self.num_rows + spare, 3, self.width), weight)
+        self.width, self.num_spare_rows = max(1, self.shape.numel()), num_spare_rows
+        self.packed = _zeros((self.num_rows + num_spare_rows, 3, self.width), weight)
         self.packed[: self.num_rows, _WEIGHT] = weight.detach().flatten(1)
         # The model reads the very memory that is updated here.
         weight.data = self.packed[: self.num_rows, _WEIGHT].view(weight.shape)
@@ -152,7 +154,7 @@ class TensorRowAdam(RowAdam):
     """
 
     def __init__(self, table: RowTable, config: AdamConfig, missed: MissedSteps) -> None:
-        super().__init__(table, config, missed, spare=1)
+        super().__init__(table, config, missed, num_spare_rows=1)
         self.gathered: torch.Tensor | None = None
 
     def distinct(self, ids_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

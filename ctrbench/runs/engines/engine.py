@@ -51,13 +51,13 @@ def make_engine(
     gpus_per_run: float | None = None,
     memory_per_run: int = 0,
     workers: int = 1,
-    say: Callable[[str], None] = lambda _line: None,
+    notify: Callable[[str], None] = lambda _line: None,
 ) -> RunEngine:
     """Return the engine of that name.
 
     `memory_per_run` is `capacity.run_memory` of the largest run in bytes; 0 ignores memory. With several `workers`,
-    each run is executed by that many processes, one run after the other. `say` receives warnings for the user. Raises
-    `SettingError` for settings that exclude one another or that the machine cannot satisfy.
+    each run is executed by that many processes, one run after the other. `notify` receives warnings for the user.
+    Raises `SettingError` for settings that exclude one another or that the machine cannot satisfy.
     """
     _check_name(name, address)
     if workers > 1:
@@ -71,13 +71,13 @@ def make_engine(
             gpus_per_run=share,
             memory_per_run=memory_per_run,
             jobs=jobs,
-            say=say,
+            notify=notify,
         )
     elif workers > 1:
-        _warn_if_shared_exceeds_memory(workers, memory_per_run, say)
+        _warn_if_shared_exceeds_memory(workers, memory_per_run, notify)
         backend = LocalBackend(1, checkpoint_seconds=checkpoint_seconds)
     else:
-        backend = _local_backend(config, checkpoint_seconds, jobs, share, memory_per_run, say)
+        backend = _local_backend(config, checkpoint_seconds, jobs, share, memory_per_run, notify)
     return RunEngine(backend=backend, workers=workers)
 
 
@@ -87,23 +87,23 @@ def _local_backend(
     jobs: int | None,
     gpus_per_run: float,
     memory_per_run: int,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> LocalBackend:
     capacity = find_capacity(config, memory_per_run=memory_per_run, gpus_per_run=gpus_per_run or 1.0)
     size = f"{memory_per_run / 1e9:.1f} GB"
     if not fits(1, memory_per_run):
-        say(f"warning: a run needs about {size}, more than the free memory")
+        notify(f"warning: a run needs about {size}, more than the free memory")
     elif jobs is None and capacity.limit == "memory":
-        say(f"limiting to {capacity.jobs} parallel runs: not enough memory for more, at {size} per run")
+        notify(f"limiting to {capacity.jobs} parallel runs: not enough memory for more, at {size} per run")
     return LocalBackend(
         jobs or capacity.jobs, checkpoint_seconds=checkpoint_seconds, devices=capacity.devices
     )
 
 
-def _warn_if_shared_exceeds_memory(workers: int, memory_per_run: int, say: Callable[[str], None]) -> None:
+def _warn_if_shared_exceeds_memory(workers: int, memory_per_run: int, notify: Callable[[str], None]) -> None:
     if not fits(workers, memory_per_run):
         size = f"{memory_per_run / 1e9:.1f} GB"
-        say(f"warning: {workers} workers need about {size} each, more than the free memory")
+        notify(f"warning: {workers} workers need about {size} each, more than the free memory")
 
 
 def make_dispatcher(name: str, address: str | None) -> Callable[..., Iterator[Any]] | None:

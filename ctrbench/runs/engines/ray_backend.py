@@ -27,12 +27,14 @@ class RayBackend:
         gpus_per_run: float = 0.0,
         memory_per_run: int = 0,
         jobs: int | None = None,
-        say: Callable[[str], None] = lambda _line: None,
+        notify: Callable[[str], None] = lambda _line: None,
     ) -> None:
         """Make a backend; see `engine.make_engine`. The default address is the cluster that this machine belongs to."""
         self.address = address
         needs = {"CPU": cpus_per_run, "GPU": gpus_per_run, "memory": memory_per_run}
-        self.settings = SweepSettings(needs=needs, checkpoint_seconds=checkpoint_seconds, jobs=jobs, say=say)
+        self.settings = SweepSettings(
+            needs=needs, checkpoint_seconds=checkpoint_seconds, jobs=jobs, notify=notify
+        )
 
     def run_parallel(self, runs: Iterable[Run], store: RunStore, watcher: Watcher) -> list[RunRecord]:
         """Execute runs in parallel, one task per run; return their records in the order of completion."""

@@ -66,7 +66,7 @@ class SweepSettings:
     checkpoint_seconds: float
     jobs: int | None = None
     """Most runs in parallel; None for as many as the cluster can hold."""
-    say: Callable[[str], None] = lambda _line: None
+    notify: Callable[[str], None] = lambda _line: None
     """Receives warnings for the user."""
 
 
@@ -118,7 +118,7 @@ class Sweep:
     def _num_free_slots(self) -> int:
         slots = num_slots(self.ray, self.settings.needs)
         if slots == 0 and not self.is_waiting:
-            self.settings.say("no node can currently fit a run; waiting")
+            self.settings.notify("no node can currently fit a run; waiting")
         self.is_waiting = slots == 0
         return min(slots, self.settings.jobs or slots)
 
@@ -149,7 +149,9 @@ class Sweep:
             task.deaths += 1
             if task.deaths <= RETRIES:
                 reason = death_reason(self.ray, outcome)
-                self.settings.say(f"{task.item.label}: {reason}; resuming elsewhere from the last checkpoint")
+                self.settings.notify(
+                    f"{task.item.label}: {reason}; resuming elsewhere from the last checkpoint"
+                )
                 pool.retry(task)
                 return
             from ctrbench.runs.outcome import failed_record

@@ -137,7 +137,7 @@ class Histories(NamedTuple):
 
 
 @compiled
-def contents(seed: int, form: int, entities: Entities, latents: Latents, parts_3B: Floats) -> None:
+def contents(seed: int, interaction: int, entities: Entities, latents: Latents, parts_3B: Floats) -> None:
     """Write the components that depend on the item content q: taste ⟨z, q⟩, structured and idiosyncratic (3, B)."""
     user_B, profile_B, item_B, category_B, domain_B = entities
     content_CK, taste_PT, structured_DK, idiosyncratic_DK, mlp, tree = latents
@@ -155,9 +155,9 @@ def contents(seed: int, form: int, entities: Entities, latents: Latents, parts_3
             taste += (PROFILE_TASTE * profile_taste[2 * pair + 1] + USER_TASTE * second) * q[2 * pair + 1]
         parts_3B[0, i] = taste / math.sqrt(_TASTES)
         domain = domain_B[i]
-        if form == BILINEAR:
+        if interaction == BILINEAR:
             parts_3B[1, i] = _dot_product(structured_DK[domain], q)
-        elif form == MLP:
+        elif interaction == MLP:
             parts_3B[1, i] = network_logit(mlp[0][domain], mlp[1], mlp[2], mlp[3], q)
         else:
             parts_3B[1, i] = _tree_logit(tree[0][domain], tree[1], tree[2], q)

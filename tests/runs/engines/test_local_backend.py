@@ -175,7 +175,7 @@ def test_too_little_memory_for_all_workers_is_a_warning(monkeypatch: pytest.Monk
     for workers in (3, 4):
         make_engine(
             config=make_config(), checkpoint_seconds=1.0, workers=workers, memory_per_run=int(3e9),
-            say=said.append,
+            notify=said.append,
         )  # fmt: skip
     assert said == ["warning: 4 workers need about 3.0 GB each, more than the free memory"]
 
@@ -183,25 +183,25 @@ def test_too_little_memory_for_all_workers_is_a_warning(monkeypatch: pytest.Monk
 def test_memory_limits_the_number_of_parallel_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(10e9))
     said: list[str] = []
-    assert backend(memory_per_run=int(3e9), say=said.append).jobs == 3
+    assert backend(memory_per_run=int(3e9), notify=said.append).jobs == 3
     assert said == ["limiting to 3 parallel runs: not enough memory for more, at 3.0 GB per run"]
 
 
 def test_too_little_memory_for_one_run_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(10e9))
     said: list[str] = []
-    assert backend(memory_per_run=int(43e9), say=said.append).jobs == 1
+    assert backend(memory_per_run=int(43e9), notify=said.append).jobs == 1
     assert said == ["warning: a run needs about 43.0 GB, more than the free memory"]
 
 
 def test_a_limit_of_cores_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(100e9))
-    assert backend(memory_per_run=int(3e9), say=pytest.fail).jobs == 4
+    assert backend(memory_per_run=int(3e9), notify=pytest.fail).jobs == 4
 
 
 def test_an_explicit_number_of_jobs_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, int(5e9))
-    assert backend(jobs=7, memory_per_run=int(3e9), say=pytest.fail).jobs == 7
+    assert backend(jobs=7, memory_per_run=int(3e9), notify=pytest.fail).jobs == 7
 
 
 def test_processes_use_gpus_in_turn() -> None:

@@ -143,8 +143,8 @@ def checkpoints(home: Path) -> list[Path]:
     return list((home / "home" / "runs").glob("*/checkpoint.pt"))
 
 
-def backend(two: Two, say: Callable[[str], None] = print) -> RayBackend:
-    return RayBackend(address=two.address, checkpoint_seconds=CHECKPOINT_SECONDS, say=say)
+def backend(two: Two, notify: Callable[[str], None] = print) -> RayBackend:
+    return RayBackend(address=two.address, checkpoint_seconds=CHECKPOINT_SECONDS, notify=notify)
 
 
 def shared_engine(address: str | None, workers: int = 2, checkpoint_seconds: float = 60.0) -> RunEngine:
