@@ -21,6 +21,8 @@ from ctrbench.train.stepper import Stepper
 
 SMALL = "dnn[hidden=8-4]"
 BACKBONES = (SMALL, "dcnv2[hidden=8-4]")
+POOLED = ("dnn[hidden=8-4,pooling=din]", "dnn[hidden=8-4,pooling=dien]", "deepfm[pooling=dien]")
+"""Backbones that pool sequences by their target."""
 CPU = torch.device("cpu")
 TRAINED = sorted(
     name for name, plugin in plugins("methods").items() if not issubclass(plugin.load(), Estimator)
@@ -145,6 +147,7 @@ def train_epoch(stepper: Stepper, rows: SplitData) -> list[torch.Tensor]:
     [
         *((method, backbone) for method in METHODS for backbone in BACKBONES),
         *(("plain", backbone) for backbone in plugins("backbones")),
+        *((method, backbone) for method in ("plain", "maml", "separate") for backbone in POOLED),
     ],
 )
 def test_no_step_waits_for_a_value_of_the_device(

@@ -9,8 +9,10 @@ import torch
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.nn.build import Build
 from ctrbench.nn.embed import FieldEmbedding
+from ctrbench.nn.gather import mean_rows
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
+from ctrbench.nn.pooling import Pooling
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.tables import EMBEDDING_STD
 from ctrbench.train.learner import Learner
@@ -234,3 +236,77 @@ def test_first_order_weights_get_their_own_gradient(with_weights: FieldEmbedding
     assert grad is not None
     assert not grad[:, :-1].any()
     assert grad[7:11, -1].tolist() == torch.bincount(batch.ids_BF[:, 1], minlength=4).tolist()
+
+
+def test_a_sequence_shares_the_embeddings_of_its_target(
+    history_schema: Schema, history_data: SplitData
+) -> None:
+    embedding = FieldEmbedding(history_schema, Build(schema=history_schema, seed=1))
+    assert len(embedding.table.weight) == sum(
+        field.size for field in history_schema.fields if field.name != "history"
+    )
+    batch = history_data.slice(0, 30)
+    user = embedding.table.weight[len(embedding.table.weight) - 41 - 11 : -11]
+    assert torch.equal(embedding(batch)[0][:, history_schema.slices["user"]], user[batch.ids_BF[:, 2].long()])
+    values, offsets = batch.bags[1]
+    expected = mean_rows(user[values.long()], offsets)
+    torch.testing.assert_close(embedding(batch)[0][:, history_schema.slices["history"]], expected)
+
+
+def test_the_width_of_z_is_the_same_for_every_pooling(
+    history_schema: Schema, history_data: SplitData
+) -> None:
+    build = Build(schema=history_schema, seed=1)
+    shapes = {
+        FieldEmbedding(history_schema, build, pooling=Pooling(kind=kind))(history_data.slice(0, 9))[0].shape
+        for kind in ("mean", "din", "dien")
+    }
+    assert shapes == {(9, history_schema.num_inputs)}
+
+
+def test_the_pooling_does_not_change_other_fields(history_schema: Schema, history_data: SplitData) -> None:
+    build, batch = Build(schema=history_schema, seed=1), history_data.slice(0, 20)
+    mean, din = (
+        FieldEmbedding(history_schema, build, pooling=Pooling(kind=kind))(batch)[0]
+        for kind in ("mean", "din")
+    )
+    same = (mean == din).all(0)
+    index = history_schema.slices["history"]
+    assert same[: index.start].all()
+    assert same[index.stop :].all()
+    assert not same[index].any()
+
+
+@pytest.mark.parametrize("kind", ["din", "dien"])
+def test_the_target_is_the_field_that_the_card_names(
+    history_schema: Schema, history_data: SplitData, kind: str
+) -> None:
+    pooling, batch = Pooling(kind=kind), history_data.slice(0, 20)  # type: ignore[arg-type]
+    embedding = FieldEmbedding(history_schema, Build(schema=history_schema, seed=1), pooling=pooling)
+    has_choice = batch.bags[1][1].diff() > 1
+
+    def history(column: int | None) -> torch.Tensor:
+        ids_BF = batch.ids_BF.clone()
+        if column is not None:
+            ids_BF[:, column] = ids_BF[:, column] % 3 + 1
+        return embedding(replace(batch, ids_BF=ids_BF))[0][:, history_schema.slices["history"]]
+
+    assert torch.equal(history(0), history(None))
+    assert torch.equal(history(1), history(None))
+    assert (history(2) != history(None)).any(1)[has_choice & (batch.ids_BF[:, 2] > 3)].all()
+
+
+@pytest.mark.parametrize("kind", ["mean", "din", "dien"])
+def test_first_order_weights_are_averaged_under_every_pooling(
+    history_schema: Schema, history_data: SplitData, kind: str
+) -> None:
+    embedding = FieldEmbedding(
+        history_schema, Build(schema=history_schema, seed=1), first_order=True, pooling=Pooling(kind=kind)
+    )
+    embedding.table.weight.data[:, -1] = torch.arange(len(embedding.table.weight))
+    batch = history_data.slice(0, 20)
+    z_BN, weights_BF = embedding(batch)
+    values, offsets = batch.bags[1]
+    first = len(embedding.table.weight) - 41 - 11
+    assert z_BN.shape == (20, history_schema.num_inputs)
+    torch.testing.assert_close(weights_BF[:, -1:], mean_rows((first + values).float()[:, None], offsets))

@@ -15,6 +15,7 @@ from ctrbench.nn.context import Context
 from ctrbench.nn.interactions import Cross
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
+from ctrbench.nn.pooling import Pooling
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.stages import Auxiliary, Chain, Dense, Stage, StageModule, domain_table
 from ctrbench.plugins.registry import select
@@ -255,3 +256,22 @@ def test_hiding_all_fields_is_refused(schema: Schema) -> None:
     domain_only = replace(schema, fields=(schema.fields[0], schema.fields[3]))
     with pytest.raises(SettingError, match="all fields are domain features: city, age"):
         CTRModel(HIDING, domain_only, seed=1)
+
+
+def test_a_pooling_needs_a_sequence_with_a_target(history_schema: Schema) -> None:
+    plain = replace(
+        history_schema, fields=tuple(replace(field, target=None) for field in history_schema.fields)
+    )
+    plan = select("backbones", "dnn[pooling=din]").value.full_plan()  # type: ignore[union-attr]
+    with pytest.raises(SettingError, match="pooling=din compares sequences with their target"):
+        CTRModel(plan, plain, seed=1)
+    CTRModel(replace(plan, pooling=Pooling()), plain, seed=1)
+
+
+def test_a_sequence_whose_target_is_hidden_counts_as_one_without(history_schema: Schema) -> None:
+    hidden = replace(history_schema, hidden=("user",))
+    assert hidden.targets == {}
+    assert [field.name for field in hidden.table_fields] == ["city", "age", "tags", "history"]
+    plan = select("backbones", "dnn[pooling=dien]").value.full_plan()  # type: ignore[union-attr]
+    with pytest.raises(SettingError, match="a field that the model uses"):
+        CTRModel(plan, hidden, seed=1)

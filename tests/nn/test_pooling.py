@@ -12,35 +12,20 @@ import torch
 from torch import nn
 
 from ctrbench.data.batches import Batch, SplitData
-from ctrbench.errors import SettingError
 from ctrbench.extend import Method
 from ctrbench.nn.build import Build
 from ctrbench.nn.embed import FieldEmbedding
-from ctrbench.nn.gather import mean_rows
 from ctrbench.nn.lists import Lists
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.pooling import Dien, Din, Pooling, Recurrence, SequencePooling
-from ctrbench.nn.schema import FieldShape, Schema
+from ctrbench.nn.schema import Schema
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner, bce, total_loss
 
 LENGTHS = [3, 0, 1, 5, 2, 0]
 E = 4
 Array = np.ndarray
-
-
-@pytest.fixture
-def schema(schema: Schema) -> Schema:
-    """The shared fields, and a sequence of users whose target is the user."""
-    history = FieldShape(name="history", kind="sequence", role="user", size=41, target="user")
-    return replace(schema, fields=(*schema.fields, history))
-
-
-@pytest.fixture
-def data(data: SplitData) -> SplitData:
-    generator = np.random.default_rng(5)
-    return replace(data, bags=(*data.bags, bag(generator.integers(0, 6, len(data)), generator)))
 
 
 def bag(lengths: Array, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,8 +35,8 @@ def bag(lengths: Array, generator: np.random.Generator) -> tuple[torch.Tensor, t
 
 
 @pytest.fixture
-def build(schema: Schema) -> Build:
-    return Build(schema=schema, seed=3)
+def build(history_schema: Schema) -> Build:
+    return Build(schema=history_schema, seed=3)
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -225,99 +210,15 @@ def test_without_negatives_or_next_steps_there_is_no_auxiliary_loss(build: Build
 Model = Callable[..., CTRModel]
 
 
-@pytest.fixture
-def make(schema: Schema) -> Model:
-    def make(method: str = "plain", backbone: str = "dnn[hidden=8-4,pooling=dien]") -> CTRModel:
-        rewriter, base = select("methods", method).value, select("backbones", backbone).value
-        return CTRModel(rewriter.apply(base.full_plan()), schema, seed=1)  # type: ignore[union-attr]
-
-    return make
-
-
 POOLED = ["dnn[hidden=8-4,pooling=din]", "dnn[hidden=8-4,pooling=dien]"]
 
 
-def test_a_sequence_shares_the_embeddings_of_its_target(schema: Schema, data: SplitData) -> None:
-    embedding = FieldEmbedding(schema, Build(schema=schema, seed=1))
-    assert len(embedding.table.weight) == sum(
-        field.size for field in schema.fields if field.name != "history"
-    )
-    batch = data.slice(0, 30)
-    user = embedding.table.weight[len(embedding.table.weight) - 41 - 11 : -11]
-    assert torch.equal(embedding(batch)[0][:, schema.slices["user"]], user[batch.ids_BF[:, 2].long()])
-    values, offsets = batch.bags[1]
-    expected = mean_rows(user[values.long()], offsets)
-    torch.testing.assert_close(embedding(batch)[0][:, schema.slices["history"]], expected)
-
-
-def test_the_width_of_z_is_the_same_for_every_pooling(schema: Schema, data: SplitData) -> None:
-    build = Build(schema=schema, seed=1)
-    shapes = {
-        FieldEmbedding(schema, build, pooling=Pooling(kind=kind))(data.slice(0, 9))[0].shape
-        for kind in ("mean", "din", "dien")
-    }
-    assert shapes == {(9, schema.num_inputs)}
-
-
-def test_the_pooling_does_not_change_other_fields(schema: Schema, data: SplitData) -> None:
-    build, batch = Build(schema=schema, seed=1), data.slice(0, 20)
-    mean, din = (
-        FieldEmbedding(schema, build, pooling=Pooling(kind=kind))(batch)[0] for kind in ("mean", "din")
-    )
-    same = (mean == din).all(0)
-    index = schema.slices["history"]
-    assert same[: index.start].all()
-    assert same[index.stop :].all()
-    assert not same[index].any()
-
-
-@pytest.mark.parametrize("kind", ["din", "dien"])
-def test_the_target_is_the_field_that_the_card_names(schema: Schema, data: SplitData, kind: str) -> None:
-    pooling, batch = Pooling(kind=kind), data.slice(0, 20)  # type: ignore[arg-type]
-    embedding = FieldEmbedding(schema, Build(schema=schema, seed=1), pooling=pooling)
-    has_choice = batch.bags[1][1].diff() > 1
-
-    def history(column: int | None) -> torch.Tensor:
-        ids_BF = batch.ids_BF.clone()
-        if column is not None:
-            ids_BF[:, column] = ids_BF[:, column] % 3 + 1
-        return embedding(replace(batch, ids_BF=ids_BF))[0][:, schema.slices["history"]]
-
-    assert torch.equal(history(0), history(None))
-    assert torch.equal(history(1), history(None))
-    assert (history(2) != history(None)).any(1)[has_choice & (batch.ids_BF[:, 2] > 3)].all()
-
-
-@pytest.mark.parametrize("kind", ["mean", "din", "dien"])
-def test_first_order_weights_are_averaged_under_every_pooling(
-    schema: Schema, data: SplitData, kind: str
+@pytest.mark.parametrize("backbone", POOLED)
+def test_a_batch_with_only_empty_sequences_trains(
+    build_with_history: Model, history_data: SplitData, backbone: str
 ) -> None:
-    embedding = FieldEmbedding(
-        schema, Build(schema=schema, seed=1), first_order=True, pooling=Pooling(kind=kind)
-    )
-    embedding.table.weight.data[:, -1] = torch.arange(len(embedding.table.weight))
-    batch = data.slice(0, 20)
-    z_BN, weights_BF = embedding(batch)
-    values, offsets = batch.bags[1]
-    first = len(embedding.table.weight) - 41 - 11
-    assert z_BN.shape == (20, schema.num_inputs)
-    torch.testing.assert_close(weights_BF[:, -1:], mean_rows((first + values).float()[:, None], offsets))
-
-
-@pytest.mark.parametrize("backbone", POOLED)
-def test_scores_of_rows_are_independent(make: Model, data: SplitData, backbone: str) -> None:
-    model = make(backbone=backbone).eval()
-    for pooling in model.embedding.poolings:
-        nn.init.normal_(pooling.empty_E)
-    joint = model(data.slice(0, 40))
-    alone = torch.cat([model(data.slice(row, row + 1)) for row in range(40)])
-    torch.testing.assert_close(alone, joint, rtol=0.0, atol=1e-6)
-
-
-@pytest.mark.parametrize("backbone", POOLED)
-def test_a_batch_with_only_empty_sequences_trains(make: Model, data: SplitData, backbone: str) -> None:
-    model = make(backbone=backbone)
-    batch = without_history(data.slice(0, 12))
+    model = build_with_history(backbone=backbone)
+    batch = without_history(history_data.slice(0, 12))
     step(model, Learner(), batch)
     assert model.embedding.poolings[0].empty_E.any()
     assert torch.isfinite(model.eval()(batch)).all()
@@ -333,9 +234,11 @@ def step(model: CTRModel, learner: Learner, batch: Batch) -> dict[str, torch.Ten
     return dict(learner.step(model, Optimizer(model, AdamConfig(lr=0.01)), batch).logs)
 
 
-def test_the_auxiliary_loss_is_a_penalty_in_training_only(make: Model, data: SplitData) -> None:
-    batch = data.slice(0, 40)
-    model = make(backbone="dnn[hidden=8-4,pooling=dien,pooling_aux=0.25]").train()
+def test_the_auxiliary_loss_is_a_penalty_in_training_only(
+    build_with_history: Model, history_data: SplitData
+) -> None:
+    batch = history_data.slice(0, 40)
+    model = build_with_history(backbone="dnn[hidden=8-4,pooling=dien,pooling_aux=0.25]").train()
     torch.manual_seed(0)
     context = model.context(batch)
     loss = bce(model.net(context), batch.label_B)
@@ -348,26 +251,12 @@ def test_the_auxiliary_loss_is_a_penalty_in_training_only(make: Model, data: Spl
     torch.testing.assert_close(total_loss(loss, context), loss + 0.25 * figure)
     for other in (
         model.eval(),
-        make(backbone="dnn[pooling=dien,pooling_aux=0]"),
-        make(backbone="dnn[pooling=din]"),
+        build_with_history(backbone="dnn[pooling=dien,pooling_aux=0]"),
+        build_with_history(backbone="dnn[pooling=din]"),
     ):
         context = other.context(batch)
         other.net(context)
         assert context.penalties == []
-
-
-def test_part_of_a_context_has_the_loss_of_its_rows(make: Model, data: SplitData) -> None:
-    model = make().train()
-    context = model.context(data.slice(0, 40))
-    (whole,) = context.row_losses
-    rows = torch.tensor([5, 2, 31])
-    part = context.part(rows)
-    model.net(part)
-    expected = whole.sum_B[rows].sum() / whole.steps_B[rows].sum()
-    torch.testing.assert_close(part.penalties[0], expected)
-    detached = context.detached()
-    model.net(detached)
-    assert detached.penalties == []
 
 
 LEARNERS = ["plain", "maml[support=20,query=20]", "mamdr", "pcgrad", "separate"]
@@ -375,16 +264,16 @@ LEARNERS = ["plain", "maml[support=20,query=20]", "mamdr", "pcgrad", "separate"]
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_the_auxiliary_loss_changes_the_steps_of_every_learner(
-    make: Model, data: SplitData, method: str
+    build_with_history: Model, history_data: SplitData, method: str
 ) -> None:
     """Some parameter of the embeddings differs after a step with the loss."""
     backbones = [f"dnn[hidden=8-4,pooling=dien,pooling_aux={weight}]" for weight in (0, 100)]
     rewriter: Method = select("methods", method).value  # type: ignore[assignment]
     moved = []
     for backbone in backbones:
-        model, learner = make(method, backbone), rewriter.learner()
-        order = learner.order(data, batch_size=60, generator=np.random.default_rng(0))
-        (batch, *_) = data.batches(order)
+        model, learner = build_with_history(method, backbone), rewriter.learner()
+        order = learner.order(history_data, batch_size=60, generator=np.random.default_rng(0))
+        (batch, *_) = history_data.batches(order)
         torch.manual_seed(0)
         step(model, learner, batch)
         moved.append(
@@ -398,46 +287,35 @@ def test_the_auxiliary_loss_changes_the_steps_of_every_learner(
     assert not all(torch.equal(moved[0][name], moved[1][name]) for name in moved[0])
 
 
-def test_with_a_model_per_domain_poolings_use_the_rows_of_their_domain(make: Model, data: SplitData) -> None:
+def test_with_a_model_per_domain_poolings_use_the_rows_of_their_domain(
+    build_with_history: Model, history_data: SplitData
+) -> None:
     """Rows are pooled by the module of their own domain, and negatives are drawn from its rows."""
-    model = make("separate").train()
+    model = build_with_history("separate").train()
     for number, pools in enumerate(model.embedding.poolings):
         nn.init.constant_(pools[0].empty_E, float(number + 1))
-    batch = without_history(data.slice(0, 40))
+    batch = without_history(history_data.slice(0, 40))
     z_BN, _ = model.embedding(batch)
     history = z_BN[:, model.schema.slices["history"]]
     assert torch.equal(history, batch.indicator_B[:, None].float().expand(-1, E))
-    batch, losses = data.slice(0, 40), []
+    batch, losses = history_data.slice(0, 40), []
     z_BN, _ = model.embedding(batch, None, losses)
     rows = torch.nonzero(batch.indicator_B == 2)[:, 0]
-    own = data.take(rows)
+    own = history_data.take(rows)
     torch.testing.assert_close(model.embedding(own)[0], z_BN[rows])
     lengths = batch.bags[1][1].diff()
     assert torch.equal(losses[0].steps_B, (lengths - 1).clamp_min(0))
 
 
-@pytest.mark.parametrize("method", ["plain", "maml[support=20,query=20]", "separate"])
-@pytest.mark.parametrize("backbone", [*POOLED, "deepfm[pooling=dien]"])
-def test_no_step_waits_for_a_value_on_the_device(
-    make: Model, data: SplitData, monkeypatch: pytest.MonkeyPatch, method: str, backbone: str
-) -> None:
-    """The device `meta` has no values, so reading one fails."""
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    model, rows = make(method, backbone).to("meta"), data.to(torch.device("meta"))
-    learner: Learner = select("methods", method).value.learner()  # type: ignore[union-attr]
-    optimizer = Optimizer(model, AdamConfig())
-    order = learner.order(rows, batch_size=64, generator=np.random.default_rng(0))
-    for batch in rows.batches(order):
-        assert learner.step(model, optimizer, batch).loss.is_meta
-
-
-def test_the_auxiliary_loss_of_dien_falls_when_sequences_are_predictable(schema: Schema) -> None:
+def test_the_auxiliary_loss_of_dien_falls_when_sequences_are_predictable(history_schema: Schema) -> None:
     """User j is always followed by j + 1, so the loss falls far below that of random guesses."""
     generator = np.random.default_rng(1)
     start = generator.integers(1, 36, 200)
     values = torch.from_numpy((start[:, None] + np.arange(5)).ravel().astype(np.int32))
     offsets = torch.arange(0, 1001, 5)
-    embedding = FieldEmbedding(schema, Build(schema=schema, seed=1), pooling=Pooling(kind="dien"))
+    embedding = FieldEmbedding(
+        history_schema, Build(schema=history_schema, seed=1), pooling=Pooling(kind="dien")
+    )
     adam = torch.optim.Adam(embedding.parameters(), lr=0.02)
     torch.manual_seed(0)
     means = []
@@ -454,53 +332,3 @@ def test_the_auxiliary_loss_of_dien_falls_when_sequences_are_predictable(schema:
 
 
 # --- settings ---
-
-
-def test_a_pooling_needs_a_sequence_with_a_target(schema: Schema) -> None:
-    plain = replace(schema, fields=tuple(replace(field, target=None) for field in schema.fields))
-    plan = select("backbones", "dnn[pooling=din]").value.full_plan()  # type: ignore[union-attr]
-    with pytest.raises(SettingError, match="pooling=din compares sequences with their target"):
-        CTRModel(plan, plain, seed=1)
-    CTRModel(replace(plan, pooling=Pooling()), plain, seed=1)
-
-
-def test_a_sequence_whose_target_is_hidden_counts_as_one_without(schema: Schema) -> None:
-    hidden = replace(schema, hidden=("user",))
-    assert hidden.targets == {}
-    assert [field.name for field in hidden.table_fields] == ["city", "age", "tags", "history"]
-    plan = select("backbones", "dnn[pooling=dien]").value.full_plan()  # type: ignore[union-attr]
-    with pytest.raises(SettingError, match="a field that the model uses"):
-        CTRModel(plan, hidden, seed=1)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "din"])
-def test_the_weight_of_the_auxiliary_loss_needs_dien(pooling: str) -> None:
-    with pytest.raises(SettingError, match="pooling_aux has no effect"):
-        _ = select("backbones", f"dnn[pooling={pooling},pooling_aux=0.5]").value
-
-
-def test_every_backbone_has_the_pooling_settings() -> None:
-    for name in ("dnn", "dcnv2", "deepfm"):
-        plan = select("backbones", f"{name}[pooling=dien,pooling_aux=0.5]").value.full_plan()  # type: ignore[union-attr]
-        assert plan.pooling == Pooling(kind="dien", aux_weight=0.5)
-
-
-def test_default_pooling_is_not_part_of_a_run_key() -> None:
-    assert not {"pooling", "pooling_aux"} & set(select("backbones", "dnn").value.key())
-    assert select("backbones", "dnn[pooling=din]").value.key()["pooling"] == "din"
-
-
-def test_part_of_a_context_has_the_behaviors_of_its_rows(schema: Schema, data: SplitData) -> None:
-    plan = replace(select("backbones", "dnn[hidden=8-4]").value.full_plan(), attends=True)  # type: ignore[union-attr]
-    model, rows = CTRModel(plan, schema, seed=1), torch.tensor([5, 2, 31])
-    whole, own = model.context(data.slice(0, 40)), model.context(data.take(rows)).behaviors["history"]
-    for part in (
-        whole.part(rows).behaviors["history"],
-        whole.part(slice(0, 40)).part(rows).behaviors["history"],
-    ):
-        assert torch.equal(part.rows_nE, own.rows_nE)
-        assert torch.equal(part.lists.offsets, own.lists.offsets)
-        assert torch.equal(part.target_BE, own.target_BE)
-    assert own.rows_nE.requires_grad
-    assert not whole.detached().behaviors["history"].rows_nE.requires_grad
-    assert CTRModel(replace(plan, attends=False), schema, seed=1).context(data.slice(0, 9)).behaviors == {}

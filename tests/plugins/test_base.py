@@ -9,11 +9,14 @@ import pytest
 
 from ctrbench import added_fields
 from ctrbench.data.batches import SplitData
+from ctrbench.errors import SettingError
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
+from ctrbench.nn.pooling import Pooling
 from ctrbench.plugins import base
 from ctrbench.plugins.base import Backbone, Method, Settings
 from ctrbench.plugins.inspection import Inspection
+from ctrbench.plugins.registry import select
 
 
 @pytest.mark.parametrize("module", [base, added_fields])
@@ -80,3 +83,20 @@ def test_inspect_is_declared() -> None:
 
     assert Declared.inspects
     assert not Silent.inspects
+
+
+@pytest.mark.parametrize("pooling", ["mean", "din"])
+def test_the_weight_of_the_auxiliary_loss_needs_dien(pooling: str) -> None:
+    with pytest.raises(SettingError, match="pooling_aux has no effect"):
+        _ = select("backbones", f"dnn[pooling={pooling},pooling_aux=0.5]").value
+
+
+def test_every_backbone_has_the_pooling_settings() -> None:
+    for name in ("dnn", "dcnv2", "deepfm"):
+        plan = select("backbones", f"{name}[pooling=dien,pooling_aux=0.5]").value.full_plan()  # type: ignore[union-attr]
+        assert plan.pooling == Pooling(kind="dien", aux_weight=0.5)
+
+
+def test_default_pooling_is_not_part_of_a_run_key() -> None:
+    assert not {"pooling", "pooling_aux"} & set(select("backbones", "dnn").value.key())
+    assert select("backbones", "dnn[pooling=din]").value.key()["pooling"] == "din"
