@@ -4,7 +4,8 @@
     <home>/runs/<digest>/                 predictions.parquet, inspection.npz, checkpoint.pt
 
 A finished record is never overwritten; a failed one is replaced by the next attempt. Both folders may be URLs that
-several machines share: if two write the same record at once, the second raises an error.
+several machines share: if two write the same record at once, the second raises an error. Only at URLs, which have no
+locks, may the record of a failed attempt replace one that another machine finishes at the same moment.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ctrbench.storage.files import (
     create_folder,
     find_files,
     local_copy,
+    lock,
     parse_location,
     read_each,
     read_text,
@@ -121,9 +123,18 @@ class RunStore:
                 if existing == record:
                     # Written by an earlier attempt of this call whose response was lost.
                     return file
-        if existing is not None and existing.status == "finished":
-            raise StoreError("a finished record is never overwritten", value=file, remedy="delete it first")
-        return write_text(file, text)
+        return self._replace_failed(record.key, text)
+
+    def _replace_failed(self, key: RunKey, text: str) -> Location:
+        """Replace the record of a failed attempt, unless another process has finished the run meanwhile."""
+        file = self.record_file(key)
+        with lock(self.folder(key) / "record", lambda: None):
+            existing = self.find(key)
+            if existing is not None and existing.status == "finished":
+                raise StoreError(
+                    "a finished record is never overwritten", value=file, remedy="delete it first"
+                )
+            return write_text(file, text)
 
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs without a finished record; raises `StoreError` for unreadable records."""

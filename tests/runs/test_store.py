@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from time import sleep
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from ctrbench.errors import StoreError
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
+from ctrbench.storage.files import write_text
 from ctrbench.storage.signed import signed
 
 MakeRecord = Callable[..., RunRecord]
@@ -44,6 +48,28 @@ def test_a_finished_record_is_never_overwritten(store: RunStore, finished: RunRe
 def test_a_failed_record_is_replaced(store: RunStore, failed: RunRecord, finished: RunRecord) -> None:
     store.write(failed)
     store.write(finished)
+    assert store.find(failed.key) == finished
+
+
+def test_a_failed_attempt_does_not_replace_a_record_that_is_finished_meanwhile(
+    store: RunStore, failed: RunRecord, finished: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both attempts find the record of a failed one; the attempt that fails again is about to write."""
+    store.write(failed)
+    is_writing, second = Event(), with_start(failed, "again")
+
+    def write_slowly(file: Path, text: str, **options: bool) -> Path:
+        if json.loads(text)["measured"]["started"] == "again":
+            is_writing.set()
+            sleep(0.2)
+        return write_text(file, text, **options)
+
+    monkeypatch.setattr("ctrbench.runs.store.write_text", write_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        attempt = pool.submit(store.write, second)
+        is_writing.wait(10)
+        pool.submit(store.write, finished).result()
+        attempt.result()
     assert store.find(failed.key) == finished
 
 
