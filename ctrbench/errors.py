@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 PLUGIN_MODULE = "ctrbench_plugin_"
 """Beginning of the names of modules that are plug-in files from outside ctrbench."""
@@ -66,37 +61,6 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     close_names = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close_names[0]!r}? " if close_names else ""
     return f"{hint}known: {', '.join(names)}" if len(names) <= 40 else hint.strip() or "see the list command"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One problem that pydantic found in a value."""
-
-    location: tuple[int | str, ...]
-    """Keys and indices that lead to the value; empty for a rule about the whole value."""
-    value: object
-    message: str
-    is_unknown_key: bool
-    """Whether the problem is a key that the model does not have."""
-
-    @property
-    def path(self) -> str:
-        """The location as text, such as `fields.0.name`."""
-        return ".".join(str(part) for part in self.location)
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.location else self.message
-
-
-def first_problem(error: ValidationError) -> Problem:
-    """Return the first problem of a validation error."""
-    details = error.errors()[0]
-    return Problem(
-        location=details["loc"],
-        value=details["input"],
-        message=details["msg"].removeprefix("Value error, "),
-        is_unknown_key=details["type"] == "extra_forbidden",
-    )
 
 
 def plugin_frame(error: BaseException) -> traceback.FrameSummary | None:

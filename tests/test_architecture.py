@@ -17,12 +17,13 @@ import ctrbench
 from ctrbench.eval.metrics.registry import builtin_metrics
 
 ROOT = Path(ctrbench.__file__).parent
-GROUND = ("errors", "names", "added_fields", "discovery", "storage")
+GROUND = ("errors", "problems", "names", "added_fields", "discovery", "storage")
 BUILDS = (*GROUND, "data", "nn", "plugins", "runs", "synthetic.click_log", "train")
 """Imports of packages that build models of given data: `cost` and `speed`."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "problems": ("errors",),
     "names": (),
     "added_fields": (),
     "discovery": ("errors",),

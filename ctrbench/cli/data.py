@@ -29,11 +29,13 @@ def prepare(
 ) -> None:
     """Prepare a dataset: split it, encode it and find its domains."""
     from ctrbench.data.card import load_card
+    from ctrbench.data.export import check_export_folder
     from ctrbench.data.generated.options import GenerationOptions
     from ctrbench.data.prepare import estimate
     from ctrbench.data.prepare import prepare as prepare_data
     from ctrbench.data.selection import domain_features
     from ctrbench.runs.engines.engine import make_dispatcher
+    from ctrbench.storage.files import parse_location
 
     card = load_card(dataset)
     features = domain_features(card, domains)
@@ -44,6 +46,8 @@ def prepare(
         jobs=jobs,
         dispatch=make_dispatcher(engine, address),
     )
+    if export is not None:
+        check_export_folder(parse_location(export))
     if dry_run:
         show_data.show_forecast(estimate(card, domains=features, generation=generation))
         return

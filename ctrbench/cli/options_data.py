@@ -36,7 +36,13 @@ ExportFolder = Annotated[
         show_default="no export",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing has changed.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Prepare again even if nothing has changed, and replace a dataset of the same name from another card.",
+    ),
+]
 PreparedArgument = Annotated[
     str,
     typer.Argument(metavar="DATASET", help="Name of a prepared dataset.", autocompletion=completion.prepared),

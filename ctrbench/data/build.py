@@ -78,7 +78,7 @@ def build(card: DatasetCard, raw: RawData, *, scratch: Path, folder: Path, progr
 def _stage_raw_data(card: DatasetCard, raw: RawData, scratch: Path, progress: PhaseProgress) -> Staged:
     expected = _expected_rows(raw.files, scratch / "raw")
     staged = stage(
-        raw.frame,
+        raw,
         card,
         folder=scratch / "staged",
         progress=lambda done: progress("read", min(1.0, done / expected) if expected else 0.0),

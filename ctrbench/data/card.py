@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,8 +29,9 @@ from pydantic import (
 
 from ctrbench.added_fields import added_field, unchanged_added_fields
 from ctrbench.discovery import find
-from ctrbench.errors import CardError, Problem, SettingError, did_you_mean, first_problem
+from ctrbench.errors import CardError, CtrbenchError, SettingError, did_you_mean
 from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.problems import Problem, combine, describe_problem, errors_of, raise_all, shown_problems
 from ctrbench.readers.base import READERS
 from ctrbench.storage.files import sha256_of
 
@@ -71,7 +74,11 @@ class Source(Model):
     @model_validator(mode="after")
     def _check_one_kind(self) -> Self:
         if sum(map(bool, (self.url, self.pypi, self.local))) != 1:
-            raise ValueError("a source has exactly one of url, pypi and local")
+            given = [key for key in ("url", "pypi", "local") if getattr(self, key)]
+            rule = "a source must have exactly one of url, pypi and local"
+            raise SettingError(
+                rule, value=", ".join(given) or "none", remedy="give each in its own [[sources]]"
+            )
         return self
 
 
@@ -98,7 +105,8 @@ class FieldCard(Model):
     @classmethod
     def _check_reserved(cls, name: str) -> str:
         if name in RESERVED:
-            raise ValueError(f"{name!r} is reserved; rename the field and set column = {name!r}")
+            remedy = f"rename the field and set column = {name!r}"
+            raise SettingError("the name of a field is reserved", value=name, remedy=remedy)
         return name
 
     @model_validator(mode="after")
@@ -115,9 +123,12 @@ class FieldCard(Model):
                 not is_list and self.separator != LIST_SEPARATOR
             ),
         }
-        for rule, is_broken in faults.items():
-            if is_broken:
-                raise ValueError(f"field {self.name!r}: {rule}")
+        remedy = "remove the key, or correct the field's kind"
+        raise_all(
+            SettingError(rule, value=f"{self.name} is {self.kind}", remedy=remedy)
+            for rule, is_broken in faults.items()
+            if is_broken
+        )
         return self
 
     @property
@@ -150,9 +161,14 @@ class SplitCard(Model):
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if min(self.parts) < 1:
-            raise ValueError("each part of a split is at least 1")
+            remedy = "set it to, for example, [4, 1, 1]"
+            raise SettingError(
+                "each part of a split must be at least 1", value=list(self.parts), remedy=remedy
+            )
         if self.key is not None and self.by != "hash":
-            raise ValueError("split.key requires split.by = 'hash'")
+            raise SettingError(
+                "split.key requires split.by = 'hash'", value=self.key, remedy="remove split.key"
+            )
         return self
 
 
@@ -205,27 +221,42 @@ class DatasetCard(Model):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
+        feature_sets = dict.fromkeys((*self.domain_sets.values(), (self.representative,)))
+        checks = [partial(self.check_domain_features, features) for features in feature_sets]
+        checks += [partial(self._check_target, field) for field in self.fields]
+        raise_all((*self._broken_rules(), *errors_of(checks)))
+        return self
+
+    def _broken_rules(self) -> Iterator[SettingError]:
         if self.generator is not None and (self.reader != "table" or self.sources or self.path is not None):
-            raise ValueError("a card with a generator has no reader, no sources and no path")
+            rule = "a card with a generator has no reader, no sources and no path"
+            yield SettingError(rule, value=self.generator, remedy="remove generator, or the other keys")
         names = [field.name for field in self.fields]
         duplicates = sorted({name for name in names if names.count(name) > 1})
         if duplicates:
-            raise ValueError(f"duplicate field: {', '.join(duplicates)}")
+            remedy = "remove one of them, or rename it and set its column"
+            yield SettingError("duplicate field", value=", ".join(duplicates), remedy=remedy)
         if self.split.by == "time" and self.timestamp is None:
-            raise ValueError("split.by = 'time' requires timestamp; set it, or use split.by = 'hash'")
+            remedy = "name the column of the time, or set split.by = 'hash'"
+            yield SettingError("split.by = 'time' requires timestamp", remedy=remedy)
         if "default" not in self.domain_sets:
-            raise ValueError("domain_sets needs a set named 'default'")
-        for features in self.domain_sets.values():
-            self.check_domain_features(features)
-        self.check_domain_features((self.representative,))
-        if self.user is not None and not self.field(self.user).is_single_id:
-            raise ValueError(f"user field {self.user!r} must have one id per row")
-        for field in self.fields:
-            if (target := self.target_of(field)) is not None and target.kind != "categorical":
-                raise ValueError(
-                    f"field {field.name!r}: a target must be categorical, {target.name!r} is {target.kind}"
-                )
-        return self
+            remedy = "rename one of them, or add default"
+            rule = "domain_sets must have a set named 'default'"
+            yield SettingError(rule, value=", ".join(self.domain_sets), remedy=remedy)
+        if self.user in names and not self.field(self.user).is_single_id:
+            rule = "the user field must have one id per row"
+            yield SettingError(
+                rule, value=f"{self.user} is {self.field(self.user).kind}", remedy="name another field"
+            )
+        elif self.user is not None and self.user not in names:
+            yield self._no_such_field(self.user)
+
+    def _check_target(self, field: FieldCard) -> None:
+        target = self.target_of(field)
+        if target is not None and target.kind != "categorical":
+            rule = "the target of a sequence must be categorical"
+            value = f"{target.name} of {field.name} is {target.kind}"
+            raise SettingError(rule, value=value, remedy="name another target, or remove it")
 
     def target_of(self, field: FieldCard) -> FieldCard | None:
         """Return the field whose values a sequence holds, or None."""
@@ -236,18 +267,25 @@ class DatasetCard(Model):
         for field in self.fields:
             if field.name == name:
                 return field
+        raise self._no_such_field(name)
+
+    def _no_such_field(self, name: str) -> SettingError:
         remedy = did_you_mean(name, [field.name for field in self.fields])
-        raise SettingError(f"dataset {self.name!r} has no such field", value=name, remedy=remedy)
+        return SettingError(f"dataset {self.name!r} has no such field", value=name, remedy=remedy)
 
     def check_domain_features(self, features: tuple[str, ...]) -> None:
         """Raise `SettingError` unless the features are distinct fields with exactly one id per row."""
         if not features or len(set(features)) != len(features):
-            raise SettingError("a domain set consists of at least one field, each once", value=list(features))
+            shown = ", ".join(features) or "no field"
+            raise SettingError(
+                "a domain set must consist of at least one field, each once", value=shown, remedy="correct it"
+            )
         for name in features:
             if not self.field(name).is_single_id:
                 raise SettingError(
-                    "a domain feature has one id per row (categorical, or numeric with buckets)",
+                    "a domain feature must have one id per row",
                     value=f"{name} is {self.field(name).kind}",
+                    remedy="use a categorical field, or a numeric one with buckets",
                 )
             if self.field(name).min_count > 1:
                 # Training rows of rare values would have no domain.
@@ -258,6 +296,13 @@ class DatasetCard(Model):
     def origin(self) -> Path | None:
         """The file that the card was read from, for messages."""
         return self._origin
+
+    @property
+    def file(self) -> str | None:
+        """The absolute path of the card, the name of a bundled one, or None for a card made in Python."""
+        if self._origin is None or bundled_cards().get(self.name) == self._origin:
+            return None if self._origin is None else self.name
+        return str(self._origin.resolve())
 
     @property
     def digest(self) -> str:
@@ -310,9 +355,9 @@ def read_card(path: Path) -> DatasetCard:
         card = _with_absolute_paths(DatasetCard.model_validate(raw), path.parent)
         _check_reader(card)
     except ValidationError as error:
-        raise CardError("invalid card", value=f"{path}: {_describe_problem(first_problem(error))}") from None
+        raise _card_error(path, [_describe_problem(problem) for problem in shown_problems(error)]) from None
     except SettingError as error:
-        raise CardError("invalid card", value=f"{path}: {error}") from None
+        raise _card_error(path, [error]) from None
     card._origin = path
     return card
 
@@ -330,12 +375,14 @@ def _check_reader(card: DatasetCard) -> None:
         raise SettingError("this reader has a fixed separator", value=card.reader, remedy="remove separator")
 
 
-def _describe_problem(problem: Problem) -> str:
-    if not problem.is_unknown_key:
-        return str(problem)
-    return (
-        f"unknown key {problem.path!r}; {did_you_mean(str(problem.location[-1]), _keys_at(problem.location))}"
-    )
+def _card_error(path: Path, errors: Sequence[CtrbenchError]) -> CardError:
+    remedy = "the guide docs/guide/own-data.md lists the keys; ctrbench card DATA.csv drafts a card"
+    error = combine("a card must be complete and consistent", path, errors, remedy=remedy)
+    return CardError(error.rule, value=error.value, remedy=error.remedy)
+
+
+def _describe_problem(problem: Problem) -> CtrbenchError:
+    return describe_problem(problem, _keys_at(problem.location))
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -40,13 +40,14 @@ SEPARATORS = (",", "\t", ";", "|", " ")
 def write_card(data: Path, file: Path, *, name: str | None = None) -> None:
     """Write the draft of a card to a new file; raises `SettingError` if the file exists."""
     if file.exists():
-        raise SettingError("the card already exists", value=file, remedy="choose another --out")
-    write_text(file, draft_card(data, name=name))
+        raise SettingError("a new card must not overwrite a file", value=file, remedy="choose another --out")
+    write_text(file, draft_card(data, name=name, folder=file.parent))
 
 
-def draft_card(data: Path, *, name: str | None = None) -> str:
+def draft_card(data: Path, *, name: str | None = None, folder: Path | None = None) -> str:
     """Return the text of a card for a CSV (also .gz) or parquet file or a folder of them.
 
+    The path of data within `folder`, the folder of the card, is relative to it; otherwise it is absolute.
     Raises `DataError` if no column can be the label or a domain feature.
     """
     separator = _guess_separator(data)
@@ -61,7 +62,10 @@ def draft_card(data: Path, *, name: str | None = None) -> str:
     fields = guess_fields([column for column in features if column.name not in omitted])
     domains = guess_domains(fields, sample)
     lines = [
-        *_head_lines(data, name or valid_name(data.name.split(".")[0]), separator, sample.height),
+        f"# Drafted from the first {sample.height:,} rows of {data.name}. Check each guess below.",
+        *_name_lines(name or valid_name(data.name.split(".")[0])),
+        *_path_lines(data, folder),
+        *([f"separator = {_quoted(separator)}"] if separator != "," else []),
         *_time_lines(time),
         *_representative_lines(fields, domains),
         *_label_lines(label, threshold),
@@ -97,13 +101,22 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _head_lines(data: Path, name: str, separator: str, rows: int) -> list[str]:
+def _name_lines(name: str) -> list[str]:
+    return [f"name = {_quoted(valid_name(name))}", f"title = {_quoted(name)}"]
+
+
+def _path_lines(data: Path, folder: Path | None) -> list[str]:
+    path = data.resolve()
+    if folder is not None and path.is_relative_to(folder.resolve()):
+        return [f"path = {_quoted(path.relative_to(folder.resolve()).as_posix())}"]
+    reason = (
+        "the folder of the card is unknown"
+        if folder is None
+        else "the data are outside the folder of the card"
+    )
     return [
-        f"# Drafted from the first {rows:,} rows of {data.name}. Check each guess below.",
-        f"name = {_quoted(valid_name(name))}",
-        f"title = {_quoted(name)}",
-        f"path = {_quoted(str(data.resolve()))}",
-        *([f"separator = {_quoted(separator)}"] if separator != "," else []),
+        f"# Absolute, since {reason}; a relative path starts at that folder.",
+        f"path = {_quoted(str(path))}",
     ]
 
 

@@ -49,12 +49,20 @@ def export(
 
     Returns the folder. Raises `SettingError` if it is not empty, unless `overwrite` is set.
     """
-    if not overwrite and find_files(folder, "*"):
-        raise SettingError("the export folder is not empty", value=folder, remedy="name another folder")
+    if not overwrite:
+        check_export_folder(folder)
     decoder = _Decoder(prepared, domain_set)
     with scratch_folder(scratch_parent(folder.parent), folder.name) as scratch:
         _write_splits(decoder, scratch / "data", progress or _ignore_progress)
         return move_folder(scratch / "data", folder, last=DESCRIPTION)
+
+
+def check_export_folder(folder: Location) -> None:
+    """Raise `SettingError` unless the folder is empty or does not exist."""
+    is_file = isinstance(folder, Path) and folder.exists() and not folder.is_dir()
+    if is_file or find_files(folder, "*"):
+        rule = "the export folder must be empty or new"
+        raise SettingError(rule, value=folder, remedy="name another folder, or remove its files")
 
 
 def _ignore_progress(_phase: str, _fraction: float) -> None:

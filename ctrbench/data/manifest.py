@@ -99,6 +99,8 @@ class Manifest(Model):
     note: str = ""
     command: str = "ctrbench prepare"
     """Command that prepares the dataset again."""
+    card_file: str | None = None
+    """Absolute path of the card, or name of a bundled one; None for a card that was not read from a file."""
     generator: dict[str, Any] | None = None
     """Complete settings of the generator; None for data read from files."""
 

@@ -198,6 +198,8 @@ def _read_and_build(
             write_stats(unchanged.folder, stats)
             unchanged.verify()
             return unchanged
+        if not force:
+            _check_replaced(name, card, home)
         digests = pool.submit(_source_infos, raw.files)
         try:
             prepared = _build_dataset(
@@ -217,6 +219,20 @@ def _read_and_build(
         )
 
 
+def _check_replaced(name: str, card: DatasetCard, home: Location) -> None:
+    """Raise `SettingError` if a dataset of that name was prepared from another card file."""
+    try:
+        replaced = open_prepared(name, home).manifest.card_file
+    except DataError:
+        return
+    if None not in (replaced, card.file) and replaced != card.file:
+        raise SettingError(
+            "two cards must not prepare datasets of the same name",
+            value=f"{name} of {card.file} is already the dataset of {replaced}",
+            remedy="give the card another name, or replace the dataset with --force",
+        )
+
+
 @dataclass(frozen=True)
 class _Naming:
     """Name of a prepared dataset and the command that prepares it."""
@@ -227,7 +243,8 @@ class _Naming:
 
 def _prepare_command(card: DatasetCard, sources: Sequence[Path]) -> str:
     """Return the command that prepares the dataset again."""
-    argument = card.name if card.name in bundled_cards() else str(card.origin or f"{card.name}.toml")
+    is_bundled = card.name in (bundled_cards() if card.origin is None else (card.file,))
+    argument = card.name if is_bundled else str(card.origin or f"{card.name}.toml")
     options = [part for source in sources for part in ("--source", str(source))]
     return shlex.join(["ctrbench", "prepare", argument, *options])
 
@@ -335,6 +352,7 @@ def _build_dataset(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note=raw.note,
         command=naming.command,
+        card_file=card.file,
     )
     return _with_domain_sets(Prepared(scratch, manifest))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from ctrbench.data.card import DatasetCard, FieldCard
-from ctrbench.errors import CardError, did_you_mean
+from ctrbench.errors import CardError
 from ctrbench.names import Column
 
 LIST_SEPARATOR = "\x1f"
@@ -65,16 +67,7 @@ def field_column(name: str) -> str:
 def staged_columns(frame: pl.LazyFrame, card: DatasetCard) -> list[StagedColumn]:
     """Return all columns that the card names; raises `CardError` for a missing column."""
     schema = frame.collect_schema()
-    source_columns = {"label.column": card.label.column, "timestamp": card.timestamp}
-    source_columns |= {"split.key": card.split.key, "probability": card.probability}
-    source_columns |= {f"field {field.name!r}": field.source_column for field in card.fields}
-    for key, column in source_columns.items():
-        if column is not None and column not in schema:
-            raise CardError(
-                f"the data lack a column of the card ({key})",
-                value=repr(column),
-                remedy=did_you_mean(column, schema.names()),
-            )
+    _check_source_columns(card, schema.names())
     columns = [_staged_label(card, schema)]
     if card.timestamp is not None:
         columns.append(_staged_time(frame, card.timestamp, schema))
@@ -83,6 +76,24 @@ def staged_columns(frame: pl.LazyFrame, card: DatasetCard) -> list[StagedColumn]
     if card.split.key is not None:
         columns.append(_staged_text(KEY, card.split.key, schema))
     return columns + [_staged_field(field, schema) for field in card.fields]
+
+
+def _check_source_columns(card: DatasetCard, names: Sequence[str]) -> None:
+    """Raise `CardError` with all columns of the card that the raw frame lacks."""
+    source_columns = {"label.column": card.label.column, "timestamp": card.timestamp}
+    source_columns |= {"split.key": card.split.key, "probability": card.probability}
+    source_columns |= {f"field {field.name!r}": field.source_column for field in card.fields}
+    missing = {key: column for key, column in source_columns.items() if column and column not in names}
+    if not missing:
+        return
+    similar = [get_close_matches(column, names, n=1, cutoff=0.5) for column in missing.values()]
+    suggested = ", ".join(dict.fromkeys(repr(name) for matches in similar for name in matches))
+    columns = f"the data have: {', '.join(names)}"
+    raise CardError(
+        "the data must have the columns of the card",
+        value=", ".join(f"no {column!r} ({key})" for key, column in missing.items()),
+        remedy=f"did you mean {suggested}? {columns}" if suggested else columns,
+    )
 
 
 def probability_column(card: DatasetCard, schema: pl.Schema) -> str | None:
@@ -98,11 +109,11 @@ def _staged_label(card: DatasetCard, schema: pl.Schema) -> StagedColumn:
         number = pl.coalesce(number, pl.when(text == "true").then(1.0).when(text == "false").then(0.0))
     if threshold is None:
         is_valid, value = number.is_in([0.0, 1.0]), number
-        rule = "a label is 0 or 1"
-        remedy = "for a graded label, set the threshold in the card: label.positive_from"
+        rule = "a label must be 0 or 1"
+        remedy = "for a graded label, set label.positive_from in the card to the lowest positive value"
     else:
         is_valid, value = number.is_finite(), number >= threshold
-        rule, remedy = "a label with positive_from is a number", "correct the row or remove it"
+        rule, remedy = "a label with positive_from must be a number", "correct the row or remove it"
     return StagedColumn(
         name=Column.LABEL,
         source=column,
@@ -126,7 +137,7 @@ def _staged_time(frame: pl.LazyFrame, column: str, schema: pl.Schema) -> StagedC
         values=time.cast(pl.Int64, strict=False).fill_null(0),
         dtype=np.dtype(np.int64),
         bad=time.cast(pl.Int64, strict=False).is_null(),
-        rule=("a timestamp is an integer or a datetime in every row", "correct the row or remove it"),
+        rule=("a timestamp must be an integer or a datetime in every row", "correct the row or remove it"),
     )
 
 
@@ -157,7 +168,7 @@ def _staged_number(name: str, column: str, schema: pl.Schema) -> StagedColumn:
         dtype=np.dtype(np.float64),
         bad=~missing & ~number.is_finite().fill_null(value=False),
         rule=(
-            "a numeric column holds finite numbers",
+            "a numeric column must hold finite numbers",
             "correct the value, or make the field categorical in the card",
         ),
     )
@@ -166,7 +177,7 @@ def _staged_number(name: str, column: str, schema: pl.Schema) -> StagedColumn:
 def _staged_text(name: str, column: str, schema: pl.Schema) -> StagedColumn:
     if isinstance(schema[column], pl.List | pl.Array):
         raise CardError(
-            "a list column needs a field of kind multi_valued or sequence",
+            "the field of a list column must have the kind multi_valued or sequence",
             value=repr(column),
             remedy="set the field's kind in the card",
         )

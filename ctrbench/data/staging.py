@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.staged_columns import StagedColumn, staged_columns
 from ctrbench.errors import DataError
+from ctrbench.readers.base import RawData
 
 BATCH_ROWS = 1 << 17
 
@@ -71,11 +72,12 @@ class Staged:
     """Separator of the texts of each multi-valued field."""
 
 
-def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Callable[[int], None]) -> Staged:
+def stage(raw: RawData, card: DatasetCard, *, folder: Path, progress: Callable[[int], None]) -> Staged:
     """Write the columns that the card names to `folder`; `progress` receives the number of rows done.
 
-    Raises `CardError` for a missing column, and `DataError` with the row of the first value that breaks a rule.
+    Raises `CardError` for missing columns, and `DataError` with the location of the first value that breaks a rule.
     """
+    frame = raw.frame
     columns = staged_columns(frame, card)
     writer = _Writer(folder=folder, columns=columns)
     rows = 0
@@ -83,7 +85,7 @@ def stage(frame: pl.LazyFrame, card: DatasetCard, *, folder: Path, progress: Cal
         expressions = [expression for column in columns for expression in column.expressions]
         for batch in _raw_batches(frame.select(expressions)):
             for column in columns:
-                _check_rule(column, batch, frame, rows)
+                _check_rule(column, batch, raw, rows)
                 writer.append(column, batch[column.name])
             rows += batch.height
             progress(rows)
@@ -96,14 +98,22 @@ def _raw_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     return iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"))
 
 
-def _check_rule(column: StagedColumn, batch: pl.DataFrame, frame: pl.LazyFrame, rows_before: int) -> None:
+def _check_rule(column: StagedColumn, batch: pl.DataFrame, raw: RawData, rows_before: int) -> None:
     if column.rule is None or not batch[f"bad {column.name}"].any():
         return
     row = rows_before + int(batch[f"bad {column.name}"].arg_true()[0])
-    value = frame.select(column.source).slice(row, 1).collect().item()
-    shown = "no value" if value is None else repr(value)
+    value = raw.frame.select(column.source).slice(row, 1).collect().item()
+    location = None if raw.locate is None else raw.locate(row)
+    location = location or f"row {row + 1} of {', '.join(file.name for file in raw.files)}"
+    # NaN is unequal to itself.
+    is_missing = value is None or value != value
+    shown = "no value" if is_missing else repr(value)
     rule, remedy = column.rule
-    raise DataError(rule, value=f"column {column.source!r} has {shown} in row {row + 1}", remedy=remedy)
+    raise DataError(
+        rule,
+        value=f"column {column.source!r} has {shown} in {location}",
+        remedy="fill in the value, or remove the row" if is_missing else remedy,
+    )
 
 
 @dataclass(kw_only=True)

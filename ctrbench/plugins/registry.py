@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from pydantic import ValidationError
 
 from ctrbench.discovery import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
-from ctrbench.errors import SettingError, did_you_mean, first_problem
+from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.plugins import groups
+from ctrbench.problems import Problem, first_problem
 
 if TYPE_CHECKING:
     from ctrbench.plugins.base import Backbone, Method
@@ -163,13 +164,15 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Any:  # noqa: ANN4
     try:
         return plugin_class.model_validate(settings)
     except ValidationError as error:
-        problem = first_problem(error)
-        if not problem.location:
-            shown = ", ".join(f"{name}={value}" for name, value in settings.items())
-            raise SettingError(f"{plugin.name}: settings", value=shown, remedy=problem.message) from None
-        name = str(problem.location[0])
-        raise SettingError(
-            f"{plugin.name}: setting {name!r}",
-            value=settings.get(name, problem.value),
-            remedy=problem.message,
-        ) from None
+        raise _setting_error(plugin.name, settings, first_problem(error)) from None
+
+
+def _setting_error(plugin: str, settings: dict[str, Any], problem: Problem) -> SettingError:
+    rule, _, remedy = problem.message.partition("; ")
+    if not problem.location:
+        shown = ", ".join(f"{name}={value}" for name, value in settings.items())
+        return SettingError(f"{plugin}: {rule}", value=shown or "defaults", remedy=remedy or None)
+    name = str(problem.location[0])
+    text = rule if rule.startswith("must ") else f"is invalid: {rule}"
+    value = settings.get(name, problem.value)
+    return SettingError(f"the setting {name} of {plugin} {text}", value=value, remedy=remedy or None)

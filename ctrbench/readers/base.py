@@ -58,6 +58,8 @@ class RawData:
     """Appended to the dataset's name to distinguish other data in the same format, such as "-twin"."""
     note: str = ""
     """Remark that is stored in the manifest and shown with the dataset."""
+    locate: Callable[[int], str | None] | None = None
+    """Called with the index of a row that has a wrong value; returns its file and line for the message, or None."""
     explain: Callable[[], str | None] | None = None
     """Called if collecting the frame fails; returns the file, line and problem, or None if they are not found."""
 

@@ -46,12 +46,14 @@ class TableReader(Reader):
                 "all tables of a dataset have the same format", value=value, remedy=_supported_formats()
             )
         if forms == {PARQUET}:
-            return RawData(frame=_concatenate(files, [_scan_parquet(file) for file in files]), files=files)
+            frame = _concatenate(files, [_scan_parquet(file) for file in files])
+            return RawData(frame=frame, files=files, locate=partial(_locate_parquet_row, files))
         separator = request.separator
         plain = [_gunzip(file, request.scratch) if file.suffix == ".gz" else file for file in files]
         frames = [_scan_csv(text, file, separator) for text, file in zip(plain, files, strict=True)]
         explain = partial(_explain_error, plain, files, separator)
-        return RawData(frame=_concatenate(files, frames), files=files, explain=explain)
+        locate = partial(_locate_text_row, plain, files, separator)
+        return RawData(frame=_concatenate(files, frames), files=files, explain=explain, locate=locate)
 
 
 def _supported_formats() -> str:
@@ -191,4 +193,27 @@ def _explain_error(texts: Sequence[Path], files: Sequence[Path], separator: str)
         problem = _find_problem(text, len(_header(text, file, separator)), separator)
         if problem is not None:
             return f"{file}: {problem}"
+    return None
+
+
+def _locate_text_row(texts: Sequence[Path], files: Sequence[Path], separator: str, index: int) -> str | None:
+    """Return file and line of a row, counted over all files; None if it is not found."""
+    for text, file in zip(texts, files, strict=True):
+        with text.open("rb") as raw:
+            rows = csv.reader(_decode_lines(raw), delimiter=separator)
+            next(rows, None)
+            for _ in rows:
+                if index == 0:
+                    return f"{file}, line {rows.line_num}"
+                index -= 1
+    return None
+
+
+def _locate_parquet_row(files: Sequence[Path], index: int) -> str | None:
+    """Return file and row of a row, counted over all files; None if it is not found."""
+    for file in files:
+        num_rows = int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())
+        if index < num_rows:
+            return f"{file}, row {index + 1}"
+        index -= num_rows
     return None

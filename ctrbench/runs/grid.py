@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ctrbench.discovery import Plugin
-from ctrbench.errors import SettingError, did_you_mean, first_problem
+from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select
+from ctrbench.problems import first_problem
 from ctrbench.runs.record import Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
@@ -142,9 +143,7 @@ def make_config(**settings: object) -> TrainConfig:
         problem = first_problem(error)
         name = str(problem.location[0])
         option = f"--{name}".replace("_", "-")
-        raise SettingError(
-            f"invalid value of {option}", value=given_settings[name], remedy=problem.message
-        ) from None
+        raise SettingError(f"{option} {problem.message}", value=given_settings[name]) from None
 
 
 def make_grid(

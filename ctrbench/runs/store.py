@@ -22,8 +22,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from ctrbench.data.home import home_folder
-from ctrbench.errors import StoreError, first_problem
+from ctrbench.errors import StoreError
 from ctrbench.plugins.inspection import Inspection
+from ctrbench.problems import first_problem
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 from ctrbench.runs.record_rules import find_fault
 from ctrbench.storage.files import (

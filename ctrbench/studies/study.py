@@ -7,14 +7,15 @@ It names methods (a label and a selector each), backbones, domain sets and seeds
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ctrbench.discovery import PluginKind
-from ctrbench.errors import CtrbenchError, SettingError, did_you_mean, first_problem
+from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
+from ctrbench.problems import Problem, Problems, combine, describe_problem, shown_problems
 
 if TYPE_CHECKING:
     from ctrbench.studies.drawing import Drawing
@@ -63,26 +64,31 @@ class Study(BaseModel):
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if NESTED in self.domain_sets and len(self.domain_sets) > 1:
-            raise ValueError("nested cannot be combined with other domain_sets")
+            rule = "nested cannot be combined with other domain_sets"
+            raise SettingError(rule, value=", ".join(self.domain_sets), remedy="remove the others, or nested")
         if self.drawing.needs_plain and "plain" not in self.methods.values():
-            raise ValueError(f"draw = {self.draw!r} shows gains over plain, so methods must include plain")
+            rule = "the methods must include plain, since the drawing shows gains over plain"
+            raise SettingError(rule, value=f"draw = {self.draw!r}", remedy='add plain = "plain" to methods')
         return self
 
     @property
     def drawing(self) -> Drawing:
-        """The drawing with its options; raises `ValueError` for an unknown drawing, option or value."""
+        """The drawing with its options; raises `Problems` for an unknown drawing, option or value."""
+        drawing = DRAWINGS.load(self.draw)
         try:
-            return DRAWINGS.load(self.draw).model_validate(self.options)
+            return drawing.model_validate(self.options)
         except ValidationError as error:
-            problem = error.errors()[0]
-            option = ".".join(str(part) for part in problem["loc"])
-            if problem["type"] == "extra_forbidden":
-                text = f"no such key of a study, and no option of draw = {self.draw!r}"
-            else:
-                text = problem["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{option}: {text}") from None
-        except CtrbenchError as error:
-            raise ValueError(f"draw: {error}") from None
+            keys = [*drawing.model_fields, *type(self).model_fields]
+            raise Problems(
+                [self._describe_option(problem, keys) for problem in shown_problems(error)]
+            ) from None
+
+    def _describe_option(self, problem: Problem, keys: Sequence[str]) -> CtrbenchError:
+        error = describe_problem(problem, keys)
+        if not problem.is_unknown_key:
+            return error
+        rule = f"no such key of a study, and no option of draw = {self.draw!r}"
+        return SettingError(rule, value=error.value, remedy=error.remedy)
 
 
 def bundled_studies() -> dict[str, Path]:
@@ -111,11 +117,15 @@ def read_study(file: Path) -> Study:
             content["draw"] = str(file.parent / draw)
         return Study.model_validate(content)
     except FileNotFoundError:
-        raise SettingError("no such study", value=file) from None
+        remedy = "see ctrbench list studies, or correct the path"
+        raise SettingError("no such study", value=file, remedy=remedy) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError("a study is a TOML file", value=f"{file}: {error}") from None
+        raise SettingError("a study must be a valid TOML file", value=f"{file}: {error}") from None
     except ValidationError as error:
-        raise SettingError("invalid study", value=f"{file}: {first_problem(error)}") from None
+        errors = [describe_problem(problem, list(Study.model_fields)) for problem in shown_problems(error)]
+        remedy = "the guide docs/guide/own-drawing.md lists the keys"
+        combined = combine("a study must be complete and consistent", file, errors, remedy=remedy)
+        raise SettingError(combined.rule, value=combined.value, remedy=combined.remedy) from None
 
 
 def nested_sets(sets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

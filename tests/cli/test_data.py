@@ -36,8 +36,18 @@ def test_show_prints_and_plots_domains(prepared: Path, call: Call) -> None:
     assert (prepared / "report" / "domains-tiny-default.svg").is_file()
 
 
+@pytest.mark.parametrize("export", ["full", "tiny.csv"])
+def test_the_export_folder_is_checked_before_preparing(unprepared: Path, call: Call, export: str) -> None:
+    (unprepared / "full").mkdir()
+    (unprepared / "full" / "file.txt").touch()
+    done = call("prepare", "tiny.toml", "--export", export)
+    assert done.returncode == 2
+    assert f"error: the export folder must be empty or new: {unprepared / export}\n" in done.stderr
+    assert not list((unprepared / "home").glob("datasets/*"))
+
+
 BAD_CARDS = {
-    "key": ('colour = "red"', "tiny.csv", "unknown key 'colour'"),
+    "key": ('colour = "red"', "tiny.csv", "unknown key: colour"),
     "column": ("", "no_price.csv", "price"),
     "label": ("", "label.csv", "0"),
     "split": ("split = { by = 'time', parts = [4000, 1, 1] }", "tiny.csv", "empty"),
@@ -100,7 +110,7 @@ def test_a_card_is_never_overwritten(unprepared: Path, call: Call) -> None:
     before = (unprepared / "tiny.toml").read_text(encoding="utf-8")
     done = call("card", "tiny.csv", "--out", "tiny.toml")
     assert done.returncode == 2
-    assert "already exists: tiny.toml" in done.stderr
+    assert "must not overwrite a file: tiny.toml" in done.stderr
     assert (unprepared / "tiny.toml").read_text(encoding="utf-8") == before
 
 

@@ -62,12 +62,35 @@ def test_the_digest_depends_on_the_content_but_not_on_the_location(tmp_path: Pat
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
-    fails(tmp_path, "timestmp = 'x'\n" + CARD, r"unknown key 'timestmp'; did you mean 'timestamp'")
-    fails(tmp_path, CARD + "rol = 'user'\n", r"unknown key 'fields.1.rol'; did you mean 'role'")
+    fails(tmp_path, "timestmp = 'x'\n" + CARD, r"unknown key: timestmp in .*did you mean 'timestamp'")
+    fails(tmp_path, CARD + "rol = 'user'\n", r"unknown key: fields.1.rol in .*did you mean 'role'")
+
+
+def test_all_problems_are_reported_at_once_misspelt_keys_first(tmp_path: Path) -> None:
+    text = CARD.replace("title", "titel").replace('column = "click"', "").replace("multi_valued", "many")
+    fails(
+        tmp_path,
+        text,
+        r"shop.toml has 3 problems\n  - unknown key: titel. did you mean 'title'.\n"
+        r"  - missing key: label.column\n  - fields.1.kind must be .*: 'many'",
+    )
+
+
+def test_all_contradictions_are_reported_at_once(tmp_path: Path) -> None:
+    text = 'user = "tags"\nsplit = { by = "time" }\n' + CARD.replace('["city"]', '["citty"]')
+    fails(
+        tmp_path,
+        text,
+        r"has 3 problems\n  - split.by = 'time' requires timestamp.*\n  - the user field .*\n.*citty",
+    )
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    fails(tmp_path, CARD.replace("multi_valued", "multivalued"), r"fields.1.kind: .*'multi_valued'")
+    fails(
+        tmp_path,
+        CARD.replace("multi_valued", "multivalued"),
+        r"fields.1.kind must be .*'multi_valued'.*: 'multivalued' in",
+    )
 
 
 def test_a_domain_feature_must_be_a_field(tmp_path: Path) -> None:
@@ -75,7 +98,7 @@ def test_a_domain_feature_must_be_a_field(tmp_path: Path) -> None:
 
 
 def test_a_domain_feature_has_one_id_per_row(tmp_path: Path) -> None:
-    fails(tmp_path, CARD.replace('["city"]', '["tags"]'), r"one id per row .*tags is multi_valued")
+    fails(tmp_path, CARD.replace('["city"]', '["tags"]'), r"one id per row: tags is multi_valued")
 
 
 def test_a_default_domain_set_is_required(tmp_path: Path) -> None:
@@ -106,7 +129,7 @@ def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
         ('role = "user"', "max_length = 3", "only multi_valued and sequence fields have max_length"),
         ('role = "user"', 'separator = ";"', "only multi_valued and sequence fields have a separator"),
         ('path = "data/shop.csv"', 'reader = "movielens"\nseparator = ";"', "fixed separator: movielens"),
-        ('path = "data/shop.csv"', 'separator = "::"', "separator: .*at most 1 character"),
+        ('path = "data/shop.csv"', 'separator = "::"', "separator must have at most 1 character"),
     ],
 )
 def test_a_setting_without_effect_is_refused(tmp_path: Path, old: str, new: str, match: str) -> None:
@@ -131,7 +154,7 @@ def test_a_sequence_may_have_a_target(tmp_path: Path) -> None:
         (
             '"multi_valued"',
             SEQUENCE.replace("city", "tags"),
-            "a target must be categorical, 'tags' is sequence",
+            "target of a sequence must be categorical: tags of tags is sequence",
         ),
         ('"multi_valued"', f"{SEQUENCE}\nmin_count = 2", "min_count is set on the target"),
     ],

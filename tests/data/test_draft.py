@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from ctrbench.data.card import DatasetCard, read_card
-from ctrbench.data.draft import draft_card
+from ctrbench.data.draft import draft_card, write_card
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import DataError
 
@@ -163,3 +163,21 @@ def test_data_without_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="have no rows"):
         draft_card(tmp_path / "a.csv")
+
+
+def test_the_path_of_data_in_the_folder_of_the_card_is_relative(frame: pl.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    frame.write_csv(tmp_path / "raw" / "a.csv")
+    write_card(tmp_path / "raw" / "a.csv", tmp_path / "a.toml")
+    assert 'path = "raw/a.csv"\n' in (tmp_path / "a.toml").read_text()
+    assert read_card(tmp_path / "a.toml").path == str(tmp_path / "raw" / "a.csv")
+
+
+def test_an_absolute_path_is_explained(frame: pl.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    frame.write_csv(tmp_path / "a.csv")
+    write_card(tmp_path / "a.csv", tmp_path / "cards" / "a.toml")
+    text = (tmp_path / "cards" / "a.toml").read_text()
+    assert "# Absolute, since the data are outside the folder of the card;" in text
+    assert f'that folder.\npath = "{tmp_path}/a.csv"\n' in text
+    assert "# Absolute, since the folder of the card is unknown" in draft_card(tmp_path / "a.csv")

@@ -97,7 +97,7 @@ def test_a_field_named_split_keeps_its_name(card: DatasetCard, home: Path, tmp_p
 def test_a_folder_with_files_is_kept_unless_overwritten(prepared: Prepared, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(SettingError, match="not empty"):
+    with pytest.raises(SettingError, match="must be empty or new"):
         export(prepared, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
     export(prepared, tmp_path / "out", overwrite=True)

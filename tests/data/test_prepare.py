@@ -125,7 +125,7 @@ def test_datetimes_order_rows(make_card: MakeCard, frame: pl.DataFrame, home: Pa
     for file in ("data.csv", "data.parquet"):
         card = make_card(frame.with_columns(start.alias("time")), file=file)
         assert column(prepare(card, home=home), Split.TRAIN, "time") == expected
-    with pytest.raises(DataError, match=r"a timestamp is.*'2024-02-00' in row 8"):
+    with pytest.raises(DataError, match=r"a timestamp must be .*'2024-02-00' in .*data.csv, line 9"):
         prepare(make_card(dates), home=home)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import polars as pl
 import pytest
 
 from ctrbench.data.card import DatasetCard, read_card
+from ctrbench.data.draft import write_card
 from ctrbench.data.prepare import prepare
+from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
 
 MakeCard = Callable[..., DatasetCard]
@@ -17,6 +20,56 @@ MakeCard = Callable[..., DatasetCard]
 
 def is_empty(home: Path) -> bool:
     return [path for path in (home / "datasets").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_several_missing_columns_are_reported_at_once(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path
+) -> None:
+    with pytest.raises(CardError, match=r"no 'clik' \(label.column\), no 'tme' \(timestamp\)"):
+        prepare(make_card(frame, label={"column": "clik"}, timestamp="tme"), home=home)
+
+
+def test_a_second_card_of_the_same_name_is_refused(tmp_path: Path, frame: pl.DataFrame, home: Path) -> None:
+    cards = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        frame.write_csv(tmp_path / folder / "shop.csv")
+        cards.append(tmp_path / folder / "card.toml")
+        write_card(tmp_path / folder / "shop.csv", cards[-1])
+    first = prepare(read_card(cards[0]), home=home)
+    frame.reverse().write_csv(tmp_path / "b" / "shop.csv")
+    with pytest.raises(
+        SettingError, match=r"same name: shop of .*b/card.toml is .* of .*a/card.toml.*--force"
+    ):
+        prepare(read_card(cards[1]), home=home)
+    assert open_prepared("shop", home).manifest.created == first.manifest.created
+    assert open_prepared("shop", home).manifest.card_file == str(cards[0])
+    replaced = prepare(read_card(cards[1]), home=home, force=True)
+    assert replaced.manifest.card_file == str(cards[1])
+
+
+def test_an_edited_card_replaces_its_dataset(tmp_path: Path, frame: pl.DataFrame, home: Path) -> None:
+    frame.write_csv(tmp_path / "shop.csv")
+    file = tmp_path / "card.toml"
+    write_card(tmp_path / "shop.csv", file)
+    prepare(read_card(file), home=home)
+    file.write_text(file.read_text().replace('title = "shop"', 'title = "Our shop"'))
+    assert prepare(read_card(file), home=home).manifest.title == "Our shop"
+
+
+def test_a_wrong_label_is_located_in_the_files_that_the_user_named(
+    make_card: MakeCard, frame: pl.DataFrame, home: Path, tmp_path: Path
+) -> None:
+    wrong = frame.with_columns(pl.when(time=7).then(3).otherwise("click").alias("click"))
+    with pytest.raises(DataError, match=r"column 'click' has 3 in .*data.parquet, row 1\."):
+        prepare(make_card(wrong, file="data.parquet"), home=home)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    frame.write_csv(folder / "a.csv")
+    (folder / "b.csv.gz").write_bytes(gzip.compress(wrong.write_csv().encode()))
+    card = make_card(frame).model_copy(update={"path": str(folder)})
+    with pytest.raises(DataError, match=r"column 'click' has '3' in .*b.csv.gz, line 2\."):
+        prepare(card, home=home)
 
 
 def test_a_card_without_data_is_refused_with_a_remedy(card: DatasetCard, home: Path) -> None:
@@ -27,17 +80,20 @@ def test_a_card_without_data_is_refused_with_a_remedy(card: DatasetCard, home: P
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"label": {"column": "clik"}}, r"label.column.*'clik'.*did you mean 'click'"),
-        ({"timestamp": "tme"}, r"timestamp.*'tme'.*did you mean 'time'"),
-        ({"fields": [{"name": "city"}, {"name": "device", "column": "devise"}]}, r"field 'device'.*'devise'"),
-        ({"split": {"by": "hash", "key": "who"}}, r"split.key.*'who'"),
-        ({"probability": "truth"}, r"probability.*'truth'"),
+        ({"label": {"column": "clik"}}, r"no 'clik' \(label.column\).*did you mean 'click'"),
+        ({"timestamp": "tme"}, r"no 'tme' \(timestamp\).*did you mean 'time'"),
+        (
+            {"fields": [{"name": "city"}, {"name": "device", "column": "devise"}]},
+            r"no 'devise' \(field 'device'\)",
+        ),
+        ({"split": {"by": "hash", "key": "who"}}, r"no 'who' \(split.key\).*the data have: time, city"),
+        ({"probability": "truth"}, r"no 'truth' \(probability\)"),
     ],
 )
 def test_a_missing_column_is_refused(
     make_card: MakeCard, frame: pl.DataFrame, home: Path, changes: dict[str, object], match: str
 ) -> None:
-    with pytest.raises(CardError, match=f"the data lack a column of the card .*{match}"):
+    with pytest.raises(CardError, match=f"the data must have the columns of the card: {match}"):
         prepare(make_card(frame, **changes), home=home)
     assert is_empty(home)
 
@@ -49,7 +105,7 @@ def test_a_label_other_than_0_and_1_is_refused(
     wrong = frame.with_columns(
         pl.when(time=10).then(pl.lit(label)).otherwise(pl.col("click").cast(pl.String)).alias("click")
     )
-    match = rf"a label is 0 or 1: column 'click' has '{label}' in row 5.*positive_from"
+    match = rf"a label must be 0 or 1: column 'click' has '{label}' in .*data.csv, line 6.*positive_from"
     with pytest.raises(DataError, match=match):
         prepare(make_card(wrong), home=home)
     assert is_empty(home)
@@ -57,7 +113,9 @@ def test_a_label_other_than_0_and_1_is_refused(
 
 def test_a_missing_label_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     wrong = frame.with_columns(pl.when(time=7).then(None).otherwise("click").alias("click"))
-    with pytest.raises(DataError, match=r"'click' has no value in row 1"):
+    with pytest.raises(
+        DataError, match=r"'click' has no value in .*data.csv, line 2\. fill in the value, or remove the row"
+    ):
         prepare(make_card(wrong), home=home)
 
 
@@ -66,13 +124,15 @@ def test_the_row_number_of_an_error_counts_all_batches(
 ) -> None:
     monkeypatch.setattr("ctrbench.data.staging.BATCH_ROWS", 4)
     wrong = frame.with_columns(pl.when(time=8).then(None).otherwise("time").alias("time"))
-    with pytest.raises(DataError, match=r"a timestamp is .*'time' has no value in row 12"):
+    with pytest.raises(DataError, match=r"a timestamp must be .*'time' has no value in .*data.csv, line 13"):
         prepare(make_card(wrong), home=home)
 
 
 def test_text_in_a_numeric_field_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
     wrong = frame.with_columns(pl.col("price").cast(pl.String).replace("9.0", "cheap"))
-    with pytest.raises(DataError, match=r"holds finite numbers: column 'price' has 'cheap' in row 5"):
+    with pytest.raises(
+        DataError, match=r"must hold finite numbers: column 'price' has 'cheap' in .*data.csv, line 6"
+    ):
         prepare(make_card(wrong), home=home)
 
 

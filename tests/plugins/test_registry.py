@@ -98,8 +98,8 @@ def test_settings_of_a_selector(file: Path, text: str, expected: dict[str, objec
     ("text", "message"),
     [
         ("[facto=3]", "no such setting: facto. did you mean 'factor'"),
-        ("[factor=-1]", "setting 'factor': -1. Input should be greater than 0"),
-        ("[factor=many]", "setting 'factor': many"),
+        ("[factor=-1]", "the setting factor of twice must be greater than 0: -1"),
+        ("[factor=many]", "the setting factor of twice must be a valid number: many"),
         ("[factor]", "settings are written name=value"),
         ("[=3]", "settings are written name=value"),
         ("[factor=1,factor=2]", "a setting is given more than once"),

@@ -94,7 +94,10 @@ def test_the_digest_of_a_card_changes_with_its_reader_but_not_with_the_location(
 
 @pytest.mark.parametrize(
     ("reader", "message"),
-    [("tabel", r"no such reader: tabel\. did you mean 'table'"), ("none.py", r"no such file: .*none\.py")],
+    [
+        ("tabel", r"no such reader: tabel in .*\.toml\. did you mean 'table'"),
+        ("none.py", r"no such file: .*none\.py"),
+    ],
 )
 def test_an_unknown_reader_is_refused(folder: Path, reader: str, message: str) -> None:
     with pytest.raises(CardError, match=message):

@@ -1,0 +1,138 @@
+"""Problems of a file or of settings that pydantic checks, as errors with rule, value and remedy.
+
+A file is reported with all of its problems at once: misspelt keys first, then missing ones, then wrong values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from ctrbench.errors import CtrbenchError, SettingError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+
+class Problems(ValueError):
+    """Several broken rules of one value; for validators, which may raise only once."""
+
+    def __init__(self, errors: Sequence[CtrbenchError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(map(str, errors)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem that pydantic found in a value."""
+
+    location: tuple[int | str, ...]
+    """Keys and indices that lead to the value; empty for a rule about the whole value."""
+    value: object
+    message: str
+    is_unknown_key: bool
+    """Whether the problem is a key that the model does not have."""
+    is_missing_key: bool = False
+    """Whether the problem is a required key that is not given."""
+    error: CtrbenchError | None = None
+    """The error that a validator raised, if it was one of ctrbench."""
+
+    @property
+    def path(self) -> str:
+        """The location as text, such as `fields.0.name`."""
+        return ".".join(str(part) for part in self.location)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.location else self.message
+
+
+def raise_all(errors: Iterable[CtrbenchError]) -> None:
+    """Raise `Problems` with the distinct errors, if there are any."""
+    distinct = {str(error): error for error in errors}
+    if distinct:
+        raise Problems(list(distinct.values()))
+
+
+def errors_of(checks: Iterable[Callable[[], None]]) -> Iterator[CtrbenchError]:
+    """Call each check and yield the errors that they raise."""
+    for check in checks:
+        try:
+            check()
+        except CtrbenchError as error:
+            yield error
+
+
+def all_problems(error: ValidationError) -> list[Problem]:
+    """Return the problems of a validation error: unknown keys first, then missing ones, then the others."""
+    problems = [problem for details in error.errors() for problem in _split(details)]
+    return sorted(problems, key=lambda problem: (not problem.is_unknown_key, not problem.is_missing_key))
+
+
+def first_problem(error: ValidationError) -> Problem:
+    """Return the first problem of a validation error; see `all_problems`."""
+    return all_problems(error)[0]
+
+
+def shown_problems(error: ValidationError) -> list[Problem]:
+    """Return all problems but those that others explain: a missing key of which a misspelt one is given."""
+    problems = all_problems(error)
+    unknown = [problem.location for problem in problems if problem.is_unknown_key]
+    return [
+        problem
+        for problem in problems
+        if not (problem.is_missing_key and any(_resemble(problem.location, other) for other in unknown))
+    ]
+
+
+def _resemble(missing: tuple[int | str, ...], unknown: tuple[int | str, ...]) -> bool:
+    is_same_table = missing[:-1] == unknown[:-1]
+    return is_same_table and bool(get_close_matches(str(unknown[-1]), [str(missing[-1])], cutoff=0.5))
+
+
+def _split(details: ErrorDetails) -> Iterator[Problem]:
+    raised = details.get("ctx", {}).get("error")
+    for error in raised.errors if isinstance(raised, Problems) else (raised,):
+        message = details["msg"] if error is None else str(error)
+        yield Problem(
+            location=details["loc"],
+            value=details["input"],
+            message=_as_rule(message.removeprefix("Value error, ")),
+            is_unknown_key=details["type"] == "extra_forbidden",
+            is_missing_key=details["type"] == "missing",
+            error=error if isinstance(error, CtrbenchError) else None,
+        )
+
+
+def _as_rule(message: str) -> str:
+    """Return a message of pydantic as a rule: `Input should be a valid integer` as `must be a valid integer`."""
+    return re.sub(r"^[A-Z]\w+ should ", "must ", message).partition(", unable to")[0]
+
+
+def describe_problem(problem: Problem, keys: Sequence[str]) -> CtrbenchError:
+    """Return a problem of a file as an error; `keys` are the valid keys beside an unknown one."""
+    if problem.is_unknown_key:
+        near = get_close_matches(str(problem.location[-1]), keys, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(keys)}"
+        return SettingError("unknown key", value=problem.path, remedy=remedy)
+    if problem.is_missing_key:
+        return SettingError("missing key", value=problem.path)
+    if problem.error is not None:
+        rule = f"{problem.path}: {problem.error.rule}" if problem.location else problem.error.rule
+        return SettingError(rule, value=problem.error.value, remedy=problem.error.remedy)
+    rule = f"{problem.path} {problem.message}" if problem.message.startswith("must ") else str(problem)
+    is_short = isinstance(problem.value, str | int | float)
+    return SettingError(rule, value=repr(problem.value) if is_short else None)
+
+
+def combine(rule: str, file: object, errors: Sequence[CtrbenchError], *, remedy: str) -> CtrbenchError:
+    """Return one error about a file: the only one of `errors` with its own remedy, or a list of all of them."""
+    if len(errors) == 1:
+        only = errors[0]
+        value = file if only.value is None else f"{only.value} in {file}"
+        return CtrbenchError(only.rule, value=value, remedy=only.remedy or remedy)
+    lines = "".join(f"\n  - {error}" for error in errors)
+    return CtrbenchError(rule, value=f"{file} has {len(errors)} problems{lines}", remedy=remedy)
