@@ -65,7 +65,7 @@ def test_misspelt_keys_come_first_and_explain_missing_ones() -> None:
 
 
 def test_an_unknown_key_without_a_similar_one_lists_all() -> None:
-    assert errors_in({"start": 1, "stop": 2, "colour": 3}) == ["unknown key: colour. known: start, stop"]
+    assert errors_in({"start": 1, "stop": 2, "color": 3}) == ["unknown key: color. known: start, stop"]
 
 
 def test_a_wrong_value_is_a_rule_about_its_key() -> None:

@@ -52,7 +52,7 @@ def test_the_export_folder_is_checked_before_preparing(unprepared: Path, call: C
 
 
 BAD_CARDS = {
-    "key": ('colour = "red"', "tiny.csv", "unknown key: colour"),
+    "key": ('color = "red"', "tiny.csv", "unknown key: color"),
     "column": ("", "no_price.csv", "price"),
     "label": ("", "label.csv", "0"),
     "split": ("split = { by = 'time', parts = [4000, 1, 1] }", "tiny.csv", "empty"),
