@@ -1,6 +1,6 @@
 """Problems of a file or of settings that pydantic checks, as errors with rule, value and remedy.
 
-A file is reported with all of its problems at once: misspelt keys first, then missing ones, then wrong values.
+A file is reported with all of its problems at once: misspelled keys first, then missing ones, then wrong values.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def first_problem(error: ValidationError) -> Problem:
 
 
 def shown_problems(error: ValidationError) -> list[Problem]:
-    """Return all problems but those that others explain: a missing key of which a misspelt one is given."""
+    """Return all problems but those that others explain: a missing key of which a misspelled one is given."""
     problems = all_problems(error)
     unknown = [problem.location for problem in problems if problem.is_unknown_key]
     return [

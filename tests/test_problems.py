@@ -60,7 +60,7 @@ def errors_in(content: dict[str, object]) -> list[str]:
     return [str(describe_problem(problem, ["start", "stop"])) for problem in shown_problems(error.value)]
 
 
-def test_misspelt_keys_come_first_and_explain_missing_ones() -> None:
+def test_misspelled_keys_come_first_and_explain_missing_ones() -> None:
     assert errors_in({"strat": 1}) == ["unknown key: strat. did you mean 'start'?", "missing key: stop"]
 
 

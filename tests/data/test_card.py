@@ -66,7 +66,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     fails(tmp_path, CARD + "rol = 'user'\n", r"unknown key: fields.1.rol in .*did you mean 'role'")
 
 
-def test_all_problems_are_reported_at_once_misspelt_keys_first(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_misspelled_keys_first(tmp_path: Path) -> None:
     text = CARD.replace("title", "titel").replace('column = "click"', "").replace("multi_valued", "many")
     fails(
         tmp_path,
