@@ -180,7 +180,7 @@ class Training:
         return logits
 
     def save(self) -> BytesIO:
-        """Return a checkpoint."""
+        """Return the state of training as a checkpoint in memory."""
         file = BytesIO()
         torch.save(self.stepper.state_dict(), file)
         return file

@@ -108,7 +108,7 @@ def _union_of_masks(first: Tensors, second: Tensors) -> dict[str, torch.Tensor]:
 
 
 def _owned_parts(touched: dict[int, torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
-    """Yield the ways to divide a parameter into parts of one shop each: the whole of it, or slices along an axis."""
+    """Yield the divisions of a parameter into parts of one shop each: all of it, or slices along an axis."""
     users = [shop for shop, mask in touched.items() if mask.any()]
     if len(users) == 1:
         yield {users[0]: torch.ones_like(touched[users[0]])}

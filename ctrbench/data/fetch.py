@@ -28,7 +28,7 @@ FileProgress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes downloaded so far and the total, or None if the total is unknown."""
 
 TIMEOUT_SECONDS = 10.0
-"""Limit for connecting and for each read, so that an unreachable host soon gives way to the next source."""
+"""Limit for connecting and for each read, after which the next source is tried."""
 BLOCK = 1 << 18
 
 

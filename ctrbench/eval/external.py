@@ -73,7 +73,7 @@ class ExternalEvaluation:
     metrics: MetricSet
 
     def measures(self) -> Measures:
-        """Return every metric."""
+        """Return all metrics of the file."""
         available = self.metrics.available(self.predictions.columns)
         main, bins = self._main_results(available)
         variants = variant_columns(self.predictions.columns)

@@ -166,7 +166,7 @@ class Optimizer:
         self.reads.clear()
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
-        """Return distinct rows of a table, up to date with this step, as a leaf of the graph."""
+        """Return distinct rows as a leaf tensor, with missed steps applied; its gradient updates the table."""
         adam = self._adam_of[table]
         assert all(read.adam is not adam for read in self.reads), "a table is read once per step"
         weight_UW = adam.read(rows_U, self._steps_of(adam) + 1)

@@ -212,7 +212,7 @@ class Method(Settings, ABC):
         return Learner()
 
     def supports(self, plan: Plan) -> str | None:
-        """Return why the method makes no sense on this plan, as a clause for tables, or None."""
+        """Return the reason why the method does not support this plan, as a clause for tables; None if it does."""
         return None
 
     def as_estimator(self) -> Estimator | None:

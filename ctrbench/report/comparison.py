@@ -60,7 +60,7 @@ class Row:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the method is plain, the backbone unchanged."""
+        """Whether the method is plain, which leaves the backbone unchanged."""
         return self.key.method.name == PLAIN
 
     @property

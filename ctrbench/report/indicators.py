@@ -33,7 +33,7 @@ def main_indicator(records: Iterable[RunRecord]) -> str:
 
 
 def pair(record: RunRecord) -> Pair:
-    """Return the pair of a record."""
+    """Return method and backbone of a record."""
     return record.key.backbone.digest, record.key.method.digest
 
 

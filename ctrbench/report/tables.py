@@ -48,7 +48,7 @@ from ctrbench.report.table import (
 )
 
 REFERENCES = {"learnable ceiling": CEILING_METRIC, "oracle": "{metric}"}
-"""Rows that no model beats except by chance, by label: how their metrics are named among those of the oracle."""
+"""Rows that no model beats except by chance: label → names of their metrics among those of the oracle."""
 OVERALL_TITLE = "Test results"
 COST_TITLE = "Parameters, time and GAUC's share of rows"
 COST = ("embedding", "dense", "per domain", "train s", "GAUC rows", "seeds")

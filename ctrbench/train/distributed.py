@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _RESULT, _ERROR = "result", "error"
-"""Names of the files in which a process leaves its result or its error."""
+"""Names of the files to which a process writes its result or its error."""
 TIMEOUT = timedelta(minutes=30)
 """Longest time that a worker waits for the others, which may be reading data."""
 

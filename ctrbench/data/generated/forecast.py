@@ -40,7 +40,7 @@ class Forecast:
         return self.rows * self.bytes_per_row
 
     def hours(self, processes: int) -> float:
-        """Return the hours that this many processes take, each as fast as the measured one."""
+        """Return the hours for `processes` processes, each as fast as the one that was measured."""
         return self.rows / self.rows_per_second / processes / 3600
 
 
