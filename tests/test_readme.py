@@ -7,10 +7,16 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from rich.console import Console
 from typer.main import get_command
 
 from ctrbench.cli.app import app
+from ctrbench.cli.show_contract import show_findings
+from ctrbench.contract.check import Finding, builtin_backbones
+from ctrbench.contract.rules import RULES
 from ctrbench.data.card import DatasetCard
+from ctrbench.eval.metrics.registry import builtin_metrics
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^ {4}(?:\$ )?ctrbench ([a-z][a-z-]*)(.*)$", README, flags=re.MULTILINE)
@@ -43,6 +49,38 @@ def test_the_method_satisfies_the_contract(tmp_path: Path, ctrbench: Callable[..
     file = tmp_path / "own_last_layer.py"
     file.write_text(code[1], encoding="utf-8")
     assert ctrbench("check", str(file)) == 0
+
+
+def excerpt(command: str) -> list[str]:
+    """Return the lines of output that the README shows for a command."""
+    block = README.partition(f"    $ ctrbench {command}\n")[2].partition("\n\n")[0]
+    return [line.removeprefix("    ") for line in block.splitlines()]
+
+
+def test_the_output_of_check_is_that_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heading, *lines = excerpt("check star")
+    rules = [" ".join(line.split()[:-1]) for line in lines if line.strip() != "…"]
+    backbones = list(builtin_backbones())
+    monkeypatch.setattr("ctrbench.cli.console.out", Console(width=80))
+    show_findings([Finding(backbone=b, rule=rule, ok=True, sentence="") for rule in rules for b in backbones])
+    shown = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert set(rules) <= {rule.name for rule in RULES}
+    assert heading.split() in shown
+    assert all(line.split() in shown for line in lines if line.strip() != "…")
+
+
+def test_the_columns_of_run_and_report_are_those_of_the_commands() -> None:
+    titles = {metric.title for metric in builtin_metrics().metrics if metric.in_table}
+    ranked = [metric.title for metric in builtin_metrics().metrics if metric.in_table == "ranked"]
+    run, report = (
+        excerpt("run --methods plain,adasparse --backbone dnn --seeds 2"),
+        excerpt("report --bins 5"),
+    )
+    assert run[0].split() == ["method", "backbone", "seed", *ranked, "epoch"]
+    assert set(report[0].split()) - {"↑", "↓"} <= titles
+    assert not any("•" in line for line in report), "two seeds are too few for a mark"
 
 
 def test_linked_files_exist() -> None:

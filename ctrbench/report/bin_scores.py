@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,8 +29,8 @@ class BinScore:
     """Of the gain, Holm-adjusted over all methods and bins of the backbone; None with fewer than `MIN_SEEDS` seeds."""
     is_clear: bool
     """Whether the gain differs from 0 significantly, in a row without failed runs."""
-    is_best: bool
-    """Whether the mean is the best of the backbone."""
+    is_marked: bool
+    """Whether tables mark the row as best: as in the overall table, one row with at least `MIN_SEEDS` seeds."""
 
 
 def bin_metrics(metrics: MetricSet) -> tuple[Metric, ...]:
@@ -64,8 +64,9 @@ def _bin_scores(
     p_values = _p_values(
         {key: gains[key] for key in product((r.name for r in rows if not r.is_plain), indices)}
     )
-    best = [
-        _best_mean([estimates[row.name, index] for row in rows], definition.higher_is_better)
+    candidates = [row for row in rows if not row.num_failed] or rows
+    best_names = [
+        _best_name({row.name: estimates[row.name, index] for row in candidates}, definition.higher_is_better)
         for index in indices
     ]
 
@@ -76,7 +77,7 @@ def _bin_scores(
             gain=estimate(gains[row.name, index].values()),
             p_holm=p_holm,
             is_clear=not row.num_failed and p_holm is not None and p_holm < LEVEL,
-            is_best=own is not None and own.mean == best[index],
+            is_marked=row.name == best_names[index],
         )
 
     return {row.name: tuple(score(row, index) for index in indices) for row in rows}
@@ -97,6 +98,7 @@ def _p_values(gains: Mapping[tuple[Name, int], Mapping[int, float]]) -> dict[tup
     return dict(zip(tested, holm(list(tested.values())).tolist(), strict=True)) if tested else {}
 
 
-def _best_mean(estimates: Sequence[Estimate | None], higher_is_better: bool | None) -> float | None:
-    means = [value.mean for value in estimates if value is not None]
-    return (max if higher_is_better else min)(means, default=None)
+def _best_name(estimates: Mapping[Name, Estimate | None], higher_is_better: bool | None) -> Name | None:
+    """Return the row with the best mean over at least `MIN_SEEDS` seeds, the first of equal ones; None without one."""
+    means = {name: own.mean for name, own in estimates.items() if own is not None and own.num >= MIN_SEEDS}
+    return max(means, key=lambda name: means[name] if higher_is_better else -means[name], default=None)

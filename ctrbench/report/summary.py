@@ -41,6 +41,8 @@ class Verdict:
     is_best: bool
     is_tied: bool | None
     """Whether the difference from the best row is not significant; False for the best row, None for untested rows."""
+    is_marked: bool
+    """Whether tables mark the row as best: it is the best row and has at least `MIN_SEEDS` seeds."""
     p_holm: float | None
     """Holm-adjusted p of the paired t-test over common seeds; None for the best row and for untested rows."""
 
@@ -256,14 +258,19 @@ def _verdicts(rows: Sequence[Row], metric: str, *, higher_is_better: bool) -> di
         min_seeds=MIN_SEEDS,
         candidates=_candidates_for_best(by_label, metric),
     )
-    return {by_label[result.name].name: _verdict(result, by_label[result.name]) for result in results}
+    return {by_label[result.name].name: _verdict(result, by_label[result.name], metric) for result in results}
 
 
-def _verdict(standing: Standing, row: Row) -> Verdict:
+def _verdict(standing: Standing, row: Row, metric: str) -> Verdict:
     p_holm = None if row.num_failed else standing.p_holm
     is_tested = p_holm is not None or standing.is_best
     is_tied = standing.is_tied and not row.num_failed
-    return Verdict(is_best=standing.is_best, is_tied=is_tied if is_tested else None, p_holm=p_holm)
+    return Verdict(
+        is_best=standing.is_best,
+        is_tied=is_tied if is_tested else None,
+        is_marked=standing.is_best and len(row.values(metric)) >= MIN_SEEDS,
+        p_holm=p_holm,
+    )
 
 
 def _candidates_for_best(rows: Mapping[str, Row], metric: str) -> Collection[str]:

@@ -155,6 +155,6 @@ def mark_of(verdict: Verdict | None) -> Mark:
     """Return the mark of the best row, and of a row whose difference from it was tested and is not significant."""
     if verdict is None:
         return Mark.NONE
-    if verdict.is_best:
+    if verdict.is_marked:
         return Mark.BEST
     return Mark.NOT_SIGNIFICANT if verdict.is_tied else Mark.NONE

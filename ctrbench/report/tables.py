@@ -262,7 +262,7 @@ def _bin_lines(summary: Summary, backbone: str, metric: str) -> Iterable[Line]:
 
 
 def _bin_cell(score: BinScore, digits: int) -> Cell:
-    return cell(score.estimate, digits, mark=Mark.BEST if score.is_best else Mark.NONE)
+    return cell(score.estimate, digits, mark=Mark.BEST if score.is_marked else Mark.NONE)
 
 
 def _bin_gain_cell(score: BinScore, digits: int) -> Cell:

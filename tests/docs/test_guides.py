@@ -15,6 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctrbench.data.card import load_card
+from ctrbench.data.generated.options import GenerationOptions
+from ctrbench.data.prepare import estimate
+
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 FENCE = re.compile(r"^```\w+ title=\"(?P<file>[\w.]+)\"\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 ROWS = 900
@@ -80,3 +84,12 @@ def test_one_plugin_of_each_kind_is_added_from_a_folder(folder: Path, ctrbench: 
     assert ctrbench("study", "mine.toml", "--dataset", "clicks", "--seeds", "1", "--jobs", "1") == 0
     table = (folder / "study" / "mine" / "table.md").read_text(encoding="utf-8")
     assert re.search(r"\| (Plain|AdaSparse) \| 0\.\d{3} \|", table)
+
+
+def test_the_size_of_the_largest_dataset_is_that_of_a_dry_run() -> None:
+    forecast = estimate(load_card("production"), generation=GenerationOptions(rows="2.2e9"))
+    text = " ".join((GUIDE / "large-data.md").read_text(encoding="utf-8").split())
+    match = re.search(r"\*\*Data\*\*: (\d+) GB without sequences \((\d+) bytes per row\)", text)
+    assert match is not None
+    assert float(match[1]) == pytest.approx(forecast.bytes / 1e9, abs=1)
+    assert float(match[2]) == pytest.approx(forecast.bytes_per_row, abs=0.5)

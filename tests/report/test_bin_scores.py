@@ -42,3 +42,17 @@ def test_gains_of_a_row_with_failed_runs_are_not_marked(record: Callable[..., Ru
     score = summary_of([*six_seeds(record), failed]).rows[1].bins["auc"][0]
     assert score.p_holm < 0.05
     assert not score.is_clear
+
+
+def test_one_row_is_marked_per_bin_as_in_the_overall_table(record: Callable[..., RunRecord]) -> None:
+    twins = [record(name, seed, 0.7) for name in ("plain", "apg") for seed in range(6)]
+    rows = summary_of(twins).rows
+    assert [score.is_marked for score in rows[0].bins["auc"]] == [True] * 5
+    assert [score.is_marked for score in rows[1].bins["auc"]] == [False] * 5
+    assert [row.score("auc").verdict.is_marked for row in rows] == [True, False]
+
+
+def test_no_row_of_five_seeds_is_marked(record: Callable[..., RunRecord]) -> None:
+    rows = summary_of([run for run in six_seeds(record) if run.key.seed < 5]).rows
+    assert not any(score.is_marked for row in rows for score in row.bins["auc"])
+    assert not any(row.score("auc").verdict.is_marked for row in rows)
