@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ctrbench.eval.metrics.auc import Auc
-from ctrbench.eval.metrics.base import Metric, RowMetric
+from ctrbench.eval.metrics.base import Metric
 from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.eval.metrics.gauc_coverage import GaucCoverage
 from ctrbench.eval.metrics.registry import MetricSet
@@ -280,7 +280,7 @@ def _bin_notes(summary: Summary, metric: str) -> Iterable[str]:
         yield FEW_SEEDS_NOTE
     yield from collapse_notes(summary)
     definition = summary.metrics.by_name[metric]
-    if isinstance(definition, RowMetric) and summary.bins.is_missing(metric):
+    if definition in summary.metrics.of_rows and summary.bins.is_missing(metric):
         yield (
             f"{DASH}: {definition.title} in {summary.bins.num_bins} bins needs predictions, which are not available "
             "for all of these records."
