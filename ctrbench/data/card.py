@@ -106,7 +106,7 @@ class FieldCard(Model):
     def _check_reserved(cls, name: str) -> str:
         if name in RESERVED:
             remedy = f"rename the field and set column = {name!r}"
-            raise SettingError("the name of a field is reserved", value=name, remedy=remedy)
+            raise SettingError("the name of a field must not be reserved", value=name, remedy=remedy)
         return name
 
     @model_validator(mode="after")
@@ -289,7 +289,7 @@ class DatasetCard(Model):
                 )
             if self.field(name).min_count > 1:
                 # Training rows of rare values would have no domain.
-                rule = "a domain feature cannot have min_count"
+                rule = "a domain feature must not have min_count"
                 raise SettingError(rule, value=f"{name}: min_count", remedy="remove min_count")
 
     @property
@@ -372,7 +372,11 @@ def _check_reader(card: DatasetCard) -> None:
     """Raise `SettingError` for an unknown reader, or for a separator that the reader does not use."""
     reader = find(READERS, card.reader)
     if card.separator != COLUMN_SEPARATOR and not reader.load().uses_separator:
-        raise SettingError("this reader has a fixed separator", value=card.reader, remedy="remove separator")
+        raise SettingError(
+            "separator must not be set for a reader with a fixed separator",
+            value=card.reader,
+            remedy="remove separator",
+        )
 
 
 def _card_error(path: Path, errors: Sequence[CtrbenchError]) -> CardError:

@@ -93,7 +93,7 @@ def _read_sample(data: Path, separator: str) -> pl.DataFrame:
         request = ReadRequest(paths=(data,), separator=separator, scratch=Path(scratch))
         sample = TableReader().read(request).frame.head(SAMPLE_ROWS).collect()
     if sample.is_empty():
-        raise DataError("the data have no rows", value=data)
+        raise DataError("the data must have rows", value=data)
     return sample
 
 

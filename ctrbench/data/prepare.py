@@ -82,7 +82,7 @@ def estimate(
 
 def _not_generated(option: str) -> SettingError:
     remedy = "remove it, or prepare a generated dataset: production"
-    return SettingError("the option applies to generated data only", value=option, remedy=remedy)
+    return SettingError("this option must be used with a generated dataset", value=option, remedy=remedy)
 
 
 def _generate_dataset(
@@ -96,7 +96,9 @@ def _generate_dataset(
     progress: PhaseProgress,
 ) -> Prepared:
     if sources:
-        raise SettingError("generated data have no sources", value=sources[0], remedy="remove --source")
+        raise SettingError(
+            "--source must not be used with generated data", value=sources[0], remedy="remove --source"
+        )
     options = options or GenerationOptions()
     spec = options.spec
     check_domains(domains, spec)
@@ -252,7 +254,7 @@ def _prepare_command(card: DatasetCard, sources: Sequence[Path]) -> str:
 def _download(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[Path, ...]:
     if not card.sources:
         remedy = 'set path = "DATA.csv" in the card, or pass --source PATH'
-        raise CardError("the card has no data", value=card.name, remedy=remedy)
+        raise CardError("the card must name its data", value=card.name, remedy=remedy)
     return fetch(
         card.sources,
         folder=home / "downloads",

@@ -90,7 +90,7 @@ def stage(raw: RawData, card: DatasetCard, *, folder: Path, progress: Callable[[
             rows += batch.height
             progress(rows)
     if rows == 0:
-        raise DataError("the data have no rows", remedy="check the files and the card's separator")
+        raise DataError("the data must have rows", remedy="check the files and the card's separator")
     return writer.staged(rows)
 
 

@@ -50,13 +50,13 @@ class PredictionFile:
             metadata = pq.read_metadata(file)
         except (OSError, pa.ArrowInvalid):
             raise DataError(
-                "not a parquet file of predictions", value=file, remedy="repeat the run to write them again"
+                "predictions must be a parquet file", value=file, remedy="repeat the run to write them again"
             ) from None
         columns = tuple(metadata.schema.to_arrow_schema().names)
         missing = {Column.DOMAIN, Column.LABEL, Column.SCORE} - set(columns)
         if missing:
             raise DataError(
-                "predictions need the columns domain, label and score",
+                "predictions must have the columns domain, label and score",
                 value=f"{file} lacks {sorted(missing)}",
             )
         return cls(file=file, num_rows=metadata.num_rows, columns=columns, chunk=chunk)

@@ -104,7 +104,7 @@ class Mamdr(Method):
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
         if not (self.negotiation or self.regularisation):
-            raise ValueError("without negotiation and regularisation the method equals plain; use plain")
+            raise ValueError("mamdr must have negotiation or regularisation, or it equals plain; use plain")
         if self.norm == "bn":
             raise ValueError(
                 "norm=bn would train with moments of one domain and score with those of all; leave it out"

@@ -122,7 +122,7 @@ class Maml(Method):
                 "norm and aux hold parameters per domain, which inner steps would share; leave them out"
             )
         if self.variant == "reptile" and self.support < 2:
-            raise ValueError("reptile needs a support of at least 2 rows")
+            raise ValueError("the support of reptile must have at least 2 rows; set support")
         return self
 
     def idle(self) -> Iterator[str]:

@@ -90,7 +90,8 @@ class FirstOrderModule(StageModule):
         weights_BF = context.first_order_BF
         if weights_BF is None:
             raise SettingError(
-                "a plan with FirstOrder needs first-order weights", remedy="set first_order=True on the plan"
+                "a plan with FirstOrder must have first-order weights",
+                remedy="set first_order=True on the plan",
             )
         logit_B1 = weights_BF.sum(1, keepdim=True)
         return logit_B1 if self.weight is None else logit_B1 + x_BN[:, -self.num_numbers :] @ self.weight

@@ -127,7 +127,7 @@ def _without_domain(schema: Schema) -> Schema:
     schema = replace(schema, hidden=schema.domain_features)
     if not schema.num_inputs:
         raise SettingError(
-            "a model without the domain features needs other fields",
+            "a model without the domain features must have other fields",
             value=f"all fields are domain features: {', '.join(schema.domain_features)}",
             remedy="choose a domain set that leaves at least one field",
         )
@@ -139,7 +139,7 @@ def _check_pooling(plan: Plan, schema: Schema) -> None:
     settings += [f"pooling={plan.pooling.kind}"] if plan.pooling.kind != "mean" else []
     if settings and not schema.targets:
         raise SettingError(
-            f"{settings[0]} compares sequences with their target, a field that the model uses",
+            f"{settings[0]} must have a sequence with a target, a field that the model uses",
             value="no sequence has a target",
             remedy=f"set target = … for a sequence in the card, or leave {settings[0].partition('=')[0]} out",
         )

@@ -311,7 +311,9 @@ class Estimator(Method, ABC):
     def rewrite(self, plan: Plan) -> Plan:
         """Raise `SettingError`: there is no plan to rewrite."""
         name = type(self).__name__.lower()
-        raise SettingError("an estimator has no plan", value=name, remedy="use it with run or check")
+        raise SettingError(
+            "a method must have a plan to be explained", value=name, remedy="use it with run or check"
+        )
 
     def supports(self, plan: Plan) -> str | None:
         """Return None for a plan of dense layers only, so that tables list the estimator under a single backbone."""

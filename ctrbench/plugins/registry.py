@@ -60,12 +60,12 @@ def find(kind: PlugKind, name: str) -> Plugin:
         plugin = plugin_file(KINDS[kind], Path(name))
         if plugin.name in members:
             remedy = "give the file another name"
-            raise SettingError("a group has this name", value=name, remedy=remedy)
+            raise SettingError("a plug-in file must not have the name of a group", value=name, remedy=remedy)
         return plugin
     available = plugins(kind)
     if name in members:
         raise SettingError(
-            "a group takes no settings and stands for several",
+            "one method or backbone must be named here, not a group",
             value=name,
             remedy=f"{name} is {','.join(members[name])}",
         )
@@ -105,7 +105,7 @@ def select(kind: PlugKind, selector: str) -> Selected[Any]:
     """Parse a selector; `value` of the result checks the settings."""
     match = _SELECTOR.match(selector.strip())
     if match is None:
-        raise SettingError("a selector is name or name[setting=value,…]", value=selector)
+        raise SettingError("a selector must be name or name[setting=value,…]", value=selector)
     return Selected(
         plugin=find(kind, match["name"].strip()), settings=_parse_settings(match["settings"], selector)
     )
@@ -131,9 +131,9 @@ def _parse_settings(text: str | None, selector: str) -> dict[str, Any]:
             continue
         name, sign, value = part.partition("=")
         if not sign or not name.strip():
-            raise SettingError("settings are written name=value", value=selector)
+            raise SettingError("a setting must have the form name=value", value=selector)
         if name.strip() in settings:
-            raise SettingError("a setting is given more than once", value=selector)
+            raise SettingError("each setting must be given once", value=selector)
         settings[name.strip()] = _parse_value(value.strip())
     return settings
 

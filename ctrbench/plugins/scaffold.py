@@ -81,18 +81,24 @@ def new_method(name: str, folder: Path) -> Path:
     _check_name(name)
     file = folder / f"{name}.py"
     if file.exists():
-        raise SettingError("a file is never overwritten", value=file, remedy="give another name or --folder")
+        raise SettingError(
+            "a new method must not overwrite a file", value=file, remedy="give another name or --folder"
+        )
     return write_text(file, _fill_template(name))
 
 
 def _check_name(name: str) -> None:
     if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
         raise SettingError(
-            "invalid name of a method", value=name, remedy="use letters, digits and _, such as my_method"
+            "the name of a method must consist of lower-case letters, digits and _",
+            value=name,
+            remedy="use letters, digits and _, such as my_method",
         )
     if name in {*plugins("methods"), *group_members("methods")}:
         raise SettingError(
-            "a method or a group of this name already exists", value=name, remedy="choose another name"
+            "a new method must not have the name of another method or group",
+            value=name,
+            remedy="choose another name",
         )
 
 

@@ -151,7 +151,7 @@ def _convert_file(file: TextFile, folder: Path, progress: _ByteProgress) -> Conv
         raise DataError("the file has a header but no rows", value=file)
     if truth is not None and len(truth) != rows:
         value = f"{file}: {rows:,} rows, {len(truth):,} probabilities"
-        raise DataError("a truth file has one row per row of its data file", value=value)
+        raise DataError("a truth file must have one row per row of its data file", value=value)
     return Converted(file=file, parts=tuple(parts), rows=rows, marked=marked, has_truth=truth is not None)
 
 
@@ -281,7 +281,7 @@ def _are_twins(converted: Sequence[Converted]) -> bool:
     kinds = {file.is_twin for file in converted}
     if len(kinds) > 1:
         value = ", ".join(f"{file.file} ({'twin' if file.is_twin else 'real'})" for file in converted)
-        raise DataError("real files and files of a twin cannot be mixed", value=value)
+        raise DataError("real files must not be mixed with files of a twin", value=value)
     return kinds.pop()
 
 

@@ -77,8 +77,11 @@ class MovieLensReader(Reader):
         character), genres (text with "|"), release_year, hour and weekday (UTC), and history (titles) if requested.
         """
         if len(request.paths) != 1:
-            value = ", ".join(map(str, request.paths)) or "nothing"
-            raise SourceError("MovieLens-1M is one archive or one folder", value=value)
+            rule, value = (
+                "MovieLens-1M must be one archive or one folder",
+                ", ".join(map(str, request.paths)) or "nothing",
+            )
+            raise SourceError(rule, value=value, remedy="pass it with one --source")
         (path,) = request.paths
         ratings, users, items = _read_tables(path)
         frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
@@ -192,7 +195,11 @@ def _check_references(frame: pl.DataFrame, path: Path) -> None:
     """Raise `DataError` if a rating has no user or no film."""
     for name in ("item", "gender", "genres"):
         if frame[name].null_count():
-            raise DataError("a rating refers to a missing user or film", value=f"{path}: no {name}")
+            raise DataError(
+                "each rating must refer to a known user and film",
+                value=f"{path}: a rating has no {name}",
+                remedy="download the files again",
+            )
 
 
 def _derive_columns(frame: pl.DataFrame) -> pl.DataFrame:
@@ -206,7 +213,9 @@ def _derive_columns(frame: pl.DataFrame) -> pl.DataFrame:
             pl.col("occupation").replace_strict(occupations),
         )
     except pl.exceptions.PolarsError as error:
-        raise DataError("invalid rating, timestamp or code", value=f"{error}") from None
+        rule = "ratings and timestamps must be integers, ages and occupations codes of MovieLens-1M"
+        value, remedy = str(error).partition("\n")[0], "download the files again"
+        raise DataError(rule, value=value, remedy=remedy) from None
     derived = frame.with_columns(
         pl.col("zip_code").str.head(1).alias("zip_region"),
         pl.col("item").str.extract(r"\((\d{4})\)$").alias("release_year"),
@@ -222,7 +231,7 @@ def _with_history(frame: pl.DataFrame, length: int | None) -> pl.LazyFrame:
     """Add the user's last `length` liked films of earlier seconds; films of one second are sorted by title."""
     if length is None:
         raise CardError(
-            "a history needs a maximum length", value=HISTORY, remedy="set the field's max_length"
+            "a history must have a maximum length", value=HISTORY, remedy="set the field's max_length"
         )
     titles = pl.Enum(frame["item"].unique().sort())
     film = pl.col("item").cast(titles)

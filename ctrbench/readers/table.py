@@ -43,7 +43,7 @@ class TableReader(Reader):
         if len(forms) != 1:
             value = ", ".join(sorted(forms)) or "no file"
             raise SourceError(
-                "all tables of a dataset have the same format", value=value, remedy=_supported_formats()
+                "all tables of a dataset must have the same format", value=value, remedy=_supported_formats()
             )
         if forms == {PARQUET}:
             frame = _concatenate(files, [_scan_parquet(file) for file in files])
@@ -67,7 +67,7 @@ def _format_of(file: Path) -> str:
         return "text"
     if file.suffix == PARQUET:
         return PARQUET
-    raise SourceError("unsupported table format", value=file, remedy=_supported_formats())
+    raise SourceError("a table must be a text or parquet file", value=file, remedy=_supported_formats())
 
 
 def _table_files(path: Path, names: Sequence[str]) -> list[Path]:
@@ -128,7 +128,7 @@ def _scan_csv(text: Path, file: Path, separator: str) -> pl.LazyFrame:
     if not _has_even_lines(text, len(header), separator):
         problem = _find_problem(text, len(header), separator)
         if problem is not None:
-            raise DataError("a line does not fit the table", value=f"{file}: {problem}")
+            raise DataError("each line must have as many fields as the header", value=f"{file}: {problem}")
     # Polars keeps doubled quotes in column names. Cards do not distinguish empty from missing values.
     return pl.scan_csv(
         text,
@@ -145,11 +145,13 @@ def _header(text: Path, file: Path, separator: str) -> list[str]:
         with text.open("rb") as raw:
             header = next(csv.reader(_decode_lines(raw), delimiter=separator), [])
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError("a CSV file is UTF-8 text with a header", value=f"{file}, line 1: {error}") from None
+        raise DataError(
+            "a CSV file must be UTF-8 text with a header", value=f"{file}, line 1: {error}"
+        ) from None
     duplicates = sorted({column for column in header if header.count(column) > 1})
     if not header or duplicates:
         value = f"{file}: {', '.join(duplicates)} twice" if duplicates else f"{file} is empty"
-        raise DataError("a CSV file starts with a header of distinct column names", value=value)
+        raise DataError("a CSV file must start with a header of distinct column names", value=value)
     return header
 
 

@@ -79,7 +79,7 @@ def _text_around_markers(text: str, benchmarks: Path) -> tuple[str, str]:
     _, end, after = rest.partition(END)
     if not start or not end or START in rest or END in before or END in after:
         raise StoreError(
-            "the leaderboard needs its two markers, each once and in order",
+            "the leaderboard must have its two markers, each once and in order",
             value=benchmarks,
             remedy=f"write {START} and, below it, {END} at the position of the leaderboard",
         )

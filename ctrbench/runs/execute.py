@@ -195,12 +195,12 @@ def _fit_estimator(
     """Fit an estimator; its history is that of one pass over the training rows."""
     if workers is not None:
         remedy = "leave out --workers"
-        raise SettingError("an estimator is fitted by one process", value=key.method.name, remedy=remedy)
+        raise SettingError("an estimator must be fitted by one process", value=key.method.name, remedy=remedy)
     train_rows, dev_rows = train.in_memory(), dev.in_memory()
     if train_rows is None or dev_rows is None:
         remedy = "hold all rows in memory with --window 0, or leave the method out"
         raise SettingError(
-            "an estimator sees all training rows at once", value=key.method.name, remedy=remedy
+            "an estimator must see all training rows at once", value=key.method.name, remedy=remedy
         )
     started = time.perf_counter()
     fitted = estimator.fit(train_rows, dev_rows, schema=schema, seed=key.seed)

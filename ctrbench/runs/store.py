@@ -133,7 +133,7 @@ class RunStore:
             existing = self.find(key)
             if existing is not None and existing.status == "finished":
                 raise StoreError(
-                    "a finished record is never overwritten", value=file, remedy="delete it first"
+                    "a finished record must not be overwritten", value=file, remedy="delete it first"
                 )
             return write_text(file, text)
 

@@ -154,7 +154,9 @@ def _synthetic_workloads(request: Request) -> Sequence[Callable[[], Workload]]:
     _check_rows(rows, request)
     required = max(counts) + 2 * len(FIELD_SIZES)
     if request.embedding_rows is not None and request.embedding_rows < required:
-        rule = f"{len(FIELD_SIZES)} fields of two ids each and the domains need {required:,} embedding rows"
+        rule = (
+            f"{len(FIELD_SIZES)} fields of two ids each and the domains must have {required:,} embedding rows"
+        )
         raise SettingError(rule, value=f"--embedding-rows {request.embedding_rows}")
 
     make = partial(
@@ -170,7 +172,7 @@ def _prepared_workloads(request: Request, dataset: str) -> Sequence[Callable[[],
     for option in ("domains", "rows", "embedding_rows"):
         if getattr(request, option) is not None:
             raise SettingError(
-                f"--{option.replace('_', '-')} describes synthetic rows and excludes --dataset",
+                f"--{option.replace('_', '-')} must not be used with --dataset",
                 value=f"--dataset {dataset}",
                 remedy="omit one of the two options",
             )
@@ -187,7 +189,7 @@ def _prepared_workloads(request: Request, dataset: str) -> Sequence[Callable[[],
 def _check_rows(rows: int, request: Request) -> None:
     largest = max(request.batch_sizes)
     if rows < largest:
-        rule = f"the data have {rows:,} rows, too few for one batch"
+        rule = f"a batch must not exceed the {rows:,} rows of the data"
         raise SettingError(
             rule, value=f"--batch-sizes {largest}", remedy="choose smaller batches or more rows"
         )
@@ -243,7 +245,7 @@ def parse_counts(text: str, option: str) -> tuple[int, ...]:
     """Parse numbers from 1 on that are separated by commas, such as `10,300`, and drop repeated ones."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise SettingError(f"{option} takes numbers of at least 1, separated by commas", value=text)
+        raise SettingError(f"{option} must be numbers of at least 1, separated by commas", value=text)
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

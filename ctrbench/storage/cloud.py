@@ -168,7 +168,7 @@ class CloudStorage:
 def connect(url: str) -> UPath:
     """Return the location of a URL once its storage has answered; trailing slashes are ignored."""
     if not url.partition("://")[2].strip("/"):
-        raise SettingError("a URL needs a bucket", value=url, remedy="write s3://bucket/folder")
+        raise SettingError("a URL must name a bucket", value=url, remedy="write s3://bucket/folder")
     try:
         from upath import UPath
 

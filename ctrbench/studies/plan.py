@@ -62,7 +62,7 @@ def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) ->
             )
             digest = grid[0].key.method.digest
             if digest in labels:
-                raise SettingError("a study lists a method twice", value=f"{labels[digest]}, {label}")
+                raise SettingError("a study must list each method once", value=f"{labels[digest]}, {label}")
             labels[digest] = label
             runs |= {run.key.digest: run for run in grid}
         ordered = sorted(runs.values(), key=lambda run: run.key.seed)

@@ -235,7 +235,9 @@ def start_ray(
     except ImportError:
         remedy = 'pip install "ray[train]"'
         raise SettingError(
-            "several workers per run on a cluster need Ray Train", value="not installed", remedy=remedy
+            "Ray Train must be installed for several workers per run on a cluster",
+            value="not installed",
+            remedy=remedy,
         ) from None
 
     def fit(folder: str) -> Any:  # noqa: ANN401  # any result of the first worker

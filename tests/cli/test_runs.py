@@ -78,7 +78,7 @@ def test_a_failing_plugin_is_recorded_and_the_others_go_on(prepared: Path, train
 BAD = {
     "method": (("--methods", "adaspars"), "adasparse"),
     "group": (("--methods", "star-studdy"), "star-study"),
-    "group with settings": (("--methods", "all[norm=bn]"), "takes no settings and stands for several: all"),
+    "group with settings": (("--methods", "all[norm=bn]"), "must be named here, not a group: all"),
     "backbone": (("--methods", "plain", "--backbone", "dcnv3"), "dcnv2"),
     "setting": (("--methods", "adasparse[r_mim=0.1]"), "r_min"),
     "value": (("--methods", "adasparse[form=fussion]"), "fusion"),

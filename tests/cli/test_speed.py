@@ -41,10 +41,10 @@ def test_bench_of_a_failing_plugin_goes_on_and_ends_with_1(prepared: Path, call:
 BAD = {
     "method": (("--methods", "plane"), "plain"),
     "file": (("--methods", "missing.py"), "no such file"),
-    "rows": (("--rows", "63"), "too few for one batch"),
+    "rows": (("--rows", "63"), "a batch must not exceed the"),
     "domains": (("--domains", "ten"), "numbers of at least 1"),
     "batch size": (("--batch-sizes", "0"), "numbers of at least 1"),
-    "dataset with domains": (("--dataset", "tiny"), "--domains describes synthetic rows"),
+    "dataset with domains": (("--dataset", "tiny"), "--domains must not be used with --dataset"),
     "seconds": (("--seconds", "0"), "seconds"),
     "device": (("--device", "tpu"), "cuda"),
 }

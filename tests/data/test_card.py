@@ -115,7 +115,7 @@ def test_duplicate_fields_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["label", "row", "time", "probability", "domain", "key", "rows_dev"])
 def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
-    fails(tmp_path, CARD.replace('"tags"', f'"{name}"'), rf"is reserved.*set column = '{name}'")
+    fails(tmp_path, CARD.replace('"tags"', f'"{name}"'), rf"must not be reserved.*set column = '{name}'")
 
 
 def test_only_numeric_fields_have_buckets(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_all_bundled_cards_load_under_their_own_names() -> None:
 
 
 def test_a_domain_feature_keeps_rare_values(tmp_path: Path) -> None:
-    fails(tmp_path, CARD.replace('role = "user"', "min_count = 2"), "cannot have min_count")
+    fails(tmp_path, CARD.replace('role = "user"', "min_count = 2"), "must not have min_count")
 
 
 def test_a_card_with_a_generator_has_no_reader_and_no_path(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_data_without_domain_feature_are_refused(frame: pl.DataFrame, tmp_path: 
 
 def test_data_without_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
-    with pytest.raises(DataError, match="have no rows"):
+    with pytest.raises(DataError, match="must have rows"):
         draft_card(tmp_path / "a.csv")
 
 

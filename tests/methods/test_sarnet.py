@@ -323,7 +323,7 @@ def test_rows_without_any_behavior_have_the_learned_vector(
 
 def test_attention_without_sequences_or_with_another_pooling_is_refused(schema: Schema) -> None:
     method = Sarnet(attention=True)
-    with pytest.raises(SettingError, match=r"attention=true compares sequences.*leave attention out"):
+    with pytest.raises(SettingError, match=r"attention=true must have a sequence.*leave attention out"):
         CTRModel(method.apply(Dnn().plan()), schema, seed=1)
     assert method.supports(Dnn().full_plan()) is None
     reason = method.supports(Dnn(pooling="din").full_plan())

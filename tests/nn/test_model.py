@@ -263,7 +263,7 @@ def test_a_pooling_needs_a_sequence_with_a_target(history_schema: Schema) -> Non
         history_schema, fields=tuple(replace(field, target=None) for field in history_schema.fields)
     )
     plan = select("backbones", "dnn[pooling=din]").value.full_plan()  # type: ignore[union-attr]
-    with pytest.raises(SettingError, match="pooling=din compares sequences with their target"):
+    with pytest.raises(SettingError, match="pooling=din must have a sequence with a target"):
         CTRModel(plan, plain, seed=1)
     CTRModel(replace(plan, pooling=Pooling()), plain, seed=1)
 

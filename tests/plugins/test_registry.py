@@ -100,10 +100,10 @@ def test_settings_of_a_selector(file: Path, text: str, expected: dict[str, objec
         ("[facto=3]", "no such setting: facto. did you mean 'factor'"),
         ("[factor=-1]", "the setting factor of twice must be greater than 0: -1"),
         ("[factor=many]", "the setting factor of twice must be a valid number: many"),
-        ("[factor]", "settings are written name=value"),
-        ("[=3]", "settings are written name=value"),
-        ("[factor=1,factor=2]", "a setting is given more than once"),
-        ("[factor=1", "a selector is name"),
+        ("[factor]", "a setting must have the form name=value"),
+        ("[=3]", "a setting must have the form name=value"),
+        ("[factor=1,factor=2]", "each setting must be given once"),
+        ("[factor=1", "a selector must be name"),
     ],
 )
 def test_bad_settings_are_refused(file: Path, text: str, message: str) -> None:
@@ -221,12 +221,14 @@ def test_no_plugin_has_the_name_of_a_group(file: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("ctrbench.discovery.entry_points", lambda group: points)
     for kind in ("methods", "backbones"):
         assert not set(plugins(kind)) & set(group_members(kind))
-    with pytest.raises(SettingError, match=r"a group has this name: .*all\.py"):
+    with pytest.raises(SettingError, match=r"a plug-in file must not have the name of a group: .*all\.py"):
         find("methods", str(file.rename(file.with_name("all.py"))))
 
 
 def test_a_group_takes_no_settings_and_is_suggested() -> None:
-    with pytest.raises(SettingError, match="a group takes no settings and stands for several: star-study"):
+    with pytest.raises(
+        SettingError, match="one method or backbone must be named here, not a group: star-study"
+    ):
         select("methods", *selectors("methods", "star-study[norm=bn]"))
     with pytest.raises(SettingError, match=r"no such method: star-studdy\. did you mean 'star-study'"):
         select("methods", "star-studdy")

@@ -47,21 +47,25 @@ def test_names_of_imported_classes_are_allowed(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["", "my-gate", "2nd", "class", "a b", "../up", "_hidden"])
 def test_names_that_are_not_identifiers_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match="invalid name of a method"):
+    with pytest.raises(
+        SettingError, match="the name of a method must consist of lower-case letters, digits and _"
+    ):
         new_method(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["star", "all"])
 def test_names_of_built_in_methods_and_groups_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match=f"a method or a group of this name already exists: {name}"):
+    with pytest.raises(
+        SettingError, match=f"a new method must not have the name of another method or group: {name}"
+    ):
         new_method(name, tmp_path)
 
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("precious", encoding="utf-8")
-    with pytest.raises(SettingError, match=r"never overwritten: .*mine\.py"):
+    with pytest.raises(SettingError, match=r"must not overwrite a file: .*mine\.py"):
         new_method("mine", tmp_path)
     assert file.read_text(encoding="utf-8") == "precious"
 

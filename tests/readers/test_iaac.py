@@ -317,7 +317,7 @@ def test_a_truth_with_another_number_of_rows_is_refused(tmp_path: Path) -> None:
 def test_real_and_twin_files_cannot_be_mixed(tmp_path: Path) -> None:
     real = write(tmp_path / "a.txt", line())
     message = refusal(tmp_path, real, twin(tmp_path / "b.txt", 2))
-    assert re.search(r"cannot be mixed: .*a.txt \(real\), .*b.txt \(twin\)", message)
+    assert re.search(r"must not be mixed with files of a twin: .*a.txt \(real\), .*b.txt \(twin\)", message)
 
 
 def test_one_matching_id_among_thousands_makes_no_twin(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_history_changes_neither_rows_nor_their_order(tmp_path: Path) -> None:
 
 
 def test_a_history_without_maximum_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CardError, match=r"a history needs a maximum length: history.*max_length"):
+    with pytest.raises(CardError, match=r"a history must have a maximum length: history.*max_length"):
         read(official(tmp_path), history=None)
 
 
@@ -167,13 +167,13 @@ def test_the_line_number_counts_the_header(tmp_path: Path) -> None:
 
 
 def test_a_rating_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="refers to a missing user or film"):
+    with pytest.raises(DataError, match="must refer to a known user and film"):
         table(official(tmp_path, users_dat="1::F::1::10::48067\n"))
 
 
 def test_an_unknown_code_is_refused(tmp_path: Path) -> None:
     path = official(tmp_path, users_dat="1::F::2::10::48067\n2::M::56::16::02460\n")
-    with pytest.raises(DataError, match="invalid rating, timestamp or code"):
+    with pytest.raises(DataError, match="ages and occupations codes of MovieLens-1M"):
         table(path)
 
 

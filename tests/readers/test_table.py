@@ -118,7 +118,7 @@ def test_invalid_utf8_is_explained(tmp_path: Path) -> None:
 def test_an_invalid_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"distinct column names: .*a.csv: a twice"):
         table(write(tmp_path / "a.csv", "a,a\n1,2\n"))
-    with pytest.raises(DataError, match=r"starts with a header.*b.csv is empty"):
+    with pytest.raises(DataError, match=r"must start with a header.*b.csv is empty"):
         table(write(tmp_path / "b.csv", ""))
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"unsupported table format: .*a.xlsx.*\.csv"):
+    with pytest.raises(SourceError, match=r"a table must be a text or parquet file: .*a.xlsx.*\.csv"):
         table(write(tmp_path / "a.xlsx", "PK"))
 
 

@@ -68,7 +68,7 @@ def test_a_pooling_of_sequences_that_there_are_not_is_said(run: Run, store: RunS
     changed = run.key.backbone.model_copy(update={"settings": {"hidden": [8, 4], "pooling": "din"}})
     record = execute(replace(run, key=run.key.model_copy(update={"backbone": changed})), store)
     assert record.status == "failed"
-    assert "pooling=din compares sequences" in (record.error or "")
+    assert "pooling=din must have a sequence" in (record.error or "")
 
 
 def test_the_test_split_is_read_once_after_training(

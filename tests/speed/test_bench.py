@@ -130,12 +130,12 @@ def test_a_prepared_dataset_replaces_synthetic_rows(dataset: str) -> None:
 @pytest.mark.parametrize("option", ["domains", "rows", "embedding_rows"])
 def test_options_of_synthetic_rows_exclude_a_dataset(dataset: str, option: str) -> None:
     value = (3,) if option == "domains" else 100
-    with pytest.raises(SettingError, match=f"--{option.replace('_', '-')} describes synthetic rows"):
+    with pytest.raises(SettingError, match=f"--{option.replace('_', '-')} must not be used with --dataset"):
         bench(of_dataset(dataset, **{option: value}))
 
 
 def test_a_dataset_smaller_than_a_batch_is_refused(dataset: str) -> None:
-    with pytest.raises(SettingError, match="80 rows, too few for one batch"):
+    with pytest.raises(SettingError, match="a batch must not exceed the 80 rows"):
         bench(of_dataset(dataset, batch_sizes=(16, 81)))
 
 
@@ -148,8 +148,8 @@ BAD = [
     ({"methods": ("plane",)}, "plain"),
     ({"backbones": ("dcnv3",)}, "dcnv2"),
     ({"methods": ("star[colour=red]",)}, "colour"),
-    ({"rows": 63}, "63 rows, too few"),
-    ({"embedding_rows": 40}, "need 47 embedding rows"),
+    ({"rows": 63}, "must not exceed the 63 rows"),
+    ({"embedding_rows": 40}, "must have 47 embedding rows"),
 ]
 
 
@@ -174,7 +174,7 @@ def test_repeated_counts_are_dropped() -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "0", "-1", "1.5", "ten", "²"])
 def test_wrong_counts_are_refused(text: str) -> None:
-    with pytest.raises(SettingError, match="--domains takes numbers of at least 1"):
+    with pytest.raises(SettingError, match="--domains must be numbers of at least 1"):
         parse_counts(text, "--domains")
 
 

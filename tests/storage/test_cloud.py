@@ -264,7 +264,7 @@ def test_paths_and_file_urls_are_local_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///"])
 def test_a_url_without_bucket_is_refused(url: str) -> None:
-    with pytest.raises(SettingError, match="needs a bucket"):
+    with pytest.raises(SettingError, match="must name a bucket"):
         parse_location(url)
 
 

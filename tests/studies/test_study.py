@@ -168,7 +168,7 @@ def test_a_study_that_does_not_fit_the_data_is_refused(place: Path, write: Calla
     with pytest.raises(SettingError, match="no such training setting: epoch"):
         plan_study(read_study(file), open_prepared("tiny"))
     file.write_text(file.read_text().replace("epoch =", "epochs =") + 'Same = "plain"\n', encoding="utf-8")
-    with pytest.raises(SettingError, match="a study lists a method twice: The backbone, Same"):
+    with pytest.raises(SettingError, match="a study must list each method once: The backbone, Same"):
         plan_study(read_study(file), open_prepared("tiny"))
 
 

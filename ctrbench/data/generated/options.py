@@ -10,8 +10,12 @@ from pydantic import ValidationError
 
 from ctrbench.data.generated.shards import Dispatch
 from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.problems import all_problems
 from ctrbench.synthetic.production.generator import FEW_IDS, is_countable, production_fields
 from ctrbench.synthetic.production.spec import SIZES, ProductionSpec, spec_for
+
+HIDDEN = ("rows", "data_version")
+"""Fields of the spec that are no settings of `--variant`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class GenerationOptions:
         if self.dispatch is not None and self.jobs is not None:
             remedy = "remove it: a Ray cluster uses all of its cores"
             raise SettingError(
-                "--jobs applies to --engine local only", value=f"--jobs {self.jobs}", remedy=remedy
+                "--jobs must be used with --engine local", value=f"--jobs {self.jobs}", remedy=remedy
             )
         return parse_spec(rows=self.rows, variant=self.variant)
 
@@ -65,14 +69,19 @@ def parse_spec(*, rows: str | None, variant: str | None) -> ProductionSpec:
         problem = error.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden":
-            fields = [field for field in ProductionSpec.model_fields if field not in ("rows", "data_version")]
-            raise SettingError(
-                "unknown setting of generated data", value=name, remedy=did_you_mean(name, fields)
-            ) from None
-        details = [other["msg"] for other in error.errors() if other["loc"][:1] == problem["loc"][:1]]
+            fields = [_option(field) for field in ProductionSpec.model_fields if field not in HIDDEN]
+            remedy = did_you_mean(_option(name), fields)
+            raise SettingError("unknown setting of --variant", value=_option(name), remedy=remedy) from None
+        rules = [other.message for other in all_problems(error) if other.location[:1] == problem["loc"][:1]]
         raise SettingError(
-            "invalid setting of generated data", value=name or variant, remedy=" or: ".join(details)
+            f"{_option(name) or '--variant'} {' or '.join(rules).replace(' or must ', ' or ')}",
+            value=settings.get(name, variant),
         ) from None
+
+
+def _option(name: str) -> str:
+    """Return the name of a setting as it is written on the command line."""
+    return name.replace("_", "-")
 
 
 def _parse_rows(text: str) -> int:
@@ -93,10 +102,11 @@ def _parse_variant(variant: str) -> dict[str, object]:
         name.strip().replace("-", "_"): value.strip() if equal else True for name, equal, value in pairs
     }
     for name in settings:
-        if name in ("rows", "data_version"):
-            raise SettingError(
-                "not a setting of --variant", value=name, remedy="set the number of rows with --rows"
-            )
+        if name == "rows":
+            remedy = "set the number of rows with --rows"
+            raise SettingError("this setting must not be part of --variant", value=name, remedy=remedy)
+        if name in HIDDEN:
+            raise SettingError("unknown setting of --variant", value=_option(name), remedy="remove it")
     return settings
 
 

@@ -141,7 +141,7 @@ def _load_metric(name: str) -> Metric:
     if missing:
         remedy = f"add `{missing[0]}` to the class"
         raise ContractError(
-            "a metric needs a name and a title", value=f"{name} lacks {missing}", remedy=remedy
+            "a metric must have a name and a title", value=f"{name} lacks {missing}", remedy=remedy
         )
     return kind()
 

@@ -114,7 +114,7 @@ def resolve_gpus_per_run(config: TrainConfig, gpus_per_run: float | None) -> flo
     if config.device != "cuda":
         if gpus_per_run is not None:
             raise SettingError(
-                "--gpus-per-run requires a GPU, and the device is cpu",
+                "--gpus-per-run must be used with --device cuda",
                 value=f"--gpus-per-run {gpus_per_run:g}",
                 remedy="add --device cuda",
             )
@@ -123,7 +123,7 @@ def resolve_gpus_per_run(config: TrainConfig, gpus_per_run: float | None) -> flo
     if not 0.0 < share <= 1.0:
         remedy = "use a number such as 0.25"
         raise SettingError(
-            "a run uses one GPU or a fraction of one", value=f"--gpus-per-run {share:g}", remedy=remedy
+            "a run must use one GPU or a fraction of one", value=f"--gpus-per-run {share:g}", remedy=remedy
         )
     return share
 

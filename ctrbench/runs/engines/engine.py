@@ -116,7 +116,9 @@ def _check_name(name: str, address: str | None) -> None:
     if name not in ENGINES:
         raise SettingError("unknown engine", value=name, remedy=did_you_mean(name, ENGINES))
     if name == "local" and address is not None:
-        raise SettingError("only a Ray cluster has an address", value=address, remedy="add --engine ray")
+        raise SettingError(
+            "an address must be that of a Ray cluster", value=address, remedy="add --engine ray"
+        )
 
 
 def _check_shared(
@@ -125,19 +127,19 @@ def _check_shared(
     if jobs is not None:
         remedy = "leave out --jobs or --workers"
         raise SettingError(
-            "runs with several workers are executed one after the other",
+            "runs with several workers must be executed one after the other",
             value=f"--jobs {jobs}",
             remedy=remedy,
         )
     if gpus_per_run is not None:
         raise SettingError(
-            "each worker of a run needs a GPU of its own",
+            "each worker of a run must have its own GPU",
             value=f"--gpus-per-run {gpus_per_run:g}",
             remedy="leave out --gpus-per-run or --workers",
         )
     if name == "local" and config.device == "cuda" and (num_gpus := len(gpus())) < workers:
         raise SettingError(
-            "each worker of a run needs a GPU of its own",
+            "each worker of a run must have its own GPU",
             value=f"--workers {workers} with {num_gpus} GPUs",
             remedy="use at most as many workers as GPUs, or leave out --device cuda",
         )

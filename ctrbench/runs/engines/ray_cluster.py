@@ -48,7 +48,7 @@ def import_ray() -> Any:  # noqa: ANN401  # the module, which may not be install
         import ray
     except ImportError:
         remedy = "pip install 'ctrbench[ray]' on every node"
-        raise SettingError("the Ray engine requires Ray", remedy=remedy) from None
+        raise SettingError("Ray must be installed for the Ray engine", remedy=remedy) from None
     return ray
 
 
@@ -82,7 +82,7 @@ def check_capacity(ray: Any, needs: dict[str, float], workers: int) -> None:  # 
     slots = num_slots(ray, needs)
     if slots < workers:
         raise SettingError(
-            "the cluster is too small for the workers of a run",
+            "the cluster must have a slot for each worker of a run",
             value=f"--workers {workers}, capacity {slots}",
             remedy="add nodes, or use fewer workers",
         )
@@ -95,7 +95,9 @@ def check_node_capacity(ray: Any, needs: dict[str, float]) -> None:  # noqa: ANN
         units["memory"] = f"{needs.get('memory', 0) / 1e9:.1f} GB"
         required = ", ".join(units[name] for name, amount in needs.items() if amount)
         remedy = "start a larger node, or use fewer threads"
-        raise SettingError("no node of the cluster can hold one run", value=required, remedy=remedy)
+        raise SettingError(
+            "a node of the cluster must have the capacity for one run", value=required, remedy=remedy
+        )
 
 
 def task_options(needs: dict[str, float]) -> dict[str, Any]:

@@ -81,14 +81,14 @@ def check_node(run: Run, store: RunStore, version: str) -> None:
     node = socket.gethostname()
     if ctrbench.__version__ != version:
         raise SettingError(
-            "all nodes need the same version of ctrbench",
+            "all nodes must have the same version of ctrbench",
             value=f"{ctrbench.__version__} on {node}, {version} here",
             remedy=f"install ctrbench {version} on {node}",
         )
     folder = dataset_folder(run.key.dataset, store.home)
     if not (folder / MANIFEST).exists():
         remedy = "set CTRBENCH_HOME to a folder that all nodes share, or to a URL"
-        raise DataError("the prepared data are missing on a node", value=f"{folder} on {node}", remedy=remedy)
+        raise DataError("all nodes must see the prepared data", value=f"{folder} on {node}", remedy=remedy)
 
 
 def install_plugin(plugin: Plugin, source: bytes | None) -> Plugin:

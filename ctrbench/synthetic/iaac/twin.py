@@ -84,7 +84,7 @@ def make_twin(
 
 def _rows_by_round(rows: int, rounds: Sequence[Round]) -> dict[Round, int]:
     if rows < MIN_ROWS:
-        raise SettingError(f"a twin has at least {MIN_ROWS} rows", value=rows)
+        raise SettingError(f"a twin must have at least {MIN_ROWS} rows", value=rows)
     if not rounds or len(set(rounds)) != len(rounds) or not set(rounds) <= set(FILES):
         raise SettingError("rounds must be 1, 2 or both", value=list(rounds))
     share = (
@@ -104,18 +104,20 @@ def _file_names(counts: dict[Round, int]) -> list[str]:
 
 def _check_folder(out: Path, counts: dict[Round, int], rows: int) -> None:
     if out.exists() and not out.is_dir():
-        raise SettingError("a twin is written to a folder, not to a file", value=out)
+        raise SettingError("a twin must be written to a folder", value=out)
     existing = [FILES[number] for number in FILES if (out / FILES[number]).exists()]
     if existing and not (out / SIDECAR).exists():
         raise SettingError(
-            "files that may be the real data are never overwritten",
+            "a twin must not overwrite files that may be the real data",
             value=", ".join(str(out / name) for name in existing),
             remedy="choose another folder",
         )
     others = [name for name in existing if name not in _file_names(counts)]
     if others:
         raise SettingError(
-            "a folder holds one twin", value=f"{out / others[0]} belongs to another twin", remedy="remove it"
+            "a folder must contain one twin",
+            value=f"{out / others[0]} belongs to another twin",
+            remedy="remove it",
         )
     out.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(out).free < rows * BYTES_PER_ROW:

@@ -79,7 +79,7 @@ class ProductionSpec(BaseModel):
     @model_validator(mode="after")
     def _check_id_bits(self) -> ProductionSpec:
         if max(self.num_users, self.num_items) >= 1 << 31:
-            raise ValueError("user and item ids have at most 31 bits: set users and items to smaller numbers")
+            raise ValueError("users and items must be below 2,147,483,648; set them to smaller numbers")
         return self
 
     @property
@@ -143,7 +143,7 @@ def spec_for(rows: int) -> ProductionSpec:
     """
     max_rows = ROWS_PER_USER * ((1 << 31) - 1)
     if not MIN_ROWS <= rows <= max_rows:
-        raise SettingError(f"rows lie between {MIN_ROWS:,} and {max_rows:,}", value=f"{rows:,}")
+        raise SettingError(f"rows must lie between {MIN_ROWS:,} and {max_rows:,}", value=f"{rows:,}")
     domains = min(MAX_DOMAINS, max(MIN_DOMAINS, rows // ROWS_PER_DOMAIN // 10 * 10))
     return ProductionSpec(
         rows=rows, domains=domains, calibration_rows=min(CALIBRATION_ROWS, max(1 << 18, rows // 2))

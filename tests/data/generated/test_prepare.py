@@ -271,14 +271,14 @@ def test_stored_shards_are_removed_when_rows_are_generated_on_the_fly(tmp_path: 
     [
         ("many", None, "whole number"),
         ("1.5", None, "whole number"),
-        ("5", None, "rows lie between"),
-        ("1e12", None, "rows lie between"),
+        ("5", None, "rows must lie between"),
+        ("1e12", None, "rows must lie between"),
         ("inf", None, "whole number"),
         ("2e6", "rows=2000", "set the number of rows with --rows"),
         ("smal", None, "did you mean 'small'"),
         ("2e6", "nul", "did you mean 'null'"),
         ("2e6", "interaction=cubic", "bilinear"),
-        ("2e6", "null=some", "'strict' or: Input should be a valid boolean"),
+        ("2e6", "null=some", "null must be 'strict' or be a valid boolean: some"),
         ("2e6", "domains=1", "greater than or equal to 2"),
     ],
 )
@@ -320,10 +320,10 @@ def test_prepare_generates_the_rows_of_a_card_with_a_generator(tmp_path: Path) -
 
 
 def test_sources_of_generated_data_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="generated data have no sources"):
+    with pytest.raises(SettingError, match="--source must not be used with generated data"):
         prepare(load_card("production"), home=tmp_path, sources=[tmp_path])
 
 
 def test_options_of_generated_data_are_refused_for_a_card_with_a_reader(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="applies to generated data only: --rows"):
+    with pytest.raises(SettingError, match="must be used with a generated dataset: --rows"):
         prepare(load_card("movielens-1m"), home=tmp_path, generation=GenerationOptions(rows="2000"))

@@ -141,7 +141,7 @@ def test_names_of_metrics_are_unique(brier_file: Path) -> None:
 
 def test_a_metric_without_a_title_is_refused(brier_file: Path) -> None:
     brier_file.write_text(brier_file.read_text().replace('title = "My Brier"', ""), encoding="utf-8")
-    with pytest.raises(ContractError, match=r"a metric needs a name and a title: .*lacks \['title'\]"):
+    with pytest.raises(ContractError, match=r"a metric must have a name and a title: .*lacks \['title'\]"):
         load_metrics([str(brier_file)])
 
 

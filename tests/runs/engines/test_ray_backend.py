@@ -391,7 +391,7 @@ def test_a_node_that_cannot_execute_runs_ends_the_sweep(
         lambda f, _size, *given, **_: f(Workers(rank=0, size=1), *given),
     )
     monkeypatch.setattr("ctrbench.runs.engines.ray_node.socket.gethostname", lambda: "there")
-    with pytest.raises(CtrbenchError, match="the prepared data are missing on a node"):
+    with pytest.raises(CtrbenchError, match="all nodes must see the prepared data"):
         team.run(grid(home), RunStore(results=tmp_path, home=tmp_path), Heard())
 
 

@@ -17,13 +17,13 @@ from ctrbench.runs.store import RunStore
 def test_all_nodes_need_the_same_version(run: Run, home: Path, tmp_path: Path) -> None:
     check_node(run, RunStore(results=tmp_path, home=home / "home"), ctrbench.__version__)
     with pytest.raises(
-        SettingError, match=r"all nodes need the same version of ctrbench.*install ctrbench 9\.9 on"
+        SettingError, match=r"all nodes must have the same version of ctrbench.*install ctrbench 9\.9 on"
     ):
         check_node(run, RunStore(results=tmp_path, home=home / "home"), "9.9")
 
 
 def test_a_node_must_see_the_data(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the prepared data are missing on a node"):
+    with pytest.raises(DataError, match="all nodes must see the prepared data"):
         check_node(run, RunStore(results=tmp_path, home=tmp_path), ctrbench.__version__)
 
 

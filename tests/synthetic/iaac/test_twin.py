@@ -233,7 +233,7 @@ def test_a_twin_overwrites_another_twin(tmp_path: Path) -> None:
 
 def test_files_without_a_sidecar_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / ROUND2_FILE).write_text("precious")
-    with pytest.raises(SettingError, match="may be the real data are never overwritten"):
+    with pytest.raises(SettingError, match="must not overwrite files that may be the real data"):
         make_twin(500, tmp_path)
     assert (tmp_path / ROUND2_FILE).read_text() == "precious"
 
