@@ -372,11 +372,8 @@ def _check_reader(card: DatasetCard) -> None:
     """Raise `SettingError` for an unknown reader, or for a separator that the reader does not use."""
     reader = find(READERS, card.reader)
     if card.separator != COLUMN_SEPARATOR and not reader.load().uses_separator:
-        raise SettingError(
-            "separator must not be set for a reader with a fixed separator",
-            value=card.reader,
-            remedy="remove separator",
-        )
+        rule = "separator must not be set for a reader with a fixed separator"
+        raise SettingError(rule, value=card.reader, remedy="remove separator")
 
 
 def _card_error(path: Path, errors: Sequence[CtrbenchError]) -> CardError:
