@@ -77,5 +77,5 @@ def test_other_sizes_keep_the_contract(settings: str) -> None:
 
 @pytest.mark.parametrize("settings", ["layers=0", "heads=0", "head_size=0", "structure=alone"])
 def test_impossible_settings_are_refused(settings: str, plan_of: Callable[[str], Plan]) -> None:
-    with pytest.raises(SettingError, match="autoint: setting"):
+    with pytest.raises(SettingError, match=r"the setting \w+ of autoint must be"):
         plan_of(f"autoint[{settings}]")

@@ -164,5 +164,5 @@ def test_diag_scale_needs_linear_kernels() -> None:
     "settings", ["layers=0", "rank=0", "structure=both", "experts=1", "diag_scale=-1", "diag_scale=inf"]
 )
 def test_impossible_settings_are_refused(settings: str) -> None:
-    with pytest.raises(SettingError, match="dcnv2: setting"):
+    with pytest.raises(SettingError, match=r"the setting \w+ of dcnv2 must be"):
         plan_of(f"dcnv2[{settings}]")

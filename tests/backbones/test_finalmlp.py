@@ -148,7 +148,7 @@ def test_other_settings_keep_the_contract(settings: str) -> None:
 
 @pytest.mark.parametrize("settings", ["first_role=usr", "heads=0", "gate_hidden=0"])
 def test_impossible_settings_are_refused(settings: str, plan_of: Callable[[str], Plan]) -> None:
-    with pytest.raises(SettingError, match="finalmlp: setting"):
+    with pytest.raises(SettingError, match=r"the setting \w+ of finalmlp must be"):
         plan_of(f"finalmlp[{settings}]")
 
 

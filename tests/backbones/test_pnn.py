@@ -49,5 +49,5 @@ def test_other_products_keep_the_contract(products: str) -> None:
 
 
 def test_other_products_are_refused(plan_of: Callable[[str], Plan]) -> None:
-    with pytest.raises(SettingError, match="pnn: setting 'products'"):
+    with pytest.raises(SettingError, match="the setting products of pnn must be"):
         plan_of("pnn[products=kernel]")
