@@ -63,6 +63,15 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names)}" if len(names) <= 40 else hint.strip() or "see the list command"
 
 
+def shorten(text: str, length: int = 60) -> str:
+    """Return a value for an error, with only the beginning of a long one.
+
+    >>> shorten("12345678", 6)
+    '12345…'
+    """
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def plugin_frame(error: BaseException) -> traceback.FrameSummary | None:
     """Return the last frame of an exception in a plug-in from outside ctrbench; None if there is none."""
     steps = traceback.walk_tb(error.__traceback__)

@@ -44,11 +44,11 @@ from ctrbench.extend import (
 class AutoInt(Backbone):
     """Self-attention over fields, and tower."""
 
-    layers: int = Field(default=3, ge=1)
+    layers: int = Field(default=3, ge=1, le=64)
     """Number of attention layers."""
-    heads: int = Field(default=2, ge=1)
+    heads: int = Field(default=2, ge=1, le=256)
     """Heads per layer."""
-    head_size: int = Field(default=8, ge=1)
+    head_size: int = Field(default=8, ge=1, le=65_536)
     """Width of a head; a layer's output has heads x head_size numbers per field."""
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the attention stands beside the tower or below it."""

@@ -44,13 +44,13 @@ from ctrbench.extend import (
 class Dcnv2(Backbone):
     """Cross network and tower."""
 
-    layers: int = Field(default=3, ge=1)
+    layers: int = Field(default=3, ge=1, le=64)
     """Number of cross layers."""
-    rank: int | None = Field(default=None, ge=1)
+    rank: int | None = Field(default=None, ge=1, le=65_536)
     """Rank of the cross kernels; none: full up to 1,024 inputs, a quarter of the inputs above and with experts."""
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the cross network stands beside the tower or below it."""
-    experts: Annotated[int, Field(ge=2)] | None = added_field(None)
+    experts: Annotated[int, Field(ge=2, le=256)] | None = added_field(None)
     """Low-rank experts per cross layer; none: one linear kernel."""
     diag_scale: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = added_field(0.0)
     """Multiple of the identity added to each kernel."""

@@ -56,11 +56,11 @@ Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
 class FinalMlp(Backbone):
     """Two gated streams and their fusion."""
 
-    heads: int = Field(default=2, ge=1)
+    heads: int = Field(default=2, ge=1, le=256)
     """Parts into which the fusion splits both outputs."""
     gating: bool = True
     """Whether the streams read the features through gates."""
-    gate_hidden: int = Field(default=64, ge=1)
+    gate_hidden: int = Field(default=64, ge=1, le=65_536)
     """Width of the gates' hidden layer."""
     first_role: Role | None = "user"
     """Role of the fields that the gate of stream 1 reads; none: a learned vector."""

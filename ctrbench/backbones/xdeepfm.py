@@ -48,7 +48,9 @@ from ctrbench.extend import (
 class XDeepFm(Backbone):
     """CIN, linear part and tower."""
 
-    cin: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(32, 32), min_length=1)
+    cin: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        default=(32, 32), min_length=1, max_length=64
+    )
     """Feature maps per CIN layer."""
     split_half: bool = False
     """Whether a map goes either to the next layer or to the output instead of to both."""

@@ -6,13 +6,27 @@ import typer
 
 from ctrbench.cli import completion
 
+MAX_COUNT = 1_000_000_000
+MAX_PROCESSES = 1_024
+"""Largest number of processes, threads or runs in parallel."""
+
 
 def count(
-    *names: str, help: str, show_default: bool | str = True, rich_help_panel: str | None = None
+    *names: str,
+    help: str,
+    max: int = MAX_COUNT,
+    show_default: bool | str = True,
+    rich_help_panel: str | None = None,
 ) -> object:
-    """Declare a whole number of at least 1."""
+    """Declare a whole number from 1 to `max`."""
     return typer.Option(
-        *names, metavar="N", min=1, help=help, show_default=show_default, rich_help_panel=rich_help_panel
+        *names,
+        metavar="N",
+        min=1,
+        max=max,
+        help=help,
+        show_default=show_default,
+        rich_help_panel=rich_help_panel,
     )
 
 

@@ -123,23 +123,32 @@ Window = Annotated[
 # Execution.
 
 Device = Annotated[str, declare.choice("cpu", "cuda", help="Device to train on.", rich_help_panel=EXECUTION)]
-Threads = Annotated[int, declare.count(help="Threads per process.", rich_help_panel=EXECUTION)]
+Threads = Annotated[
+    int, declare.count(max=declare.MAX_PROCESSES, help="Threads per process.", rich_help_panel=EXECUTION)
+]
 Jobs = Annotated[
     int | None,
     declare.count(
+        max=declare.MAX_PROCESSES,
         help="Number of runs in parallel.",
         show_default="number of cores, or as many as fit into memory",
         rich_help_panel=EXECUTION,
     ),
 ]
 Workers = Annotated[
-    int, declare.count(help="Processes per run (data-parallel training).", rich_help_panel=EXECUTION)
+    int,
+    declare.count(
+        max=declare.MAX_PROCESSES,
+        help="Processes per run (data-parallel training).",
+        rich_help_panel=EXECUTION,
+    ),
 ]
 GpusPerRun = Annotated[
     float | None,
     typer.Option(
         metavar="N",
         min=0.0,
+        max=1.0,
         help="GPUs, or fraction of one, reserved for each run.",
         show_default="1 with --device cuda",
         rich_help_panel=EXECUTION,
@@ -151,6 +160,7 @@ CheckpointSeconds = Annotated[
     float,
     typer.Option(
         min=0.0,
+        max=86_400.0,
         hidden=True,
         envvar="CTRBENCH_CHECKPOINT_SECONDS",
         help="Seconds between two checkpoints of a run.",

@@ -61,7 +61,9 @@ DatasetName = Annotated[
 ]
 RawFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the raw files.")]
 RawRows = Annotated[int, declare.count(help="Total number of rows of training and test files.")]
-GeneratorSeed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the generator.")]
+GeneratorSeed = Annotated[
+    int, typer.Option(metavar="N", min=0, max=(1 << 32) - 1, help="Seed of the generator.")
+]
 Rows = Annotated[
     str | None,
     typer.Option(
@@ -86,6 +88,7 @@ GeneratorJobs = Annotated[
     int | None,
     declare.count(
         "--jobs",
+        max=declare.MAX_PROCESSES,
         help="Number of shards generated in parallel.",
         show_default="number of cores",
         rich_help_panel=SYNTHETIC,

@@ -66,13 +66,24 @@ DomainCounts = Annotated[
 BatchSizes = Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, separated by commas.")]
 MeasuredDataset = Annotated[str | None, declare.dataset("--dataset", show_default="synthetic data")]
 MeasuredRows = Annotated[
-    int | None, declare.count("--rows", help="Rows of the synthetic data.", show_default="200000")
+    int | None,
+    declare.count("--rows", max=100_000_000, help="Rows of the synthetic data.", show_default="200000"),
 ]
 EmbeddingRows = Annotated[
     int | None,
-    typer.Option(min=1, hidden=True, help="Embedding rows of all fields of the synthetic data."),
+    typer.Option(
+        min=1, max=declare.MAX_COUNT, hidden=True, help="Embedding rows of all fields of the synthetic data."
+    ),
 ]
-Seconds = Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="Seconds to measure per case.")]
+Seconds = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.01,
+        max=3_600.0,
+        help="Seconds to measure per case.",
+    ),
+]
 JsonFile = Annotated[
     Path | None,
     typer.Option(

@@ -98,8 +98,8 @@ def check(methods: options_plugins.CheckedMethods, backbone: options_plugins.Che
     from ctrbench.plugins.registry import selectors
 
     findings = check_methods(
-        selectors("methods", methods) or [methods],
-        backbones=selectors("backbones", backbone) if backbone else None,
+        selectors("methods", methods),
+        backbones=None if backbone is None else selectors("backbones", backbone),
         progress=_announce_check,
     )
     if len(findings) > 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ctrbench.data.card import DatasetCard, bundled_cards, read_card
 from ctrbench.data.home import prepared_names
 from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.errors import SettingError, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,14 @@ def choose_domains(prepared: Prepared, domains: str | None) -> tuple[Prepared, s
 
 
 def domain_features(card: DatasetCard, domains: str | None) -> tuple[str, ...]:
-    """Return the features of a domain set that is given as a list (`a,b,c`); none for a named set."""
+    """Return the features of a domain set that is given as a list (`a,b,c`); none for a named set.
+
+    Raises `SettingError` for a list without a name.
+    """
     if domains is None or domains in card.domain_sets:
         return ()
-    return tuple(part.strip() for part in domains.split(",") if part.strip())
+    features = tuple(part.strip() for part in domains.split(",") if part.strip())
+    if not features:
+        remedy = f"name a domain set or features; domain sets: {', '.join(card.domain_sets)}"
+        raise SettingError("no domain feature is named", value=repr(shorten(domains)), remedy=remedy)
+    return features

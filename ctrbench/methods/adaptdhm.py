@@ -77,7 +77,7 @@ KEY = "adaptdhm.clusters"
 class Adaptdhm(Method):
     """Dense stages with weights per cluster, and the routing that finds clusters."""
 
-    clusters: int = Field(default=3, ge=2)
+    clusters: int = Field(default=3, ge=2, le=256)
     """K, the number of clusters."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """β, the weight of a center's previous value."""
@@ -85,7 +85,7 @@ class Adaptdhm(Method):
     """Update of the centers: the mean of centered rows of length one, or the published formula."""
     temperature: float = Field(default=0.1, gt=0.0)
     """τ, the temperature of the responsibilities r; smaller is sharper."""
-    reseed_after: int = Field(default=1024, ge=1)
+    reseed_after: int = Field(default=1024, ge=1, le=1_000_000)
     """Number of consecutive training rows outside a cluster after which the cluster is reseeded."""
 
     def idle(self) -> tuple[str, ...]:

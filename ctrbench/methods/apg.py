@@ -54,7 +54,7 @@ from ctrbench.extend import (
     start_weight,
 )
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
 
 GENERATOR_SCALE = 0.1
 """Initial range of G's last layer, as a share of Xavier's."""
@@ -65,9 +65,9 @@ class Apg(Method):
 
     version: Literal["v1", "v2", "v3", "v4", "v5"] = "v5"
     """Version of the paper: v5 is the full model; v1 and v3 form a matrix per row; v1 and v2 share no factors."""
-    rank: tuple[Size, ...] = Field(default=(16,), min_length=1)
+    rank: tuple[Size, ...] = Field(default=(16,), min_length=1, max_length=64)
     """K, one for all hidden layers or one per layer; at most the width of a layer."""
-    over: tuple[Size, ...] = Field(default=(128,), min_length=1)
+    over: tuple[Size, ...] = Field(default=(128,), min_length=1, max_length=64)
     """P, the inner width of v5, one for all hidden layers or one per layer; at least K."""
     condition: Literal["mix", "self", "group"] = "mix"
     """Condition z: e_d (`mix`), the layer's input (`self`) or the embedding of one domain feature (`group`)."""

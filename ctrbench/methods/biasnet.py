@@ -32,7 +32,7 @@ from ctrbench.extend import Build, Context, Dense, Field, Method, Plan, Stage, S
 class BiasNet(Method):
     """A small network of e_d whose logit is added."""
 
-    hidden: int = Field(default=32, ge=1)
+    hidden: int = Field(default=32, ge=1, le=65_536)
     """Width of the side tower's hidden layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -58,7 +58,7 @@ class CrossStitch(Method):
 
     indexed_by = "indicator"
 
-    max_domains: int = Field(default=32, ge=1)
+    max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains; every row runs through the networks of all."""
 
     def rewrite(self, plan: Plan) -> Plan:

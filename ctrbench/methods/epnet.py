@@ -32,7 +32,7 @@ class EPNet(Method):
 
     gamma: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     """Largest factor γ; factors start at half of it."""
-    gate_hidden: int | None = Field(default=None, ge=1)
+    gate_hidden: int | None = Field(default=None, ge=1, le=65_536)
     """Width of the gate's hidden layer; none: the width of the embedding layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

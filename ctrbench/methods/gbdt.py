@@ -59,13 +59,13 @@ LEAST_RATE = 1e-6
 class Gbdt(Estimator):
     """Trees on ids, counts and click rates."""
 
-    max_trees: int = Field(default=200, ge=1)
+    max_trees: int = Field(default=200, ge=1, le=10_000)
     """Number of fitted trees; dev chooses how many are used."""
     learning_rate: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """Weight of each tree; the run's learning rate has no effect."""
-    leaves: int = Field(default=31, ge=2)
+    leaves: int = Field(default=31, ge=2, le=65_536)
     """Largest number of leaves per tree."""
-    leaf_rows: int = Field(default=20, ge=1)
+    leaf_rows: int = Field(default=20, ge=1, le=1_000_000)
     """Smallest number of training rows per leaf."""
     smoothing: float = Field(default=20.0, gt=0.0, allow_inf_nan=False)
     """κ, the number of rows at the overall click rate with which a value's rate is mixed."""

@@ -59,13 +59,13 @@ class Hamur(Method):
 
     tower: Literal["own", "shared"] = "own"
     """Whether each domain has its own tower and head; `shared` suits many domains."""
-    cells: int = Field(default=2, ge=1)
+    cells: int = Field(default=2, ge=1, le=256)
     """Number of last hidden layers that a cell follows; at most all of them."""
-    bottleneck: int = Field(default=32, ge=1)
+    bottleneck: int = Field(default=32, ge=1, le=65_536)
     """Width between down and up projection."""
-    rank: int = Field(default=35, ge=1)
+    rank: int = Field(default=35, ge=1, le=65_536)
     """R; the hyper-network outputs R² numbers per row."""
-    hidden: int = Field(default=64, ge=1)
+    hidden: int = Field(default=64, ge=1, le=65_536)
     """Width of the hyper-network's hidden layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

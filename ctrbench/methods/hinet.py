@@ -57,7 +57,7 @@ from ctrbench.extend import (
     with_prefix,
 )
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class Hinet(Method):
@@ -65,19 +65,19 @@ class Hinet(Method):
 
     indexed_by = "indicator"
 
-    sub_experts: int = Field(default=5, ge=2)
+    sub_experts: int = Field(default=5, ge=2, le=256)
     """Towers per SEI."""
-    experts: int = Field(default=2, ge=2)
+    experts: int = Field(default=2, ge=2, le=256)
     """Experts of CGC."""
-    expert: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    expert: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=64)
     """Widths of the layers of CGC's experts."""
-    tower: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    tower: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=64)
     """Widths of the layers between CGC and the head."""
-    embedding: int = Field(default=16, ge=1)
+    embedding: int = Field(default=16, ge=1, le=65_536)
     """Width of emb(p)."""
-    attention: int = Field(default=64, ge=1)
+    attention: int = Field(default=64, ge=1, le=65_536)
     """Width of the hidden layer of the attention's MLP."""
-    max_domains: int = Field(default=32, ge=1)
+    max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains; every row runs through the sub-experts of all."""
 
     def rewrite(self, plan: Plan) -> Plan:

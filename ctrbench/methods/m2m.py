@@ -67,13 +67,13 @@ Layer = tuple[torch.Tensor, torch.Tensor]
 class M2M(Method):
     """Experts, meta attention and meta tower after the backbone's tower."""
 
-    experts: int = Field(default=4, ge=2)
+    experts: int = Field(default=4, ge=2, le=256)
     """Number of experts."""
-    hidden: int = Field(default=32, ge=1)
+    hidden: int = Field(default=32, ge=1, le=65_536)
     """Width of experts, scenario vector and meta layers."""
-    meta_layers: int = Field(default=1, ge=1)
+    meta_layers: int = Field(default=1, ge=1, le=64)
     """Generated layers per meta unit."""
-    tower_layers: int = Field(default=1, ge=1)
+    tower_layers: int = Field(default=1, ge=1, le=64)
     """Layers of the meta tower; each is a meta unit with a residual connection."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -84,9 +84,9 @@ class M3oe(Method):
 
     indexed_by = "indicator"
 
-    experts: int = Field(default=4, ge=2)
+    experts: int = Field(default=4, ge=2, le=256)
     """E, the number of shared experts."""
-    max_domains: int = Field(default=32, ge=1)
+    max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains; every row runs through the experts of all."""
     learn: Literal["jointly", "bilevel"] = added_field("jointly")
     """Whether b and w_d are learned with the other parameters, or by one step per epoch on held-out rows."""

@@ -90,11 +90,11 @@ class Mamdr(Method):
     """Whether θ moves toward a copy that visits domains; otherwise it takes ordinary steps."""
     regularisation: bool = True
     """Whether domains have their own weights θ_p."""
-    domains: int = Field(default=10, ge=1)
+    domains: int = Field(default=10, ge=1, le=65_536)
     """Largest number of domains per round."""
-    batches: int = Field(default=10, ge=1)
+    batches: int = Field(default=10, ge=1, le=1_000_000)
     """Largest number of batches per visit."""
-    others: int = Field(default=5, ge=0)
+    others: int = Field(default=5, ge=0, le=65_536)
     """k, the number of other domains whose rows come before a domain's own; with 0 only its own."""
     outer_rate: float = Field(default=0.5, gt=0.0, le=1.0)
     """β, the fraction of the way from θ to the copy; 0.1 in spec: mamdr-7.11."""

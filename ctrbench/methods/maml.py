@@ -94,13 +94,13 @@ class Maml(Method):
 
     variant: Literal["fomaml", "second_order", "reptile", "anil"] = "fomaml"
     """First-order MAML, second-order MAML, Reptile, or first-order MAML that adapts the head only."""
-    tasks: int = Field(default=4, ge=1)
+    tasks: int = Field(default=4, ge=1, le=65_536)
     """Tasks per step."""
-    support: int = Field(default=256, ge=1)
+    support: int = Field(default=256, ge=1, le=1_000_000)
     """Rows on which a task is adapted, in training and before scoring."""
-    query: int = Field(default=256, ge=1)
+    query: int = Field(default=256, ge=1, le=1_000_000)
     """Later rows whose loss at the adapted weights is minimized."""
-    inner_steps: int = Field(default=1, ge=1)
+    inner_steps: int = Field(default=1, ge=1, le=100)
     """Adaptation steps in training."""
     inner_lr: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     """α, the adaptation rate; its initial value if it is learned."""
@@ -110,9 +110,11 @@ class Maml(Method):
     """ε of Reptile, the fraction of the way from θ to the adapted weights."""
     tau: float = Field(default=0.5, ge=0.0, le=1.0)
     """τ; tasks are drawn with probability ∝ rows^τ."""
-    eval_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 5, 20), min_length=1)
+    eval_steps: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(
+        default=(0, 1, 5, 20), min_length=1, max_length=64
+    )
     """Candidate numbers of adaptation steps before scoring; dev selects one."""
-    min_support: int = Field(default=64, ge=1)
+    min_support: int = Field(default=64, ge=1, le=1_000_000)
     """Smallest number of training rows of a task that is adapted before scoring."""
 
     @model_validator(mode="after")

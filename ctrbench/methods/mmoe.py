@@ -55,7 +55,7 @@ class Mmoe(Method):
 
     indexed_by = "indicator"
 
-    experts: int | None = Field(default=None, ge=2)
+    experts: int | None = Field(default=None, ge=2, le=256)
     """Number of experts, which every row runs through; none: one per domain up to 20 domains, 8 beyond."""
 
     def rewrite(self, plan: Plan) -> Plan:

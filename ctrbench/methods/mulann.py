@@ -42,7 +42,7 @@ class Mulann(Method):
 
     weight: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """λ, the final weight of the reversed gradient; usually 0.01, 0.1 or 1."""
-    hidden: int = Field(default=100, ge=1)
+    hidden: int = Field(default=100, ge=1, le=65_536)
     """Width of the discriminator's hidden layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -53,7 +53,7 @@ class PCGrad(Method):
 
     indexed_by = "indicator"
 
-    groups: int = Field(default=8, ge=2)
+    groups: int = Field(default=8, ge=2, le=256)
     """Largest number of separate gradients per batch; with more domains, the last one is that of all others."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -33,7 +33,7 @@ class PEPNet(Method):
     """Input of the gates of dense layers: embeddings of ids, as in the paper, or e_d."""
     gamma: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     """Largest factor γ of all gates; factors start at half of it."""
-    gate_hidden: int | None = Field(default=None, ge=1)
+    gate_hidden: int | None = Field(default=None, ge=1, le=65_536)
     """Width of each gate's hidden layer; none: the width of the gated input."""
 
     def rewrite(self, plan: Plan) -> Plan:

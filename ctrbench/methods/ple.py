@@ -57,7 +57,7 @@ from ctrbench.extend import (
     with_prefix,
 )
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class Ple(Method):
@@ -65,17 +65,17 @@ class Ple(Method):
 
     indexed_by = "indicator"
 
-    levels: int = Field(default=1, ge=1)
+    levels: int = Field(default=1, ge=1, le=64)
     """Number of levels of experts."""
-    specific: int = Field(default=1, ge=1)
+    specific: int = Field(default=1, ge=1, le=256)
     """n_p, experts per domain at each level."""
-    shared: int = Field(default=2, ge=1)
+    shared: int = Field(default=2, ge=1, le=256)
     """n_s, shared experts at each level."""
-    expert: tuple[Size, ...] | None = Field(default=None, min_length=1)
+    expert: tuple[Size, ...] | None = Field(default=None, min_length=1, max_length=64)
     """Widths of an expert's layers; none: those of the backbone's tower."""
-    tower: tuple[Size, ...] = Field(default=(64,), min_length=1)
+    tower: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=64)
     """Widths of a domain's tower, between the last level and the head."""
-    max_domains: int = Field(default=32, ge=1)
+    max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains with more than one level; every row runs through all experts of earlier levels."""
 
     def idle(self) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class Saml(Method):
     """Whether branches inform each other; otherwise b'_p = b_p."""
     temperature: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """τ, the temperature of the weights of other branches."""
-    max_domains: int = Field(default=32, ge=1)
+    max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains with the mutual unit; every row runs through the branches of all."""
     attention: bool = added_field(False)
     """Whether the shared and the domain's transform attend to sequences that have a target."""

@@ -68,7 +68,7 @@ from ctrbench.extend import (
 
 WIDTHS = (80, 40)
 """Hidden layers of both attentions."""
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class Sarnet(Method):
@@ -76,11 +76,11 @@ class Sarnet(Method):
 
     indexed_by = "indicator"
 
-    shared: int = Field(default=8, ge=1)
+    shared: int = Field(default=8, ge=1, le=256)
     """n_s, the number of shared experts."""
-    specific: int = Field(default=2, ge=1)
+    specific: int = Field(default=2, ge=1, le=256)
     """n_p, the number of experts per domain."""
-    expert: tuple[Size, ...] = Field(default=(16,), min_length=1)
+    expert: tuple[Size, ...] = Field(default=(16,), min_length=1, max_length=64)
     """Widths of an expert's layers."""
     attention: bool = added_field(False)
     """Whether sequences that have a target are pooled by attention to the target and the domain."""

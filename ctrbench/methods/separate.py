@@ -39,7 +39,7 @@ class Separate(Method):
 
     batching: Literal["domain", "mixed"] = "domain"
     """Whether a batch holds rows of one domain or of all."""
-    max_domains: int = Field(default=64, ge=1)
+    max_domains: int = Field(default=64, ge=1, le=65_536)
     """Largest number of indicator values; memory and files grow by a whole model per value."""
 
     @model_validator(mode="after")

@@ -62,9 +62,9 @@ class Star(Method):
     """Whether a batch holds rows of one domain or of all."""
     aux: Literal["all", "domain"] | None = "all"
     """Input of the auxiliary network beside emb(p): all embeddings or e_d; none: no auxiliary network."""
-    aux_hidden: int = Field(default=32, ge=1)
+    aux_hidden: int = Field(default=32, ge=1, le=65_536)
     """Width of the auxiliary network's hidden layer."""
-    aux_embedding: int = Field(default=16, ge=1)
+    aux_embedding: int = Field(default=16, ge=1, le=65_536)
     """Width of emb(p)."""
     momentum: float = Field(default=0.01, gt=0.0, le=1.0)
     """η, the smallest weight of a batch's moments in the running moments."""

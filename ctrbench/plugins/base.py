@@ -7,7 +7,7 @@ import the classes from `ctrbench.extend`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -27,13 +27,18 @@ from ctrbench.nn.stages import Auxiliary, Dense, Stage
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.train.learner import Learner
 
+MAX_NUMBER = 1_000_000_000
+"""Largest absolute value of a number among the settings of a plug-in."""
+
 
 class Settings(BaseModel):
     """Settings of a plug-in: frozen, typed, each with a default and a documentation string.
 
     A setting is an annotated class attribute. The string below it is its documentation, which `docs/methods` shows; a
     built-in setting without one fails the tests. The command line sets it as `name[setting=value,…]`. Unknown settings,
-    values of a wrong type and settings without effect are refused.
+    values of a wrong type and settings without effect are refused. So are infinite numbers and those beyond ± 10⁹; a
+    number that decides on time or memory, such as a width or a number of layers, declares a smaller bound of its own:
+    `Field(default=2, ge=1, le=64)`.
 
     Optional to override:
         idle(): the settings that have no effect under the others.
@@ -72,9 +77,28 @@ class Settings(BaseModel):
                 raise ValueError(f"{name} has no effect with these settings; leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _check_numbers(self) -> Self:
+        for name in type(self).model_fields:
+            for number in _numbers(getattr(self, name)):
+                if not abs(number) <= MAX_NUMBER:
+                    raise ValueError(
+                        f"{name} must be a finite number between -{MAX_NUMBER:,} and {MAX_NUMBER:,}"
+                    )
+        return self
+
     def key(self) -> dict[str, Any]:
         """Return the settings as a run's key holds them: all but unchanged ones declared by `added_field`."""
         return self.model_dump(mode="json", exclude=unchanged_added_fields(self))
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """Yield the numbers of a setting, also those inside lists."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, tuple | list | set | frozenset):
+        for element in value:
+            yield from _numbers(element)
 
 
 class Backbone(Settings, ABC):
@@ -99,7 +123,9 @@ class Backbone(Settings, ABC):
     [('tower0', 8), ('tower1', 4)]
     """
 
-    hidden: tuple[int, ...] = Field(default=(128, 64, 32), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        default=(128, 64, 32), min_length=1, max_length=64
+    )
     """Widths of the tower, the same for every backbone and method of a table."""
     activation: Activation = "tanh"
     """Activation of the tower's layers."""

@@ -289,7 +289,8 @@ def _bound_texts(metadata: Iterable[object]) -> Iterator[str]:
     for constraint in _constraints(metadata):
         for name, sign in _BOUNDS.items():
             if hasattr(constraint, name):
-                yield f"{sign} {getattr(constraint, name):g}"
+                bound = getattr(constraint, name)
+                yield f"{sign} {bound:,}" if isinstance(bound, int) else f"{sign} {bound:g}"
 
 
 def _constraints(metadata: Iterable[object]) -> Iterator[object]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from pydantic import ValidationError
 
 from ctrbench.discovery import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean, shorten
 from ctrbench.plugins import groups
 from ctrbench.problems import Problem, first_problem
 
@@ -112,9 +112,15 @@ def select(kind: PlugKind, selector: str) -> Selected[Any]:
 
 
 def selectors(kind: PlugKind, text: str) -> list[str]:
-    """Split a list of selectors and groups, and expand groups; each selector occurs once, in order."""
+    """Split a list of selectors and groups, and expand groups; each selector occurs once, in order.
+
+    Raises `SettingError` for a list without a name.
+    """
     members = group_members(kind)
     parts = split_selectors(text)
+    if not parts:
+        remedy = f"give at least one name; ctrbench list {kind} shows all"
+        raise SettingError(f"no {KINDS[kind].noun} is named", value=repr(shorten(text)), remedy=remedy)
     return list(dict.fromkeys(selector for part in parts for selector in members.get(part, (part,))))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ctrbench.data.prepared import Prepared
-from ctrbench.data.selection import open_dataset
+from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.selection import choose_domains
 from ctrbench.plugins.registry import selectors
 from ctrbench.runs.engines.protocol import Engine, Watcher
 from ctrbench.runs.grid import (
     Run,
+    check_choices,
     find_preset,
     make_config,
     make_grid,
@@ -87,12 +88,19 @@ def plan_runs(
     Raises `SettingError` for an unknown name or value and `DataError` for a dataset that is not prepared.
     """
     seed_list, setup = parse_seeds(seeds), find_preset(preset)
-    prepared, domain_set = open_dataset(dataset, domains)
+    method_list = selectors("methods", methods)
+    backbone_list = with_tower(selectors("backbones", backbones), setup.hidden)
+    prepared = open_prepared(dataset)
     config = make_config(**setup.under(**settings, window=parse_window(window, prepared)))
+    # A domain set is added to the dataset, so all else is checked before.
+    check_choices(
+        prepared.manifest.card, methods=method_list, backbones=backbone_list, indicator=indicator
+    )
+    prepared, domain_set = choose_domains(prepared, domains)
     runs = make_grid(
         prepared,
-        methods=selectors("methods", methods),
-        backbones=with_tower(selectors("backbones", backbones), setup.hidden),
+        methods=method_list,
+        backbones=backbone_list,
         seeds=seed_list,
         domain_set=domain_set,
         indicator=indicator,

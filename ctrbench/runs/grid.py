@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ctrbench.discovery import Plugin
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean, shorten
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select
 from ctrbench.problems import first_problem
@@ -22,8 +22,13 @@ from ctrbench.runs.record import Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
 if TYPE_CHECKING:
+    from ctrbench.data.card import DatasetCard
     from ctrbench.data.prepared import Prepared
     from ctrbench.plugins.base import Backbone, Method
+
+MAX_SEEDS = 1_000
+"""Largest number of seeds of a command."""
+MAX_SEED = (1 << 32) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +61,32 @@ class Run:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse seeds: `5` (seeds 1 to 5), `1,2,7` or `3-8`."""
-    rule = "seeds must be a count (5), a list (1,2,7) or a range (3-8)"
-    if re.fullmatch(r"\d+", text):
-        seeds = tuple(range(1, int(text) + 1))
-    elif re.fullmatch(r"\d+-\d+", text):
-        low, high = map(int, text.split("-"))
-        seeds = tuple(range(low, high + 1))
-    elif re.fullmatch(r"\d+(,\d+)+,?|\d+,", text):
-        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",") if part))
+    """Parse seeds: `5` (seeds 1 to 5), `1,2,7` or `3-8`; at most `MAX_SEEDS` of them."""
+    rule = f"seeds must be a count from 1 to {MAX_SEEDS:,} (5), a list (1,2,7) or a range (3-8)"
+    if not re.fullmatch(r"\d+|\d+-\d+|\d+(,\d+)+,?|\d+,", text, flags=re.ASCII):
+        raise SettingError(rule, value=shorten(text))
+    if "," in text:
+        seeds: Sequence[int] = tuple(dict.fromkeys(_parse_seed(part) for part in text.split(",") if part))
     else:
-        raise SettingError(rule, value=text)
+        low, _, high = text.rpartition("-")
+        seeds = range(_parse_seed(low) if low else 1, _parse_seed(high) + 1)
     if not seeds:
-        raise SettingError(rule, value=text, remedy="give at least one")
-    return seeds
+        raise SettingError(
+            rule, value=text, remedy="give at least one; a range begins with its smaller end"
+        )
+    if len(seeds) > MAX_SEEDS:
+        remedy = f"ask for at most {MAX_SEEDS:,} seeds"
+        raise SettingError(
+            f"the number of seeds must be between 1 and {MAX_SEEDS:,}", value=text, remedy=remedy
+        )
+    return tuple(seeds)
+
+
+def _parse_seed(text: str) -> int:
+    # Python does not convert texts of more than a few thousand digits.
+    if len(text) > len(str(MAX_SEED)) or int(text) > MAX_SEED:
+        raise SettingError(f"a seed must be between 0 and {MAX_SEED:,}", value=shorten(text))
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,7 @@ def whole_number(text: str, option: str) -> int:
     except ValueError:
         number = -1.0
     if not 0 <= number < math.inf or number != int(number):
-        raise SettingError(f"{option} must be a whole number, such as 4e6", value=text)
+        raise SettingError(f"{option} must be a whole number, such as 4e6", value=shorten(text))
     return int(number)
 
 
@@ -146,6 +163,18 @@ def make_config(**settings: object) -> TrainConfig:
         raise SettingError(f"{option} {problem.message}", value=given_settings[name]) from None
 
 
+def check_choices(
+    card: DatasetCard, *, methods: Sequence[str], backbones: Sequence[str], indicator: str | None
+) -> None:
+    """Raise `SettingError` for an unknown method, backbone or setting, and for an impossible indicator."""
+    for selector in methods:
+        _ = select("methods", selector).value
+    for selector in backbones:
+        _ = select("backbones", selector).value
+    if indicator is not None and indicator != "all":
+        card.check_domain_features((indicator,))
+
+
 def make_grid(
     prepared: Prepared,
     *,
@@ -157,14 +186,10 @@ def make_grid(
     config: TrainConfig,
 ) -> tuple[Run, ...]:
     """Return all runs, ordered by seed, so that all rows of a table have equally many results at any time."""
+    check_choices(prepared.manifest.card, methods=methods, backbones=backbones, indicator=indicator)
     chosen = [select("methods", selector) for selector in methods]
     bases = [select("backbones", selector) for selector in backbones]
-    # Wrong settings are errors before any run is planned.
-    for method in chosen:
-        _ = method.value
-    for backbone in bases:
-        _ = backbone.value
-    indexed_by = _check_indicator(prepared, domain_set, indicator)
+    indexed_by = _default_indicator(prepared, domain_set) if indicator is None else indicator
 
     def runs() -> Iterator[Run]:
         for seed in seeds:
@@ -203,12 +228,7 @@ def _unsupported(method: Selected[Method], backbone: Selected[Backbone]) -> str 
     return method.value.supports(backbone.value.full_plan())
 
 
-def _check_indicator(prepared: Prepared, domain_set: str, indicator: str | None) -> str:
-    if indicator == "all":
-        return indicator
+def _default_indicator(prepared: Prepared, domain_set: str) -> str:
     features = prepared.manifest.domain_sets[domain_set].features
-    if indicator is not None:
-        prepared.manifest.card.check_domain_features((indicator,))
-        return indicator
     representative = prepared.manifest.card.representative
     return representative if representative in features else features[0]

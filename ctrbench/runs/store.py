@@ -36,6 +36,7 @@ from ctrbench.storage.files import (
     parse_location,
     read_each,
     read_text,
+    remove_leftovers,
     sha256_of,
     write_text,
 )
@@ -145,8 +146,13 @@ class RunStore:
         return [run for run, record in pairs if record is None or record.status != "finished"]
 
     def create(self) -> None:
-        """Create the folder of the records; raises an error before any run starts if it cannot be written."""
+        """Create the folder of the records and remove temporary files of processes that were killed.
+
+        Raises an error before any run starts if the folder cannot be written.
+        """
         create_folder(self.results)
+        remove_leftovers(self.results)
+        remove_leftovers(self.home / "runs")
 
     def records(self, dataset: str | None = None) -> Iterator[RunRecord]:
         """Yield the record of every run (default: of all datasets), sorted by file name.

@@ -7,6 +7,7 @@ same rows and batch size are measured in succession, so that methods can be comp
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import torch
 
 import ctrbench
 from ctrbench.data.prepared import open_prepared
-from ctrbench.errors import SettingError
+from ctrbench.errors import SettingError, shorten
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.grid import make_grid
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ctrbench.plugins.base import Backbone, Method
 
 SCHEMA_VERSION = 1
+MAX_COUNT = 1 << 24
+"""Largest number of domains and of rows per batch."""
 ROWS = 200_000
 """Default number of synthetic rows: generating them takes a second, and an epoch little more."""
 
@@ -242,11 +245,19 @@ def _measure_case(
 
 
 def parse_counts(text: str, option: str) -> tuple[int, ...]:
-    """Parse numbers from 1 on that are separated by commas, such as `10,300`, and drop repeated ones."""
+    """Parse numbers from 1 to `MAX_COUNT` separated by commas, such as `10,300`, and drop repeated ones."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise SettingError(f"{option} must be numbers of at least 1, separated by commas", value=text)
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    if not parts or not all(re.fullmatch(r"[0-9]{1,8}", part) for part in parts):
+        raise _count_error(option, text)
+    counts = tuple(dict.fromkeys(map(int, parts)))
+    if not all(1 <= count <= MAX_COUNT for count in counts):
+        raise _count_error(option, text)
+    return counts
+
+
+def _count_error(option: str, text: str) -> SettingError:
+    rule = f"{option} must be numbers from 1 to {MAX_COUNT:,}, separated by commas"
+    return SettingError(rule, value=shorten(text))
 
 
 def as_json(result: BenchResult) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from ctrbench.storage.local import Fault, disk_full_errors, sha256_of
 if TYPE_CHECKING:
     from upath import UPath
 
+PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Kinds of storage that can be read, listed and written."""
 INSTALL = "pip install 'ctrbench[cloud]'"
 UPLOADS = 8
 """Number of files uploaded at a time; each is held in memory."""
@@ -106,6 +108,12 @@ class CloudStorage:
     def create_folder(self, folder: UPath) -> None:
         """Do nothing: a folder is the common prefix of its files."""
 
+    def folder_obstacle(self, folder: UPath) -> None:
+        """Return None: a bucket has no folders, and its permissions show on writing."""
+
+    def remove_leftovers(self, folder: UPath) -> None:
+        """Do nothing: an upload that is cut off leaves no object."""
+
     def free_bytes(self, folder: UPath) -> None:
         """Return None: a bucket is not limited."""
         return
@@ -169,6 +177,10 @@ def connect(url: str) -> UPath:
     """Return the location of a URL once its storage has answered; trailing slashes are ignored."""
     if not url.partition("://")[2].strip("/"):
         raise SettingError("a URL must name a bucket", value=url, remedy="write s3://bucket/folder")
+    protocol = url.partition("://")[0]
+    if protocol not in PROTOCOLS:
+        remedy = f"write s3://bucket/folder; known: {', '.join(PROTOCOLS)}"
+        raise SettingError("unsupported kind of storage", value=url, remedy=remedy)
     try:
         from upath import UPath
 

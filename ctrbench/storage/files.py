@@ -7,9 +7,11 @@ failure leaves the old file and nothing half written. Libraries that read files 
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
@@ -27,6 +29,7 @@ __all__ = [
     "create_folder",
     "find_faults",
     "find_files",
+    "folder_obstacle",
     "free_bytes",
     "is_disk_full",
     "is_file",
@@ -39,10 +42,12 @@ __all__ = [
     "read_text",
     "remove_file",
     "remove_folder",
+    "remove_leftovers",
     "replacing",
     "scratch_parent",
     "sha256_of",
     "storage_of",
+    "write_files",
     "write_text",
 ]
 
@@ -77,6 +82,12 @@ class Storage(Protocol[AnyLocation]):
 
     def create_folder(self, folder: AnyLocation) -> None:
         """Create a folder, if the storage has folders without files."""
+
+    def folder_obstacle(self, folder: AnyLocation) -> str | None:
+        """Return why no file can be created in a folder, which need not exist; None if one can."""
+
+    def remove_leftovers(self, folder: AnyLocation) -> None:
+        """Remove temporary files that killed processes left in the folders of a folder."""
 
     def free_bytes(self, folder: AnyLocation) -> int | None:
         """Return the free space for new files of a folder, in bytes; None if it is not limited."""
@@ -148,6 +159,16 @@ def write_text(file: AnyLocation, text: str, *, is_new: bool = False) -> AnyLoca
     return file
 
 
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write local files together: all of them are complete before the first gets its name."""
+    folders = [file for file in contents if file.is_dir()]
+    if folders:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folders[0]))
+    with ExitStack() as renames:
+        for file, content in contents.items():
+            renames.enter_context(replacing(file)).write_bytes(content)
+
+
 def read_text(file: Location) -> str:
     """Return the content of a UTF-8 text file; raises `FileNotFoundError` if it does not exist."""
     return storage_of(file).read_bytes(file).decode("utf-8")
@@ -214,6 +235,16 @@ def find_faults(folder: Location, sha256: Mapping[str, str]) -> Iterator[tuple[s
 def create_folder(folder: Location) -> None:
     """Create a folder, so that a missing permission shows early; remote storage has no empty folders."""
     storage_of(folder).create_folder(folder)
+
+
+def folder_obstacle(folder: Location) -> str | None:
+    """Return why no file can be created in a folder, which need not exist; None if one can, or if only a try tells."""
+    return storage_of(folder).folder_obstacle(folder)
+
+
+def remove_leftovers(folder: Location) -> None:
+    """Remove temporary files that killed processes of this machine left in the folders of a folder."""
+    storage_of(folder).remove_leftovers(folder)
 
 
 def free_bytes(folder: Location) -> int | None:

@@ -26,8 +26,17 @@ def temporary_path(file: Path) -> Path:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders of processes of this machine that no longer run."""
+    _remove_matches(folder, f".*.{_machine()}.*.part")
+
+
+def remove_leftovers_below(folder: Path) -> None:
+    """Remove leftovers in the folders of a folder."""
+    _remove_matches(folder, f"*/.*.{_machine()}.*.part")
+
+
+def _remove_matches(folder: Path, pattern: str) -> None:
     with suppress(OSError):
-        for leftover in folder.glob(f".*.{_machine()}.*.part"):
+        for leftover in folder.glob(pattern):
             if not _is_running(leftover.name.split(".")[-2]):
                 _remove(leftover)
 

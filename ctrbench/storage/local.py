@@ -19,7 +19,8 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from ctrbench.errors import DataError
-from ctrbench.storage.leftovers import remove_leftovers_once, temporary_path
+from ctrbench.storage.leftovers import remove_leftovers_below, remove_leftovers_once, temporary_path
+from ctrbench.storage.obstacles import folder_obstacle
 
 Fault = Literal["missing", "damaged"]
 HASHERS = 2
@@ -75,6 +76,14 @@ class LocalStorage:
     def create_folder(self, folder: Path) -> None:
         """Create the folder and its parents."""
         folder.mkdir(parents=True, exist_ok=True)
+
+    def folder_obstacle(self, folder: Path) -> str | None:
+        """Return why no file can be created in the folder."""
+        return folder_obstacle(folder)
+
+    def remove_leftovers(self, folder: Path) -> None:
+        """Remove temporary files of processes that no longer run."""
+        remove_leftovers_below(folder)
 
     def free_bytes(self, folder: Path) -> int:
         """Return the free space of the disk of the folder, which need not exist."""

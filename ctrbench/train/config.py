@@ -27,22 +27,22 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    embedding_size: int = Field(default=16, ge=1)
-    batch_size: int = Field(default=256, ge=1)
-    epochs: int = Field(default=2, ge=1)
+    embedding_size: int = Field(default=16, ge=1, le=4_096)
+    batch_size: int = Field(default=256, ge=1, le=1 << 24)
+    epochs: int = Field(default=2, ge=1, le=10_000)
     """Maximum number of passes over the training rows; annealing is planned for all of them."""
-    patience: int = Field(default=1, ge=1)
+    patience: int = Field(default=1, ge=1, le=10_000)
     """Number of epochs without a better dev AUC after which training stops."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
     """Update of embedding rows that a batch does not contain (spec: adam-12.1)."""
     precision: Precision = added_field("float32")
     """Precision of matrix products after the embeddings; `bf16` is faster on processors with bf16 units and changes
     results."""
-    window: int | None = added_field(None, ge=1)
+    window: int | None = added_field(None, ge=1, le=1 << 40)
     """Number of rows in a shuffling window (`data.stream`); None holds all rows in memory."""
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1_024)
     """Number of threads per run; several runs in parallel use cores better than several threads."""
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +136,29 @@ def test_options_that_documents_show_exist() -> None:
                 f"{position}: {name} {option}" for option in options if f"{name} {option}" not in PARAMETERS
             ]
     assert wrong == []
+
+
+REALS = sorted(
+    name
+    for name, parameter in PARAMETERS.items()
+    if parameter.type_descriptor.annotation is float and parameter.name != "lr"
+)
+
+
+def test_every_number_of_an_option_has_two_bounds() -> None:
+    """Numbers that the training configuration checks have their bounds there."""
+    unbounded = [
+        name
+        for name, parameter in PARAMETERS.items()
+        if parameter.name not in TrainConfig.model_fields
+        and parameter.type_descriptor.annotation in (int, float)
+        and None in (parameter.min, parameter.max)
+    ]
+    assert unbounded == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("name", REALS)
+def test_numbers_of_options_are_finite(name: str, value: str, ctrbench: Callable[..., int]) -> None:
+    command, option = name.removeprefix("ctrbench ").split(" ")
+    assert ctrbench(command, option, value) == 2

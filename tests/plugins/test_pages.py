@@ -85,7 +85,7 @@ def test_relative_links_resolve(made: dict[str, str], kind: PlugKind, name: str)
 
 def test_a_setting_has_values_default_and_meaning(made: dict[str, str]) -> None:
     assert (
-        "| `rank` | list: integer ≥ 1 | `16` | K, one for all hidden layers or one per layer;"
+        "| `rank` | list: integer ≥ 1 and ≤ 65,536 | `16` | K, one for all hidden layers or one per layer;"
         in made["apg.md"]
     )
     assert "| `r_min` | number ≥ 0 and < 1 | `0.15` | Lower end of the band" in made["adasparse.md"]

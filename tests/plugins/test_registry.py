@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from ctrbench.errors import ContractError, SettingError
-from ctrbench.plugins.registry import find, group_members, plugins, select, selectors, split_selectors
+from ctrbench.plugins.registry import (
+    PlugKind,
+    find,
+    group_members,
+    plugins,
+    select,
+    selectors,
+    split_selectors,
+)
 
 METHOD = '''"""Twice: everything twice.
 
@@ -256,3 +264,10 @@ def test_the_digest_is_that_of_the_file(file: Path) -> None:
     before = find("methods", str(file)).sha256
     file.write_text(METHOD + "\n", encoding="utf-8")
     assert find("methods", str(file)).sha256 != before
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+@pytest.mark.parametrize("kind", ["methods", "backbones"])
+def test_a_list_without_a_name_is_refused(kind: PlugKind, text: str) -> None:
+    with pytest.raises(SettingError, match=f"no {kind.removesuffix('s')} is named"):
+        selectors(kind, text)

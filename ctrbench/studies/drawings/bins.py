@@ -19,7 +19,7 @@ class Bins(Drawing):
 
     needs_plain: ClassVar[bool] = True
 
-    bins: int = Field(default=5, ge=1)
+    bins: int = Field(default=5, ge=1, le=1_000)
     """Number of bins."""
 
     def draw(self, parts: Sequence[Part], *, store: RunStore) -> Drawn:

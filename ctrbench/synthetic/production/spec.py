@@ -71,8 +71,8 @@ class ProductionSpec(BaseModel):
     """Default: one item per 200 rows."""
     bid_quality_corr: float = Field(default=0.0, ge=-1.0, le=1.0)
     """Correlation of log bids with item quality."""
-    calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1 << 14)
-    shard_rows: int = Field(default=SHARD_ROWS, ge=1 << 10)
+    calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1 << 14, le=1 << 26)
+    shard_rows: int = Field(default=SHARD_ROWS, ge=1 << 10, le=1 << 26)
     """Rows per shard; the generated values do not depend on it."""
     data_version: Literal[1] = DATA_VERSION
 
