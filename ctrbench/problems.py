@@ -109,6 +109,8 @@ def _split(details: ErrorDetails) -> Iterator[Problem]:
 
 def _as_rule(message: str) -> str:
     """Return a message of pydantic as a rule: `Input should be a valid integer` as `must be a valid integer`."""
+    if "exceeded maximum size" in message:
+        return "must be a number of fewer digits"
     return re.sub(r"^[A-Z]\w+ should ", "must ", message).partition(", unable to")[0]
 
 

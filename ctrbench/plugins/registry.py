@@ -180,5 +180,5 @@ def _setting_error(plugin: str, settings: dict[str, Any], problem: Problem) -> S
         return SettingError(f"{plugin}: {rule}", value=shown or "defaults", remedy=remedy or None)
     name = str(problem.location[0])
     text = rule if rule.startswith("must ") else f"is invalid: {rule}"
-    value = settings.get(name, problem.value)
+    value = shorten(_value_text(settings.get(name, problem.value)))
     return SettingError(f"the setting {name} of {plugin} {text}", value=value, remedy=remedy or None)

@@ -93,9 +93,7 @@ def plan_runs(
     prepared = open_prepared(dataset)
     config = make_config(**setup.under(**settings, window=parse_window(window, prepared)))
     # A domain set is added to the dataset, so all else is checked before.
-    check_choices(
-        prepared.manifest.card, methods=method_list, backbones=backbone_list, indicator=indicator
-    )
+    check_choices(prepared.manifest.card, methods=method_list, backbones=backbone_list, indicator=indicator)
     prepared, domain_set = choose_domains(prepared, domains)
     runs = make_grid(
         prepared,

@@ -71,9 +71,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         low, _, high = text.rpartition("-")
         seeds = range(_parse_seed(low) if low else 1, _parse_seed(high) + 1)
     if not seeds:
-        raise SettingError(
-            rule, value=text, remedy="give at least one; a range begins with its smaller end"
-        )
+        raise SettingError(rule, value=text, remedy="give at least one; a range begins with its smaller end")
     if len(seeds) > MAX_SEEDS:
         remedy = f"ask for at most {MAX_SEEDS:,} seeds"
         raise SettingError(
@@ -160,7 +158,7 @@ def make_config(**settings: object) -> TrainConfig:
         problem = first_problem(error)
         name = str(problem.location[0])
         option = f"--{name}".replace("_", "-")
-        raise SettingError(f"{option} {problem.message}", value=given_settings[name]) from None
+        raise SettingError(f"{option} {problem.message}", value=shorten(str(given_settings[name]))) from None
 
 
 def check_choices(

@@ -1,6 +1,6 @@
 """Reasons why an output cannot be written, found before any work is done.
 
-A check creates nothing that stays: it looks for the nearest existing folder of the output and opens an unnamed file in it.
+A check leaves nothing behind: it finds the nearest existing folder of the output and opens an unnamed file in it.
 """
 
 from __future__ import annotations

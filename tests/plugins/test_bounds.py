@@ -114,11 +114,11 @@ def test_every_number_of_the_training_configuration_is_tested() -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("value", [0, -1, 1 << 63, 10**30, "9" * 5_000])
 def test_integers_of_the_training_configuration_have_bounds(name: str, value: object) -> None:
-    with pytest.raises(SettingError, match=f"invalid value of --{name.replace('_', '-')}"):
+    with pytest.raises(SettingError, match=f"--{name.replace('_', '-')} must be"):
         make_config(**{name: value})
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf"), 1e20])
 def test_the_learning_rate_is_positive_and_finite(lr: float) -> None:
-    with pytest.raises(SettingError, match="invalid value of --lr"):
+    with pytest.raises(SettingError, match="--lr must be"):
         make_config(lr=lr)
