@@ -324,10 +324,10 @@ logging.getLogger("gcsfs").error("message")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_unknown_kind_of_storage_is_refused() -> None:
-    pytest.importorskip("upath", reason="needs the extra cloud")
-    with pytest.raises(SettingError, match=r"unsupported kind of storage: what://bucket.*s3://"):
-        parse_location("what://bucket/results")
+@pytest.mark.parametrize("url", ["what://bucket/results", "http://host/results", "memory://a", "://b"])
+def test_an_unknown_kind_of_storage_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match=rf"unsupported kind of storage: {url}.*s3://"):
+        parse_location(url)
 
 
 def test_a_refused_write_is_an_error_with_a_remedy(location: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
