@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CTRBENCH := $(BIN)/ctrbench
 
-.PHONY: install demo test lint types docs docs-site bench bench-peers clean
+.PHONY: install demo test fuzz kill lint types docs docs-site bench bench-peers clean
 
 install: .venv/.installed
 
@@ -30,6 +30,16 @@ types: install
 # order, so that the long ones do not come last.
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The long form of tests/fuzz: FACTOR times the cases of `make test`, more than 5,000, and a count of each failure.
+FACTOR ?= 10
+fuzz: install
+	CTRBENCH_FUZZ_FACTOR=$(FACTOR) $(BIN)/pytest tests/fuzz -n 2 --dist loadfile
+
+# KILLS processes are killed; the same command again must end bit-identical. ARGS: --seed, --only.
+KILLS ?= 100
+kill: install
+	$(BIN)/python benchmarks/kills.py --kills $(KILLS) $(ARGS)
 
 # docs/methods/, one page per method and backbone.
 docs: install

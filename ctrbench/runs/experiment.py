@@ -62,6 +62,7 @@ class Experiment:
     def execute(self, engine: Engine, watcher: Watcher) -> list[RunRecord]:
         """Execute the missing runs; return their records in the order of completion."""
         self.store.create()
+        self.store.remove_checkpoints([run.key for run in self.runs if run not in self.missing])
         return engine.run(self.missing, self.store, watcher)
 
     def records(self) -> list[tuple[Run, RunRecord | None]]:

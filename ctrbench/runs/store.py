@@ -36,6 +36,7 @@ from ctrbench.storage.files import (
     parse_location,
     read_each,
     read_text,
+    remove_file,
     remove_leftovers,
     sha256_of,
     write_text,
@@ -144,6 +145,13 @@ class RunStore:
         records = read_each(self.results, lambda run: self.find(run.key), all_runs)
         pairs = zip(all_runs, records, strict=True)
         return [run for run, record in pairs if record is None or record.status != "finished"]
+
+    def remove_checkpoints(self, finished: Iterable[RunKey]) -> None:
+        """Remove checkpoints of finished runs; a process that is killed after it wrote a record leaves one."""
+        checkpoints = set(find_files(self.home / "runs", "*/checkpoint.pt"))
+        for key in finished:
+            if self.checkpoint_file(key) in checkpoints:
+                remove_file(self.checkpoint_file(key))
 
     def create(self) -> None:
         """Create the folder of the records and remove temporary files of processes that were killed.

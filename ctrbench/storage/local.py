@@ -51,7 +51,9 @@ class LocalStorage:
                 part.unlink(missing_ok=True)
 
     def read_bytes(self, file: Path) -> bytes:
-        """Return the content of the file."""
+        """Return the content of the file; reading a named pipe would wait for a writer."""
+        if file.is_fifo():
+            raise OSError(errno.EINVAL, "a named pipe, not a file", str(file))
         return file.read_bytes()
 
     @contextmanager

@@ -243,3 +243,13 @@ def test_a_renamed_record_is_read_and_its_run_is_repeated(store: RunStore, finis
     file.rename(file.parent / "renamed.json")
     assert list(store.records()) == [finished]
     assert store.find(finished.key) is None
+
+
+def test_checkpoints_of_finished_runs_are_removed(store: RunStore, record: Callable[..., RunRecord]) -> None:
+    finished, unfinished = record(seed=1).key, record(seed=2).key
+    for key in (finished, unfinished):
+        store.folder(key).mkdir(parents=True)
+        store.checkpoint_file(key).touch()
+    store.remove_checkpoints([finished])
+    assert not store.checkpoint_file(finished).exists()
+    assert store.checkpoint_file(unfinished).exists()

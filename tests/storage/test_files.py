@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from ctrbench.errors import DataError
-from ctrbench.storage.files import replacing, write_text
+from ctrbench.storage.files import read_text, replacing, write_text
 
 
 def fail_halfway(file: Path, error: Exception) -> None:
@@ -39,3 +40,9 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 def test_other_errors_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         fail_halfway(tmp_path / "a.txt", PermissionError(errno.EACCES, "no"))
+
+
+def test_a_named_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a named pipe"):
+        read_text(tmp_path / "pipe")
