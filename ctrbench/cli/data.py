@@ -31,11 +31,13 @@ def prepare(
     from ctrbench.data.card import load_card
     from ctrbench.data.export import check_export_folder
     from ctrbench.data.generated.options import GenerationOptions
+    from ctrbench.data.home import home_folder
     from ctrbench.data.prepare import estimate
     from ctrbench.data.prepare import prepare as prepare_data
     from ctrbench.data.selection import domain_features
     from ctrbench.runs.engines.engine import make_dispatcher
     from ctrbench.storage.files import parse_location
+    from ctrbench.storage.outputs import check_folder
 
     card = load_card(dataset)
     features = domain_features(card, domains)
@@ -47,10 +49,12 @@ def prepare(
         dispatch=make_dispatcher(engine, address),
     )
     if export is not None:
+        check_folder(parse_location(export), "--export")
         check_export_folder(parse_location(export))
     if dry_run:
         show_data.show_forecast(estimate(card, domains=features, generation=generation))
         return
+    check_folder(home_folder() / "datasets", "CTRBENCH_HOME")
     with progress.resumable(), progress.phases() as phases:
         prepared = prepare_data(
             card,
@@ -94,7 +98,9 @@ def show(
     """Print and plot the domains of a prepared dataset."""
     from ctrbench.data.selection import open_dataset
     from ctrbench.report.domain_chart import write_domain_chart
+    from ctrbench.storage.outputs import check_local_folder
 
+    check_local_folder(out, "--out")
     prepared, domain_set = open_dataset(dataset, domains)
     table = prepared.domain_table(domain_set)
     show_data.show_domains(prepared, domain_set, table, top)
@@ -107,10 +113,12 @@ def card(
 ) -> None:
     """Draft a card for your own data from a sample of its rows."""
     from ctrbench.data.draft import draft_card, write_card
+    from ctrbench.storage.outputs import check_local_file
 
     if out is None:
         typer.echo(draft_card(data, name=name), nl=False)
         return
+    check_local_file(out, "--out")
     write_card(data, out, name=name)
     typer.echo(f"{out}: review it, then run\n  ctrbench prepare {out}")
 
@@ -119,8 +127,10 @@ def synth_iaac(
     out: options_data.RawFolder, rows: options_data.RawRows = 500_000, seed: options_data.GeneratorSeed = 0
 ) -> None:
     """Generate raw files in the format of IAAC, with the true click probability beside them."""
+    from ctrbench.storage.outputs import check_local_folder
     from ctrbench.synthetic.iaac.twin import make_twin
 
+    check_local_folder(out, "--out")
     with progress.resumable(), progress.phases() as phases:
         make_twin(rows, out, seed=seed, progress=lambda done, total: phases("write", done / total))
     typer.echo(f"{out}: {rows:,} rows; next, run\n  ctrbench prepare iaac --source {out}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ctrbench.cli import options, show_results
 from ctrbench.cli.runs import latest_dataset
+from ctrbench.errors import SettingError, shorten
 
 
 def report(
@@ -21,19 +22,29 @@ def report(
     """Write tables and charts, and update a leaderboard."""
     from ctrbench.report.write import report as write_report
     from ctrbench.runs.store import open_store
+    from ctrbench.storage.outputs import check_local_file, check_local_folder
 
+    check_local_folder(out, "--out")
+    if leaderboard is not None:
+        check_local_file(leaderboard, "--leaderboard")
+    metric_names, chart_names = _split_names(metrics, "--metrics"), _split_names(charts, "--charts")
     files = write_report(
         open_store(results),
         dataset=dataset or latest_dataset(),
         domain_set=domains,
         bins=bins,
-        metrics=_split_names(metrics),
-        charts=_split_names(charts),
+        metrics=metric_names,
+        charts=chart_names,
         out=out,
         leaderboard=leaderboard,
     )
     show_results.show_files(files.terminal, files.paths)
 
 
-def _split_names(names: str | None) -> list[str]:
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+def _split_names(text: str | None, option: str) -> list[str]:
+    if text is None:
+        return []
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise SettingError(f"{option} must name at least one file or plug-in", value=repr(shorten(text)))
+    return names

@@ -13,6 +13,7 @@ from ctrbench.cli import console, options, progress, show_results, show_runs
 if TYPE_CHECKING:
     from ctrbench.runs.experiment import Experiment
     from ctrbench.runs.record import RunRecord
+    from ctrbench.runs.store import RunStore
 
 
 def run(
@@ -43,12 +44,21 @@ def run(
     checkpoint_seconds: options.CheckpointSeconds = 60.0,
 ) -> None:
     """Train methods on backbones, resuming interrupted runs."""
+    from ctrbench.runs.engines.engine import check_engine
     from ctrbench.runs.experiment import plan_runs
+    from ctrbench.runs.grid import make_config
     from ctrbench.runs.store import open_store
 
+    store, dataset = open_store(results), dataset or latest_dataset()
+    if not dry_run:
+        _check_store(store, dataset)
+        check_engine(
+            engine, config=make_config(device=device), address=address, jobs=jobs, workers=workers,
+            gpus_per_run=gpus_per_run,
+        )  # fmt: skip
     experiment = plan_runs(
-        open_store(results),
-        dataset=dataset or latest_dataset(),
+        store,
+        dataset=dataset,
         domains=domains,
         methods=methods,
         backbones=backbone,
@@ -61,6 +71,8 @@ def run(
             "patience": patience, "optimizer": optimizer, "precision": precision, "device": device, "threads": threads,
         },
     )  # fmt: skip
+    if experiment.num_repeated:
+        console.print_note(f"runs that are named again are left out: {experiment.num_repeated}")
     memory = _show_costs(experiment)
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
@@ -88,14 +100,23 @@ def study(
 ) -> None:
     """Run the experiments behind a paper's table or figure and plot it."""
     from ctrbench.data.prepared import open_prepared
+    from ctrbench.runs.engines.engine import check_engine
     from ctrbench.runs.store import open_store
+    from ctrbench.storage.outputs import check_local_folder
     from ctrbench.studies.draw import draw_runs
-    from ctrbench.studies.plan import make_experiment, plan_study
+    from ctrbench.studies.plan import make_experiment, plan_study, study_config
     from ctrbench.studies.study import load_study
 
     chosen = load_study(name)
-    parts = plan_study(chosen, open_prepared(dataset or latest_dataset()), seeds=seeds)
-    experiment = make_experiment(chosen, parts, open_store(results))
+    # A study from a file of one's own is named after the file, wherever that lies.
+    out = out / (Path(name).stem if name.endswith(".toml") else name)
+    store, dataset = open_store(results), dataset or latest_dataset()
+    if not dry_run:
+        check_local_folder(out, "--out")
+        _check_store(store, dataset)
+        check_engine(engine, config=study_config(chosen), address=address, jobs=jobs)
+    parts = plan_study(chosen, open_prepared(dataset), seeds=seeds)
+    experiment = make_experiment(chosen, parts, store)
     memory = _show_costs(experiment)
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
@@ -108,7 +129,9 @@ def study(
         memory_per_run=memory,
         checkpoint_seconds=checkpoint_seconds,
     )
-    files = draw_runs(chosen, parts, store=experiment.store, out=out / name.removesuffix(".toml"))
+    if not any(record is not None and record.status != "failed" for _, record in experiment.records()):
+        _exit_if_failed(records)
+    files = draw_runs(chosen, parts, store=experiment.store, out=out)
     show_results.show_files(files.terminal, files.paths)
     _exit_if_failed(records)
 
@@ -122,16 +145,24 @@ def latest_dataset() -> str:
     return name
 
 
+def _check_store(store: RunStore, dataset: str) -> None:
+    """Raise `SettingError` unless records of a dataset and all other files of runs can be written."""
+    from ctrbench.storage.outputs import check_folder
+
+    check_folder(store.results / dataset, "--results")
+    check_folder(store.home / "runs", "CTRBENCH_HOME")
+
+
 def _show_costs(experiment: Experiment) -> int:
     """Show the cost of the missing runs; return the memory of the largest one, in bytes."""
     from ctrbench.cost.forecast import forecasts
 
-    memory = 0
-    for expected in forecasts(experiment):
-        show_runs.show_forecast(expected)
+    costs = list(forecasts(experiment))
+    for expected in costs:
         expected.raise_refusal()
-        memory = max(memory, expected.memory)
-    return memory
+    for expected in costs:
+        show_runs.show_forecast(expected)
+    return max((expected.memory for expected in costs), default=0)
 
 
 def _train(

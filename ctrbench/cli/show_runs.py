@@ -50,7 +50,10 @@ def _cost_row(pair: PairCost, cost: Cost) -> tuple[str, ...]:
 
 
 def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
-    """Print one line per run with a result, then the errors of failed runs; runs without a record are left out."""
+    """Print one line per run with a result, then the errors of failed runs; runs without a record are left out.
+
+    Without a result there is no table.
+    """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     titles = [shown.title for shown in _shown_metrics()]
     for heading in ("method", "backbone", "seed", *titles, "epoch", "s"):
@@ -60,7 +63,8 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
     for _, record in recorded:
         if record.result is not None:
             table.add_row(*map(escape, _result_row(record)))
-    console.out.print(table)
+    if table.row_count:
+        console.out.print(table)
     for run, record in recorded:
         if record.result is None:
             console.print_line(f"{run.label}: {describe_outcome(record)}")

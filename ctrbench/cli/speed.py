@@ -25,7 +25,10 @@ def bench(
     from ctrbench.runs.grid import make_config
     from ctrbench.speed.bench import Request, parse_counts, write_json
     from ctrbench.speed.bench import bench as run_bench
+    from ctrbench.storage.outputs import check_local_file
 
+    if json_file is not None:
+        check_local_file(json_file, "--json")
     request = Request(
         methods=tuple(selectors("methods", methods)),
         backbones=tuple(selectors("backbones", backbone)),

@@ -116,12 +116,17 @@ def selectors(kind: PlugKind, text: str) -> list[str]:
 
     Raises `SettingError` for a list without a name.
     """
+    return list(dict.fromkeys(expand(kind, text)))
+
+
+def expand(kind: PlugKind, text: str) -> list[str]:
+    """Split a list of selectors and groups, and expand groups; a selector occurs as often as it is named."""
     members = group_members(kind)
     parts = split_selectors(text)
     if not parts:
         remedy = f"give at least one name; ctrbench list {kind} shows all"
         raise SettingError(f"no {KINDS[kind].noun} is named", value=repr(shorten(text)), remedy=remedy)
-    return list(dict.fromkeys(selector for part in parts for selector in members.get(part, (part,))))
+    return [selector for part in parts for selector in members.get(part, (part,))]
 
 
 def split_selectors(text: str) -> list[str]:

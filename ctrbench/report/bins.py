@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ctrbench.errors import SettingError
 from ctrbench.eval.evaluate import measure_bins
 from ctrbench.eval.longtail import bin_metrics
 from ctrbench.eval.measures import DomainTable, grouped_columns
@@ -19,6 +20,7 @@ from ctrbench.runs.record import Result, RunRecord
 from ctrbench.runs.store import RunStore
 
 DEFAULT_NUM_BINS = 5
+MAX_NUM_BINS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,23 @@ class RunBins:
         by_seed = self.runs.get(row.name, {})
         values = {seed: bins[index].metrics.get(metric) for seed, bins in by_seed.items()}
         return {seed: value for seed, value in values.items() if value is not None}
+
+
+def check_num_bins(num_bins: int, comparisons: Iterable[Comparison]) -> None:
+    """Raise `SettingError` unless some comparison has that many domains in training."""
+    results = [
+        record.result
+        for comparison in comparisons
+        for record in comparison.records
+        if record.result is not None
+    ]
+    domains = max((sum(rows > 0 for rows in result.domains.rows_train) for result in results), default=0)
+    limit = min(MAX_NUM_BINS, max(domains, DEFAULT_NUM_BINS))
+    if not 1 <= num_bins <= limit:
+        reason = f"the largest number of bins; the records have {domains:,} domains"
+        raise SettingError(
+            f"--bins must be between 1 and {limit:,}", value=num_bins, remedy=f"{limit:,} is {reason}"
+        )
 
 
 def read_bins(

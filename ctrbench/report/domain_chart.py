@@ -25,7 +25,7 @@ from ctrbench.report.plots import (
 
 def write_domain_chart(
     domain_table: pl.DataFrame, out: Path, *, dataset: str, domain_set: str
-) -> tuple[Path, Path]:
+) -> tuple[Path, ...]:
     """Write the chart of a domain table to a folder, as SVG and PNG named after dataset and domain set."""
     return save_chart(domain_chart(domain_rates(domain_table)), out / f"domains-{dataset}-{domain_set}")
 

@@ -32,14 +32,19 @@ _METRICS = (Auc(), Gauc(), LogLoss())
 
 
 def update_leaderboard(benchmarks: Path, store: RunStore) -> Path:
-    """Rewrite the block of a file from all records of a store, atomically.
+    """Rewrite the block of a file from all records of a store, atomically; see `updated_page`."""
+    return write_text(benchmarks, updated_page(benchmarks, store))
+
+
+def updated_page(benchmarks: Path, store: RunStore) -> str:
+    """Return the text of a file with its block rewritten from all records of a store.
 
     Raises `StoreError` for a missing file, and for one without exactly one pair of markers, in order.
     """
     text = _read_page(benchmarks)
     before, after = _text_around_markers(text, benchmarks)
     block = leaderboard(_by_dataset(store.records()), store, folder=benchmarks.parent)
-    return write_text(benchmarks, f"{before}{START}\n{block}{END}{after}")
+    return f"{before}{START}\n{block}{END}{after}"
 
 
 def _by_dataset(records: Iterable[RunRecord]) -> list[Comparison]:

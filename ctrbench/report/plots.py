@@ -15,7 +15,7 @@ import altair as alt
 import vl_convert
 
 from ctrbench.report.comparison import Comparison
-from ctrbench.storage.files import replacing
+from ctrbench.storage.files import write_files
 
 INK, MUTED, GRID, PAPER = "#1b1b1b", "#5f5f5f", "#dedede", "#fefefe"
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -29,21 +29,19 @@ Data = list[dict[str, Any]]
 Panel = alt.LayerChart | alt.FacetChart
 
 
-def save_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> tuple[Path, Path]:
-    """Write a chart as `stem`.svg and `stem`.png, each atomically."""
+def save_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> tuple[Path, ...]:
+    """Write a chart as `stem`.svg and `stem`.png."""
+    files = render_chart(chart, stem)
+    write_files(files)
+    return tuple(files)
+
+
+def render_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> dict[Path, bytes]:
+    """Return the files of a chart, `stem`.svg and `stem`.png, and their content; nothing is written."""
     specification = chart.to_dict()
     svg = str(vl_convert.vegalite_to_svg(specification))
     png = bytes(vl_convert.vegalite_to_png(specification, scale=2))
-    return (
-        _write_chart(stem.with_name(f"{stem.name}.svg"), svg.encode()),
-        _write_chart(stem.with_name(f"{stem.name}.png"), png),
-    )
-
-
-def _write_chart(file: Path, content: bytes) -> Path:
-    with replacing(file) as part:
-        part.write_bytes(content)
-    return file
+    return {stem.with_name(f"{stem.name}.svg"): svg.encode(), stem.with_name(f"{stem.name}.png"): png}
 
 
 def inline(values: Data) -> alt.InlineData:

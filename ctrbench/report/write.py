@@ -14,21 +14,21 @@ from rich.table import Table as RichTable
 
 from ctrbench.eval.metrics.registry import builtin_metrics, load_metrics
 from ctrbench.report.additional_metrics import with_additional_metrics
-from ctrbench.report.bins import DEFAULT_NUM_BINS
+from ctrbench.report.bins import DEFAULT_NUM_BINS, check_num_bins
 from ctrbench.report.chart import Chart, draw_figures, load_charts
 from ctrbench.report.comparison import collect
 from ctrbench.report.csv_files import bins_csv, overall_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
-from ctrbench.report.leaderboard import update_leaderboard
+from ctrbench.report.leaderboard import updated_page
 from ctrbench.report.oracle import oracle_table
 from ctrbench.report.page import Picture, Section, render_page
-from ctrbench.report.plots import save_chart
+from ctrbench.report.plots import render_chart
 from ctrbench.report.published_figures import published_figures_table
 from ctrbench.report.summary import Summary, summarize
 from ctrbench.report.table import Table
 from ctrbench.report.tables import bins_table, narrow_tables, overall_table
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import write_text
+from ctrbench.storage.files import write_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,13 @@ def report(
         domain_set=domain_set,
         complete=partial(with_additional_metrics, metrics=extra, store=store),
     )
+    check_num_bins(bins, comparisons)
     summaries = [
         summarize(comparison, num_bins=bins, store=store, metrics=every) for comparison in comparisons
     ]
     tables = [_report_tables(summary) for summary in summaries]
-    if leaderboard is not None:
-        update_leaderboard(leaderboard, store)
+    # All files are rendered before the first is written, so an error leaves the previous report.
+    board = {} if leaderboard is None else {leaderboard: updated_page(leaderboard, store).encode()}
     figures = [
         _draw_charts(all_charts, summary, out, _file_suffix(i, len(summaries)))
         for i, summary in enumerate(summaries, start=1)
@@ -87,13 +88,17 @@ def report(
         Section(summary=summary, tables=of_summary, pictures=tuple(pictures))
         for summary, of_summary, (_, pictures) in zip(summaries, tables, figures, strict=True)
     ]
-    page = write_text(out / "index.html", render_page(dataset, sections))
+    page = out / "index.html"
+    table_files = _table_files(out, summaries, tables)
+    pictures = {file: content for files, _ in figures for file, content in files.items()}
+    terminal = tuple(terminal_tables(table for of_summary in tables for table in of_summary))
+    write_files({page: render_page(dataset, sections).encode(), **table_files, **pictures, **board})
     return ReportFiles(
         page=page,
-        tables=tuple(_write_tables(out, summaries, tables)),
-        pictures=tuple(file for files, _ in figures for file in files),
+        tables=tuple(table_files),
+        pictures=tuple(pictures),
         leaderboard=leaderboard,
-        terminal=tuple(terminal_tables(table for of_summary in tables for table in of_summary)),
+        terminal=terminal,
     )
 
 
@@ -104,19 +109,22 @@ def _report_tables(summary: Summary) -> tuple[Table, ...]:
     return tuple(replace(table, notice=summary.comparison.notice) for table in tables)
 
 
-def _write_tables(
+def _table_files(
     out: Path, summaries: Sequence[Summary], tables: Sequence[tuple[Table, ...]]
-) -> Iterable[Path]:
+) -> dict[Path, bytes]:
     all_tables = [table for of_summary in tables for table in of_summary]
     overall = [table for table in all_tables if not table.name.startswith("bins")]
     bins = [table for table in all_tables if table.name.startswith("bins")]
-    yield write_text(out / "overall.md", "\n".join(map(markdown, overall)))
-    yield write_text(out / "bins.md", "\n".join(map(markdown, bins)))
     narrow = [part for table in overall for part in narrow_tables(table)]
-    yield write_text(out / "overall.tex", "\n".join(map(latex, narrow)))
-    yield write_text(out / "bins.tex", "\n".join(map(latex, bins)))
-    yield write_text(out / "overall.csv", overall_csv(summaries))
-    yield write_text(out / "bins.csv", bins_csv(summaries))
+    texts = {
+        "overall.md": "\n".join(map(markdown, overall)),
+        "bins.md": "\n".join(map(markdown, bins)),
+        "overall.tex": "\n".join(map(latex, narrow)),
+        "bins.tex": "\n".join(map(latex, bins)),
+        "overall.csv": overall_csv(summaries),
+        "bins.csv": bins_csv(summaries),
+    }
+    return {out / name: text.encode() for name, text in texts.items()}
 
 
 def _file_suffix(number: int, num_summaries: int) -> str:
@@ -125,11 +133,12 @@ def _file_suffix(number: int, num_summaries: int) -> str:
 
 def _draw_charts(
     charts: Sequence[Chart], summary: Summary, out: Path, suffix: str
-) -> tuple[list[Path], list[Picture]]:
-    files: list[Path] = []
+) -> tuple[dict[Path, bytes], list[Picture]]:
+    files: dict[Path, bytes] = {}
     pictures: list[Picture] = []
     for figure in draw_figures(charts, summary):
-        svg, png = save_chart(figure.chart, out / f"{figure.stem}{suffix}")
-        files += [svg, png]
-        pictures.append(Picture(title=figure.title, svg=svg.read_text(encoding="utf-8")))
+        rendered = render_chart(figure.chart, out / f"{figure.stem}{suffix}")
+        svg, _ = rendered.values()
+        files |= rendered
+        pictures.append(Picture(title=figure.title, svg=svg.decode()))
     return files, pictures

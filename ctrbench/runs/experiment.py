@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.selection import choose_domains
-from ctrbench.plugins.registry import selectors
+from ctrbench.plugins.registry import expand, selectors
 from ctrbench.runs.engines.protocol import Engine, Watcher
 from ctrbench.runs.grid import (
     Run,
@@ -43,6 +43,8 @@ class Experiment:
     grids: tuple[Grid, ...]
     config: TrainConfig
     store: RunStore
+    num_repeated: int = 0
+    """Number of runs that were named although another one named has the same key."""
 
     @property
     def dataset(self) -> str:
@@ -106,4 +108,5 @@ def plan_runs(
         config=config,
     )
     grid = Grid(prepared=prepared, runs=runs, missing=tuple(store.unfinished(runs)))
-    return Experiment(grids=(grid,), config=config, store=store)
+    num_named = len(expand("methods", methods)) * len(expand("backbones", backbones)) * len(seed_list)
+    return Experiment(grids=(grid,), config=config, store=store, num_repeated=num_named - len(runs))

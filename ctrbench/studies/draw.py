@@ -12,12 +12,12 @@ from ctrbench.errors import ContractError, StoreError
 from ctrbench.names import Column, DomainColumn
 from ctrbench.report.csv_files import overall_csv, tidy_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
-from ctrbench.report.plots import save_chart
+from ctrbench.report.plots import render_chart
 from ctrbench.report.summary import summarize
 from ctrbench.report.table import Table
 from ctrbench.report.tables import narrow_tables
 from ctrbench.runs.store import RunStore
-from ctrbench.storage.files import write_text
+from ctrbench.storage.files import write_files
 from ctrbench.studies.drawing import Domain, Drawn, Part, make_part
 from ctrbench.studies.plan import PlannedPart
 from ctrbench.studies.study import Study
@@ -48,7 +48,7 @@ def _read_part(planned: PlannedPart, store: RunStore) -> Part:
 
 
 def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Path) -> StudyFiles:
-    """Write the tables and charts of a study to a folder.
+    """Write the tables and charts of a study to a folder, all of them or none.
 
     Raises `StoreError` if a domain set has no result.
     """
@@ -59,20 +59,20 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
     drawn = _call_drawing(study, parts, store)
     notice = parts[0].comparison.notice
     tables = [replace(_with_source(table, study), notice=notice) for table in drawn.tables]
-    paths = [
-        write_text(out / "table.md", "\n".join(map(markdown, tables))),
-        write_text(
-            out / "table.tex",
-            "\n".join(latex(narrow) for table in tables for narrow in narrow_tables(table)),
-        ),
-        write_text(out / "runs.csv", overall_csv([summarize(part.comparison) for part in parts])),
-    ]
-    if drawn.data:
-        paths.append(write_text(out / "data.csv", tidy_csv(drawn.data)))
+    narrow = [part for table in tables for part in narrow_tables(table)]
+    texts = {
+        "table.md": "\n".join(map(markdown, tables)),
+        "table.tex": "\n".join(map(latex, narrow)),
+        "runs.csv": overall_csv([summarize(part.comparison) for part in parts]),
+        **({"data.csv": tidy_csv(drawn.data)} if drawn.data else {}),
+    }
+    files = {out / name: text.encode() for name, text in texts.items()}
     for stem, chart in drawn.charts:
         if chart is not None:
-            paths += save_chart(chart, out / stem)
-    return StudyFiles(paths=tuple(paths), terminal=tuple(terminal_tables(tables)))
+            files |= render_chart(chart, out / stem)
+    terminal = tuple(terminal_tables(tables))
+    write_files(files)
+    return StudyFiles(paths=tuple(files), terminal=terminal)
 
 
 def _call_drawing(study: Study, parts: Sequence[Part], store: RunStore) -> Drawn:

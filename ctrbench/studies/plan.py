@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ctrbench.data.prepared import Prepared
 from ctrbench.errors import SettingError
 from ctrbench.runs.experiment import Experiment, Grid
-from ctrbench.runs.grid import Run, make_config, make_grid, parse_seeds, usual_window
+from ctrbench.runs.grid import Run, check_choices, make_config, make_grid, parse_seeds, usual_window
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import is_file
 from ctrbench.studies.study import NESTED, REPRESENTATIVE, Study, nested_sets
@@ -43,6 +43,13 @@ def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) ->
     seed_list, config = parse_seeds(seeds or str(study.seeds)), study_config(study)
     if "window" not in study.train:
         config = config.model_copy(update={"window": usual_window(prepared)})
+    # A domain set may be added to the dataset, so all else is checked before.
+    check_choices(
+        prepared.manifest.card,
+        methods=list(study.methods.values()),
+        backbones=study.backbones,
+        indicator=None,
+    )
     parts = []
     for domain_set in _domain_sets(study, prepared):
         name = domain_set

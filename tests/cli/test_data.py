@@ -41,13 +41,21 @@ def dataset_folders(folder: Path) -> list[Path]:
     return [path for path in (folder / "home" / "datasets").glob("*") if path.is_dir()]
 
 
-@pytest.mark.parametrize("export", ["full", "tiny.csv"])
-def test_the_export_folder_is_checked_before_preparing(unprepared: Path, call: Call, export: str) -> None:
+@pytest.mark.parametrize(
+    ("export", "message"),
+    [
+        ("full", "the export folder must be empty or new: {}"),
+        ("tiny.csv", "--export must be a folder to which files can be written: {} is not a folder"),
+    ],
+)
+def test_the_export_folder_is_checked_before_preparing(
+    unprepared: Path, call: Call, export: str, message: str
+) -> None:
     (unprepared / "full").mkdir()
     (unprepared / "full" / "file.txt").touch()
     done = call("prepare", "tiny.toml", "--export", export)
     assert done.returncode == 2
-    assert f"error: the export folder must be empty or new: {unprepared / export}\n" in done.stderr
+    assert f"error: {message.format(unprepared / export)}\n" in done.stderr
     assert dataset_folders(unprepared) == []
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ctrbench.errors import StoreError
+from ctrbench.errors import SettingError, StoreError
 from ctrbench.eval.metrics.registry import builtin_metrics
+from ctrbench.report import write
 from ctrbench.report.bin_scores import bin_metrics
+from ctrbench.report.leaderboard import END, START
 from ctrbench.report.write import report
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -85,4 +87,43 @@ def test_a_leaderboard_without_markers_stops_the_report_before_it_writes(
     (tmp_path / "B.md").write_text("nothing here")
     with pytest.raises(StoreError, match="two markers"):
         report(filled, dataset="toy", out=tmp_path / "out", leaderboard=tmp_path / "B.md")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "part", ["render_chart", "render_page", "latex", "bins_csv", "terminal_tables", "updated_page"]
+)
+def test_a_report_that_cannot_be_rendered_leaves_the_previous_one(
+    filled: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    board = tmp_path / "BENCHMARKS.md"
+    board.write_text(f"{START}\n{END}\n", encoding="utf-8")
+    report(filled, dataset="toy", out=tmp_path / "out", leaderboard=board)
+    before = contents(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(write, part, fail)
+    for folder in ("out", "new"):
+        with pytest.raises(ZeroDivisionError):
+            report(filled, dataset="toy", out=tmp_path / folder, leaderboard=board)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_the_name_of_a_file_leaves_the_previous_report(
+    filled: RunStore, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "bins.csv").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        report(filled, dataset="toy", out=tmp_path / "out")
+    assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("bins", [0, -1, 6, 1000, 10**9, 10**30])
+def test_more_bins_than_domains_are_refused_first(filled: RunStore, tmp_path: Path, bins: int) -> None:
+    # Three domains in training, fewer than the default number of bins.
+    with pytest.raises(SettingError, match="--bins must be between 1 and 5"):
+        report(filled, dataset="toy", out=tmp_path / "out", bins=bins)
     assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ from ctrbench.runs.engines.protocol import Backend, Watcher
 from ctrbench.runs.engines.ray_backend import RayBackend
 from ctrbench.runs.engines.ray_pool import ray_map
 from ctrbench.runs.grid import Run
+from ctrbench.runs.machine import device_of
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.train.config import TrainConfig
@@ -59,9 +60,7 @@ def make_engine(
     each run is executed by that many processes, one run after the other. `notify` receives warnings for the user.
     Raises `SettingError` for settings that exclude one another or that the machine cannot satisfy.
     """
-    _check_name(name, address)
-    if workers > 1:
-        _check_shared(name, workers, config, jobs, gpus_per_run)
+    check_engine(name, config=config, jobs=jobs, address=address, gpus_per_run=gpus_per_run, workers=workers)
     share = 0.0 if workers > 1 else resolve_gpus_per_run(config, gpus_per_run)
     if name == "ray":
         backend: Backend = RayBackend(
@@ -79,6 +78,25 @@ def make_engine(
     else:
         backend = _local_backend(config, checkpoint_seconds, jobs, share, memory_per_run, notify)
     return RunEngine(backend=backend, workers=workers)
+
+
+def check_engine(
+    name: str,
+    *,
+    config: TrainConfig,
+    jobs: int | None = None,
+    address: str | None = None,
+    gpus_per_run: float | None = None,
+    workers: int = 1,
+) -> None:
+    """Raise `SettingError` for settings that exclude one another or that this machine cannot satisfy."""
+    _check_name(name, address)
+    if workers > 1:
+        _check_shared(name, workers, config, jobs, gpus_per_run)
+    else:
+        resolve_gpus_per_run(config, gpus_per_run)
+    if name == "local":
+        device_of(config)
 
 
 def _local_backend(
