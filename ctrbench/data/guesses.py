@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 import polars as pl
 
-from ctrbench.data.card import RESERVED, Kind, Role
+from ctrbench.data.card import RESERVED
+from ctrbench.data.card_values import MAX_NAME, Kind, Role
 from ctrbench.errors import DataError
 
 LIST_SEPARATORS = ("|", ";", "^", ",")
@@ -209,8 +211,10 @@ def guess_fields(columns: Sequence[SampledColumn]) -> list[GuessedField]:
     fields: list[GuessedField] = []
     for column in columns:
         name = valid_name(column.name)
-        while name in RESERVED or name in {field.name for field in fields}:
-            name += "_"
+        names = {field.name for field in fields}
+        if name in RESERVED or name in names:
+            suffixed = (f"{name[: MAX_NAME - 8]}_{number or ''}" for number in count())
+            name = next(other for other in suffixed if other not in RESERVED | names)
         fields.append(_guess_field(column, name))
     return fields
 
@@ -221,7 +225,7 @@ def valid_name(name: str) -> str:
     >>> valid_name("_user id")
     'user_id'
     """
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).lstrip("_.+-") or "data"
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).lstrip("_.+-")[:MAX_NAME] or "data"
 
 
 def _guess_field(column: SampledColumn, name: str) -> GuessedField:

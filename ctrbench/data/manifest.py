@@ -15,10 +15,12 @@ from typing import Any
 
 from pydantic import model_validator
 
-from ctrbench.data.card import DatasetCard, Kind, Model, Role
+from ctrbench.data.card import DatasetCard
+from ctrbench.data.card_values import Kind, Model, Role
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Split
-from ctrbench.storage.files import Location, find_files, read_text, write_text
+from ctrbench.storage.documents import read_json
+from ctrbench.storage.files import Location, find_files, write_text
 from ctrbench.storage.signed import digest_of, signed, verified
 
 SCHEMA_VERSION = 2
@@ -128,7 +130,7 @@ def read_manifest(folder: Location) -> Manifest:
     path = folder / MANIFEST
     remedy = f"prepare it again: ctrbench prepare {folder.name} --force"
     try:
-        raw = json.loads(read_text(path))
+        raw = read_json(path)
         version = raw["schema_version"]
         if version != SCHEMA_VERSION:
             is_newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -167,7 +169,7 @@ def _with_added_sets(folder: Location, manifest: Manifest) -> Manifest:
     added = {}
     for file in find_files(folder / manifest.files / ADDED_SETS, "*.json"):
         try:
-            content = verified(json.loads(read_text(file)))
+            content = verified(read_json(file))
             if content["content_digest"] == manifest.content_digest:
                 added[str(content["name"])] = DomainSetInfo.model_validate(content["domain_set"])
         except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError):

@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ctrbench.storage.files import Location, read_text, write_text
+from ctrbench.storage.documents import read_json
+from ctrbench.storage.files import Location, write_text
 
 STATS = "inputs.json"
 SETTLED_NS = 2_000_000_000
@@ -46,9 +46,10 @@ def stat_raw_files(paths: Sequence[Path]) -> RawFileStats:
 def read_stats(folder: Location) -> RawFileStats | None:
     """Return the sizes and times stored in the folder of a prepared dataset; None if they are missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads(read_text(folder / STATS))
-        return RawFileStats(**content)
-    except (OSError, ValueError, TypeError):
+        content = read_json(folder / STATS)
+        files = {str(path): [int(size), int(time)] for path, (size, time) in content["files"].items()}
+        return RawFileStats(int(content["at"]), files)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
 

@@ -27,6 +27,7 @@ from ctrbench.plugins.inspection import Inspection
 from ctrbench.problems import first_problem
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 from ctrbench.runs.record_rules import find_fault
+from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import (
     Location,
     create_folder,
@@ -35,7 +36,6 @@ from ctrbench.storage.files import (
     lock,
     parse_location,
     read_each,
-    read_text,
     remove_file,
     remove_leftovers,
     sha256_of,
@@ -185,8 +185,7 @@ def read_record(file: Location) -> RunRecord:
     a record or breaks a rule of records.
     """
     try:
-        text = read_text(file)
-        content = json.loads(text)
+        content = read_json(file)
         version = content["schema_version"]
     except FileNotFoundError:
         raise

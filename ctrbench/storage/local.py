@@ -10,11 +10,12 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,8 @@ from ctrbench.storage.leftovers import remove_leftovers_below, remove_leftovers_
 from ctrbench.storage.obstacles import folder_obstacle
 
 Fault = Literal["missing", "damaged"]
+MAX_BYTES = 1 << 28
+"""Size limit of files that are read at once: records, manifests, cards."""
 HASHERS = 2
 """Files hashed at a time."""
 
@@ -51,10 +54,15 @@ class LocalStorage:
                 part.unlink(missing_ok=True)
 
     def read_bytes(self, file: Path) -> bytes:
-        """Return the content of the file; reading a named pipe would wait for a writer."""
-        if file.is_fifo():
-            raise OSError(errno.EINVAL, "a named pipe, not a file", str(file))
-        return file.read_bytes()
+        """Return the content of the file; raises `OSError` unless it is a regular file of at most `MAX_BYTES`."""
+        with _open_without_waiting(file) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "a named pipe, a folder or a device, not a file", str(file))
+            content = stream.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES:,} bytes", str(file))
+            return content
 
     @contextmanager
     def local_copy(self, file: Path, sha256: str | None) -> Iterator[Path]:
@@ -140,6 +148,12 @@ class LocalStorage:
             yield True
         finally:
             lock.release()
+
+
+def _open_without_waiting(file: Path) -> BinaryIO:
+    """Open a file for reading; a named pipe without a writer would block otherwise."""
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    return cast(BinaryIO, os.fdopen(descriptor, "rb"))
 
 
 def _sync(path: Path) -> None:

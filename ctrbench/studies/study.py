@@ -6,7 +6,6 @@ It names methods (a label and a selector each), backbones, domain sets and seeds
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ctrbench.discovery import PluginKind
 from ctrbench.errors import CtrbenchError, SettingError, did_you_mean
 from ctrbench.problems import Problem, Problems, combine, describe_problem, shown_problems
+from ctrbench.storage.documents import read_toml
 
 if TYPE_CHECKING:
     from ctrbench.studies.drawing import Drawing
@@ -111,7 +111,7 @@ def load_study(name_or_path: str) -> Study:
 def read_study(file: Path) -> Study:
     """Read and check one study file."""
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = read_toml(file, "study", SettingError)
         draw = content.get("draw")
         if isinstance(draw, str) and draw.endswith(".py"):
             content["draw"] = str(file.parent / draw)
@@ -119,8 +119,6 @@ def read_study(file: Path) -> Study:
     except FileNotFoundError:
         remedy = "see ctrbench list studies, or correct the path"
         raise SettingError("no such study", value=file, remedy=remedy) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError("a study must be a valid TOML file", value=f"{file}: {error}") from None
     except ValidationError as error:
         errors = [describe_problem(problem, list(Study.model_fields)) for problem in shown_problems(error)]
         remedy = "the guide docs/guide/own-drawing.md lists the keys"

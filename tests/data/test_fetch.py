@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from ctrbench.data import fetch as fetching
-from ctrbench.data.card import Source
+from ctrbench.data.card_values import Source
 from ctrbench.data.fetch import fetch
 from ctrbench.errors import SourceError
 
@@ -152,11 +152,9 @@ def test_the_next_source_is_used_if_a_host_is_unreachable(host: Host, tmp_path: 
 
 
 def test_the_error_lists_the_reasons_of_all_sources(host: Host, tmp_path: Path) -> None:
-    bad = Source(url="ftp://host/data.bin")
-    with pytest.raises(
-        SourceError, match=r"gone.bin: HTTP error 404.*ftp://host/data.bin: a URL must be http"
-    ):
-        fetch([source(host, "gone.bin"), bad], folder=tmp_path)
+    closed = Source(url="http://127.0.0.1:9/data.bin", sha256=SHA256)
+    with pytest.raises(SourceError, match=r"gone.bin: HTTP error 404.*127.0.0.1:9/data.bin: .*refused"):
+        fetch([source(host, "gone.bin"), closed], folder=tmp_path)
 
 
 def test_data_that_the_user_must_provide_have_a_remedy(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from ctrbench.data.prepared import Prepared
 from ctrbench.data.publish import WAITING, resumable_files_folder, switch
 from ctrbench.errors import DataError, SettingError
 from ctrbench.names import Split
+from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import (
     Location,
     find_files,
     free_bytes,
     is_file,
     lock,
-    read_text,
     remove_file,
     write_text,
 )
@@ -117,7 +117,7 @@ def _load_constants(folder: Location, spec: ProductionSpec, progress: Progress) 
     file = folder / GENERATOR
     if is_file(file):
         try:
-            content = json.loads(read_text(file))
+            content = read_json(file)
             constants = Constants.model_validate(content["constants"])
         except (ValueError, KeyError, TypeError):
             remedy = "run with --force to generate the data again"

@@ -18,6 +18,7 @@ from ctrbench.data.domains import POSITIVES, count_tuples
 from ctrbench.data.generated.rows import generate_rows, generator_of, stored_columns
 from ctrbench.data.shards import write_table
 from ctrbench.names import Column, Split
+from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import Location, is_file, local_copy, read_text, sha256_of, write_text
 from ctrbench.synthetic.production.generator import DOMAIN_FEATURES, is_countable
 from ctrbench.synthetic.production.spec import ProductionSpec
@@ -110,7 +111,7 @@ def read_note(piece: Piece, content: str) -> GeneratedShard | None:
     if not is_file(piece.note):
         return None
     try:
-        note: dict[str, Any] = json.loads(read_text(piece.note))
+        note: dict[str, Any] = read_json(piece.note)
     except ValueError:
         return None
     file = piece.folder / piece.file
