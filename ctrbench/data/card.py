@@ -23,9 +23,9 @@ from ctrbench.data.card_values import (
     MAX_BUCKETS,
     MAX_COUNT,
     MAX_LENGTH,
-    MAX_PART,
     ColumnSeparator,
     Kind,
+    LabelCard,
     ListSeparator,
     Model,
     Name,
@@ -34,6 +34,7 @@ from ctrbench.data.card_values import (
     Role,
     Source,
     SourceColumn,
+    SplitCard,
     Text,
 )
 from ctrbench.discovery import find
@@ -45,7 +46,6 @@ from ctrbench.problems import (
     describe_problem,
     errors_of,
     raise_all,
-    shorten,
     shown_problems,
 )
 from ctrbench.readers.base import READERS
@@ -124,37 +124,6 @@ class FieldCard(Model):
     def is_single_id(self) -> bool:
         """Whether a row has exactly one id of this field, as domain features require."""
         return self.kind == "categorical" or self.buckets is not None
-
-
-class LabelCard(Model):
-    """The label: its column, and the threshold of graded labels."""
-
-    column: SourceColumn
-    positive_from: float | None = Field(default=None, allow_inf_nan=False)
-    """Lowest value of the positive class; None for a column of 0 and 1."""
-
-
-class SplitCard(Model):
-    """Split into train : dev : test, by `time` if the card has a timestamp, else by `hash`."""
-
-    by: Literal["time", "hash"]
-    parts: tuple[int, int, int] = (4, 1, 1)
-    key: SourceColumn | None = None
-    """Hash only: the column whose equal values stay in one split (default: the row number)."""
-
-    @model_validator(mode="after")
-    def _check_parts(self) -> Self:
-        if not 1 <= min(self.parts) <= max(self.parts) <= MAX_PART:
-            rule, value = (
-                f"each part of a split must be at least 1 and at most {MAX_PART:,}",
-                ", ".join(map(str, self.parts)),
-            )
-            raise SettingError(rule, value=shorten(value), remedy="set it to, for example, [4, 1, 1]")
-        if self.key is not None and self.by != "hash":
-            raise SettingError(
-                "split.key requires split.by = 'hash'", value=self.key, remedy="remove split.key"
-            )
-        return self
 
 
 class DatasetCard(Model):

@@ -1,4 +1,4 @@
-"""Types of the values of a card: names, texts, paths, separators, numbers and sources, each with its limits.
+"""Values of a card with their limits: names, texts, paths, separators, numbers; and its sources, label and split.
 
 File names are made from names, file systems limit file names to 255 bytes, and a control character in a text would
 reach terminals and pictures. Every limit is stated in the error.
@@ -196,5 +196,36 @@ class Source(Model):
             rule = "a source must have exactly one of url, pypi and local"
             raise SettingError(
                 rule, value=", ".join(given) or "none", remedy="give each in its own [[sources]]"
+            )
+        return self
+
+
+class LabelCard(Model):
+    """The label: its column, and the threshold of graded labels."""
+
+    column: SourceColumn
+    positive_from: float | None = Field(default=None, allow_inf_nan=False)
+    """Lowest value of the positive class; None for a column of 0 and 1."""
+
+
+class SplitCard(Model):
+    """Split into train : dev : test, by `time` if the card has a timestamp, else by `hash`."""
+
+    by: Literal["time", "hash"]
+    parts: tuple[int, int, int] = (4, 1, 1)
+    key: SourceColumn | None = None
+    """Hash only: the column whose equal values stay in one split (default: the row number)."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if not 1 <= min(self.parts) <= max(self.parts) <= MAX_PART:
+            rule, value = (
+                f"each part of a split must be at least 1 and at most {MAX_PART:,}",
+                ", ".join(map(str, self.parts)),
+            )
+            raise SettingError(rule, value=shorten(value), remedy="set it to, for example, [4, 1, 1]")
+        if self.key is not None and self.by != "hash":
+            raise SettingError(
+                "split.key requires split.by = 'hash'", value=self.key, remedy="remove split.key"
             )
         return self
