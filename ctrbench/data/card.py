@@ -24,6 +24,7 @@ from ctrbench.data.card_values import (
     MAX_COUNT,
     MAX_LENGTH,
     ColumnSeparator,
+    DatasetName,
     Kind,
     LabelCard,
     ListSeparator,
@@ -129,7 +130,7 @@ class FieldCard(Model):
 class DatasetCard(Model):
     """Description of a dataset; see the module's docstring."""
 
-    name: Name
+    name: DatasetName
     title: Text
     description: Paragraph = ""
     """A paragraph about rows, label and origin."""

@@ -18,7 +18,9 @@ from ctrbench.errors import SettingError
 from ctrbench.problems import shorten
 
 MAX_NAME = 100
-"""Largest length of a name: the names of dataset and domain set fit one file name of 255 bytes."""
+"""Largest length of the name of a field or domain set."""
+MAX_DATASET_NAME = 200
+"""Larger, since the names of generated datasets list their settings."""
 MAX_TEXT = 10_000
 MAX_PATH_BYTES = 4000
 MAX_FILE_NAME_BYTES = 240
@@ -46,14 +48,18 @@ def control_character(text: str, *, allowed: str = "") -> str | None:
     return None if first is None else f"\\u{ord(first):04x}"
 
 
-def _check_name(name: str) -> str:
-    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+def _check_name(name: str, max_length: int = MAX_NAME) -> str:
+    if not NAME.fullmatch(name) or len(name) > max_length:
         raise SettingError(
-            f"must consist of 1 to {MAX_NAME} letters (a-z), digits and - _ . +, the first a letter or digit",
+            f"must consist of 1 to {max_length} letters (a-z), digits and - _ . +, the first a letter or digit",
             value=repr(shorten(name)),
-            remedy="choose another name; the column of a field is set by column",
+            remedy="choose another name; a field may have any column, set by column",
         )
     return name
+
+
+def _check_dataset_name(name: str) -> str:
+    return _check_name(name, MAX_DATASET_NAME)
 
 
 def _check_text(text: str, *, allowed: str = "") -> str:
@@ -157,6 +163,7 @@ def _check_pypi(requirement: str) -> str:
 Kind = Literal["categorical", "multi_valued", "sequence", "numeric"]
 Role = Literal["user", "item", "context", "shop", "ad", "query", "other"]
 Name = Annotated[str, AfterValidator(_check_name)]
+DatasetName = Annotated[str, AfterValidator(_check_dataset_name)]
 Text = Annotated[str, AfterValidator(_check_text)]
 Paragraph = Annotated[str, AfterValidator(_check_paragraph)]
 SourceColumn = Annotated[str, AfterValidator(_check_column)]

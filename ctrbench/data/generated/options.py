@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from ctrbench.data.card_values import MAX_DATASET_NAME
 from ctrbench.data.generated.shards import Dispatch
 from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.problems import all_problems
@@ -139,7 +140,11 @@ def dataset_name(spec: ProductionSpec) -> str:
     """Return the name of the dataset of a spec: its rows, and the settings that differ from the default."""
     parts = [name if value is True else f"{name}-{value}" for name, value in _changed_settings(spec).items()]
     parts = [part.replace("_", "-").removeprefix("interaction-") for part in parts]
-    return "-".join(["production", _short_number(spec.rows), *parts])
+    name = "-".join(["production", _short_number(spec.rows), *parts])
+    if len(name) > MAX_DATASET_NAME:
+        rule = f"the name of a dataset must have at most {MAX_DATASET_NAME} characters"
+        raise SettingError(rule, value=name, remedy="change fewer settings of --variant")
+    return name
 
 
 def _short_number(rows: int) -> str:
