@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from ctrbench.errors import CtrbenchError, SettingError
+from ctrbench.errors import CtrbenchError, SettingError, shorten
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -50,15 +50,10 @@ class Problem:
     @property
     def path(self) -> str:
         """The location as text, such as `fields.0.name`."""
-        return shorten(".".join(str(part) for part in self.location))
+        return shorten(".".join(str(part) for part in self.location), MAX_SHOWN)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.location else self.message
-
-
-def shorten(text: str) -> str:
-    """Return a text for an error, its end replaced by dots if it is long."""
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"
 
 
 def raise_all(errors: Iterable[CtrbenchError]) -> None:
@@ -140,7 +135,7 @@ def describe_problem(problem: Problem, keys: Sequence[str]) -> CtrbenchError:
     rule = f"{problem.path} {problem.message}" if problem.message.startswith("must ") else str(problem)
     if not isinstance(problem.value, str | int | float):
         return SettingError(rule)
-    return SettingError(rule, value=shorten(repr(problem.value)))
+    return SettingError(rule, value=shorten(repr(problem.value), MAX_SHOWN))
 
 
 def combine(rule: str, file: object, errors: Sequence[CtrbenchError], *, remedy: str) -> CtrbenchError:

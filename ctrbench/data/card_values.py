@@ -14,8 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ctrbench.errors import SettingError
-from ctrbench.problems import shorten
+from ctrbench.errors import SettingError, shorten
 
 MAX_NAME = 100
 """Largest length of the name of a field or domain set."""

@@ -78,7 +78,7 @@ def test_a_damaged_added_domain_set_is_added_again(prepared: Prepared, home: Pat
 
 
 def test_a_list_cannot_be_a_domain_feature(prepared: Prepared) -> None:
-    with pytest.raises(SettingError, match=r"one id per row .*tags is multi_valued"):
+    with pytest.raises(SettingError, match=r"one id per row: tags is multi_valued"):
         prepared.ensure_domains(("tags",))
 
 
