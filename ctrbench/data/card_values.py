@@ -198,10 +198,10 @@ class Source(Model):
     @model_validator(mode="after")
     def _check_one_kind(self) -> Self:
         if sum(map(bool, (self.url, self.pypi, self.local))) != 1:
-            given = [key for key in ("url", "pypi", "local") if getattr(self, key)]
+            kinds = [key for key in ("url", "pypi", "local") if getattr(self, key)]
             rule = "a source must have exactly one of url, pypi and local"
             raise SettingError(
-                rule, value=", ".join(given) or "none", remedy="give each in its own [[sources]]"
+                rule, value=", ".join(kinds) or "none", remedy="give each in its own [[sources]]"
             )
         return self
 
