@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from ctrbench.errors import PLUGIN_MODULE, ContractError, SettingError, describe_exception, did_you_mean
+from ctrbench.failures import is_failure
 
 TAGS = ("Paper", "Year", "Uses", "Parameters per domain")
 """Lines of a plug-in's docstring, `Name: text`, that listings show; the last two belong to methods."""
@@ -148,8 +149,10 @@ class Plugin:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # a third party's file may raise anything; the message names the file
+        except BaseException as error:  # a third party's file may raise anything; the message names the file
             del sys.modules[name]
+            if not is_failure(error):
+                raise
             problem = f"{describe_exception(error)} ({self.file})"
             raise ContractError(
                 "a plug-in cannot be imported", value=problem, remedy="correct this line"

@@ -1,8 +1,7 @@
 """Errors that a user can cause, and the texts that several of them share.
 
 Each error states the rule that was broken, the value that broke it and the remedy. The command line prints the three
-parts and exits with code 2. An exception inside a user's plug-in becomes such an error too; any other exception is a
-bug of ctrbench and keeps its traceback.
+parts and exits with code 2. `ctrbench.failures` turns other exceptions into such errors.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 PLUGIN_MODULE = "ctrbench_plugin_"
 """Beginning of the names of modules that are plug-in files from outside ctrbench."""
 DEBUG = "CTRBENCH_DEBUG"
-"""Environment variable; if it is set, the command line shows the traceback of every error."""
+"""Environment variable; if it is set, the command line shows the traceback of every error, as with `--debug`."""
 
 
 class CtrbenchError(ValueError):
@@ -98,5 +97,5 @@ def plugin_error(error: BaseException) -> ContractError | None:
     return ContractError(
         "a plug-in must not raise an exception",
         value=f"{describe_exception(error)} ({frame.filename})",
-        remedy=f"correct this line; {DEBUG}=1 shows the traceback",
+        remedy="correct this line; --debug shows the traceback",
     )

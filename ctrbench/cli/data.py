@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from ctrbench.cli import options, options_data, progress, show_data
+from ctrbench.cli import console, options, options_data, progress, show_data
+from ctrbench.plain_text import one_line
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
@@ -67,7 +66,7 @@ def prepare(
     _show_prepared(prepared, domains)
     if export is not None:
         _export(prepared, domains, export)
-    typer.echo(f"next: ctrbench run --dataset {prepared.manifest.name} --methods plain,adasparse")
+    console.print_line(f"next: ctrbench run --dataset {prepared.manifest.name} --methods plain,adasparse")
 
 
 def _show_prepared(prepared: Prepared, domains: str | None) -> None:
@@ -86,7 +85,7 @@ def _export(prepared: Prepared, domains: str | None, location: str) -> None:
     prepared, domain_set = choose_domains(prepared, domains)
     with progress.phases() as phases:
         folder = export(prepared, parse_location(location), domain_set=domain_set, progress=phases)
-    typer.echo(f"exported: {folder}")
+    console.print_line(f"exported: {one_line(folder)}")
 
 
 def show(
@@ -105,7 +104,7 @@ def show(
     table = prepared.domain_table(domain_set)
     show_data.show_domains(prepared, domain_set, table, top)
     files = write_domain_chart(table, out, dataset=prepared.manifest.name, domain_set=domain_set)
-    typer.echo(f"chart: {', '.join(str(file) for file in files)}")
+    console.print_line(f"chart: {', '.join(map(one_line, files))}")
 
 
 def card(
@@ -116,11 +115,12 @@ def card(
     from ctrbench.storage.outputs import check_local_file
 
     if out is None:
-        typer.echo(draft_card(data, name=name), nl=False)
+        console.print_line(draft_card(data, name=name).rstrip("\n"))
         return
     check_local_file(out, "--out")
     write_card(data, out, name=name)
-    typer.echo(f"{out}: review it, then run\n  ctrbench prepare {out}")
+    shown = one_line(out)
+    console.print_line(f"{shown}: review it, then run\n  ctrbench prepare {shown}")
 
 
 def synth_iaac(
@@ -133,4 +133,5 @@ def synth_iaac(
     check_local_folder(out, "--out")
     with progress.resumable(), progress.phases() as phases:
         make_twin(rows, out, seed=seed, progress=lambda done, total: phases("write", done / total))
-    typer.echo(f"{out}: {rows:,} rows; next, run\n  ctrbench prepare iaac --source {out}")
+    shown = one_line(out)
+    console.print_line(f"{shown}: {rows:,} rows; next, run\n  ctrbench prepare iaac --source {shown}")

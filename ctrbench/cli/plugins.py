@@ -10,6 +10,7 @@ import typer
 from ctrbench.cli import console, options, options_plugins, show_contract, show_data, show_plan, show_plugins
 from ctrbench.cli.runs import latest_dataset
 from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.plain_text import one_line
 
 
 def list_(kind: options_plugins.Kind) -> None:
@@ -92,7 +93,10 @@ def new_method(name: options_plugins.NewName, folder: options_plugins.PluginFold
     check_local_folder(folder, "--folder")
     check_local_file(folder / f"{name}.py", "NAME")
     file = write(name, folder)
-    typer.echo(f"{file}: edit it, then run\n  ctrbench check {file}\n  ctrbench run --methods plain,{file}")
+    shown = one_line(file)
+    console.print_line(
+        f"{shown}: edit it, then run\n  ctrbench check {shown}\n  ctrbench run --methods plain,{shown}"
+    )
 
 
 def check(methods: options_plugins.CheckedMethods, backbone: options_plugins.CheckedBackbones = None) -> None:

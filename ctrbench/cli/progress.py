@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import typer
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +23,8 @@ from rich.progress import (
 
 from ctrbench.cli import console
 from ctrbench.cli.show_runs import describe_outcome
+from ctrbench.failures import Interrupted, is_failure, stop_code, stop_message
+from ctrbench.plain_text import one_line
 
 if TYPE_CHECKING:
     from ctrbench.runs.grid import Run
@@ -37,12 +38,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Turn Ctrl-C into one line and exit code 130."""
+    """Turn Ctrl-C and SIGTERM into one line and exit code 130 or 143."""
     try:
         yield
-    except KeyboardInterrupt:
-        typer.secho("Interrupted. Run the same command again to resume.", err=True)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, Interrupted) as error:
+        if is_failure(error):
+            raise
+        console.print_note(f"{stop_message(error)} Run the same command again to resume.")
+        raise typer.Exit(stop_code(error)) from None
 
 
 class PhaseProgress(Protocol):
@@ -58,7 +61,11 @@ def phases() -> Iterator[PhaseProgress]:
     if not console.err.is_terminal:
         yield _PhaseLines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=console.err) as bars:
         yield _PhaseBars(bars)
 
@@ -80,7 +87,7 @@ class _PhaseBars:
 
     def __call__(self, phase: str, done: float) -> None:
         if phase not in self.tasks:
-            self.tasks[phase] = self.bars.add_task(escape(phase), total=1.0)
+            self.tasks[phase] = self.bars.add_task(one_line(phase), total=1.0)
         self.bars.update(self.tasks[phase], completed=done)
 
 
@@ -94,10 +101,10 @@ def training(dataset: str, grid: Sequence[Run], unfinished: Sequence[Run]) -> It
         yield RunProgress(len(unfinished), None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -118,12 +125,12 @@ class RunProgress:
     def started(self, run: Run) -> None:
         """Announce a run that begins."""
         self.num_started += 1
-        title = f"[{self.num_started}/{self.num_runs}] {run.label}"
+        title = one_line(f"[{self.num_started}/{self.num_runs}] {run.label}")
         self.line_times[run.key.digest] = time.monotonic()
         if self.bars is None:
             console.print_note(f"{title}: started")
         else:
-            self.tasks[run.key.digest] = self.bars.add_task(escape(title), total=None, figures="")
+            self.tasks[run.key.digest] = self.bars.add_task(title, total=None, figures="")
 
     def ticked(self, run: Run, tick: Tick) -> None:
         """Show the progress of a run."""
@@ -134,25 +141,25 @@ class RunProgress:
             self.bars.update(task, completed=tick.step, total=tick.steps, figures=figures)
         elif time.monotonic() - self.line_times[run.key.digest] > SECONDS_BETWEEN_LINES:
             self.line_times[run.key.digest] = time.monotonic()
-            console.print_note(f"{run.label}: step {tick.step}/{tick.steps} · {figures}")
+            console.print_note(f"{one_line(run.label)}: step {tick.step}/{tick.steps} · {figures}")
 
     def finished(self, run: Run, record: RunRecord) -> None:
         """Print the result of a run, or the error that ended it."""
         if self.bars is not None:
             self.bars.remove_task(self.tasks.pop(run.key.digest))
             self.bars.advance(self.all_runs)
-        console.print_note(f"{run.label}: {describe_outcome(record)}")
+        console.print_note(f"{one_line(run.label)}: {describe_outcome(record)}")
 
 
 @contextmanager
 def measuring() -> Iterator[BenchProgress]:
     """Show which case is measured: a bar, or one line per case where there is no terminal."""
     if not console.err.is_terminal:
-        yield lambda name, number, total: console.print_note(f"[{number}/{total}] {name}")
+        yield lambda name, number, total: console.print_note(one_line(f"[{number}/{total}] {name}"))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console.err, transient=True) as bars:
         task = bars.add_task("measuring hardware limits", total=None)
         yield lambda name, number, total: bars.update(
-            task, description=escape(name), completed=number - 1, total=total
+            task, description=one_line(name), completed=number - 1, total=total
         )

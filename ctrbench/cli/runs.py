@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ctrbench.cli import console, options, progress, show_results, show_runs
+from ctrbench.plain_text import one_line
 
 if TYPE_CHECKING:
     from ctrbench.runs.experiment import Experiment
@@ -83,7 +84,9 @@ def run(
     )  # fmt: skip
     show_runs.show_runs(experiment.records())
     _exit_if_failed(records)
-    typer.echo(f"next: ctrbench report --dataset {experiment.dataset} --bins 5 --results {results}")
+    console.print_line(
+        f"next: ctrbench report --dataset {experiment.dataset} --bins 5 --results {one_line(results)}"
+    )
 
 
 def study(

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from ctrbench.cli import console
 from ctrbench.cli.formats import DASH, listing
 
@@ -28,7 +26,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
     for rule, of_rule in by_rule.items():
         failed = [finding for finding in of_rule if not finding.ok]
         num_passed = len(of_rule) - len(failed)
-        table.add_row(rule, str(num_passed), str(len(failed) or ""), escape(_backbones_text(failed, of_rule)))
+        table.add_row(rule, str(num_passed), str(len(failed) or ""), _backbones_text(failed, of_rule))
     if by_rule:
         console.print_table(table)
     for reason, skipped in _by_sentence(finding for finding in findings if finding.is_skipped).items():
@@ -48,7 +46,7 @@ def show_matrix(findings: Mapping[str, Sequence[Finding]]) -> None:
     table = listing("contract", "name", *map(str, range(1, len(backbones) + 1)))
     table.columns[0].overflow = "fold"
     for method, of_method in findings.items():
-        table.add_row(escape(method), *(_verdict(of_method, backbone) for backbone in backbones))
+        table.add_row(method, *(_verdict(of_method, backbone) for backbone in backbones))
     console.print_table(table)
     console.print_line("ok: all rules pass; –: skipped, not supported by the method; 2!: two rules fail")
     for method, of_method in findings.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from ctrbench.cli import console
 from ctrbench.cli.formats import grid, percentage
 from ctrbench.names import Column, DomainColumn, Split
+from ctrbench.plain_text import one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,10 +39,10 @@ def show_prepared(prepared: Prepared, summary: DatasetSummary) -> None:
     if manifest.card.description:
         console.print_line(f"description: {' '.join(manifest.card.description.split())}")
     if manifest.card.homepage:
-        console.print_line(f"homepage: {manifest.card.homepage}")
+        console.print_line(f"homepage: {one_line(manifest.card.homepage)}")
     if manifest.note:
-        console.print_line(f"note: {manifest.note}")
-    console.print_line(f"location: {prepared.folder}")
+        console.print_line(f"note: {one_line(manifest.note)}")
+    console.print_line(f"location: {one_line(prepared.folder)}")
 
 
 def _splits_table(prepared: Prepared, domain_set: str) -> Table:
@@ -101,7 +101,7 @@ def _domain_row(row: Mapping[str, object]) -> tuple[str, ...]:
         for name in (DomainColumn.ROWS, DomainColumn.POSITIVES)
     )
     rates = [percentage(positives[split], counts[split]) for split in (Split.TRAIN, Split.TEST)]
-    key = str(row[DomainColumn.KEY]) if row[Column.DOMAIN] else "(unseen in training)"
+    key = one_line(row[DomainColumn.KEY]) if row[Column.DOMAIN] else "(unseen in training)"
     return (str(row[Column.DOMAIN]), key, *(f"{count:,}" for count in counts.values()), *rates)
 
 
@@ -112,5 +112,5 @@ def show_datasets(datasets: Iterable[ListedDataset]) -> None:
         table.add_column(heading, overflow="fold")
     for dataset in datasets:
         about = "\n".join(line for line in (dataset.title, dataset.homepage) if line)
-        table.add_row(dataset.name, escape(about), "yes" if dataset.is_prepared else "")
+        table.add_row(dataset.name, about, "yes" if dataset.is_prepared else "")
     console.print_table(table)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from ctrbench.cli import console
@@ -55,17 +54,17 @@ class _Changes:
 
 
 def _part_table(title: str, cost: PlanCost, changes: _Changes, *, number: Callable[[int], str]) -> Table:
-    table = listing(escape(title), "", "part", "kind")
+    table = listing(title, "", "part", "kind")
     table.columns[1].no_wrap = True
     for heading in ("shape", "parameters", "per domain", "multiply-\nadds/row"):
         table.add_column(heading, justify="right", no_wrap=True)
     for guide, part in _tree_lines(cost.sections):
-        name = escape(f"{guide}{part.name}")
+        name = f"{guide}{part.name}"
         style = None if guide else "dim"
         table.add_row(
             changes.mark(part),
             name,
-            escape(part.kind),
+            part.kind,
             _shape_text(part),
             *_count_cells(part, number),
             style=style,
@@ -114,5 +113,5 @@ def _totals_table(before: PlanCost, after: PlanCost, indicator: str) -> Table:
     for name, (old, new) in lines.items():
         ratio = f"{new / old:.2f}" if old and new != old else ""
         difference = f"{new - old:+,}" if new != old else ""
-        table.add_row(escape(name), f"{old:,}", f"{new:,}", difference, ratio)
+        table.add_row(name, f"{old:,}", f"{new:,}", difference, ratio)
     return table

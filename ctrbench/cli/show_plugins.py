@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ctrbench.cli import console
 from ctrbench.cli.formats import listing
@@ -48,7 +48,7 @@ def show_summaries(kind: str, plugins: Iterable[Plugin]) -> None:
     table = listing(kind, "name", "summary", "source")
     for plugin in plugins:
         source = "built-in" if plugin.is_builtin else "installed"
-        table.add_row(plugin.name, escape(_without_citation(plugin.summary)), source)
+        table.add_row(plugin.name, _without_citation(plugin.summary), source)
     console.print_table(table)
 
 
@@ -61,7 +61,7 @@ def _show_groups(kind: str, groups: Mapping[str, Sequence[str]], all_name: str) 
 def _wide_methods_table(plugins: Iterable[Plugin]) -> Table:
     table = _expanded_listing("methods", "name", "summary", "paper", "year", USES.lower(), PER_DOMAIN.lower())
     for plugin in plugins:
-        tags = (escape(plugin.tag(name)) for name in (USES, PER_DOMAIN))
+        tags = (plugin.tag(name) for name in (USES, PER_DOMAIN))
         table.add_row(plugin.name, _summary(plugin, 90), _authors_and_venue(plugin), _year(plugin), *tags)
     return table
 
@@ -70,12 +70,12 @@ def _narrow_methods_table(plugins: Iterable[Plugin]) -> Table:
     table = listing("methods", "name", f"summary, paper, {USES.lower()}, {PER_DOMAIN.lower()}")
     for plugin in plugins:
         lines = (
-            _summary(plugin, console.out.width - 22),
-            f"[dim]{_authors_and_venue(plugin)} · {_year(plugin)}[/]" if _year(plugin) else "",
-            f"uses: {escape(plugin.tag(USES))}",
-            f"per domain: {escape(plugin.tag(PER_DOMAIN))}",
+            Text(_summary(plugin, console.out.width - 22)),
+            Text(f"{_authors_and_venue(plugin)} · {_year(plugin)}" if _year(plugin) else "", style="dim"),
+            Text(f"uses: {plugin.tag(USES)}"),
+            Text(f"per domain: {plugin.tag(PER_DOMAIN)}"),
         )
-        table.add_row(plugin.name, "\n".join(filter(None, lines)))
+        table.add_row(plugin.name, Text("\n").join(filter(None, lines)))
     return table
 
 
@@ -91,7 +91,7 @@ def _summary(plugin: Plugin, width: int | None = None) -> str:
     """Return a plug-in's summary without its name, shortened to `width` characters."""
     summary = _without_citation(plugin.summary)
     text = summary.partition(": ")[2] or summary
-    return escape(text if width is None else shorten(text, width, placeholder=" …"))
+    return text if width is None else shorten(text, width, placeholder=" …")
 
 
 def _without_citation(summary: str) -> str:
@@ -102,12 +102,12 @@ def _without_citation(summary: str) -> str:
 def _authors_and_venue(plugin: Plugin) -> str:
     """Return a paper's authors and venue, without its title."""
     authors, *rest = plugin.tag("Paper").split(", ")
-    return "" if authors.startswith("none") else escape(", ".join((authors, *rest[-1:])))
+    return "" if authors.startswith("none") else ", ".join((authors, *rest[-1:]))
 
 
 def _year(plugin: Plugin) -> str:
     year = plugin.tag("Year")
-    return "" if year == "none" else escape(year)
+    return "" if year == "none" else year
 
 
 def show_studies(studies: Mapping[str, Study]) -> None:
@@ -116,5 +116,5 @@ def show_studies(studies: Mapping[str, Study]) -> None:
     for heading in ("name", "title", "source"):
         table.add_column(heading)
     for name, study in studies.items():
-        table.add_row(name, escape(study.title), escape(study.source))
+        table.add_row(name, study.title, study.source)
     console.print_table(table)

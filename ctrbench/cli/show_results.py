@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ctrbench.cli import console
+from ctrbench.plain_text import one_line
 
 
 def show_files(tables: Iterable[Table], files: Iterable[Path]) -> None:
@@ -15,4 +16,4 @@ def show_files(tables: Iterable[Table], files: Iterable[Path]) -> None:
     for table in tables:
         console.print_table(table)
     for file in files:
-        console.print_line(str(file))
+        console.print_line(one_line(file))

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from ctrbench.cli import console
 from ctrbench.cli.formats import DASH, listing, metric, short_count
+from ctrbench.plain_text import one_line
 
 if TYPE_CHECKING:
     from ctrbench.cost.explain import PairCost
@@ -34,13 +34,13 @@ def show_forecast(forecast: Forecast) -> None:
         table.add_column(heading, justify="left" if heading == "indicator" else "right")
     for pair in forecast.pairs:
         if pair.cost is not None:
-            table.add_row(*map(escape, _cost_row(pair, pair.cost)))
+            table.add_row(*map(one_line, _cost_row(pair, pair.cost)))
     if table.row_count:
         console.print_table(table, console.err)
         console.print_note(f"memory of the largest run: about {forecast.memory / 1e9:.1f} GB")
     for pair in forecast.pairs:
         if pair.reason:
-            console.print_note(f"{pair.method} × {pair.backbone}: {pair.reason}")
+            console.print_note(one_line(f"{pair.method} × {pair.backbone}: {pair.reason}"))
 
 
 def _cost_row(pair: PairCost, cost: Cost) -> tuple[str, ...]:
@@ -62,12 +62,12 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
     recorded = [(run, record) for run, record in runs if record is not None]
     for _, record in recorded:
         if record.result is not None:
-            table.add_row(*map(escape, _result_row(record)))
+            table.add_row(*map(one_line, _result_row(record)))
     if table.row_count:
         console.out.print(table)
     for run, record in recorded:
         if record.result is None:
-            console.print_line(f"{run.label}: {describe_outcome(record)}")
+            console.print_line(f"{one_line(run.label)}: {describe_outcome(record)}")
 
 
 def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
@@ -78,9 +78,7 @@ def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
         table.add_column(heading, justify="right" if heading == "seed" else "left")
     for run in grid:
         state = "to run" if run.key.digest in waiting else "finished"
-        table.add_row(
-            *map(escape, run.labels), str(run.key.seed), "not supported" if run.unsupported else state
-        )
+        table.add_row(*map(one_line, run.labels), str(run.key.seed), "not supported" if run.unsupported else state)
     console.out.print(table)
     num_finished = len(grid) - len(unfinished)
     console.print_line(
@@ -104,7 +102,7 @@ def _result_row(record: RunRecord) -> Iterable[str]:
 def describe_outcome(record: RunRecord) -> str:
     """Return the metrics of a run in one line, or its status and error."""
     if record.result is None:
-        return f"{record.status}: {record.error}"
+        return one_line(f"{record.status}: {record.error}")
     test, seconds = record.result.test, sum(record.measured.seconds.values())
     values = [f"{shown.title} {metric(test.get(shown.name), shown.digits)}" for shown in _shown_metrics()]
     return " · ".join([*values, f"{seconds:.0f} s"])

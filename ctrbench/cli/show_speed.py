@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ctrbench.cli import console
 from ctrbench.cli.formats import DASH, listing, short_count, three_digits
+from ctrbench.plain_text import one_line
 
 if TYPE_CHECKING:
     from ctrbench.speed.bench import BenchResult, CaseResult
@@ -29,7 +28,7 @@ def show_speed(result: BenchResult) -> None:
     measured = [(line, line.figures) for line in result.cases if line.figures is not None]
     if measured:
         width = max(console.out.width, TABLE_COLUMNS)
-        wide = console.out if console.out.is_terminal else Console(width=width)
+        wide = console.out if console.out.is_terminal else console.PlainConsole(width=width)
         console.print_table(
             _speed_table(f"Milliseconds per step; {_conditions_text(result, measured)}", measured), wide
         )
@@ -40,7 +39,7 @@ def show_speed(result: BenchResult) -> None:
     )
     for line in result.cases:
         if line.reason is not None:
-            console.print_line(f"{line.label}: {line.reason}")
+            console.print_line(one_line(f"{line.label}: {line.reason}"))
 
 
 def _conditions_text(result: BenchResult, measured: Measured) -> str:
@@ -88,4 +87,4 @@ def _case_table(title: str, *headings: str) -> Table:
 
 
 def _case_cells(line: CaseResult) -> tuple[str, ...]:
-    return escape(line.method), escape(line.backbone), f"{line.domains:,}", f"{line.batch_size:,}"
+    return line.method, line.backbone, f"{line.domains:,}", f"{line.batch_size:,}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ctrbench.cli import options, options_plugins, progress, show_speed
+from ctrbench.cli import console, options, options_plugins, progress, show_speed
+from ctrbench.plain_text import one_line
 
 
 def bench(
@@ -44,6 +45,6 @@ def bench(
         result = run_bench(request, progress=show_case)
     show_speed.show_speed(result)
     if json_file is not None:
-        typer.echo(f"all figures: {write_json(result, json_file)}")
+        console.print_line(f"all figures: {one_line(write_json(result, json_file))}")
     if any(case.has_failed for case in result.cases):
         raise typer.Exit(1)

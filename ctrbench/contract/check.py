@@ -22,6 +22,7 @@ from ctrbench.contract.rows import SEED
 from ctrbench.contract.rule import Check, Rule
 from ctrbench.contract.rules import ESTIMATOR_RULES, RULES
 from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.failures import is_failure
 from ctrbench.plugins.registry import plugins, select
 
 SUPPORTS = "supports"
@@ -137,11 +138,13 @@ def _run_check(check: Check, case: Case) -> str | None:
     torch.manual_seed(SEED)
     try:
         return check(case)
-    except Exception as error:  # noqa: BLE001  # any exception of a plug-in is a finding about it
+    except BaseException as error:  # any exception of a plug-in is a finding about it
+        if not is_failure(error):
+            raise
         return _describe_exception(error, case.file)
 
 
-def _describe_exception(error: Exception, file: Path) -> str:
+def _describe_exception(error: BaseException, file: Path) -> str:
     """Return one line about an exception, with the last line of the plug-in that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == file] or frames

@@ -6,18 +6,20 @@ Sequences that have a target are counted at their mean length in the data, all o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from ctrbench.cost.model import NO_LENGTHS, SEED, Lengths
 from ctrbench.cost.parameters import Cost
 from ctrbench.cost.tree import PlanCost, plan_cost, total_cost
-from ctrbench.errors import SettingError
+from ctrbench.errors import ContractError, SettingError
+from ctrbench.failures import describe_failure, is_failure, summary, user_error
 from ctrbench.names import Split
 from ctrbench.nn.schema import Schema
-from ctrbench.plugins.registry import select
+from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.grid import Run, make_grid
 from ctrbench.runs.schema import field_shapes, make_schema, synthetic_schema
 from ctrbench.synthetic.click_log import field_sizes, synthetic_ids
@@ -72,10 +74,11 @@ def explain(
             domain_set=domain_set, indicator=indicator, config=config,
         )  # fmt: skip
         data = _prepared_data(prepared, run)
-    before, after = (
-        plan_cost(each, data.schema, batch_rows=config.batch_size, lengths=data.lengths)
-        for each in (plan, rewriter.apply(plan))
-    )
+    with _named_plugins(selected, base):
+        before, after = (
+            plan_cost(each, data.schema, batch_rows=config.batch_size, lengths=data.lengths)
+            for each in (plan, rewriter.apply(plan))
+        )
     return Explanation(
         method=selected.label,
         backbone=base.label,
@@ -84,6 +87,22 @@ def explain(
         before=before,
         after=after,
     )
+
+
+@contextmanager
+def _named_plugins(*selected: Selected[Any]) -> Iterator[None]:
+    """Name plug-ins from outside in an error that their plans cause in a module of ctrbench or of torch."""
+    try:
+        yield
+    except Exception as error:
+        files = [str(choice.plugin.file) for choice in selected if not choice.plugin.is_builtin]
+        if not files or user_error(error) is not None:
+            raise
+        raise ContractError(
+            "a model must be built from the plan of a plug-in without an exception",
+            value=f"{', '.join(files)}: {summary(error)}",
+            remedy="ctrbench check names the rule that the plug-in breaks; --debug shows the traceback",
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +188,10 @@ def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
             cost = total_cost(method.apply(backbone.full_plan()), schema, lengths=lengths)
         except SettingError as refusal:
             yield replace(pair, reason=str(refusal), refusal=refusal)
-        except Exception as problem:  # noqa: BLE001  # the run will fail with it, and its record will hold it
-            yield replace(pair, reason=f"{type(problem).__name__}: {problem}")
+        except BaseException as problem:  # the run will fail with it, and its record will hold it
+            if not is_failure(problem):
+                raise
+            yield replace(pair, reason=describe_failure(problem))
         else:
             indicator = _index_label(method, cost, run.key.indicator, schema)
             yield replace(pair, cost=cost, plain=plain[run.key.backbone.digest], indicator=indicator)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.added_fields import added_field, unchanged_added_fields
 from ctrbench.data.batches import SplitData
-from ctrbench.errors import SettingError
+from ctrbench.errors import ContractError, SettingError
 from ctrbench.nn.build import Activation
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
@@ -101,6 +101,18 @@ def _numbers(value: object) -> Iterator[float]:
             yield from _numbers(element)
 
 
+def _check_plan(plan: object, plugin: Settings, function: str) -> Plan:
+    """Return the plan that a plug-in returned; raise `ContractError` for anything else."""
+    if isinstance(plan, Plan):
+        return plan
+    name = type(plugin).__name__
+    raise ContractError(
+        f"{function}() of a plug-in must return a Plan",
+        value=f"{name}.{function}() returned {type(plan).__name__}",
+        remedy=f"return a Plan; help({name}) has an example",
+    )
+
+
 class Backbone(Settings, ABC):
     """A model family without any multi-domain part, described by a plan.
 
@@ -145,7 +157,10 @@ class Backbone(Settings, ABC):
 
     def full_plan(self) -> Plan:
         """Return the plan with the inherited pooling; models are built from it."""
-        return replace(self.plan(), pooling=Pooling(kind=self.pooling, aux_weight=self.pooling_aux))
+        return replace(
+            _check_plan(self.plan(), self, "plan"),
+            pooling=Pooling(kind=self.pooling, aux_weight=self.pooling_aux),
+        )
 
     def tower(self) -> tuple[Dense, ...]:
         """Return the deep tower, dense stages `tower0`, `tower1`, … of the `hidden` widths."""
@@ -220,7 +235,11 @@ class Method(Settings, ABC):
 
     def apply(self, plan: Plan) -> Plan:
         """Return the rewritten plan with the parts that the settings `norm` and `aux` select."""
-        plan, norm, aux = self.rewrite(plan), self.norm_stage(), self.aux_stage()
+        plan, norm, aux = (
+            _check_plan(self.rewrite(plan), self, "rewrite"),
+            self.norm_stage(),
+            self.aux_stage(),
+        )
         plan = plan.before_tower(norm) if norm else plan
         return plan.add_logit(aux) if aux else plan
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ctrbench.plain_text import one_line, printable
 from ctrbench.report.table import DASH, Cell, Line, Mark, Table
 from ctrbench.report.tables import narrow_tables
 
@@ -67,13 +68,15 @@ def _markdown_line(line: Line, num_columns: int) -> list[str]:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.mark is Mark.BEST else cell.text
+    text = markdown_text(cell.text)
+    text = f"**{text}**" if cell.mark is Mark.BEST else text
     std = f" ± {cell.std}" if cell.std else ""
     return f"{text}{std}{_sign_of(cell).replace('*', '&#42;')}"
 
 
 def markdown_text(text: str) -> str:
-    """Escape the characters that Markdown reads as markup."""
+    """Return text in one line, with the characters escaped that Markdown reads as markup."""
+    text = one_line(text)
     for character in "\\|*_[]<>`":
         text = text.replace(character, f"\\{character}")
     return text
@@ -112,7 +115,7 @@ def escape_latex(text: str) -> str:
     >>> escape_latex("adasparse[r_min=5%]")
     'adasparse[r\\\\_min=5\\\\%]'
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def _latex_lines(table: Table) -> Iterable[str]:
@@ -156,9 +159,9 @@ def _to_rich(table: Table) -> RichTable:
     remarks = () if table.name == "cost" else table.remarks
     notes = "\n".join((*remarks, *table.notes)).replace("Bold:", "Bold and •:")
     rich_table = RichTable(
-        title=Text("\n".join(filter(None, (table.title, table.notice))), style="bold"),
+        title=Text(printable("\n".join(filter(None, (table.title, table.notice)))), style="bold"),
         title_justify="left",
-        caption=Text(notes, style="dim") if notes else None,
+        caption=Text(printable(notes), style="dim") if notes else None,
         caption_justify="left",
         box=None,
         pad_edge=False,
@@ -166,7 +169,7 @@ def _to_rich(table: Table) -> RichTable:
     )
     rich_table.add_column("", no_wrap=True)
     for column in table.columns:
-        rich_table.add_column(column, justify="right")
+        rich_table.add_column(Text(one_line(column)), justify="right")
     for line in table.lines:
         rich_table.add_row(*_rich_cells(line, len(table.columns)), style=_STYLES[line.kind])
     return rich_table
@@ -177,14 +180,14 @@ def _rich_cells(line: Line, num_columns: int) -> list[Text]:
     cells = [_rich_cell(cell) for cell in line.cells] or [Text("")] * num_columns
     if line.remark:
         cells = [Text(DASH)] * num_columns
-    return [Text(indent + line.label), *cells]
+    return [Text(indent + one_line(line.label)), *cells]
 
 
 def _rich_cell(cell: Cell) -> Text:
     # Marks precede the number, so that the digits of a right-aligned column stay aligned; the best has one too, since
     # bold type is lost in a pipe.
     sign = "•" if cell.mark is Mark.BEST else cell.mark
-    text = Text(f"{sign}{cell.text}", style="bold green" if cell.mark is Mark.BEST else "")
+    text = Text(one_line(f"{sign}{cell.text}"), style="bold green" if cell.mark is Mark.BEST else "")
     if cell.std:
         # ±.0012 instead of ±0.0012, to save space.
         text.append(f" ±{cell.std.removeprefix('0')}", style="dim")

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ctrbench.eval.metrics.base import Metric
 from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.eval.protocol import MIN_SEEDS
+from ctrbench.plain_text import printable
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
@@ -71,12 +72,22 @@ class Section:
 def render_page(dataset: str, sections: Sequence[Section]) -> str:
     """Return the page as HTML."""
     loader = PackageLoader("ctrbench.report")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_without_controls
+    )
     template = environment.get_template("page.html.jinja")
     notices = tuple(
         dict.fromkeys(notice for section in sections if (notice := section.summary.comparison.notice))
     )
     return template.render(dataset=dataset, sections=sections, notices=notices) + "\n"
+
+
+def _without_controls(value: object) -> object:
+    """Return a value to insert; HTML allows no control characters but line breaks and tabs."""
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return value if shown == value else shown
 
 
 def _header_facts(comparison: Comparison) -> Iterable[tuple[str, str]]:

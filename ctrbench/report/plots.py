@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from ctrbench.plain_text import file_name, printable
 from ctrbench.report.comparison import Comparison
 from ctrbench.storage.files import write_files
 
@@ -38,10 +39,19 @@ def save_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> tuple[Pa
 
 def render_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> dict[Path, bytes]:
     """Return the files of a chart, `stem`.svg and `stem`.png, and their content; nothing is written."""
-    specification = chart.to_dict()
+    specification, stem = _drawable(chart.to_dict()), stem.with_name(file_name(stem.name))
     svg = str(vl_convert.vegalite_to_svg(specification))
     png = bytes(vl_convert.vegalite_to_png(specification, scale=2))
     return {stem.with_name(f"{stem.name}.svg"): svg.encode(), stem.with_name(f"{stem.name}.png"): png}
+
+
+def _drawable(value: Any) -> Any:  # noqa: ANN401  # a value of JSON
+    """Return a specification whose texts have escapes for characters that XML, and so SVG, forbids."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_drawable(name): _drawable(content) for name, content in value.items()}
+    return [_drawable(content) for content in value] if isinstance(value, list) else value
 
 
 def inline(values: Data) -> alt.InlineData:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ctrbench.data.batches import RowSource, SplitData
-from ctrbench.errors import SettingError, describe_exception
+from ctrbench.errors import SettingError
+from ctrbench.failures import describe_failure, is_failure
 from ctrbench.names import Column, Split
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.model import CTRModel
@@ -62,8 +63,10 @@ def execute(
     try:
         if run.unsupported is None:
             result, resumed = _execute_run(run, store, clock, progress, checkpoint_seconds, workers)
-    except Exception as problem:  # noqa: BLE001  # an error in a plug-in ends this run, not the others
-        error = describe_exception(problem)
+    except BaseException as problem:  # an error in a plug-in ends this run, not the others
+        if not is_failure(problem):
+            raise
+        error = describe_failure(problem)
         _write_traceback(store.folder(run.key))
     record = RunRecord(
         run=run.key.run,

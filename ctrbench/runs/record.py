@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.eval.stored import BinMetrics, DomainMetrics
+from ctrbench.plain_text import file_name
 
 SCHEMA_VERSION = 3
 """Schema of new records. Those of schemas 1 and 2 have no sha256 of their content; in schema 1, metrics of domains and
@@ -70,7 +71,7 @@ class RunKey(Model):
     @property
     def run(self) -> str:
         """Name of the run in file names: readable, and unique within a dataset."""
-        return f"{self.method.name}-{self.backbone.name}-s{self.seed}-{self.digest[:12]}"
+        return file_name(f"{self.method.name}-{self.backbone.name}-s{self.seed}-{self.digest[:12]}")
 
 
 class Parameters(Model):

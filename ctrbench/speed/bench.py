@@ -20,6 +20,7 @@ import torch
 import ctrbench
 from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import SettingError, shorten
+from ctrbench.failures import describe_failure, is_failure
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.grid import make_grid
@@ -240,8 +241,10 @@ def _measure_case(
         config = request.config.model_copy(update={"batch_size": result.batch_size})
         case = SpeedCase(method=pair.rewriter, backbone=pair.base, workload=workload, config=config)
         return replace(result, figures=measure(case, roofs, seconds=request.seconds))
-    except Exception as problem:  # noqa: BLE001
-        return replace(result, reason=f"{type(problem).__name__}: {problem}", has_failed=True)
+    except BaseException as problem:
+        if not is_failure(problem):
+            raise
+        return replace(result, reason=describe_failure(problem), has_failed=True)
 
 
 def parse_counts(text: str, option: str) -> tuple[int, ...]:

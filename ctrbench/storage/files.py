@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
+from ctrbench.errors import SettingError
 from ctrbench.storage.local import Fault, LocalStorage, is_disk_full, sha256_of
 
 if TYPE_CHECKING:
@@ -132,7 +133,13 @@ def parse_location(text: str | Path) -> Location:
     Raises `SettingError` for a malformed URL and `StoreError` for storage that does not answer.
     """
     if isinstance(text, Path) or "://" not in text:
-        return Path(text).expanduser().absolute()
+        try:
+            return Path(text).expanduser().absolute()
+        except RuntimeError:
+            remedy = "write out the path of the folder"
+            raise SettingError(
+                "no such user, or a user without a home folder", value=text, remedy=remedy
+            ) from None
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     from ctrbench.storage import cloud

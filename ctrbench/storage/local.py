@@ -43,7 +43,8 @@ class LocalStorage:
             with disk_full_errors(file, "CTRBENCH_HOME moves the cache"):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 remove_leftovers_once(file.parent)
-                yield part
+                with _named_after(file, part):
+                    yield part
                 if is_durable:
                     _sync(part)
                 _rename(part, file, is_new=is_new)
@@ -184,6 +185,17 @@ def _rename(part: Path, file: Path, *, is_new: bool) -> None:
         if file.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file)) from None
         part.replace(file)
+
+
+@contextmanager
+def _named_after(file: Path, part: Path) -> Iterator[None]:
+    """Name the file in an error about its temporary path, which a user does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(file)
+        raise
 
 
 @contextmanager

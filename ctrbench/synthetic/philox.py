@@ -9,16 +9,14 @@ function of Wichura (1988), Applied Statistics 37, algorithm AS 241, routine PPN
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeVar, cast
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ctrbench.compiled import compiled
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., object])
 
 WORD = 1 << 32
 _MASK, _SHIFT = np.uint64(WORD - 1), np.uint64(32)
@@ -27,11 +25,6 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _HALF, _LARGEST = 2.0**-54, 1.0 - 2.0**-53
 _FEISTEL_ROUNDS = 4
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-def compiled(function: Function) -> Function:
-    """Compile a function of numbers and numpy arrays at its first call; numba caches the machine code on disk."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 @compiled

@@ -21,7 +21,8 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, spawn
 
-from ctrbench.errors import CtrbenchError, SettingError, describe_exception
+from ctrbench.errors import CtrbenchError, SettingError
+from ctrbench.failures import describe_failure, is_failure
 from ctrbench.nn.capabilities import refused_workers
 from ctrbench.nn.exchange import Workers
 from ctrbench.storage.files import replacing
@@ -145,15 +146,15 @@ def _failure_cause(problem: ProcessException, folder: Path) -> Exception:
     return WorkerDied(str(problem).strip().splitlines()[-1])
 
 
-def _to_caller_error(error: Exception) -> Exception:
+def _to_caller_error(error: BaseException) -> Exception:
     """Return the error that the caller gets: a user's error unchanged, the message of any other."""
     if isinstance(error, CtrbenchError):
         return error
     kind = WorkerDied if _is_lost_connection(error) else WorkerFailed
-    return kind(describe_exception(error))
+    return kind(describe_failure(error))
 
 
-def _is_lost_connection(error: Exception) -> bool:
+def _is_lost_connection(error: BaseException) -> bool:
     """Return whether other workers have left an exchange; `torch.distributed` raises such an error itself."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
@@ -183,9 +184,9 @@ def _run_process(
         result = function(Workers(rank=rank, size=size, device=own_device), *arguments)
         if rank == 0:
             _write_pickle(result, folder / _RESULT)
-    except Exception as error:
+    except BaseException as error:
         # The first worker to fail has the cause; the exchanges of the others fail when the group is destroyed.
-        if not (folder / _ERROR).exists():
+        if is_failure(error) and not (folder / _ERROR).exists():
             _write_pickle(_to_caller_error(error), folder / _ERROR)
         raise
     finally:
@@ -283,7 +284,9 @@ def _run_ray_worker(call: dict[str, Any]) -> object:
     workers = Workers(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
     try:
         return call["function"](workers, *call["arguments"])
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         raise _to_caller_error(error) from error
     finally:
         # The other workers must not wait for this one; Ray keeps its process until all have ended.

@@ -99,7 +99,7 @@ def test_an_exception_names_file_and_line(
     expected = f"error: a plug-in must not raise an exception: mine.py, line {line}, in {function}: ZeroDivisionError"
     assert problem.startswith(expected)
     assert problem.endswith(f"({Path('mine.py').resolve()})")
-    assert hint == "hint: correct this line; CTRBENCH_DEBUG=1 shows the traceback"
+    assert hint == "hint: correct this line; --debug shows the traceback"
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,10 @@ def test_the_traceback_is_shown_on_request(
     use: Callable[[str, str], CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CTRBENCH_DEBUG", "1")
-    with pytest.raises(ZeroDivisionError):
-        use("reader", "1 / 0")
+    done = use("reader", "1 / 0")
+    assert done.returncode == 2
+    assert "Traceback (most recent call last):" in done.stderr
+    assert done.stderr.splitlines()[-2].startswith("error: a plug-in must not raise an exception")
 
 
 def test_a_failed_run_names_file_and_line(prepared: Path, train: Call) -> None:

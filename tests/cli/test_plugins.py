@@ -9,8 +9,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from rich.console import Console
 
+from ctrbench.cli.console import PlainConsole
 from ctrbench.cli.options_plugins import KINDS
 from ctrbench.cli.plugins import LISTINGS
 
@@ -50,7 +50,7 @@ def test_the_listing_of_datasets_marks_those_prepared(prepared: Path, call: Call
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_listing_of_methods_fits(call: Call, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setattr("ctrbench.cli.console.out", Console(width=columns))
+    monkeypatch.setattr("ctrbench.cli.console.out", PlainConsole(width=columns))
     shown = call("list", "methods").stdout
     words = " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= columns
@@ -108,7 +108,7 @@ def test_several_methods_are_checked_as_a_matrix(
 def test_explain_shows_both_plans(
     prepared: Path, call: Call, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    monkeypatch.setattr("ctrbench.cli.console.out", Console(width=columns))
+    monkeypatch.setattr("ctrbench.cli.console.out", PlainConsole(width=columns))
     shown = call("explain", "star", "--backbone", "dcnv2", "--indicator", "age").stdout
     assert max(map(len, shown.splitlines())) <= columns
     before, _, after = shown.partition("after: star, parallel")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 import typer
-from rich.console import Console
 
 from ctrbench.cli import progress
+from ctrbench.cli.console import PlainConsole
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Record:
 def output(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What goes to standard error."""
     file = io.StringIO()
-    console = Console(file=file, force_terminal=request.param, width=160)
+    console = PlainConsole(file=file, force_terminal=request.param, width=160)
     monkeypatch.setattr("ctrbench.cli.console.err", console)
     return file
 

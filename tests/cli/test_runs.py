@@ -10,7 +10,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from rich.console import Console
+
+from ctrbench.cli.console import PlainConsole
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -136,7 +137,7 @@ def test_a_cluster_that_does_not_answer_is_one_clear_error(prepared: Path, train
 def test_a_run_shows_its_cost_before_it_starts(
     prepared: Path, train: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctrbench.cli.console.err", Console(width=120, stderr=True))
+    monkeypatch.setattr("ctrbench.cli.console.err", PlainConsole(width=120, stderr=True))
     arguments = ("--methods", "plain,star[norm=none,aux=none]", "--seeds", "2")
     shown, _, rest = train(*arguments).stderr.partition("tiny: 4 runs")
     # Four fields of four numbers and the price enter: 17 → 8 → 4 → 1.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from rich.console import Console
 
+from ctrbench.cli.console import PlainConsole
 from ctrbench.cli.show_contract import show_findings, show_matrix
 from ctrbench.contract.check import SKIPPED, SUPPORTS, Finding
 
@@ -23,7 +23,7 @@ def success(backbone: str, rule: str = "logits") -> Finding:
 
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctrbench.cli.console.out", Console(width=80))
+    monkeypatch.setattr("ctrbench.cli.console.out", PlainConsole(width=80))
 
 
 def shown(capfd: pytest.CaptureFixture[str], findings: Sequence[Finding]) -> str:

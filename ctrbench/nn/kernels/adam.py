@@ -13,7 +13,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 
-from ctrbench.nn.kernels.loops import Array, compiled, in_parts
+from ctrbench.compiled import compiled
+from ctrbench.nn.kernels.loops import Array, in_parts
 from ctrbench.nn.kernels.missed_steps import AdamConfig, MissedSteps
 from ctrbench.nn.kernels.rows import distinct_by_loops, distinct_by_tensors
 from ctrbench.nn.tables import RowTable

@@ -19,8 +19,9 @@ import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from ctrbench.compiled import compiled
 from ctrbench.nn.exchange import Team
-from ctrbench.nn.kernels.loops import Array, compiled
+from ctrbench.nn.kernels.loops import Array
 from ctrbench.nn.routing import Routing, full_precision
 
 Number = TypeVar("Number", float, torch.Tensor)

@@ -1,7 +1,4 @@
-"""Compiling loops over numbers and numpy arrays with numba, and running them in several threads.
-
-Compiled code is stored in numba's cache.
-"""
+"""Compiled loops over rows of numbers, executed in several threads."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import TypeVar, cast
 
-import numba
 import numpy as np
 import torch
 
@@ -19,12 +14,6 @@ PARALLEL_NUMBERS = 1 << 17
 """Fewer numbers than this are processed by one thread: a second costs more than it gains."""
 
 Array = np.ndarray
-Loop = TypeVar("Loop", bound=Callable[..., object])
-
-
-def compiled(loop: Loop) -> Loop:
-    """Compile a function of numbers and numpy arrays when it is first called."""
-    return cast(Loop, numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
 
 
 @cache

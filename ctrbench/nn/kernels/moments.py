@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ctrbench.nn.kernels.loops import Array, compiled
+from ctrbench.compiled import compiled
+from ctrbench.nn.kernels.loops import Array
 
 
 @dataclass(frozen=True, kw_only=True)

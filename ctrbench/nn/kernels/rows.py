@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ctrbench.nn.kernels.loops import Array, compiled
+from ctrbench.compiled import compiled
+from ctrbench.nn.kernels.loops import Array
 
 
 def distinct_by_loops(ids_n: torch.Tensor, slot_R: Array) -> tuple[torch.Tensor, torch.Tensor]:

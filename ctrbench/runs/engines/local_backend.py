@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from ctrbench.errors import CtrbenchError
+from ctrbench.failures import user_error
 from ctrbench.runs.engines.protocol import ExecuteShared, Watcher
 from ctrbench.runs.grid import Run
 from ctrbench.runs.record import RunRecord
@@ -172,6 +173,9 @@ def serve_runs(
         try:
             send = partial(send_message, pipe)
             send(execute(run, store, progress=send, checkpoint_seconds=checkpoint_seconds))
-        except CtrbenchError as error:
+        except Exception as error:
             # Not a failure of the run, which would be a record, but of writing it, such as a full disk.
-            send_message(pipe, error)
+            shown = user_error(error)
+            if shown is None:
+                raise
+            send_message(pipe, shown)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctrbench.synthetic.philox import Floats, Integers, below, compiled, normal, uniforms, words
+from ctrbench.compiled import compiled
+from ctrbench.synthetic.philox import Floats, Integers, below, normal, uniforms, words
 from ctrbench.synthetic.production.distributions import DAY_SECONDS, quantile
 from ctrbench.synthetic.production.streams import Stream
 

@@ -12,7 +12,8 @@ from functools import cache
 import numpy as np
 from scipy.optimize import brentq
 
-from ctrbench.synthetic.philox import Floats, Integers, compiled
+from ctrbench.compiled import compiled
+from ctrbench.synthetic.philox import Floats, Integers
 from ctrbench.synthetic.production.spec import MAX_DOMAINS
 
 DAY_SECONDS = 86_400

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctrbench.synthetic.philox import Floats, Integers, below, compiled, permuted, uniforms, words
+from ctrbench.compiled import compiled
+from ctrbench.synthetic.philox import Floats, Integers, below, permuted, uniforms, words
 from ctrbench.synthetic.production.behaviors import (
     EPOCH_SLOTS,
     Catalog,

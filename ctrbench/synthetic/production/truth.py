@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctrbench.synthetic.philox import Floats, Integers, compiled, normals, uniforms
+from ctrbench.compiled import compiled
+from ctrbench.synthetic.philox import Floats, Integers, normals, uniforms
 from ctrbench.synthetic.production.behaviors import (
     EPOCH_SLOTS,
     Catalog,
