@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def compiled(function: Function) -> Function:
     """Compile a function when it is first called; the machine code is cached on disk where that is possible."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
     cache = _make_cache(function)
     if cache is not None:
         # What `cache=True` does, with another class.
@@ -31,33 +31,41 @@ def compiled(function: Function) -> Function:
     return cast(Function, dispatcher)
 
 
-class _RobustCache(FunctionCache):  # type: ignore[misc]
-    """A cache whose damage or missing space costs time only."""
+class _RobustCache:
+    """A cache of numba whose damage or missing space costs time only."""
 
-    def load_overload(self, signature: Any, context: Any) -> Any:  # noqa: ANN401  # types of numba
+    def __init__(self, cache: Any) -> None:  # noqa: ANN401  # numba has no types
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Return any other part of the cache, such as its folder."""
+        return getattr(self.cache, name)
+
+    def load_overload(self, signature: object, context: object) -> object:
         """Return the stored machine code; None where there is none, or where it cannot be read."""
         try:
-            return super().load_overload(signature, context)
+            return self.cache.load_overload(signature, context)
         except Exception:  # noqa: BLE001  # unpickling runs the code of other versions
             with suppress(Exception):
-                self.flush()
+                self.cache.flush()
             return None
 
-    def save_overload(self, signature: Any, result: Any) -> None:  # noqa: ANN401
+    def save_overload(self, signature: object, result: object) -> None:
         """Store machine code where there is space for it."""
         with suppress(Exception):
-            super().save_overload(signature, result)
+            self.cache.save_overload(signature, result)
 
 
 def _make_cache(function: Callable[..., object]) -> _RobustCache | None:
     """Return the cache of a function, in the first folder that can be written; None where there is none."""
+    make: Any = FunctionCache
     with suppress(RuntimeError, OSError):
-        return _RobustCache(function)
+        return _RobustCache(make(function))
     for folder in _other_folders():
         # Read by numba for each cache that is made from now on.
-        numba.config.CACHE_DIR = str(folder)
+        vars(numba.config)["CACHE_DIR"] = str(folder)
         with suppress(RuntimeError, OSError):
-            return _RobustCache(function)
+            return _RobustCache(make(function))
     return None
 
 
