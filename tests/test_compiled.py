@@ -26,7 +26,7 @@ def double(x):
 print(double(21))
 print(double.stats.cache_path, sum(double.stats.cache_hits.values()))
 """
-NOBODY = (
+WITHOUT_RIGHTS = (
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
 )  # fmt: skip
@@ -119,6 +119,6 @@ def test_the_cache_moves_where_neither_package_nor_home_can_be_written(
     variables = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent", "TMPDIR": str(folders[1])}
     if has_home:
         variables["CTRBENCH_HOME"] = str(folders[0])
-    lines = run(tmp_path, *NOBODY, **variables)
+    lines = run(tmp_path, *WITHOUT_RIGHTS, **variables)
     assert lines[0] == "42"
     assert lines[1].startswith(str(folders[0 if has_home else 1]))
