@@ -78,7 +78,9 @@ def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
         table.add_column(heading, justify="right" if heading == "seed" else "left")
     for run in grid:
         state = "to run" if run.key.digest in waiting else "finished"
-        table.add_row(*map(one_line, run.labels), str(run.key.seed), "not supported" if run.unsupported else state)
+        table.add_row(
+            *map(one_line, run.labels), str(run.key.seed), "not supported" if run.unsupported else state
+        )
     console.out.print(table)
     num_finished = len(grid) - len(unfinished)
     console.print_line(
