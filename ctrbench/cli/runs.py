@@ -111,7 +111,7 @@ def study(
     from ctrbench.studies.study import load_study
 
     chosen = load_study(name)
-    # A study from a file of one's own is named after the file, wherever that lies.
+    # A study from a file of one's own is named after the file, not after its folder.
     out = out / (Path(name).stem if name.endswith(".toml") else name)
     store, dataset = open_store(results), dataset or latest_dataset()
     if not dry_run:
