@@ -6,6 +6,7 @@ A file is reported with all of its problems at once: misspelled keys first, then
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,6 +55,17 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.location else self.message
+
+
+def control_character(text: str, *, allowed: str = "") -> str | None:
+    """Return the first control character of a text, as it is written in TOML, or None.
+
+    >>> control_character("a\\x1bb")
+    '\\\\u001b'
+    """
+    controls = (letter for letter in text if unicodedata.category(letter) == "Cc" and letter not in allowed)
+    first = next(controls, None)
+    return None if first is None else f"\\u{ord(first):04x}"
 
 
 def raise_all(errors: Iterable[CtrbenchError]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from ctrbench.data.card import DatasetCard, FieldCard
 from ctrbench.data.encode import Encoded, EncodedField, Numbers, RowOrder, encode_field
 from ctrbench.data.manifest import FieldInfo, ShardInfo, SplitInfo
+from ctrbench.data.raw_errors import READ_ERRORS, check_classes_of_splits
 from ctrbench.data.shards import ContentDigest, vocabulary_file, write_shards, write_table
 from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
 from ctrbench.data.staged_columns import KEY
@@ -92,7 +94,8 @@ def _expected_rows(files: Sequence[Path], unpacked: Path) -> int | None:
     """Estimate the number of rows for the progress; None if that needs a pass over the data."""
     for parts in (list(unpacked.rglob("*.parquet")), files):
         if parts and all(file.suffix == ".parquet" for file in parts):
-            return sum(int(pq.read_metadata(file).num_rows) for file in parts)
+            with suppress(*READ_ERRORS, OSError):
+                return sum(int(pq.read_metadata(file).num_rows) for file in parts)
     texts = [file for file in (*files, *unpacked.rglob("*")) if file.suffix in (".csv", ".txt", ".tsv")]
     size = sum(file.stat().st_size for file in texts)
     if not size:
@@ -118,7 +121,9 @@ def _encode_fields(card: DatasetCard, staged: Staged, folder: Path, progress: Ph
 
 def _order_rows(card: DatasetCard, staged: Staged) -> tuple[RowOrder, dict[Split, int]]:
     times = staged.columns[Column.TIME].read() if Column.TIME in staged.columns else None
-    order, counts = time_order(_assign_splits(card, staged), times)
+    codes = _assign_splits(card, staged)
+    check_classes_of_splits(card.label.column, codes, staged.columns[Column.LABEL].read())
+    order, counts = time_order(codes, times)
     return RowOrder(order=order, num_train=counts[Split.TRAIN]), counts
 
 

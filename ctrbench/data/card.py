@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -304,8 +304,13 @@ def read_card(path: Path) -> DatasetCard:
         raw = read_toml(path, "card", CardError)
     except FileNotFoundError:
         raise CardError("no such card", value=path, remedy="draft one with: ctrbench card DATA.csv") from None
+    return check_card(raw, path)
+
+
+def check_card(content: Mapping[str, Any], path: Path) -> DatasetCard:
+    """Return the card in the file `path` with this content; raises `CardError` with its problems."""
     try:
-        card = _with_absolute_paths(DatasetCard.model_validate(raw), path.parent)
+        card = _with_absolute_paths(DatasetCard.model_validate(content), path.parent)
         _check_reader(card)
         _check_name_is_free(card, path)
     except ValidationError as error:

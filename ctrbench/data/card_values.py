@@ -7,7 +7,6 @@ reach terminals and pictures. Every limit is stated in the error.
 from __future__ import annotations
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.errors import SettingError, shorten
+from ctrbench.problems import control_character
 
 MAX_NAME = 100
 """Largest length of the name of a field or domain set."""
@@ -34,17 +34,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 PYPI = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!_+-]*")
 LINES = "\n\r\t"
 """Control characters of texts with several lines."""
-
-
-def control_character(text: str, *, allowed: str = "") -> str | None:
-    """Return the first control character of a text, as it is written in TOML, or None.
-
-    >>> control_character("a\\x1bb")
-    '\\\\u001b'
-    """
-    found = (letter for letter in text if unicodedata.category(letter) == "Cc" and letter not in allowed)
-    first = next(found, None)
-    return None if first is None else f"\\u{ord(first):04x}"
 
 
 def _check_name(name: str, max_length: int = MAX_NAME) -> str:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tomllib
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from ctrbench.data.card import check_card
 from ctrbench.data.guesses import (
     SCENARIO,
     USER,
@@ -28,8 +32,16 @@ from ctrbench.data.guesses import (
     sample_column,
     valid_name,
 )
-from ctrbench.errors import DataError, SettingError
-from ctrbench.readers.base import ReadRequest
+from ctrbench.data.raw_errors import (
+    READ_ERRORS,
+    check_classes,
+    no_rows_error,
+    read_error,
+)
+from ctrbench.data.staged_columns import decode_binary, staged_columns
+from ctrbench.data.staging import check_rule
+from ctrbench.errors import SettingError
+from ctrbench.readers.base import RawData, ReadRequest
 from ctrbench.readers.table import TableReader
 from ctrbench.storage.files import write_text
 
@@ -51,7 +63,23 @@ def draft_card(data: Path, *, name: str | None = None, folder: Path | None = Non
     Raises `DataError` if no column can be the label or a domain feature.
     """
     separator = _guess_separator(data)
-    sample = _read_sample(data, separator)
+    with TemporaryDirectory() as scratch:
+        raw = TableReader().read(ReadRequest(paths=(data,), separator=separator, scratch=Path(scratch)))
+        try:
+            sample = raw.frame.head(SAMPLE_ROWS).collect()
+            if sample.is_empty():
+                raise no_rows_error(raw.files)
+            head = [*_name_lines(name or data.name.split(".")[0]), *_path_lines(data, folder)]
+            head += [f"separator = {_quoted(separator)}"] if separator != "," else []
+            text = _draft_text(data, head, _decode_binary(sample))
+            _check_draft(text, (folder or data.parent) / "card.toml", raw, sample)
+        except READ_ERRORS as error:
+            raise read_error(raw, error) from None
+    return text
+
+
+def _draft_text(data: Path, head: Sequence[str], sample: pl.DataFrame) -> str:
+    """Return the text of a card; `head` holds its lines about name and location."""
     columns = [sample_column(sample[column]) for column in sample.columns]
     label, threshold = guess_label(columns)
     time = guess_time([column for column in columns if column is not label])
@@ -62,10 +90,8 @@ def draft_card(data: Path, *, name: str | None = None, folder: Path | None = Non
     fields = guess_fields([column for column in features if column.name not in omitted])
     domains = guess_domains(fields, sample)
     lines = [
-        f"# Drafted from the first {sample.height:,} rows of {data.name}. Check each guess below.",
-        *_name_lines(name or valid_name(data.name.split(".")[0])),
-        *_path_lines(data, folder),
-        *([f"separator = {_quoted(separator)}"] if separator != "," else []),
+        f"# Drafted from the first {sample.height:,} rows of {_printable(data.name)}. Check each guess below.",
+        *head,
         *_time_lines(time),
         *_representative_lines(fields, domains),
         *_label_lines(label, threshold),
@@ -76,6 +102,32 @@ def draft_card(data: Path, *, name: str | None = None, folder: Path | None = Non
     return "\n".join(lines) + "\n"
 
 
+def _decode_binary(sample: pl.DataFrame) -> pl.DataFrame:
+    """Return the sample with binary columns as text where they are text."""
+    for name in [name for name, dtype in sample.schema.items() if dtype == pl.Binary]:
+        with suppress(pl.exceptions.PolarsError):
+            sample = sample.with_columns(pl.col(name).cast(pl.String))
+    return sample
+
+
+def _check_draft(text: str, file: Path, raw: RawData, sample: pl.DataFrame) -> None:
+    """Raise the errors that `prepare` would raise for the card, from the rows of the sample."""
+    card = check_card(tomllib.loads(text), file)
+    frame = decode_binary(sample.lazy())
+    columns = staged_columns(frame, card)
+    batch = frame.select([expression for column in columns for expression in column.expressions]).collect()
+    for column in columns:
+        check_rule(column, batch, raw)
+    label, rows = batch[columns[0].name], batch.height
+    positives = int(label.sum())
+    if not 0 < positives < rows == SAMPLE_ROWS:
+        # The sample may be the beginning of sorted rows.
+        values = columns[0].values
+        counts = decode_binary(raw.frame).select(values.cast(pl.Int64).sum().alias("sum"), pl.len()).collect()
+        positives, rows = int(counts["sum"][0]), int(counts["len"][0])
+    check_classes(card.label.column, rows, positives)
+
+
 def _guess_separator(data: Path) -> str:
     file = next((path for path in sorted(data.iterdir()) if path.is_file()), data) if data.is_dir() else data
     if not file.is_file() or ".parquet" in file.suffixes:
@@ -83,26 +135,25 @@ def _guess_separator(data: Path) -> str:
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
             header = raw.readline(1 << 20).decode(errors="replace")
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return ","
-    return max(SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+    return max(SEPARATORS, key=lambda separator: _count_fields(header, separator))
 
 
-def _read_sample(data: Path, separator: str) -> pl.DataFrame:
-    with TemporaryDirectory() as scratch:
-        request = ReadRequest(paths=(data,), separator=separator, scratch=Path(scratch))
-        sample = TableReader().read(request).frame.head(SAMPLE_ROWS).collect()
-    if sample.is_empty():
-        raise DataError("the data must have rows", value=data)
-    return sample
+def _count_fields(header: str, separator: str) -> int:
+    try:
+        return len(next(csv.reader([header], delimiter=separator), []))
+    except csv.Error:
+        return 0
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    # TOML does not allow this control character, which JSON does.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _name_lines(name: str) -> list[str]:
-    return [f"name = {_quoted(valid_name(name))}", f"title = {_quoted(name)}"]
+    return [f"name = {_quoted(valid_name(name))}", f"title = {_quoted(_printable(name))}"]
 
 
 def _path_lines(data: Path, folder: Path | None) -> list[str]:
@@ -129,7 +180,7 @@ def _time_lines(time: SampledColumn | None) -> list[str]:
             'split = { by = "hash" }',
         ]
     return [
-        f"# Guessed to be the time of the impression: {time.description}. Rows are split 4:1:1 by it.",
+        f"# Guessed to be the time of the impression: {_printable(time.description)}. Rows are split 4:1:1 by it.",
         f"timestamp = {_quoted(time.name)}",
     ]
 
@@ -151,7 +202,7 @@ def _label_lines(label: SampledColumn, threshold: float | None) -> list[str]:
     lines = [
         "",
         "# Check first: is this the outcome to predict?",
-        f"# {label.name}: {label.description}",
+        f"# {_printable(f'{label.name}: {label.description}')}",
         "[label]",
         f"column = {_quoted(label.name)}",
     ]

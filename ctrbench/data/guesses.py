@@ -16,7 +16,8 @@ import polars as pl
 
 from ctrbench.data.card import RESERVED
 from ctrbench.data.card_values import MAX_NAME, Kind, Role
-from ctrbench.errors import DataError
+from ctrbench.data.staged_columns import describe_type, is_readable
+from ctrbench.errors import DataError, shorten
 
 LIST_SEPARATORS = ("|", ";", "^", ",")
 MAX_DOMAIN_VALUES = 60
@@ -65,7 +66,7 @@ ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
 DOMAIN_ROLES: tuple[Role, ...] = ("user", "context")
 """Roles of domain features, best first."""
 
-Form = Literal["text", "integer", "float", "list", "time", "empty"]
+Form = Literal["text", "integer", "float", "list", "time", "empty", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,18 @@ class SampledColumn:
     @property
     def is_binary(self) -> bool:
         """Whether all values are 0 and 1, or true and false."""
-        values = set(self.values.unique().to_list()) if 1 <= self.distinct <= 2 else {""}
-        return self.form != "list" and values <= {"0", "1", "0.0", "1.0", "true", "false", "True", "False"}
+        if self.form in ("list", "other") or not 1 <= self.distinct <= 2:
+            return False
+        return set(self.values.unique().to_list()) <= {
+            "0",
+            "1",
+            "0.0",
+            "1.0",
+            "true",
+            "false",
+            "True",
+            "False",
+        }
 
     @property
     def description(self) -> str:
@@ -113,6 +124,8 @@ class GuessedField:
 
 def sample_column(raw: pl.Series) -> SampledColumn:
     """Describe one column of the sample."""
+    if raw.dtype == pl.Binary or not is_readable(raw.dtype):
+        return SampledColumn(name=raw.name, form="other", values=raw, distinct=0, missing=0.0)
     if isinstance(raw.dtype, pl.List | pl.Array):
         return _describe_column(raw, raw.drop_nulls(), "list")
     if raw.dtype.is_temporal():
@@ -163,7 +176,7 @@ def guess_label(columns: Sequence[SampledColumn]) -> tuple[SampledColumn, float 
         if GRADED.search(column.name) and column.form in ("integer", "float") and column.distinct > 1:
             top = float(column.values.cast(pl.Float64).max())  # type: ignore[arg-type]
             return column, float(f"{GRADED_SHARE * top:.3g}")
-    names = ", ".join(column.name for column in columns)
+    names = shorten(", ".join(column.name for column in columns))
     raise DataError(
         "no column looks like a label: none contains only 0 and 1",
         value=names,
@@ -193,6 +206,10 @@ def _looks_like_time(column: SampledColumn) -> bool:
 
 def reason_to_omit(column: SampledColumn, rows: int) -> str | None:
     """Return why a column of a sample of `rows` rows cannot be a field, or None."""
+    if not column.name:
+        return "its name is empty"
+    if column.form == "other":
+        return f"a field cannot hold {describe_type(column.values.dtype)}"
     if column.form == "empty":
         return "no value in the sample"
     if column.distinct == 1 and not column.missing:

@@ -27,10 +27,12 @@ from ctrbench.data.home import dataset_folder, home_folder, prepared_names
 from ctrbench.data.manifest import Manifest, SourceInfo
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.publish import WAITING, new_files_folder, publish
+from ctrbench.data.raw_errors import READ_ERRORS, read_error
 from ctrbench.data.raw_files import read_stats, stat_raw_files, write_stats
-from ctrbench.errors import CardError, ContractError, CtrbenchError, DataError, SettingError, SourceError
+from ctrbench.errors import CardError, ContractError, DataError, SettingError, SourceError
 from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
+from ctrbench.readers.text_files import check_file_names, missing_file_error, path_exists
 from ctrbench.storage.files import Location, is_disk_full, lock, scratch_parent, sha256_of
 from ctrbench.storage.scratch import scratch_folder
 
@@ -207,8 +209,8 @@ def _read_and_build(
             prepared = _build_dataset(
                 card, raw, scratch, _Naming(name, _prepare_command(card, sources)), digests, progress
             )
-        except pl.exceptions.PolarsError as error:
-            raise _read_error(raw, error) from None
+        except READ_ERRORS as error:
+            raise read_error(raw, error) from None
         if stat_raw_files(local_sources).files != stats.files:
             rule, value = "a source changed while it was read", ", ".join(map(str, local_sources))
             raise DataError(rule, value=value, remedy="prepare again when the file is complete")
@@ -224,9 +226,10 @@ def _read_and_build(
 def _check_replaced(name: str, card: DatasetCard, home: Location) -> None:
     """Raise `SettingError` if a dataset of that name was prepared from another card file."""
     try:
-        replaced = open_prepared(name, home).manifest.card_file
+        manifest = open_prepared(name, home).manifest
     except DataError:
         return
+    replaced = "a generator" if manifest.generator is not None else manifest.card_file
     if None not in (replaced, card.file) and replaced != card.file:
         raise SettingError(
             "two cards must not prepare datasets of the same name",
@@ -265,10 +268,9 @@ def _download(card: DatasetCard, home: Path, progress: PhaseProgress) -> tuple[P
 def _read_raw_files(
     card: DatasetCard, paths: Sequence[Path], scratch: Path, progress: PhaseProgress
 ) -> RawData:
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in paths if not path_exists(path)]
     if missing:
-        remedy = "correct the card's path, or pass --source PATH"
-        raise SourceError("no such data file", value=missing[0], remedy=remedy)
+        raise missing_file_error(missing[0])
     scratch.mkdir()
     reader: Reader = READERS.load(card.reader)()
     raw = reader.read(
@@ -294,17 +296,11 @@ def _check_raw_data(raw: object, reader: str) -> None:
             value=f"{reader} returned {type(returned).__name__}",
             remedy="return RawData(frame=pl.scan_…, files=request.paths)",
         )
+    check_file_names(raw.files)
     folders = [file for file in raw.files if not file.is_file()]
     if folders:
         remedy = "list the files of a folder in the reader's RawData.files, or point the card to a file"
         raise SourceError("a reader must return files", value=folders[0], remedy=remedy)
-
-
-def _read_error(raw: RawData, error: pl.exceptions.PolarsError) -> CtrbenchError:
-    explained = raw.explain() if raw.explain is not None else None
-    files = ", ".join(file.name for file in raw.files)
-    value = explained or f"{files}: {str(error).strip().splitlines()[0]}"
-    return DataError("unreadable raw data", value=value)
 
 
 def _find_same_content(name: str, card: DatasetCard, home: Location, raw: RawData) -> Prepared | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ctrbench.data.card import DatasetCard, bundled_cards, read_card
 from ctrbench.data.home import prepared_names
 from ctrbench.data.prepared import Prepared, open_prepared
-from ctrbench.errors import SettingError, shorten
+from ctrbench.errors import DataError, SettingError, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,19 @@ def list_datasets() -> tuple[ListedDataset, ...]:
         for name, card in ((name, read_card(file)) for name, file in bundled_cards().items())
     }
     for name in prepared_names():
-        manifest = open_prepared(name).manifest
-        listed[name] = ListedDataset(
-            name=name, title=manifest.title, homepage=manifest.card.homepage, is_prepared=True
-        )
+        listed[name] = _list_prepared(name)
     return tuple(listed.values())
+
+
+def _list_prepared(name: str) -> ListedDataset:
+    """Return the entry of a prepared dataset; a damaged one does not hide the others."""
+    try:
+        manifest = open_prepared(name).manifest
+    except DataError as error:
+        return ListedDataset(
+            name=name, title=f"{error.rule}; prepare it again", homepage="", is_prepared=False
+        )
+    return ListedDataset(name=name, title=manifest.title, homepage=manifest.card.homepage, is_prepared=True)
 
 
 def open_dataset(name: str, domains: str | None = None) -> tuple[Prepared, str]:

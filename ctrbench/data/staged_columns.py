@@ -17,6 +17,8 @@ from ctrbench.names import Column
 LIST_SEPARATOR = "\x1f"
 """Joins the elements of list columns; does not occur in text."""
 KEY = "split key"
+MAX_NUMBER = 1e100
+"""Largest number of numeric fields, whose squares are added up."""
 
 Rule = tuple[str, str]
 """A rule about the values of a column, and the remedy for values that break it."""
@@ -68,6 +70,7 @@ def staged_columns(frame: pl.LazyFrame, card: DatasetCard) -> list[StagedColumn]
     """Return all columns that the card names; raises `CardError` for a missing column."""
     schema = frame.collect_schema()
     _check_source_columns(card, schema.names())
+    _check_types(card, schema)
     columns = [_staged_label(card, schema)]
     if card.timestamp is not None:
         columns.append(_staged_time(frame, card.timestamp, schema))
@@ -80,10 +83,9 @@ def staged_columns(frame: pl.LazyFrame, card: DatasetCard) -> list[StagedColumn]
 
 def _check_source_columns(card: DatasetCard, names: Sequence[str]) -> None:
     """Raise `CardError` with all columns of the card that the raw frame lacks."""
-    source_columns = {"label.column": card.label.column, "timestamp": card.timestamp}
-    source_columns |= {"split.key": card.split.key, "probability": card.probability}
+    source_columns = _row_columns(card)
     source_columns |= {f"field {field.name!r}": field.source_column for field in card.fields}
-    missing = {key: column for key, column in source_columns.items() if column and column not in names}
+    missing = {key: column for key, column in source_columns.items() if column not in names}
     if not missing:
         return
     similar = [get_close_matches(column, names, n=1, cutoff=0.5) for column in missing.values()]
@@ -94,6 +96,51 @@ def _check_source_columns(card: DatasetCard, names: Sequence[str]) -> None:
         value=", ".join(f"no {column!r} ({key})" for key, column in missing.items()),
         remedy=f"did you mean {suggested}? {columns}" if suggested else columns,
     )
+
+
+def _check_types(card: DatasetCard, schema: pl.Schema) -> None:
+    """Raise `CardError` for a column of a type that its key does not read."""
+    sources = [(key, column, False) for key, column in _row_columns(card).items()]
+    sources += [(f"field {field.name!r}", field.source_column, True) for field in card.fields]
+    for key, column, is_field in sources:
+        dtype = schema[column]
+        if not is_readable(dtype) or (isinstance(dtype, pl.List | pl.Array) and not is_field):
+            raise CardError(
+                "a column must hold texts, numbers, times or, for a field, lists of them",
+                value=f"{column!r} ({key}) holds {describe_type(dtype)}",
+                remedy="convert the column, or remove it from the card",
+            )
+
+
+def _row_columns(card: DatasetCard) -> dict[str, str]:
+    """Return the columns of the card besides those of fields, by key."""
+    columns = {"label.column": card.label.column, "timestamp": card.timestamp}
+    columns |= {"split.key": card.split.key, "probability": card.probability}
+    return {key: column for key, column in columns.items() if column is not None}
+
+
+def is_readable(dtype: pl.DataType) -> bool:
+    """Return whether a field can hold the values of a type: texts, numbers, times or lists of them."""
+    element = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    return not isinstance(element, pl.List | pl.Array | pl.Struct | pl.Object | pl.Duration)
+
+
+def describe_type(dtype: pl.DataType) -> str:
+    """Return the name of a type for messages.
+
+    >>> describe_type(pl.List(pl.Struct({"key": pl.String, "value": pl.String})))
+    'a list or map of structs'
+    """
+    if isinstance(dtype, pl.List | pl.Array):
+        is_nested = isinstance(dtype.inner, pl.Struct)
+        return "a list or map of structs" if is_nested else f"lists of {dtype.inner}"
+    return "structs" if isinstance(dtype, pl.Struct) else f"values of the type {dtype}"
+
+
+def decode_binary(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the frame with binary columns as text, as some programs write text; it must be UTF-8."""
+    binary = [name for name, dtype in frame.collect_schema().items() if dtype == pl.Binary]
+    return frame.with_columns(pl.col(binary).cast(pl.String)) if binary else frame
 
 
 def probability_column(card: DatasetCard, schema: pl.Schema) -> str | None:
@@ -166,10 +213,10 @@ def _staged_number(name: str, column: str, schema: pl.Schema) -> StagedColumn:
         source=column,
         values=number.fill_null(float("nan")),
         dtype=np.dtype(np.float64),
-        bad=~missing & ~number.is_finite().fill_null(value=False),
+        bad=~missing & ~(number.abs() <= MAX_NUMBER).fill_null(value=False),
         rule=(
             "a numeric column must hold finite numbers",
-            "correct the value, or make the field categorical in the card",
+            f"correct the value (at most {MAX_NUMBER:.0e}), or make the field categorical in the card",
         ),
     )
 

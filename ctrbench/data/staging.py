@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctrbench.data.card import DatasetCard
-from ctrbench.data.staged_columns import StagedColumn, staged_columns
+from ctrbench.data.raw_errors import no_rows_error
+from ctrbench.data.staged_columns import StagedColumn, decode_binary, staged_columns
 from ctrbench.errors import DataError
 from ctrbench.readers.base import RawData
 
@@ -77,7 +78,7 @@ def stage(raw: RawData, card: DatasetCard, *, folder: Path, progress: Callable[[
 
     Raises `CardError` for missing columns, and `DataError` with the location of the first value that breaks a rule.
     """
-    frame = raw.frame
+    frame = decode_binary(raw.frame)
     columns = staged_columns(frame, card)
     writer = _Writer(folder=folder, columns=columns)
     rows = 0
@@ -85,12 +86,12 @@ def stage(raw: RawData, card: DatasetCard, *, folder: Path, progress: Callable[[
         expressions = [expression for column in columns for expression in column.expressions]
         for batch in _raw_batches(frame.select(expressions)):
             for column in columns:
-                _check_rule(column, batch, raw, rows)
+                check_rule(column, batch, raw, rows)
                 writer.append(column, batch[column.name])
             rows += batch.height
             progress(rows)
     if rows == 0:
-        raise DataError("the data must have rows", remedy="check the files and the card's separator")
+        raise no_rows_error(raw.files)
     return writer.staged(rows)
 
 
@@ -98,7 +99,8 @@ def _raw_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     return iter(frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"))
 
 
-def _check_rule(column: StagedColumn, batch: pl.DataFrame, raw: RawData, rows_before: int) -> None:
+def check_rule(column: StagedColumn, batch: pl.DataFrame, raw: RawData, rows_before: int = 0) -> None:
+    """Raise `DataError` with the location of the first value of a batch that breaks the rule of its column."""
     if column.rule is None or not batch[f"bad {column.name}"].any():
         return
     row = rows_before + int(batch[f"bad {column.name}"].arg_true()[0])

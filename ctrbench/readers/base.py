@@ -91,6 +91,6 @@ READERS: PluginKind[Reader] = PluginKind(
     name="readers",
     package="ctrbench.readers",
     base="ctrbench.readers.base:Reader",
-    helpers=("base", "text_files"),
+    helpers=("base", "csv_text", "text_files"),
 )
 """Built-in readers, entry points of the group `ctrbench.readers`, and paths of `.py` files."""

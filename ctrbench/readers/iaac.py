@@ -18,7 +18,13 @@ import polars as pl
 from ctrbench.errors import DataError, did_you_mean
 from ctrbench.names import Column
 from ctrbench.readers.base import Progress, RawData, Reader, ReadRequest
-from ctrbench.readers.text_files import TextFile, find_text_files
+from ctrbench.readers.text_files import (
+    TextFile,
+    check_unpacked_size,
+    find_text_files,
+    missing_file_error,
+    path_exists,
+)
 
 ROUND1_FILE = "round1_ijcai_18_train_20180301.txt"
 ROUND2_FILE = "round2_train.txt"
@@ -72,6 +78,7 @@ TRUTH_SUFFIX = ".truth.parquet"
 TWIN_SUFFIX = "-twin"
 
 BLOCK_BYTES = 1 << 26
+MAX_LINE_BYTES = 1 << 20
 
 
 class IaacReader(Reader):
@@ -86,6 +93,7 @@ class IaacReader(Reader):
         """
         names = request.names or (ROUND1_FILE, ROUND2_FILE)
         files = find_text_files(request.paths, names)
+        check_unpacked_size(files, request.scratch)
         progress = _ByteProgress(sum(file.num_bytes for file in files), request.progress)
         converted = [
             _convert_file(file, request.scratch / f"{index:02d}", progress)
@@ -184,7 +192,7 @@ def _header(file: TextFile, stream: BinaryIO) -> list[str]:
 def _read_blocks(stream: BinaryIO) -> Iterator[bytes]:
     """Yield blocks of complete lines."""
     while block := stream.read(BLOCK_BYTES):
-        yield block if block.endswith(b"\n") else block + stream.readline()
+        yield block if block.endswith(b"\n") else block + stream.readline(MAX_LINE_BYTES)
 
 
 def _parse_block(file: TextFile, header: list[str], block: bytes, *, first_line: int) -> pl.DataFrame:
@@ -288,9 +296,23 @@ def _are_twins(converted: Sequence[Converted]) -> bool:
 def _read_truth(file: TextFile) -> pl.Series | None:
     """Return the true probabilities from the file beside a twin, 8 bytes per row; None without one."""
     path = file.path.with_name(file.name + TRUTH_SUFFIX)
-    if not path.exists():
+    if not path_exists(path):
         return None
-    return pl.read_parquet(path, columns=[Column.PROBABILITY])[Column.PROBABILITY]
+    if not path.is_file():
+        raise missing_file_error(path)
+    try:
+        truth = pl.read_parquet(path, columns=[Column.PROBABILITY])[Column.PROBABILITY]
+        probabilities = truth.cast(pl.Float64)
+        is_valid = probabilities.is_between(0.0, 1.0).all() and not truth.null_count()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        is_valid = False
+    if not is_valid:
+        raise DataError(
+            f"a truth file must be a parquet file with a column {Column.PROBABILITY!s} of numbers in [0, 1]",
+            value=path,
+            remedy="generate the twin again with ctrbench synth iaac, or remove the file",
+        )
+    return truth
 
 
 def _with_truth(frame: pl.DataFrame, truth: pl.Series | None, start: int) -> pl.DataFrame:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from ctrbench.errors import CardError, DataError, SourceError
 from ctrbench.readers.base import RawData, Reader, ReadRequest
+from ctrbench.readers.text_files import archive_errors, check_member_name, missing_file_error, path_exists
 
 AGES = {
     "1": "under 18",
@@ -57,7 +59,11 @@ RATINGS = ("user_id", "item", "rating", "timestamp")
 USERS = ("user_id", "gender", "age", "occupation", "zip_code")
 ITEMS = ("item", "genres")
 
+MAX_TABLE_BYTES = 1 << 28
+"""The ratings have 24 MB."""
 HISTORY = "history"
+MAX_HISTORY = 1000
+"""Largest length of the column, of which each element is computed from all ratings."""
 LIKED_FROM = 4
 """Lowest rating of a liked film, equal to the cards' `positive_from`."""
 
@@ -83,13 +89,21 @@ class MovieLensReader(Reader):
             )
             raise SourceError(rule, value=value, remedy="pass it with one --source")
         (path,) = request.paths
-        ratings, users, items = _read_tables(path)
-        frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
-        _check_references(frame, path)
-        frame = _derive_columns(frame)
+        try:
+            frame = _join_tables(path)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            value, remedy = f"{path}: {str(error).splitlines()[0]}", "download it again"
+            raise DataError("not the tables of MovieLens-1M", value=value, remedy=remedy) from None
         if HISTORY in request.columns:
             return RawData(frame=_with_history(frame, request.columns[HISTORY]), files=_source_files(path))
         return RawData(frame=frame.lazy(), files=_source_files(path))
+
+
+def _join_tables(path: Path) -> pl.DataFrame:
+    ratings, users, items = _read_tables(path)
+    frame = ratings.join(users, on="user_id", how="left").join(items, on="item", how="left")
+    _check_references(frame, path)
+    return _derive_columns(frame)
 
 
 def _source_files(path: Path) -> tuple[Path, ...]:
@@ -103,18 +117,30 @@ def _source_files(path: Path) -> tuple[Path, ...]:
 
 def _read_tables(path: Path) -> Tables:
     """Return ratings, users and items with text columns."""
-    if not path.exists():
-        raise SourceError("no such file or folder", value=path)
+    if not path_exists(path):
+        raise missing_file_error(path)
     if path.is_dir():
-        names = {file.name: file.name for file in path.iterdir()}
+        names = {file.name: file.name for file in path.iterdir() if file.is_file()}
         return _parse_tables(path, names, lambda name: (path / name).read_bytes())
+    if not path.is_file():
+        raise missing_file_error(path)
     if not zipfile.is_zipfile(path):
         raise SourceError("neither a zip archive nor a wheel", value=path, remedy="download it again")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _parse_tables(path, {Path(name).name: name for name in archive.namelist()}, archive.read)
-    except zipfile.BadZipFile as error:
-        raise DataError("damaged archive", value=f"{path}: {error}", remedy="download it again") from None
+    with archive_errors(path), zipfile.ZipFile(path) as archive:
+        names = {Path(name).name: name for name in archive.namelist()}
+        return _parse_tables(path, names, partial(_read_member, path, archive))
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    check_member_name(path, name)
+    size = archive.getinfo(name).file_size
+    if size > MAX_TABLE_BYTES:
+        raise DataError(
+            f"a table of MovieLens-1M must have at most {MAX_TABLE_BYTES:,} bytes",
+            value=f"{path}: {name} has {size:,}",
+            remedy="download it again",
+        )
+    return archive.read(name)
 
 
 def _parse_tables(path: Path, names: dict[str, str], content: Content) -> Tables:
@@ -229,10 +255,9 @@ def _derive_columns(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _with_history(frame: pl.DataFrame, length: int | None) -> pl.LazyFrame:
     """Add the user's last `length` liked films of earlier seconds; films of one second are sorted by title."""
-    if length is None:
-        raise CardError(
-            "a history must have a maximum length", value=HISTORY, remedy="set the field's max_length"
-        )
+    if length is None or length > MAX_HISTORY:
+        rule = f"the maximum length of a history must be set, at most {MAX_HISTORY:,}"
+        raise CardError(rule, value=f"{HISTORY}: {length}", remedy="set the field's max_length")
     titles = pl.Enum(frame["item"].unique().sort())
     film = pl.col("item").cast(titles)
     latest = [film.shift(back).over("user_id") for back in reversed(range(length))]

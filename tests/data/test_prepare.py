@@ -108,8 +108,9 @@ def test_a_field_may_be_named_differently_from_its_column(
 
 
 def test_graded_labels_have_a_threshold(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:
-    card = make_card(frame, label={"column": "time", "positive_from": 4})
-    assert column(prepare(card, home=home), Split.TRAIN, "label") == [0, 0, 0, 1, 1, 1, 1, 1]
+    graded = frame.with_columns(pl.col("time").mod(4).alias("stars"))
+    card = make_card(graded, label={"column": "stars", "positive_from": 2})
+    assert column(prepare(card, home=home), Split.TRAIN, "label") == [0, 1, 1, 0, 0, 1, 1, 0]
 
 
 def test_boolean_labels_are_accepted(make_card: MakeCard, frame: pl.DataFrame, home: Path) -> None:

@@ -31,13 +31,14 @@ def test_several_missing_columns_are_reported_at_once(
 
 def test_a_second_card_of_the_same_name_is_refused(tmp_path: Path, frame: pl.DataFrame, home: Path) -> None:
     cards = []
+    rows = pl.concat([frame] * 5)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        frame.write_csv(tmp_path / folder / "shop.csv")
+        rows.write_csv(tmp_path / folder / "shop.csv")
         cards.append(tmp_path / folder / "card.toml")
         write_card(tmp_path / folder / "shop.csv", cards[-1])
     first = prepare(read_card(cards[0]), home=home)
-    frame.reverse().write_csv(tmp_path / "b" / "shop.csv")
+    rows.reverse().write_csv(tmp_path / "b" / "shop.csv")
     with pytest.raises(
         SettingError, match=r"same name: shop of .*b/card.toml is .* of .*a/card.toml.*--force"
     ):
@@ -49,7 +50,7 @@ def test_a_second_card_of_the_same_name_is_refused(tmp_path: Path, frame: pl.Dat
 
 
 def test_an_edited_card_replaces_its_dataset(tmp_path: Path, frame: pl.DataFrame, home: Path) -> None:
-    frame.write_csv(tmp_path / "shop.csv")
+    pl.concat([frame] * 5).write_csv(tmp_path / "shop.csv")
     file = tmp_path / "card.toml"
     write_card(tmp_path / "shop.csv", file)
     prepare(read_card(file), home=home)

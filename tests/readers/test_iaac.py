@@ -188,7 +188,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
-    assert "no such file or folder" in refusal(tmp_path, tmp_path / "gone")
+    assert "no such data file" in refusal(tmp_path, tmp_path / "gone")
 
 
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:

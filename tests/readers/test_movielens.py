@@ -126,7 +126,9 @@ def test_a_history_changes_neither_rows_nor_their_order(tmp_path: Path) -> None:
 
 
 def test_a_history_without_maximum_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CardError, match=r"a history must have a maximum length: history.*max_length"):
+    with pytest.raises(
+        CardError, match=r"maximum length of a history must be set, at most 1,000: history.*max_length"
+    ):
         read(official(tmp_path), history=None)
 
 

@@ -97,28 +97,24 @@ def test_a_short_line_among_quoted_values_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unclosed_quote_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a.csv: line 3: unexpected end of data"):
+    with pytest.raises(DataError, match=r"a.csv: line 3 cannot be parsed: unexpected end of data"):
         table(write(tmp_path / "a.csv", 'a,b\n1,"x\n02,y\n'))
 
 
 def test_short_and_long_lines_with_the_right_total_are_explained(tmp_path: Path) -> None:
-    raw = table(write(tmp_path / "a.csv", "a,b\n1\n2,y,z\n"))
-    with pytest.raises(pl.exceptions.PolarsError):
-        raw.frame.collect()
-    assert raw.explain is not None
-    assert str(raw.explain()).endswith("a.csv: line 2 has 1 fields, the header has 2")
+    with pytest.raises(DataError, match=r"a.csv: line 2 has 1 fields, the header has 2"):
+        table(write(tmp_path / "a.csv", "a,b\n1\n2,y,z\n"))
 
 
 def test_invalid_utf8_is_explained(tmp_path: Path) -> None:
-    raw = table(write(tmp_path / "a.csv", b"a,b\n1,x\n2,\xff\n"))
-    assert raw.explain is not None
-    assert "line 3 is not UTF-8" in str(raw.explain())
+    with pytest.raises(DataError, match=r"a.csv: line 3 is not UTF-8"):
+        table(write(tmp_path / "a.csv", b"a,b\n1,x\n2,\xff\n"))
 
 
 def test_an_invalid_header_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"distinct column names: .*a.csv: a twice"):
+    with pytest.raises(DataError, match=r"must have distinct names: .*a.csv: a twice"):
         table(write(tmp_path / "a.csv", "a,a\n1,2\n"))
-    with pytest.raises(DataError, match=r"must start with a header.*b.csv is empty"):
+    with pytest.raises(DataError, match=r"must start with a header.*b.csv: the file is empty"):
         table(write(tmp_path / "b.csv", ""))
 
 
