@@ -141,7 +141,7 @@ def explain(
     if dataset is None and domains is None and indicator is None and not prepared_names():
         show_plan.show_explanation(explain_plan(method, backbone, config=config))
         return
-    prepared, domain_set = open_dataset(dataset or latest_dataset(), domains)
+    prepared, domain_set = open_dataset(latest_dataset() if dataset is None else dataset, domains)
     explanation = explain_plan(
         method, backbone, prepared=prepared, domain_set=domain_set, indicator=indicator, config=config
     )

@@ -30,7 +30,7 @@ def report(
     metric_names, chart_names = _split_names(metrics, "--metrics"), _split_names(charts, "--charts")
     files = write_report(
         open_store(results),
-        dataset=dataset or latest_dataset(),
+        dataset=latest_dataset() if dataset is None else dataset,
         domain_set=domains,
         bins=bins,
         metrics=metric_names,

@@ -50,7 +50,7 @@ def run(
     from ctrbench.runs.grid import make_config
     from ctrbench.runs.store import open_store
 
-    store, dataset = open_store(results), dataset or latest_dataset()
+    store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
         _check_store(store, dataset)
         check_engine(
@@ -113,7 +113,7 @@ def study(
     chosen = load_study(name)
     # A study from a file of one's own is named after the file, not after its folder.
     out = out / (Path(name).stem if name.endswith(".toml") else name)
-    store, dataset = open_store(results), dataset or latest_dataset()
+    store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
         check_local_folder(out, "--out")
         _check_store(store, dataset)
@@ -149,9 +149,11 @@ def latest_dataset() -> str:
 
 
 def _check_store(store: RunStore, dataset: str) -> None:
-    """Raise `SettingError` unless records of a dataset and all other files of runs can be written."""
+    """Raise an error unless the dataset is prepared, and its records and all other files of runs can be written."""
+    from ctrbench.data.prepared import open_prepared
     from ctrbench.storage.outputs import check_folder
 
+    open_prepared(dataset)
     check_folder(store.results / dataset, "--results")
     check_folder(store.home / "runs", "CTRBENCH_HOME")
 

@@ -10,6 +10,7 @@ locks, may the record of a failed attempt replace one that another machine finis
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -169,8 +170,15 @@ class RunStore:
         finished one counts, and of several the one with the run's own name. Raises `StoreError` for a damaged record
         and for one that has the name of another run.
         """
-        files = find_files(self.results, f"{dataset or '*'}/*.json")
+        if dataset is not None and not _is_folder_name(dataset):
+            return
+        folder = "*" if dataset is None else glob.escape(dataset)
+        files = find_files(self.results, f"{folder}/*.json")
         yield from _without_copies(files, read_each(self.results, _read_listed, files))
+
+
+def _is_folder_name(name: str) -> bool:
+    return Path(name).name == name and name not in ("", "..") and len(name.encode(errors="replace")) <= 255
 
 
 def open_store(results: str) -> RunStore:

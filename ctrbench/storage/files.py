@@ -141,7 +141,11 @@ def parse_location(text: str | Path) -> Location:
                 "no such user, or a user without a home folder", value=text, remedy=remedy
             ) from None
     if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
+        path = Path(text.removeprefix("file://"))
+        if not path.is_absolute():
+            rule = "a file URL must hold an absolute path"
+            raise SettingError(rule, value=text, remedy="write file:///folder, or the path itself")
+        return path
     from ctrbench.storage import cloud
 
     return cloud.connect(text)

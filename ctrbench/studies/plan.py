@@ -40,7 +40,7 @@ def study_config(study: Study) -> TrainConfig:
 
 def plan_study(study: Study, prepared: Prepared, *, seeds: str | None = None) -> tuple[PlannedPart, ...]:
     """Return the runs of a study on a dataset, one part per domain set; `seeds` overrides the study's."""
-    seed_list, config = parse_seeds(seeds or str(study.seeds)), study_config(study)
+    seed_list, config = parse_seeds(str(study.seeds) if seeds is None else seeds), study_config(study)
     if "window" not in study.train:
         config = config.model_copy(update={"window": usual_window(prepared)})
     # A domain set may be added to the dataset, so all else is checked before.

@@ -153,6 +153,15 @@ REFUSED = {
     "raw rows": (("synth", "iaac", "--out", "raw", "--rows", "9" * 20), "--rows"),
     "bench rows": (("bench", "--rows", "9" * 20), "--rows"),
     "jobs": (("run", "--jobs", "9" * 20), "--jobs"),
+    "no study seed": (("study", "adasparse/table2", "--seeds", ""), "seeds must be"),
+    "no dataset": (("run", "--dataset", ""), "no such prepared dataset"),
+    "parent dataset": (("report", "--dataset", "../.."), "no records of ../.."),
+    "absolute dataset": (("report", "--dataset", "/etc"), "no records of /etc"),
+    "pattern": (("report", "--dataset", "*"), "no records of *"),
+    "no reported dataset": (("report", "--dataset", ""), "no records of"),
+    "long dataset": (("report", "--dataset", "x" * 300), "no records of xxx"),
+    "file URL": (("run", "--results", "file://"), "a file URL must hold an absolute path"),
+    "disk": (("synth", "iaac", "--rows", "1000000000", "--out", "raw"), "no space left on the disk"),
     "study seeds": (("study", "adasparse/table2", "--seeds", "1-1000000000"), "between 1 and 1,000"),
 }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ctrbench.readers.iaac import (
     TWIN_MODULUS,
     TWIN_REMAINDER,
 )
+from ctrbench.storage.files import free_bytes
 from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac.draws import Integers, draw, scramble
 from ctrbench.synthetic.iaac.marginals import DAYS
@@ -119,9 +119,10 @@ def _check_folder(out: Path, counts: dict[Round, int], rows: int) -> None:
             value=f"{out / others[0]} belongs to another twin",
             remedy="remove it",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(out).free < rows * BYTES_PER_ROW:
+    free = free_bytes(out)
+    if free is not None and free < rows * BYTES_PER_ROW:
         raise _no_space(out, rows * BYTES_PER_ROW)
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _no_space(out: Path, needed: int | None = None) -> DataError:

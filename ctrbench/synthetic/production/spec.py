@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import SettingError, did_you_mean, shorten
 
 DATA_VERSION: Literal[1] = 1
 """Version of the generator; increased when the same spec generates different rows."""
@@ -143,7 +143,7 @@ def spec_for(rows: int) -> ProductionSpec:
     """
     max_rows = ROWS_PER_USER * ((1 << 31) - 1)
     if not MIN_ROWS <= rows <= max_rows:
-        raise SettingError(f"rows must lie between {MIN_ROWS:,} and {max_rows:,}", value=f"{rows:,}")
+        raise SettingError(f"rows must lie between {MIN_ROWS:,} and {max_rows:,}", value=shorten(f"{rows:,}"))
     domains = min(MAX_DOMAINS, max(MIN_DOMAINS, rows // ROWS_PER_DOMAIN // 10 * 10))
     return ProductionSpec(
         rows=rows, domains=domains, calibration_rows=min(CALIBRATION_ROWS, max(1 << 18, rows // 2))
