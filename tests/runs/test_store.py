@@ -41,7 +41,7 @@ def test_a_record_is_read_as_it_was_written(store: RunStore, finished: RunRecord
 
 def test_a_finished_record_is_never_overwritten(store: RunStore, finished: RunRecord) -> None:
     store.write(finished)
-    with pytest.raises(StoreError, match="never overwritten"):
+    with pytest.raises(StoreError, match="must not be overwritten"):
         store.write(with_start(finished, "later"))
 
 

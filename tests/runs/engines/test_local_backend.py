@@ -25,7 +25,6 @@ from ctrbench.runs.engines.local_backend import (
     serve_runs,
 )
 from ctrbench.runs.grid import Run, make_config, make_grid
-from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
 
@@ -121,10 +120,13 @@ def test_a_process_without_a_parent_records_no_failed_run(
     assert not list(store.records())
 
 
-def test_a_process_that_dies_after_writing_its_record_keeps_it(home: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_after_writing_its_record_keeps_it(
+    home: Path, tmp_path: Path, record: Callable[..., RunRecord]
+) -> None:
     run = a_run(home)
     store = RunStore(results=tmp_path, home=home / "home")
-    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    identity = {"run": run.key.run, "digest": run.key.digest, "key": run.key}
+    done = record().model_copy(update=identity)
     store.write(done)
     assert record_death(run, store, -9) == done == store.find(run.key)
 
