@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from ctrbench.discovery import builtin_plugins
 from ctrbench.errors import SettingError
 from ctrbench.plugins.base import MAX_NUMBER, Settings
 from ctrbench.plugins.registry import KINDS, PlugKind, plugins, select
 from ctrbench.runs.grid import make_config
+from ctrbench.studies.study import DRAWINGS
 from ctrbench.train.config import TrainConfig
 
+DRAWING = [pytest.param(plugin.load(), id=name) for name, plugin in builtin_plugins(DRAWINGS).items()]
 BUILT_IN = [pytest.param(plugin.load(), id=name) for kind in KINDS for name, plugin in plugins(kind).items()]
 
 
@@ -25,9 +28,9 @@ def integer_schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from integer_schemas(part)
 
 
-@pytest.mark.parametrize("settings", BUILT_IN)
-def test_every_integer_of_a_built_in_plugin_has_two_bounds(settings: type[Settings]) -> None:
-    properties = settings.model_json_schema()["properties"]
+@pytest.mark.parametrize("settings", [*BUILT_IN, *DRAWING])
+def test_every_integer_of_a_built_in_plugin_has_two_bounds(settings: type[BaseModel]) -> None:
+    properties = settings.model_json_schema().get("properties", {})
     unbounded = [
         name
         for name, schema in properties.items()

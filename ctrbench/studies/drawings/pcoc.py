@@ -15,7 +15,7 @@ from ctrbench.studies.per_domain import DomainMetric, draw_metric
 class Calibration(Drawing):
     """PCOC per domain; 1 is calibrated."""
 
-    min_positives: int = Field(default=100, ge=1)
+    min_positives: int = Field(default=100, ge=1, le=1_000_000_000)
     """Clicks in a domain's test rows from which on the chart shows the domain (spec: metrics-8.4)."""
 
     def draw(self, parts: Sequence[Part], *, store: RunStore) -> Drawn:
