@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctrbench.readers.text_files import path_exists
 from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import Location, write_text
 
@@ -38,7 +40,8 @@ def stat_raw_files(paths: Sequence[Path]) -> RawFileStats:
     """Return the sizes and modification times of files and of the files directly in folders."""
     now = time.time_ns()
     # Subfolders are left out: readers do not read them, and the home folder may be one of them.
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    existing = [path for path in paths if path_exists(path)]
+    files = [file for path in existing for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     stats = {str(file.resolve()): file.stat() for file in files if file.is_file()}
     return RawFileStats(now, {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()})
 
@@ -55,4 +58,6 @@ def read_stats(folder: Location) -> RawFileStats | None:
 
 def write_stats(folder: Location, stats: RawFileStats) -> None:
     """Store sizes and times in the folder of a prepared dataset."""
-    write_text(folder / STATS, json.dumps({"at": stats.at, "files": stats.files}))
+    # Without them, the raw files are read again; a folder of that name is no reason to fail.
+    with suppress(IsADirectoryError):
+        write_text(folder / STATS, json.dumps({"at": stats.at, "files": stats.files}))

@@ -73,7 +73,7 @@ class CsvText:
             for block in _read_blocks(raw):
                 if QUOTE in block or NUL in block or not _is_utf8(block):
                     return False
-                if block.count(CARRIAGE_RETURN) != block.count(b"\r\n"):
+                if CARRIAGE_RETURN in block and block.count(CARRIAGE_RETURN) != block.count(b"\r\n"):
                     return False
                 if not _is_even(block, self.separator, num_columns):
                     return False
@@ -143,13 +143,10 @@ def _is_even(block: bytes, separator: str, num_columns: int) -> bool:
     """Return whether every line of a block without quotes has `num_columns` fields."""
     values = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(values == LINE_END[0])
-    if not block.endswith(LINE_END):
-        ends = np.append(ends, len(block))
-    separators = np.flatnonzero(values == ord(separator))
-    if num_columns == 1 or len(separators) != len(ends) * (num_columns - 1):
-        return len(separators) == 0 and num_columns == 1
-    lines = separators.reshape(len(ends), num_columns - 1)
-    return bool((lines[:, -1] < ends).all() and (lines[1:, 0] > ends[:-1]).all())
+    starts = np.concatenate([[0], ends + 1])
+    starts = starts[starts < len(block)]
+    is_separator = (values == ord(separator)).view(np.uint8)
+    return bool((np.add.reduceat(is_separator, starts, dtype=np.int32) == num_columns - 1).all())
 
 
 def _decode_lines(raw: BinaryIO) -> Iterator[str]:

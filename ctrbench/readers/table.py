@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ctrbench.errors import DataError, SourceError
 from ctrbench.readers.base import RawData, Reader, ReadRequest
@@ -103,9 +105,11 @@ def _concatenate(files: Sequence[Path], frames: Sequence[pl.LazyFrame]) -> pl.La
 
 def _scan_parquet(file: Path) -> pl.LazyFrame:
     try:
+        # Polars panics, with a backtrace on the screen, for some damaged footers.
+        pq.read_metadata(file)
         frame = pl.scan_parquet(file, glob=False)
         schema = frame.collect_schema()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         remedy = "write the file again, or copy it again"
         raise DataError("not a parquet file", value=f"{file}: {_first_line(error)}", remedy=remedy) from None
     check_column_names(schema.names(), file)

@@ -211,8 +211,11 @@ def disk_full_errors(file: Path, hint: str) -> Iterator[None]:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Return whether an error means a full disk; some libraries keep the system's error number in the text only."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+    """Return whether an error means a full disk, quota or file size limit.
+
+    Some libraries keep the system's error number in the text only.
+    """
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "os error 28" in str(error)
 
 
 def sha256_of(file: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from ctrbench.data.card import DatasetCard, read_card
 from ctrbench.data.draft import write_card
+from ctrbench.data.manifest import write_manifest
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import open_prepared
 from ctrbench.errors import CardError, CtrbenchError, DataError, SettingError, SourceError
@@ -209,3 +210,25 @@ def test_a_reader_gets_files_that_exist_and_returns_files(tmp_path: Path, path: 
     )
     with pytest.raises(SourceError, match=message):
         prepare(read_card(tmp_path / "card.toml"), home=tmp_path / "home")
+
+
+def test_a_generated_dataset_is_not_replaced(tmp_path: Path, frame: pl.DataFrame, home: Path) -> None:
+    pl.concat([frame] * 5).write_csv(tmp_path / "shop.csv")
+    write_card(tmp_path / "shop.csv", tmp_path / "card.toml")
+    card = read_card(tmp_path / "card.toml")
+    first = prepare(card, home=home)
+    generated = first.manifest.model_copy(
+        update={"generator": {}, "card_file": None, "card_digest": "0" * 64}
+    )
+    write_manifest(first.root, generated)
+    with pytest.raises(SettingError, match=r"already the dataset of a generator"):
+        prepare(card, home=home)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "none.csv", "file.csv/below.csv"])
+def test_a_source_that_no_file_has_is_refused(
+    tmp_path: Path, card: DatasetCard, home: Path, path: str
+) -> None:
+    (tmp_path / "file.csv").touch()
+    with pytest.raises(SourceError, match=r"no such data file: .*--source PATH"):
+        prepare(card, sources=[tmp_path / path], home=home)

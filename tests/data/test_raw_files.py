@@ -31,6 +31,23 @@ def test_stored_stats_are_read_back(tmp_path: Path) -> None:
 
 def test_damaged_or_missing_stats_are_none(tmp_path: Path) -> None:
     assert read_stats(tmp_path) is None
-    for text in ("", "[]", '{"files": {}}'):
+    for text in (
+        "",
+        "[]",
+        '{"files": {}}',
+        '{"at": 1, "files": []}',
+        '{"at": 1, "files": {"a": 1}}',
+        "[" * 100_000,
+    ):
         (tmp_path / STATS).write_text(text)
         assert read_stats(tmp_path) is None
+
+
+def test_stats_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / STATS).mkdir()
+    write_stats(tmp_path, stat_raw_files([]))
+    assert read_stats(tmp_path) is None
+
+
+def test_paths_that_no_file_has_are_left_out() -> None:
+    assert stat_raw_files([Path("a" * 300), Path("none")]).files == {}

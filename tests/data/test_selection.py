@@ -44,6 +44,25 @@ def test_bundled_cards_and_prepared_datasets_are_listed(prepared: Prepared) -> N
     )
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b"{}", b'{"schema_version": "x"}', None])
+def test_a_damaged_dataset_does_not_hide_the_others(
+    tmp_path: Path, prepared: Prepared, content: bytes | None
+) -> None:
+    folder = tmp_path / "home" / "datasets" / "other"
+    folder.mkdir()
+    if content is None:
+        (folder / "manifest.json").mkdir()
+    else:
+        (folder / "manifest.json").write_bytes(content)
+    (tmp_path / "home" / "datasets" / "foreign").mkdir()
+    listed = {dataset.name: dataset for dataset in list_datasets()}
+    assert listed["tiny"].is_prepared
+    assert listed["other"].title.endswith("prepare it again")
+    assert "foreign" not in listed
+    assert prepare(prepared.manifest.card).manifest.created == prepared.manifest.created
+    assert open_dataset("tiny")[1] == "default"
+
+
 def test_a_dataset_is_opened_with_its_default_set(prepared: Prepared) -> None:
     opened, name = open_dataset("tiny")
     assert (opened.manifest.name, name) == ("tiny", "default")

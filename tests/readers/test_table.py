@@ -153,3 +153,31 @@ def test_tables_with_different_columns_are_refused(tmp_path: Path) -> None:
     first, second = write(tmp_path / "1.csv", "a,b\n1,x\n"), write(tmp_path / "2.csv", "a,c\n1,x\n")
     with pytest.raises(DataError, match=r"the columns of 1.csv: 2.csv differs in b, c"):
         table(first, second)
+
+
+def test_a_text_that_does_not_fit_the_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 1 << 27
+
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage)
+    with pytest.raises(DataError, match=r"decompressed text must fit the disk: .*a.csv.gz"):
+        table(write(tmp_path / "a.csv.gz", gzip.compress(b"a,b\n1,x\n" * 1000)))
+
+
+def test_an_unused_line_is_checked_like_the_others(tmp_path: Path) -> None:
+    lines = [b"a,b\n", *(b"%d,x\n" % number for number in range(300_000))]
+    lines[290_000] = b"1\n"
+    lines[290_001] = b"2,y,z\n"
+    with pytest.raises(DataError, match=r"line 290001 has 1 fields"):
+        table(write(tmp_path / "a.csv", b"".join(lines)))
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctrbench.readers.csv_text.MAX_LINE_BYTES", 1000)
+    for start in (b"a,b\n1,", b"a,b\n1,x\n", b"a,"):
+        with pytest.raises(DataError, match=r"line \d is longer than 1,000 bytes"):
+            table(write(tmp_path / "a.csv", start + b"x" * 3_000_000))
