@@ -33,7 +33,7 @@ from ctrbench.errors import CardError, ContractError, DataError, SettingError, S
 from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
 from ctrbench.readers.text_files import check_file_names, missing_file_error, path_exists
-from ctrbench.storage.files import Location, is_disk_full, lock, scratch_parent, sha256_of
+from ctrbench.storage.files import Location, is_disk_full, lock, remove_leftovers, scratch_parent, sha256_of
 from ctrbench.storage.scratch import scratch_folder
 
 
@@ -58,6 +58,8 @@ def prepare(
     if domains:
         card.check_domain_features(domains)
     home, progress = home or home_folder(), progress or _ignore_progress
+    for folder in (home, home / "datasets"):
+        remove_leftovers(folder)
     if card.generator is not None:
         prepared = _generate_dataset(card, home, sources, domains, generation, force=force, progress=progress)
     else:

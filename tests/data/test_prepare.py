@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import platform
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -370,3 +371,14 @@ def test_progress_of_each_phase_ends_at_one(card: DatasetCard, home: Path) -> No
     assert list(dict.fromkeys(phase for phase, _ in calls)) == ["read", "encode", "write"]
     assert dict(calls) == {"read": 1.0, "encode": 1.0, "write": 1.0}
     assert all(0 <= done <= 1 for _, done in calls)
+
+
+def test_unfinished_work_of_killed_processes_is_removed(card: DatasetCard, home: Path) -> None:
+    """Also if nothing has changed, so that nothing is written."""
+    folder = prepare(card, home=home).root
+    name = f"{platform.node().replace('.', '-')}.{2**22 + 1}.part"
+    leftovers = [folder.with_name(f".toy.{name}"), folder / f".manifest.json.{name}"]
+    for leftover in leftovers:
+        leftover.mkdir()
+    prepare(card, home=home)
+    assert not any(leftover.exists() for leftover in leftovers)
