@@ -18,6 +18,8 @@ from fuzz_world import Outcome, Snapshot, call, snapshot
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that change a terminal; line ends and tabs are text."""
+BUG = "this is a bug of ctrbench"
+"""Beginning of the hint that names the file with the traceback of an unexpected exception."""
 
 
 class Judge:
@@ -48,7 +50,7 @@ class Judge:
         if fault is None and outcome.code == 0 and verify is not None:
             fault = _failure_of(partial(verify, outcome))
         if fault is not None:
-            self._fail(f"{arguments[0]}: {fault}", f"{outcome}\ncase: {case!r}")
+            self._fail(f"{arguments[0]}: {fault}", f"{outcome}\n{_stored_traceback(outcome)}\ncase: {case!r}")
         return outcome
 
     def _fail(self, fault: str, text: str) -> None:
@@ -57,6 +59,16 @@ class Judge:
             self.failures[fault] = text
         if FACTOR <= 1:
             raise AssertionError(f"{fault}\n{text}")
+
+
+def _stored_traceback(outcome: Outcome) -> str:
+    """Return the end of the traceback that an unexpected exception left in a file, and remove the file."""
+    match = re.search(r"the traceback is in (\S+)", outcome.err)
+    if match is None or not Path(match[1]).is_file():
+        return ""
+    text = Path(match[1]).read_text(encoding="utf-8", errors="replace")
+    Path(match[1]).unlink()
+    return text[-1500:]
 
 
 def _failure_of(verify: Callable[[], object]) -> str | None:
@@ -75,6 +87,8 @@ def find_fault(outcome: Outcome, legal: tuple[int, ...], before: Snapshot, after
         return "hang"
     if outcome.error is not None:
         return _origin(outcome.error)
+    if BUG in text:
+        return f"a bug is reported: {re.findall('^error: .*', outcome.err, re.MULTILINE)[-1:]}"
     if outcome.code not in legal:
         return f"exit code {outcome.code}: {outcome.err.strip().splitlines()[-1:]}"
     if "Traceback (most recent call last)" in text:

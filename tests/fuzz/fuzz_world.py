@@ -30,6 +30,8 @@ from types import FrameType
 import numpy as np
 import polars as pl
 
+from ctrbench.errors import PLUGIN_MODULE
+
 SMALL = ("--epochs", "1", "--batch-size", "16", "--embedding-size", "2", "--backbone", "dnn[hidden=4]")
 """Options of the smallest run."""
 ROWS = 60
@@ -150,6 +152,8 @@ class World:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+                for module in [name for name in sys.modules if name.startswith(PLUGIN_MODULE)]:
+                    del sys.modules[module]
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ FILES = (
     "from ctrbench.extend import Method\nclass A(Method):\n    x: object\n",
     f"{REWRITES}\nclass B(A): pass\nclass C(A): pass", f"{REWRITES}\n    def __init__(self): pass",
     "from ctrbench.extend import Method\nclass A(Method, int): pass",
- "print('\\x1b[2J')",
+
     "(" * 300 + ")" * 300, "x = " + "-" * 5000 + "1", '"""\x1b[31m [/bold]"""', "f = lambda: f()\nf()",
     "import os; os.chdir('/nowhere')",
 )  # fmt: skip
