@@ -35,8 +35,10 @@ from ctrbench.errors import PLUGIN_MODULE
 SMALL = ("--epochs", "1", "--batch-size", "16", "--embedding-size", "2", "--backbone", "dnn[hidden=4]")
 """Options of the smallest run."""
 ROWS = 60
-SECONDS = 60.0
+SECONDS = 90.0
 """Limit of one case; the slowest one takes about 4 s alone."""
+SETUP_SECONDS = 600.0
+"""Limit of a command of the template, the first of which may compile kernels."""
 MEMORY_BYTES = 8 << 30
 """Limit of the memory that a case may add to that of this process."""
 CARD = {
@@ -207,7 +209,7 @@ def make_world(folder: Path) -> World:
 
 
 def _must_pass(*arguments: str) -> None:
-    outcome = call(*arguments)
+    outcome = call(*arguments, seconds=SETUP_SECONDS)
     assert outcome.code == 0, outcome
 
 
@@ -259,7 +261,7 @@ def snapshot(folder: Path) -> Snapshot:
     return found
 
 
-def call(*arguments: str) -> Outcome:
+def call(*arguments: str, seconds: float = SECONDS) -> Outcome:
     """Call the command line in this process with the streams, warnings and signals of a process of its own."""
     from ctrbench.cli import console
     from ctrbench.cli.app import main
@@ -271,7 +273,7 @@ def call(*arguments: str) -> Outcome:
     error: BaseException | None = None
     with (
         _arguments(arguments), _handlers_kept(), _limited_memory(), warnings.catch_warnings(record=True) as caught,
-        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _time_limit() as has_ended,
+        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _time_limit(seconds) as has_ended,
     ):  # fmt: skip
         warnings.resetwarnings()
         warnings.simplefilter("always")
@@ -346,7 +348,7 @@ def _limited_memory() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time_limit() -> Iterator[Callable[[], bool]]:
+def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
     """Raise `HangError` after the limit, and end the process if it does not react; yields whether the limit was hit."""
     started = time.monotonic()
 
@@ -355,11 +357,11 @@ def _time_limit() -> Iterator[Callable[[], bool]]:
 
     handler = signal.signal(signal.SIGALRM, stop)
     # A plug-in's loop may catch everything, so the signal is repeated.
-    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1.0)
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True, file=sys.__stderr__)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    faulthandler.dump_traceback_later(4 * seconds, exit=True, file=sys.__stderr__)
     elapsed = 0.0
     try:
-        yield lambda: elapsed >= SECONDS
+        yield lambda: elapsed >= seconds
     except HangError:
         pass
     finally:
