@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fuzz_judge import Judge
+from fuzz_values import FACTOR
 from fuzz_world import World, make_world
 
 
@@ -79,7 +80,7 @@ def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
     judge = Judge()
     yield judge
     request.node.user_properties.append(("fuzz", (dict(judge.counts), dict(judge.num_failures))))
-    assert not judge.failures, "\n\n".join(f"{fault}\n{text}" for fault, text in judge.failures.items())
+    assert FACTOR <= 1 or not judge.failures, "\n\n".join(map("\n".join, judge.failures.items()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

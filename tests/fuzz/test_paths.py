@@ -81,7 +81,7 @@ def use(world: World, judge: Judge, command: tuple[str, ...], path: str, folder:
     judge(folder, *words, legal=legal)
 
 
-@cases(110)
+@cases(44)
 @given(command=st.sampled_from(LOCATIONS), kind=st.sampled_from(KINDS), suffix=st.sampled_from(SUFFIXES))
 def test_things_at_a_location(
     world: World, judge: Judge, command: tuple[str, ...], kind: str, suffix: str
@@ -90,14 +90,14 @@ def test_things_at_a_location(
         use(world, judge, command, make(kind, suffix), folder)
 
 
-@cases(60)
+@cases(24)
 @given(command=st.sampled_from(LOCATIONS), path=st.sampled_from(OUTSIDE) | arguments())
 def test_locations(world: World, judge: Judge, command: tuple[str, ...], path: str) -> None:
     with world.case() as folder:
         use(world, judge, command, path, folder)
 
 
-@cases(30)
+@cases(12)
 @given(
     command=st.sampled_from(
         (("prepare", "tiny.toml"), ("run", *SMALL), ("report",), ("list", "datasets"), ("explain", "plain"))

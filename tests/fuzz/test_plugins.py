@@ -191,7 +191,7 @@ def use(world: World, judge: Judge, source: str, text: str, command: tuple[str, 
         judge(folder, *command, legal=legal, case=text)
 
 
-@cases(150)
+@cases(60)
 @given(values=st.data(), source=st.sampled_from([METHOD, METHOD, *USES]), body=BODIES)
 def test_bodies(world: World, judge: Judge, values: st.DataObject, source: str, body: str) -> None:
     hook = values.draw(st.sampled_from(HOOKS[source]))
@@ -199,7 +199,7 @@ def test_bodies(world: World, judge: Judge, values: st.DataObject, source: str, 
     use(world, judge, source, source.format(**bodies), values.draw(st.sampled_from(USES[source])))
 
 
-@cases(60)
+@cases(24)
 @given(values=st.data(), source=st.sampled_from(list(USES)), text=st.sampled_from(FILES))
 def test_files(world: World, judge: Judge, values: st.DataObject, source: str, text: str) -> None:
     use(world, judge, source, textwrap.dedent(text), values.draw(st.sampled_from(USES[source])))

@@ -63,7 +63,7 @@ def replace(file: Path, form: str, content: bytes = b"") -> None:
         os.mkfifo(file)
 
 
-@cases(60)
+@cases(24)
 @given(
     values=st.data(),
     command=st.sampled_from(READERS),
@@ -84,7 +84,7 @@ def test_trees_of_records(
         judge(folder, *command, verify=verify, case=tree)
 
 
-@cases(40)
+@cases(16)
 @given(values=st.data(), command=st.sampled_from(READERS))
 def test_bytes_of_records(
     world: World, judge: Judge, values: st.DataObject, command: tuple[str, ...]
@@ -96,7 +96,7 @@ def test_bytes_of_records(
         judge(folder, *command, verify=partial(records_are_true, world), case=content)
 
 
-@cases(25)
+@cases(10)
 @given(
     form=st.sampled_from(FORMS),
     name=st.sampled_from(
@@ -124,7 +124,7 @@ def test_names_of_records(
         judge(folder, *command, verify=partial(records_are_true, world), case=(form, name, is_moved))
 
 
-@cases(25)
+@cases(10)
 @given(
     values=st.data(), form=st.sampled_from(("bytes", "bytes", *FORMS)), command=st.sampled_from(READERS[2:])
 )
@@ -138,7 +138,7 @@ def test_predictions(
         judge(folder, *command, verify=partial(records_are_true, world), case=(form, content))
 
 
-@cases(60)
+@cases(24)
 @given(values=st.data(), command=st.sampled_from(OPENERS), is_signed=st.booleans())
 def test_trees_of_manifests(
     world: World, judge: Judge, values: st.DataObject, command: tuple[str, ...], is_signed: bool
@@ -164,7 +164,7 @@ def refuses_the_manifest(command: tuple[str, ...]) -> Callable[[Outcome], None] 
     return None if command[0] in ("prepare", "list", "explain") else refuse
 
 
-@cases(40)
+@cases(16)
 @given(
     values=st.data(),
     command=st.sampled_from(OPENERS),
@@ -180,7 +180,7 @@ def test_bytes_of_manifests(
         judge(folder, *command, case=(form, content))
 
 
-@cases(25)
+@cases(10)
 @given(values=st.data(), form=st.sampled_from(("bytes", "bytes", *FORMS)))
 def test_preparing_again_repairs(world: World, judge: Judge, values: st.DataObject, form: str) -> None:
     with world.case() as folder:
@@ -197,7 +197,7 @@ def test_preparing_again_repairs(world: World, judge: Judge, values: st.DataObje
         judge(folder, *RUN, legal=(0,), verify=partial(records_are_true, world), case=(file, form))
 
 
-@cases(40)
+@cases(16)
 @given(values=st.data(), form=st.sampled_from(("bytes", "bytes", "bytes", "bytes", *FORMS)))
 def test_bytes_of_checkpoints(world: World, judge: Judge, values: st.DataObject, form: str) -> None:
     """A damaged checkpoint is not used: training starts over and ends with the same result."""
@@ -211,7 +211,7 @@ def test_bytes_of_checkpoints(world: World, judge: Judge, values: st.DataObject,
         judge(folder, *run, legal=legal, verify=partial(records_are_true, world), case=(form, content))
 
 
-@cases(40)
+@cases(16)
 @given(values=st.data())
 def test_states_of_checkpoints(world: World, judge: Judge, values: st.DataObject) -> None:
     """A checkpoint with a valid digest and a state of another form: the run ends all the same."""

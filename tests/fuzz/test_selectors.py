@@ -59,7 +59,7 @@ def has_output(outcome: object) -> None:
     assert outcome.out.strip()
 
 
-@cases(110)
+@cases(44)
 @given(method=selectors("methods"), is_run=st.booleans())
 def test_methods(world: World, judge: Judge, method: str, is_run: bool) -> None:
     with world.case() as folder:
@@ -71,7 +71,7 @@ def test_methods(world: World, judge: Judge, method: str, is_run: bool) -> None:
         judge(folder, *arguments, verify=has_output)
 
 
-@cases(50)
+@cases(20)
 @given(backbone=selectors("backbones"), is_run=st.booleans())
 def test_backbones(world: World, judge: Judge, backbone: str, is_run: bool) -> None:
     with world.case() as folder:
@@ -79,7 +79,7 @@ def test_backbones(world: World, judge: Judge, backbone: str, is_run: bool) -> N
         judge(folder, *arguments, f"--backbone={backbone}", verify=has_output)
 
 
-@cases(12)
+@cases(5)
 @given(method=selectors("methods"), backbone=selectors("backbones"))
 def test_runs(world: World, judge: Judge, method: str, backbone: str) -> None:
     with world.case() as folder:

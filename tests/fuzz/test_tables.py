@@ -69,7 +69,7 @@ def use(world: World, judge: Judge, suffix: str, content: bytes, is_draft: bool)
         judge(folder, "prepare", "new.toml", verify=verify_all, case=content)
 
 
-@cases(50)
+@cases(20)
 @given(
     content=mutated_bytes(CSV),
     suffix=st.sampled_from((".csv", ".csv", ".csv.gz", ".tsv", ".txt")),
@@ -79,14 +79,14 @@ def test_bytes_of_text(world: World, judge: Judge, content: bytes, suffix: str, 
     use(world, judge, suffix, content, is_draft)
 
 
-@cases(20)
+@cases(8)
 @given(values=st.data(), is_draft=st.booleans())
 def test_bytes_of_parquet(world: World, judge: Judge, values: st.DataObject, is_draft: bool) -> None:
     original = (world.template / "tiny.parquet").read_bytes()
     use(world, judge, ".parquet", values.draw(mutated_bytes(original)), is_draft)
 
 
-@cases(40)
+@cases(16)
 @given(
     column=st.sampled_from(FRAME.columns),
     kind=st.sampled_from(list(COLUMNS)),
@@ -106,7 +106,7 @@ def test_columns(
     use(world, judge, ".parquet", content.getvalue(), is_draft)
 
 
-@cases(20)
+@cases(8)
 @given(rows=st.lists(st.lists(texts, min_size=1, max_size=8), min_size=1, max_size=6), is_draft=st.booleans())
 def test_cells(world: World, judge: Judge, rows: list[list[str]], is_draft: bool) -> None:
     """Cells of any text below the right header, in rows of any length."""
