@@ -85,7 +85,7 @@ def describe_exception(error: BaseException) -> str:
     "KeyError: 'age'"
     """
     frame = plugin_frame(error)
-    text = f"{type(error).__name__}: {error}".strip()
+    text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {text}" if frame else text
 
 

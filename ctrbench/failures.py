@@ -193,11 +193,8 @@ def bug_error(error: BaseException) -> CtrbenchError:
     """Write the traceback of a bug to a file, and return the error that names the file."""
     file = _write_traceback(error)
     where = f"the traceback is in {file}" if file else "--debug shows the traceback"
-    plugins = sorted(
-        Path(str(module.__file__)).name
-        for name, module in sys.modules.items()
-        if name.startswith(PLUGIN_MODULE)
-    )
+    loaded = {str(module.__file__) for name, module in sys.modules.items() if name.startswith(PLUGIN_MODULE)}
+    plugins = sorted({Path(name).name for name in loaded})
     cause = f", or a fault of {', '.join(plugins)}" if plugins else ""
     return CtrbenchError(
         "unexpected error", value=summary(error), remedy=f"this is a bug of ctrbench{cause}; {where}"

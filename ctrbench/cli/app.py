@@ -111,9 +111,9 @@ def _exit_code(error: BaseException) -> int:
     """Show an exception that ended a command, and return the exit code."""
     if isinstance(error, typer.Exit):
         return error.exit_code
-    # The interpreter would complain about standard output once more when it ends.
-    if isinstance(error, OSError) and console.drop_pending_output():
-        error.filename = error.filename or "standard output"
+    if isinstance(error, OSError):
+        # The interpreter would complain about standard output once more when it ends.
+        console.drop_pending_output()
     if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE_EXIT
     if not is_failure(error):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from rich.console import Console
@@ -19,15 +20,33 @@ from ctrbench.errors import CtrbenchError
 from ctrbench.plain_text import one_line, printable
 
 
+@contextmanager
+def _named_stream() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
+
+
 class PlainConsole(Console):
     """A console that reads neither markup nor emoji codes in text and shows control characters as escapes."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  # those of rich
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401
+        """Print as rich does; an error of writing names the stream."""
+        with _named_stream():
+            super().print(*objects, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401
         """Return text as rich shows it, also for the cells of tables."""
         return super().render_str(printable(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error, which rich would turn into `sys.exit`."""
+        raise BrokenPipeError
 
 
 out = PlainConsole()
@@ -43,18 +62,17 @@ def replace_unencodable() -> None:
 def flush() -> None:
     """Write what standard output still holds; raises an error where that fails."""
     if sys.stdout is not None:
-        sys.stdout.flush()
+        with _named_stream():
+            sys.stdout.flush()
 
 
-def drop_pending_output() -> bool:
-    """Discard what standard output still holds if it cannot be written; return whether that was so."""
+def drop_pending_output() -> None:
+    """Discard what standard output still holds if it cannot be written."""
     try:
         flush()
     except OSError:
         with suppress(OSError):
             sys.stdout.close()
-        return True
-    return False
 
 
 def print_table(table: Table, to: Console | None = None) -> None:

@@ -150,4 +150,4 @@ def _describe_exception(error: BaseException, file: Path) -> str:
     own = [frame for frame in frames if Path(frame.filename) == file] or frames
     where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}"
     message = str(error).strip().partition("\n")[0]
-    return f"expected no exception, but {where} raised {type(error).__name__}: {message}"
+    return f"expected no exception, but {where} raised {type(error).__name__}: {message}".removesuffix(": ")

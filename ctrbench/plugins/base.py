@@ -6,6 +6,7 @@ import the classes from `ctrbench.extend`.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -105,11 +106,11 @@ def _check_plan(plan: object, plugin: Settings, function: str) -> Plan:
     """Return the plan that a plug-in returned; raise `ContractError` for anything else."""
     if isinstance(plan, Plan):
         return plan
-    name = type(plugin).__name__
+    name, file = type(plugin).__name__, inspect.getsourcefile(type(plugin))
     raise ContractError(
         f"{function}() of a plug-in must return a Plan",
-        value=f"{name}.{function}() returned {type(plan).__name__}",
-        remedy=f"return a Plan; help({name}) has an example",
+        value=f"{name}.{function}() in {file} returned {type(plan).__name__}",
+        remedy="return a changed copy of the plan, such as dataclasses.replace(plan, tower=…)",
     )
 
 

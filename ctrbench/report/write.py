@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from ctrbench.eval.metrics.registry import builtin_metrics, load_metrics
+from ctrbench.plain_text import file_name
 from ctrbench.report.additional_metrics import with_additional_metrics
 from ctrbench.report.bins import DEFAULT_NUM_BINS, check_num_bins
 from ctrbench.report.chart import Chart, draw_figures, load_charts
@@ -137,7 +138,7 @@ def _draw_charts(
     files: dict[Path, bytes] = {}
     pictures: list[Picture] = []
     for figure in draw_figures(charts, summary):
-        rendered = render_chart(figure.chart, out / f"{figure.stem}{suffix}")
+        rendered = render_chart(figure.chart, out / file_name(f"{figure.stem}{suffix}"))
         svg, _ = rendered.values()
         files |= rendered
         pictures.append(Picture(title=figure.title, svg=svg.decode()))

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from ctrbench.errors import ContractError, StoreError
 from ctrbench.names import Column, DomainColumn
+from ctrbench.plain_text import file_name
 from ctrbench.report.csv_files import overall_csv, tidy_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
 from ctrbench.report.plots import render_chart
@@ -69,7 +70,7 @@ def draw_study(study: Study, parts: Sequence[Part], *, store: RunStore, out: Pat
     files = {out / name: text.encode() for name, text in texts.items()}
     for stem, chart in drawn.charts:
         if chart is not None:
-            files |= render_chart(chart, out / stem)
+            files |= render_chart(chart, out / file_name(stem))
     terminal = tuple(terminal_tables(tables))
     write_files(files)
     return StudyFiles(paths=tuple(files), terminal=terminal)

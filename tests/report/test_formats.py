@@ -126,3 +126,25 @@ def test_a_notice_is_right_under_the_title() -> None:
     assert markdown(table).splitlines()[2] == "**Synthetic data.**"
     assert r". Synthetic data.}" in latex(table)
     assert "a_b & c Synthetic data." in " ".join(printed([table], 80).split())
+
+
+HOSTILE = "a|`b`\n# c\x1b[31m$_"
+
+
+@pytest.mark.parametrize("form", [markdown, latex])
+def test_controls_and_line_breaks_of_names_and_cells_are_escaped(form: Callable[[Table], str]) -> None:
+    line = Line(kind="method", label=HOSTILE, cells=(Cell(text=HOSTILE), Cell(text="2")))
+    text, plain = form(table_of(line)), form(table_of(replace(line, label="a", cells=(Cell(text="1"),) * 2)))
+    assert "\x1b" not in text
+    assert text.count("\n") == plain.count("\n")
+
+
+def test_markdown_escapes_cells() -> None:
+    text = markdown(table_of(Line(kind="method", label="a", cells=(Cell(text=HOSTILE), Cell(text="2")))))
+    assert r"| a | a\|\`b\`\\n# c\\x1b\[31m$\_ | 2 |" in text
+
+
+def test_the_terminal_gets_no_control_character() -> None:
+    line = Line(kind="method", label=HOSTILE, cells=(Cell(text=HOSTILE), Cell(text="2")))
+    assert "\x1b[31m" not in printed([table_of(line)], 100)
+    assert "[31m" in printed([table_of(line)], 100)
