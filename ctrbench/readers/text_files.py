@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import struct
@@ -41,8 +42,8 @@ def archive_errors(archive: object) -> Iterator[None]:
     except DAMAGE as error:
         raise DataError("damaged archive", value=f"{archive}: {error}", remedy=remedy) from None
     except OSError as error:
-        # bzip2 raises it without an error number.
-        if error.errno is not None:
+        # bzip2 raises it without an error number; a wrong offset leads to a position before the file.
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise DataError("damaged archive", value=f"{archive}: {error}", remedy=remedy) from None
 

@@ -97,6 +97,7 @@ CHANGES: dict[str, tuple[int, Callable[[bytes], bytes], str]] = {
     "unknown compression": (zipfile.ZIP_DEFLATED, unknown_compression, "damaged archive"),
     "damaged directory": (zipfile.ZIP_DEFLATED, damage_directory, "damaged archive"),
     "cut": (zipfile.ZIP_DEFLATED, lambda content: content[:-40], "archive"),
+    "shorter than its directory says": (zipfile.ZIP_STORED, lambda content: content[100:], "damaged archive"),
     "empty": (zipfile.ZIP_DEFLATED, lambda content: b"", "archive"),
 }
 

@@ -97,6 +97,8 @@ def test_the_studies_of_both_papers_are_bundled() -> None:
             r"has 3 problems\n  - missing key: draw\n  - missing key: methods\n  - title must be a valid string: 3",
         ),
         ("title = ", "a study must be a valid TOML file"),
+        ("x = " + "[" * 20_000, "a study must be a valid TOML file.*nested"),
+        ("x = " + "9" * 10_000, "a study must be a valid TOML file.*too many digits"),
         ('title = "a"\ndraw = "pie"\nmethods = { a = "plain" }', "no such drawing: pie in .*my.toml"),
         ('title = "a"\ndraw = "table"\nmethods = {}', "methods must have at least 1"),
         ('title = "a"\ndraw = "bins"\nmethods = { a = "star" }', "gains over plain"),
