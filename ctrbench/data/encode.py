@@ -27,6 +27,7 @@ from ctrbench.names import UNSEEN
 
 VALUE, ROWS, ID = "value", "rows", "id"
 """Columns of a vocabulary file."""
+MAX_SCALED = 1e30
 BLOCK = 1 << 20
 """Number of list elements, or distinct texts, processed at a time."""
 
@@ -167,9 +168,22 @@ def _encode_numeric(
     card: FieldCard, values: NDArray[np.float64], num_train: int, folder: Path
 ) -> EncodedField:
     mean, std = moments(_without_nan(card, values[:num_train]))
-    scaled = np.nan_to_num((values - mean) / (std or 1.0), copy=False, nan=0.0).astype(np.float32)
+    scaled = np.nan_to_num((values - mean) / (std or 1.0), copy=False, nan=0.0)
+    _check_scaled(card, scaled, values)
+    scaled = scaled.astype(np.float32)
     column = Numbers(flat=write_flat(folder / f"{card.name}.values", scaled))
     return EncodedField(column=column, size=0, mean=mean, std=std)
+
+
+def _check_scaled(card: FieldCard, scaled: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+    """Raise `DataError` for a value that is no finite number after standardization, in single precision."""
+    largest = int(np.abs(scaled).argmax())
+    if abs(scaled[largest]) > MAX_SCALED:
+        raise DataError(
+            f"the values of a numeric field must be within {MAX_SCALED:.0e} standard deviations of training",
+            value=f"{card.name} has {values[largest]:g}",
+            remedy="correct the value, or set buckets for the field",
+        )
 
 
 def _without_nan(card: FieldCard, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -244,3 +244,18 @@ def test_a_file_name_with_a_control_character_is_no_path_of_a_card(tmp_path: Pat
 def test_a_draft_shows_no_control_characters_of_values(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text(TEXT.replace(",A,", ",A\x1b[31m,"))
     assert "\x1b" not in draft_card(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize("value", ["1e101", "-1e308", "inf"])
+def test_a_number_whose_square_is_not_finite_is_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "d.csv").write_bytes(changed_row(7, f"8,A,m,{value},0\n"))
+    with pytest.raises(CtrbenchError, match=r"must hold finite numbers: .*line 9.*at most 1e\+100"):
+        prepare(card_of(tmp_path / "d.csv"), home=tmp_path / "home")
+
+
+def test_a_number_far_from_those_of_training_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes(changed_row(59, "60,A,m,1e99,0\n"))
+    with pytest.raises(
+        CtrbenchError, match=r"within 1e\+30 standard deviations of training: price has 1e\+99"
+    ):
+        prepare(card_of(tmp_path / "d.csv"), home=tmp_path / "home")
