@@ -75,6 +75,13 @@ SECONDS = 300.0
 POLL_SECONDS = 0.001
 FORKED = 0.85
 """Share of kills of a fork; the others are of processes that import everything and start further ones."""
+AT_WORK = (
+    "home/datasets/.*.part",
+    "home/datasets/clicks/.*.part",
+    "home/datasets/clicks/*/*/.*.part",
+    "report/*",
+)
+"""Files that exist while a command other than `run` and `study` works."""
 Process: TypeAlias = "subprocess.Popen[bytes] | Fork"
 Result = Mapping[str, str]
 """What a command left behind, by name, as digests."""
@@ -369,8 +376,7 @@ def phase_of(folder: Path, scenario: Scenario) -> str:
     """Return the phase in which a command was killed, from its files."""
     runs, results = folder / "home" / "runs", folder / "results" / "clicks"
     if scenario.name not in ("run", "study"):
-        has_begun = any(matches(folder, "home/datasets/.*.part")) or any(matches(folder, "report/*"))
-        return "at work" if has_begun else "start-up or end"
+        return "at work" if any(any(matches(folder, pattern)) for pattern in AT_WORK) else "start-up or end"
     if any(results.glob(".*.part")):
         return "record writing"
     if any(runs.glob("*/.checkpoint.pt.*.part")):
