@@ -85,12 +85,24 @@ def describe_exception(error: BaseException) -> str:
     "KeyError: 'age'"
     """
     frame = plugin_frame(error)
-    text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    text = f"{type(error).__name__}: {_message_of(error)}".strip().removesuffix(":")
     return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {text}" if frame else text
+
+
+def _message_of(error: BaseException) -> str:
+    """Return the message of an exception, in characters that UTF-8 can encode."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  # the class may be a plug-in's own
+        message = "(its message raises an exception)"
+    return message.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def plugin_error(error: BaseException) -> ContractError | None:
     """Return the error to show for an exception that a plug-in from outside raised; None for any other exception."""
+    if isinstance(error.__cause__, StopIteration):
+        # A generator that calls the plug-in raises a RuntimeError instead.
+        error = error.__cause__
     frame = plugin_frame(error)
     if frame is None:
         return None

@@ -98,7 +98,7 @@ def is_failure(error: BaseException) -> bool:
     """
     if isinstance(error, Exception):
         return True
-    if isinstance(error, Interrupted | GeneratorExit):
+    if isinstance(error, Interrupted):
         return False
     if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         return False

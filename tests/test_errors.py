@@ -26,3 +26,16 @@ def test_an_exception_of_ctrbench_is_no_error_of_a_plugin() -> None:
         raise KeyError("age")
     assert plugin_error(raised.value) is None
     assert describe_exception(raised.value) == "KeyError: 'age'"
+
+
+class Odd(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_an_exception_whose_message_raises_is_described() -> None:
+    assert describe_exception(Odd()) == "Odd: (its message raises an exception)"
+
+
+def test_a_description_can_be_written_as_utf_8() -> None:
+    assert describe_exception(ValueError("caf\udce9")) == r"ValueError: caf\udce9"

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from pydantic import ValidationError
 
 from ctrbench.discovery import Plugin, PluginKind, available_plugins, builtin_plugins, plugin_file
-from ctrbench.errors import SettingError, did_you_mean, shorten
+from ctrbench.errors import (
+    ContractError,
+    CtrbenchError,
+    SettingError,
+    describe_exception,
+    did_you_mean,
+    plugin_frame,
+    shorten,
+)
 from ctrbench.plugins import groups
 from ctrbench.problems import Problem, first_problem
 
@@ -176,6 +184,14 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Any:  # noqa: ANN4
         return plugin_class.model_validate(settings)
     except ValidationError as error:
         raise _setting_error(plugin.name, settings, first_problem(error)) from None
+    except Exception as error:
+        if plugin.is_builtin or isinstance(error, CtrbenchError) or plugin_frame(error) is not None:
+            raise
+        raise ContractError(
+            "a plug-in must be made from its settings",
+            value=f"{describe_exception(error)} ({plugin.file})",
+            remedy="call super().__init__(**settings), return None from __init__() and names of settings from idle()",
+        ) from error
 
 
 def _setting_error(plugin: str, settings: dict[str, Any], problem: Problem) -> SettingError:

@@ -7,7 +7,7 @@ entry point of the group `ctrbench.charts`. Imports altair for type checkers onl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,8 +96,9 @@ def draw_figures(charts: Sequence[Chart], summary: Summary) -> tuple[Figure, ...
     return tuple(figures.values())
 
 
-def _draw(chart: Chart, summary: Summary) -> Iterator[Figure]:
+def _draw(chart: Chart, summary: Summary) -> list[Figure]:
     drawn: object = chart.draw(summary)
+    figures = []
     for figure in drawn if isinstance(drawn, Iterable) else (drawn,):
         if not isinstance(figure, Figure):
             raise ContractError(
@@ -105,4 +106,5 @@ def _draw(chart: Chart, summary: Summary) -> Iterator[Figure]:
                 value=f"{type(chart).__name__} returned {type(figure).__name__}",
                 remedy="yield Figure(stem=…, title=…, chart=…)",
             )
-        yield figure
+        figures.append(figure)
+    return figures

@@ -85,7 +85,8 @@ def execute(
 
 
 def _write_traceback(folder: Location) -> None:
-    write_text(folder / "traceback.txt", traceback.format_exc())
+    text = traceback.format_exc().encode("utf-8", "backslashreplace").decode("utf-8")
+    write_text(folder / "traceback.txt", text)
 
 
 def _execute_run(

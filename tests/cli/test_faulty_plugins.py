@@ -140,3 +140,20 @@ def test_a_failed_run_names_file_and_line(prepared: Path, train: Call) -> None:
     assert f"failed: {error}" in done.stdout
     (record,) = Path("results/tiny").glob("*.json")
     assert json.loads(record.read_text(encoding="utf-8"))["error"] == error
+
+
+def test_the_end_of_an_iterator_is_an_exception_of_the_plugin(
+    use: Callable[[str, str], CompletedProcess[str]],
+) -> None:
+    done = use("chart", "next(iter(()))")
+    assert done.returncode == 2
+    assert "mine.py, line 7, in draw: StopIteration" in done.stderr
+
+
+@pytest.mark.parametrize("body", ["return 3", "pass"])
+def test_a_method_that_cannot_be_made_is_one_clear_error(prepared: Path, call: Call, body: str) -> None:
+    text = f"from ctrbench.extend import Method\nclass Mine(Method):\n    def __init__(self): {body}\n"
+    Path("mine.py").write_text(f"{text}    def rewrite(self, plan): return plan\n", encoding="utf-8")
+    done = call("explain", "mine.py")
+    assert done.returncode == 2
+    assert "must be made from its settings" in done.stderr
