@@ -305,7 +305,9 @@ def test_ray_map_raises_a_users_error_as_it_is(two: Two) -> None:
 
 def test_a_run_that_no_node_can_hold_is_refused(home: Path, two: Two) -> None:
     large = RayBackend(address=two.address, checkpoint_seconds=1.0, cpus_per_run=3, memory_per_run=10**9)
-    with pytest.raises(SettingError, match=r"no node .* can hold one run: 3 cores, 1\.0 GB"):
+    with pytest.raises(
+        SettingError, match=r"a node of the cluster must have the capacity for one run: 3 cores, 1\.0 GB"
+    ):
         large.run_parallel(grid(home), store(home, "large"), Heard())
 
 

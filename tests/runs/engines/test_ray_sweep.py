@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -14,6 +15,7 @@ from ctrbench.runs.engines.ray_pool import RETRIES, Pool, Task
 from ctrbench.runs.engines.ray_sweep import Sweep, SweepSettings
 from ctrbench.runs.grid import Run
 from ctrbench.runs.outcome import failed_record
+from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.train.loop import Tick
 
@@ -78,9 +80,9 @@ def test_messages_of_an_earlier_attempt_are_ignored(run: Run, sweep: Sweep) -> N
 
 
 def test_a_run_whose_record_was_written_before_its_worker_died_is_not_repeated(
-    run: Run, sweep: Sweep
+    run: Run, sweep: Sweep, record: Callable[[], RunRecord]
 ) -> None:
-    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    done = failed_record(run, "").model_copy(update={"status": "finished", "result": record().result})
     sweep.store.write(done)
     tasks = pool()
     sweep.complete(tasks, Task(item=run), ray.exceptions.NodeDiedError("gone"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,10 +158,12 @@ def test_an_unsupported_pair_is_not_a_failure(
     assert store.find(run.key) == record
 
 
-def test_a_finished_record_is_kept_when_its_worker_dies(home: Path, tmp_path: Path) -> None:
+def test_a_finished_record_is_kept_when_its_worker_dies(
+    home: Path, tmp_path: Path, record: Callable[[], RunRecord]
+) -> None:
     (run,) = grid(home, "plain")
     store = store_of(home, tmp_path)
-    done = failed_record(run, "").model_copy(update={"status": "finished"})
+    done = failed_record(run, "").model_copy(update={"status": "finished", "result": record().result})
     store.write(done)
     assert record_failure(run, store, "a worker died") == done
 
