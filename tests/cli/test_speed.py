@@ -34,7 +34,7 @@ def test_bench_prints_and_writes_figures(folder: Path, call: Call) -> None:
 def test_bench_of_a_failing_plugin_goes_on_and_ends_with_1(prepared: Path, call: Call) -> None:
     done = call(*BENCH, "--methods", "broken.py,plain", "--seconds", "0.01")
     assert done.returncode == 1
-    assert "batch 64: KeyError: 'no such stage'" in done.stdout
+    assert "batch 64: broken.py, line 7, in rewrite: KeyError: 'no such stage'" in done.stdout
     assert " plain " in done.stdout
 
 
