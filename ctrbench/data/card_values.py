@@ -39,7 +39,7 @@ LINES = "\n\r\t"
 def _check_name(name: str, max_length: int = MAX_NAME) -> str:
     if not NAME.fullmatch(name) or len(name) > max_length:
         raise SettingError(
-            f"must consist of 1 to {max_length} letters (a-z), digits and - _ . +, the first a letter or digit",
+            f"must consist of 1 to {max_length} letters (A-Z, a-z), digits and - _ . +, the first a letter or digit",
             value=repr(shorten(name)),
             remedy="choose another name; a field may have any column, set by column",
         )

@@ -167,7 +167,7 @@ def _parse_value(value: str) -> str | tuple[str, ...] | None:
 def _value_text(value: object) -> str:
     if value is None:
         return "none"
-    return "-".join(value) if isinstance(value, tuple) else str(value)
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Any:  # noqa: ANN401  # a method or a backbone
@@ -183,7 +183,7 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Any:  # noqa: ANN4
     try:
         return plugin_class.model_validate(settings)
     except ValidationError as error:
-        raise _setting_error(plugin.name, settings, first_problem(error)) from None
+        raise _setting_error(plugin.name, plugin_class, settings, first_problem(error)) from None
     except Exception as error:
         if plugin.is_builtin or isinstance(error, CtrbenchError) or plugin_frame(error) is not None:
             raise
@@ -194,7 +194,9 @@ def _instantiate(plugin: Plugin, settings: dict[str, Any]) -> Any:  # noqa: ANN4
         ) from error
 
 
-def _setting_error(plugin: str, settings: dict[str, Any], problem: Problem) -> SettingError:
+def _setting_error(
+    plugin: str, plugin_class: type[Method] | type[Backbone], settings: dict[str, Any], problem: Problem
+) -> SettingError:
     rule, _, remedy = problem.message.partition("; ")
     if not problem.location:
         shown = ", ".join(f"{name}={value}" for name, value in settings.items())
@@ -202,4 +204,15 @@ def _setting_error(plugin: str, settings: dict[str, Any], problem: Problem) -> S
     name = str(problem.location[0])
     text = rule if rule.startswith("must ") else f"is invalid: {rule}"
     value = shorten(_value_text(settings.get(name, problem.value)))
-    return SettingError(f"the setting {name} of {plugin} {text}", value=value, remedy=remedy or None)
+    return SettingError(
+        f"the setting {name} of {plugin} {text}",
+        value=value,
+        remedy=remedy or _default_hint(plugin_class, name),
+    )
+
+
+def _default_hint(plugin_class: type[Method] | type[Backbone], name: str) -> str | None:
+    field = plugin_class.model_fields.get(name)
+    if field is None or field.is_required():
+        return None
+    return f"correct it, or leave it out for the default: {_value_text(field.default)}"

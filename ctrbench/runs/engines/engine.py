@@ -145,7 +145,7 @@ def _check_shared(
     if jobs is not None:
         remedy = "leave out --jobs or --workers"
         raise SettingError(
-            "runs with several workers must be executed one after the other",
+            "--jobs must not be combined with --workers, which executes one run at a time",
             value=f"--jobs {jobs}",
             remedy=remedy,
         )
