@@ -155,9 +155,10 @@ def test_what_a_plugin_raises_is_its_failure_with_file_and_line(error: BaseExcep
     assert "mine.py, line 2, in fail" in str(shown.value)
 
 
-def test_ctrl_c_in_a_plugin_is_no_failure_of_it() -> None:
+def test_ctrl_c_in_a_plugin_is_no_failure_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_failure(raise_in_plugin(Interrupted(signal.SIGINT)))
     # Python's own handler raises the same exception as a plug-in could.
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.default_int_handler)
     assert not is_failure(raise_in_plugin(KeyboardInterrupt()))
 
 

@@ -241,7 +241,10 @@ def test_a_path_with_control_characters_is_shown_escaped(call: Call, folder: Pat
     assert done.stderr.startswith("error: no such file: a\\x1b(31m\\nb.py\n")
 
 
-def test_values_of_data_are_shown_as_they_are(call: Call, unprepared: Path) -> None:
+def test_values_of_data_are_shown_as_they_are(
+    call: Call, unprepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     table = Path("tiny.csv")
     text = table.read_text(encoding="utf-8")
     table.write_text(

@@ -30,7 +30,7 @@ BROKEN = {
         {"forward": "return x @ torch.ones(3, 3)"},
     ),
     "exception in build": ("finite training", "in __init__ raised KeyError", {"init": "{}['weight']"}),
-    "no plan": ("finite training", "raised AttributeError", {"edit": "None"}),
+    "no plan": ("finite training", r"rewrite\(\) of a plug-in must return", {"edit": "None"}),
     "num_outputs lies": (
         "logits",
         r"shape \[40, 25\], and its num_outputs says \[40, 1\]",

@@ -28,9 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.fuzz)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def runs_in_this_process() -> Iterator[None]:
-    """Train runs in this process, which saves the start of another one."""
+    """Train runs of this folder's tests in this process, which saves the start of another one."""
     from ctrbench.runs.engines.local_backend import LocalBackend
     from ctrbench.runs.engines.protocol import Watcher
     from ctrbench.runs.grid import Run

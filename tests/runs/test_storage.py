@@ -187,7 +187,7 @@ def test_a_finished_record_is_never_overwritten(card: DatasetCard, there: RunSto
     execute(run, there)
     record = there.find(run.key)
     assert record is not None
-    with pytest.raises(StoreError, match=r"never overwritten: (s3|gs)://.*delete it first"):
+    with pytest.raises(StoreError, match=r"must not be overwritten: (s3|gs)://.*delete it first"):
         there.write(record)
     (before,) = find_files(there.results, "tiny/*.json")
     assert len(list(there.records())) == 1
