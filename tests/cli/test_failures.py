@@ -15,6 +15,7 @@ from subprocess import CompletedProcess
 import pytest
 
 import ctrbench as package
+from ctrbench.cli import console
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -244,7 +245,7 @@ def test_a_path_with_control_characters_is_shown_escaped(call: Call, folder: Pat
 def test_values_of_data_are_shown_as_they_are(
     call: Call, unprepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "out", console.PlainConsole(width=200))
     table = Path("tiny.csv")
     text = table.read_text(encoding="utf-8")
     table.write_text(
