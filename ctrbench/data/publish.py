@@ -41,8 +41,19 @@ def resumable_files_folder(root: Location) -> str:
 def publish(manifest: Manifest, folder: Path, root: Location, *, is_locked: bool) -> Prepared:
     """Move the complete files in `folder` below `root`, switch to their manifest and return the dataset."""
     add_folder(folder, root / manifest.files)
-    switch(root, manifest, is_locked=is_locked)
+    try:
+        switch(root, manifest, is_locked=is_locked)
+    except OSError:
+        if not _is_current(root, manifest):
+            remove_folder(root / manifest.files)
+        raise
     return Prepared(root, manifest)
+
+
+def _is_current(root: Location, manifest: Manifest) -> bool:
+    with suppress(DataError):
+        return read_manifest(root).files == manifest.files
+    return False
 
 
 def switch(root: Location, manifest: Manifest, *, is_locked: bool) -> None:

@@ -217,3 +217,12 @@ def test_an_interrupt_leaves_the_previous_dataset(
     assert sorted(path.name for path in (home / "datasets").iterdir()) == [".shop.lock", "shop"]
     assert [path.name for path in first.root.iterdir() if path.is_dir()] == [first.manifest.files]
     first.verify()
+
+
+def test_files_without_a_manifest_are_removed(card: DatasetCard, home: Path) -> None:
+    """A folder in the place of the manifest cannot be replaced by one."""
+    manifest = home / "datasets" / card.name / "manifest.json"
+    manifest.mkdir(parents=True)
+    with pytest.raises((OSError, DataError)):
+        prepare(card, home=home)
+    assert list(manifest.parent.iterdir()) == [manifest]
