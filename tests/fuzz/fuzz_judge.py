@@ -54,6 +54,8 @@ class Judge:
         return outcome
 
     def _fail(self, fault: str, text: str) -> None:
+        # Reports of tests are UTF-8, which the texts of a case need not be.
+        fault, text = (part.encode("utf-8", "backslashreplace").decode("utf-8") for part in (fault, text))
         self.num_failures[fault] += 1
         if len(text) < len(self.failures.get(fault, "")) or fault not in self.failures:
             self.failures[fault] = text
