@@ -70,7 +70,7 @@ def _narrow_methods_table(plugins: Iterable[Plugin]) -> Table:
     table = listing("methods", "name", f"summary, paper, {USES.lower()}, {PER_DOMAIN.lower()}")
     for plugin in plugins:
         lines = (
-            Text(_summary(plugin, console.out.width - 22)),
+            Text(_summary(plugin, max(console.out.width - 22, 20))),
             Text(f"{_authors_and_venue(plugin)} · {_year(plugin)}" if _year(plugin) else "", style="dim"),
             Text(f"uses: {plugin.tag(USES)}"),
             Text(f"per domain: {plugin.tag(PER_DOMAIN)}"),

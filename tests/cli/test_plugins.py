@@ -151,3 +151,10 @@ def test_bad_input_is_one_clear_error(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_methods_are_listed_on_a_terminal_of_any_width(
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1")
+    assert call("list", "methods").returncode == 0
