@@ -63,7 +63,7 @@ def explain(
     selected, base = select("methods", method), select("backbones", backbone)
     rewriter = selected.value
     plan = base.value.full_plan()
-    reason = rewriter.supports(plan)
+    reason = rewriter.unsupported_reason(plan)
     if reason is not None:
         raise SettingError(f"{selected.label} does not support {base.label}", value=reason)
     if prepared is None:

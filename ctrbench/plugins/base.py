@@ -261,6 +261,17 @@ class Method(Settings, ABC):
         """Return the reason why the method does not support this plan, as a clause for tables; None if it does."""
         return None
 
+    def unsupported_reason(self, plan: Plan) -> str | None:
+        """Return the reason of `supports`; raises `ContractError` for a value that is neither None nor a text."""
+        reason: object = self.supports(plan)
+        if reason is None or (isinstance(reason, str) and reason.strip()):
+            return reason
+        raise ContractError(
+            "supports() of a plug-in must return None or a reason",
+            value=f"{type(self).__name__}.supports() returned {reason!r:.80}",
+            remedy="return a clause such as 'needs a tower'",
+        )
+
     def as_estimator(self) -> Estimator | None:
         """Return the estimator that a run fits in place of building and training a model; None: there is none."""
         return None

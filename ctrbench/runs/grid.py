@@ -223,7 +223,7 @@ def _to_choice(selected: Selected[Method] | Selected[Backbone]) -> Choice:
 
 
 def _unsupported(method: Selected[Method], backbone: Selected[Backbone]) -> str | None:
-    return method.value.supports(backbone.value.full_plan())
+    return method.value.unsupported_reason(backbone.value.full_plan())
 
 
 def _default_indicator(prepared: Prepared, domain_set: str) -> str:

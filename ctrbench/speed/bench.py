@@ -235,7 +235,7 @@ def _measure_case(
 ) -> CaseResult:
     """Return the result with figures or a reason; an exception of a plug-in ends only its own case."""
     try:
-        reason = pair.rewriter.supports(pair.base.full_plan())
+        reason = pair.rewriter.unsupported_reason(pair.base.full_plan())
         if reason is not None:
             return replace(result, reason=reason)
         config = request.config.model_copy(update={"batch_size": result.batch_size})

@@ -9,7 +9,7 @@ import pytest
 
 from ctrbench import added_fields
 from ctrbench.data.batches import SplitData
-from ctrbench.errors import SettingError
+from ctrbench.errors import ContractError, SettingError
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.pooling import Pooling
@@ -100,3 +100,20 @@ def test_every_backbone_has_the_pooling_settings() -> None:
 def test_default_pooling_is_not_part_of_a_run_key() -> None:
     assert not {"pooling", "pooling_aux"} & set(select("backbones", "dnn").value.key())
     assert select("backbones", "dnn[pooling=din]").value.key()["pooling"] == "din"
+
+
+@pytest.mark.parametrize("reason", [3, "", [], print])
+def test_a_reason_that_is_no_text_is_refused(reason: object) -> None:
+    class Odd(Method):
+        """A method whose reason is no text."""
+
+        def rewrite(self, plan: Plan) -> Plan:
+            """Return the plan."""
+            return plan
+
+        def supports(self, plan: Plan) -> str | None:
+            """Return anything."""
+            return reason  # type: ignore[return-value]
+
+    with pytest.raises(ContractError, match="must return None or a reason"):
+        Odd().unsupported_reason(Plan(tower=(), head=Backbone.output()))
