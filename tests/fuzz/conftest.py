@@ -30,7 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def runs_in_this_process() -> Iterator[None]:
-    """Train runs of this folder's tests in this process, which saves the start of another one."""
+    """Train runs of this folder's tests, and of no others, in this process."""
+    with _training_here():
+        yield
+
+
+@contextmanager
+def _training_here() -> Iterator[None]:
+    """Train runs in this process, which saves the start of another one."""
     from ctrbench.runs.engines.local_backend import LocalBackend
     from ctrbench.runs.engines.protocol import Watcher
     from ctrbench.runs.grid import Run
@@ -69,9 +76,10 @@ def _execute(run: object, store: object, checkpoint_seconds: float) -> object:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, runs_in_this_process: None) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The template of all cases of this process."""
-    return make_world(tmp_path_factory.mktemp("fuzz"))
+    with _training_here():
+        return make_world(tmp_path_factory.mktemp("fuzz"))
 
 
 @pytest.fixture
