@@ -183,6 +183,8 @@ class Tally:
     """Kills by scenario and phase."""
     signals: Counter[str] = field(default_factory=Counter)
     num_forks: int = 0
+    num_late: int = 0
+    """Commands that had ended before the signal came."""
     num_identical: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -404,6 +406,7 @@ def attempt(kill: Kill, expected: Undisturbed, folder: Path, forks: Forks, tally
         phase, code = carry_out(kill, folder, expected, forks)
         tally.kills[kill.scenario.name, phase] += 1
         tally.num_forks += kill.is_fork
+        tally.num_late += code == 0
         tally.signals[f"{kill.signal.name} → {code}"] += 1
         faults = [f"{name} is lost" for name in lost(before, result_of(folder))]
         finish(folder, kill.scenario.arguments, forks if kill.is_fork else None)
@@ -451,7 +454,8 @@ def describe(tally: Tally) -> str:
     """Return the counts and failures as lines of text."""
     total = tally.kills.total()
     lines = [
-        f"{total} kills, {tally.num_identical} repeated commands bit-identical, {len(tally.failures)} failures"
+        f"{total} kills, {tally.num_forks} of them of forks, {tally.num_late} after the end",
+        f"{tally.num_identical} repeated commands bit-identical, {len(tally.failures)} failures",
     ]
     lines += [f"  {number:3d} × {name}: {phase}" for (name, phase), number in sorted(tally.kills.items())]
     lines += [f"  {number:3d} × {name}" for name, number in sorted(tally.signals.items())]
