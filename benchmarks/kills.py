@@ -258,10 +258,9 @@ def result_of(folder: Path) -> dict[str, str]:
         record = read_record(file)
         result[f"record {file.name}"] = digest(record.reproducible().encode())
         if record.result is not None:
-            stored = digest(store.predictions_file(record.key).read_bytes())  # type: ignore[union-attr]
+            with store.predictions(record) as path:
+                stored = record.result.predictions_sha256 if path else "missing, or not those of the record"
             result[f"predictions {file.name}"] = stored
-            if stored != record.result.predictions_sha256:
-                result[f"predictions {file.name}"] = "not those of the record"
     for name in prepared_names(folder / "home"):
         prepared = open_prepared(name, folder / "home")
         prepared.verify()

@@ -161,7 +161,7 @@ class Plugin:
 
 
 def _check_complete(plugin: type[Any], base: type[Any], file: Path) -> None:
-    """Raise `ContractError` if a plug-in lacks a method that its base class requires."""
+    """Raise `ContractError` unless a plug-in defines all methods that its base class requires."""
     missing = sorted(getattr(plugin, "__abstractmethods__", ()))
     if missing:
         raise ContractError(

@@ -19,9 +19,9 @@ from ctrbench.data.card import DatasetCard
 from ctrbench.data.card_values import Kind, Model, Role
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Split
+from ctrbench.storage.checksummed import digest_of, with_checksum, without_checksum
 from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import Location, find_files, write_text
-from ctrbench.storage.signed import digest_of, signed, verified
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -136,7 +136,7 @@ def read_manifest(folder: Location) -> Manifest:
             is_newer = isinstance(version, int) and version > SCHEMA_VERSION
             rule = f"unsupported schema version {version!r} of prepared data (expected {SCHEMA_VERSION})"
             raise DataError(rule, value=path, remedy="update ctrbench" if is_newer else remedy)
-        manifest = Manifest.model_validate(verified(raw))
+        manifest = Manifest.model_validate(without_checksum(raw))
     except DataError:
         raise
     except (OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError):
@@ -144,21 +144,21 @@ def read_manifest(folder: Location) -> Manifest:
     return _with_added_sets(folder, manifest)
 
 
-def write_signed(file: Location, content: dict[str, Any]) -> None:
+def write_checksummed(file: Location, content: dict[str, Any]) -> None:
     """Write a JSON file atomically, with the sha256 of its content as one more key."""
-    write_text(file, json.dumps(signed(content), indent=1) + "\n")
+    write_text(file, json.dumps(with_checksum(content), indent=1) + "\n")
 
 
 def write_manifest(folder: Location, manifest: Manifest) -> None:
     """Write the manifest of the dataset in a folder atomically."""
-    write_signed(folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_checksummed(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def add_domain_set(folder: Location, manifest: Manifest, name: str, info: DomainSetInfo) -> None:
     """Add a domain set to a prepared dataset, in a file of its own."""
     file = folder / manifest.files / ADDED_SETS / f"{digest_of(name)[:20]}.json"
     entry = {"name": name, "domain_set": info.model_dump(mode="json")}
-    write_signed(file, {"content_digest": manifest.content_digest, **entry})
+    write_checksummed(file, {"content_digest": manifest.content_digest, **entry})
 
 
 def _with_added_sets(folder: Location, manifest: Manifest) -> Manifest:
@@ -169,7 +169,7 @@ def _with_added_sets(folder: Location, manifest: Manifest) -> Manifest:
     added = {}
     for file in find_files(folder / manifest.files / ADDED_SETS, "*.json"):
         try:
-            content = verified(read_json(file))
+            content = without_checksum(read_json(file))
             if content["content_digest"] == manifest.content_digest:
                 added[str(content["name"])] = DomainSetInfo.model_validate(content["domain_set"])
         except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError):

@@ -8,14 +8,13 @@ since reports read records without training.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.eval.stored import BinMetrics, DomainMetrics
 from ctrbench.plain_text import file_name
+from ctrbench.storage.checksummed import canonical_json, digest_of
 
 SCHEMA_VERSION = 3
 """Schema of new records. Those of schemas 1 and 2 have no sha256 of their content; in schema 1, metrics of domains and
@@ -44,7 +43,7 @@ class Choice(Model):
     @property
     def digest(self) -> str:
         """The sha256 of name, settings and source."""
-        return _json_digest(self.model_dump(mode="json"))
+        return digest_of(self.model_dump(mode="json"))
 
 
 class RunKey(Model):
@@ -66,7 +65,7 @@ class RunKey(Model):
     @property
     def digest(self) -> str:
         """The sha256 of the key; equal digests mean the same run."""
-        return _json_digest(self.model_dump(mode="json"))
+        return digest_of(self.model_dump(mode="json"))
 
     @property
     def run(self) -> str:
@@ -162,7 +161,7 @@ class RunRecord(Model):
 
     def reproducible(self) -> str:
         """Return the canonical JSON that a repetition reproduces: same commit, same type of processor."""
-        return _canonical_json(self.model_dump(mode="json", exclude={"measured", "code"}))
+        return canonical_json(self.model_dump(mode="json", exclude={"measured", "code"}))
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -184,11 +183,3 @@ def _with_mapping(fields: dict[str, Any], other: tuple[str, ...]) -> dict[str, A
     """Return fields with the metrics among them in one mapping."""
     metrics = {name: value for name, value in fields.items() if name not in other}
     return {**{name: fields[name] for name in other if name in fields}, "metrics": metrics}
-
-
-def _canonical_json(content: object) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-def _json_digest(content: object) -> str:
-    return hashlib.sha256(_canonical_json(content).encode()).hexdigest()

@@ -28,6 +28,7 @@ from ctrbench.plugins.inspection import Inspection
 from ctrbench.problems import first_problem
 from ctrbench.runs.record import SCHEMA_VERSION, RunKey, RunRecord
 from ctrbench.runs.record_rules import find_fault
+from ctrbench.storage.checksummed import with_checksum, without_checksum
 from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import (
     Location,
@@ -42,10 +43,9 @@ from ctrbench.storage.files import (
     sha256_of,
     write_text,
 )
-from ctrbench.storage.signed import signed, verified
 
 REMOVE = "remove the file or restore it; without it, the run is repeated"
-SIGNED_VERSION = 3
+CHECKSUM_VERSION = 3
 """First schema whose files hold the sha256 of their content."""
 RUN_NAME = re.compile(r".+-s\d+-[0-9a-f]{12}")
 """Pattern of the name that the record of a run has."""
@@ -223,7 +223,7 @@ def read_record(file: Location) -> RunRecord:
 
 
 def _file_text(record: RunRecord) -> str:
-    content = signed(record.model_dump(mode="json"))
+    content = with_checksum(record.model_dump(mode="json"))
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
@@ -236,11 +236,11 @@ def _read_listed(file: Location) -> RunRecord:
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a record's file without its sha256; raises `ValueError` if that does not fit."""
+    """Return the content of a record's file without its sha256; raises `ValueError` if that does not match."""
     version = content["schema_version"]
     if type(version) is not int or version < 1:
         raise ValueError(f"schema_version must be a whole number from 1, not {version!r}")
-    return verified(content) if version >= SIGNED_VERSION else content
+    return without_checksum(content) if version >= CHECKSUM_VERSION else content
 
 
 def _without_copies(files: Iterable[Location], records: Iterable[RunRecord]) -> Iterator[RunRecord]:

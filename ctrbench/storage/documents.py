@@ -53,7 +53,7 @@ def read_json(file: Location) -> Any:  # noqa: ANN401  # JSON holds values of an
     try:
         return json.loads(read_text(file))
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+        raise ValueError("objects and arrays are nested too deeply") from None
 
 
 _TOO_DEEP = f"tables and arrays are nested more than {MAX_NESTING} levels deep"

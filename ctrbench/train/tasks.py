@@ -36,7 +36,7 @@ def trainable_tasks(indicator_B: torch.Tensor, *, with_unseen: bool = True) -> d
     rows = rows_by_task(indicator_B)
     tasks = {task: own for task, own in rows.items() if len(own) > 1 and (task or with_unseen)}
     if not tasks:
-        raise ValueError("training by domains needs a domain with at least two training rows")
+        raise ValueError("at least one domain must have two training rows for training by domains")
     return tasks
 
 

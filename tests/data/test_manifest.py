@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ctrbench.data.card import DatasetCard
-from ctrbench.data.manifest import write_signed
+from ctrbench.data.manifest import write_checksummed
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.errors import DataError, SettingError
@@ -90,6 +90,6 @@ def test_a_file_that_is_no_manifest_is_refused(prepared: Prepared, home: Path, c
 def test_a_split_without_shards_is_refused(prepared: Prepared, home: Path) -> None:
     content = prepared.manifest.model_dump(mode="json")
     content["splits"]["test"]["shards"] = []
-    write_signed(prepared.root / "manifest.json", content)
+    write_checksummed(prepared.root / "manifest.json", content)
     with pytest.raises(DataError, match="damaged manifest"):
         open_prepared("shop", home)

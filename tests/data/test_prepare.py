@@ -14,7 +14,7 @@ import pytest
 
 from ctrbench.data import shards, staging
 from ctrbench.data.card import DatasetCard
-from ctrbench.data.manifest import write_signed
+from ctrbench.data.manifest import write_checksummed
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.summary import summarize
@@ -209,7 +209,7 @@ def test_data_prepared_by_earlier_versions_are_not_prepared_again(make_card: Mak
     del manifest["sha256"]
     for field in manifest["card"]["fields"]:
         del field["target"]
-    write_signed(folder / "manifest.json", manifest | {"note": "kept"})
+    write_checksummed(folder / "manifest.json", manifest | {"note": "kept"})
     assert prepare(card, home=home).manifest.note == "kept"
     assert open_prepared("films", home).manifest.card.fields == card.fields
 

@@ -1,4 +1,4 @@
-"""Records, manifests and checkpoints: changed by hand, damaged, renamed, or signed again after a change."""
+"""Records, manifests and checkpoints: changed by hand, damaged, renamed, or given the right sha256 after a change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ctrbench.data.prepared import open_prepared
 from ctrbench.runs.store import read_record
-from ctrbench.storage.signed import signed, verified
+from ctrbench.storage.checksummed import with_checksum, without_checksum
 
 RUN = ("run", *SMALL, "--methods", "plain,star[norm=none,aux=none]")
 READERS = ((*RUN, "--dry-run"), (*RUN, "--dry-run"), RUN, RUN, ("report", "--bins", "2"))
@@ -67,20 +67,25 @@ def replace(file: Path, form: str, content: bytes = b"") -> None:
 @given(
     values=st.data(),
     command=st.sampled_from(READERS),
-    is_signed=st.booleans(),
+    is_checksummed=st.booleans(),
     method=st.sampled_from(("plain", "star")),
 )
 def test_trees_of_records(
-    world: World, judge: Judge, values: st.DataObject, command: tuple[str, ...], is_signed: bool, method: str
+    world: World,
+    judge: Judge,
+    values: st.DataObject,
+    command: tuple[str, ...],
+    is_checksummed: bool,
+    method: str,
 ) -> None:
     with world.case() as folder:
         (file,) = Path("results/tiny").glob(f"{method}-*.json")
-        tree = values.draw(mutated_trees(verified(json.loads(file.read_bytes()))))
+        tree = values.draw(mutated_trees(without_checksum(json.loads(file.read_bytes()))))
         if not isinstance(tree, dict):
             tree = {"tree": tree}
         sha256 = json.loads(file.read_bytes())["sha256"]
-        file.write_bytes(json_bytes(signed(tree) if is_signed else {**tree, "sha256": sha256}))
-        verify = None if is_signed else partial(records_are_true, world)
+        file.write_bytes(json_bytes(with_checksum(tree) if is_checksummed else {**tree, "sha256": sha256}))
+        verify = None if is_checksummed else partial(records_are_true, world)
         judge(folder, *command, verify=verify, case=tree)
 
 
@@ -139,19 +144,19 @@ def test_predictions(
 
 
 @cases(24)
-@given(values=st.data(), command=st.sampled_from(OPENERS), is_signed=st.booleans())
+@given(values=st.data(), command=st.sampled_from(OPENERS), is_checksummed=st.booleans())
 def test_trees_of_manifests(
-    world: World, judge: Judge, values: st.DataObject, command: tuple[str, ...], is_signed: bool
+    world: World, judge: Judge, values: st.DataObject, command: tuple[str, ...], is_checksummed: bool
 ) -> None:
     with world.case() as folder:
         file = Path("home/datasets/tiny/manifest.json")
         content = json.loads(file.read_bytes())
-        tree = values.draw(mutated_trees(verified(content)))
+        tree = values.draw(mutated_trees(without_checksum(content)))
         if not isinstance(tree, dict):
             tree = {"tree": tree}
-        whole = signed(tree) if is_signed else {**tree, "sha256": content["sha256"]}
+        whole = with_checksum(tree) if is_checksummed else {**tree, "sha256": content["sha256"]}
         file.write_bytes(json_bytes(whole))
-        verify = None if is_signed or whole == content else refuses_the_manifest(command)
+        verify = None if is_checksummed or whole == content else refuses_the_manifest(command)
         judge(folder, *command, verify=verify, case=tree)
 
 

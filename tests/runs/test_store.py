@@ -13,8 +13,8 @@ import pytest
 from ctrbench.errors import StoreError
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore, read_record
+from ctrbench.storage.checksummed import with_checksum
 from ctrbench.storage.files import write_text
-from ctrbench.storage.signed import signed
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -176,7 +176,7 @@ def test_impossible_content_is_refused_with_a_right_sha256(
     file, content = written(store, finished)
     del content["sha256"]
     edit(content, path, value)
-    file.write_text(json.dumps(signed(content)), encoding="utf-8")
+    file.write_text(json.dumps(with_checksum(content)), encoding="utf-8")
     with pytest.raises(StoreError, match=message):
         read_record(file)
 
@@ -190,7 +190,7 @@ def test_changed_content_is_refused_by_its_sha256(
     file, content = written(store, finished)
     edit(content, path, value)
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(StoreError, match=r"does not fit its sha256.*remove the file or restore it"):
+    with pytest.raises(StoreError, match=r"does not match its sha256.*remove the file or restore it"):
         read_record(file)
 
 
