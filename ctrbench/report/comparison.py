@@ -249,6 +249,7 @@ def conditions(key: RunKey) -> dict[str, object]:
         "data": key.data_digest[:12],
         "domain set": key.domain_set,
         "domain features": list(key.domain_features),
+        "numerics": key.numerics,
         **train,
     }
 

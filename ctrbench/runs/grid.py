@@ -18,7 +18,7 @@ from ctrbench.errors import SettingError, did_you_mean, shorten
 from ctrbench.names import Split
 from ctrbench.plugins.registry import Selected, select
 from ctrbench.problems import first_problem
-from ctrbench.runs.record import Choice, RunKey
+from ctrbench.runs.record import NUMERICS, Choice, RunKey
 from ctrbench.train.config import MOST_HELD, WINDOW, TrainConfig
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def make_grid(
                         method=_to_choice(method),
                         train=config.key,
                         seed=seed,
+                        numerics=NUMERICS,
                     )
                     reason = _unsupported(method, backbone)
                     yield Run(

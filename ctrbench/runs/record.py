@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ctrbench.added_fields import added_field, unchanged_added_fields
 from ctrbench.eval.stored import BinMetrics, DomainMetrics
 from ctrbench.plain_text import file_name
 from ctrbench.storage.checksummed import canonical_json, digest_of
@@ -19,6 +20,8 @@ from ctrbench.storage.checksummed import canonical_json, digest_of
 SCHEMA_VERSION = 3
 """Schema of new records. Those of schemas 1 and 2 have no sha256 of their content; in schema 1, metrics of domains and
 bins are fields instead of mappings."""
+NUMERICS = 2
+"""Version of the numerics: raised by every change after which a run of the same key gives other numbers."""
 _OTHER_FIELDS = {
     "domains": ("domain", "rows_train", "rows", "positives"),
     "bins": ("bin", "domains", "rows_train", "rows", "positives"),
@@ -61,11 +64,15 @@ class RunKey(Model):
     train: dict[str, Any]
     """Every value of the training configuration."""
     seed: int
+    numerics: int = added_field(1, ge=1)
+    """Version of the numerics (`NUMERICS`) of the code that executes the run."""
+    control: Literal["shuffled domains"] | None = added_field(None)
+    """Control that replaces inputs of the method: copies of the domain features with shuffled values; None: none."""
 
     @property
     def digest(self) -> str:
         """The sha256 of the key; equal digests mean the same run."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.model_dump(mode="json", exclude=unchanged_added_fields(self)))
 
     @property
     def run(self) -> str:
