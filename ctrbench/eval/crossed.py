@@ -1,0 +1,139 @@
+"""Uncertainty of differences between rows of a table, over training seeds and test users (spec: significance-8.8).
+
+Seeds and users are crossed: every user is scored by the model of every seed. The variance of a mean over seeds is
+V = V_seeds + V_users - V_seeds×users, at least the larger of the first two, with Satterthwaite's degrees of freedom.
+All differences between rows follow from three matrices over rows, which are computed once per set of common seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ctrbench.errors import DataError
+from ctrbench.eval.metrics.base import Floats
+
+Pair = tuple[int, int]
+"""Indices of a row and of the row that it is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSample:
+    """One metric of one row of a table: its value for each seed, and the influence of each cluster of test rows."""
+
+    values: Mapping[int, float]
+    """By seed."""
+    influences: Mapping[int, Floats]
+    """By seed, one number per cluster as in `influence`; empty if predictions are not available."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the influence values of every seed are known."""
+        return bool(self.values) and self.influences.keys() >= self.values.keys()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceParts:
+    """Parts of the variance of one or several means over seeds, as arrays of one shape."""
+
+    seeds: Floats
+    """Sample variance over seeds, divided by their number."""
+    users: Floats
+    """Variance over users of the mean over seeds."""
+    interaction: Floats
+    """Part that the two have in common: variance of seeds within users, divided by the number of seeds."""
+    num_seeds: int
+    num_users: int
+
+    @property
+    def total(self) -> Floats:
+        """Variance over seeds and users: seeds + users - interaction, at least the larger of the first two."""
+        largest = np.maximum(self.seeds, self.users)
+        total: Floats = np.maximum(self.seeds + self.users - self.interaction, largest)
+        return total
+
+    @property
+    def freedom(self) -> Floats:
+        """Satterthwaite's degrees of freedom of the total, at least the smaller of those of its parts."""
+        of_seeds, of_users = self.num_seeds - 1, self.num_users - 1
+        terms = (
+            self.seeds**2 / of_seeds + self.users**2 / of_users + self.interaction**2 / (of_seeds * of_users)
+        )
+        total = self.total
+        ratios = np.divide(total**2, terms, out=np.full(total.shape, np.inf), where=terms > 0)
+        bounded: Floats = np.clip(ratios, min(of_seeds, of_users), of_seeds + of_users)
+        return bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossedRows:
+    """Rows of a table over the seeds that all of them have: means over seeds and three covariance matrices."""
+
+    seeds: tuple[int, ...]
+    by_seed: Floats
+    """Values, shape (M, seeds)."""
+    users: Floats
+    """Covariance over users of the means over seeds, shape (M, M)."""
+    interaction: Floats
+    """Covariance of seeds within users, divided by the number of seeds, shape (M, M)."""
+    num_users: int
+
+    @classmethod
+    def of(cls, samples: Sequence[RowSample]) -> CrossedRows:
+        """Compute the matrices of complete rows; raises `DataError` for fewer than two seeds or clusters."""
+        seeds = common_seeds(samples)
+        num_clusters = _num_clusters(samples, seeds)
+        mean = np.mean([_stacked(samples, seed) for seed in seeds], axis=0)
+        interaction = np.zeros((len(samples), len(samples)))
+        for seed in seeds:
+            deviation = _stacked(samples, seed) - mean
+            interaction += deviation @ deviation.T
+        return cls(
+            seeds=seeds,
+            by_seed=np.array([[sample.values[seed] for seed in seeds] for sample in samples]),
+            users=mean @ mean.T,
+            interaction=interaction / (len(seeds) * (len(seeds) - 1)),
+            num_users=num_clusters,
+        )
+
+    def differences(self, pairs: Sequence[Pair]) -> tuple[Floats, VarianceParts]:
+        """Return mean and variance parts of the first row minus the second, for each pair."""
+        first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        by_seed = self.by_seed[first] - self.by_seed[second]
+        parts = VarianceParts(
+            seeds=by_seed.var(axis=1, ddof=1) / len(self.seeds),
+            users=quadratic(self.users, first, second),
+            interaction=quadratic(self.interaction, first, second),
+            num_seeds=len(self.seeds),
+            num_users=self.num_users,
+        )
+        return by_seed.mean(axis=1), parts
+
+
+def common_seeds(samples: Sequence[RowSample]) -> tuple[int, ...]:
+    """Return the seeds that all rows have, in ascending order."""
+    return tuple(sorted(set.intersection(*(set(sample.values) for sample in samples))))
+
+
+def quadratic(matrix: Floats, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> Floats:
+    """Return the variance of the first minus the second of each pair, given a covariance matrix; at least 0."""
+    diagonal = np.diagonal(matrix)
+    variance: Floats = diagonal[first] + diagonal[second] - 2 * matrix[first, second]
+    return np.maximum(variance, 0.0)
+
+
+def _stacked(samples: Sequence[RowSample], seed: int) -> Floats:
+    return np.array([sample.influences[seed] for sample in samples])
+
+
+def _num_clusters(samples: Sequence[RowSample], seeds: Sequence[int]) -> int:
+    sizes = {sample.influences[seed].size for sample in samples for seed in seeds}
+    if len(seeds) < 2 or len(sizes) != 1 or min(sizes) < 2:
+        raise DataError(
+            "rows need two common seeds and the same clusters of test rows, at least two",
+            value=f"{len(seeds)} seeds, {sorted(sizes)} clusters",
+        )
+    return sizes.pop()
