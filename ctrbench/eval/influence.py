@@ -167,7 +167,7 @@ def _placements(
     of_positive = (negatives_below + negatives_within / 2) / np.maximum(num_negatives, 1)
     of_negative = (positives_above + positives_within / 2) / np.maximum(positives[of_run], 1)
     run = np.repeat(np.arange(start.size), end - start)
-    placements = np.empty(ordered.size)
+    placements: Floats = np.empty(ordered.size)
     placements[order] = np.where(is_positive[order], of_positive[run], of_negative[run])
     return placements
 
