@@ -178,7 +178,8 @@ def _scaled_sums(values: Floats, is_selected: npt.NDArray[np.bool_], clusters: C
     Without clusters (one per row) this makes variances of AUC those of DeLong exactly.
     """
     num = int(np.count_nonzero(np.bincount(clusters.index[is_selected], minlength=clusters.num)))
-    return clusters.sums(values, is_selected) * (num / max(num - 1, 1)) ** 0.5
+    scale = float(np.sqrt(num / max(num - 1, 1)))
+    return scale * clusters.sums(values, is_selected)
 
 
 def _mean_influence(values: Floats, clusters: Clusters) -> Floats:
