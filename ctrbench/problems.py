@@ -68,6 +68,20 @@ def control_character(text: str, *, allowed: str = "") -> str | None:
     return None if first is None else f"\\u{ord(first):04x}"
 
 
+def check_utf8(text: str, name: str) -> None:
+    """Raise `SettingError` for text that UTF-8 cannot encode; `name` says in the error what the text is.
+
+    Python reads each undecodable byte of arguments, of variables and of file names as a lone surrogate, which no
+    document holds and no library takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        remedy = "rename the file or folder in UTF-8; set LC_ALL=C.UTF-8 if its name is UTF-8 already"
+        raise SettingError(f"{name} must be UTF-8 text", value=shown, remedy=remedy) from None
+
+
 def raise_all(errors: Iterable[CtrbenchError]) -> None:
     """Raise `Problems` with the distinct errors, if there are any."""
     distinct = {str(error): error for error in errors}

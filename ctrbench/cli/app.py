@@ -18,6 +18,7 @@ import typer
 
 import ctrbench
 from ctrbench.cli import console, data, plugins, results, runs, speed
+from ctrbench.cli.locations import check_arguments, refused_value
 from ctrbench.errors import DEBUG, CtrbenchError
 from ctrbench.failures import bug_error, is_failure, raised_signals, stop_code, stop_message, user_error
 
@@ -102,6 +103,7 @@ def _invoke(arguments: list[str]) -> None:
     if "--debug" in arguments:
         # A variable reaches the processes of runs too.
         os.environ[DEBUG] = "1"
+    check_arguments(arguments)
     # Not through `command()`, which ends the process for some exceptions itself.
     with command.make_context("ctrbench", [part for part in arguments if part != "--debug"]) as context:
         command.invoke(context)
@@ -131,6 +133,9 @@ def _exit_code(error: BaseException) -> int:
 
 def _usage_error(error: BaseException) -> CtrbenchError | None:
     """Return the error to show for a wrong option or argument; None for any other exception."""
+    refused = refused_value(error)
+    if refused is not None:
+        return refused
     format_message = getattr(error, "format_message", None)
     if format_message is None:
         return None

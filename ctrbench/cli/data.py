@@ -97,9 +97,9 @@ def show(
     """Print and plot the domains of a prepared dataset."""
     from ctrbench.data.selection import open_dataset
     from ctrbench.report.domain_chart import write_domain_chart
-    from ctrbench.storage.outputs import check_local_folder
+    from ctrbench.storage.outputs import check_folder
 
-    check_local_folder(out, "--out")
+    check_folder(out, "--out")
     prepared, domain_set = open_dataset(dataset, domains)
     table = prepared.domain_table(domain_set)
     show_data.show_domains(prepared, domain_set, table, top)
@@ -127,10 +127,10 @@ def synth_iaac(
     out: options_data.RawFolder, rows: options_data.RawRows = 500_000, seed: options_data.GeneratorSeed = 0
 ) -> None:
     """Generate raw files in the format of IAAC, with the true click probability beside them."""
-    from ctrbench.storage.outputs import check_local_folder
+    from ctrbench.storage.outputs import check_folder
     from ctrbench.synthetic.iaac.twin import make_twin
 
-    check_local_folder(out, "--out")
+    check_folder(out, "--out")
     with progress.resumable(), progress.phases() as phases:
         make_twin(rows, out, seed=seed, progress=lambda done, total: phases("write", done / total))
     shown = one_line(out)

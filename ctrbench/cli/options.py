@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ctrbench.cli import completion, declare
+from ctrbench.cli import completion, declare, locations
 
 LATEST = "most recently prepared"
 
@@ -56,7 +56,11 @@ Study = Annotated[
 ]
 Results = Annotated[
     str,
-    typer.Option(metavar="LOCATION", help="Folder of the run records, or a URL such as s3://bucket/results."),
+    typer.Option(
+        metavar="LOCATION",
+        parser=locations.location,
+        help="Folder of the run records, or a URL such as s3://bucket/results.",
+    ),
 ]
 DryRun = Annotated[
     bool,
@@ -192,12 +196,17 @@ Charts = Annotated[
         show_default="built-in charts only",
     ),
 ]
-StudyFolder = Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")]
-ReportFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for tables and charts.")]
+StudyFolder = Annotated[
+    Path, typer.Option(metavar="DIR", parser=locations.local_path, help="Output directory.")
+]
+ReportFolder = Annotated[
+    Path, typer.Option(metavar="DIR", parser=locations.local_path, help="Folder for tables and charts.")
+]
 Leaderboard = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=locations.local_path,
         help="Markdown file whose leaderboard is updated, such as BENCHMARKS.md.",
         show_default="none",
     ),

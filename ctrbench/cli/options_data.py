@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrbench.cli import completion, declare
+from ctrbench.cli import completion, declare, locations
 
 SYNTHETIC = "Synthetic data"
 """Help panel of options that apply to generated data only."""
@@ -24,6 +24,7 @@ Sources = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="PATH",
+        parser=locations.local_path,
         help="Raw file, archive or folder; may be repeated.",
         show_default="downloaded, or the path in the card",
     ),
@@ -32,6 +33,7 @@ ExportFolder = Annotated[
     str | None,
     typer.Option(
         metavar="LOCATION",
+        parser=locations.location,
         help="Also write all rows as plain parquet files to this empty folder, for other programs.",
         show_default="no export",
     ),
@@ -47,19 +49,32 @@ PreparedArgument = Annotated[
     str,
     typer.Argument(metavar="DATASET", help="Name of a prepared dataset.", autocompletion=completion.prepared),
 ]
-ChartFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the chart.")]
+ChartFolder = Annotated[
+    Path, typer.Option(metavar="DIR", parser=locations.local_path, help="Folder for the chart.")
+]
 Top = Annotated[int, declare.count(help="Number of domains to print.")]
 Table = Annotated[
-    Path, typer.Argument(metavar="FILE", exists=True, help="CSV file (also .gz) or parquet file.")
+    Path,
+    typer.Argument(
+        metavar="FILE", parser=locations.existing_path, help="CSV file (also .gz) or parquet file."
+    ),
 ]
 CardFile = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Card to write.", show_default="printed instead"),
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        parser=locations.local_path,
+        help="Card to write.",
+        show_default="printed instead",
+    ),
 ]
 DatasetName = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name of the dataset.", show_default="name of the file")
 ]
-RawFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the raw files.")]
+RawFolder = Annotated[
+    Path, typer.Option(metavar="DIR", parser=locations.local_path, help="Folder for the raw files.")
+]
 RawRows = Annotated[int, declare.count(help="Total number of rows of training and test files.")]
 GeneratorSeed = Annotated[
     int, typer.Option(metavar="N", min=0, max=(1 << 32) - 1, help="Seed of the generator.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrbench.cli import completion, declare
+from ctrbench.cli import completion, declare, locations
 from ctrbench.cli.options import LATEST
 
 KINDS = ("datasets", "methods", "backbones", "studies", "readers", "metrics", "charts", "drawings")
@@ -18,7 +18,9 @@ Kind = Annotated[
     ),
 ]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the method, a Python identifier.")]
-PluginFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the file to.")]
+PluginFolder = Annotated[
+    Path, typer.Option(metavar="DIR", parser=locations.local_path, help="Folder to write the file to.")
+]
 CheckedMethods = Annotated[
     str,
     typer.Argument(
@@ -87,6 +89,10 @@ Seconds = Annotated[
 JsonFile = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", dir_okay=False, help="JSON file for all figures.", show_default="none"
+        "--json",
+        metavar="FILE",
+        parser=locations.local_path,
+        help="JSON file for all figures.",
+        show_default="none",
     ),
 ]

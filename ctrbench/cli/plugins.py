@@ -88,9 +88,9 @@ LISTINGS: dict[str, Callable[[], None]] = {
 def new_method(name: options_plugins.NewName, folder: options_plugins.PluginFolder = Path()) -> None:
     """Write a small working method to start from."""
     from ctrbench.plugins.scaffold import new_method as write
-    from ctrbench.storage.outputs import check_local_file, check_local_folder
+    from ctrbench.storage.outputs import check_folder, check_local_file
 
-    check_local_folder(folder, "--folder")
+    check_folder(folder, "--folder")
     check_local_file(folder / f"{name}.py", "NAME")
     file = write(name, folder)
     shown = one_line(file)

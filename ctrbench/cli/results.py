@@ -22,9 +22,9 @@ def report(
     """Write tables and charts, and update a leaderboard."""
     from ctrbench.report.write import report as write_report
     from ctrbench.runs.store import open_store
-    from ctrbench.storage.outputs import check_local_file, check_local_folder
+    from ctrbench.storage.outputs import check_folder, check_local_file
 
-    check_local_folder(out, "--out")
+    check_folder(out, "--out")
     if leaderboard is not None:
         check_local_file(leaderboard, "--leaderboard")
     metric_names, chart_names = _split_names(metrics, "--metrics"), _split_names(charts, "--charts")

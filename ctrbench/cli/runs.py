@@ -105,7 +105,7 @@ def study(
     from ctrbench.data.prepared import open_prepared
     from ctrbench.runs.engines.engine import check_engine
     from ctrbench.runs.store import open_store
-    from ctrbench.storage.outputs import check_local_folder
+    from ctrbench.storage.outputs import check_folder
     from ctrbench.studies.draw import draw_runs
     from ctrbench.studies.plan import make_experiment, plan_study, study_config
     from ctrbench.studies.study import load_study
@@ -115,7 +115,7 @@ def study(
     out = out / (Path(name).stem if name.endswith(".toml") else name)
     store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
-        check_local_folder(out, "--out")
+        check_folder(out, "--out")
         _check_store(store, dataset)
         check_engine(engine, config=study_config(chosen), address=address, jobs=jobs)
     parts = plan_study(chosen, open_prepared(dataset), seeds=seeds)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import platformdirs
 
 from ctrbench.data.manifest import MANIFEST
 from ctrbench.errors import DataError
+from ctrbench.problems import check_utf8
 from ctrbench.storage.files import Location, find_files, parse_location
 
 
 def home_folder() -> Location:
     """Return the location named by CTRBENCH_HOME (a path or URL), or the user's cache folder."""
-    home = os.environ.get("CTRBENCH_HOME")
-    return parse_location(home) if home else Path(platformdirs.user_cache_dir("ctrbench"))
+    home = os.environ.get("CTRBENCH_HOME") or platformdirs.user_cache_dir("ctrbench")
+    check_utf8(home, "CTRBENCH_HOME")
+    return parse_location(home)
 
 
 def dataset_folder(name: str, home: Location | None = None) -> Location:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from ctrbench.errors import CtrbenchError, DataError, SourceError
+from ctrbench.plain_text import one_line
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -70,9 +71,9 @@ def check_file_names(files: Sequence[Path]) -> None:
         try:
             str(file).encode()
         except UnicodeEncodeError:
-            name = repr(file.name)
+            name = one_line(file)
             raise SourceError(
-                "the name of a data file must be valid UTF-8", value=name, remedy="rename the file"
+                "the path of a data file must be valid UTF-8", value=name, remedy="rename the file"
             ) from None
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ctrbench.errors import SettingError, shorten
 from ctrbench.storage.files import Location, folder_obstacle
 from ctrbench.storage.obstacles import file_obstacle
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Beginning of a URL; a path has lost its second slash."""
 REMEDY = "choose another location, or change its permissions"
 
 
@@ -22,25 +19,12 @@ def check_folder(folder: Location, option: str) -> None:
         raise SettingError(rule, value=_describe(folder, obstacle), remedy=REMEDY)
 
 
-def check_local_folder(folder: Path, option: str) -> None:
-    """Raise `SettingError` unless files can be written to a folder of this machine, which need not exist."""
-    _refuse_url(folder, option)
-    check_folder(folder, option)
-
-
 def check_local_file(file: Path, option: str) -> None:
     """Raise `SettingError` unless a file of this machine can be created or replaced."""
-    _refuse_url(file, option)
     obstacle = file_obstacle(file)
     if obstacle is not None:
         rule = f"{option} must be a file that can be written"
         raise SettingError(rule, value=_describe(file, obstacle), remedy=REMEDY)
-
-
-def _refuse_url(path: Path, option: str) -> None:
-    if URL.match(str(path)):
-        rule = f"{option} must be a path of this machine, not a URL"
-        raise SettingError(rule, value=shorten(str(path)), remedy="write to a folder and copy it from there")
 
 
 def _describe(path: Location, obstacle: str) -> str:

@@ -11,7 +11,7 @@ from ctrbench.errors import SettingError
 from ctrbench.storage.files import write_files
 from ctrbench.storage.leftovers import temporary_path
 from ctrbench.storage.obstacles import file_obstacle, folder_obstacle
-from ctrbench.storage.outputs import check_local_file, check_local_folder
+from ctrbench.storage.outputs import check_folder, check_local_file
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_folders_that_cannot_be_written_have_a_reason(folder: Path, name: str, r
     assert reason in (folder_obstacle(folder / name) or "")
     assert folder_obstacle(folder / name / "below") is not None
     with pytest.raises(SettingError, match="--out must be a folder"):
-        check_local_folder(folder / name, "--out")
+        check_folder(folder / name, "--out")
 
 
 BAD_FILES = {
@@ -91,13 +91,6 @@ def test_a_working_directory_that_was_removed_has_a_reason(
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert folder_obstacle(Path("report")) is not None
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/x", "http://host/x", "nope://x", "file:///tmp/x"])
-def test_a_url_is_no_path_of_this_machine(url: str) -> None:
-    for check in (check_local_folder, check_local_file):
-        with pytest.raises(SettingError, match="--out must be a path of this machine, not a URL"):
-            check(Path(url), "--out")
 
 
 def test_files_are_written_together_or_not_at_all(tmp_path: Path) -> None:
