@@ -13,7 +13,6 @@ from pathlib import Path
 import typer
 
 from ctrbench.errors import CtrbenchError, SettingError, shorten
-from ctrbench.problems import check_utf8
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
 """Beginning of a URL, also of one that a shell variable or a path library has joined with one slash."""
@@ -68,5 +67,7 @@ def refused_value(error: BaseException) -> CtrbenchError | None:
 
 def check_arguments(arguments: Iterable[str]) -> None:
     """Raise `SettingError` for an argument that is not UTF-8, such as the name of a file from another system."""
+    from ctrbench.problems import check_utf8
+
     for argument in arguments:
         check_utf8(argument, "an argument")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from ctrbench.contract.case import Case
 from ctrbench.contract.rows import SEED
 from ctrbench.contract.rule import Check, Rule
 from ctrbench.contract.rules import ESTIMATOR_RULES, RULES
-from ctrbench.errors import SettingError, did_you_mean
+from ctrbench.errors import ContractError, SettingError, did_you_mean
 from ctrbench.failures import is_failure
-from ctrbench.plugins.registry import plugins, select
+from ctrbench.plugins.registry import Selected, plugins, select
 
 SUPPORTS = "supports"
 """Name of the finding about a pair of method and backbone that is not checked."""
+CONSTRUCTION = "construction"
+"""Name of the finding about a plug-in that cannot be made from its settings, so that no rule is checked."""
 SKIPPED = "skipped: "
 """Beginning of the sentence that explains why a pair is not checked."""
 POOLED = {"dnn": ("dnn[pooling=din]", "dnn[pooling=dien]")}
@@ -63,16 +65,48 @@ def check(
     rules). Raises `SettingError` for an unknown name and `ContractError` for a file that cannot be imported.
     """
     selected = select("methods", selector_or_file)
+    names = tuple(backbones or builtin_backbones())
+    fault = construction_fault(selected)
+    if fault is not None:
+        return tuple(_construction_finding(name, fault) for name in names)
     method = selected.value
     applicable = RULES if method.as_estimator() is None else ESTIMATOR_RULES
     chosen = _select_rules(applicable, rules)
     findings: list[Finding] = []
     with _restored_state():
-        for name in backbones or tuple(builtin_backbones()):
-            backbone = select("backbones", name).value
-            case = Case(backbone=name, method=method, plan=backbone.full_plan, file=selected.plugin.file)
+        for name in names:
+            base = select("backbones", name)
+            fault = construction_fault(base)
+            if fault is not None:
+                findings.append(_construction_finding(name, fault))
+                continue
+            case = Case(backbone=name, method=method, plan=base.value.full_plan, file=selected.plugin.file)
             findings.extend(_check_case(case, chosen))
     return tuple(findings)
+
+
+def construction_fault(selected: Selected[Any]) -> str | None:
+    """Return a sentence on the exception with which a plug-in fails to be made from its settings, or None.
+
+    Raises `SettingError` for settings that it refuses and `ContractError` for a file that cannot be imported.
+    """
+    selected.plugin.load()
+    try:
+        _ = selected.value
+    except SettingError:
+        raise
+    except BaseException as error:  # a plug-in from outside may raise anything
+        if selected.plugin.is_builtin or not is_failure(error):
+            raise
+        if isinstance(error, ContractError):
+            return str(error)
+        return _describe_exception(error, selected.plugin.file)
+    return None
+
+
+def _construction_finding(backbone: str, fault: str) -> Finding:
+    statement = "__init__() makes the plug-in from its settings without an exception."
+    return Finding(backbone=backbone, rule=CONSTRUCTION, ok=False, sentence=fault, statement=statement)
 
 
 def _select_rules(rules: Sequence[Rule], names: Sequence[str] | None) -> list[Rule]:

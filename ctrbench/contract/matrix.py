@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ctrbench.contract.check import Finding, check
+from ctrbench.contract.check import Finding, check, construction_fault
 from ctrbench.plugins.registry import select
 
 Progress = Callable[[str, int, int], None]
@@ -22,7 +22,7 @@ def check_methods(
     Raises `SettingError` before the first check.
     """
     for method in methods:
-        _ = select("methods", method).value
+        construction_fault(select("methods", method))
     findings = {}
     for number, method in enumerate(methods, start=1):
         progress(method, number, len(methods))

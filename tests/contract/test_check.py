@@ -9,6 +9,7 @@ import torch
 from ctrbench.contract.check import Finding, builtin_backbones, check
 from ctrbench.contract.rules import RULES
 from ctrbench.errors import ContractError, SettingError
+from ctrbench.failures import raised_signals
 from ctrbench.plugins.registry import plugins
 from ctrbench.plugins.scaffold import new_method
 
@@ -71,3 +72,56 @@ def test_the_template_passes_on_every_backbone(tmp_path: Path) -> None:
     findings = check(str(new_method("my_gate", tmp_path)))
     assert len(findings) == len(list(builtin_backbones())) * len(RULES)
     assert [finding for finding in findings if not finding.ok] == []
+
+
+FAULTY_INIT = """
+import sys
+from ctrbench.extend import {base}, Plan
+
+
+class Mine({base}):
+    def __init__(self, **settings):
+        {statement}
+
+    def rewrite(self, plan):
+        return plan
+
+    def plan(self):
+        return Plan(tower=self.tower(), head=self.output())
+"""
+STATEMENTS = [
+    "sys.exit(0)",
+    "sys.exit('bye')",
+    "raise KeyboardInterrupt",
+    "raise BaseException('x')",
+    "1 / 0",
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+@pytest.mark.parametrize("base", ["Method", "Backbone"])
+def test_an_exception_in_the_constructor_is_a_finding(tmp_path: Path, base: str, statement: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FAULTY_INIT.format(base=base, statement=statement), encoding="utf-8")
+    is_method = base == "Method"
+    with raised_signals():
+        findings = check(
+            str(file) if is_method else "plain", backbones=["dnn", "pnn"] if is_method else [str(file)]
+        )
+    assert [finding.rule for finding in findings] == ["construction"] * len(findings)
+    assert len(findings) == (2 if is_method else 1)
+    assert not any(finding.ok or finding.is_skipped for finding in findings)
+    assert "mine.py, line 8, in __init__ raised" in findings[0].sentence
+
+
+def test_a_constructor_that_returns_a_value_is_a_finding(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FAULTY_INIT.format(base="Method", statement="return 3"), encoding="utf-8")
+    (finding,) = check(str(file), backbones=["dnn"])
+    assert (finding.rule, finding.ok) == ("construction", False)
+    assert str(file) in finding.sentence
+
+
+def test_settings_that_a_method_refuses_are_no_finding() -> None:
+    with pytest.raises(SettingError, match="no such setting"):
+        check("plain[nope=1]")
