@@ -7,7 +7,7 @@ All differences between rows follow from three matrices over rows, which are com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,13 @@ class RowSample:
     """By seed."""
     influences: Mapping[int, Floats]
     """By seed, one number per cluster as in `influence`; empty if predictions are not available."""
+
+    def select(self, seeds: Iterable[int]) -> RowSample:
+        """Return the row with these seeds only."""
+        return RowSample(
+            values={seed: self.values[seed] for seed in seeds},
+            influences={seed: self.influences[seed] for seed in seeds},
+        )
 
     @property
     def is_complete(self) -> bool:
@@ -119,9 +126,12 @@ def common_seeds(samples: Sequence[RowSample]) -> tuple[int, ...]:
 
 
 def quadratic(matrix: Floats, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> Floats:
-    """Return the variance of the first minus the second of each pair, given a covariance matrix; at least 0."""
-    diagonal = np.diagonal(matrix)
-    variance: Floats = diagonal[first] + diagonal[second] - 2 * matrix[first, second]
+    """Return the variance of the first minus the second of each pair, at least 0.
+
+    `matrix` is a covariance matrix, or several along the leading axes.
+    """
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+    variance: Floats = diagonal[..., first] + diagonal[..., second] - 2 * matrix[..., first, second]
     return np.maximum(variance, 0.0)
 
 

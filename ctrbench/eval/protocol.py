@@ -11,6 +11,12 @@ from ctrbench.eval.metrics.auc import Auc
 
 MIN_SEEDS = 6
 """Smallest number of seeds of a row that is ranked and tested; with fewer, a sign-flip test cannot reach 5 %."""
+LEVEL = 0.05
+"""Probability of at least one false claim in a family of differences; intervals have coverage 1 - LEVEL."""
+MARGIN = 0.001
+"""Difference in AUC below which two rows are equivalent, declared before any result."""
+POWER = 0.8
+"""Probability with which the gap printed under a table is found."""
 COLLAPSED_AUC = 0.52
 """Dev AUC up to which a run counts as collapsed: 0.5 plus a margin for noise (0.013 at 500 positives)."""
 

@@ -18,9 +18,7 @@ from ctrbench.errors import DataError
 from ctrbench.eval.grouped import GroupMetrics, check_same_groups
 from ctrbench.eval.metrics.auc import Auc
 from ctrbench.eval.metrics.base import Floats
-
-LEVEL = 0.05
-"""Differences with a smaller adjusted p are significant; intervals have coverage 1 - LEVEL."""
+from ctrbench.eval.protocol import LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)

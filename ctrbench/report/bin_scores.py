@@ -8,8 +8,8 @@ from itertools import product
 
 from ctrbench.eval.metrics.base import Metric
 from ctrbench.eval.metrics.registry import MetricSet
-from ctrbench.eval.protocol import MIN_SEEDS
-from ctrbench.eval.significance import LEVEL, holm, paired
+from ctrbench.eval.protocol import LEVEL, MIN_SEEDS
+from ctrbench.eval.significance import holm, paired
 from ctrbench.report.bins import RunBins
 from ctrbench.report.comparison import Comparison, Row, difference_by_seed
 from ctrbench.report.estimate import Estimate, estimate
