@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,6 +24,10 @@ from ctrbench.eval.stored import BinMetrics, DomainMetrics
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.plugins.registry import select
+from ctrbench.runs.engines.local_backend import LocalBackend, record_death
+from ctrbench.runs.engines.protocol import ExecuteShared, Watcher
+from ctrbench.runs.execute import execute
+from ctrbench.runs.grid import Run
 from ctrbench.runs.record import (
     Choice,
     Code,
@@ -73,6 +79,51 @@ def ctrbench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return 0
 
     return run
+
+
+@contextmanager
+def _train_here() -> Iterator[None]:
+    def run_parallel(
+        self: LocalBackend, runs: Iterable[Run], store: RunStore, watcher: Watcher
+    ) -> list[RunRecord]:
+        records = []
+        for run in runs:
+            watcher.started(run)
+            records.append(_execute_here(run, watcher, store, self.checkpoint_seconds))
+            watcher.finished(run, records[-1])
+        return records
+
+    @contextmanager
+    def open_shared(self: LocalBackend, store: RunStore, workers: int) -> Iterator[ExecuteShared]:
+        yield partial(_execute_here, store=store, checkpoint_seconds=self.checkpoint_seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalBackend, "run_parallel", run_parallel)
+        patch.setattr(LocalBackend, "open_shared", open_shared)
+        yield
+
+
+def _execute_here(run: Run, watcher: Watcher, store: RunStore, checkpoint_seconds: float) -> RunRecord:
+    """Execute a run; an exit from within is recorded as the death of its process, as the backend does."""
+    try:
+        return execute(
+            run, store, progress=partial(watcher.ticked, run), checkpoint_seconds=checkpoint_seconds
+        )
+    except SystemExit as leave:
+        return record_death(run, store, leave.code if isinstance(leave.code, int) else 1)
+
+
+@pytest.fixture(scope="session")
+def train_here() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which the local backend executes runs in this process, which saves the start of another one."""
+    return _train_here
+
+
+@pytest.fixture
+def trained_here() -> Iterator[None]:
+    """Train the runs of a test in this process."""
+    with _train_here():
+        yield
 
 
 @pytest.fixture(scope="session")

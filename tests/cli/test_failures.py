@@ -164,6 +164,7 @@ def test_a_plugin_cannot_end_a_command(call: Call, folder: Path, place: str, sta
     assert re.match(rf"error: a plug-in .*mine\.py, line {line}, in ", done.stderr)
 
 
+@pytest.mark.usefixtures("trained_here")
 @pytest.mark.parametrize("statement", ["sys.exit(0)", "raise KeyboardInterrupt"])
 def test_a_plugin_that_ends_the_process_fails_its_run_and_its_check(
     call: Call, train: Call, prepared: Path, statement: str

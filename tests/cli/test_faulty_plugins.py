@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 
 Call = Callable[..., CompletedProcess[str]]
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 METRIC = """
 from ctrbench.eval.metrics.base import RowMetric

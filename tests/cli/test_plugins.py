@@ -15,6 +15,7 @@ from ctrbench.cli.options_plugins import KINDS
 from ctrbench.cli.plugins import LISTINGS
 
 Call = Callable[..., CompletedProcess[str]]
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 
 @pytest.mark.parametrize(

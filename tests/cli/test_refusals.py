@@ -13,6 +13,7 @@ import pytest
 import torch
 
 Call = Callable[..., CompletedProcess[str]]
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 STUDY = """
 title = "Two methods"

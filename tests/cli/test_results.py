@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import pytest
+
 from ctrbench.report.leaderboard import END, START
 
 Call = Callable[..., CompletedProcess[str]]
+pytestmark = pytest.mark.usefixtures("trained_here")
 CLICKS = """
 from ctrbench.eval.metrics.base import RowMetric, ratio
 

@@ -28,12 +28,14 @@ def test_a_second_call_repeats_no_run(prepared: Path, train: Call) -> None:
     assert [record.read_bytes() for record in records] == before
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_run_shows_results_and_the_next_command(prepared: Path, train: Call) -> None:
     done = train("--methods", "plain")
     assert "next: ctrbench report --dataset tiny --bins 5 --results results" in done.stdout
     assert re.search(r"plain +dnn +1 +0\.\d{5} +0\.\d{4} +0\.\d{4} +.*\b1 ", done.stdout)
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_dry_run_lists_runs_and_trains_nothing(prepared: Path, train: Call) -> None:
     assert train("--methods", "plain").returncode == 0
     done = train("--methods", "plain,star", "--dry-run")
@@ -57,6 +59,7 @@ def test_a_dry_run_of_a_study_lists_its_runs(prepared: Path, call: Call) -> None
     assert not (prepared / "study").exists()
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_records_keep_the_features_of_domains(prepared: Path, train: Call) -> None:
     assert train("--domains", "age,user", "--methods", "plain").returncode == 0
     record = json.loads(next((prepared / "results" / "tiny").glob("*.json")).read_text(encoding="utf-8"))
@@ -134,6 +137,7 @@ def test_a_cluster_that_does_not_answer_is_one_clear_error(prepared: Path, train
     assert "127.0.0.1:9" in done.stderr
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_run_shows_its_cost_before_it_starts(
     prepared: Path, train: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 Call = Callable[..., CompletedProcess[str]]
+pytestmark = pytest.mark.usefixtures("trained_here")
 ROWS = ("--rows", "6e3", "--variant", "calibration-rows=16384,shard-rows=1024", "--jobs", "1")
 NAME = "production-6k-calibration-rows-16384-shard-rows-1024"
 

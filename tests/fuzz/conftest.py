@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -29,56 +29,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def runs_in_this_process() -> Iterator[None]:
-    """Train runs of this folder's tests, and of no others, in this process."""
-    with _training_here():
+def runs_in_this_process(train_here: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Train runs of this folder's tests in this process."""
+    with train_here():
         yield
-
-
-@contextmanager
-def _training_here() -> Iterator[None]:
-    """Train runs in this process, which saves the start of another one."""
-    from ctrbench.runs.engines.local_backend import LocalBackend
-    from ctrbench.runs.engines.protocol import Watcher
-    from ctrbench.runs.grid import Run
-    from ctrbench.runs.record import RunRecord
-    from ctrbench.runs.store import RunStore
-
-    def run_parallel(
-        self: LocalBackend, runs: list[Run], store: RunStore, watcher: Watcher
-    ) -> list[RunRecord]:
-        records = []
-        for run in runs:
-            watcher.started(run)
-            records.append(_execute(run, store, self.checkpoint_seconds))
-            watcher.finished(run, records[-1])
-        return records
-
-    @contextmanager
-    def open_shared(self: LocalBackend, store: RunStore, workers: int) -> Iterator[Callable[..., RunRecord]]:
-        yield lambda run, watcher: _execute(run, store, self.checkpoint_seconds)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalBackend, "run_parallel", run_parallel)
-        patch.setattr(LocalBackend, "open_shared", open_shared)
-        yield
-
-
-def _execute(run: object, store: object, checkpoint_seconds: float) -> object:
-    """Execute a run; an exit from within is recorded as the death of its process, as the backend does."""
-    from ctrbench.runs.engines.local_backend import record_death
-    from ctrbench.runs.execute import execute
-
-    try:
-        return execute(run, store, checkpoint_seconds=checkpoint_seconds)
-    except SystemExit as leave:
-        return record_death(run, store, leave.code if isinstance(leave.code, int) else 1)
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, train_here: Callable[[], AbstractContextManager[None]]
+) -> World:
     """The template of all cases of this process."""
-    with _training_here():
+    with train_here():
         return make_world(tmp_path_factory.mktemp("fuzz"))
 
 
