@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "synthetic": (*GROUND, "readers", "synthetic"),
     "data": (*GROUND, "data", "readers", "synthetic"),
     "data.batches": (*GROUND, "data.prepared", "nn.gather"),
-    "data.stream": (*GROUND, "data.batches", "data.prepared"),
+    "data.stream": (*GROUND, "data.batches", "data.prepared", "data.shuffle"),
     "nn": (*GROUND, "nn"),
     "backbones": ("extend",),
     "methods": ("extend",),
@@ -106,6 +106,7 @@ THIRD_PARTY = {
         "runs.machine",
         "runs.engines.capacity",
         "data.batches",
+        "data.shuffle",
         "data.stream",
         "contract",
         "cost",
@@ -133,7 +134,7 @@ WITHOUT_TORCH = (
     "synthetic",
     "data",
 )
-"""Folders and modules that are imported without waiting for torch; in `data`, all but `batches` and `stream`."""
+"""Folders and modules that are imported without waiting for torch, with the exceptions in the test."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ def test_the_command_line_writes_no_files() -> None:
 def light_modules() -> list[str]:
     light = [name for name in modules() if any(within(name, folder) for folder in WITHOUT_TORCH)]
     return [
-        *(name for name in light if name not in ("data.batches", "data.stream")),
+        *(name for name in light if name not in ("data.batches", "data.shuffle", "data.stream")),
         "runs.record",
         "runs.store",
     ]

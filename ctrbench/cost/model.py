@@ -111,6 +111,7 @@ def _make_batch(schema: Schema, domain_B: np.ndarray, indicator_B: np.ndarray, l
         domain_B=torch.from_numpy(domain_B.astype(np.int64)),
         indicator_B=torch.from_numpy(indicator_B.astype(np.int64)),
         label_B=torch.zeros(rows),
+        copies_BD=torch.ones(rows, len(schema.copies), dtype=torch.int32) if schema.has_copies else None,
     )
 
 

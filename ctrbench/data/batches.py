@@ -1,8 +1,8 @@
 """Rows in memory as contiguous arrays, and the batches taken from them.
 
 Ids are stored in one int32 block; a batch gathers its rows without a loop. The order of the rows in an epoch is a value
-(`Order`) that is a pure function of seed and epoch, so two numbers describe a position in the data. Only this module
-and `stream` import torch within `data`.
+(`Order`) that is a pure function of seed and epoch, so two numbers describe a position in the data. Within
+`data`, only this module, `shuffle` and `stream` import torch.
 
 Shapes in names: B rows, F one-id fields, K numbers.
 """
@@ -38,6 +38,8 @@ class Rows:
     domain_B: torch.Tensor
     indicator_B: torch.Tensor
     label_B: torch.Tensor
+    copies_BD: torch.Tensor | None = None
+    """Ids of the shuffled copies of the domain features, which e_d reads in place of those in `ids_BF`; None: none."""
 
     def __len__(self) -> int:
         return len(self.label_B)
@@ -51,6 +53,7 @@ class Rows:
             "domain_B": self.domain_B,
             "indicator_B": self.indicator_B,
             "label_B": self.label_B,
+            "copies_BD": self.copies_BD,
         }
 
 
@@ -97,6 +100,14 @@ class SplitData(Rows):
     """The true click probability, if it is known."""
     ceiling: np.ndarray | None = None
     """The probability given everything that a model could learn, if it is known."""
+    true_domain: np.ndarray | None = None
+    """Composite domain of each row, if `domain_B` holds shuffled ones."""
+
+    @property
+    def evaluation_domain(self) -> np.ndarray:
+        """Composite domain of each row for metrics, int32; never a shuffled one."""
+        domain = self.domain_B.cpu().numpy() if self.true_domain is None else self.true_domain
+        return domain.astype(np.int32)
 
     def to(self, device: torch.device) -> SplitData:
         """Return the split with the model's inputs on the device.
@@ -112,6 +123,7 @@ class SplitData(Rows):
             bags=tuple((values.to(device), offsets) for values, offsets in self.bags),
             numeric_BK=self.numeric_BK.to(device),
             label_B=self.label_B.to(device),
+            copies_BD=None if self.copies_BD is None else self.copies_BD.to(device),
         )
 
     def take(self, rows: torch.Tensor, *, weight: float = 1.0, share: float = 1.0) -> Batch:
@@ -127,6 +139,7 @@ class SplitData(Rows):
             domain_B=domain_B,
             indicator_B=domain_B if is_same else self.indicator_B.index_select(0, rows),
             label_B=self.label_B.index_select(0, device_rows),
+            copies_BD=None if self.copies_BD is None else self.copies_BD.index_select(0, device_rows),
             weight=weight,
             share=share,
         )
@@ -141,6 +154,7 @@ class SplitData(Rows):
             domain_B=self.domain_B[rows],
             indicator_B=self.indicator_B[rows],
             label_B=self.label_B[rows],
+            copies_BD=None if self.copies_BD is None else self.copies_BD[rows],
         )
 
     def windows(self, seed: Sequence[int], *, first: int = 0) -> Iterator[Window]:
@@ -258,6 +272,7 @@ def subset(data: SplitData, rows: np.ndarray) -> SplitData:
         user=None if data.user is None else data.user[rows],
         probability=None if data.probability is None else data.probability[rows],
         ceiling=None if data.ceiling is None else data.ceiling[rows],
+        true_domain=None if data.true_domain is None else data.true_domain[rows],
     )
 
 
@@ -284,7 +299,13 @@ def concatenated(parts: Sequence[SplitData]) -> SplitData:
         user=_concatenate([part.user for part in parts]),
         probability=_concatenate([part.probability for part in parts]),
         ceiling=_concatenate([part.ceiling for part in parts]),
+        copies_BD=None if first.copies_BD is None else _concatenate_copies(parts),
+        true_domain=_concatenate([part.true_domain for part in parts]),
     )
+
+
+def _concatenate_copies(parts: Sequence[SplitData]) -> torch.Tensor:
+    return torch.cat([part.copies_BD for part in parts if part.copies_BD is not None])
 
 
 def _concatenate(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -124,10 +124,10 @@ class Prepared:
     ) -> DomainSetInfo:
         """Count the domains of a feature set in the shards, write their table and return its manifest entry."""
         values = {feature: self.vocabulary(feature)["value"] for feature in features}
-        counts = {split: self._count_tuples(split, features, verify=verify) for split in Split}
+        counts = {split: self.count_tuples(split, features, verify=verify) for split in Split}
         return write_domain_table(self.folder, name, features, make_domain_table(counts, values))
 
-    def _count_tuples(self, split: Split, features: tuple[str, ...], *, verify: bool) -> pl.DataFrame:
+    def count_tuples(self, split: Split, features: tuple[str, ...], *, verify: bool = False) -> pl.DataFrame:
         """Count rows and positives per tuple of ids, shard by shard: memory does not grow with the rows."""
         counts = merge_counts([], features)
         for index in range(len(self.manifest.splits[split].shards)):

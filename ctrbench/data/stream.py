@@ -20,6 +20,7 @@ import torch
 
 from ctrbench.data.batches import SplitData, Window, concatenated, subset, to_split_data
 from ctrbench.data.prepared import Prepared
+from ctrbench.data.shuffle import ShuffledDomains, with_shuffled_domains
 from ctrbench.names import Split
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class StreamedSplit:
     window: int
     """Minimum number of rows that are shuffled together; rounded up to complete shards."""
     device: torch.device
+    shuffle: ShuffledDomains | None = None
+    """Shuffled domains that replace the rows' own for the model; None: none."""
 
     def __len__(self) -> int:
         return self.prepared.manifest.splits[self.split].rows
@@ -102,7 +105,10 @@ class StreamedSplit:
 
     def _load_shard(self, shard: int) -> SplitData:
         table = self.prepared.read_shard(self.split, shard, self.prepared.model_columns)
-        return to_split_data(self.prepared, table, domain_set=self.domain_set, indicator=self.indicator)
+        data = to_split_data(self.prepared, table, domain_set=self.domain_set, indicator=self.indicator)
+        if self.shuffle is None:
+            return data
+        return with_shuffled_domains(data, self.shuffle, first=sum(self.sizes[:shard]))
 
     def _load_parts(self, run: int, seed: Sequence[int]) -> list[SplitData | None]:
         """Load a run of shards and distribute its rows at random over its own window and those that follow."""

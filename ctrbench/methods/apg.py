@@ -151,7 +151,7 @@ class Condition(nn.Module):
     def __init__(self, settings: Apg, num_inputs: int, schema: Schema) -> None:
         super().__init__()
         self.settings = settings
-        self.group = _group_columns(settings, schema) if settings.condition == "group" else slice(0)
+        self.group = _group_feature(settings, schema) if settings.condition == "group" else ""
         widths = {"self": num_inputs, "group": schema.embedding_size, "mix": schema.domain_width}
         self.is_average = settings.condition == "mix" and settings.aggregation == "average"
         self.width = schema.embedding_size if self.is_average else widths[settings.condition]
@@ -165,20 +165,20 @@ class Condition(nn.Module):
         if self.settings.condition == "self":
             return x_BN
         if self.settings.condition == "group":
-            return context.z_BN[:, self.group]
+            return context.embedding_of(self.group)
         if self.is_average:
             return context.domain_BE.view(len(x_BN), -1, self.width).mean(1)
         return context.domain_BE
 
 
-def _group_columns(settings: Apg, schema: Schema) -> slice:
+def _group_feature(settings: Apg, schema: Schema) -> str:
     name = settings.group_feature or schema.domain_features[0]
     if name not in schema.domain_features:
         known_features = ", ".join(schema.domain_features)
         raise SettingError(
             "group_feature must be a domain feature", value=name, remedy=f"known: {known_features}"
         )
-    return schema.slices[name]
+    return name
 
 
 class Generator(nn.Module):

@@ -34,6 +34,8 @@ class Context:
     """Composite domain ids, 0 = unseen; always on the CPU."""
     indicator_B: torch.Tensor
     """Values of the indicator p, which indexes per-domain parameters, 0 = unseen; always on the CPU."""
+    copies_BE: torch.Tensor | None = None
+    """Embeddings of the shuffled copies of the domain features, which e_d consists of; None: e_d is part of z."""
     reader: Reader | None = None
     """The optimizer that reads table rows in training; None: rows are read directly."""
     first_order_BF: torch.Tensor | None = None
@@ -68,7 +70,18 @@ class Context:
     @cached_property
     def domain_BE(self) -> torch.Tensor:
         """e_d: the embeddings of the domain-aware features, concatenated."""
-        return torch.cat([self.z_BN[:, columns] for columns in self.schema.domain_slices], dim=1)
+        slices = self.schema.domain_slices
+        if self.copies_BE is not None:
+            return self.copies_BE
+        return torch.cat([self.z_BN[:, columns] for columns in slices], dim=1)
+
+    def embedding_of(self, field: str) -> torch.Tensor:
+        """Return the embedding of a field; of a domain feature, the part of e_d."""
+        columns = self.schema.slices[field]
+        if self.copies_BE is None or field not in self.schema.domain_features:
+            return self.z_BN[:, columns]
+        size, index = self.schema.embedding_size, self.schema.domain_features.index(field)
+        return self.copies_BE[:, index * size : (index + 1) * size]
 
     @property
     def embeddings_BN(self) -> torch.Tensor:
@@ -113,6 +126,7 @@ class Context:
             z_BN=self.z_BN[on_device],
             domain_B=self.domain_B[rows],
             indicator_B=self.indicator_B[rows],
+            copies_BE=None if self.copies_BE is None else self.copies_BE[on_device],
             first_order_BF=None if self.first_order_BF is None else self.first_order_BF[on_device],
             gated_BN=None,
             row_losses=tuple(loss.part(rows, on_device) for loss in self.row_losses),
@@ -128,6 +142,7 @@ class Context:
         return replace(
             self,
             z_BN=self.z_BN.detach(),
+            copies_BE=None if self.copies_BE is None else self.copies_BE.detach(),
             first_order_BF=weights_BF,
             gated_BN=None,
             row_losses=(),

@@ -46,6 +46,10 @@ class Inputs(Protocol):
     def indicator_B(self) -> torch.Tensor:
         """Values of the indicator p, 0 = unseen; on the CPU."""
 
+    @property
+    def copies_BD(self) -> torch.Tensor | None:
+        """Ids of `Schema.copies`; None if there are none."""
+
 
 class FieldEmbedding(nn.Module, Capabilities):
     """Embeds all fields of a batch and concatenates them to z; see `Schema.slices` for the layout.
@@ -55,7 +59,7 @@ class FieldEmbedding(nn.Module, Capabilities):
     """
 
     offsets: torch.Tensor
-    """First table row of each one-id field."""
+    """First table row of each one-id field, then of each of `Schema.copies`."""
     columns: torch.Tensor | None
     """Columns of the one-id fields that are not hidden; None if all are used."""
     numbers: torch.Tensor | None
@@ -78,7 +82,7 @@ class FieldEmbedding(nn.Module, Capabilities):
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("numbers", numbers, persistent=False)
         first_rows = _first_rows(schema)
-        single = [first_rows[field.name] for field in schema.single_fields]
+        single = [first_rows[field.name] for field in schema.single_fields] + _first_rows_of_copies(schema)
         self.register_buffer("offsets", torch.tensor(single, dtype=torch.int32), persistent=False)
         self.bag_starts = [first_rows[field.name] for field in schema.bag_fields]
         self.make_poolings(pooling or Pooling(), build)
@@ -104,6 +108,11 @@ class FieldEmbedding(nn.Module, Capabilities):
             part.normal_(std=EMBEDDING_STD, generator=build.generator(f"embedding.{field.name}"))
             part[0] = 0.0
             parts.append(part)
+        for field in schema.copies:
+            copy = torch.empty(field.size, schema.embedding_size)
+            copy.normal_(std=EMBEDDING_STD, generator=build.generator(f"embedding.{field.name}.copy"))
+            copy[0] = 0.0
+            parts.append(copy)
         return torch.cat(parts) if parts else torch.empty(0, schema.embedding_size)
 
     def forward(
@@ -112,15 +121,20 @@ class FieldEmbedding(nn.Module, Capabilities):
         reader: Reader | None = None,
         losses: list[RowLoss] | None = None,
         behaviors: dict[str, Behaviors] | None = None,
+        copies: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return z of shape (B, N), and with `first_order` the weights (B, F) of the fields' ids, else None.
 
         Losses of the pooling of sequences are appended to `losses`; the elements of sequences with a target are added
-        to `behaviors`, if it is given.
+        to `behaviors`, and the concatenated embeddings of `Schema.copies` to `copies`, if these are given.
         """
         bags = inputs.bags if self.bags is None else [inputs.bags[index] for index in self.bags]
         offsets = [bag_offsets for _, bag_offsets in bags]
         single_BFE, lists = self._table_rows(inputs, bags, reader)
+        if self.schema.has_copies:
+            single_BFE, copies_BDE = single_BFE.tensor_split([len(self.schema.single_fields)], dim=1)
+            if copies is not None:
+                copies.append(copies_BDE[:, :, : self.schema.embedding_size].flatten(1))
         if behaviors is not None:
             behaviors |= self._behaviors(lists, offsets, single_BFE)
         pooled = [
@@ -144,7 +158,10 @@ class FieldEmbedding(nn.Module, Capabilities):
         self, inputs: Inputs, bags: Sequence[tuple[torch.Tensor, torch.Tensor]], reader: Reader | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the table rows of one-id fields, (B, F, E), and those of each bag's values, (n, E)."""
-        ids_BF = _select_fields(inputs.ids_BF, self.columns) + self.offsets
+        ids_BF = _select_fields(inputs.ids_BF, self.columns)
+        if inputs.copies_BD is not None:
+            ids_BF = torch.cat([ids_BF, inputs.copies_BD], dim=1)
+        ids_BF = ids_BF + self.offsets
         values = [bag[0] + start for bag, start in zip(bags, self.bag_starts, strict=True)]
         ids_n = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
         rows_nE = self.find(ids_n, inputs, reader)
@@ -223,6 +240,13 @@ def _first_rows(schema: Schema) -> dict[str, int]:
     first_rows = {field.name: sum(sizes[:index]) for index, field in enumerate(schema.table_fields)}
     targets = {name: schema.single_fields[index].name for name, index in schema.targets.items()}
     return first_rows | {name: first_rows[target] for name, target in targets.items()}
+
+
+def _first_rows_of_copies(schema: Schema) -> list[int]:
+    """Return the first table row of each of `Schema.copies`, which follow all fields."""
+    start = sum(field.size for field in schema.table_fields)
+    sizes = [field.size for field in schema.copies]
+    return [start + sum(sizes[:index]) for index in range(len(sizes))]
 
 
 def _select_fields(values_BF: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:

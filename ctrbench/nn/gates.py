@@ -100,13 +100,14 @@ class PriorGateModule(StageModule):
         super().__init__()
         self.num_outputs, schema = num_inputs, build.schema
         ids = id_fields(schema) if stage.prior == "ids" else ()
-        self.prior_slices = tuple(schema.slices[name] for name in ids) or schema.domain_slices
-        width = len(self.prior_slices) * schema.embedding_size + schema.num_inputs
+        # The width of e_d is an error if the domain features are hidden.
+        width = schema.num_inputs + (len(ids) * schema.embedding_size or schema.domain_width)
+        self.prior_fields = ids or schema.domain_features
         self.unit = GateUnit(stage, width, num_inputs, build)
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, N)."""
-        prior = [context.z_BN[:, columns] for columns in self.prior_slices]
+        prior = [context.embedding_of(name) for name in self.prior_fields]
         inputs_BN = torch.cat([*prior, context.embeddings_BN.detach()], dim=1)
         gated_BN: torch.Tensor = self.unit(inputs_BN, context) * x_BN
         return gated_BN

@@ -74,12 +74,16 @@ class CTRModel(nn.Module):
         """Embed a batch; returns the context that the network runs on, whole or in parts."""
         losses: list[RowLoss] = []
         behaviors: dict[str, Behaviors] = {}
-        z_BN, first_order_BF = self.embedding(inputs, reader, losses, behaviors if self.attends else None)
+        copies: list[torch.Tensor] = []
+        z_BN, first_order_BF = self.embedding(
+            inputs, reader, losses, behaviors if self.attends else None, copies
+        )
         return Context(
             schema=self.schema,
             z_BN=z_BN,
             domain_B=inputs.domain_B,
             indicator_B=inputs.indicator_B,
+            copies_BE=copies[0] if copies else None,
             reader=reader,
             first_order_BF=first_order_BF,
             row_losses=tuple(losses),

@@ -47,6 +47,17 @@ class Schema:
     """Share of positives in training, strictly between 0 and 1."""
     hidden: tuple[str, ...] = ()
     """Fields of the data that the model does not use."""
+    has_copies: bool = False
+    """Whether e_d consists of embeddings of `copies`, not of the domain features in z."""
+
+    @property
+    def copies(self) -> tuple[FieldShape, ...]:
+        """Copies of the domain features that e_d reads in place of them, with embeddings of their own; none by default.
+
+        They have the domain features' sizes. z does not contain them.
+        """
+        fields = {field.name: field for field in self.fields}
+        return tuple(fields[name] for name in self.domain_features) if self.has_copies else ()
 
     @property
     def largest_indicator(self) -> int:
@@ -126,7 +137,11 @@ class Schema:
 
     @property
     def domain_slices(self) -> tuple[slice, ...]:
-        """Columns of the domain-aware features in the input vector z; a `SettingError` if they are hidden."""
+        """Columns of the domain-aware features in the input vector z; a `SettingError` if they are hidden.
+
+        Stages read e_d as `Context.domain_BE` and single features by `Context.embedding_of`, which shuffled domains
+        replace; these columns they do not.
+        """
         hidden = [name for name in self.domain_features if name in self.hidden]
         if hidden:
             raise SettingError(

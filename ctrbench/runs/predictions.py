@@ -29,7 +29,7 @@ def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.Data
     """
     columns: dict[str, np.ndarray | None] = {
         Column.ROW: data.row,
-        Column.DOMAIN: data.domain_B.cpu().numpy().astype(np.int32),
+        Column.DOMAIN: data.evaluation_domain,
         Column.LABEL: data.label_B.cpu().numpy().astype(np.int8),
         **scores,
         Column.USER: data.user,

@@ -22,6 +22,10 @@ SCHEMA_VERSION = 3
 bins are fields instead of mappings."""
 NUMERICS = 2
 """Version of the numerics: raised by every change after which a run of the same key gives other numbers."""
+SHUFFLED_DOMAINS: Literal["shuffled domains"] = "shuffled domains"
+"""Control in which the domains that a method reads are shuffled among the rows."""
+EQUAL_COST: Literal["equal cost"] = "equal cost"
+"""Control that is plain on a backbone whose tower is so wide that a row costs as much as with a method."""
 _OTHER_FIELDS = {
     "domains": ("domain", "rows_train", "rows", "positives"),
     "bins": ("bin", "domains", "rows_train", "rows", "positives"),
@@ -66,8 +70,8 @@ class RunKey(Model):
     seed: int
     numerics: int = added_field(1, ge=1)
     """Version of the numerics (`NUMERICS`) of the code that executes the run."""
-    control: Literal["shuffled domains"] | None = added_field(None)
-    """Control that replaces inputs of the method: copies of the domain features with shuffled values; None: none."""
+    control: Literal["shuffled domains", "equal cost"] | None = added_field(None)
+    """Control that the run is, `SHUFFLED_DOMAINS` or `EQUAL_COST`; None: none."""
 
     @property
     def digest(self) -> str:

@@ -10,11 +10,12 @@ import torch
 
 from ctrbench.data.batches import RowSource, SplitData, load_split
 from ctrbench.data.prepared import Prepared, open_prepared
+from ctrbench.data.shuffle import ShuffledDomains, with_shuffled_domains
 from ctrbench.data.stream import StreamedSplit
 from ctrbench.errors import SettingError
 from ctrbench.eval.measures import DomainTable
 from ctrbench.names import Column, DomainColumn, Split
-from ctrbench.runs.record import RunKey
+from ctrbench.runs.record import SHUFFLED_DOMAINS, RunKey
 from ctrbench.storage.files import Location
 from ctrbench.train.config import TrainConfig
 
@@ -41,6 +42,7 @@ class RunData:
             indicator=self.key.indicator,
             window=self.config.window,
             device=self.device,
+            shuffle=_shuffle(self.prepared, split, self.key),
         )
 
 
@@ -50,10 +52,32 @@ def _load_cached(folder: Path, digest: str, split: Split, domain_set: str, indic
     return load_split(prepared, split, domain_set=domain_set, indicator=indicator)
 
 
+@lru_cache(maxsize=3)
+def _shuffle_cached(
+    folder: Path, digest: str, split: Split, domain_set: str, indicator: str
+) -> ShuffledDomains:
+    prepared = open_prepared(folder.name, folder.parent.parent)
+    return ShuffledDomains.of(prepared, split, domain_set=domain_set, indicator=indicator)
+
+
+@lru_cache(maxsize=3)
+def _load_shuffled(folder: Path, digest: str, split: Split, domain_set: str, indicator: str) -> SplitData:
+    data = _load_cached(folder, digest, split, domain_set, indicator)
+    return with_shuffled_domains(data, _shuffle_cached(folder, digest, split, domain_set, indicator))
+
+
 def load(prepared: Prepared, split: Split, key: RunKey) -> SplitData:
     """Load a split for a run; a process that executes several runs on the same data reads it once."""
+    read = _load_shuffled if key.control == SHUFFLED_DOMAINS else _load_cached
+    return read(prepared.root, prepared.manifest.content_digest, split, key.domain_set, key.indicator)
+
+
+def _shuffle(prepared: Prepared, split: Split, key: RunKey) -> ShuffledDomains | None:
+    """Return the shuffled domains of a split if the run is that control."""
+    if key.control != SHUFFLED_DOMAINS:
+        return None
     digest = prepared.manifest.content_digest
-    return _load_cached(prepared.root, digest, split, key.domain_set, key.indicator)
+    return _shuffle_cached(prepared.root, digest, split, key.domain_set, key.indicator)
 
 
 def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:

@@ -9,7 +9,7 @@ import numpy as np
 from ctrbench.data.prepared import Prepared
 from ctrbench.names import Column, DomainColumn, Split
 from ctrbench.nn.schema import FieldShape, Schema
-from ctrbench.runs.record import RunKey
+from ctrbench.runs.record import SHUFFLED_DOMAINS, RunKey
 from ctrbench.synthetic.click_log import BASE_RATE, ROLES
 
 
@@ -30,6 +30,7 @@ def make_schema(prepared: Prepared, key: RunKey) -> Schema:
         num_domains=manifest.domain_sets[key.domain_set].num_domains,
         indicator_rows=(train.rows - sum(rows), *rows),
         base_rate=min(max(rate, 1e-6), 1.0 - 1e-6),
+        has_copies=key.control == SHUFFLED_DOMAINS,
     )
 
 

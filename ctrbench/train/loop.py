@@ -209,7 +209,7 @@ class Trainer:
         columns = {Column.DOMAIN: pa.int32(), Column.LABEL: pa.int8(), Column.SCORE: pa.float32()}
         with pq.ParquetWriter(file, pa.schema(columns), compression="zstd") as writer:
             for piece in self.dev.pieces():
-                rows = (piece.domain_B.cpu().numpy(), piece.label_B.cpu().numpy(), self._score_rows(piece))
+                rows = (piece.evaluation_domain, piece.label_B.cpu().numpy(), self._score_rows(piece))
                 writer.write_table(pa.table(list(rows), names=list(columns)).cast(writer.schema))
 
     def _score_rows(self, piece: SplitData) -> np.ndarray:
