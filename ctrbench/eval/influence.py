@@ -22,9 +22,9 @@ from ctrbench.eval.metrics.logloss import LogLoss, label_loss
 from ctrbench.eval.metrics.ne import NormalizedEntropy
 from ctrbench.eval.ranking import Keys, RankedRows
 
-MAX_CLUSTERS = 2**14
-"""Clusters beyond this number are merged at random, which keeps the expectation of every covariance; its relative
-standard error from merging is the square root of two over this number, 1 %."""
+MAX_CLUSTERS = 2**11
+"""Clusters beyond this number are merged at random, which keeps the expectation of every covariance; the relative
+standard error of a variance from merging is the square root of two over this number, 3 %."""
 
 
 @dataclass(frozen=True, kw_only=True)

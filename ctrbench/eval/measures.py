@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ctrbench.eval.grouped import GroupMetrics
 from ctrbench.eval.metrics.base import Floats
-from ctrbench.eval.stored import BinMetrics, DomainMetrics
+from ctrbench.eval.stored import BinMetrics, ClusterInfluence, DomainMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Measures:
     """Metrics of the true click probability; empty where it is unknown."""
     domains: GroupMetrics
     bins: tuple[BinMetrics, ...]
+    influence: ClusterInfluence | None = None
+    """None where it was not computed."""
 
 
 def domain_columns(groups: GroupMetrics, table: DomainTable) -> DomainMetrics:

@@ -96,6 +96,7 @@ def make_result(
         history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
         notes=fit.notes,
         predictions_sha256=sha256,
+        influence=measures.influence,
     )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ctrbench.data.batches import RowSource, SplitData
+from ctrbench.eval.cluster_influence import influence_of_file, influence_of_frame
 from ctrbench.eval.evaluate import measure_file, measure_frame
 from ctrbench.eval.measures import DomainTable, Measures
 from ctrbench.names import Column
@@ -51,9 +52,11 @@ def write_predictions(
         if rows is not None:
             frame = predictions_frame(rows, score(rows))
             frame.write_parquet(part, compression="zstd")
-            return measure_frame(frame, table=table), sha256_of(part)
+            measures = replace(measure_frame(frame, table=table), influence=influence_of_frame(frame))
+            return measures, sha256_of(part)
         _write_frames((predictions_frame(piece, score(piece)) for piece in data.pieces()), part)
-        return measure_file(part, table=table, limits=STREAMED), sha256_of(part)
+        measures = measure_file(part, table=table, limits=STREAMED)
+        return replace(measures, influence=influence_of_file(part)), sha256_of(part)
 
 
 def _write_frames(frames: Iterator[pl.DataFrame], file: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.added_fields import added_field, unchanged_added_fields
-from ctrbench.eval.stored import BinMetrics, DomainMetrics
+from ctrbench.eval.stored import BinMetrics, ClusterInfluence, DomainMetrics
 from ctrbench.plain_text import file_name
 from ctrbench.storage.checksummed import canonical_json, digest_of
 
@@ -149,6 +149,8 @@ class Result(Model):
     notes: dict[str, float | int | str] = {}
     """Choices that the method made on dev, such as MAML's number of adaptation steps."""
     predictions_sha256: str
+    influence: ClusterInfluence | None = None
+    """None in records of earlier versions, and for test splits that do not fit into memory."""
 
 
 class RunRecord(Model):

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from ctrbench.data.batches import SplitData
+from ctrbench.eval.cluster_influence import influence_of_frame
 from ctrbench.eval.evaluate import measure_frame
 from ctrbench.eval.measures import DomainTable
 from ctrbench.plugins.inspection import Inspection
@@ -33,6 +34,7 @@ def test_written_predictions_have_the_returned_metrics_and_digest(data: SplitDat
     written = pl.read_parquet(file)
     assert written.equals(predictions_frame(data, score(data)))
     assert measures.overall == measure_frame(written, table=TABLE).overall
+    assert measures.influence == influence_of_frame(written)
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
