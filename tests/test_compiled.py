@@ -7,7 +7,10 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
@@ -22,7 +25,8 @@ from ctrbench.compiled import compiled
 @compiled
 def double(x):
     return 2 * x
-
+"""
+PRINTING = f"""{CODE}
 print(double(21))
 print(double.stats.cache_path, sum(double.stats.cache_hits.values()))
 """
@@ -37,7 +41,7 @@ def run(folder: Path, *prefix: str, **variables: str) -> list[str]:
     """Execute the code in a folder, by way of another command if one is given; return its lines."""
     file = folder / "script.py"
     if not file.exists():
-        file.write_text(CODE, encoding="utf-8")
+        file.write_text(PRINTING, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(ctrbench.__file__).parents[1]), **variables}
     done = subprocess.run(
         [*prefix, sys.executable, "-B", str(file)], env=environment, capture_output=True, text=True, cwd="/"
@@ -51,6 +55,25 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def load(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Execute the code in this process as a new one would, with the folder as cache; return its function."""
+    file = tmp_path / "doubled.py"
+    file.write_text(CODE, encoding="utf-8")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(cache))
+
+    def execute() -> Any:  # noqa: ANN401  # numba has no types
+        spec = spec_from_file_location("doubled", file)
+        assert spec is not None
+        assert spec.loader is not None
+        doubled = module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "doubled", doubled)
+        spec.loader.exec_module(doubled)
+        return doubled.double
+
+    return execute
+
+
 def test_the_second_process_reads_the_cache(tmp_path: Path, cache: Path) -> None:
     first, second = (run(tmp_path, NUMBA_CACHE_DIR=str(cache)) for _ in range(2))
     assert first[0] == second[0] == "42"
@@ -60,16 +83,18 @@ def test_the_second_process_reads_the_cache(tmp_path: Path, cache: Path) -> None
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("content", [b"", b"\x80\x04garbage", None], ids=["empty", "damaged", "outdated"])
 def test_a_cache_that_cannot_be_read_is_made_again(
-    tmp_path: Path, cache: Path, suffix: str, content: bytes | None
+    load: Callable[[], Any], cache: Path, suffix: str, content: bytes | None
 ) -> None:
-    run(tmp_path, NUMBA_CACHE_DIR=str(cache))
+    assert load()(21) == 42
     (file,) = cache.rglob(f"*.{suffix}")
     # Unpickling looks up a class that no longer exists: an AttributeError.
     gone = b"cctrbench.errors\nGoneError\n."
     outdated = pickle.dumps(numba.__version__, -1) + gone if suffix == "nbi" else gone
     file.write_bytes(outdated if content is None else content)
-    assert run(tmp_path, NUMBA_CACHE_DIR=str(cache))[0] == "42"
-    assert run(tmp_path, NUMBA_CACHE_DIR=str(cache))[1].split()[-1] == "1"
+    for num_hits in (0, 1):
+        double = load()
+        assert double(21) == 42
+        assert sum(double.stats.cache_hits.values()) == num_hits
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 MakeCard = Callable[..., DatasetCard]
+CardOf = Callable[..., DatasetCard]
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def card(tmp_path: Path, frame: pl.DataFrame) -> DatasetCard:
     frame.write_csv(tmp_path / "shop.csv")
-    return card_of(tmp_path / "shop.csv")
+    return _card_of(tmp_path / "shop.csv")
 
 
 @pytest.fixture
@@ -67,12 +68,18 @@ def make_card(tmp_path: Path) -> MakeCard:
             data.write_parquet(path)
         else:
             data.write_csv(path)
-        return card_of(path, **changes)
+        return _card_of(path, **changes)
 
     return make
 
 
-def card_of(path: Path, **changes: object) -> DatasetCard:
+@pytest.fixture(scope="session")
+def card_of() -> CardOf:
+    """Return the card of a file; keywords change keys of the card."""
+    return _card_of
+
+
+def _card_of(path: Path, **changes: object) -> DatasetCard:
     content: dict[str, object] = {
         "name": "shop",
         "title": "A shop",

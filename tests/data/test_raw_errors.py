@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +19,10 @@ from ctrbench.data.draft import draft_card
 from ctrbench.data.prepare import prepare
 from ctrbench.errors import CardError, CtrbenchError
 
+CardOf = Callable[..., DatasetCard]
+
 HEADER = "time,city,device,price,click\n"
+FIELDS = [{"name": "city"}, {"name": "device"}, {"name": "price", "kind": "numeric"}]
 ROWS = [f"{time},{'ABC'[time % 3]},{'mw'[time % 2]},{time}.5,{(time // 2) % 2}\n" for time in range(1, 61)]
 TEXT = HEADER + "".join(ROWS)
 
@@ -93,21 +97,13 @@ FILES: dict[str, tuple[str, bytes, str]] = {
 }  # fmt: skip
 
 
-def card_of(path: Path, **changes: object) -> DatasetCard:
-    content: dict[str, object] = {
-        "name": "shop",
-        "title": "A shop",
-        "path": str(path),
-        "label": {"column": "click"},
-        "timestamp": "time",
-        "fields": [{"name": "city"}, {"name": "device"}, {"name": "price", "kind": "numeric"}],
-        "domain_sets": {"default": ["city", "device"]},
-        "representative": "city",
-    }
-    return DatasetCard.model_validate(content | changes)
+@pytest.fixture(scope="session")
+def card_of(card_of: CardOf) -> CardOf:
+    """Return the card of a table with these columns; keywords change keys of the card."""
+    return partial(card_of, fields=FIELDS)
 
 
-def refusals(path: Path, home: Path) -> tuple[CtrbenchError, CtrbenchError]:
+def refusals(card_of: CardOf, path: Path, home: Path) -> tuple[CtrbenchError, CtrbenchError]:
     """Return the errors of drafting a card and of preparing the data."""
     with pytest.raises(CtrbenchError) as drafting:
         draft_card(path)
@@ -116,7 +112,7 @@ def refusals(path: Path, home: Path) -> tuple[CtrbenchError, CtrbenchError]:
     return drafting.value, preparing.value
 
 
-def test_the_undamaged_table_is_drafted_and_prepared(tmp_path: Path) -> None:
+def test_the_undamaged_table_is_drafted_and_prepared(card_of: CardOf, tmp_path: Path) -> None:
     for name, content in {"d.csv": TEXT.encode(), "d.parquet": parquet(table_of())}.items():
         (tmp_path / name).write_bytes(content)
         assert 'column = "click"' in draft_card(tmp_path / name)
@@ -124,10 +120,10 @@ def test_the_undamaged_table_is_drafted_and_prepared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_card_and_prepare_refuse_a_table_alike(tmp_path: Path, kind: str) -> None:
+def test_card_and_prepare_refuse_a_table_alike(card_of: CardOf, tmp_path: Path, kind: str) -> None:
     name, content, problem = FILES[kind]
     (tmp_path / name).write_bytes(content)
-    drafting, preparing = refusals(tmp_path / name, tmp_path / "home")
+    drafting, preparing = refusals(card_of, tmp_path / name, tmp_path / "home")
     assert str(drafting) == str(preparing)
     assert type(drafting) is type(preparing)
     with pytest.raises(CtrbenchError, match=problem):
@@ -158,11 +154,11 @@ IRREGULAR: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", IRREGULAR)
-def test_card_and_prepare_refuse_what_is_no_file_alike(tmp_path: Path, kind: str) -> None:
+def test_card_and_prepare_refuse_what_is_no_file_alike(card_of: CardOf, tmp_path: Path, kind: str) -> None:
     make, problem = IRREGULAR[kind]
     path = tmp_path / "d.csv"
     make(path)
-    drafting, preparing = refusals(path, tmp_path / "home")
+    drafting, preparing = refusals(card_of, path, tmp_path / "home")
     assert str(drafting) == str(preparing)
     with pytest.raises(CtrbenchError, match=problem):
         raise preparing
@@ -177,7 +173,7 @@ def test_card_and_prepare_refuse_what_is_no_file_alike(tmp_path: Path, kind: str
     ],
 )
 def test_columns_of_other_types_are_omitted_by_card_and_refused_by_prepare(
-    tmp_path: Path, values: pl.Series, problem: str
+    card_of: CardOf, tmp_path: Path, values: pl.Series, problem: str
 ) -> None:
     file = tmp_path / "d.parquet"
     table_of(extra=values).write_parquet(file)
@@ -192,7 +188,9 @@ def test_columns_of_other_types_are_omitted_by_card_and_refused_by_prepare(
 
 
 @pytest.mark.parametrize("lists", [[["a"]] * 60, [["a"], ["b"]] * 30, [["a"], ["b", "c"], []] * 20])
-def test_list_columns_are_drafted_and_prepared(tmp_path: Path, lists: list[list[str]]) -> None:
+def test_list_columns_are_drafted_and_prepared(
+    card_of: CardOf, tmp_path: Path, lists: list[list[str]]
+) -> None:
     file = tmp_path / "d.parquet"
     table_of(tags=pl.Series(lists)).write_parquet(file)
     assert draft_card(file)
@@ -203,7 +201,7 @@ def test_list_columns_are_drafted_and_prepared(tmp_path: Path, lists: list[list[
         prepare(card_of(file, label={"column": "tags"}), home=tmp_path / "home")
 
 
-def test_binary_columns_are_text_if_they_are_utf_8(tmp_path: Path) -> None:
+def test_binary_columns_are_text_if_they_are_utf_8(card_of: CardOf, tmp_path: Path) -> None:
     file = tmp_path / "d.parquet"
     values = pa.array([b"A", b"B"] * 30, pa.binary())
     pq.write_table(table_of().to_arrow().append_column("code", values), file)
@@ -217,7 +215,7 @@ def test_binary_columns_are_text_if_they_are_utf_8(tmp_path: Path) -> None:
         prepare(card, home=tmp_path / "home")
 
 
-def test_every_split_must_have_both_classes(tmp_path: Path) -> None:
+def test_every_split_must_have_both_classes(card_of: CardOf, tmp_path: Path) -> None:
     rows = [f"{time},{'ABC'[time % 3]},m,1,{int(time % 2 and time <= 40)}\n" for time in range(1, 61)]
     file = tmp_path / "d.csv"
     file.write_text(HEADER + "".join(rows))
@@ -227,7 +225,7 @@ def test_every_split_must_have_both_classes(tmp_path: Path) -> None:
         prepare(card_of(file), home=tmp_path / "home")
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_read(card_of: CardOf, tmp_path: Path) -> None:
     file = tmp_path / "d.csv"
     file.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
     assert 'column = "click"' in draft_card(file)
@@ -247,13 +245,13 @@ def test_a_draft_shows_no_control_characters_of_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["1e101", "-1e308", "inf"])
-def test_a_number_whose_square_is_not_finite_is_refused(tmp_path: Path, value: str) -> None:
+def test_a_number_whose_square_is_not_finite_is_refused(card_of: CardOf, tmp_path: Path, value: str) -> None:
     (tmp_path / "d.csv").write_bytes(changed_row(7, f"8,A,m,{value},0\n"))
     with pytest.raises(CtrbenchError, match=r"must hold finite numbers: .*line 9.*at most 1e\+100"):
         prepare(card_of(tmp_path / "d.csv"), home=tmp_path / "home")
 
 
-def test_a_number_far_from_those_of_training_is_refused(tmp_path: Path) -> None:
+def test_a_number_far_from_those_of_training_is_refused(card_of: CardOf, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_bytes(changed_row(59, "60,A,m,1e99,0\n"))
     with pytest.raises(
         CtrbenchError, match=r"within 1e\+30 standard deviations of training: price has 1e\+99"

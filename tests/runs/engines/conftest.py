@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from ctrbench.data.prepared import open_prepared
-from ctrbench.runs.grid import Run, make_config, make_grid
+from ctrbench.runs.grid import Run
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from engine_grid import grid
 
 
 @pytest.fixture
 def run(home: Path) -> Run:
     """One epoch of a small tower, seed 1."""
-    (run,) = make_grid(
-        open_prepared("tiny", home / "home"),
-        methods=["adasparse"],
-        backbones=["dnn[hidden=8-4]"],
-        seeds=[1],
-        domain_set="default",
-        indicator=None,
-        config=make_config(epochs=1, batch_size=400),
-    )
+    (run,) = grid(home, seeds=(1,))
     return run

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engine_grid import grid
 
 from ctrbench.data.prepared import open_prepared
 from ctrbench.discovery import Plugin
@@ -111,23 +112,6 @@ class Heard:
 
     def finished(self, run: Run, record: RunRecord) -> None:
         self.ended.append(run.label)
-
-
-def grid(
-    home: Path,
-    methods: tuple[str, ...] = ("adasparse",),
-    seeds: tuple[int, ...] = (1, 2),
-    batch_size: int = 400,
-) -> tuple[Run, ...]:
-    return make_grid(
-        open_prepared("tiny", home / "home"),
-        methods=methods,
-        backbones=["dnn[hidden=8-4]"],
-        seeds=seeds,
-        domain_set="default",
-        indicator=None,
-        config=make_config(epochs=1, batch_size=batch_size),
-    )
 
 
 def sweep_of(home: Path) -> tuple[Run, ...]:
