@@ -82,7 +82,7 @@ def test_every_command_works_outside_the_repository(installed: Path, place: Path
     run(installed, place, "report", "--dataset", "clicks", "--bins", "2")
     assert (place / "report" / "index.html").is_file()
     run(installed, place, "explain", "star", "--dataset", "clicks")
-    run(installed, place, "check", "plain")
+    run(installed, place, "check", "plain", "--backbone", "dnn")
     run(
         installed,
         place,

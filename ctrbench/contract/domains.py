@@ -68,18 +68,13 @@ def _changed_rows(model: CTRModel, rows: SplitData, before: Tensors, after: Tens
 
 def _changed_dense(case: Case, before: Tensors, after: Tensors) -> str | None:
     """Find dense parameters that changed without a row of the only domain that gives them a gradient."""
-    model, initial = case.trained.model, deepcopy(case.trained.model)
-    initial.load_state_dict(case.trained.start)
+    model = case.trained.model
     table_weights = {id(module.weight) for module in model.modules() if isinstance(module, RowTable)}
     dense = [name for name, value in model.named_parameters() if id(value) not in table_weights]
-    shops = [shop for shop, num_rows in enumerate(SHOP_ROWS, start=1) if num_rows > 1]
     # Initial weights may block gradients, and so may units that training has saturated; hardly both.
-    touched = {
-        shop: _union_of_masks(
-            _touched_elements(initial, case.train, shop), _touched_elements(model, case.train, shop)
-        )
-        for shop in shops
-    }
+    initial = _touched_elements(model, case.trained.start, case.train)
+    trained = _touched_elements(model, model.state_dict(), case.train)
+    touched = {shop: _union_of_masks(mask, trained[shop]) for shop, mask in initial.items()}
     for name in dense:
         changed = before[name] != after[name]
         for parts in _owned_parts({shop: by_name[name] for shop, by_name in touched.items()}):
@@ -92,15 +87,20 @@ def _changed_dense(case: Case, before: Tensors, after: Tensors) -> str | None:
     return None
 
 
-def _touched_elements(model: CTRModel, train: SplitData, shop: int) -> dict[str, torch.Tensor]:
-    """Return where each parameter gets a gradient from the rows of a shop, as boolean tensors."""
-    copy = deepcopy(model).train()
-    rows = torch.nonzero(train.indicator_B == shop)[:BATCH_ROWS, 0]
-    batch_loss(copy, train.take(rows)).backward()  # type: ignore[no-untyped-call]
-    return {
-        name: torch.zeros_like(value, dtype=torch.bool) if value.grad is None else value.grad != 0
-        for name, value in copy.named_parameters()
-    }
+def _touched_elements(model: CTRModel, state: Tensors, train: SplitData) -> dict[int, Tensors]:
+    """Return where each parameter gets a gradient from the rows of each shop, as boolean tensors."""
+    copy, touched = deepcopy(model).train(), {}
+    for shop in (shop for shop, num_rows in enumerate(SHOP_ROWS, start=1) if num_rows > 1):
+        # The batch of another shop changes buffers, such as moving averages.
+        copy.load_state_dict(state)
+        copy.zero_grad()
+        rows = torch.nonzero(train.indicator_B == shop)[:BATCH_ROWS, 0]
+        batch_loss(copy, train.take(rows)).backward()  # type: ignore[no-untyped-call]
+        touched[shop] = {
+            name: torch.zeros_like(value, dtype=torch.bool) if value.grad is None else value.grad != 0
+            for name, value in copy.named_parameters()
+        }
+    return touched
 
 
 def _union_of_masks(first: Tensors, second: Tensors) -> dict[str, torch.Tensor]:

@@ -67,7 +67,8 @@ def test_the_listing_of_methods_fits(call: Call, monkeypatch: pytest.MonkeyPatch
 
 def test_a_new_method_passes_the_check_and_trains(prepared: Path, call: Call, train: Call) -> None:
     assert call("new-method", "my_gate").returncode == 0
-    assert call("check", "my_gate.py").returncode == 0
+    # On every backbone: tests/contract/test_check.py.
+    assert call("check", "my_gate.py", "--backbone", "dnn").returncode == 0
     assert train("--methods", "my_gate.py").returncode == 0
     (file,) = (prepared / "results" / "tiny").glob("*.json")
     record = json.loads(file.read_text(encoding="utf-8"))

@@ -63,6 +63,7 @@ def test_the_guides_show_one_plugin_of_each_kind(files: dict[str, str]) -> None:
     } <= set(files)  # fmt: skip
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_one_plugin_of_each_kind_is_added_from_a_folder(folder: Path, ctrbench: Callable[..., int]) -> None:
     small = ("--epochs", "1", "--jobs", "1", "--batch-size", "128", "--embedding-size", "4")
     assert ctrbench("check", "plain,own_last_layer.py", "--backbone", "squared.py") == 0
