@@ -89,7 +89,8 @@ def _changed_dense(case: Case, before: Tensors, after: Tensors) -> str | None:
 
 def _touched_elements(model: CTRModel, state: Tensors, train: SplitData) -> dict[int, Tensors]:
     """Return where each parameter gets a gradient from the rows of each shop, as boolean tensors."""
-    copy, touched = deepcopy(model).train(), {}
+    copy = deepcopy(model).train()
+    touched: dict[int, Tensors] = {}
     for shop in (shop for shop, num_rows in enumerate(SHOP_ROWS, start=1) if num_rows > 1):
         # The batch of another shop changes buffers, such as moving averages.
         copy.load_state_dict(state)
