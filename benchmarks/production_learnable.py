@@ -35,20 +35,20 @@ Rows = Mapping[str, Values]
 MOST_VALUES = 250
 """Largest number of ids of a categorical input of the trees; larger fields are target-encoded with cross-fitting."""
 IDS = frozenset({"user_id", "item_id"})
-PAIRS = ("profile and category", "taste", "structured", "idiosyncratic")
+PAIRS = ("taste", "structured", "idiosyncratic")
 STEPS = (
     Component.DOMAIN,
-    Component.SHARED,
+    Component.LEVEL,
+    Component.TASTE,
     Component.STRUCTURED,
     Component.IDIOSYNCRATIC,
-    Component.BEHAVIOR,
 )
 
 
 def main() -> None:
     """Run the regressions, print the results and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", default="small")
+    parser.add_argument("--size", default="20m")
     parser.add_argument(
         "--rows", type=int, default=1_000_000, help="number of training rows, and of test rows"
     )
@@ -70,7 +70,7 @@ def learnable(data: Production, num_rows: int) -> dict[str, dict[str, float]]:
         for stop in (middle, end)
     )
     predicted = {part: regress(train, test, fields, part) for part in STEPS[1:]}
-    weights = dict(zip(STEPS, [math.sqrt(V_DOMAIN), *part_weights(data.spec)], strict=True))
+    weights = dict(zip(STEPS, [math.sqrt(V_DOMAIN), *part_weights(data.spec)[: len(STEPS) - 1]], strict=True))
     return {
         "r2": {
             part: round(1 - float(np.mean((test[part] - predicted[part]) ** 2) / np.var(test[part])), 4)
@@ -90,7 +90,6 @@ def pairs(data: Production, start: int, stop: int) -> dict[str, Values]:
         block = data.block(begin, min(begin + BLOCK_ROWS, stop))
         truth, content_BK = block.world.truth, block.world.truth.content_CK[block.category]
         taste_BT = truth.taste_PT[block.profile]
-        values["profile and category"].append(truth.profile_category_PC[block.profile, block.category])
         values["taste"].append((taste_BT * content_BK[:, : taste_BT.shape[1]]).sum(1))
         values["structured"].append((truth.structured_DK[block.domain] * content_BK).sum(1))
         values["idiosyncratic"].append((truth.idiosyncratic_DK[block.domain] * content_BK).sum(1))

@@ -83,17 +83,17 @@ Rows = Annotated[
     str | None,
     typer.Option(
         metavar="N|SIZE",
-        help="Number of rows, such as 20e6, or a size: unit, small, medium or full.",
-        show_default="unit",
+        help="Number of rows, such as 20e6, or a size: 200k, 2m, 20m, 200m or full.",
+        show_default="200k",
         rich_help_panel=SYNTHETIC,
-        autocompletion=completion.choices("unit", "small", "medium", "full"),
+        autocompletion=completion.choices("200k", "2m", "20m", "200m", "full"),
     ),
 ]
 Variant = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Generator settings, separated by commas: null, null=strict, long-tail, sequences, "
+        help="Generator settings, separated by commas: null, long-tail, sequences, rows-per-user=200, "
         "interaction=mlp, seed=1, …",
         show_default="none",
         rich_help_panel=SYNTHETIC,

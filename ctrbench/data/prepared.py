@@ -24,6 +24,7 @@ from ctrbench.data.shards import vocabulary_file, write_domain_table
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Column, Split
 from ctrbench.storage.files import Fault, Location, find_faults, local_copy, sha256_of
+from ctrbench.synthetic.production.spec import DATA_VERSION
 
 READERS = 2
 """Number of threads that read files."""
@@ -186,7 +187,20 @@ def open_prepared(name: str, home: Location | None = None) -> Prepared:
         hint = f"; {did_you_mean(name, names)}" if names else ""
         raise DataError("no such prepared dataset", value=name, remedy=f"{_how_to_prepare(name)}{hint}")
     folder = dataset_folder(name, home)
-    return Prepared(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    _check_generator(manifest)
+    return Prepared(folder, manifest)
+
+
+def _check_generator(manifest: Manifest) -> None:
+    """Raise `DataError` if generated data are of another version of the generator than the current one."""
+    if manifest.generator is None:
+        return
+    version = manifest.generator["spec"].get("data_version", 1)
+    if version != DATA_VERSION:
+        rule = f"generated data must be of version {DATA_VERSION} of the generator"
+        remedy = f"prepare it again: {manifest.command}"
+        raise DataError(rule, value=f"{manifest.name} is of version {version}", remedy=remedy)
 
 
 def _how_to_prepare(name: str) -> str:

@@ -93,7 +93,7 @@ def test_rows_are_exported_for_other_programs(folder: Path, call: Call) -> None:
     ("arguments", "message"),
     [
         (["prepare", "production", "--rows", "few"], "rows must be a whole number"),
-        (["prepare", "production", "--rows", "smal"], "did you mean 'small'"),
+        (["prepare", "production", "--rows", "200n"], "did you mean '200m'"),
         (["prepare", "production", "--rows", "6e3", "--variant", "nul"], "did you mean 'null'"),
         (["prepare", "movielens-1m", "--rows", "6e3"], "must be used with a generated dataset: --rows"),
         (["prepare", "movielens-1m", "--on-the-fly"], "must be used with a generated dataset: --on-the-fly"),

@@ -65,7 +65,7 @@ TEXTS = (
     "tiny", "plain", "plain,star", "dnn", "shop", "user", "shop,age", "age,shop,user", "price", "tags",
     "all", "default", "1-2", "2,1",
     "adam", "lazy_adam", "bf16", "float32", "cuda", "cpu", "local", "public", "production", "4e6", "0",
-    "null", "long-tail,null=strict",
+    "null", "long-tail,null",
     "tiny.csv", "tiny.toml", "tiny.parquet", "raw", "results", "out", "stops.py", "datasets", "metrics",
     "movielens-1m",
 )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from ctrbench.synthetic.production.calibration import calibrate
 from ctrbench.synthetic.production.clicks import Component
-from ctrbench.synthetic.production.generator import DOMAIN_INDEX, Production
+from ctrbench.synthetic.production.generator import DOMAIN_INDEX, LEVELS, Production
 from ctrbench.synthetic.production.spec import ProductionSpec, spec_of_size
 
 Make = Callable[..., Production]
@@ -18,11 +18,11 @@ Make = Callable[..., Production]
 
 @pytest.fixture(scope="session")
 def make() -> Make:
-    """Return a function that builds the unit size with given options, calibrated on few rows."""
+    """Return a function that builds the size of 200,000 rows with given options, calibrated on few rows."""
 
     @cache
     def build(**options: object) -> Production:
-        content = spec_of_size("unit").model_dump() | {"calibration_rows": 1 << 16} | options
+        content = spec_of_size("200k").model_dump() | {"calibration_rows": 1 << 16} | options
         spec = ProductionSpec.model_validate(content)
         return Production(spec, calibrate(spec))
 
@@ -36,5 +36,5 @@ def unit(make: Make) -> Production:
 
 @pytest.fixture(scope="session")
 def columns(unit: Production) -> dict[str, np.ndarray]:
-    """All columns of the 262,144 rows of the unit size, and the components of the logit."""
-    return unit.rows(0, unit.spec.rows, [*unit.columns, *Component, DOMAIN_INDEX])
+    """All columns of the 200,000 rows, with the components of the logit and the levels."""
+    return unit.rows(0, unit.spec.rows, [*unit.columns, *Component, DOMAIN_INDEX, LEVELS])

@@ -58,10 +58,10 @@ class GenerationOptions:
 def parse_spec(*, rows: str | None, variant: str | None) -> ProductionSpec:
     """Return the spec that the command line describes.
 
-    `rows` is a number (20e6) or the name of a size (small), `unit` by default. `variant` is a list of settings of the
+    `rows` is a number (20e6) or the name of a size (20m), `200k` by default. `variant` is a list of settings of the
     spec (null,interaction=mlp,seed=1), where a name without a value means true.
     """
-    settings, size = _parse_variant(variant or ""), rows or "unit"
+    settings, size = _parse_variant(variant or ""), rows or "200k"
     spec = SIZES[size] if size in SIZES else spec_for(_parse_rows(size))
     content = spec.model_dump() | settings
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ctrbench.synthetic.expected import expected_auc
 from ctrbench.synthetic.iaac.draws import draw
 from ctrbench.synthetic.iaac.marginals import DAYS, Day, Floats
 from ctrbench.synthetic.iaac.rows import Rows, cumulative_days, draw_rows
@@ -110,12 +111,3 @@ def _ladder_step(
         for name, score in scores.items()
         for part, mask in (("all rows", np.ones_like(is_last)), ("last sixth", is_last))
     }
-
-
-def expected_auc(score: Floats, probability: Floats) -> float:
-    """Return the expected AUC of a score when labels are drawn from the probabilities; ties count half."""
-    values, index = np.unique(score, return_inverse=True)
-    positive = np.bincount(index, probability, minlength=len(values))
-    negative = np.bincount(index, 1 - probability, minlength=len(values))
-    below = np.cumsum(negative) - negative / 2
-    return float(positive @ below / (positive.sum() * negative.sum()))

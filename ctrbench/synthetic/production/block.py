@@ -18,6 +18,7 @@ from ctrbench.synthetic.production.distributions import second_table
 from ctrbench.synthetic.production.spec import NOISE_SIZES
 from ctrbench.synthetic.production.streams import Stream
 from ctrbench.synthetic.production.traffic import USER_EXPONENT
+from ctrbench.synthetic.production.true_parameters import LATENT
 from ctrbench.synthetic.production.world import World
 
 BLOCK_ROWS = 1 << 14
@@ -205,39 +206,55 @@ class Block:
         """Noise in the observed estimate of item quality, standard normal per item."""
         return self._qualities[1]
 
+    @property
+    def content(self) -> Floats:
+        """Content vector of the item (K, B)."""
+        return self._contents[0]
+
     @cached_property
-    def contents(self) -> Floats:
-        """Components that depend on item content: taste, structured, idiosyncratic (3, B)."""
-        world, parts = self.world.truth, self._empty_floats(3)
+    def _contents(self) -> tuple[Floats, Floats]:
+        """Content vector of the item (K, B), and the components taste, structured and idiosyncratic (3, B)."""
+        world, content, parts = self.world.truth, self._empty_floats(LATENT), self._empty_floats(3)
         truth.contents(
             self.seed,
             _FORMS[self.world.spec.interaction],
-            truth.Entities(self.user, self.profile, self.item, self.category, self.domain),
+            truth.Entities(
+                self.user,
+                self.profile,
+                self.city_and_device[0],
+                self.item,
+                self.category,
+                self.item_features[0],
+                self.domain,
+            ),
             truth.Latents(
                 world.content_CK,
                 world.taste_PT,
+                world.city_taste,
                 world.structured_DK,
                 world.idiosyncratic_DK,
                 world.mlp,
                 world.tree,
             ),
+            content,
             parts,
         )
-        return parts
+        return content, parts
 
     @cached_property
-    def shared(self) -> Floats:
-        """Component of the logit that all domains share."""
+    def level(self) -> Floats:
+        """Sum of the main effects of item and user."""
         world, level, part = self.world.truth, self._empty_floats(), self._empty_floats()
         city, device = self.city_and_device
         truth.levels(self.seed, self.user, city, device, world.city, world.device, level)
-        table = world.profile_category_PC
-        truth.shared(self.quality, level, self.contents[0], self.profile, self.category, table, part)
+        truth.main_effects(self.quality, level, part)
         return part
 
     @cached_property
     def match(self) -> Floats:
-        """Similarity of the item to the user's last behaviors."""
+        """Similarity of the item to the user's last behaviors; 0 for data without sequences."""
+        if not self.world.spec.sequences:
+            return np.zeros(self.stop - self.start)
         match, length = self._empty_floats(), self.world.spec.sequence_length
         brand = self.item_features[0]
         histories = truth.Histories(self.user, self.slots, self.scenario, self.category, brand)
@@ -246,8 +263,8 @@ class Block:
 
     @cached_property
     def parts(self) -> Floats:
-        """Raw components of the logit before calibration, in the order of `truth.PARTS` (4, B)."""
-        return np.stack([self.shared, self.contents[1], self.contents[2], self.match])
+        """Raw components of the logit before calibration, in the order of `truth.PARTS` (5, B)."""
+        return np.stack([self.level, *self._contents[1], self.match])
 
     @cached_property
     def residual(self) -> Floats:

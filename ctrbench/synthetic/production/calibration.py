@@ -1,9 +1,9 @@
 """Calibration constants of the true logit, from one Monte-Carlo pass over separate rows (spec: production-9.6).
 
 Components are centered per scenario, so that they leave the level of a scenario unchanged, and scaled to variance 1.
-Bisection then finds μ_0 such that the mean click probability is 0.0127. Constants are stored as decimal strings, so
-that all processes use identical numbers. The residual is standard normal by construction and domain levels are scaled
-with the exact traffic, so neither needs constants.
+Bisection then finds μ_0 such that the mean click probability is the click rate of the spec. Constants are stored as
+decimal strings, so that all processes use identical numbers. The residual is standard normal by construction and domain
+levels are scaled with the exact traffic, so neither needs constants.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.special import expit
 from ctrbench.synthetic.philox import Floats, Integers
 from ctrbench.synthetic.production.block import BLOCK_ROWS, CALIBRATION, Block
 from ctrbench.synthetic.production.spec import NUM_SCENARIOS, ProductionSpec
-from ctrbench.synthetic.production.truth import BASE_RATE, PARTS, V_DOMAIN, V_RESIDUAL, VARIANCES
+from ctrbench.synthetic.production.truth import PARTS, V_DOMAIN, V_RESIDUAL, VARIANCES
 from ctrbench.synthetic.production.world import World, make_world
 
 MU_RANGE = (-12.0, 0.0)
@@ -56,8 +56,8 @@ class Constants(BaseModel):
 
 
 def part_weights(spec: ProductionSpec) -> Floats:
-    """Return the weights sqrt(v_j) of the components; null data have weight 0 for domain × content."""
-    is_kept = [not (spec.null and part in ("structured", "idiosyncratic")) for part in PARTS]
+    """Return the weights sqrt(v_j) of the components; null data have weight 0 for all but the level."""
+    is_kept = [part == "level" or not spec.null for part in PARTS]
     return np.sqrt(VARIANCES) * is_kept
 
 
@@ -69,7 +69,7 @@ def calibrate(spec: ProductionSpec) -> Constants:
     logit = sample.rest
     for part, mean, sd, weight in zip(sample.parts, means, sds, part_weights(spec), strict=True):
         logit += weight / sd * (part - mean[sample.scenario])
-    mu = bisect(lambda mu: float(np.mean(expit(mu + logit)) - BASE_RATE), *MU_RANGE, xtol=1e-13)
+    mu = bisect(lambda mu: float(np.mean(expit(mu + logit)) - spec.click_rate), *MU_RANGE, xtol=1e-13)
     scales = {
         part: PartScale(means=tuple(map(_to_decimal, means[i])), sd=_to_decimal(sds[i]))
         for i, part in enumerate(PARTS)
@@ -113,5 +113,6 @@ def _scales_of_parts(sample: _Sample) -> tuple[Floats, Floats]:
         sums = np.bincount(sample.scenario, part, minlength=NUM_SCENARIOS)
         pooled = np.full(NUM_SCENARIOS, part.mean())
         means[i] = np.divide(sums, counts, out=pooled, where=counts >= MIN_SCENARIO_ROWS)
-        sds[i] = np.sqrt(np.mean((part - means[i][sample.scenario]) ** 2))
+        # Data without sequences have no behavior component: it is 0 in all rows.
+        sds[i] = np.sqrt(np.mean((part - means[i][sample.scenario]) ** 2)) or 1.0
     return means, sds

@@ -30,7 +30,8 @@ class Component(StrEnum):
 
     DOMAIN = "component_domain"
     DRIFT = "component_drift"
-    SHARED = "component_shared"
+    LEVEL = "component_level"
+    TASTE = "component_taste"
     STRUCTURED = "component_structured"
     IDIOSYNCRATIC = "component_idiosyncratic"
     BEHAVIOR = "component_behaviour"
@@ -46,12 +47,13 @@ class ClickBlock(Block):
     @cached_property
     def components(self) -> dict[Component, Floats]:
         """Components of the logit, one array per column."""
-        shared, structured, idiosyncratic, behavior = self._standardized
+        level, taste, structured, idiosyncratic, behavior = self._standardized
         world = self.world.truth
         return {
             Component.DOMAIN: world.level_D[self.domain],
             Component.DRIFT: world.drift_SD[self.scenario, self.times[0]],
-            Component.SHARED: shared,
+            Component.LEVEL: level,
+            Component.TASTE: taste,
             Component.STRUCTURED: structured,
             Component.IDIOSYNCRATIC: idiosyncratic,
             Component.BEHAVIOR: behavior,
@@ -81,6 +83,12 @@ class ClickBlock(Block):
             logit,
         )
         return base_logit, logit
+
+    @property
+    def levels(self) -> Floats:
+        """Sum of the main effects of all fields, as a logit: the best score without interactions."""
+        domain = math.sqrt(truth.V_DOMAIN) * self.world.truth.additive_D[self.domain]
+        return float(self.constants.mu) + domain + math.sqrt(truth.V_LEVEL) * self.components[Component.LEVEL]
 
     @cached_property
     def probability(self) -> Floats:

@@ -8,7 +8,7 @@ computes click probabilities.
 Example:
     >>> from ctrbench.synthetic.production.spec import spec_of_size
     >>> from ctrbench.synthetic.production.calibration import calibrate
-    >>> spec = spec_of_size("unit")
+    >>> spec = spec_of_size("200k")
     >>> Production(spec, calibrate(spec)).rows(0, 4, ["row", "time"])["time"].tolist()
     [0, 2, 3, 4]
 """
@@ -48,6 +48,7 @@ from ctrbench.synthetic.production.spec import (
     NUM_SCENARIOS,
     ProductionSpec,
 )
+from ctrbench.synthetic.production.true_parameters import LATENT
 from ctrbench.synthetic.production.world import World, make_world
 
 Values = NDArray[Any]
@@ -62,6 +63,8 @@ DOMAIN_INDEX = "domain_place"
 ITEM_NEGATIVES = "item_history_negatives"
 """On request: one uniformly drawn item per element of the item sequence, for the auxiliary loss of DIEN."""
 BID, PRICE, COST = "bid", "price", "cost"
+LEVELS = "levels"
+"""On request: the logit of the main effects alone, without interactions."""
 
 
 ColumnFunction = Callable[[ClickBlock], Values]
@@ -135,8 +138,8 @@ class Production:
 
         Ids are int32 and start at 1; sequences (rows, length) are ordered from oldest to latest and padded with 0; row
         and time (seconds since the start of day 0) are int64, the label int8, numeric fields float32, probabilities,
-        prices and components float64. `Component`s, negatives, and sequences that are no fields of this dataset are
-        returned only if `columns` names them. Rows outside the dataset and unknown columns raise `SettingError`.
+        prices and components float64. `Component`s, levels, negatives and sequences that are no fields of this dataset
+        are returned only if `columns` names them. Rows outside the dataset and unknown columns raise `SettingError`.
         """
         if not 0 <= start <= stop <= self.spec.rows:
             value = f"{start:,} to {stop:,} of {self.spec.rows:,}"
@@ -212,6 +215,7 @@ def _fields(spec: ProductionSpec) -> tuple[ProductionField, ...]:
         categorical("page_index", "context", NUM_PAGES),
         categorical("network_type", "context", NUM_NETWORKS),
         ProductionField(name="item_ctr", kind="numeric", role="item"),
+        *(ProductionField(name=f"content_{k}", kind="numeric", role="item") for k in range(1, LATENT + 1)),
         ProductionField(name="user_activity", kind="numeric", role="user"),
         sequence(ITEM_SEQUENCE, ITEM, spec.num_items),
         sequence(CATEGORY_SEQUENCE, CATEGORY, spec.num_categories),
@@ -266,6 +270,11 @@ def _noise(index: int, block: ClickBlock) -> Values:
     return _as_ids(block.noise[index] + 1)
 
 
+def _content(index: int, block: ClickBlock) -> Values:
+    values: Values = block.content[index].astype(np.float32)
+    return values
+
+
 def _component(part: Component, block: ClickBlock) -> Values:
     return block.components[part]
 
@@ -308,6 +317,7 @@ COLUMN_FUNCTIONS: dict[str, ColumnFunction] = {
     "page_index": lambda block: _as_ids(block.context[0] + 1),
     "network_type": lambda block: _as_ids(block.context[1] + 1),
     "item_ctr": lambda block: block.item_ctr.astype(np.float32),
+    **{f"content_{k + 1}": partial(_content, k) for k in range(LATENT)},
     "user_activity": lambda block: block.user_activity.astype(np.float32),
     ITEM_SEQUENCE: _item_history,
     CATEGORY_SEQUENCE: _category_history,
@@ -316,6 +326,7 @@ COLUMN_FUNCTIONS: dict[str, ColumnFunction] = {
     BID: lambda block: block.bid,
     PRICE: lambda block: block.price,
     COST: lambda block: block.cost,
+    LEVELS: lambda block: block.levels,
     **{str(part): partial(_component, part) for part in Component},
 }
 """Function per column that computes its values from a block."""

@@ -1,7 +1,8 @@
 """Specification of a Production-scale dataset: size, seed and options (spec: production-9.3 to production-9.9).
 
-Rows, domains and vocabularies scale together. The named sizes are those of spec: production-9.9; `spec_for` applies the
-same rule to any other number of rows. A spec and its calibration constants determine every row; both are small, can be
+Rows, domains and vocabularies scale together, so the mean number of rows per user, item, category, brand and shop is
+the same at every size. The named sizes are those of spec: production-9.9; `spec_for` applies the same rule to any
+other number of rows. A spec and its calibration constants determine every row; both are small, can be
 written as JSON and are sent to every worker.
 """
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctrbench.errors import SettingError, did_you_mean, shorten
 
-DATA_VERSION: Literal[1] = 1
+DATA_VERSION: Literal[2] = 2
 """Version of the generator; increased when the same spec generates different rows."""
 
 Interaction = Literal["bilinear", "mlp", "tree"]
@@ -25,11 +26,12 @@ NUM_CANDIDATES = NUM_PAIRS * NUM_PROFILES
 NUM_RESERVED, RESERVED_SHARE = 40, 0.001
 """Number of domain tuples that appear only in the last sixth, and their share of its rows."""
 MAX_DOMAINS, MIN_DOMAINS = 5_000, 50
-ROWS_PER_DOMAIN = 42_500
-"""Gives an average domain of the tail 30 test clicks."""
-ROWS_PER_USER, ROWS_PER_ITEM, ITEMS_PER_SHOP = 20, 200, 50
+ROWS_PER_DOMAIN = 10_800
+"""Gives an average domain of the tail 30 test clicks at the default click rate."""
+CLICK_RATE = 0.05
+ROWS_PER_USER, ROWS_PER_ITEM, ITEMS_PER_SHOP = 200, 500, 20
 MAX_CATEGORIES, MIN_CATEGORIES, ITEMS_PER_CATEGORY = 2_000, 20, 50
-NUM_CITIES, NUM_DEVICES = 400, 6
+NUM_CITIES, NUM_DEVICES = 100, 6
 NUM_PAGES, NUM_NETWORKS = 10, 4
 NUM_BRANDS = 10
 """Brands per category; a brand belongs to one category."""
@@ -53,28 +55,30 @@ class ProductionSpec(BaseModel):
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     interaction: Interaction = "bilinear"
     """Form of the structured domain × content component."""
-    null: Literal["strict"] | bool = False
-    """Whether the two components of the logit that depend on domain × content are omitted.
+    null: bool = False
+    """Whether the logit is the sum of the levels of its fields, without interactions.
 
-    Other effects of domain features remain: levels of whole tuples, preferences and taste of profiles, decay, drift and
-    category tilt of scenarios. `"strict"` omits these as well: each domain feature has a level, levels are additive,
-    and no other term depends on domain features, except through the users of a profile. The remaining terms of the
-    shared component are rescaled to its full variance."""
+    Levels of whole domain tuples, taste, domain × content and behaviors are omitted, as well as the drift and the
+    category tilt of scenarios."""
     long_tail: bool = False
     """Whether the sizes of the last tenth of the domains decrease geometrically, to 200 rows at full scale."""
     sequences: bool = False
-    """Whether behavior sequences are fields; behaviors affect clicks in both cases."""
+    """Whether behavior sequences are fields; only then do behaviors affect clicks."""
     sequence_length: int = Field(default=50, ge=1, le=200)
+    click_rate: float = Field(default=CLICK_RATE, ge=0.001, le=0.5)
+    """Mean click probability."""
+    rows_per_user: int = Field(default=ROWS_PER_USER, ge=10, le=100_000)
+    """Mean number of rows per user, in all splits; gives the number of users unless `users` is set."""
+    rows_per_item: int = Field(default=ROWS_PER_ITEM, ge=10, le=100_000)
+    """Mean number of rows per item, in all splits; gives the number of items unless `items` is set."""
     users: int | None = Field(default=None, ge=NUM_PROFILES, lt=1 << 31)
-    """Default: one user per 20 rows."""
     items: int | None = Field(default=None, ge=MIN_CATEGORIES, lt=1 << 31)
-    """Default: one item per 200 rows."""
     bid_quality_corr: float = Field(default=0.0, ge=-1.0, le=1.0)
     """Correlation of log bids with item quality."""
     calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1 << 14, le=1 << 26)
     shard_rows: int = Field(default=SHARD_ROWS, ge=1 << 10, le=1 << 26)
     """Rows per shard; the generated values do not depend on it."""
-    data_version: Literal[1] = DATA_VERSION
+    data_version: Literal[2] = DATA_VERSION
 
     @model_validator(mode="after")
     def _check_id_bits(self) -> ProductionSpec:
@@ -85,12 +89,12 @@ class ProductionSpec(BaseModel):
     @property
     def num_users(self) -> int:
         """Number of users, including those without rows."""
-        return self.users or max(self.rows // ROWS_PER_USER, 2 * NUM_PROFILES)
+        return self.users or max(self.rows // self.rows_per_user, 2 * NUM_PROFILES)
 
     @property
     def num_items(self) -> int:
         """Number of items, including those without rows."""
-        return self.items or max(self.rows // ROWS_PER_ITEM, 5 * MIN_CATEGORIES)
+        return self.items or max(self.rows // self.rows_per_item, 5 * MIN_CATEGORIES)
 
     @property
     def num_categories(self) -> int:
@@ -118,9 +122,10 @@ class ProductionSpec(BaseModel):
 
 
 SIZES = {
-    "unit": ProductionSpec(rows=1 << 18, domains=50, calibration_rows=1 << 18),
-    "small": ProductionSpec(rows=20_000_000, domains=470),
-    "medium": ProductionSpec(rows=200_000_000, domains=4_700),
+    "200k": ProductionSpec(rows=200_000, domains=50, calibration_rows=1 << 18),
+    "2m": ProductionSpec(rows=2_000_000, domains=180, calibration_rows=1_000_000),
+    "20m": ProductionSpec(rows=20_000_000, domains=1_850),
+    "200m": ProductionSpec(rows=200_000_000, domains=MAX_DOMAINS),
     "full": ProductionSpec(rows=2_200_000_000, domains=MAX_DOMAINS),
 }
 """Named sizes (spec: production-9.9)."""
@@ -136,9 +141,9 @@ def spec_of_size(name: str) -> ProductionSpec:
 def spec_for(rows: int) -> ProductionSpec:
     """Return the spec for a number of rows.
 
-    The number of domains is the largest multiple of 10 with at least 42,500 rows per domain, between 50 and 5,000.
+    The number of domains is the largest multiple of 10 with at least 10,800 rows per domain, between 50 and 5,000.
 
-    >>> spec_for(20_000_000) == spec_of_size("small"), spec_for(2_200_000_000) == spec_of_size("full")
+    >>> spec_for(20_000_000) == spec_of_size("20m"), spec_for(2_200_000_000) == spec_of_size("full")
     (True, True)
     """
     max_rows = ROWS_PER_USER * ((1 << 31) - 1)

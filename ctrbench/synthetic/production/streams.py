@@ -45,6 +45,7 @@ class Stream(IntEnum):
     SHOP = 44
     BID = 45
     """a = shop, b = day."""
+    BRAND_CONTENT = 46
 
     # Tables: a = index in the table.
     VALID_PAIR = 60
@@ -60,12 +61,13 @@ class Stream(IntEnum):
     FACTOR_SCENARIO = 70
     FACTOR_POSITION = 71
     FACTOR_PROFILE = 72
+    """a = gender, age or level, numbered consecutively."""
     RELEVANCE = 73
     IDIOSYNCRATIC = 74
     CATEGORY_CONTENT = 75
     CATEGORY_QUALITY = 76
     PROFILE_TASTE = 77
-    PROFILE_CATEGORY = 78
+    """a = gender, age or level, numbered consecutively."""
     CITY_LEVEL = 79
     DEVICE_LEVEL = 80
     DECAY = 81
@@ -78,7 +80,8 @@ class Stream(IntEnum):
     LEVEL_GENDER = 88
     LEVEL_AGE = 89
     LEVEL_LEVEL = 90
-    """Used by strict null data only, like the two above."""
+    """Used by null data only, like the two above."""
+    CITY_TASTE = 91
 
     # Keys of permutations of ids.
     ID_USER = 100

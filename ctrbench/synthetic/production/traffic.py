@@ -106,11 +106,11 @@ def make_traffic(spec: ProductionSpec, domains: Domains) -> Traffic:
 def tilted_shares(spec: ProductionSpec) -> Floats:
     """Return the shares of categories per scenario (scenarios, categories).
 
-    In a scenario where a category is rare, more of its rows are targeted and match behaviors. For models without
-    behaviors, its click rate then depends on the scenario; strict null data therefore have no tilt.
+    In a scenario where a category is rare, more of its rows are targeted, so that they show more of the users that are
+    interested in it. Null data have no tilt.
     """
     tilt = normal_table(spec.seed, Stream.SCENARIO_CATEGORY, NUM_SCENARIOS, spec.num_categories)
-    strength = 0.0 if spec.null == "strict" else TILT
+    strength = 0.0 if spec.null else TILT
     weights = zipf(spec.num_categories, CATEGORY_EXPONENT) * np.exp(strength * tilt)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 

@@ -1,8 +1,9 @@
 """Parameters of the true logit: levels, drift, content vectors and the interactions of domain and content.
 
-See spec: production-9.6; `truth` computes logits from them. Choices that the specification leaves open: latent tables
-of categories are centered under the category distribution, so that content does not change the level of a domain;
-levels of scenarios, positions, profiles and tuples are standard normal under the traffic.
+See spec: production-9.6; `truth` computes logits from them. Vectors of categories, cities, profiles and domains are
+centered under the traffic, so that interactions have no main effects; levels of scenarios, positions, profiles and
+tuples are standard normal under the traffic. Vectors of profiles are sums over gender, age and level, so that they
+follow from few values with many rows each.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from ctrbench.synthetic.production.spec import (
 from ctrbench.synthetic.production.streams import Stream
 from ctrbench.synthetic.production.traffic import CATEGORY_EXPONENT, CITY_EXPONENT, DEVICE_EXPONENT
 
-LATENT, TASTE = 16, 8
+LATENT, TASTE = 6, 4
 """Dimensions of the content vector of an item, and dimensions that the taste of users refers to."""
-RELEVANT = 10
-"""Content dimensions that enter the structured component in a scenario: 10 of 16."""
-LEVEL_WEIGHTS = (0.6, 0.5, 0.45, 0.43)
+RELEVANT = 4
+"""Content dimensions that enter the structured component in a scenario: 4 of 6."""
+LEVEL_WEIGHTS = (0.62, 0.52, 0.5, 0.3)
 """Weights of scenario, position, profile and tuple in the level of a domain."""
 FACTOR_WEIGHTS = (0.7, 0.5, 0.51)
 """Weights of scenario, position and profile in the structured vector of a domain."""
@@ -45,12 +46,14 @@ HIDDEN, TREES = 8, 48
 class Truth:
     """Parameters of the true logit.
 
-    D domains including the reserved ones, C categories, P profiles, S scenarios, K = 16 content dimensions, H hidden
+    D domains including the reserved ones, C categories, P profiles, S scenarios, K = 6 content dimensions, H hidden
     units, T trees.
     """
 
     level_D: Floats
     """Level per domain, of variance 1 under the traffic."""
+    additive_D: Floats
+    """The part of the level that is a sum over domain features: all but the level of the tuple."""
     drift_SD: Floats
     """Drift per scenario and day (S, days), in logits."""
     structured_DK: Floats
@@ -58,8 +61,9 @@ class Truth:
     content_CK: Floats
     quality_C: Floats
     taste_PT: Floats
-    """Taste per profile (P, 8)."""
-    profile_category_PC: Floats
+    """Taste per profile (P, 4)."""
+    city_taste: Floats
+    """Taste per city (cities, 4)."""
     city: Floats
     device: Floats
     decay_S: Floats
@@ -70,34 +74,32 @@ class Truth:
 
 
 def make_truth(spec: ProductionSpec, domains: Domains) -> Truth:
-    """Draw the parameters of the true logit; in strict null data, taste and drift are zero and all decays equal."""
+    """Draw the parameters of the true logit; null data have no drift."""
     seed, shares = spec.seed, zipf(spec.num_categories, CATEGORY_EXPONENT)
     structured = _structured_vectors(seed, domains)
-    taste = normal_table(seed, Stream.PROFILE_TASTE, NUM_PROFILES, TASTE)
     category = normal_table(seed, Stream.CATEGORY_QUALITY, spec.num_categories, 1)[:, 0]
-    profile_category = centered(
-        normal_table(seed, Stream.PROFILE_CATEGORY, NUM_PROFILES, spec.num_categories), shares
-    )
-    drift, decay = _draw_drift(seed, spec.days), uniform_table(seed, Stream.DECAY, NUM_SCENARIOS)
-    if spec.null == "strict":
-        taste, profile_category = 0 * taste, 0 * profile_category
-        drift, decay = 0 * drift, np.full_like(decay, 0.5)
     city = normal_table(seed, Stream.CITY_LEVEL, NUM_CITIES, 1)[:, 0]
     device = normal_table(seed, Stream.DEVICE_LEVEL, NUM_DEVICES, 1)[:, 0]
+    cities = zipf(NUM_CITIES, CITY_EXPONENT)
+    level, additive = _domain_levels(seed, domains, is_null=spec.null)
     return Truth(
-        level_D=_domain_levels(seed, domains, is_additive=spec.null == "strict"),
-        drift_SD=drift,
+        level_D=level,
+        additive_D=additive,
+        drift_SD=_draw_drift(seed, spec.days) * (not spec.null),
         structured_DK=structured,
         idiosyncratic_DK=normal_table(seed, Stream.IDIOSYNCRATIC, len(domains.share), LATENT),
         content_CK=_standardize_columns(
             normal_table(seed, Stream.CATEGORY_CONTENT, len(shares), LATENT), shares
         ),
         quality_C=centered(category, shares),
-        taste_PT=taste,
-        profile_category_PC=profile_category,
-        city=centered(city, zipf(NUM_CITIES, CITY_EXPONENT)),
+        taste_PT=_standardize_columns(
+            _profile_vectors(seed, Stream.PROFILE_TASTE, TASTE),
+            sum_by_value(domains.share, domains.profile, NUM_PROFILES),
+        ),
+        city_taste=_standardize_columns(normal_table(seed, Stream.CITY_TASTE, NUM_CITIES, TASTE), cities),
+        city=centered(city, cities),
         device=centered(device, zipf(NUM_DEVICES, DEVICE_EXPONENT)),
-        decay_S=DECAYS[0] + (DECAYS[1] - DECAYS[0]) * decay,
+        decay_S=DECAYS[0] + (DECAYS[1] - DECAYS[0]) * uniform_table(seed, Stream.DECAY, NUM_SCENARIOS),
         mlp=_make_network(seed, structured),
         tree=_make_trees(seed, structured),
     )
@@ -108,30 +110,41 @@ def _standardize_columns(table: Floats, shares: Floats) -> Floats:
     return np.stack([centered(column, shares) for column in table.T], axis=1)
 
 
-def _domain_levels(seed: int, domains: Domains, *, is_additive: bool) -> Floats:
-    """Return the level of each domain, with mean 0 and variance 1 under the traffic.
+def _profile_vectors(seed: int, stream: Stream, size: int) -> Floats:
+    """Return one vector per profile (P, size): the sum of vectors of its gender, age and level."""
+    table = normal_table(seed, stream, NUM_GENDERS + NUM_AGES + NUM_LEVELS, size)
+    gender, age, level = np.unravel_index(np.arange(NUM_PROFILES), (NUM_GENDERS, NUM_AGES, NUM_LEVELS))
+    total = table[gender] + table[NUM_GENDERS + age] + table[NUM_GENDERS + NUM_AGES + level]
+    return np.asarray(total / np.sqrt(3))
 
-    Additive levels are sums of one level per feature, including the three features of a profile, without a level per
-    tuple.
+
+def _domain_levels(seed: int, domains: Domains, *, is_null: bool) -> tuple[Floats, Floats]:
+    """Return the level of each domain, with mean 0 and variance 1 under the traffic, and its additive part.
+
+    Levels of null data are additive: sums of one level per feature, including the three features of a profile.
     """
     scenario_weight, position_weight, profile_weight, tuple_weight = LEVEL_WEIGHTS
     parts = [
         (scenario_weight, Stream.LEVEL_SCENARIO, domains.scenario),
         (position_weight, Stream.LEVEL_POSITION, domains.position),
     ]
-    if is_additive:
+    if is_null:
         streams = (Stream.LEVEL_GENDER, Stream.LEVEL_AGE, Stream.LEVEL_LEVEL)
         values = np.unravel_index(domains.profile, (NUM_GENDERS, NUM_AGES, NUM_LEVELS))
         feature_weight = profile_weight / np.sqrt(3)
         parts += [(feature_weight, stream, value) for stream, value in zip(streams, values, strict=True)]
     else:
         parts.append((profile_weight, Stream.LEVEL_PROFILE, domains.profile))
-        parts.append((tuple_weight, Stream.LEVEL_TUPLE, np.arange(len(domains.share))))
-    weights, scores = zip(
-        *((weight, _level_per_domain(seed, stream, value, domains.share)) for weight, stream, value in parts),
-        strict=True,
-    )
-    return centered(np.asarray(weights) @ np.stack(scores), domains.share)
+    additive = np.zeros(len(domains.share))
+    for weight, stream, value in parts:
+        additive += weight * _level_per_domain(seed, stream, value, domains.share)
+    additive -= additive @ domains.share
+    if is_null:
+        return centered(additive, domains.share), centered(additive, domains.share)
+    tuples = _level_per_domain(seed, Stream.LEVEL_TUPLE, np.arange(len(domains.share)), domains.share)
+    total = additive + tuple_weight * tuples
+    std = np.sqrt((total - total @ domains.share) ** 2 @ domains.share)
+    return centered(total, domains.share), additive / std
 
 
 def _level_per_domain(seed: int, stream: Stream, value_D: Integers, share_D: Floats) -> Floats:
@@ -157,15 +170,21 @@ def _draw_drift(seed: int, days: int) -> Floats:
 
 
 def _structured_vectors(seed: int, domains: Domains) -> Floats:
-    """Return M_d (domains, K): factors of scenario, position and profile, 0 in irrelevant dimensions."""
+    """Return M_d (domains, K): factors of scenario, position and profile, 0 in irrelevant dimensions.
+
+    Each dimension has mean 0 under the traffic of the domains where it is relevant, so that content has no main effect.
+    """
     parts = (
         normal_table(seed, Stream.FACTOR_SCENARIO, NUM_SCENARIOS, LATENT)[domains.scenario],
         normal_table(seed, Stream.FACTOR_POSITION, NUM_POSITIONS, LATENT)[domains.position],
-        normal_table(seed, Stream.FACTOR_PROFILE, NUM_PROFILES, LATENT)[domains.profile],
+        _profile_vectors(seed, Stream.FACTOR_PROFILE, LATENT)[domains.profile],
     )
     total = np.tensordot(FACTOR_WEIGHTS, np.stack(parts), axes=1)
     rank = normal_table(seed, Stream.RELEVANCE, NUM_SCENARIOS, LATENT).argsort(axis=1).argsort(axis=1)
-    return np.asarray(total * (rank < RELEVANT)[domains.scenario])
+    is_relevant = (rank < RELEVANT)[domains.scenario]
+    shares = domains.share[:, None] * is_relevant
+    mean = (shares * total).sum(axis=0) / np.maximum(shares.sum(axis=0), np.finfo(float).tiny)
+    return np.asarray((total - mean) * is_relevant)
 
 
 def _make_network(seed: int, structured: Floats) -> tuple[Floats, Floats, Floats, Floats]:

@@ -1,9 +1,10 @@
 """Components of the true logit, and the click probability that follows (spec: production-9.6 to production-9.8).
 
 The loops write raw components; the constants of `calibration` center them per scenario and scale them to variance 1, so
-that they do not change the level of a domain. Choices that the specification leaves open: the shared component is 35 %
-item quality, 20 % user level, 25 % profile × category and 20 % taste ⟨z, q⟩; quality is the sum of category, brand,
-shop and item terms, user level of city, device, activity and user terms; brand matches count within a category only.
+that they do not change the level of a domain. The level of a row is 60 % item quality and 40 % user level; quality is
+the sum of category, brand, shop and item terms, user level of city, device, activity and user terms. Most of the
+variance belongs to values with thousands of rows, and little to single users and items. Brand matches count within a
+category only.
 B rows of a block, D domains, C categories, P profiles, S scenarios, K content dimensions, H hidden units, T trees.
 """
 
@@ -30,30 +31,29 @@ from ctrbench.synthetic.production.rows import brand_of
 from ctrbench.synthetic.production.streams import Stream
 from ctrbench.synthetic.production.true_parameters import LATENT, TASTE
 
-BASE_RATE = 0.0127
-V_DOMAIN, V_SHARED, V_STRUCTURED = 0.345, 0.370, 0.140
-V_IDIOSYNCRATIC, V_BEHAVIOR, V_RESIDUAL = 0.040, 0.100, 0.226
+V_DOMAIN, V_LEVEL, V_TASTE = 0.260, 0.200, 0.200
+V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOR, V_RESIDUAL = 0.260, 0.030, 0.100, 0.150
 """Variances of the components in the logit."""
-PARTS = ("shared", "structured", "idiosyncratic", "behaviour")
+PARTS = ("level", "taste", "structured", "idiosyncratic", "behaviour")
 """Components that the calibration standardizes; domain level and residual have variance 1 by construction."""
-VARIANCES = (V_SHARED, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOR)
+VARIANCES = (V_LEVEL, V_TASTE, V_STRUCTURED, V_IDIOSYNCRATIC, V_BEHAVIOR)
 BRAND_MATCH = 0.5
 """Weight of a matching brand, relative to a matching category."""
-QUALITY_WEIGHTS = (0.5, 0.4, 0.4, math.sqrt(0.43))
+QUALITY_WEIGHTS = (0.6, 0.5, 0.5, math.sqrt(0.14))
 """Weights of category, brand, shop and item terms."""
-LEVEL_WEIGHTS = (0.45, 0.35, 0.4, math.sqrt(0.515))
+LEVEL_WEIGHTS = (0.6, 0.5, 0.5, math.sqrt(0.14))
 """Weights of city, device, activity and user terms."""
-SHARED_WEIGHTS = (math.sqrt(0.35), math.sqrt(0.20), math.sqrt(0.25), math.sqrt(0.20))
-"""Weights of quality, level, profile × category and taste."""
-CATEGORY_CONTENT, ITEM_CONTENT = 0.8, 0.6
-PROFILE_TASTE, USER_TASTE = 0.6, 0.8
-"""Weights of category and item in the content vector, and of profile and user in the taste vector."""
+MAIN_WEIGHTS = (math.sqrt(0.6), math.sqrt(0.4))
+"""Weights of item quality and user level."""
+CATEGORY_CONTENT, BRAND_CONTENT, ITEM_CONTENT = 0.8, 0.5, math.sqrt(0.11)
+PROFILE_TASTE, CITY_TASTE, USER_TASTE = 0.8, 0.5, math.sqrt(0.11)
+"""Weights of category, brand and item in the content vector, and of profile, city and user in the taste vector."""
 BID_STD, BID_PRICE = 0.6, 0.1
 PRICE_SHARE, PRICE_RANGE = 0.50, 0.45
 
 BILINEAR, MLP, TREE = 0, 1, 2
 _USER, _TASTE, _RESIDUAL = int(Stream.USER), int(Stream.USER_TASTE), int(Stream.RESIDUAL)
-_ITEM, _CONTENT = int(Stream.ITEM), int(Stream.ITEM_CONTENT)
+_ITEM, _CONTENT, _BRAND_CONTENT = int(Stream.ITEM), int(Stream.ITEM_CONTENT), int(Stream.BRAND_CONTENT)
 _BRAND, _SHOP, _BID = int(Stream.BRAND), int(Stream.SHOP), int(Stream.BID)
 _LABEL = int(Stream.ROW_LABEL)
 _LATENT, _TASTES = LATENT, TASTE
@@ -111,8 +111,10 @@ class Entities(NamedTuple):
 
     user_B: Integers
     profile_B: Integers
+    city_B: Integers
     item_B: Integers
     category_B: Integers
+    brand_B: Integers
     domain_B: Integers
 
 
@@ -121,6 +123,7 @@ class Latents(NamedTuple):
 
     content_CK: Floats
     taste_PT: Floats
+    city_taste: Floats
     structured_DK: Floats
     idiosyncratic_DK: Floats
     mlp: tuple[Floats, Floats, Floats, Floats]
@@ -138,22 +141,31 @@ class Histories(NamedTuple):
 
 
 @compiled
-def contents(seed: int, interaction: int, entities: Entities, latents: Latents, parts_3B: Floats) -> None:
-    """Write the components that depend on the item content q: taste ⟨z, q⟩, structured and idiosyncratic (3, B)."""
-    user_B, profile_B, item_B, category_B, domain_B = entities
-    content_CK, taste_PT, structured_DK, idiosyncratic_DK, mlp, tree = latents
+def contents(
+    seed: int, interaction: int, entities: Entities, latents: Latents, content_KB: Floats, parts_3B: Floats
+) -> None:
+    """Write the item content q (K, B) and what depends on it: taste ⟨z, q⟩, structured and idiosyncratic (3, B)."""
+    user_B, profile_B, city_B, item_B, category_B, brand_B, domain_B = entities
+    content_CK, taste_PT, city_taste, structured_DK, idiosyncratic_DK, mlp, tree = latents
     q = np.empty(_LATENT)
     for i in range(len(item_B)):
         category_K = content_CK[category_B[i]]
         for pair in range(_LATENT // 2):
-            first, second = normals(seed, _CONTENT, item_B[i], 0, pair)
-            q[2 * pair] = CATEGORY_CONTENT * category_K[2 * pair] + ITEM_CONTENT * first
-            q[2 * pair + 1] = CATEGORY_CONTENT * category_K[2 * pair + 1] + ITEM_CONTENT * second
-        profile_taste, taste = taste_PT[profile_B[i]], 0.0
+            brand = normals(seed, _BRAND_CONTENT, brand_B[i], 0, pair)
+            item = normals(seed, _CONTENT, item_B[i], 0, pair)
+            for side in range(2):
+                k = 2 * pair + side
+                q[k] = (
+                    CATEGORY_CONTENT * category_K[k] + BRAND_CONTENT * brand[side] + ITEM_CONTENT * item[side]
+                )
+                content_KB[k, i] = q[k]
+        profile, city, taste = taste_PT[profile_B[i]], city_taste[city_B[i]], 0.0
         for pair in range(_TASTES // 2):
-            first, second = normals(seed, _TASTE, user_B[i], 0, pair)
-            taste += (PROFILE_TASTE * profile_taste[2 * pair] + USER_TASTE * first) * q[2 * pair]
-            taste += (PROFILE_TASTE * profile_taste[2 * pair + 1] + USER_TASTE * second) * q[2 * pair + 1]
+            user = normals(seed, _TASTE, user_B[i], 0, pair)
+            for side in range(2):
+                k = 2 * pair + side
+                z = PROFILE_TASTE * profile[k] + CITY_TASTE * city[k] + USER_TASTE * user[side]
+                taste += z * q[k]
         parts_3B[0, i] = taste / math.sqrt(_TASTES)
         domain = domain_B[i]
         if interaction == BILINEAR:
@@ -199,23 +211,10 @@ def _tree_logit(side_T: Integers, split_T2: Integers, value_T44: Floats, q: Floa
 
 
 @compiled
-def shared(
-    quality_B: Floats,
-    level_B: Floats,
-    taste_B: Floats,
-    profile_B: Integers,
-    category_B: Integers,
-    profile_category_PC: Floats,
-    shared_B: Floats,
-) -> None:
-    """Write the component that all domains share."""
-    for i in range(len(shared_B)):
-        shared_B[i] = (
-            SHARED_WEIGHTS[0] * quality_B[i]
-            + SHARED_WEIGHTS[1] * level_B[i]
-            + SHARED_WEIGHTS[2] * profile_category_PC[profile_B[i], category_B[i]]
-            + SHARED_WEIGHTS[3] * taste_B[i]
-        )
+def main_effects(quality_B: Floats, level_B: Floats, main_B: Floats) -> None:
+    """Write the sum of the main effects of item and user."""
+    for i in range(len(main_B)):
+        main_B[i] = MAIN_WEIGHTS[0] * quality_B[i] + MAIN_WEIGHTS[1] * level_B[i]
 
 
 @compiled

@@ -205,6 +205,14 @@ def test_an_existing_dataset_is_returned(prepared: Prepared, homes: dict[bool, P
     )
 
 
+def test_data_of_another_version_of_the_generator_are_refused(
+    homes: dict[bool, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctrbench.data.prepared.DATA_VERSION", 3)
+    with pytest.raises(DataError, match=r"is of version 2\. prepare it again: ctrbench prepare production"):
+        open_prepared(dataset_name(SPEC), homes[True])
+
+
 def test_histories_share_the_items_ids(prepared: Prepared) -> None:
     fields = {field.name: field for field in prepared.manifest.fields}
     assert fields["item_history"].size == fields["item_id"].size == SPEC.num_items + 1
@@ -216,7 +224,7 @@ def test_histories_share_the_items_ids(prepared: Prepared) -> None:
     [
         ("20e6", "", "production-20m"),
         ("2.2e9", "null", "production-2.2g-null"),
-        ("2.2e9", "null=strict", "production-2.2g-null-strict"),
+        ("2.2e9", "rows-per-user=100", "production-2.2g-rows-per-user-100"),
         ("123456700", "", "production-123456.7k"),
         ("123457000", "", "production-123457k"),
         ("262144", "interaction=mlp, long-tail,seed=3", "production-262144-seed-3-mlp-long-tail"),
@@ -275,11 +283,13 @@ def test_stored_shards_are_removed_when_rows_are_generated_on_the_fly(tmp_path: 
         ("1e12", None, "rows must lie between"),
         ("inf", None, "whole number"),
         ("2e6", "rows=2000", "set the number of rows with --rows"),
-        ("smal", None, "did you mean 'small'"),
+        ("200n", None, "did you mean '200m'"),
         ("2e6", "nul", "did you mean 'null'"),
         ("2e6", "interaction=cubic", "bilinear"),
-        ("2e6", "null=some", "null must be 'strict' or be a valid boolean: some"),
+        ("2e6", "null=some", "null must be a valid boolean: some"),
+        ("2e6", "null=strict", "null must be a valid boolean: strict"),
         ("2e6", "domains=1", "greater than or equal to 2"),
+        ("2e6", "rows-per-user=9", "rows-per-user must be greater than or equal to 10: 9"),
     ],
 )
 def test_wrong_settings_are_refused(rows: str, variant: str | None, message: str) -> None:

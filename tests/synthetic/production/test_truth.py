@@ -13,7 +13,13 @@ from scipy.stats import norm
 from ctrbench.names import Column
 from ctrbench.synthetic.philox import normals, uniforms
 from ctrbench.synthetic.production.clicks import ClickBlock, Component
-from ctrbench.synthetic.production.generator import CATEGORY_SEQUENCE, ITEM_SEQUENCE, Production
+from ctrbench.synthetic.production.generator import (
+    CATEGORY_SEQUENCE,
+    DOMAIN_INDEX,
+    ITEM_SEQUENCE,
+    LEVELS,
+    Production,
+)
 from ctrbench.synthetic.production.streams import Stream
 from ctrbench.synthetic.production.traffic import tilted_shares
 from ctrbench.synthetic.production.truth import network_logit
@@ -21,13 +27,14 @@ from ctrbench.synthetic.production.world import make_world
 
 Columns = dict[str, np.ndarray]
 VARIANCES = {
-    Component.DOMAIN: 0.345,
+    Component.DOMAIN: 0.260,
     Component.DRIFT: 1.0,
-    Component.SHARED: 0.370,
-    Component.STRUCTURED: 0.140,
-    Component.IDIOSYNCRATIC: 0.040,
+    Component.LEVEL: 0.200,
+    Component.TASTE: 0.200,
+    Component.STRUCTURED: 0.260,
+    Component.IDIOSYNCRATIC: 0.030,
     Component.BEHAVIOR: 0.100,
-    Component.RESIDUAL: 0.226,
+    Component.RESIDUAL: 0.150,
 }
 
 
@@ -42,12 +49,20 @@ def standardized(values: np.ndarray, block: ClickBlock, part: str) -> np.ndarray
 
 
 def content(block: ClickBlock) -> np.ndarray:
-    """Return the content q = 0.8 g + 0.6 η of each row's item, computed from single draws."""
-    item_noise = [
-        [value for pair in range(8) for value in normals(block.seed, Stream.ITEM_CONTENT, item, 0, pair)]
-        for item in block.item.tolist()
-    ]
-    return 0.8 * block.world.truth.content_CK[block.category] + 0.6 * np.array(item_noise)
+    """Return the content q = 0.8 g + 0.5 β + 0.33 η of each row's item, computed from single draws."""
+    brand = vectors(block, Stream.BRAND_CONTENT, block.item_features[0], 3)
+    item = vectors(block, Stream.ITEM_CONTENT, block.item, 3)
+    return 0.8 * block.world.truth.content_CK[block.category] + 0.5 * brand + 0.11**0.5 * item
+
+
+def vectors(block: ClickBlock, stream: Stream, index_B: np.ndarray, pairs: int) -> np.ndarray:
+    """Return one vector of normals per row, drawn pair by pair."""
+    return np.array(
+        [
+            [value for pair in range(pairs) for value in normals(block.seed, stream, index, 0, pair)]
+            for index in index_B.tolist()
+        ]
+    )
 
 
 # --- the logit -----------------------------------------------------------------------------------------------------
@@ -58,53 +73,42 @@ def test_logit_is_the_weighted_sum_of_its_components(unit: Production, columns: 
     np.testing.assert_allclose(logit(columns[Column.PROBABILITY]), expected, atol=1e-9)
 
 
-def test_null_data_have_no_domain_content_components(make: Callable[..., Production]) -> None:
-    null = make(null=True)
-    columns = null.rows(0, 2_000, [Column.PROBABILITY, *Component])
-    expected = float(null.constants.mu) + weighted_sum(
-        columns, (Component.STRUCTURED, Component.IDIOSYNCRATIC)
+def test_null_data_have_no_interaction_terms(make: Callable[..., Production]) -> None:
+    columns = make(null=True, sequences=True).rows(
+        198_000, 200_000, [Column.PROBABILITY, LEVELS, Component.RESIDUAL]
     )
+    expected = columns[LEVELS] + 0.15**0.5 * columns[Component.RESIDUAL]
     np.testing.assert_allclose(logit(columns[Column.PROBABILITY]), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("null", [False, True, "strict"])
-def test_strict_null_components_are_independent_of_the_domain(
-    make: Callable[..., Production], null: bool | str
-) -> None:
-    block = make(null=null).block(240_000, 242_000)
-    drift = block.world.truth.drift_SD
-    before = [block.shared, block.match, drift[block.scenario, block.times[0]]]
-    # The same users see the same items at the same time, each in the domain of the previous row.
-    for derived in ("scenario", "position", "profile", "contents", "shared", "match", "parts"):
-        vars(block).pop(derived, None)
-    vars(block)["domain"] = np.roll(block.domain, 1)
-    after = [block.shared, block.match, drift[block.scenario, block.times[0]]]
-    for term_before, term_after in zip(before, after, strict=True):
-        assert np.array_equal(term_before, term_after) == (null == "strict")
+def test_levels_are_the_main_effects(unit: Production, columns: Columns) -> None:
+    truth, domain = make_world(unit.spec).truth, columns[DOMAIN_INDEX]
+    expected = 0.26**0.5 * truth.additive_D[domain] + 0.2**0.5 * columns[Component.LEVEL]
+    np.testing.assert_allclose(columns[LEVELS] - float(unit.constants.mu), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("null", [True, "strict"])
-def test_strict_null_category_shares_are_equal_in_all_scenarios(
-    make: Callable[..., Production], null: bool | str
+@pytest.mark.parametrize("null", [False, True])
+def test_null_category_shares_are_equal_in_all_scenarios(
+    make: Callable[..., Production], *, null: bool
 ) -> None:
     shares = tilted_shares(make(null=null).spec)
-    assert np.allclose(shares, shares[0]) == (null == "strict")
+    assert np.allclose(shares, shares[0]) == null
 
 
-@pytest.mark.parametrize("null", [True, "strict"])
-def test_strict_null_levels_are_additive(make: Callable[..., Production], null: bool | str) -> None:
+@pytest.mark.parametrize("null", [False, True])
+def test_null_levels_are_additive(make: Callable[..., Production], *, null: bool) -> None:
     world = make_world(make(null=null).spec)
     domains, level = world.domains, world.truth.level_D
     profile_features = np.unravel_index(domains.profile, (3, 8, 4))
     features = (domains.scenario, domains.position, *profile_features)
     one_hot = np.concatenate([np.eye(values.max() + 1)[values] for values in features], axis=1)
     fitted = one_hot @ np.linalg.lstsq(one_hot, level)[0]
-    assert np.allclose(fitted, level) == (null == "strict")
+    assert np.allclose(fitted, level) == null
     assert level**2 @ domains.share == pytest.approx(1)
 
 
 def test_components_have_variance_1(columns: Columns) -> None:
-    for part in set(Component) - {Component.DRIFT}:
+    for part in set(Component) - {Component.DRIFT, Component.BEHAVIOR}:
         assert columns[part].std() == pytest.approx(1, abs=0.03), part
 
 
@@ -135,34 +139,48 @@ def test_idiosyncratic_component_is_a_product_of_tuple_and_content(
     )
 
 
-def test_shared_component_is_quality_level_profile_and_taste(unit: Production, columns: Columns) -> None:
+def test_level_component_is_quality_and_user_level(unit: Production, columns: Columns) -> None:
     block, truth = unit.block(0, 200), make_world(unit.spec).truth
-    rows = range(200)
     brand, shop = block.item_features[:2]
     item_term, brand_term, shop_term = (
         np.array([normals(0, stream, index)[0] for index in indices])
         for stream, indices in ((Stream.ITEM, block.item), (Stream.BRAND, brand), (Stream.SHOP, shop))
     )
-    quality = 0.5 * truth.quality_C[block.category] + 0.4 * brand_term
-    quality += 0.4 * shop_term + 0.43**0.5 * item_term
+    quality = 0.6 * truth.quality_C[block.category] + 0.5 * brand_term
+    quality += 0.5 * shop_term + 0.14**0.5 * item_term
     activity, user_term = np.array([normals(0, Stream.USER, user) for user in block.user]).T
     city, device = truth.city[block.city_and_device[0]], truth.device[block.city_and_device[1]]
-    level = 0.45 * city + 0.35 * device + 0.4 * activity + 0.515**0.5 * user_term
-    user_taste = [
-        [value for pair in range(4) for value in normals(0, Stream.USER_TASTE, block.user[i], 0, pair)]
-        for i in rows
-    ]
-    z = 0.6 * truth.taste_PT[block.profile] + 0.8 * np.array(user_taste)
-    taste = (z * content(block)[:, :8]).sum(axis=1) / 8**0.5
-    preference = truth.profile_category_PC[block.profile, block.category]
-    total = 0.35**0.5 * quality + 0.2**0.5 * level + 0.5 * preference + 0.2**0.5 * taste
+    level = 0.6 * city + 0.5 * device + 0.5 * activity + 0.14**0.5 * user_term
+    total = 0.6**0.5 * quality + 0.4**0.5 * level
     np.testing.assert_allclose(
-        columns[Component.SHARED][:200], standardized(total, block, "shared"), atol=1e-12
+        columns[Component.LEVEL][:200], standardized(total, block, "level"), atol=1e-12
     )
 
 
-def test_behavior_component_follows_from_the_sequences(unit: Production, columns: Columns) -> None:
-    names = [ITEM_SEQUENCE, CATEGORY_SEQUENCE, "category", "brand"]
+def test_taste_component_is_a_product_of_user_and_content(unit: Production, columns: Columns) -> None:
+    block = unit.block(0, 200)
+    truth, user = block.world.truth, vectors(block, Stream.USER_TASTE, block.user, 2)
+    z = 0.8 * truth.taste_PT[block.profile] + 0.5 * truth.city_taste[block.city_and_device[0]]
+    taste = ((z + 0.11**0.5 * user) * content(block)[:, :4]).sum(axis=1) / 4**0.5
+    np.testing.assert_allclose(
+        columns[Component.TASTE][:200], standardized(taste, block, "taste"), atol=1e-12
+    )
+
+
+def test_content_fields_are_the_content_of_the_item(unit: Production, columns: Columns) -> None:
+    fields = np.stack([columns[f"content_{k}"][:200] for k in range(1, 7)], axis=1)
+    np.testing.assert_allclose(fields, content(unit.block(0, 200)), rtol=1e-6)
+
+
+def test_behavior_component_is_0_without_sequences(columns: Columns) -> None:
+    assert not columns[Component.BEHAVIOR].any()
+
+
+def test_behavior_component_follows_from_the_sequences(
+    make: Callable[..., Production], columns: Columns
+) -> None:
+    names = [ITEM_SEQUENCE, CATEGORY_SEQUENCE, "category", "brand", Component.BEHAVIOR]
+    unit = make(sequences=True)
     rows, block = unit.rows(0, 3_000, names), unit.block(0, 3_000)
     brand = np.zeros(unit.spec.num_items + 1, dtype=np.int64)
     brand[columns["item_id"]] = columns["brand"]
@@ -176,14 +194,14 @@ def test_behavior_component_follows_from_the_sequences(unit: Production, columns
     has_brand = ((brand[rows[ITEM_SEQUENCE]] > 0) | (rows[ITEM_SEQUENCE] == 0)).all(axis=1)
     assert has_brand.mean() > 0.9
     expected = standardized(total, block, "behaviour")
-    np.testing.assert_allclose(columns[Component.BEHAVIOR][:3_000][has_brand], expected[has_brand], atol=1e-9)
+    np.testing.assert_allclose(rows[Component.BEHAVIOR][has_brand], expected[has_brand], atol=1e-9)
 
 
 def test_behavior_component_respects_the_sequence_length(make: Callable[..., Production]) -> None:
-    production = make(sequence_length=3)
+    production = make(sequence_length=3, sequences=True)
     categories = production.rows(0, 2_000, [CATEGORY_SEQUENCE, "category"])
     matches = (categories[CATEGORY_SEQUENCE] == categories["category"][:, None]).any(axis=1)
-    assert np.array_equal(production.block(0, 2_000).parts[3] > 0, matches)
+    assert np.array_equal(production.block(0, 2_000).parts[4] > 0, matches)
 
 
 # --- other forms of the structured part ----------------------------------------------------------------------------
@@ -200,11 +218,11 @@ def test_network_is_odd_in_domain_and_content() -> None:
     rng = np.random.default_rng(0)
     side, contents, offset, out = (
         rng.normal(size=8),
-        rng.normal(size=(16, 8)),
+        rng.normal(size=(6, 8)),
         rng.random(8) + 0.5,
         rng.normal(size=8),
     )
-    q = rng.normal(size=16)
+    q = rng.normal(size=6)
     value = network_logit(side, contents, offset, out, q)
     inner = contents.T @ q
     expected = sum(
@@ -224,7 +242,7 @@ def test_trees_split_on_signs_of_relevant_dimensions(make: Callable[..., Product
     leaves = 2 * bits[..., 0] + bits[..., 1]
     side = sides[block.domain]
     expected = np.where(side >= 0, values[np.arange(48), side, leaves], 0.0).sum(axis=1)
-    np.testing.assert_allclose(block.parts[1], expected, atol=1e-12)
+    np.testing.assert_allclose(block.parts[2], expected, atol=1e-12)
     np.testing.assert_allclose(values.mean(axis=1), 0, atol=1e-12)
     np.testing.assert_allclose(values.mean(axis=2), 0, atol=1e-12)
     masked = block.world.truth.structured_DK[:, splits] == 0
@@ -238,7 +256,7 @@ def test_ceiling_is_the_mean_over_the_residual(unit: Production, columns: Column
     known_logit = float(unit.constants.mu) + weighted_sum(columns, (Component.RESIDUAL,))
     for row in (0, 1, 2, int(known_logit.argmax())):
         mean = quad(
-            lambda x, row=row: expit(known_logit[row] + 0.226**0.5 * x) * norm.pdf(x), -12, 12, epsabs=1e-13
+            lambda x, row=row: expit(known_logit[row] + 0.15**0.5 * x) * norm.pdf(x), -12, 12, epsabs=1e-13
         )[0]
         assert columns[Column.CEILING][row] == pytest.approx(mean, rel=1e-9)
 

@@ -46,10 +46,10 @@ def test_levels_have_the_kurtosis_of_a_normal_under_the_traffic(full: World) -> 
     assert level**4 @ share == pytest.approx(3, abs=0.5)
 
 
-def test_10_of_16_content_dimensions_are_relevant_per_scenario(full: World) -> None:
+def test_4_of_6_content_dimensions_are_relevant_per_scenario(full: World) -> None:
     for scenario in range(10):
         rows = full.truth.structured_DK[full.domains.scenario == scenario]
-        assert np.count_nonzero(rows[0]) == 10
+        assert np.count_nonzero(rows[0]) == 4
         assert len({*map(bytes, rows != 0)}) == 1
 
 
@@ -57,16 +57,38 @@ def test_content_tables_are_standardized_under_the_categories(full: World) -> No
     share = np.diff(full.traffic.category, prepend=0)
     np.testing.assert_allclose(share @ full.truth.content_CK, 0, atol=1e-9)
     np.testing.assert_allclose(share @ full.truth.content_CK**2, 1)
-    np.testing.assert_allclose(full.truth.profile_category_PC @ share, 0, atol=1e-9)
+
+
+def test_interactions_have_no_main_effects(full: World) -> None:
+    """Vectors of domains, profiles and cities have mean 0 under the traffic."""
+    truth, domains = full.truth, full.domains
+    profiles = np.bincount(domains.profile, domains.share, minlength=96)
+    cities = np.diff(full.traffic.city, prepend=0)
+    for share, table in (
+        (domains.share, truth.structured_DK),
+        (profiles, truth.taste_PT),
+        (cities, truth.city_taste),
+    ):
+        np.testing.assert_allclose(share @ table, 0, atol=1e-9)
+
+
+def test_additive_levels_are_sums_over_domain_features(full: World) -> None:
+    domains, truth = full.domains, full.truth
+    features = (domains.scenario, domains.position, domains.profile)
+    one_hot = np.concatenate([np.eye(values.max() + 1)[values] for values in features], axis=1)
+    fitted = one_hot @ np.linalg.lstsq(one_hot, truth.additive_D)[0]
+    np.testing.assert_allclose(fitted, truth.additive_D, atol=1e-9)
+    tuples = truth.level_D - truth.additive_D
+    assert tuples**2 @ domains.share == pytest.approx(0.09, abs=0.02)
 
 
 def test_drift_has_a_daily_step_of_std_0_05() -> None:
-    drift = make_world(spec_of_size("unit").model_copy(update={"days": 300})).truth.drift_SD
+    drift = make_world(spec_of_size("200k").model_copy(update={"days": 300})).truth.drift_SD
     assert drift[:, 0].tolist() == [0] * 10
     assert np.diff(drift, axis=1).std() == pytest.approx(0.05, rel=4 / np.sqrt(2 * 2_990))
 
 
 def test_worlds_of_different_seeds_differ() -> None:
-    first, second = (make_world(spec_of_size("unit").model_copy(update={"seed": seed})) for seed in (0, 1))
+    first, second = (make_world(spec_of_size("200k").model_copy(update={"seed": seed})) for seed in (0, 1))
     assert not np.array_equal(first.domains.profile, second.domains.profile)
     assert not np.array_equal(first.ids.category, second.ids.category)

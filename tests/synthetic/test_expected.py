@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctrbench.synthetic.iaac.truth import expected_auc
+from ctrbench.synthetic.expected import expected_auc
 
 
 def test_expected_auc_equals_the_sum_over_all_pairs() -> None:
