@@ -89,6 +89,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "studies.study": GROUND,
     "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),
     "cost": (*BUILDS, "cost"),
+    "controls": (*BUILDS, "controls", "cost"),
     "cli": ("",),
 }
 """Folder or module: what it may import, by the start of the name; the longest entry counts."""
@@ -109,6 +110,7 @@ THIRD_PARTY = {
         "data.shuffle",
         "data.stream",
         "contract",
+        "controls",
         "cost",
         "speed",
     ),

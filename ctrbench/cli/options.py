@@ -62,6 +62,13 @@ Results = Annotated[
         help="Folder of the run records, or a URL such as s3://bucket/results.",
     ),
 ]
+Controls = Annotated[
+    bool,
+    typer.Option(
+        "--controls",
+        help="Add the controls of the methods: each with shuffled domains, and plain at equal cost.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

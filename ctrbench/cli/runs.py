@@ -24,6 +24,7 @@ def run(
     domains: options.Domains = None,
     seeds: options.Seeds = "1",
     indicator: options.Indicator = None,
+    controls: options.Controls = False,
     results: options.Results = "results",
     dry_run: options.DryRun = False,
     preset: options.Preset = None,
@@ -74,7 +75,7 @@ def run(
     )  # fmt: skip
     if experiment.num_repeated:
         console.print_note(f"runs that are named again are left out: {experiment.num_repeated}")
-    memory = _show_costs(experiment)
+    experiment, memory = _with_costs(experiment, controls=controls)
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
         return
@@ -120,7 +121,7 @@ def study(
         check_engine(engine, config=study_config(chosen), address=address, jobs=jobs)
     parts = plan_study(chosen, open_prepared(dataset), seeds=seeds)
     experiment = make_experiment(chosen, parts, store)
-    memory = _show_costs(experiment)
+    experiment, memory = _with_costs(experiment, controls=chosen.controls)
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
         return
@@ -158,16 +159,22 @@ def _check_store(store: RunStore, dataset: str) -> None:
     check_folder(store.home / "runs", "CTRBENCH_HOME")
 
 
-def _show_costs(experiment: Experiment) -> int:
-    """Show the cost of the missing runs; return the memory of the largest one, in bytes."""
+def _with_costs(experiment: Experiment, *, controls: bool) -> tuple[Experiment, int]:
+    """Add controls if wanted, and show the cost of the missing runs.
+
+    Returns the experiment and the memory of the largest missing run, in bytes.
+    """
+    from ctrbench.controls.runs import with_controls, with_costs
     from ctrbench.cost.forecast import forecasts
 
+    experiment = with_controls(experiment) if controls else experiment
     costs = list(forecasts(experiment))
     for expected in costs:
         expected.raise_refusal()
     for expected in costs:
         show_runs.show_forecast(expected)
-    return max((expected.memory for expected in costs), default=0)
+    pairs = [pair for expected in costs for pair in expected.pairs]
+    return with_costs(experiment, pairs), max((expected.memory for expected in costs), default=0)
 
 
 def _train(

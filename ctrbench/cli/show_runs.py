@@ -90,9 +90,9 @@ def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
 
 def _result_row(record: RunRecord) -> Iterable[str]:
     assert record.result is not None
-    test = record.result.test
+    test, key = record.result.test, record.key
     return (
-        record.key.method.name,
+        key.method.name if key.control is None else f"{key.method.name}, {key.control}",
         record.key.backbone.name,
         str(record.key.seed),
         *(metric(test.get(shown.name), shown.digits) for shown in _shown_metrics()),

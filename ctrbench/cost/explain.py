@@ -160,6 +160,8 @@ class PairCost:
     indicator: str = ""
     """Feature that indexes the method's per-domain parameters, with its number of values; empty without any."""
     reason: str = ""
+    group: str = ""
+    """`Run.group` of the runs."""
     refusal: SettingError | None = None
     """Error with which the method refuses these settings or these data."""
 
@@ -171,12 +173,14 @@ class PairCost:
 
 def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
     """Yield the cost of each method × backbone of the runs; an error of a plug-in becomes the pair's reason."""
-    first = {(run.key.method.digest, run.key.backbone.digest): run for run in runs}
+    first = {run.group: run for run in runs}
     plain: dict[str, Cost] = {}
     lengths, _ = sequence_lengths(prepared)
-    for run in first.values():
+    for group, run in first.items():
         schema, (method, backbone) = make_schema(prepared, run.key), run.chosen()
-        pair = PairCost(method=run.labels[0], backbone=run.labels[1], reason=run.unsupported or "")
+        pair = PairCost(
+            method=run.labels[0], backbone=run.labels[1], reason=run.unsupported or "", group=group
+        )
         if method.as_estimator() is not None:
             pair = replace(pair, reason=pair.reason or "no network; its size is known once it is fitted")
         if pair.reason:

@@ -75,7 +75,7 @@ def execute(
         status="finished" if result else "failed" if error else "unsupported",
         error=error or run.unsupported,
         code=make_code(run),
-        measured=clock.measured(run.key, resumed, workers=1 if workers is None else workers.size),
+        measured=clock.measured(run, resumed, workers=1 if workers is None else workers.size),
         result=result,
     )
     write_record(record, store)

@@ -42,11 +42,21 @@ class Run:
     """Why the method does not support the backbone."""
     requested: tuple[str, str] | None = None
     """Method and backbone with the settings that the user gave."""
+    note: str = ""
+    """End of the method's name for the user, which says what a control is."""
+    multiply_adds: int | None = None
+    """Multiply-adds per row of a forward pass, which the record will hold; None: not counted."""
 
     @property
     def labels(self) -> tuple[str, str]:
         """Names of method and backbone for the user, as short as the command line had them."""
-        return self.requested or (self.key.method.name, self.key.backbone.name)
+        method, backbone = self.requested or (self.key.method.name, self.key.backbone.name)
+        return f"{method}{self.note}", backbone
+
+    @property
+    def group(self) -> str:
+        """Digest of the key without the seed, which all runs of a row share."""
+        return self.key.model_copy(update={"seed": 0}).digest
 
     @property
     def label(self) -> str:
@@ -199,8 +209,8 @@ def make_grid(
                         domain_set=domain_set,
                         domain_features=prepared.manifest.domain_sets[domain_set].features,
                         indicator=indexed_by,
-                        backbone=_to_choice(backbone),
-                        method=_to_choice(method),
+                        backbone=to_choice(backbone),
+                        method=to_choice(method),
                         train=config.key,
                         seed=seed,
                         numerics=NUMERICS,
@@ -218,7 +228,8 @@ def make_grid(
     return tuple(unique.values())
 
 
-def _to_choice(selected: Selected[Method] | Selected[Backbone]) -> Choice:
+def to_choice(selected: Selected[Method] | Selected[Backbone]) -> Choice:
+    """Return a plug-in with its settings as run keys hold it."""
     source = None if selected.plugin.is_builtin else selected.plugin.sha256
     return Choice(name=selected.plugin.name, settings=selected.value.key(), source=source)
 

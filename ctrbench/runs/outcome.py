@@ -16,7 +16,6 @@ from ctrbench.runs.record import (
     Measured,
     Parameters,
     Result,
-    RunKey,
     RunRecord,
 )
 from ctrbench.runs.store import RunStore
@@ -64,16 +63,17 @@ class Clock:
             self.rows_per_second = round(fit.history.rows / self.seconds["train"], 1)
         self._last = time.perf_counter()
 
-    def measured(self, key: RunKey, resumed: int, *, workers: int = 1) -> Measured:
+    def measured(self, run: Run, resumed: int, *, workers: int = 1) -> Measured:
         """Return the measurements so far; memory is the peak of this process."""
         return Measured(
             started=self.started,
             seconds={name: round(value, 3) for name, value in self.seconds.items()},
             rows_per_second=self.rows_per_second,
             peak_memory_bytes=peak_memory(),
-            machine=machine(key.train["threads"], key.train["device"])
+            machine=machine(run.key.train["threads"], run.key.train["device"])
             | ({"workers": workers} if workers > 1 else {}),
             resumed=resumed,
+            multiply_adds=run.multiply_adds,
         )
 
 
@@ -109,7 +109,7 @@ def failed_record(run: Run, error: str) -> RunRecord:
         status="failed",
         error=error,
         code=make_code(run),
-        measured=Clock().measured(run.key, 0),
+        measured=Clock().measured(run, 0),
     )
 
 

@@ -115,6 +115,8 @@ class Measured(Model):
     machine: dict[str, str | int] = {}
     resumed: int = 0
     """Number of times the run was resumed from a checkpoint."""
+    multiply_adds: int | None = None
+    """Multiply-adds per row of a forward pass, counted before the run; None: not counted."""
 
 
 class Epoch(Model):

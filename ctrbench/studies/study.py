@@ -50,6 +50,8 @@ class Study(BaseModel):
     """Named sets of the dataset, `representative`, or `nested` alone."""
     seeds: int | str = 3
     """As `ctrbench run --seeds`."""
+    controls: bool = False
+    """Whether the controls of the methods are run too, as with `ctrbench run --controls`."""
     train: dict[str, str | int | float] = {}
     """Training settings by the names of `ctrbench run`'s options, such as batch_size."""
 

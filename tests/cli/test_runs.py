@@ -47,6 +47,14 @@ def test_a_dry_run_lists_runs_and_trains_nothing(prepared: Path, train: Call) ->
     assert len(list((prepared / "results" / "tiny").glob("*.json"))) == 1
 
 
+def test_a_dry_run_lists_controls(prepared: Path, train: Call) -> None:
+    done = train("--methods", "plain,biasnet", "--controls", "--dry-run")
+    assert done.returncode == 0
+    assert re.search(r"biasnet, shuffled domains +dnn\[hidden=8-4\] +1 +to run", done.stdout)
+    assert re.search(r"plain at the cost of biasnet +dnn\[hidden=\d+-\d+\] +1 +to run", done.stdout)
+    assert "4 runs, 0 finished, 4 to run; nothing was trained" in done.stdout
+
+
 def test_a_dry_run_says_which_pairs_are_not_supported(prepared: Path, train: Call) -> None:
     done = train("--methods", "gbdt", "--backbone", "dcnv2", "--dry-run")
     assert re.search(r"gbdt +dcnv2 +1 +not supported", done.stdout)
