@@ -284,15 +284,15 @@ def temporary_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for name in names for path in folder.rglob(name))
 
 
-def undisturbed(scenario: Scenario, folder: Path, forks: Forks) -> Undisturbed:
-    """Run a scenario in a process and in a fork; what differs, such as a time of day, is not compared."""
+def undisturbed(scenario: Scenario, folder: Path, forks: Forks, *, only_forks: bool = False) -> Undisturbed:
+    """Run a scenario in a process, or a fork, and in a fork; what differs, such as a time of day, is not compared."""
     template = folder / "template"
     template.mkdir(parents=True)
     write_raw_files(template)
     for arguments in scenario.needs:
         finish(template, arguments, forks)
     results, seconds = [], []
-    for server in (None, forks):
+    for server in (forks if only_forks else None, forks):
         copy = folder / "undisturbed"
         shutil.copytree(template, copy)
         seconds.append(finish(copy, scenario.arguments, server))
@@ -429,6 +429,7 @@ def run_kills(
     only: str | None = None,
     forked: float = FORKED,
     folder: Path,
+    forks: Forks,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Tally:
     """Carry out kills, the scenarios in turn by their shares; `forked` is the share of forks among them."""
@@ -437,15 +438,14 @@ def run_kills(
     generator, tally = random.Random(seed), Tally()
     generator.shuffle(turns)
     known: dict[str, Undisturbed] = {}
-    forks = Forks()
     for index in range(num_kills):
         scenario = turns[index % len(turns)]
         if scenario.name not in known:
-            known[scenario.name] = undisturbed(scenario, folder / scenario.name.replace(" ", "-"), forks)
+            template = folder / scenario.name.replace(" ", "-")
+            known[scenario.name] = undisturbed(scenario, template, forks, only_forks=forked == 1.0)
         kill = draw_kill(generator, scenario, forked)
         faults = attempt(kill, known[scenario.name], folder / f"kill{index}", forks, tally)
         say(f"[{index + 1}/{num_kills}] {kill}: {'; '.join(faults) or 'bit-identical'}")
-    forks.close()
     return tally
 
 
@@ -472,7 +472,11 @@ def main() -> None:
     options = parser.parse_args()
     say = partial(Console().print, highlight=False, markup=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="ctrbench-kills-") as folder:
-        tally = run_kills(options.kills, seed=options.seed, only=options.only, folder=Path(folder), say=say)
+        forks = Forks()
+        tally = run_kills(
+            options.kills, seed=options.seed, only=options.only, folder=Path(folder), forks=forks, say=say
+        )
+        forks.close()
     say(describe(tally))
     sys.exit(1 if tally.failures else 0)
 

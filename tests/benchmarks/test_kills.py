@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import kills
 import pytest
+from forks import Forks
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """The process whose forks execute all commands, since its start takes seconds."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 @pytest.mark.kill
 @pytest.mark.parametrize(("scenario", "num_kills"), [("run", 3), ("prepare --force", 2)])
-def test_a_killed_command_ends_bit_identical(tmp_path: Path, scenario: str, num_kills: int) -> None:
-    tally = kills.run_kills(num_kills, only=scenario, forked=1.0, folder=tmp_path)
+def test_a_killed_command_ends_bit_identical(
+    tmp_path: Path, forks: Forks, scenario: str, num_kills: int
+) -> None:
+    tally = kills.run_kills(num_kills, only=scenario, forked=1.0, folder=tmp_path, forks=forks)
     assert tally.failures == []
     assert tally.num_identical == num_kills
 
