@@ -16,8 +16,8 @@ import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import entry_points
+from functools import cache, cached_property
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -179,6 +179,12 @@ def builtin_plugins(kind: PluginKind[Any]) -> dict[str, Plugin]:
         for file in sorted(folder.glob("*.py"))
         if not file.stem.startswith("_") and file.stem not in kind.helpers
     }
+
+
+@cache
+def entry_points(group: str) -> tuple[metadata.EntryPoint, ...]:
+    """Return the entry points of a group; cached, since the search reads files of every installed distribution."""
+    return tuple(metadata.entry_points(group=group))
 
 
 def available_plugins(kind: PluginKind[Any], *, reserved: Collection[str] = ()) -> dict[str, Plugin]:

@@ -51,12 +51,13 @@ def _drawable(value: Any) -> Any:  # noqa: ANN401  # a value of JSON
         return printable(value)
     if isinstance(value, dict):
         return {_drawable(name): _drawable(content) for name, content in value.items()}
-    return [_drawable(content) for content in value] if isinstance(value, list) else value
+    return [_drawable(content) for content in value] if isinstance(value, list | tuple) else value
 
 
 def inline(values: Data) -> alt.InlineData:
     """Return data that are part of the chart itself."""
-    return alt.InlineData(values=values)
+    # Altair copies charts often, with all lists and dictionaries in them; a tuple stays shared.
+    return alt.InlineData(values=tuple(values))
 
 
 def styled(chart: alt.VConcatChart) -> alt.VConcatChart:

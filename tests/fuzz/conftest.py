@@ -10,9 +10,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from ctrbench.speed.bounds import measure_roofs
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -30,9 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def runs_in_this_process(train_here: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Train runs of this folder's tests in this process."""
-    with train_here():
+    """Train runs of this folder's tests in this process, and skip what measures the machine or calibrates a twin."""
+    with train_here(), pytest.MonkeyPatch.context() as patch:
+        _shorten(patch)
         yield
+
+
+def _shorten(patch: pytest.MonkeyPatch) -> None:
+    """Take constant amounts of work that no input of a case changes from what commands do."""
+    patch.setattr(
+        "ctrbench.speed.bench.measure_roofs", partial(measure_roofs, sizes=(64,), copied_bytes=1 << 16)
+    )
+    patch.setattr("ctrbench.synthetic.iaac.truth.CALIBRATION_ROWS", 1 << 12)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +52,8 @@ def world(
     tmp_path_factory: pytest.TempPathFactory, train_here: Callable[[], AbstractContextManager[None]]
 ) -> World:
     """The template of all cases of this process."""
-    with train_here():
+    with train_here(), pytest.MonkeyPatch.context() as patch:
+        _shorten(patch)
         return make_world(tmp_path_factory.mktemp("fuzz"))
 
 
