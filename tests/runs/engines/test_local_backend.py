@@ -47,10 +47,19 @@ def only_record(results: Path) -> RunRecord:
     return read_record(file)
 
 
-def run_to_the_end(folder: Path, results: str) -> RunRecord:
-    whole = command(folder, *COMMAND, "--results", results)
-    subprocess.run(whole, cwd=folder, env=environment(folder), check=True, capture_output=True)
-    return only_record(folder / results)
+@pytest.fixture
+def run_to_the_end(
+    home: Path, ctrbench: Callable[..., int], trained_here: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], RunRecord]:
+    """Run the command to its end in this process, and return the record of a folder of results."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("CTRBENCH_HOME", str(home / "home"))
+
+    def run(results: str) -> RunRecord:
+        assert ctrbench(*COMMAND, "--results", results) == 0
+        return only_record(home / results)
+
+    return run
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -58,7 +67,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def test_kill_and_resume_gives_a_bit_identical_record(
-    home: Path, stop: Path, wait_for: Callable[..., None]
+    home: Path, stop: Path, wait_for: Callable[..., None], run_to_the_end: Callable[[str], RunRecord]
 ) -> None:
     started = command(home, *COMMAND, "--results", "killed")
     process = subprocess.Popen(
@@ -69,16 +78,16 @@ def test_kill_and_resume_gives_a_bit_identical_record(
     process.wait()
     stop.unlink()
     assert not list(home.glob("killed/tiny/*.json"))
-    resumed = run_to_the_end(home, "killed")
+    resumed = run_to_the_end("killed")
     assert resumed.measured.resumed == 1
     assert not checkpoints(home)
-    whole = run_to_the_end(home, "whole")
+    whole = run_to_the_end("whole")
     assert whole.measured.resumed == 0
     assert resumed.reproducible() == whole.reproducible()
 
 
 def test_a_dead_worker_is_a_failed_run_that_goes_on_later(
-    home: Path, stop: Path, wait_for: Callable[..., None]
+    home: Path, stop: Path, wait_for: Callable[..., None], run_to_the_end: Callable[[str], RunRecord]
 ) -> None:
     started = command(home, *COMMAND, "--results", "dead", "--jobs", "1")
     process = subprocess.Popen(started, cwd=home, env=environment(home), stderr=subprocess.DEVNULL)
@@ -92,7 +101,7 @@ def test_a_dead_worker_is_a_failed_run_that_goes_on_later(
     record = only_record(home / "dead")
     assert record.status == "failed"
     assert "signal 9" in (record.error or "")
-    assert run_to_the_end(home, "dead").measured.resumed == 1
+    assert run_to_the_end("dead").measured.resumed == 1
 
 
 def a_run(home: Path) -> Run:
