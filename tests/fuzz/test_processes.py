@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import pytest
 from fuzz_judge import Judge
 from fuzz_values import cases, mutated_bytes, mutated_trees, to_toml
 from fuzz_world import CARD, SMALL, World, call_process
@@ -26,10 +28,10 @@ class Mine(Method):
 """
 ENDS = (
     "import sys; sys.exit(0)",
-    "import os; os._exit(3)",
     "raise KeyboardInterrupt",
     "raise BaseException('x')",
     "1 / 0",
+    "import os; os._exit(3)",
 )
 VARIABLES = (
     ("PYTHONIOENCODING", "ascii"), ("PYTHONIOENCODING", "latin-1"), ("LC_ALL", "C"),
@@ -40,16 +42,25 @@ VARIABLES = (
 )  # fmt: skip
 
 
-@cases(2)
-@given(end=st.sampled_from(ENDS), is_top=st.booleans())
-def test_plugins_that_leave(world: World, judge: Judge, end: str, is_top: bool) -> None:
-    # Nothing can intervene where a file ends the main process itself.
-    end = "import sys; sys.exit(2)" if is_top and "_exit" in end else end
+def test_methods_that_leave_the_process_of_their_run(world: World, judge: Judge) -> None:
     with world.case() as folder:
-        text = METHOD.format(top=end if is_top else "", learner="pass" if is_top else end)
+        files = [f"mine{index}.py" for index in range(len(ENDS))]
+        for file, end in zip(files, ENDS, strict=True):
+            Path(file).write_text(METHOD.format(top="", learner=end), encoding="utf-8")
+        command = ("run", *SMALL, "--methods", ",".join(files), "--jobs", "1", "--results", "others")
+        judge(folder, *command, legal=(1,), caller=call_process)
+        records = [json.loads(file.read_bytes()) for file in Path("others/tiny").glob("*.json")]
+        assert [record["status"] for record in records] == ["failed"] * len(ENDS)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_files_that_leave(world: World, judge: Judge, end: str) -> None:
+    # Nothing can intervene where a file ends the main process itself.
+    end = "import sys; sys.exit(2)" if "_exit" in end else end
+    with world.case() as folder:
+        text = METHOD.format(top=end, learner="pass")
         Path("mine.py").write_text(text, encoding="utf-8")
-        command = ("run", *SMALL, "--methods", "mine.py", "--results", "others")
-        judge(folder, *command, legal=(1, 2), case=text, caller=call_process)
+        judge(folder, "run", *SMALL, "--methods", "mine.py", "--results", "others", legal=(2,), case=text)
 
 
 @cases(1)
