@@ -18,10 +18,12 @@ def run_commands(comparison: Comparison) -> tuple[str, ...]:
     Methods, backbones and seeds are those of all rows together.
     """
     indicators = dict.fromkeys(_shown_indicator(row, comparison) for row in comparison.rows)
+    flags = " --controls" if comparison.controls else ""
     return tuple(
         _command(
             indicator, [row for row in comparison.rows if _shown_indicator(row, comparison) == indicator]
         )
+        + flags
         for indicator in indicators
     )
 

@@ -18,7 +18,7 @@ from ctrbench.eval.protocol import is_collapsed
 from ctrbench.plugins.groups import table_order
 from ctrbench.report.indicators import PLAIN, ignoring_indicator, main_indicator, pair, without_repetitions
 from ctrbench.report.labels import canonical_text, differing, labels, show_value
-from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
+from ctrbench.runs.record import Choice, Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import find_files
 
@@ -62,6 +62,12 @@ class Row:
     def is_plain(self) -> bool:
         """Whether the method is plain, which leaves the backbone unchanged."""
         return self.key.method.name == PLAIN
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Multiply-adds per row of a forward pass; None if no record holds them."""
+        costs = (record.measured.multiply_adds for record in (*self.finished, *self.unfinished))
+        return next((cost for cost in costs if cost is not None), None)
 
     @property
     def results(self) -> dict[int, Result]:
@@ -114,6 +120,8 @@ class Comparison:
     """Rows that may be compared with one another: the same data, domains and training configuration."""
 
     rows: tuple[Row, ...]
+    controls: tuple[Row, ...] = ()
+    """Rows of controls, which are not among `rows`: they do not rank and no row is compared with them as the best."""
     difference: str = ""
     """Conditions that differ between this comparison and others of the same dataset; empty for the only one."""
 
@@ -219,21 +227,36 @@ def collect(
             value=domain_set,
             remedy=did_you_mean(str(domain_set), domain_sets),
         )
-    return compare(selected if complete is None else map(complete, selected))
+    comparisons = compare(selected if complete is None else map(complete, selected))
+    if not comparisons:
+        remedy = "run the methods themselves with the same settings, without --controls or with it"
+        raise StoreError("a report must have records that are no controls", value=dataset, remedy=remedy)
+    return comparisons
 
 
 def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
-    """Group records into comparisons, in an order that does not depend on that of the records."""
+    """Group records into comparisons, in an order that does not depend on that of the records.
+
+    Controls without any other record of the same conditions are left out.
+    """
     ordered = sorted(records, key=lambda record: (record.key.seed, record.digest))
-    backbones = labels(record.key.backbone for record in ordered)
-    methods = labels(record.key.method for record in ordered)
+    own = [record for record in ordered if record.key.control is None]
+    backbones, methods = _labels([record.key for record in own], [record.key for record in ordered])
     groups: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in ordered:
+    for record in own:
         groups[canonical_text(conditions(record.key))].append(record)
+    controls: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in ordered:
+        if record.key.control is not None:
+            controls[canonical_text(conditions(record.key))].append(record)
     differences = _differing_conditions([conditions(group[0].key) for group in groups.values()])
     comparisons = [
-        Comparison(rows=_group_rows(group, backbones, methods), difference=difference)
-        for group, difference in zip(groups.values(), differences, strict=True)
+        Comparison(
+            rows=_group_rows(groups[name], backbones, methods),
+            controls=_group_rows(controls[name], backbones, methods, indicator=main_indicator(groups[name])),
+            difference=difference,
+        )
+        for name, difference in zip(groups, differences, strict=True)
     ]
     return tuple(sorted(comparisons, key=_comparison_order))
 
@@ -272,16 +295,34 @@ def sentence(error: str | None) -> str:
     return text if text.endswith((".", "…", "!", "?")) else f"{text}."
 
 
+def _labels(own: Sequence[RunKey], every: Sequence[RunKey]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the labels of backbones and methods by digest; widths of controls do not lengthen the others' labels."""
+
+    def labels_of(choices: Iterable[Choice], all_choices: Iterable[Choice]) -> dict[str, str]:
+        return labels(all_choices) | labels(choices)
+
+    return (
+        labels_of((key.backbone for key in own), (key.backbone for key in every)),
+        labels_of((key.method for key in own), (key.method for key in every)),
+    )
+
+
 def _group_rows(
-    records: list[RunRecord], backbones: Mapping[str, str], methods: Mapping[str, str]
+    records: list[RunRecord],
+    backbones: Mapping[str, str],
+    methods: Mapping[str, str],
+    *,
+    indicator: str | None = None,
 ) -> tuple[Row, ...]:
-    groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
-    main, ignoring = main_indicator(records), ignoring_indicator(records)
+    """Return the rows of records that are all controls or all none; `indicator` is that of unlabeled rows."""
+    groups: dict[tuple[str, str, str, str | None], list[RunRecord]] = defaultdict(list)
+    main, ignoring = indicator or main_indicator(records), ignoring_indicator(records)
     for record in without_repetitions(records, main, ignoring):
         key = record.key
         is_main = key.indicator == main or pair(record) in ignoring
         suffix = "" if is_main else f", by {key.indicator}"
-        groups[backbones[key.backbone.digest], methods[key.method.digest], suffix].append(record)
+        label = backbones[key.backbone.digest], methods[key.method.digest]
+        groups[*label, suffix, key.control].append(record)
     rows = [
         Row(
             backbone=backbone,
@@ -290,7 +331,7 @@ def _group_rows(
             unfinished=tuple(record for record in group if record.status != "finished"),
             indicator_suffix=suffix,
         )
-        for (backbone, method, suffix), group in groups.items()
+        for (backbone, method, suffix, _), group in groups.items()
     ]
     return tuple(sorted(rows, key=lambda row: (_order_by_group(row.backbone), _order_by_group(row.method))))
 

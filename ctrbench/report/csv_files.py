@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ctrbench.eval.stored import BinMetrics
 from ctrbench.report.comparison import Comparison, Row
+from ctrbench.report.control_gains import ControlGains
 from ctrbench.report.estimate import Estimate
 from ctrbench.report.summary import Gain, RowSummary, Summary, Verdict
 
@@ -54,6 +55,21 @@ BIN_COLUMNS = (
     "gain_p_holm",
 )
 
+GAINS = ("over_plain", "beyond_domains", "beyond_cost")
+"""Gains of `ControlGains`, which begin the names of their columns."""
+CONTROL_COLUMNS = (
+    *OVERALL_COLUMNS[:8],
+    "metric",
+    "mean",
+    "std",
+    "seeds",
+    "multiply_adds",
+    "equal_cost_backbone",
+    "equal_cost_multiply_adds",
+    "equal_cost_mean",
+    *(f"{gain}_{part}" for gain in GAINS for part in ("mean", "std", "seeds", "low", "high")),
+)
+
 
 def overall_csv(summaries: Sequence[Summary]) -> str:
     """Return every metric of every row and variant, and of the oracle, one number per line."""
@@ -85,6 +101,32 @@ def bins_csv(summaries: Sequence[Summary]) -> str:
         for line in _bin_lines(summary.bins.bins, row)
     ]
     return _csv_text(BIN_COLUMNS, lines)
+
+
+def controls_csv(summaries: Sequence[Summary]) -> str:
+    """Return the gain of every row over plain, shuffled domains and plain at equal cost, by metric."""
+    lines = [
+        {**_row_columns(number, summary.comparison, gains.row), **_control_columns(gains, metric)}
+        for number, summary in enumerate(summaries, start=1)
+        for metric, of_metric in summary.controls.items()
+        for gains in of_metric
+    ]
+    return _csv_text(CONTROL_COLUMNS, lines)
+
+
+def _control_columns(gains: ControlGains, metric: str) -> dict[str, object]:
+    costs = {"multiply_adds": gains.row, "equal_cost_multiply_adds": gains.equal_cost}
+    columns: dict[str, object] = {"metric": metric, **_estimate_columns(gains.score)}
+    columns |= {name: None if row is None else row.multiply_adds for name, row in costs.items()}
+    columns |= {
+        "equal_cost_backbone": None if gains.equal_cost is None else gains.equal_cost.backbone,
+        "equal_cost_mean": None if gains.equal_cost_score is None else gains.equal_cost_score.mean,
+    }
+    for prefix in GAINS:
+        value: Estimate | None = getattr(gains, prefix)
+        columns |= _estimate_columns(value, prefix=f"{prefix}_")
+        columns |= {} if value is None else {f"{prefix}_low": value.low, f"{prefix}_high": value.high}
+    return columns
 
 
 def tidy_csv(lines: Sequence[Mapping[str, object]]) -> str:

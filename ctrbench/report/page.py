@@ -100,6 +100,9 @@ def _header_facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
         yield "test rows", f"{sum(result.domains.rows):,}"
         yield "positive", f"{100 * sum(result.domains.positives) / max(sum(result.domains.rows), 1):.2f} %"
     yield "runs", f"{len(comparison.records):,}"
+    num_controls = sum(len(row.finished) for row in comparison.controls)
+    if num_controls:
+        yield "runs of controls", f"{num_controls:,}"
     yield "data", key.data_digest[:12]
     versions = sorted({record.code.version for record in comparison.records})
     yield "ctrbench", ", ".join(versions) or "–"

@@ -27,6 +27,7 @@ from ctrbench.eval.significance import (
 from ctrbench.report.bin_scores import BinScore, Name, bin_metrics, score_bins
 from ctrbench.report.bins import DEFAULT_NUM_BINS, RunBins, read_bins
 from ctrbench.report.comparison import Comparison, Row, gain
+from ctrbench.report.control_gains import ControlGains, control_gains
 from ctrbench.report.estimate import Estimate, estimate
 from ctrbench.runs.store import RunStore
 
@@ -110,6 +111,8 @@ class Summary:
     bins: RunBins
     metrics: MetricSet
     """Titles, digits and directions of the metrics, in the order of table columns."""
+    controls: Mapping[str, tuple[ControlGains, ...]] = field(default_factory=dict)
+    """Gains over controls by metric, for metrics that have a better direction; empty tuples without controls."""
 
     def of_backbone(self, backbone: str) -> tuple[RowSummary, ...]:
         """Return the rows of one backbone."""
@@ -160,7 +163,12 @@ def summarize(
         )
         for row in comparison.rows
     )
-    return Summary(comparison=comparison, rows=rows, bins=bins, metrics=metrics)
+    controls = {
+        metric.name: control_gains(comparison, metric.name)
+        for metric in metrics.metrics
+        if metric.higher_is_better is not None
+    }
+    return Summary(comparison=comparison, rows=rows, bins=bins, metrics=metrics, controls=controls)
 
 
 # Scores of rows.

@@ -18,7 +18,8 @@ from ctrbench.report.additional_metrics import with_additional_metrics
 from ctrbench.report.bins import DEFAULT_NUM_BINS, check_num_bins
 from ctrbench.report.chart import Chart, draw_figures, load_charts
 from ctrbench.report.comparison import collect
-from ctrbench.report.csv_files import bins_csv, overall_csv
+from ctrbench.report.controls_table import controls_table
+from ctrbench.report.csv_files import bins_csv, controls_csv, overall_csv
 from ctrbench.report.formats import latex, markdown, terminal_tables
 from ctrbench.report.leaderboard import updated_page
 from ctrbench.report.oracle import oracle_table
@@ -104,7 +105,12 @@ def report(
 
 
 def _report_tables(summary: Summary) -> tuple[Table, ...]:
-    overall = (overall_table(summary), oracle_table(summary), published_figures_table(summary))
+    overall = (
+        overall_table(summary),
+        controls_table(summary),
+        oracle_table(summary),
+        published_figures_table(summary),
+    )
     by_bin = [bins_table(summary, metric.name) for metric in summary.bin_metrics] if summary.bins.bins else []
     tables = (*(table for table in overall if table), *by_bin)
     return tuple(replace(table, notice=summary.comparison.notice) for table in tables)
@@ -125,6 +131,8 @@ def _table_files(
         "overall.csv": overall_csv(summaries),
         "bins.csv": bins_csv(summaries),
     }
+    if any(summary.comparison.controls for summary in summaries):
+        texts["controls.csv"] = controls_csv(summaries)
     return {out / name: text.encode() for name, text in texts.items()}
 
 
