@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -55,16 +56,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(python: Path, place: Path, *arguments: str) -> str:
-    """Run a command with the installed wheel and return its output."""
+PROGRAM = """
+import json, sys
+import ctrbench
+from ctrbench.cli.app import main
+
+print(ctrbench.__file__, file=sys.stderr)
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["ctrbench", *command]
+    try:
+        main()
+    except SystemExit as leave:
+        if leave.code:
+            sys.exit(f"{command}: exit code {leave.code}")
+"""
+
+
+def run(python: Path, place: Path, *commands: str) -> str:
+    """Run commands with the installed wheel, in one process, and return their output."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["CTRBENCH_HOME"] = str(place / "home")
-    program = (
-        "import ctrbench, sys; from ctrbench.cli.app import main; "
-        "print(ctrbench.__file__, file=sys.stderr); main()"
-    )
+    words = json.dumps([command.split() for command in commands])
     done = subprocess.run(
-        [str(python), "-c", program, *arguments], cwd=place, env=environment, capture_output=True, text=True
+        [str(python), "-c", PROGRAM, words], cwd=place, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert str(ROOT) not in done.stderr.splitlines()[0]
@@ -72,30 +86,22 @@ def run(python: Path, place: Path, *arguments: str) -> str:
 
 
 def test_every_command_works_outside_the_repository(installed: Path, place: Path) -> None:
-    assert "adasparse/table1" in run(installed, place, "list", "studies")
-    assert "movielens-1m" in run(installed, place, "list", "datasets")
-    assert "adasparse" in run(installed, place, "list", "methods")
-    run(installed, place, "card", "clicks.csv", "--out", "clicks.toml")
-    run(installed, place, "prepare", "clicks.toml")
-    small = ("--epochs", "1", "--jobs", "1", "--embedding-size", "4", "--batch-size", "128")
-    run(installed, place, "run", "--dataset", "clicks", "--methods", "plain,adasparse", *small)
-    run(installed, place, "report", "--dataset", "clicks", "--bins", "2")
-    assert (place / "report" / "index.html").is_file()
-    run(installed, place, "explain", "star", "--dataset", "clicks")
-    run(installed, place, "check", "plain", "--backbone", "dnn")
+    assert "adasparse/table1" in run(installed, place, "list studies")
+    assert "movielens-1m" in run(installed, place, "list datasets")
+    assert "adasparse" in run(installed, place, "list methods")
+    small = "--epochs 1 --jobs 1 --embedding-size 4 --batch-size 128"
     run(
         installed,
         place,
-        "study",
-        "star/table2",
-        "--dataset",
-        "clicks",
-        "--seeds",
-        "1",
-        "--jobs",
-        "1",
-        "--dry-run",
+        "card clicks.csv --out clicks.toml",
+        "prepare clicks.toml",
+        f"run --dataset clicks --methods plain,adasparse {small}",
+        "report --dataset clicks --bins 2",
+        "explain star --dataset clicks",
+        "check plain --backbone dnn",
+        "study star/table2 --dataset clicks --seeds 1 --jobs 1 --dry-run",
     )
+    assert (place / "report" / "index.html").is_file()
 
 
 def test_the_wheel_has_data_files_and_no_tests(wheel: Path) -> None:
