@@ -13,6 +13,7 @@ from ctrbench.added_fields import added_field
 from ctrbench.data.batches import Batch, Order, SplitData, domain_order, split_of
 from ctrbench.errors import SettingError
 from ctrbench.names import Column
+from ctrbench.nn.auxiliary import Auxiliary
 from ctrbench.nn.build import Activation, Build, start_weight
 from ctrbench.nn.capabilities import Capabilities
 from ctrbench.nn.context import Context
@@ -26,6 +27,7 @@ from ctrbench.nn.interactions import (
     check_layout,
 )
 from ctrbench.nn.kernels.gate import GateCall, GateSettings, train_gate
+from ctrbench.nn.layer_output import LayerOutput, Regularization, activate
 from ctrbench.nn.lists import Behaviors
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
@@ -35,7 +37,6 @@ from ctrbench.nn.pruning import PruningGateModule
 from ctrbench.nn.routing import Routing, full_precision
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.stages import (
-    Auxiliary,
     Chain,
     Dense,
     DenseBank,
@@ -44,7 +45,6 @@ from ctrbench.nn.stages import (
     StageModule,
     StarDense,
     TowerBank,
-    activate,
     dense_stages,
     domain_table,
     refuse_many_domains,
@@ -120,6 +120,7 @@ __all__ = [
     "GateSite",
     "Inspection",
     "LayerNorm",
+    "LayerOutput",
     "Learner",
     "Method",
     "Optimizer",
@@ -128,6 +129,7 @@ __all__ = [
     "Plan",
     "PriorGate",
     "PruningGateModule",
+    "Regularization",
     "Routing",
     "RowTable",
     "Schema",

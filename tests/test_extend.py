@@ -12,9 +12,9 @@ from ctrbench.errors import SettingError
 from ctrbench.extend import Method, Plan, added_field
 from ctrbench.methods.plain import Plain
 from ctrbench.methods.star import Star
+from ctrbench.nn.auxiliary import Auxiliary
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
-from ctrbench.nn.stages import Auxiliary
 from ctrbench.plugins.registry import select
 
 NORMS = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}

@@ -61,7 +61,6 @@ from ctrbench.extend import (
     Routing,
     Stage,
     StageModule,
-    activate,
     full_precision,
     start_weight,
 )
@@ -96,9 +95,7 @@ class Adaptdhm(Method):
         """Return the plan with the routing at the input and weights per cluster at each dense stage."""
 
         def clustered(dense: Dense) -> Stage:
-            return ClusterDense(
-                name=dense.name, width=dense.width, activation=dense.activation, clusters=self.clusters
-            )
+            return ClusterDense.like(dense, clusters=self.clusters)
 
         return plan.with_input(ClusterRouting(name="clusters", settings=self)).map_dense(clustered)
 
@@ -239,9 +236,11 @@ class ClusterDense(Dense):
 class ClusterDenseModule(StageModule):
     """Computes `ClusterDense` with the clusters of `ClusterRouting`."""
 
+    not_matrices = ("own_bias",)
+
     def __init__(self, stage: ClusterDense, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.num_outputs, self.activation = stage.width, stage.activation
+        self.num_outputs, self.output = stage.width, stage.make_output()
         generator = build.generator(f"{stage.name}.weight")
         self.weight = nn.Parameter(start_weight(num_inputs, stage.width, stage.activation, generator))
         self.bias = nn.Parameter(torch.zeros(stage.width))
@@ -253,4 +252,5 @@ class ClusterDenseModule(StageModule):
         clusters = context.shared[KEY]
         assert isinstance(clusters, Clusters)
         product_BM = clusters.linear(x_BN, self.weight * self.own_weight, self.bias + self.own_bias)
-        return activate(product_BM, self.activation)
+        output_BM: torch.Tensor = self.output(product_BM, context)
+        return output_BM

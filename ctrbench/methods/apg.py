@@ -48,7 +48,6 @@ from ctrbench.extend import (
     Schema,
     SettingError,
     StageModule,
-    activate,
     dense_stages,
     model_validator,
     start_weight,
@@ -110,14 +109,7 @@ class Apg(Method):
 
         def generated(dense: Dense) -> Dense:
             rank, over = self.sizes(layers[dense.name])
-            return Generated(
-                name=dense.name,
-                width=dense.width,
-                activation=dense.activation,
-                settings=self,
-                rank=rank,
-                over=over,
-            )
+            return Generated.like(dense, settings=self, rank=rank, over=over)
 
         return plan.map_dense(generated, head=False)
 
@@ -212,7 +204,7 @@ class GeneratedModule(StageModule):
         super().__init__()
         self.num_inputs, self.num_outputs = num_inputs, stage.width
         self.rank = min(stage.rank, num_inputs, stage.width)
-        self.activation, self.settings = stage.activation, stage.settings
+        self.output, self.settings = stage.make_output(), stage.settings
         self.condition = Condition(stage.settings, num_inputs, build.schema)
         start = self.start(stage, build)
         self.num_generated = len(start)
@@ -234,10 +226,11 @@ class GeneratedModule(StageModule):
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
         generated = self.generator(self.condition(x_BN, context))
-        if self.bias is not None:
-            return activate(self.multiply(x_BN, generated) + self.bias, self.activation)
-        weight, bias_BM = torch.split(generated, [self.num_generated, self.num_outputs], dim=1)
-        return activate(self.multiply(x_BN, weight) + bias_BM, self.activation)
+        bias: torch.Tensor | None = self.bias
+        if bias is None:
+            generated, bias = torch.split(generated, [self.num_generated, self.num_outputs], dim=1)
+        output_BM: torch.Tensor = self.output(self.multiply(x_BN, generated) + bias, context)
+        return output_BM
 
     def apply_core(self, a_BK: torch.Tensor, core: torch.Tensor) -> torch.Tensor:
         """Return a S_z, as a sum of products: on a CPU several times as fast as small matrix products."""

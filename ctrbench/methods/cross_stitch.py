@@ -108,11 +108,11 @@ class StitchedModule(StageModule):
         *earlier, last = self.networks
         x = x_BN
         for layer, stitch_KK in zip(earlier, self.stitches, strict=True):
-            x = layer(x)
+            x = layer(x, context)
             x = (stitch_KK @ x.flatten(1)).view(x.shape)
         routing = context.seen_routing
         own_BK = routing.broadcast(context.read(self.last, routing))
-        return weighted_sum(own_BK, last(x))
+        return weighted_sum(own_BK, last(x, context))
 
 
 def start_stitch(num_networks: int) -> torch.Tensor:

@@ -30,7 +30,7 @@ exemption of rule 3 in spec: conventions-0.5); rows of emb(p) do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -88,8 +88,7 @@ class Hinet(Method):
         sub_expert = dense_stages(stages)
         expert, tower = (
             tuple(
-                Dense(name=f"hinet.{part}{i}", width=width, activation=sub_expert[0].activation)
-                for i, width in enumerate(widths)
+                replace(sub_expert[0], name=f"hinet.{part}{i}", width=width) for i, width in enumerate(widths)
             )
             for part, widths in (("expert", self.expert), ("tower", self.tower))
         )
@@ -139,12 +138,15 @@ class ExtractionModule(StageModule):
         """(B, N) to (B, M)."""
         joined_BN = torch.cat(self._view_representations(x_BN, context), dim=1)
         weight_BK = (joined_BN @ self.gate).softmax(1)
-        tower_BM: torch.Tensor = self.tower(weighted_sum(weight_BK, self.experts(joined_BN)), context)
+        tower_BM: torch.Tensor = self.tower(
+            weighted_sum(weight_BK, self.experts(joined_BN, context)), context
+        )
         return tower_BM
 
     def _view_representations(self, x_BN: torch.Tensor, context: Context) -> list[torch.Tensor]:
         """Return G, S_p and, with more than one domain, A_p, each (B, M)."""
-        (shared_BM,), own_PBM, routing = self.shared(x_BN), self.own(x_BN), context.seen_routing
+        (shared_BM,), own_PBM = self.shared(x_BN, context), self.own(x_BN, context)
+        routing = context.seen_routing
         own_BM = select_own(own_PBM, routing)
         if len(own_PBM) == 1:
             return [shared_BM, own_BM]
@@ -162,10 +164,10 @@ class Views(nn.Module, Capabilities):
         self.experts = TowerBank(with_prefix(stage.sub_expert, name), num_all, num_inputs, build)
         self.gate = nn.Parameter(torch.zeros(num_inputs, num_all))
 
-    def forward(self, x_BN: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (P, B, M)."""
         weight_BPK = (x_BN @ self.gate).view(len(x_BN), self.num_views, -1).softmax(2)
-        experts_KBM: torch.Tensor = self.experts(x_BN)
+        experts_KBM: torch.Tensor = self.experts(x_BN, context)
         experts_PKBM = experts_KBM.view(self.num_views, -1, *experts_KBM.shape[1:])
         return (weight_BPK.permute(1, 2, 0)[..., None] * experts_PKBM).sum(1)
 

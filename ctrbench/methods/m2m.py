@@ -33,7 +33,7 @@ default settings these are 3,136 numbers per row, 100 MB when 8,192 such rows ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -45,8 +45,10 @@ from ctrbench.extend import (
     Dense,
     DenseBank,
     Field,
+    LayerOutput,
     Method,
     Plan,
+    Regularization,
     Routing,
     Stage,
     StageModule,
@@ -80,7 +82,12 @@ class M2M(Method):
         """Return the plan with the block after the tower."""
         dense = dense_stages(plan.tower)
         activation = dense[-1].activation if dense else None
-        block = MetaBlock(name="m2m", settings=self, activation=activation or "tanh")
+        block = MetaBlock(
+            name="m2m",
+            settings=self,
+            activation=activation or "tanh",
+            regularization=dense[-1].regularization if dense else Regularization(),
+        )
         return replace(plan, tower=(*plan.tower, block))
 
     def supports(self, plan: Plan) -> str | None:
@@ -97,6 +104,8 @@ class MetaBlock(Stage):
 
     settings: M2M
     activation: Activation
+    regularization: Regularization = field(default_factory=Regularization)
+    """That of the experts and of the layers of the meta tower."""
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Build the module; its generated layers start near static ones."""
@@ -110,7 +119,12 @@ class MetaBlockModule(StageModule):
         super().__init__()
         settings, name, activation = stage.settings, stage.name, stage.activation
         width = self.num_outputs = settings.hidden
-        expert = Dense(name=f"{name}.expert", width=width, activation=activation)
+        expert = Dense(
+            name=f"{name}.expert",
+            width=width,
+            activation=activation,
+            regularization=stage.regularization,
+        )
         self.experts = DenseBank(expert, settings.experts, num_inputs, build)
         scenario = Dense(name=f"{name}.scenario", width=width, activation=activation)
         self.scenario = scenario.build(build.schema.domain_width, build)
@@ -118,7 +132,9 @@ class MetaBlockModule(StageModule):
         self.towers = nn.ModuleList(
             MetaUnit(stage, width, build, f"{name}.tower{i}") for i in range(settings.tower_layers)
         )
-        self.activation = activation
+        self.outputs = nn.ModuleList(
+            LayerOutput(activation, stage.regularization, width) for _ in range(settings.tower_layers)
+        )
         self.task = nn.Parameter(start_weight(1, width, None, build.generator(f"{name}.task"))[0])
         self.score = nn.Parameter(start_weight(width, 1, None, build.generator(f"{name}.score"))[:, 0])
 
@@ -126,11 +142,11 @@ class MetaBlockModule(StageModule):
         """(B, N) to (B, M)."""
         routing = scenario_routing(context)
         scenario_GM = self.scenario(context.domain_BE.index_select(0, routing.first_G), context)
-        expert_KBM = self.experts(x_BN)
+        expert_KBM = self.experts(x_BN, context)
         x_BM = weighted_sum(self.attend(expert_KBM, scenario_GM, routing), expert_KBM)
-        for unit in self.towers:
+        for unit, output in zip(self.towers, self.outputs, strict=True):
             assert isinstance(unit, MetaUnit)
-            x_BM = activate(unit(x_BM, unit.generate(scenario_GM), routing) + x_BM, self.activation)
+            x_BM = output(unit(x_BM, unit.generate(scenario_GM), routing) + x_BM, context)
         return x_BM
 
     def attend(self, expert_KBM: torch.Tensor, scenario_GM: torch.Tensor, routing: Routing) -> torch.Tensor:

@@ -36,7 +36,7 @@ step of 1e-3 per epoch, bi-level learning leaves b and w_d close to 1/2.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -63,7 +63,6 @@ from ctrbench.extend import (
     Stage,
     StageModule,
     StarDense,
-    activate,
     added_field,
     bce,
     dense_stages,
@@ -161,8 +160,8 @@ class ExpertsModule(StageModule):
         if self.training:
             context.logs[f"{self.name}.balance"] = torch.sigmoid(self.balance).detach()
             context.logs[f"{self.name}.weight"] = weight.detach()
-        own_BM = weighted_sum(self.shares(context), self.own(x_BN))
-        return weighted_sum(gate_BK, self.shared(x_BN)) + weight * own_BM
+        own_BM = weighted_sum(self.shares(context), self.own(x_BN, context))
+        return weighted_sum(gate_BK, self.shared(x_BN, context)) + weight * own_BM
 
     def shares(self, context: Context) -> torch.Tensor:
         """Return each row's weights of the domains' experts, (B, M): b for its own, equal parts of 1 - b for others."""
@@ -180,7 +179,7 @@ class FirstLayer(nn.Module):
     def __init__(self, stage: Experts, num_inputs: int, build: Build) -> None:
         super().__init__()
         first = stage.tower[0]
-        self.num_outputs, self.activation = first.width, first.activation
+        self.num_outputs, self.output = first.width, first.make_output()
         self.star = StarDense(name=first.name, width=first.width).build(num_inputs, build)
         self.norm = LayerNorm(name=f"{stage.name}.norm").build(first.width, build)
         self.skip = Dense(name=f"{stage.name}.skip", width=first.width).build(num_inputs, build)
@@ -189,20 +188,25 @@ class FirstLayer(nn.Module):
         """(B, N) to (B, M)."""
         normed_BM = self.norm(self.star(x_BN, context), context)
         skipped_BM: torch.Tensor = self.skip(x_BN, context)
-        return activate(normed_BM, self.activation) + skipped_BM
+        activated_BM: torch.Tensor = self.output(normed_BM, context)
+        return activated_BM + skipped_BM
 
 
-class NormalizedTowers(nn.Sequential, Capabilities):
+class NormalizedTowers(nn.ModuleList, Capabilities):
     """K parallel towers, layer by layer."""
 
     def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
         widths = [num_inputs, *(dense.width for dense in tower)]
         super().__init__(
-            *(
-                NormalizedBank(dense, num_towers, width, build)
-                for dense, width in zip(tower, widths, strict=False)
-            )
+            NormalizedBank(dense, num_towers, width, build)
+            for dense, width in zip(tower, widths, strict=False)
         )
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """(B, N) to (K, B, M)."""
+        for bank in self:
+            x = bank(x, context)
+        return x
 
 
 class NormalizedBank(nn.Module):
@@ -210,15 +214,17 @@ class NormalizedBank(nn.Module):
 
     def __init__(self, dense: Dense, num_layers: int, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.activation, self.width = dense.activation, dense.width
-        self.bank = DenseBank(replace(dense, activation=None), num_layers, num_inputs, build)
+        self.width, self.output = dense.width, dense.make_output(num_layers)
+        products = Dense(name=dense.name, width=dense.width)
+        self.bank = DenseBank(products, num_layers, num_inputs, build)
         self.scale = nn.Parameter(torch.ones(num_layers, 1, dense.width))
         self.shift = nn.Parameter(torch.zeros(num_layers, 1, dense.width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) or (K, B, N) to (K, B, M)."""
-        normed_KBM = functional.layer_norm(self.bank(x), [self.width])
-        return activate(torch.addcmul(self.shift, normed_KBM, self.scale), self.activation)
+        normed_KBM = functional.layer_norm(self.bank(x, context), [self.width])
+        output_KBM: torch.Tensor = self.output(torch.addcmul(self.shift, normed_KBM, self.scale), context)
+        return output_KBM
 
 
 class BilevelLearner(Learner):

@@ -132,6 +132,8 @@ class Maml(Method):
         if self.variant == "reptile":
             # Reptile has no query, whose loss would train the learned rates.
             yield from ("query", "paml_lr")
+            # Its steps move dense weights without the optimizer.
+            yield "weight_decay"
         else:
             yield "outer_rate"
         if set(self.eval_steps) == {0}:

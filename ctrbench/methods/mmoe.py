@@ -116,4 +116,4 @@ class MixtureModule(StageModule):
         """(B, N) to (B, M)."""
         routing = context.seen_routing
         gate_BK = routing.linear(x_BN, context.read(self.gate, routing)).softmax(1)
-        return weighted_sum(gate_BK, self.experts(x_BN))
+        return weighted_sum(gate_BK, self.experts(x_BN, context))

@@ -30,7 +30,7 @@ get gradients of absent domains too (an exemption of rule 3 in spec: conventions
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -88,12 +88,9 @@ class Ple(Method):
 
     def _extraction_stage(self, stages: tuple[Stage, ...]) -> Extraction:
         dense = dense_stages(stages)
-        activation = dense[0].activation
         widths = self.expert or tuple(stage.width for stage in dense)
         expert, tower = (
-            tuple(
-                Dense(name=f"{part}{i}", width=width, activation=activation) for i, width in enumerate(sizes)
-            )
+            tuple(replace(dense[0], name=f"{part}{i}", width=width) for i, width in enumerate(sizes))
             for part, sizes in (("expert", widths), ("tower", self.tower))
         )
         return Extraction(name="ple", settings=self, expert=expert, tower=tower)
@@ -194,7 +191,7 @@ class Last(nn.Module):
     def forward(self, own_BN: torch.Tensor, shared_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """Both streams, (B, N), to the row's own stream, (B, M)."""
         specific_KBM = torch.stack([expert(own_BN, context) for expert in self.specific])
-        experts_KBM = torch.cat([specific_KBM, self.shared(shared_BN)])
+        experts_KBM = torch.cat([specific_KBM, self.shared(shared_BN, context)])
         return weighted_sum(self.gate(own_BN, context), experts_KBM)
 
 
@@ -218,7 +215,7 @@ class Level(nn.Module, ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map the own streams, (P, B, N) or (B, N) where all are x, and the shared stream to the next level's."""
         inputs = own if own.dim() == 2 else own.repeat_interleave(self.num_specific, dim=0)
-        specific_KBM, shared_KBM = self.specific(inputs), self.shared(shared_BN)
+        specific_KBM, shared_KBM = self.specific(inputs, context), self.shared(shared_BN, context)
         weight_BK = (shared_BN @ self.shared_gate).softmax(1)
         shared_BM = weighted_sum(weight_BK, torch.cat([specific_KBM, shared_KBM]))
         specific_PKBM = specific_KBM.view(-1, self.num_specific, *specific_KBM.shape[1:])

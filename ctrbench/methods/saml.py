@@ -49,16 +49,17 @@ from torch.nn import functional
 from ctrbench.extend import (
     Behaviors,
     Build,
+    Capabilities,
     Chain,
     Context,
     Dense,
     Field,
+    LayerOutput,
     Method,
     Plan,
     RowTable,
     Stage,
     StageModule,
-    activate,
     added_field,
     dense_stages,
     domain_table,
@@ -164,7 +165,7 @@ class Branches(nn.Module):
 
     def __init__(self, tower: tuple[Dense, ...], eye_FEE: torch.Tensor, build: Build) -> None:
         super().__init__()
-        self.activations = [dense.activation for dense in tower]
+        self.outputs = nn.ModuleList(dense.make_output() for dense in tower)
         num_inputs = 2 * eye_FEE.shape[0] * eye_FEE.shape[1]
         starts = [eye_FEE]
         for dense in tower:
@@ -172,7 +173,11 @@ class Branches(nn.Module):
             weight_NM = start_weight(num_inputs, dense.width, dense.activation, generator)
             starts.append(torch.cat([weight_NM, torch.zeros(1, dense.width)]))
             num_inputs = dense.width
-        self.tables = nn.ModuleList(domain_table(build.schema.num_indicators, start) for start in starts)
+        num_decayed = [eye_FEE.numel(), *(start.numel() - start.shape[1] for start in starts[1:])]
+        self.tables = nn.ModuleList(
+            domain_table(build.schema.num_indicators, start, num_decayed=count)
+            for start, count in zip(starts, num_decayed, strict=True)
+        )
 
     def own(
         self, both_BN: torch.Tensor, context: Context, histories: Histories | None = None
@@ -184,20 +189,22 @@ class Branches(nn.Module):
             x_BN = torch.cat([x_BN, histories.of_own(rows[0], context)], dim=1)
         for i, (weight_GNM, bias_GM) in enumerate(_merged_layers(rows)):
             product_BM = routing.linear(x_BN, weight_GNM) + routing.broadcast(bias_GM)
-            x_BN = activate(product_BM, self.activations[i])
+            x_BN = self.outputs[i](product_BM, context)
         return x_BN
 
     @torch.no_grad()
     def every(
         self, both_BN: torch.Tensor, context: Context, histories: Histories | None = None
     ) -> torch.Tensor:
-        """Run all rows through all branches, without gradient: (B, 2 N) to (P, B, M)."""
+        """Run all rows through all branches, without gradient and as in scoring: (B, 2 N) to (P, B, M)."""
         rows = [table.weight[1:] for table in self._row_tables()]
         x = both_BN.expand(len(rows[0]), *both_BN.shape)
         if histories is not None:
             x = torch.cat([x, histories.of_each(rows[0], context)], dim=2)
         for i, (weight_PNM, bias_PM) in enumerate(_merged_layers(rows)):
-            x = activate(torch.baddbmm(bias_PM[:, None], x, weight_PNM), self.activations[i])
+            output = self.outputs[i]
+            assert isinstance(output, LayerOutput)
+            x = output.score(torch.baddbmm(bias_PM[:, None], x, weight_PNM))
         return x
 
     def _row_tables(self) -> list[RowTable]:
@@ -215,8 +222,10 @@ def _merged_layers(rows: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor,
         yield layer[:, :-1], layer[:, -1]
 
 
-class Histories(nn.Module):
+class Histories(nn.Module, Capabilities):
     """Attends to each sequence with one matrix of a transform; these are its last ones, in the order of the targets."""
+
+    not_matrices = ("empty_HE",)
 
     def __init__(self, build: Build) -> None:
         super().__init__()

@@ -96,8 +96,7 @@ class Sarnet(Method):
     def _debiased_stage(self, stages: tuple[Stage, ...]) -> Debiased:
         tower = dense_stages(stages)
         expert = tuple(
-            Dense(name=f"expert{i}", width=width, activation=tower[0].activation)
-            for i, width in enumerate(self.expert)
+            replace(tower[0], name=f"expert{i}", width=width) for i, width in enumerate(self.expert)
         )
         return Debiased(name="sarnet", settings=self, expert=expert, tower=tower)
 
@@ -130,7 +129,7 @@ class DebiasedModule(StageModule):
         super().__init__()
         num_shared, num_specific = stage.settings.shared, stage.settings.specific
         affine_2N = torch.stack([torch.ones(num_inputs), torch.zeros(num_inputs)])
-        self.domain_affine = domain_table(build.schema.num_indicators, affine_2N)
+        self.domain_affine = domain_table(build.schema.num_indicators, affine_2N, num_decayed=0)
         self.norm = BatchNorm(name=f"{stage.name}.norm").build(num_inputs, build)
         self.gate = nn.Parameter(torch.zeros(num_inputs, num_shared + num_specific))
         self.shared = TowerBank(with_prefix(stage.expert, "sarnet.shared"), num_shared, num_inputs, build)
@@ -147,7 +146,7 @@ class DebiasedModule(StageModule):
         x_BN = context.routing.broadcast(shift_GN) + x_BN * context.routing.broadcast(scale_GN)
         normed_BN = self.norm(x_BN, context)
         specific_KBM = torch.stack([expert(normed_BN, context) for expert in self.specific])
-        experts_KBM = torch.cat([self.shared(normed_BN), specific_KBM])
+        experts_KBM = torch.cat([self.shared(normed_BN, context), specific_KBM])
         tower_BM: torch.Tensor = self.tower(
             weighted_sum(self._gate_weights(x_BN, context), experts_KBM), context
         )

@@ -99,12 +99,7 @@ class Star(Method):
         return plan.after_dense(_layer_norm) if self.layer_norm else plan
 
     def _star_stage(self, dense: Dense) -> Dense:
-        return StarDense(
-            name=dense.name,
-            width=dense.width,
-            activation=dense.activation,
-            is_double=self.start == "double",
-        )
+        return StarDense.like(dense, is_double=self.start == "double")
 
     def norm_stage(self) -> Stage | None:
         """Return PN with the method's settings, or another normalization."""

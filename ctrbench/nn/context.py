@@ -67,6 +67,15 @@ class Context:
         """Share of the step's rows that this worker has; 1 if there is one worker."""
         return 1.0 if self.team is None else self.team.share
 
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Source of random numbers in training, such as of dropout; None without an optimizer: torch's global one.
+
+        It depends on the run's seed, the number of the step and the worker only, so resumed training draws the same
+        numbers.
+        """
+        return None if self.reader is None else self.reader.generator
+
     @cached_property
     def domain_BE(self) -> torch.Tensor:
         """e_d: the embeddings of the domain-aware features, concatenated."""

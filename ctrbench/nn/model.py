@@ -19,6 +19,7 @@ from ctrbench.nn.build import Build
 from ctrbench.nn.capabilities import Capabilities, check_declarations
 from ctrbench.nn.context import Context
 from ctrbench.nn.embed import FieldEmbedding, Inputs
+from ctrbench.nn.layer_output import LayerOutput
 from ctrbench.nn.lists import Behaviors
 from ctrbench.nn.network import Network, Precision
 from ctrbench.nn.plan import Plan
@@ -46,6 +47,7 @@ class CTRModel(nn.Module):
             schema = _without_domain(schema)
         _check_pooling(plan, schema)
         build = Build(schema=schema, seed=seed)
+        self.common, self.seed = plan.common, seed
         self.schema, self.attends, self.is_separate = schema, plan.attends, plan.separate is not None
         self.embedding: FieldEmbedding
         self.net: Network | SeparateNetworks
@@ -61,6 +63,7 @@ class CTRModel(nn.Module):
             networks = [Network(plan, build) for _ in range(schema.num_indicators)]
             self.net = SeparateNetworks(networks)
         check_declarations(self)
+        _check_regularization(self)
         for network in networks:
             network.precision = precision
             network.start_at(schema.base_rate)
@@ -125,6 +128,18 @@ class CTRModel(nn.Module):
         for parameter, owner in self.owners().items():
             counts[owner] += parameter.numel()
         return counts
+
+
+def _check_regularization(model: CTRModel) -> None:
+    """Raise `SettingError` for a regularization of hidden layers that no layer of the model has."""
+    requested = model.common.regularization
+    layers = (module for module in model.modules() if isinstance(module, LayerOutput))
+    if requested.is_active and all(layer.regularization != requested for layer in layers):
+        raise SettingError(
+            "dropout must have an effect on a hidden layer of the tower",
+            value="no hidden layer of the model has it",
+            remedy="leave it out; a method that makes its own layers ends them in the module of Dense.make_output()",
+        )
 
 
 def _without_domain(schema: Schema) -> Schema:

@@ -176,7 +176,7 @@ class PartitionedNormModule(StageModule):
         num_indicators = build.schema.num_indicators
         ones, zeros = torch.ones(num_inputs), torch.zeros(num_inputs)
         self.scale, self.shift = nn.Parameter(stage.scale * ones), nn.Parameter(zeros.clone())
-        self.domain_affine = domain_table(num_indicators, torch.stack([ones, zeros]))
+        self.domain_affine = domain_table(num_indicators, torch.stack([ones, zeros]), num_decayed=0)
         self.register_buffer("mean", torch.zeros(num_indicators + 1, num_inputs))
         self.register_buffer("variance", torch.ones(num_indicators + 1, num_inputs))
         self.register_buffer("seen", torch.zeros(num_indicators + 1, 2, dtype=torch.int64))

@@ -4,10 +4,17 @@ The treatment of table rows that a batch does not touch changes results, so ever
 `adam` is the rule of the papers: an untouched row has a zero gradient, its moments decay and it still moves. Here this
 movement is deferred: a row makes up for it in closed form when it is next read. `lazy_adam` leaves untouched rows
 unchanged. Per-domain parameters do not move with other domains' rows, and count their own steps (spec: star-2.4).
+
+Two regularizers act here, and so under every learner. Weight decay is decoupled, as in AdamW: a matrix that a step
+moves first shrinks by the factor 1 - lr λ; so do the matrices of the domains in the batch, but neither biases,
+normalization nor embeddings. The L2 penalty of embeddings, λ/2 Σ_u ‖e_u‖² over the distinct rows u of the step's batch,
+first-order weights included, adds λ e_u to the gradient of each row once, however often it occurs; rows that the step
+does not read cost and change nothing. Neither is part of the loss that is reported.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ctrbench.nn.capabilities import decayed_parameters
 from ctrbench.nn.exchange import RowGrads, Team, Workers, sum_gradients
 from ctrbench.nn.gather import rows_at
 from ctrbench.nn.kernels.adam import RowAdam, row_adam
@@ -31,8 +39,13 @@ class DenseAdam:
     arithmetic.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: AdamConfig) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], config: AdamConfig, decayed: Iterable[nn.Parameter] = ()
+    ) -> None:
+        """Weight decay applies to the parameters that are among `decayed`."""
         self.parameters = list(parameters)
+        of_matrices = {id(parameter) for parameter in decayed}
+        self.is_decayed = [id(parameter) in of_matrices for parameter in self.parameters]
         self.config, self.lr = config, config.lr
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -54,6 +67,9 @@ class DenseAdam:
             for values in (self.parameters, self.means, self.squares, self.counts)
         )
         grads = [weight.grad for weight in weights if weight.grad is not None]
+        matrices: list[torch.Tensor] = [self.parameters[index] for index in in_use if self.is_decayed[index]]
+        if self.config.weight_decay and matrices:
+            torch._foreach_mul_(matrices, 1.0 - self.lr * self.config.weight_decay)
         torch._foreach_add_(counts, 1.0)
         torch._fused_adam_(
             weights, grads, means, squares, [], counts,
@@ -130,15 +146,21 @@ class Optimizer:
     `workers`, gradients are summed over all of them, so all make the same step.
     """
 
-    def __init__(self, model: nn.Module, config: AdamConfig, workers: Workers | None = None) -> None:
-        self.config, self.workers = config, workers
+    def __init__(
+        self, model: nn.Module, config: AdamConfig, workers: Workers | None = None, *, seed: int = 0
+    ) -> None:
+        """`seed` determines the random numbers of each step."""
+        self.config, self.workers, self.seed = config, workers, seed
         self.team: Team | None = None
-        missed = MissedSteps(config, next(model.parameters()).device)
+        self.device = next(model.parameters()).device
+        self._generator: torch.Generator | None = None
+        missed = MissedSteps(config, self.device)
         tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
         self.tables = {name: row_adam(table, config, missed) for name, table in tables.items()}
         self._adam_of = {table: self.tables[name] for name, table in tables.items()}
         in_tables = {id(table.weight) for table in tables.values()}
-        self.dense = DenseAdam((p for p in model.parameters() if id(p) not in in_tables), config)
+        dense = (parameter for parameter in model.parameters() if id(parameter) not in in_tables)
+        self.dense = DenseAdam(dense, config, decayed_parameters(model) if config.weight_decay else ())
         self.steps = 0
         self.reads: list[Read] = []
         """Rows read since `begin`."""
@@ -159,8 +181,18 @@ class Optimizer:
         correction = (1.0 - config.beta1 ** (self.steps + 1)) / (1.0 - config.beta1**number)
         return dense.learning_rate(config.lr * correction)
 
+    @property
+    def generator(self) -> torch.Generator:
+        """Random numbers of the step: a function of the seed, the number of steps made, and the worker."""
+        if self._generator is None:
+            rank = 0 if self.workers is None else self.workers.rank
+            digest = hashlib.blake2b(f"{self.seed}/{self.steps}/{rank}".encode(), digest_size=7).digest()
+            self._generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest, "big"))
+        return self._generator
+
     def begin(self, share: float = 1.0) -> None:
         """Discard gradients and rows read before; `share` is this worker's share of the step's rows."""
+        self._generator = None
         self.team = None if self.workers is None else Team(self.workers, share)
         self.dense.begin()
         self.reads.clear()
@@ -182,11 +214,16 @@ class Optimizer:
     def step(self) -> None:
         """Make one Adam step with the gradients computed since `begin`."""
         touched = self._touched_rows() if self.team is None else self._touched_by_all(self.team)
+        config = self.config
         self.steps += 1
         self.dense.step()
         for adam, rows_U, weight_UW, grad_UW in touched:
             if adam.steps is not None:
                 adam.steps += 1
+            if config.weight_decay and adam.num_decayed:
+                adam.decay(rows_U, 1.0 - config.lr * config.weight_decay)
+            if config.embedding_l2 and adam.rule != "domain":
+                grad_UW = grad_UW + config.embedding_l2 * weight_UW
             adam.update(rows_U, weight_UW, grad_UW, self._steps_of(adam))
         self.reads.clear()
 

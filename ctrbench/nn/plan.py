@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ctrbench.nn.common import CommonSettings
 from ctrbench.nn.pooling import Pooling
 from ctrbench.nn.stages import Dense, Stage, dense_stages
 
@@ -39,6 +40,8 @@ class Plan:
     """Whether stages attend to the elements of sequences that have a target, `Context.behaviors`."""
     separate: int | None = None
     """Maximal number of models if each value of the indicator has its own; None: one model for all."""
+    common: CommonSettings = field(default_factory=CommonSettings)
+    """The settings of every method, for model and optimizer; `Method.apply` sets them."""
 
     @property
     def sections(self) -> dict[str, tuple[Stage, ...]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -20,9 +20,10 @@ from ctrbench.errors import SettingError
 from ctrbench.nn.build import Activation, Build, start_weight
 from ctrbench.nn.capabilities import Capabilities
 from ctrbench.nn.context import Context
+from ctrbench.nn.layer_output import LayerOutput, Regularization
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.schema import Schema
-from ctrbench.nn.tables import EMBEDDING_STD, RowTable
+from ctrbench.nn.tables import RowTable
 
 
 class StageModule(nn.Module, Capabilities, ABC):
@@ -106,21 +107,34 @@ class Dense(Stage):
     width: int
     activation: Activation | None = None
     """φ; None: the identity."""
+    regularization: Regularization = field(default_factory=Regularization)
+    """Normalization and dropout of the output; set for the hidden layers of a backbone's tower (`Method.apply`)."""
+
+    @classmethod
+    def like(cls, dense: Dense, **others: Any) -> Self:  # noqa: ANN401  # the fields of the subclass
+        """Return a stage of this class in place of a dense one: equal name, width, activation and regularization.
+
+        `others` are the further fields of this class.
+        """
+        return cls(
+            name=dense.name,
+            width=dense.width,
+            activation=dense.activation,
+            regularization=dense.regularization,
+            **others,
+        )
 
     def as_dense(self) -> Dense:
         """Return the layer itself."""
         return self
 
+    def make_output(self, num_layers: int = 1) -> LayerOutput:
+        """Return the module from products x W + b to outputs, for `num_layers` such layers side by side."""
+        return LayerOutput(self.activation, self.regularization, self.width, num_layers=num_layers)
+
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module; weights start Xavier uniform, before a ReLU He uniform, biases at zero."""
         return DenseModule(self, num_inputs, build)
-
-
-def activate(x: torch.Tensor, activation: Activation | None) -> torch.Tensor:
-    """Apply the named activation, or none."""
-    if activation is None:
-        return x
-    return torch.tanh(x) if activation == "tanh" else torch.relu(x)
 
 
 class DenseModule(StageModule):
@@ -128,14 +142,16 @@ class DenseModule(StageModule):
 
     def __init__(self, stage: Dense, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.num_outputs, self.activation = stage.width, stage.activation
+        self.num_outputs = stage.width
         generator = build.generator(f"{stage.name}.weight")
         self.weight = nn.Parameter(start_weight(num_inputs, stage.width, stage.activation, generator))
         self.bias = nn.Parameter(torch.zeros(stage.width))
+        self.output = stage.make_output()
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N) to (B, M)."""
-        return activate(torch.addmm(self.bias, x_BN, self.weight), self.activation)
+        output_BM: torch.Tensor = self.output(torch.addmm(self.bias, x_BN, self.weight), context)
+        return output_BM
 
 
 class Chain(nn.ModuleList):
@@ -145,6 +161,7 @@ class Chain(nn.ModuleList):
         super().__init__()
         for stage in stages:
             module = stage.build(num_inputs, build)
+            _check_regularization(stage, module)
             num_inputs = module.num_outputs
             self.append(module)
         self.num_outputs = num_inputs
@@ -161,7 +178,7 @@ class Chain(nn.ModuleList):
         return x_BN
 
 
-def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
+def domain_table(num_indicators: int, start: torch.Tensor, *, num_decayed: int | None = None) -> RowTable:
     """Return a table of per-domain parameters: rows 0..num_indicators, each of which starts as `start`.
 
     Row 0 belongs to the unseen domain: no training row uses it, so it keeps its start. A module creates the table in
@@ -171,22 +188,22 @@ def domain_table(num_indicators: int, start: torch.Tensor) -> RowTable:
 
         factor_GN = context.read(self.factor)
         return x_BN * context.routing.broadcast(factor_GN)
+
+    `num_decayed` is the number of leading numbers of a domain's parameters, flattened, that the setting `weight_decay`
+    decays (default: all of a matrix, none of a vector). State it where a matrix holds a bias as its last row.
     """
+    if num_decayed is None:
+        num_decayed = start.numel() if start.dim() > 1 else 0
     rows = start.unsqueeze(0).expand(num_indicators + 1, *start.shape).clone()
-    return RowTable(rows, "domain")
+    return RowTable(rows, "domain", num_decayed=num_decayed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DomainDense(Dense):
     """φ(x W_p + b_p), a dense layer per domain; rows of an unseen domain use the largest (spec: conventions-0.4).
 
-    All domains start from the weights of the dense stage of the same name.
+    All domains start from the weights of the dense stage of the same name. A normalization of its output is shared.
     """
-
-    @classmethod
-    def like(cls, dense: Dense) -> Self:
-        """Return the per-domain stage that replaces a dense one."""
-        return cls(name=dense.name, width=dense.width, activation=dense.activation)
 
     def build(self, num_inputs: int, build: Build) -> StageModule:
         """Make the module; every domain starts as `Dense` does."""
@@ -198,12 +215,12 @@ class DomainDenseModule(StageModule):
 
     def __init__(self, stage: DomainDense, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.num_outputs, self.activation = stage.width, stage.activation
+        self.num_outputs, self.output = stage.width, stage.make_output()
         generator = build.generator(f"{stage.name}.weight")
         weight = start_weight(num_inputs, stage.width, stage.activation, generator)
         # One table for both, the bias as the last row: each table costs a gather and a scatter per step.
         start = torch.cat([weight, torch.zeros(1, stage.width)])
-        self.domain = domain_table(build.schema.num_indicators, start)
+        self.domain = domain_table(build.schema.num_indicators, start, num_decayed=weight.numel())
 
     @property
     def output_bias(self) -> torch.Tensor:
@@ -215,7 +232,8 @@ class DomainDenseModule(StageModule):
         routing = context.seen_routing
         own_GNM = context.read(self.domain, routing)
         product_BM = routing.linear(x_BN, own_GNM[:, :-1])
-        return activate(product_BM + routing.broadcast(own_GNM[:, -1]), self.activation)
+        output_BM: torch.Tensor = self.output(product_BM + routing.broadcast(own_GNM[:, -1]), context)
+        return output_BM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,13 +256,13 @@ class StarDenseModule(StageModule):
 
     def __init__(self, stage: StarDense, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.num_outputs, self.activation = stage.width, stage.activation
+        self.num_outputs, self.output = stage.width, stage.make_output()
         generator = build.generator(f"{stage.name}.weight")
         self.weight = nn.Parameter(start_weight(num_inputs, stage.width, stage.activation, generator))
         self.bias = nn.Parameter(torch.zeros(stage.width))
         # One table for both, the bias as the last row: each table costs a gather and a scatter per step.
         start = torch.cat([torch.ones(num_inputs, stage.width), torch.zeros(1, stage.width)])
-        self.domain = domain_table(build.schema.num_indicators, start)
+        self.domain = domain_table(build.schema.num_indicators, start, num_decayed=self.weight.numel())
         generator = build.generator(f"{stage.name}.domain")
         for row in self.domain.weight.detach()[1:] if stage.is_double else ():
             row[:-1] = start_weight(num_inputs, stage.width, stage.activation, generator)
@@ -254,7 +272,9 @@ class StarDenseModule(StageModule):
         weight_GNM, bias_G1M = torch.split(context.read(self.domain), [len(self.weight), 1], dim=1)
         routing, bias_GM = context.routing, self.bias + bias_G1M[:, 0]
         bias_BM = bias_GM if routing.num_groups == 1 else bias_GM.index_select(0, routing.index_B)
-        return activate(routing.linear(x_BN, self.weight * weight_GNM) + bias_BM, self.activation)
+        product_BM = routing.linear(x_BN, self.weight * weight_GNM)
+        output_BM: torch.Tensor = self.output(product_BM + bias_BM, context)
+        return output_BM
 
 
 class DenseBank(nn.Module):
@@ -262,7 +282,7 @@ class DenseBank(nn.Module):
 
     def __init__(self, dense: Dense, num_layers: int, num_inputs: int, build: Build) -> None:
         super().__init__()
-        self.num_outputs, self.activation = dense.width, dense.activation
+        self.num_outputs = dense.width
         starts = [
             start_weight(
                 num_inputs, dense.width, dense.activation, build.generator(f"{dense.name}.{index}.weight")
@@ -271,23 +291,43 @@ class DenseBank(nn.Module):
         ]
         self.weight = nn.Parameter(torch.stack(starts))
         self.bias = nn.Parameter(torch.zeros(num_layers, 1, dense.width))
+        self.output = dense.make_output(num_layers)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """(B, N), the same rows for all layers, or (K, B, N), rows per layer, to (K, B, M)."""
         if x.dim() == 2:
             x = x.expand(len(self.weight), *x.shape)
-        return activate(torch.baddbmm(self.bias, x, self.weight), self.activation)
+        output_KBM: torch.Tensor = self.output(torch.baddbmm(self.bias, x, self.weight), context)
+        return output_KBM
 
 
-class TowerBank(nn.Sequential, Capabilities):
+class TowerBank(nn.ModuleList, Capabilities):
     """K towers in parallel, such as the experts of a mixture; (B, N) to (K, B, `num_outputs`)."""
 
     def __init__(self, tower: tuple[Dense, ...], num_towers: int, num_inputs: int, build: Build) -> None:
         widths = [num_inputs, *(dense.width for dense in tower)]
         super().__init__(
-            *(DenseBank(dense, num_towers, width, build) for dense, width in zip(tower, widths, strict=False))
+            DenseBank(dense, num_towers, width, build) for dense, width in zip(tower, widths, strict=False)
         )
         self.num_outputs = widths[-1]
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """Run (B, N), the same rows for all towers, or (K, B, N), rows per tower, through all layers."""
+        for bank in self:
+            x = bank(x, context)
+        return x
+
+
+def _check_regularization(stage: Stage, module: StageModule) -> None:
+    """Raise `SettingError` for a dense stage whose module ignores the regularization of its output."""
+    requested = stage.regularization if isinstance(stage, Dense) else Regularization()
+    layers = (layer.regularization for layer in module.modules() if isinstance(layer, LayerOutput))
+    if requested.is_active and requested not in layers:
+        raise SettingError(
+            "the module of a dense stage must apply its dropout",
+            value=f"{type(module).__name__} of the stage {stage.name} does not",
+            remedy="end its forward in the module that Dense.make_output() returns, or leave the setting out",
+        )
 
 
 def weighted_sum(weight_BK: torch.Tensor, x_KBM: torch.Tensor) -> torch.Tensor:
@@ -329,51 +369,3 @@ def refuse_many_domains(schema: Schema, max_domains: int) -> None:
             value=f"{schema.num_indicators} domains",
             remedy="choose an indicator with fewer values (--indicator), or raise max_domains",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Auxiliary(Stage):
-    """The logit of STAR's auxiliary network: a small network that all domains share, but for emb(p) (spec: star-2.5).
-
-    Its inputs are [emb(p) ; z] or [emb(p) ; e_d], not normalized. The unseen domain's emb(p) stays at zero.
-    """
-
-    hidden: int = 32
-    embedding: int = 16
-    """Width of emb(p)."""
-    sees: Literal["all", "domain"] = "all"
-    """z, or only e_d."""
-
-    def build(self, num_inputs: int, build: Build) -> StageModule:
-        """Make the module; its output starts at zero."""
-        return AuxiliaryModule(self, num_inputs, build)
-
-
-class AuxiliaryModule(StageModule):
-    """Computes `Auxiliary`."""
-
-    num_outputs = 1
-
-    def __init__(self, stage: Auxiliary, num_inputs: int, build: Build) -> None:
-        super().__init__()
-        self.sees = stage.sees
-        rows = torch.zeros(build.schema.num_indicators + 1, stage.embedding)
-        rows[1:].normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.embedding"))
-        self.embedding = RowTable(rows, "domain")
-        width = num_inputs if stage.sees == "all" else build.schema.domain_width
-        hidden = Dense(name=f"{stage.name}.hidden", width=stage.hidden, activation="relu")
-        output = Dense(name=f"{stage.name}.output", width=1)
-        self.hidden = hidden.build(stage.embedding + width, build)
-        self.output = output.build(stage.hidden, build)
-        nn.init.zeros_(self.output.get_parameter("weight"))
-
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, 1)."""
-        own_GE, inputs_BN = context.read(self.embedding), x_BN if self.sees == "all" else context.domain_BE
-        # [emb(p) ; z] W + b, whose part of emb(p) is computed once per domain.
-        sizes = [own_GE.shape[1], inputs_BN.shape[1]]
-        weight_EM, weight_NM = torch.split(self.hidden.get_parameter("weight"), sizes)
-        own_GM = torch.addmm(self.hidden.get_parameter("bias"), own_GE, weight_EM)
-        hidden_BM = torch.relu(inputs_BN @ weight_NM + context.routing.broadcast(own_GM))
-        logit_B1: torch.Tensor = self.output(hidden_BM, context)
-        return logit_B1

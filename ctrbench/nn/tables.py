@@ -24,14 +24,20 @@ class RowTable(nn.Module):
 
     `rule` is the optimizer's treatment of rows that a batch does not touch: `embedding` rows follow the run's
     `embedding_rule`, `domain` rows do not move and count their own steps. With `own_steps`, the table counts only the
-    steps that read it, not those of the model.
+    steps that read it, not those of the model. Weight decay applies to the first `num_decayed` numbers of a `domain`
+    row.
     """
 
     def __init__(
-        self, start: torch.Tensor, rule: Literal["embedding", "domain"], *, own_steps: bool = False
+        self,
+        start: torch.Tensor,
+        rule: Literal["embedding", "domain"],
+        *,
+        own_steps: bool = False,
+        num_decayed: int = 0,
     ) -> None:
         super().__init__()
-        self.rule, self.own_steps = rule, own_steps
+        self.rule, self.own_steps, self.num_decayed = rule, own_steps, num_decayed
         self.weight = nn.Parameter(start)
 
 
@@ -41,6 +47,10 @@ class Reader(Protocol):
     @property
     def team(self) -> Team | None:
         """The workers that share the step's batch; None in single-process training."""
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Random numbers of the step: a function of the run's seed, the number of the step, and the worker."""
 
     def read(self, table: RowTable, rows_U: torch.Tensor) -> torch.Tensor:
         """Return the rows of distinct ids as a leaf tensor, with missed optimizer steps applied.

@@ -8,98 +8,28 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ctrbench.added_fields import added_field, unchanged_added_fields
+from ctrbench.added_fields import added_field
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import ContractError, SettingError
 from ctrbench.nn.build import Activation
 from ctrbench.nn.model import CTRModel
-from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.pooling import Pooling
 from ctrbench.nn.schema import Schema
-from ctrbench.nn.stages import Auxiliary, Dense, Stage
+from ctrbench.nn.stages import Dense
+from ctrbench.plugins.common import CommonFields
 from ctrbench.plugins.inspection import Inspection
+from ctrbench.plugins.settings import Settings
 from ctrbench.train.learner import Learner
 
-MAX_NUMBER = 1_000_000_000
-"""Largest absolute value of a number among the settings of a plug-in."""
-
-
-class Settings(BaseModel):
-    """Settings of a plug-in: frozen, typed, each with a default and a documentation string.
-
-    A setting is an annotated class attribute. The string below it is its documentation, which `docs/methods` shows; a
-    built-in setting without one fails the tests. The command line sets it as `name[setting=value,…]`. Unknown settings,
-    values of a wrong type and settings without effect are refused. So are infinite numbers and those beyond ± 10⁹; a
-    number that decides on time or memory, such as a width or a number of layers, declares a smaller bound of its own:
-    `Field(default=2, ge=1, le=64)`.
-
-    Optional to override:
-        idle(): the settings that have no effect under the others.
-
-    A check of several settings together is a pydantic validator that raises `ValueError` with the rule and the remedy.
-
-    >>> class Gate(Settings):
-    ...     learned: bool = True
-    ...     '''Whether the factor is learned.'''
-    ...     factor: float = Field(default=1.0, gt=0.0)
-    ...     '''Factor of a gate that is not learned.'''
-    ...
-    ...     def idle(self):
-    ...         return ("factor",) if self.learned else ()
-    >>> Gate(learned=False, factor=0.5).factor
-    0.5
-    >>> Gate(factor=0.5)
-    Traceback (most recent call last):
-    pydantic_core._pydantic_core.ValidationError: 1 validation error for Gate
-      Value error, factor has no effect with these settings; leave it out ...
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def idle(self) -> Iterable[str]:
-        """Return the names of settings that have no effect under the others; they must keep their defaults.
-
-        A subclass of `Backbone` also yields the names of `super().idle()`.
-        """
-        return ()
-
-    @model_validator(mode="after")
-    def _check_idle(self) -> Self:
-        for name in self.idle():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with these settings; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _check_numbers(self) -> Self:
-        for name in type(self).model_fields:
-            for number in _numbers(getattr(self, name)):
-                if not abs(number) <= MAX_NUMBER:
-                    raise ValueError(
-                        f"{name} must be a finite number between -{MAX_NUMBER:,} and {MAX_NUMBER:,}"
-                    )
-        return self
-
-    def key(self) -> dict[str, Any]:
-        """Return the settings as a run's key holds them: all but unchanged ones declared by `added_field`."""
-        return self.model_dump(mode="json", exclude=unchanged_added_fields(self))
-
-
-def _numbers(value: object) -> Iterator[float]:
-    """Yield the numbers of a setting, also those inside lists."""
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, tuple | list | set | frozenset):
-        for element in value:
-            yield from _numbers(element)
+__all__ = ["Backbone", "Estimator", "Fitted", "Method", "Settings"]
 
 
 def _check_plan(plan: object, plugin: Settings, function: str) -> Plan:
@@ -176,7 +106,7 @@ class Backbone(Settings, ABC):
         return (Dense(name="head", width=1),)
 
 
-class Method(Settings, ABC):
+class Method(CommonFields, ABC):
     """A multi-domain method: a function from plan to plan and, where it changes training, a learner.
 
     Required:
@@ -189,6 +119,10 @@ class Method(Settings, ABC):
             default.
         inspect(model, test): arrays for study drawings, together with `inspects = True`.
         norm_stage(), aux_stage(): the stages of the inherited settings `norm` and `aux`.
+
+    Inherited settings: those of every method, such as `lr`, `dropout` and `weight_decay`, which model and optimizer
+    apply. Nothing has to be done for them, except by a method that makes towers of its own: it makes their hidden
+    layers from the plan's dense stages (`Dense.like`, `dataclasses.replace`), so that they keep `Dense.regularization`.
 
     Class attributes:
         indexed_by: "indicator" or "domain" for a method that distinguishes domains by more than their embeddings, such
@@ -218,11 +152,6 @@ class Method(Settings, ABC):
     inspects: ClassVar[bool] = False
     """Whether `inspect` returns an `Inspection`, which a run then stores."""
 
-    norm: Literal["bn", "ln", "pn"] | None = added_field(None)
-    """Normalization of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
-    aux: Literal["all", "domain"] | None = added_field(None)
-    """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
-
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  # as pydantic declares it
         """Refuse a class that overrides `inspect` and does not declare it."""
@@ -235,23 +164,12 @@ class Method(Settings, ABC):
         """Return the plan with the method's own parts in it."""
 
     def apply(self, plan: Plan) -> Plan:
-        """Return the rewritten plan with the parts that the settings `norm` and `aux` select."""
-        plan, norm, aux = (
-            _check_plan(self.rewrite(plan), self, "rewrite"),
-            self.norm_stage(),
-            self.aux_stage(),
-        )
+        """Return the rewritten plan with everything that the inherited settings select."""
+        plan = _check_plan(self.rewrite(self.add_regularization(plan)), self, "rewrite")
+        norm, aux = self.norm_stage(), self.aux_stage()
         plan = plan.before_tower(norm) if norm else plan
-        return plan.add_logit(aux) if aux else plan
-
-    def norm_stage(self) -> Stage | None:
-        """Return the stage of the setting `norm`, placed before the tower; None without one."""
-        kinds: dict[str | None, type[Stage]] = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}
-        return kinds[self.norm](name="norm") if self.norm else None
-
-    def aux_stage(self) -> Stage | None:
-        """Return the stage of the setting `aux`, one more logit; None without one."""
-        return Auxiliary(name="aux", sees=self.aux) if self.aux else None
+        plan = plan.add_logit(aux) if aux else plan
+        return replace(plan, common=self.common_settings())
 
     def learner(self) -> Learner:
         """Return a new learner for one run; ordinary mini-batch training by default."""
@@ -326,7 +244,7 @@ class Estimator(Method, ABC):
         fit(train, dev, *, schema, seed): the fitted estimator.
 
     It has no backbone, so it runs on `dnn` only and tables show it once. An interrupted fit starts over. The settings
-    `norm` and `aux` do not apply. `rewrite`, `learner` and `inspect` are never called.
+    of every method, such as `norm` and `lr`, do not apply. `rewrite`, `learner` and `inspect` are never called.
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Constant(Fitted):
@@ -357,8 +275,11 @@ class Estimator(Method, ABC):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        if self.norm or self.aux:
-            raise ValueError("norm and aux do not apply: an estimator has no plan; leave them out")
+        changed = [
+            name for name, field in Method.model_fields.items() if getattr(self, name) != field.default
+        ]
+        if changed:
+            raise ValueError(f"{changed[0]} does not apply: an estimator has no plan; leave it out")
         return self
 
     def as_estimator(self) -> Estimator:

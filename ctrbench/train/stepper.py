@@ -41,7 +41,7 @@ class Stepper:
         if workers is not None:
             check_supported(model, learner)
         self.model, self.learner, self.config, self.workers = model, learner, config, workers
-        self.optimizer = Optimizer(model, config.adam, workers)
+        self.optimizer = Optimizer(model, model.common.adam(config.adam), workers, seed=model.seed)
         self.planned_steps = planned_steps or 1
         """Steps of the whole training, ignoring early stopping."""
         self._is_length_fixed = planned_steps is not None

@@ -232,5 +232,5 @@ def test_the_estimator_runs_on_dnn_only() -> None:
 
 @pytest.mark.parametrize("setting", ["norm=bn", "aux=all"])
 def test_parts_of_a_plan_are_refused(setting: str) -> None:
-    with pytest.raises(SettingError, match="norm and aux do not apply"):
+    with pytest.raises(SettingError, match="does not apply: an estimator"):
         _ = select("methods", f"gbdt[{setting}]").value

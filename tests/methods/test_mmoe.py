@@ -78,7 +78,7 @@ def test_the_mixture_starts_as_the_mean_of_different_experts(
     model, batch = build_model("mmoe"), data.slice(0, 9)
     mixture, _ = parts(model)
     context = model.context(batch)
-    experts_KBM = mixture.experts(context.z_BN)
+    experts_KBM = mixture.experts(context.z_BN, context)
     torch.testing.assert_close(mixture(context.z_BN, context), experts_KBM.mean(0))
     assert experts_KBM.std(0).min() > 1e-4
 

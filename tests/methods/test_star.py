@@ -15,10 +15,11 @@ from ctrbench.contract.domains import domain_tables
 from ctrbench.data.batches import Batch, SplitData
 from ctrbench.errors import SettingError
 from ctrbench.methods.star import Star
+from ctrbench.nn.auxiliary import AuxiliaryModule
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import LayerNorm, PartitionedNorm
 from ctrbench.nn.optim import AdamConfig, Optimizer
-from ctrbench.nn.stages import AuxiliaryModule, StarDense, StarDenseModule
+from ctrbench.nn.stages import StarDense, StarDenseModule
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ctrbench.data.batches import SplitData
 from ctrbench.errors import SettingError
+from ctrbench.nn.auxiliary import Auxiliary
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.interactions import Cross
@@ -17,7 +18,7 @@ from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.pooling import Pooling
 from ctrbench.nn.schema import Schema
-from ctrbench.nn.stages import Auxiliary, Chain, Dense, Stage, StageModule, domain_table
+from ctrbench.nn.stages import Chain, Dense, Stage, StageModule, domain_table
 from ctrbench.plugins.registry import select
 
 Builder = Callable[..., CTRModel]

@@ -11,6 +11,7 @@ import torch
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
+from ctrbench.nn.layer_output import activate
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.optim import AdamConfig, Optimizer
 from ctrbench.nn.plan import Plan
@@ -21,7 +22,6 @@ from ctrbench.nn.stages import (
     DomainDense,
     DomainDenseModule,
     TowerBank,
-    activate,
     domain_table,
 )
 from ctrbench.train.learner import Learner
@@ -77,15 +77,16 @@ def test_only_layers_of_domains_in_the_batch_move(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_bank_equals_its_layers_one_by_one(build: Build, *, shared: bool) -> None:
+def test_a_bank_equals_its_layers_one_by_one(schema: Schema, build: Build, *, shared: bool) -> None:
     bank = DenseBank(Dense(name="bank", width=2, activation="relu"), 3, 4, build)
     torch.nn.init.normal_(bank.bias)
     x = torch.randn(5, 4) if shared else torch.randn(3, 5, 4)
+    own = context(schema, torch.zeros(5, 4))
     weight, bias = bank.weight.detach().double(), bank.bias.detach().double()
     for index in range(3):
         rows = (x if shared else x[index]).double()
         expected = np.maximum(rows.numpy() @ weight[index].numpy() + bias[index].numpy(), 0.0)
-        np.testing.assert_allclose(bank(x)[index].detach(), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(bank(x, own)[index].detach(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_layers_of_a_bank_start_from_different_weights(build: Build) -> None:
@@ -93,13 +94,14 @@ def test_layers_of_a_bank_start_from_different_weights(build: Build) -> None:
     assert len(torch.unique(bank.weight.detach().flatten(1), dim=0)) == 3
 
 
-def test_a_bank_of_towers_applies_its_layers_in_order(build: Build) -> None:
+def test_a_bank_of_towers_applies_its_layers_in_order(schema: Schema, build: Build) -> None:
     tower = (Dense(name="a", width=3, activation="tanh"), Dense(name="b", width=2))
     bank, x_BN = TowerBank(tower, 4, 5, build), torch.randn(6, 5)
+    rows = context(schema, x_BN)
     first, second = bank
     assert bank.num_outputs == 2
-    assert torch.equal(bank(x_BN), second(first(x_BN)))
-    assert bank(x_BN).shape == (4, 6, 2)
+    assert torch.equal(bank(x_BN, rows), second(first(x_BN, rows), rows))
+    assert bank(x_BN, rows).shape == (4, 6, 2)
 
 
 def test_activations() -> None:

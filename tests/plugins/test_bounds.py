@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from ctrbench.discovery import builtin_plugins
 from ctrbench.errors import SettingError
-from ctrbench.plugins.base import MAX_NUMBER, Settings
 from ctrbench.plugins.registry import KINDS, PlugKind, plugins, select
+from ctrbench.plugins.settings import MAX_NUMBER, Settings
 from ctrbench.runs.grid import make_config
 from ctrbench.studies.study import DRAWINGS
 from ctrbench.train.config import TrainConfig

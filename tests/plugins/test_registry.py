@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctrbench.errors import ContractError, SettingError
+from ctrbench.plugins.base import Method
 from ctrbench.plugins.registry import (
     PlugKind,
     find,
@@ -48,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def settings_of(selector: str) -> dict[str, object]:
-    return select("methods", selector).value.model_dump(exclude={"norm", "aux"})
+    return select("methods", selector).value.model_dump(exclude=set(Method.model_fields))
 
 
 def test_built_in_plugins_are_the_files_of_the_folders() -> None:

@@ -87,6 +87,8 @@ def fit_uninterrupted(method: str) -> tuple[Fit, dict[str, torch.Tensor]]:
         "pcgrad",
         "adaptdhm",
         "separate",
+        "plain[dropout=0.3,weight_decay=0.01,embedding_l2=1e-4]",
+        "star[dropout=0.3,weight_decay=0.01]",
         "maml[tasks=2,support=16,query=16]",
         "maml[tasks=2,support=16,query=16,paml_lr=true]",
     ],

@@ -44,6 +44,7 @@ class RowAdam(ABC):
         weight = table.weight
         self.num_rows, self.shape = len(weight), weight.shape[1:]
         self.width, self.num_spare_rows = max(1, self.shape.numel()), num_spare_rows
+        self.num_decayed = table.num_decayed
         self.packed = _zeros((self.num_rows + num_spare_rows, 3, self.width), weight)
         self.packed[: self.num_rows, _WEIGHT] = weight.detach().flatten(1)
         # The model reads the very memory that is updated here.
@@ -62,6 +63,10 @@ class RowAdam(ABC):
     @abstractmethod
     def update(self, rows_U: torch.Tensor, weight_UW: torch.Tensor, grad_UW: torch.Tensor, step: int) -> None:
         """Make step number `step` on rows whose weights `read` returned."""
+
+    @abstractmethod
+    def decay(self, rows_U: torch.Tensor, factor: float) -> None:
+        """Multiply the decayed numbers of rows that `read` returned and `update` will update."""
 
     @abstractmethod
     def flush(self, step: int) -> None:
@@ -135,6 +140,11 @@ class LoopRowAdam(RowAdam):
             self.missed.powers_4H, self.rule == "adam",
         )  # fmt: skip
 
+    def decay(self, rows_U: torch.Tensor, factor: float) -> None:
+        """Change the table in place."""
+        decayed_RW = self.packed[:, _WEIGHT, : self.num_decayed]
+        decayed_RW.index_copy_(0, rows_U, decayed_RW.index_select(0, rows_U).mul_(factor))
+
     def flush(self, step: int) -> None:
         """Make up for the missed steps of every row."""
         if self.rule != "adam":
@@ -201,6 +211,11 @@ class TensorRowAdam(RowAdam):
                 self.last[rows_U] = step
         self.packed.index_copy_(0, rows_U, self.gathered)
         self.gathered = None
+
+    def decay(self, rows_U: torch.Tensor, factor: float) -> None:
+        """Change the gathered rows."""
+        assert self.gathered is not None, "rows are read before they decay"
+        self.gathered[:, _WEIGHT, : self.num_decayed] *= factor
 
     def flush(self, step: int, rows: int = 1 << 18) -> None:
         """Make up for the missed steps of every row, `rows` rows at a time."""

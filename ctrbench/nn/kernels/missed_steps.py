@@ -16,13 +16,17 @@ _HORIZON = 1 << 15
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
-    """Settings of Adam, for dense weights and table rows."""
+    """Settings of Adam, for dense weights and table rows; of the regularizers, see `ctrbench.nn.optim`."""
 
     lr: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     embedding_rule: EmbeddingRule = "adam"
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices, w ← w - lr λ w before a step that moves w (Loshchilov and Hutter, ICLR 2019)."""
+    embedding_l2: float = 0.0
+    """λ of the penalty λ/2 Σ ‖e‖² over the distinct embedding rows that a step reads: their gradient gains λ e."""
 
 
 class MissedSteps:

@@ -1,0 +1,72 @@
+"""The settings of every method, which the base class `Method` inherits: added parts, regularizers, learning rate.
+
+All are off by default, and a run's key leaves them out while they are, so that keys of older records stay valid. A
+user's own method has them without a line of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ctrbench.added_fields import added_field
+from ctrbench.errors import SettingError
+from ctrbench.nn.auxiliary import Auxiliary
+from ctrbench.nn.common import CommonSettings
+from ctrbench.nn.layer_output import Regularization
+from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
+from ctrbench.nn.plan import Plan
+from ctrbench.nn.stages import Dense, Stage
+from ctrbench.plugins.settings import Settings
+
+
+class CommonFields(Settings):
+    """Settings of every method, and the edits of a plan that they stand for."""
+
+    norm: Literal["bn", "ln", "pn"] | None = added_field(None)
+    """Normalization of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
+    aux: Literal["all", "domain"] | None = added_field(None)
+    """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
+    lr: Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False)] | None = added_field(None)
+    """Learning rate; none: that of the run, `--lr`."""
+    dropout: float = added_field(0.0, ge=0.0, lt=1.0)
+    """Share of the outputs of each hidden layer of a tower, experts included, that are zero in a training step."""
+    weight_decay: float = added_field(0.0, ge=0.0, le=10.0)
+    """Decoupled weight decay λ, as in AdamW: matrices shrink by 1 - lr λ per step; biases, normalization and embeddings
+    do not."""
+    embedding_l2: float = added_field(0.0, ge=0.0, le=10.0)
+    """λ of a penalty λ/2 Σ ‖e‖² over the distinct embedding rows of each batch; not part of the reported loss."""
+
+    def norm_stage(self) -> Stage | None:
+        """Return the stage of the setting `norm`, placed before the tower; None without one."""
+        kinds: dict[str | None, type[Stage]] = {"bn": BatchNorm, "ln": LayerNorm, "pn": PartitionedNorm}
+        return kinds[self.norm](name="norm") if self.norm else None
+
+    def aux_stage(self) -> Stage | None:
+        """Return the stage of the setting `aux`, one more logit; None without one."""
+        return Auxiliary(name="aux", sees=self.aux) if self.aux else None
+
+    def common_settings(self) -> CommonSettings:
+        """Return the settings of every method that model and optimizer apply."""
+        return CommonSettings(**{field.name: getattr(self, field.name) for field in fields(CommonSettings)})
+
+    def add_regularization(self, plan: Plan) -> Plan:
+        """Return the plan with the regularization of hidden layers at the dense stages of its tower."""
+        regularization = self.common_settings().regularization
+        if not regularization.is_active:
+            return plan
+        return replace(plan, tower=tuple(_with_regularization(stage, regularization) for stage in plan.tower))
+
+
+def _with_regularization(stage: Stage, regularization: Regularization) -> Stage:
+    if isinstance(stage, Dense):
+        return replace(stage, regularization=regularization)
+    if stage.as_dense() is not None:
+        raise SettingError(
+            "dropout must apply to all hidden layers of the tower",
+            value=f"the stage {stage.name} stands for one and is no subclass of Dense",
+            remedy="leave the setting out, or make the stage a subclass of Dense whose module ends in make_output()",
+        )
+    return stage
