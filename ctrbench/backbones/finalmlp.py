@@ -31,7 +31,6 @@ import torch
 from torch import nn
 
 from ctrbench.extend import (
-    EMBEDDING_STD,
     Backbone,
     Build,
     Chain,
@@ -127,7 +126,7 @@ class FeatureGateModule(StageModule):
         columns = _columns_of_role(stage.role, build.schema)
         self.register_buffer("columns", columns, persistent=False)
         start = torch.empty(1, build.schema.embedding_size)
-        start.normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.learned"))
+        start.normal_(std=build.embedding_std, generator=build.generator(f"{stage.name}.learned"))
         self.register_parameter("learned", None if len(columns) else nn.Parameter(start))
         hidden = Dense(name=f"{stage.name}.hidden", width=stage.hidden, activation="relu")
         output = Dense(name=f"{stage.name}.output", width=num_inputs)

@@ -23,11 +23,12 @@ ONE_CLASS = ((0.0, -1.0, "negative"), (1.0, 1.0, "positive"))
     "initial logits", "Initial logits differ from the backbone's by no more than starts_as_backbone declares."
 )
 def initial_logits(case: Case) -> str | None:
-    """Compare untrained models with and without the method, both with its normalization."""
+    """Compare untrained models with and without the method, both with its settings of every method except `aux`."""
     claim = case.method.starts_as_backbone
     if claim is None:
         return None
-    batch, base, norm = case.test.slice(0, len(case.test)), case.plan(), case.method.norm_stage()
+    batch, method, norm = case.test.slice(0, len(case.test)), case.method, case.method.norm_stage()
+    base = replace(method.add_regularization(case.plan()), common=method.common_settings())
     base = base.before_tower(norm) if norm else base
     with torch.no_grad():
         plain_B = CTRModel(base, make_schema(), seed=SEED).eval()(batch)

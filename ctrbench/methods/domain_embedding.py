@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ctrbench.extend import EMBEDDING_STD, Build, Context, Method, Plan, RowTable, Stage, StageModule
+from ctrbench.extend import Build, Context, Method, Plan, RowTable, Stage, StageModule
 
 
 class DomainEmbedding(Method):
@@ -54,7 +54,7 @@ class WithDomainModule(StageModule):
         schema = build.schema
         self.num_outputs = num_inputs + schema.embedding_size
         rows = torch.zeros(schema.num_domains + 1, schema.embedding_size)
-        rows[1:].normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.rows"))
+        rows[1:].normal_(std=build.embedding_std, generator=build.generator(f"{stage.name}.rows"))
         self.domain = RowTable(rows, "domain")
 
     def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:

@@ -37,7 +37,6 @@ import torch
 from torch import nn
 
 from ctrbench.extend import (
-    EMBEDDING_STD,
     Build,
     Capabilities,
     Chain,
@@ -178,7 +177,7 @@ class Attention(nn.Module):
     def __init__(self, settings: Hinet, num_domains: int, build: Build) -> None:
         super().__init__()
         rows = torch.zeros(num_domains + 1, settings.embedding)
-        rows[1:].normal_(std=EMBEDDING_STD, generator=build.generator("hinet.embedding"))
+        rows[1:].normal_(std=build.embedding_std, generator=build.generator("hinet.embedding"))
         self.embedding = RowTable(rows, "domain")
         hidden = Dense(name="hinet.attention", width=settings.attention, activation="relu")
         self.mlp = Chain((hidden, Dense(name="hinet.weights", width=num_domains)), settings.embedding, build)

@@ -109,6 +109,11 @@ class Mamdr(Method):
             raise ValueError(
                 "norm=bn would train with moments of one domain and score with those of all; leave it out"
             )
+        if self.tower_norm == "batch":
+            raise ValueError(
+                "tower_norm=batch would train with moments of one domain and score with those of all; "
+                "set tower_norm=layer"
+            )
         return self
 
     def idle(self) -> Iterator[str]:

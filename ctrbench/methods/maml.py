@@ -123,6 +123,11 @@ class Maml(Method):
             raise ValueError(
                 "norm and aux hold parameters per domain, which inner steps would share; leave them out"
             )
+        if self.tower_norm == "batch":
+            raise ValueError(
+                "tower_norm=batch would train with moments of one domain and score with those of all; "
+                "set tower_norm=layer"
+            )
         if self.variant == "reptile" and self.support < 2:
             raise ValueError("the support of reptile must have at least 2 rows; set support")
         return self

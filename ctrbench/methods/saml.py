@@ -204,7 +204,7 @@ class Branches(nn.Module):
         for i, (weight_PNM, bias_PM) in enumerate(_merged_layers(rows)):
             output = self.outputs[i]
             assert isinstance(output, LayerOutput)
-            x = output.score(torch.baddbmm(bias_PM[:, None], x, weight_PNM))
+            x = output.score(torch.baddbmm(bias_PM[:, None], x, weight_PNM), context)
         return x
 
     def _row_tables(self) -> list[RowTable]:

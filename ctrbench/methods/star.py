@@ -84,6 +84,11 @@ class Star(Method):
                 "norm=bn with batching=domain would train with moments of one domain and score with those of all; "
                 "set batching=mixed"
             )
+        if self.tower_norm == "batch" and self.batching == "domain":
+            raise ValueError(
+                "tower_norm=batch with batching=domain would train with moments of one domain and score with those of "
+                "all; set batching=mixed or tower_norm=layer"
+            )
         return self
 
     def idle(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.stages import Dense, Stage, StageModule
-from ctrbench.nn.tables import EMBEDDING_STD, RowTable
+from ctrbench.nn.tables import RowTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class AuxiliaryModule(StageModule):
         super().__init__()
         self.sees = stage.sees
         rows = torch.zeros(build.schema.num_indicators + 1, stage.embedding)
-        rows[1:].normal_(std=EMBEDDING_STD, generator=build.generator(f"{stage.name}.embedding"))
+        rows[1:].normal_(std=build.embedding_std, generator=build.generator(f"{stage.name}.embedding"))
         self.embedding = RowTable(rows, "domain")
         width = num_inputs if stage.sees == "all" else build.schema.domain_width
         hidden = Dense(name=f"{stage.name}.hidden", width=stage.hidden, activation="relu")

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from ctrbench.nn.schema import Schema
+from ctrbench.nn.tables import EMBEDDING_STD
 
 Activation = Literal["tanh", "relu"]
 
@@ -22,6 +23,8 @@ class Build:
 
     schema: Schema
     seed: int
+    embedding_std: float = EMBEDDING_STD
+    """Standard deviation of embeddings at the start; the setting `embedding_std`."""
 
     def generator(self, label: str) -> torch.Generator:
         """Return a generator that depends only on the run's seed and the label.

@@ -20,7 +20,7 @@ from ctrbench.nn.gather import mean_rows
 from ctrbench.nn.lists import Behaviors, Lists
 from ctrbench.nn.pooling import Pooling, RowLoss, make_pooling
 from ctrbench.nn.schema import FieldShape, Schema
-from ctrbench.nn.tables import EMBEDDING_STD, Reader, RowTable, look_up
+from ctrbench.nn.tables import Reader, RowTable, look_up
 
 
 class Inputs(Protocol):
@@ -105,12 +105,12 @@ class FieldEmbedding(nn.Module, Capabilities):
         parts = []
         for field in schema.table_fields:
             part = torch.empty(field.size, schema.embedding_size)
-            part.normal_(std=EMBEDDING_STD, generator=build.generator(f"embedding.{field.name}"))
+            part.normal_(std=build.embedding_std, generator=build.generator(f"embedding.{field.name}"))
             part[0] = 0.0
             parts.append(part)
         for field in schema.copies:
             copy = torch.empty(field.size, schema.embedding_size)
-            copy.normal_(std=EMBEDDING_STD, generator=build.generator(f"embedding.{field.name}.copy"))
+            copy.normal_(std=build.embedding_std, generator=build.generator(f"embedding.{field.name}.copy"))
             copy[0] = 0.0
             parts.append(copy)
         return torch.cat(parts) if parts else torch.empty(0, schema.embedding_size)

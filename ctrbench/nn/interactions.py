@@ -19,7 +19,6 @@ from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.stages import Chain, Stage, StageModule
-from ctrbench.nn.tables import EMBEDDING_STD
 
 FULL_RANK_INPUTS = 1024
 """Number of inputs up to which cross kernels have full rank by default."""
@@ -48,7 +47,7 @@ class FieldVectors(nn.Module):
         self.num_embedded = len(schema.single_fields) + len(schema.bag_fields)
         self.num_fields = self.num_embedded + num_numbers
         start = torch.empty(num_numbers, self.size)
-        start.normal_(std=EMBEDDING_STD, generator=build.generator(f"{name}.numbers"))
+        start.normal_(std=build.embedding_std, generator=build.generator(f"{name}.numbers"))
         self.register_parameter("numbers", nn.Parameter(start) if num_numbers else None)
 
     def forward(self, x_BN: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from ctrbench.nn.pooling import RowLoss
 from ctrbench.nn.schema import Schema
 from ctrbench.nn.separate import SeparateEmbedding, SeparateNetworks, check_separable
 from ctrbench.nn.stages import StageModule
-from ctrbench.nn.tables import Reader, RowTable
+from ctrbench.nn.tables import EMBEDDING_STD, Reader, RowTable
 
 Owner = Literal["embedding", "dense", "per_domain"]
 """The part of a model to which a parameter belongs: shared embeddings, shared weights, or single domains."""
@@ -46,7 +46,7 @@ class CTRModel(nn.Module):
         if plan.hides_domain:
             schema = _without_domain(schema)
         _check_pooling(plan, schema)
-        build = Build(schema=schema, seed=seed)
+        build = _make_build(plan, schema, seed)
         self.common, self.seed = plan.common, seed
         self.schema, self.attends, self.is_separate = schema, plan.attends, plan.separate is not None
         self.embedding: FieldEmbedding
@@ -130,13 +130,18 @@ class CTRModel(nn.Module):
         return counts
 
 
+def _make_build(plan: Plan, schema: Schema, seed: int) -> Build:
+    std = plan.common.embedding_std
+    return Build(schema=schema, seed=seed, embedding_std=EMBEDDING_STD if std is None else std)
+
+
 def _check_regularization(model: CTRModel) -> None:
     """Raise `SettingError` for a regularization of hidden layers that no layer of the model has."""
     requested = model.common.regularization
     layers = (module for module in model.modules() if isinstance(module, LayerOutput))
     if requested.is_active and all(layer.regularization != requested for layer in layers):
         raise SettingError(
-            "dropout must have an effect on a hidden layer of the tower",
+            "dropout and tower_norm must have an effect on a hidden layer of the tower",
             value="no hidden layer of the model has it",
             remedy="leave it out; a method that makes its own layers ends them in the module of Dense.make_output()",
         )

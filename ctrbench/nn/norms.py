@@ -9,19 +9,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
 from ctrbench.nn.exchange import Groups, Team
 from ctrbench.nn.kernels.moments import BatchMoments, RunningMoments, update_moments
+from ctrbench.nn.normalization import CONSTANT, BatchNormalization, LayerNormalization
 from ctrbench.nn.routing import Routing
 from ctrbench.nn.stages import Stage, StageModule, domain_table
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Mean and variance."""
-CONSTANT = 1e-3
-"""Share of ε below which a variance is rounding: the column is constant, among all rows or within the domain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,63 +40,12 @@ class BatchNorm(Stage):
         return BatchNormModule(self, num_inputs)
 
 
-class BatchNormModule(StageModule):
-    """Computes `BatchNorm`; running moments are buffers, updated in training mode only."""
-
-    uses_team = True
-    mean: torch.Tensor
-    variance: torch.Tensor
-    batches: torch.Tensor
+class BatchNormModule(BatchNormalization, StageModule):
+    """Computes `BatchNorm`."""
 
     def __init__(self, stage: BatchNorm, num_inputs: int) -> None:
-        super().__init__()
-        self.num_outputs, self.stage = num_inputs, stage
-        self.scale, self.shift = nn.Parameter(torch.ones(num_inputs)), nn.Parameter(torch.zeros(num_inputs))
-        self.register_buffer("mean", torch.zeros(num_inputs))
-        self.register_buffer("variance", torch.ones(num_inputs))
-        self.register_buffer("batches", torch.zeros(()))
-
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, N)."""
-        if self.training and context.team is not None:
-            return self._normalize_over_workers(x_BN, context.team)
-        eps = self.stage.eps
-        if not self.training or len(x_BN) == 1:
-            return self._normalize_by_running_moments(x_BN)
-        normed_BN: torch.Tensor
-        normed_BN, mean_N, root_N = torch.native_batch_norm(
-            x_BN, self.scale, self.shift, None, None, True, 0.0, eps
-        )
-        self._update(mean_N.detach(), root_N.detach(), len(x_BN))
-        return normed_BN
-
-    def _normalize_by_running_moments(self, x_BN: torch.Tensor) -> torch.Tensor:
-        eps = self.stage.eps
-        is_constant = self.variance < CONSTANT * eps
-        variance = self.variance.masked_fill(is_constant, float("inf"))
-        return functional.batch_norm(x_BN, self.mean, variance, self.scale, self.shift, eps=eps)
-
-    def _normalize_over_workers(self, x_BN: torch.Tensor, team: Team) -> torch.Tensor:
-        """Normalize with moments over all workers' rows."""
-        sums = team.sum(torch.cat([x_BN.sum(0), x_BN.new_full((1,), len(x_BN))]))
-        num_rows = round(float(sums[-1].detach()))
-        if num_rows == 1:
-            return self._normalize_by_running_moments(x_BN)
-        mean_N = sums[:-1] / num_rows
-        # To first order the sum of squares does not depend on the mean, so no gradient is needed there.
-        squares_N = team.sum((x_BN - mean_N.detach()).square().sum(0))
-        root_N = torch.rsqrt(squares_N / num_rows + self.stage.eps)
-        self._update(mean_N.detach(), root_N.detach(), num_rows)
-        scale_N = self.scale * root_N
-        return torch.addcmul(self.shift - mean_N * scale_N, x_BN, scale_N)
-
-    @torch.no_grad()
-    def _update(self, mean_N: torch.Tensor, root_N: torch.Tensor, num_rows: int) -> None:
-        share = (1.0 / (self.batches + 1.0)).clamp_min(self.stage.momentum)
-        variance_N = (root_N**-2.0 - self.stage.eps).clamp_min(0.0) * (num_rows / (num_rows - 1))
-        self.mean.lerp_(mean_N, share)
-        self.variance.lerp_(variance_N, share)
-        self.batches.add_(1.0)
+        super().__init__(num_inputs, momentum=stage.momentum, eps=stage.eps)
+        self.num_outputs = num_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +59,12 @@ class LayerNorm(Stage):
         return LayerNormModule(self, num_inputs)
 
 
-class LayerNormModule(StageModule):
+class LayerNormModule(LayerNormalization, StageModule):
     """Computes `LayerNorm`."""
 
     def __init__(self, stage: LayerNorm, num_inputs: int) -> None:
-        super().__init__()
-        self.num_outputs, self.stage = num_inputs, stage
-        self.scale, self.shift = nn.Parameter(torch.ones(num_inputs)), nn.Parameter(torch.zeros(num_inputs))
-
-    def forward(self, x_BN: torch.Tensor, context: Context) -> torch.Tensor:
-        """(B, N) to (B, N)."""
-        return functional.layer_norm(x_BN, [self.num_outputs], self.scale, self.shift, self.stage.eps)
+        super().__init__(num_inputs, eps=stage.eps)
+        self.num_outputs = num_inputs
 
 
 @dataclass(frozen=True, kw_only=True)

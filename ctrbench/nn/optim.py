@@ -26,7 +26,7 @@ from ctrbench.nn.capabilities import decayed_parameters
 from ctrbench.nn.exchange import RowGrads, Team, Workers, sum_gradients
 from ctrbench.nn.gather import rows_at
 from ctrbench.nn.kernels.adam import RowAdam, row_adam
-from ctrbench.nn.kernels.missed_steps import AdamConfig, EmbeddingRule, MissedSteps
+from ctrbench.nn.kernels.missed_steps import AdamConfig, EmbeddingRule, missed_steps
 from ctrbench.nn.tables import RowTable
 
 __all__ = ["AdamConfig", "DenseAdam", "DenseView", "EmbeddingRule", "Optimizer"]
@@ -46,7 +46,8 @@ class DenseAdam:
         self.parameters = list(parameters)
         of_matrices = {id(parameter) for parameter in decayed}
         self.is_decayed = [id(parameter) in of_matrices for parameter in self.parameters]
-        self.config, self.lr = config, config.lr
+        self.config, self.lr, self.decay_lr = config, config.lr, config.lr
+        """Learning rates of gradients, which a learner may change, and of weight decay."""
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.counts = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
@@ -69,7 +70,7 @@ class DenseAdam:
         grads = [weight.grad for weight in weights if weight.grad is not None]
         matrices: list[torch.Tensor] = [self.parameters[index] for index in in_use if self.is_decayed[index]]
         if self.config.weight_decay and matrices:
-            torch._foreach_mul_(matrices, 1.0 - self.lr * self.config.weight_decay)
+            torch._foreach_mul_(matrices, 1.0 - self.decay_lr * self.config.weight_decay)
         torch._foreach_add_(counts, 1.0)
         torch._fused_adam_(
             weights, grads, means, squares, [], counts,
@@ -154,9 +155,14 @@ class Optimizer:
         self.team: Team | None = None
         self.device = next(model.parameters()).device
         self._generator: torch.Generator | None = None
-        missed = MissedSteps(config, self.device)
+        self.missed = missed_steps(config, self.device)
         tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
-        self.tables = {name: row_adam(table, config, missed) for name, table in tables.items()}
+        self.tables = {
+            name: row_adam(
+                table, config, missed_steps(config, self.device) if table.own_steps else self.missed
+            )
+            for name, table in tables.items()
+        }
         self._adam_of = {table: self.tables[name] for name, table in tables.items()}
         in_tables = {id(table.weight) for table in tables.values()}
         dense = (parameter for parameter in model.parameters() if id(parameter) not in in_tables)
@@ -164,6 +170,17 @@ class Optimizer:
         self.steps = 0
         self.reads: list[Read] = []
         """Rows read since `begin`."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return self.dense.decay_lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self.dense.lr = self.dense.decay_lr = lr
+        for adam in self.tables.values():
+            adam.lr = lr
 
     def dense_view(self) -> DenseView:
         """Return access to the dense weights and their optimizer state."""
@@ -179,7 +196,7 @@ class Optimizer:
             dense.reset_first_moments()
         # The optimizer corrects by all its steps.
         correction = (1.0 - config.beta1 ** (self.steps + 1)) / (1.0 - config.beta1**number)
-        return dense.learning_rate(config.lr * correction)
+        return dense.learning_rate(self.lr * correction)
 
     @property
     def generator(self) -> torch.Generator:
@@ -216,12 +233,14 @@ class Optimizer:
         touched = self._touched_rows() if self.team is None else self._touched_by_all(self.team)
         config = self.config
         self.steps += 1
+        self.missed.count(self.steps, self.lr)
         self.dense.step()
         for adam, rows_U, weight_UW, grad_UW in touched:
             if adam.steps is not None:
                 adam.steps += 1
+                adam.missed.count(adam.steps, self.lr)
             if config.weight_decay and adam.num_decayed:
-                adam.decay(rows_U, 1.0 - config.lr * config.weight_decay)
+                adam.decay(rows_U, 1.0 - self.lr * config.weight_decay)
             if config.embedding_l2 and adam.rule != "domain":
                 grad_UW = grad_UW + config.embedding_l2 * weight_UW
             adam.update(rows_U, weight_UW, grad_UW, self._steps_of(adam))
@@ -259,6 +278,7 @@ class Optimizer:
             "steps": self.steps,
             "dense": self.dense.state_dict(),
             "tables": {name: adam.state_dict() for name, adam in self.tables.items()},
+            **({"missed": self.missed.state_dict()} if self.config.is_scheduled else {}),
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -271,3 +291,6 @@ class Optimizer:
         self.dense.load_state_dict(dense)
         for name, adam in self.tables.items():
             adam.load_state_dict(tables[name])
+        missed = state.get("missed")
+        if isinstance(missed, dict):
+            self.missed.load_state_dict(missed)

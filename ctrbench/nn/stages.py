@@ -324,7 +324,7 @@ def _check_regularization(stage: Stage, module: StageModule) -> None:
     layers = (layer.regularization for layer in module.modules() if isinstance(layer, LayerOutput))
     if requested.is_active and requested not in layers:
         raise SettingError(
-            "the module of a dense stage must apply its dropout",
+            "the module of a dense stage must apply dropout and tower_norm",
             value=f"{type(module).__name__} of the stage {stage.name} does not",
             remedy="end its forward in the module that Dense.make_output() returns, or leave the setting out",
         )

@@ -7,15 +7,15 @@ user's own method has them without a line of its own.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ctrbench.added_fields import added_field
 from ctrbench.errors import SettingError
 from ctrbench.nn.auxiliary import Auxiliary
-from ctrbench.nn.common import CommonSettings
-from ctrbench.nn.layer_output import Regularization
+from ctrbench.nn.common import CommonSettings, LrSchedule
+from ctrbench.nn.layer_output import Regularization, TowerNorm
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.stages import Dense, Stage
@@ -31,13 +31,34 @@ class CommonFields(Settings):
     """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
     lr: Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False)] | None = added_field(None)
     """Learning rate; none: that of the run, `--lr`."""
+    lr_schedule: LrSchedule = added_field("constant")
+    """Learning rate over all planned steps: constant, falling to zero as a half cosine, rising linearly at the start,
+    or both."""
+    lr_warmup: Annotated[float, Field(gt=0.0, le=10_000.0)] = added_field(0.1)
+    """Epochs, such as 0.1 of one, during which a warm-up raises the learning rate."""
     dropout: float = added_field(0.0, ge=0.0, lt=1.0)
     """Share of the outputs of each hidden layer of a tower, experts included, that are zero in a training step."""
+    tower_norm: TowerNorm | None = added_field(None)
+    """Normalization of each hidden layer of a tower, experts included, before its activation: per batch or per row."""
     weight_decay: float = added_field(0.0, ge=0.0, le=10.0)
     """Decoupled weight decay λ, as in AdamW: matrices shrink by 1 - lr λ per step; biases, normalization and embeddings
     do not."""
     embedding_l2: float = added_field(0.0, ge=0.0, le=10.0)
     """λ of a penalty λ/2 Σ ‖e‖² over the distinct embedding rows of each batch; not part of the reported loss."""
+
+    embedding_std: Annotated[float, Field(gt=0.0, le=10.0)] | None = added_field(None)
+    """Standard deviation of embeddings at the start; none: 0.05."""
+
+    @model_validator(mode="after")
+    def _check_common(self) -> Self:
+        if (
+            "warmup" not in self.lr_schedule
+            and self.lr_warmup != type(self).model_fields["lr_warmup"].default
+        ):
+            raise ValueError(
+                "lr_warmup has no effect without a warm-up; set lr_schedule=warmup or leave it out"
+            )
+        return self
 
     def norm_stage(self) -> Stage | None:
         """Return the stage of the setting `norm`, placed before the tower; None without one."""
@@ -65,7 +86,7 @@ def _with_regularization(stage: Stage, regularization: Regularization) -> Stage:
         return replace(stage, regularization=regularization)
     if stage.as_dense() is not None:
         raise SettingError(
-            "dropout must apply to all hidden layers of the tower",
+            "dropout and tower_norm must apply to all hidden layers of the tower",
             value=f"the stage {stage.name} stands for one and is no subclass of Dense",
             remedy="leave the setting out, or make the stage a subclass of Dense whose module ends in make_output()",
         )

@@ -47,6 +47,7 @@ class SideNetwork(Generic[Net]):
         assert self.network is not None, "a step evaluates the network before it ends"
         if self.adam is None:
             self.adam = self._make_adam(self.network, optimizer)
+        self.adam.param_groups[0]["lr"] = optimizer.lr
         self.adam.step()
 
     def _make_adam(self, network: Net, optimizer: Optimizer) -> torch.optim.Adam:

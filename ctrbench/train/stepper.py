@@ -59,6 +59,7 @@ class Stepper:
 
         `progress` is the share of the whole training done after this step (default: steps made / steps planned).
         """
+        self._set_lr(progress)
         output = self.learner.step(self.model, self.optimizer, batch)
         if self.workers is not None:
             output = sum_over_workers(output, batch.share, self.workers)
@@ -67,6 +68,14 @@ class Stepper:
             min(1.0, self.optimizer.steps / self.planned_steps if progress is None else progress)
         )
         return output
+
+    def _set_lr(self, progress: float | None) -> None:
+        """Set the learning rate of a step with this progress after it."""
+        common, planned = self.model.common, self.planned_steps
+        if common.lr_schedule != "constant":
+            done = self.optimizer.steps / planned if progress is None else progress - 1.0 / planned
+            factor = common.lr_factor(done, planned, self.config.epochs)
+            self.optimizer.lr = self.optimizer.config.lr * factor
 
     def steps(self, window: Window, order: Order, *, epoch: int, first: int = 0) -> Iterator[StepOutput]:
         """Make one step per batch of a window, from batch number `first` on, and yield the outputs."""

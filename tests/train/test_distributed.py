@@ -150,6 +150,7 @@ CASES = [
     Case("star", steps=20, by_tensors=True),
     Case("plain[norm=bn]", steps=20),
     Case("plain[weight_decay=0.01,embedding_l2=1e-3]", steps=20),
+    Case("mmoe[tower_norm=batch]", steps=20, batch_size=100, adam=CALM),
     Case("plain[norm=pn]", steps=20, batch_size=100, adam=CALM),
     Case("star", steps=20, batch_size=64, adam=CALM),
     Case("star[batching=mixed]", steps=20, batch_size=100, adam=CALM),

@@ -89,6 +89,8 @@ def fit_uninterrupted(method: str) -> tuple[Fit, dict[str, torch.Tensor]]:
         "separate",
         "plain[dropout=0.3,weight_decay=0.01,embedding_l2=1e-4]",
         "star[dropout=0.3,weight_decay=0.01]",
+        "plain[tower_norm=batch,lr_schedule=warmup_cosine]",
+        "separate[lr_schedule=cosine]",
         "maml[tasks=2,support=16,query=16]",
         "maml[tasks=2,support=16,query=16,paml_lr=true]",
     ],

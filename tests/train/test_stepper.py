@@ -73,6 +73,20 @@ def test_a_window_can_be_entered_at_any_batch(build_model: Callable[..., CTRMode
     assert first + run_window(resumed, window(data), first=2) == losses
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_schedule_sets_the_rate_of_each_step(
+    build_model: Callable[..., CTRModel], data: SplitData, *, share: float
+) -> None:
+    stepper = Stepper(build_model("plain[lr=0.1,lr_schedule=cosine]"), Learner(), CONFIG)
+    rows, rates = window(data, share=share), []
+    order = stepper.order(data, rows.generator, share=share)
+    for _ in stepper.steps(rows, order, epoch=0):
+        rates.append(stepper.optimizer.lr)
+    steps = round(2 * BATCHES / share)
+    expected = [0.05 * (1.0 + np.cos(np.pi * step / steps)) for step in range(BATCHES)]
+    assert rates == pytest.approx(expected)
+
+
 def test_a_restored_stepper_makes_the_same_steps(
     build_model: Callable[..., CTRModel], data: SplitData
 ) -> None:

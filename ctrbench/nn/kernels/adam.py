@@ -37,7 +37,7 @@ class RowAdam(ABC):
     def __init__(
         self, table: RowTable, config: AdamConfig, missed: MissedSteps, num_spare_rows: int = 0
     ) -> None:
-        self.config, self.missed = config, missed
+        self.config, self.missed, self.lr = config, missed, config.lr
         self.rule: str = "domain" if table.rule == "domain" else config.embedding_rule
         self.steps = 0 if table.own_steps else None
         """Steps that read the table; None: the model's steps count."""
@@ -77,18 +77,20 @@ class RowAdam(ABC):
         config = self.config
         c1, root2 = 1.0 - config.beta1**step, (1.0 - config.beta2**step) ** 0.5
         # SparseAdam adds ε before the bias correction of the root, dense Adam after it.
-        return config.lr * root2 / c1, config.eps if self.rule == "lazy_adam" else config.eps * root2
+        return self.lr * root2 / c1, config.eps if self.rule == "lazy_adam" else config.eps * root2
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return weights, moments and step counts."""
-        steps = {} if self.steps is None else {"steps": torch.tensor(self.steps)}
+        steps = {} if self.steps is None else {"steps": torch.tensor(self.steps), **self.missed.state_dict()}
         return {"packed": self.packed[: self.num_rows], "last": self.last[: self.num_rows], **steps}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load the state returned by `state_dict`, in place."""
         self.packed[: self.num_rows].copy_(state["packed"])
         self.last[: self.num_rows].copy_(state["last"])
-        self.steps = None if self.steps is None else int(state["steps"])
+        if self.steps is not None:
+            self.steps = int(state["steps"])
+            self.missed.load_state_dict(state)
 
 
 def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
@@ -122,7 +124,7 @@ class LoopRowAdam(RowAdam):
         out_UW = self.packed.new_empty(len(rows_U), self.packed.shape[2])
         in_parts(
             _catch_up_loop, len(rows_U), self.packed.shape[2],
-            self.packed_R3W, self.last_R, rows_U.numpy(), step - 1, self.config.lr, self.config.eps,
+            self.packed_R3W, self.last_R, rows_U.numpy(), step - 1, self.missed.lr, self.config.eps,
             self.missed.sums_2H, self.missed.powers_4H, out_UW.numpy(),
         )  # fmt: skip
         return out_UW
@@ -133,7 +135,7 @@ class LoopRowAdam(RowAdam):
         betas, table = (config.beta1, config.beta2), (self.packed_R3W, self.last_R, rows_U.numpy())
         size = self.packed.shape[2]
         if self.rule == "domain":
-            in_parts(_own_adam_loop, len(rows_U), size, *table, grad, config.lr, config.eps, betas)
+            in_parts(_own_adam_loop, len(rows_U), size, *table, grad, self.lr, config.eps, betas)
             return
         in_parts(
             _adam_loop, len(rows_U), size, *table, weight_UW.numpy(), grad, step, *self.scales(step), betas,
@@ -152,7 +154,7 @@ class LoopRowAdam(RowAdam):
         config = self.config
         in_parts(
             _flush_loop, self.num_rows, self.packed.shape[2],
-            self.packed_R3W, self.last_R, step, config.lr, config.eps, config.beta2,
+            self.packed_R3W, self.last_R, step, self.missed.lr, config.eps, config.beta2,
             self.missed.sums_2H, self.missed.powers_4H,
         )  # fmt: skip
 
@@ -185,7 +187,7 @@ class TensorRowAdam(RowAdam):
         weight, mean, square = gathered.unbind(1)
         # A row never touched has zero moments and does not move.
         damping = (self.config.eps * g2 / g1.clamp_min(1e-30)).clamp_min(1e-30)
-        weight -= self.config.lr * g1 * mean / (square.sqrt() + damping)
+        weight -= self.missed.lr * g1 * mean / (square.sqrt() + damping)
         mean *= (self.config.beta1 ** missed_U.double()).float()[:, None]
         square *= (self.config.beta2 ** missed_U.double()).float()[:, None]
 
@@ -200,7 +202,7 @@ class TensorRowAdam(RowAdam):
             count_U = self.last[rows_U] + 1
             self.last[rows_U] = count_U
             # w -= lr / c1 · m / (√(v / c2) + ε), in few passes over the rows.
-            c1_U1 = (1.0 - config.beta1 ** count_U.double())[:, None] / config.lr
+            c1_U1 = (1.0 - config.beta1 ** count_U.double())[:, None] / self.lr
             root_U1 = (1.0 - config.beta2 ** count_U.double()).sqrt()[:, None]
             divisor = square.sqrt().mul_((c1_U1 / root_U1).float()).add_((config.eps * c1_U1).float())
             weight.addcdiv_(mean, divisor, value=-1.0)
@@ -261,7 +263,7 @@ def _movement(
 ) -> tuple[np.float32, np.float32]:
     """Return rate = lr g1 and damping = ε g2 / g1: the missed steps add up to -rate m / (√v + damping)."""
     horizon = sums_2H.shape[1] - 1
-    start, end, power = min(last, horizon), min(last + missed, horizon), min(missed, horizon)
+    start, end, power = min(last, horizon), min(last + missed, horizon), min(missed, powers_4H.shape[1] - 1)
     g1 = sums_2H[0, start] - powers_4H[0, power] * sums_2H[0, end]
     g2 = sums_2H[1, start] - powers_4H[1, power] * sums_2H[1, end]
     return np.float32(lr * g1), np.float32(eps * g2 / max(g1, 1e-30))
