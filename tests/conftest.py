@@ -31,7 +31,7 @@ from ctrbench.runs.grid import Run
 from ctrbench.runs.record import (
     Choice,
     Code,
-    Epoch,
+    Evaluation,
     Measured,
     Parameters,
     Result,
@@ -386,9 +386,9 @@ def record() -> MakeRecord:
         }  # fmt: skip
         filled = Result(**{
             "parameters": Parameters(embedding=2_500_000, dense=999, per_domain=0),
-            "best_epoch": 1, "steps": 1, "rows_seen": 1, "dev": test, "test": test, "domains": DOMAINS,
+            "best_evaluation": 1, "steps": 1, "rows_seen": 1, "dev": test, "test": test, "domains": DOMAINS,
             "bins": make_bins(auc or 0.5), "predictions_sha256": key.digest,
-            "history": (Epoch(epoch=1, step=1, loss=0.5, dev=result.get("dev", test)),), **result,
+            "history": (Evaluation(epoch=1, step=1, loss=0.5, dev=result.get("dev", test)),), **result,
         })  # fmt: skip
         return RunRecord(
             run=key.run, digest=key.digest, key=key, status=status, error=error,

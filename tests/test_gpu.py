@@ -29,7 +29,7 @@ def losses(method: str, backbone: str, schema: Schema, data: SplitData, device: 
     rows = data.to(torch.device(device))
     config = TrainConfig(batch_size=32, epochs=2, patience=2, embedding_size=schema.embedding_size)
     trainer = Trainer(model=model, learner=rewriter.learner(), train=rows, dev=rows, config=config, seed=1)
-    return [epoch["loss"] for epoch in trainer.fit().history.epochs]
+    return [epoch["loss"] for epoch in trainer.fit().history.evaluations]
 
 
 PAIRS = [

@@ -93,7 +93,7 @@ Epochs = Annotated[
     int | None,
     declare.count(
         help="Maximum number of passes over the training rows.",
-        show_default="2, or set by --preset",
+        show_default="10, or set by --preset",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -105,9 +105,25 @@ BatchSize = Annotated[
 ]
 EmbeddingSize = Annotated[int, declare.count(help="Numbers per embedding vector.", rich_help_panel=TRAINING)]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of Adam.", rich_help_panel=TRAINING)]
+Evaluations = Annotated[
+    int,
+    declare.count(max=1_000, help="Evaluations on the dev split per epoch.", rich_help_panel=TRAINING),
+]
+EvaluationRows = Annotated[
+    int,
+    declare.count(help="Maximum number of dev rows per evaluation.", rich_help_panel=TRAINING),
+]
 Patience = Annotated[
     int,
-    declare.count(help="Epochs without a better dev AUC before training stops.", rich_help_panel=TRAINING),
+    declare.count(
+        help="Evaluations without a better dev AUC before training stops.", rich_help_panel=TRAINING
+    ),
+]
+AnnealEpochs = Annotated[
+    float,
+    typer.Option(
+        metavar="EPOCHS", help="Length of annealing, for methods that anneal.", rich_help_panel=TRAINING
+    ),
 ]
 Optimizer = Annotated[
     str,

@@ -32,7 +32,10 @@ def run(
     batch_size: options.BatchSize = None,
     embedding_size: options.EmbeddingSize = 16,
     lr: options.LearningRate = 1e-3,
-    patience: options.Patience = 1,
+    evaluations: options.Evaluations = 5,
+    evaluation_rows: options.EvaluationRows = 50_000,
+    patience: options.Patience = 5,
+    anneal_epochs: options.AnnealEpochs = 1.0,
     optimizer: options.Optimizer = "adam",
     precision: options.Precision = "float32",
     window: options.Window = None,
@@ -70,7 +73,9 @@ def run(
         window=window,
         settings={
             "epochs": epochs, "batch_size": batch_size, "embedding_size": embedding_size, "lr": lr,
-            "patience": patience, "optimizer": optimizer, "precision": precision, "device": device, "threads": threads,
+            "evaluations": evaluations, "evaluation_rows": evaluation_rows, "patience": patience,
+            "anneal_epochs": anneal_epochs, "optimizer": optimizer, "precision": precision, "device": device,
+            "threads": threads,
         },
     )  # fmt: skip
     if experiment.num_repeated:

@@ -56,7 +56,7 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     titles = [shown.title for shown in _shown_metrics()]
-    for heading in ("method", "backbone", "seed", *titles, "epoch", "s"):
+    for heading in ("method", "backbone", "seed", *titles, "best/last epoch", "updates", "s"):
         justify = "left" if heading in ("method", "backbone") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     recorded = [(run, record) for run, record in runs if record is not None]
@@ -90,13 +90,15 @@ def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
 
 def _result_row(record: RunRecord) -> Iterable[str]:
     assert record.result is not None
-    test, key = record.result.test, record.key
+    key, test, history = record.key, record.result.test, record.result.history
+    best, last = history[record.result.best_evaluation - 1], history[-1]
     return (
         key.method.name if key.control is None else f"{key.method.name}, {key.control}",
         record.key.backbone.name,
         str(record.key.seed),
         *(metric(test.get(shown.name), shown.digits) for shown in _shown_metrics()),
-        str(record.result.best_epoch),
+        f"{best.epoch:.1f}/{last.epoch:.1f}",
+        f"{last.step:,}",
         f"{record.measured.seconds.get('train', 0.0):.1f}",
     )
 

@@ -28,21 +28,15 @@ from ctrbench.runs.machine import device_of, reset_peak_memory
 from ctrbench.runs.outcome import Clock, make_code, make_result, write_record
 from ctrbench.runs.predictions import write_inspection, write_predictions
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
-from ctrbench.runs.run_data import RunData, domain_table, open_data
+from ctrbench.runs.run_data import RunData, base_logloss, domain_table, open_data
 from ctrbench.runs.schema import make_schema
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import Location, remove_file, write_text
 from ctrbench.train.checkpoint import Checkpoint, CheckpointMismatchError
 from ctrbench.train.config import TrainConfig
-from ctrbench.train.loop import (
-    CHECKPOINT_SECONDS,
-    Fit,
-    History,
-    Tick,
-    Trainer,
-    dev_metrics,
-    score_piece,
-)
+from ctrbench.train.dev import dev_metrics, score_piece, selection_score
+from ctrbench.train.history import History
+from ctrbench.train.loop import CHECKPOINT_SECONDS, Fit, Tick, Trainer
 
 
 def execute(
@@ -109,7 +103,9 @@ def _execute_run(
     table = domain_table(data.prepared, key)
     measures, sha256 = write_predictions(test, trained.score, table, store.predictions_file(key))
     write_inspection(trained.inspect(test), sha256, store.inspection_file(key))
-    result = make_result(measures, table, trained.fit, trained.parameters, sha256)
+    result = make_result(
+        measures, table, trained.fit, trained.parameters, sha256, base_logloss=base_logloss(data.prepared)
+    )
     clock.lap("test")
     return result, trained.fit.resumed
 
@@ -210,11 +206,12 @@ def _fit_estimator(
     fitted = estimator.fit(train_rows, dev_rows, schema=schema, seed=key.seed)
     fit_seconds, started = time.perf_counter() - started, time.perf_counter()
     metrics = dev_metrics(dev_rows.label_B.cpu().numpy(), fitted.logits(dev_rows))
-    epoch = {"epoch": 1, "step": fitted.steps, "loss": fitted.loss, "dev": metrics, "logs": {}}
-    history = History(epoch=1, best_epoch=1, rows=len(train), epochs=[epoch], is_done=True)
+    history = History(epoch=1, rows=len(train), loss_sum=fitted.loss, loss_rows=1, is_done=True)
+    history.add_evaluation(epoch=1.0, step=fitted.steps, dev=metrics)
+    history.add_score(selection_score(metrics))
     history.seconds = {"train": fit_seconds, "dev": time.perf_counter() - started}
     return _Trained(
-        fit=Fit(history=history, steps=fitted.steps, notes=dict(fitted.notes), resumed=0),
+        fit=Fit(history=history, dev=metrics, steps=fitted.steps, notes=dict(fitted.notes), resumed=0),
         parameters=Parameters(embedding=0, dense=fitted.num_parameters, per_domain=0),
         score=lambda data: {Column.SCORE: fitted.logits(data)},
         inspect=lambda _data: None,

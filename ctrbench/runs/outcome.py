@@ -12,7 +12,7 @@ from ctrbench.runs.grid import Run
 from ctrbench.runs.machine import commit, machine, peak_memory
 from ctrbench.runs.record import (
     Code,
-    Epoch,
+    Evaluation,
     Measured,
     Parameters,
     Result,
@@ -78,22 +78,28 @@ class Clock:
 
 
 def make_result(
-    measures: Measures, table: DomainTable, fit: Fit, parameters: Parameters, sha256: str
+    measures: Measures,
+    table: DomainTable,
+    fit: Fit,
+    parameters: Parameters,
+    sha256: str,
+    *,
+    base_logloss: float | None,
 ) -> Result:
     """Return the result of a finished run."""
-    best = fit.history.epochs[fit.history.best_epoch - 1]
     return Result(
         parameters=parameters,
-        best_epoch=fit.history.best_epoch,
+        best_evaluation=fit.history.best_evaluation,
         steps=fit.steps,
         rows_seen=fit.history.rows,
-        dev=best["dev"],
+        base_logloss=base_logloss,
+        dev=fit.dev,
         test=measures.overall,
         variants=measures.variants,
         oracle=measures.oracle,
         domains=domain_columns(measures.domains, table),
         bins=measures.bins,
-        history=tuple(Epoch(**epoch) for epoch in fit.history.epochs),
+        history=tuple(Evaluation(**evaluation) for evaluation in fit.history.evaluations),
         notes=fit.notes,
         predictions_sha256=sha256,
         influence=measures.influence,

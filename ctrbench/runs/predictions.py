@@ -17,7 +17,7 @@ from ctrbench.eval.measures import DomainTable, Measures
 from ctrbench.names import Column
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.storage.files import Location, replacing, sha256_of
-from ctrbench.train.loop import STREAMED
+from ctrbench.train.dev import STREAMED
 
 Scorer = Callable[[SplitData], dict[str, np.ndarray]]
 """Function that returns the scores of rows by name of the column."""

@@ -17,9 +17,9 @@ from ctrbench.eval.stored import BinMetrics, ClusterInfluence, DomainMetrics
 from ctrbench.plain_text import file_name
 from ctrbench.storage.checksummed import canonical_json, digest_of
 
-SCHEMA_VERSION = 3
-"""Schema of new records. Those of schemas 1 and 2 have no sha256 of their content; in schema 1, metrics of domains and
-bins are fields instead of mappings."""
+SCHEMA_VERSION = 4
+"""Schema of new records. Up to schema 3, the history has one entry per epoch. Records of schemas 1 and 2 have no sha256
+of their content; in schema 1, metrics of domains and bins are fields instead of mappings."""
 NUMERICS = 2
 """Version of the numerics: raised by every change after which a run of the same key gives other numbers."""
 SHUFFLED_DOMAINS: Literal["shuffled domains"] = "shuffled domains"
@@ -119,26 +119,37 @@ class Measured(Model):
     """Multiply-adds per row of a forward pass, counted before the run; None: not counted."""
 
 
-class Epoch(Model):
-    """One epoch of the training history."""
+class Evaluation(Model):
+    """One evaluation on dev during training."""
 
-    epoch: int
+    epoch: float
+    """Number of epochs trained so far; 0.2 after a fifth of the first one."""
     step: int
+    """Number of optimizer steps made."""
+    rows: int | None = None
+    """Number of training rows seen; None in records up to schema 3."""
     loss: float
-    """Mean training loss of the epoch, without regularizers."""
+    """Mean training loss since the last evaluation, without regularizers."""
     dev: dict[str, float | None] = {}
+    """Metrics on the dev rows that evaluations score, at most `evaluation_rows`."""
     logs: dict[str, float] = {}
-    """Values that the method logs, such as sparsity."""
+    """Means since the last evaluation of values that the method logs, such as sparsity."""
 
 
 class Result(Model):
     """Result of a finished run; bit-identical when repeated by the same commit on the same type of processor."""
 
     parameters: Parameters
-    best_epoch: int
+    best_evaluation: int
+    """Number of the evaluation whose weights were scored, from 1."""
     steps: int
+    """Number of optimizer steps made until training stopped."""
     rows_seen: int
+    """Number of training rows seen until training stopped."""
+    base_logloss: float | None = None
+    """LogLoss on dev of the training click rate as the prediction of every row; None in records up to schema 3."""
     dev: dict[str, float | None]
+    """Metrics of the best weights on all dev rows."""
     test: dict[str, float | None]
     variants: dict[str, dict[str, float | None]] = {}
     """Test metrics of further scores of the same run, such as MAML without adaptation, by name."""
@@ -147,7 +158,7 @@ class Result(Model):
     domains: DomainMetrics
     bins: tuple[BinMetrics, ...]
     """Metrics of five bins of domains; other numbers of bins are computed from the predictions."""
-    history: tuple[Epoch, ...]
+    history: tuple[Evaluation, ...]
     notes: dict[str, float | int | str] = {}
     """Choices that the method made on dev, such as MAML's number of adaptation steps."""
     predictions_sha256: str
@@ -180,18 +191,30 @@ class RunRecord(Model):
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a record of schema 1 or 2 in the present schema; any other content unchanged."""
+    """Return the content of a record of an earlier schema in the present one; any other content unchanged."""
     version = content.get("schema_version")
-    if version not in (1, 2):
+    if version not in (1, 2, 3):
         return content
-    if version == 2:
-        return {**content, "schema_version": SCHEMA_VERSION}
     result = content.get("result")
     if isinstance(result, dict):
-        bins = [_with_mapping(part, _OTHER_FIELDS["bins"]) for part in result.get("bins", ())]
-        domains = _with_mapping(result.get("domains", {}), _OTHER_FIELDS["domains"])
-        result = {**result, "domains": domains, "bins": bins}
+        result = _upgraded_history(result if version > 1 else _upgraded_metrics(result))
     return {**content, "schema_version": SCHEMA_VERSION, "result": result}
+
+
+def _upgraded_metrics(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result of schema 1 with the metrics of domains and bins in mappings."""
+    bins = [_with_mapping(part, _OTHER_FIELDS["bins"]) for part in result.get("bins", ())]
+    return {
+        **result,
+        "domains": _with_mapping(result.get("domains", {}), _OTHER_FIELDS["domains"]),
+        "bins": bins,
+    }
+
+
+def _upgraded_history(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result up to schema 3 with its best epoch under the present name."""
+    names = {"best_epoch": "best_evaluation"}
+    return {names.get(name, name): value for name, value in result.items()}
 
 
 def _with_mapping(fields: dict[str, Any], other: tuple[str, ...]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A record that was changed by hand, damaged or copied to the name of another run 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 from ctrbench.eval.metrics.registry import is_possible
 from ctrbench.runs.record import Result, RunRecord
@@ -37,12 +38,15 @@ def _training(record: RunRecord) -> Iterator[str]:
     result = record.result
     if result is None:
         return
-    if [epoch.epoch for epoch in result.history] != list(range(1, len(result.history) + 1)):
-        yield "the epochs of history must be 1, 2, …"
-    if not 1 <= result.best_epoch <= len(result.history):
-        yield f"best_epoch must be one of the {len(result.history)} epochs of history, not {result.best_epoch}"
-    elif dict(result.history[result.best_epoch - 1].dev) != dict(result.dev):
-        yield "dev must equal the dev metrics of the best epoch"
+    epochs = [evaluation.epoch for evaluation in result.history]
+    if any(later <= earlier for earlier, later in pairwise([0.0, *epochs])):
+        yield "the epochs of history must be positive and increase"
+    if not 1 <= result.best_evaluation <= len(result.history):
+        num = len(result.history)
+        yield f"best_evaluation must be one of the {num} evaluations of history, not {result.best_evaluation}"
+    elif (best := result.history[result.best_evaluation - 1]).rows is None and best.dev != result.dev:
+        # In records up to schema 3, evaluations score all dev rows.
+        yield "dev must equal the dev metrics of the best evaluation"
     for name, count in (("steps", result.steps), ("rows_seen", result.rows_seen), *result.parameters):
         if count < 0:
             yield f"{name} must be at least 0, not {count}"
@@ -61,7 +65,7 @@ def _metrics(record: RunRecord) -> Iterator[str]:
 def _parts(result: Result) -> Iterator[tuple[str, Values]]:
     yield from (("dev", result.dev), ("test", result.test), ("oracle", result.oracle))
     yield from ((f"variants.{name}", values) for name, values in result.variants.items())
-    yield from ((f"history.{epoch.epoch}.dev", epoch.dev) for epoch in result.history)
+    yield from ((f"history.{number}.dev", part.dev) for number, part in enumerate(result.history, start=1))
     yield from ((f"bins.{part.bin}", part.metrics) for part in result.bins)
     for name, column in result.domains.metrics.items():
         yield from ((f"domains.{i}", {name: value}) for i, value in enumerate(column))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,6 +88,16 @@ def domain_table(prepared: Prepared, key: RunKey) -> DomainTable:
     return DomainTable(
         domain=table[Column.DOMAIN].to_numpy(), rows_train=rows_train.to_numpy(), num_bins=NUM_BINS
     )
+
+
+def base_logloss(prepared: Prepared) -> float | None:
+    """Return the log-loss on dev of the training click rate as the prediction of every row; None without dev rows."""
+    train, dev = (prepared.manifest.splits[split] for split in (Split.TRAIN, Split.DEV))
+    rate = train.positives / train.rows
+    if not dev.rows or not 0 < rate < 1:
+        return None
+    dev_rate = dev.positives / dev.rows
+    return -dev_rate * math.log(rate) - (1 - dev_rate) * math.log1p(-rate)
 
 
 def open_data(key: RunKey, home: Location) -> Prepared:

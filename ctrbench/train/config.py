@@ -29,10 +29,16 @@ class TrainConfig(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1, le=4_096)
     batch_size: int = Field(default=256, ge=1, le=1 << 24)
-    epochs: int = Field(default=2, ge=1, le=10_000)
-    """Maximum number of passes over the training rows; annealing is planned for all of them."""
-    patience: int = Field(default=1, ge=1, le=10_000)
-    """Number of epochs without a better dev AUC after which training stops."""
+    epochs: int = Field(default=10, ge=1, le=10_000)
+    """Maximum number of passes over the training rows."""
+    evaluations: int = Field(default=5, ge=1, le=1_000)
+    """Number of evaluations on dev per epoch, after equal parts of its rows."""
+    evaluation_rows: int = Field(default=50_000, ge=1, le=1 << 40)
+    """Maximum number of dev rows that an evaluation scores."""
+    patience: int = Field(default=5, ge=1, le=10_000)
+    """Number of evaluations without a better dev AUC after which training stops."""
+    anneal_epochs: float = Field(default=1.0, gt=0, le=10_000)
+    """Length in epochs of the methods' annealing, such as that of AdaSparse's gates; independent of early stopping."""
     lr: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
     """Update of embedding rows that a batch does not contain (spec: adam-12.1)."""

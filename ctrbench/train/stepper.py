@@ -1,7 +1,7 @@
 """The training step: the only code that drives a learner, for training runs, the contract and the speed benchmark.
 
-A step is the learner's step on one batch; stages that anneal then receive the share of the planned training that is
-done. `Stepper` owns everything that a step changes, so a checkpoint consists of its state.
+A step is the learner's step on one batch; stages that anneal then receive the share of annealing that is done, which
+has a length of its own. `Stepper` owns everything that a step changes, so a checkpoint consists of its state.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ class Stepper:
         if self.workers is not None:
             output = sum_over_workers(output, batch.share, self.workers)
         # After the step: a learner may make several optimizer steps per batch.
-        self.model.advance(
-            min(1.0, self.optimizer.steps / self.planned_steps if progress is None else progress)
-        )
+        done = self.optimizer.steps / self.planned_steps if progress is None else progress
+        self.model.advance(min(1.0, done * self.config.epochs / self.config.anneal_epochs))
         return output
 
     def _set_lr(self, progress: float | None) -> None:

@@ -36,6 +36,8 @@ AMOUNTS = {
     "--epochs",
     "--batch-sizes",
     "--embedding-rows",
+    "--evaluations",
+    "--evaluation-rows",
     "--patience",
     "--top",
     "--domains",

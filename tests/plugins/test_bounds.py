@@ -102,7 +102,16 @@ def test_the_bound_is_in_the_message() -> None:
         _ = select("backbones", "dnn[hidden=1000000000]").value
 
 
-INTEGERS = ["embedding_size", "batch_size", "epochs", "patience", "window", "threads"]
+INTEGERS = [
+    "embedding_size",
+    "batch_size",
+    "epochs",
+    "evaluations",
+    "evaluation_rows",
+    "patience",
+    "window",
+    "threads",
+]
 
 
 def test_every_number_of_the_training_configuration_is_tested() -> None:

@@ -118,7 +118,7 @@ def test_an_estimator_is_fitted_in_place_of_training(run: Run, store: RunStore) 
     assert result.notes == {"trees": result.steps}
     assert 1 <= result.steps <= 5
     assert result.parameters.dense >= 2 * result.steps
-    assert (result.best_epoch, result.rows_seen, len(result.history)) == (1, 2000, 1)
+    assert (result.best_evaluation, result.rows_seen, len(result.history)) == (1, 2000, 1)
     assert result.history[0].dev == result.dev
     assert set(record.measured.seconds) == {"load", "train", "dev", "test"}
     frame = pl.read_parquet(store.predictions_file(key))

@@ -19,7 +19,7 @@ PUBLISHED = [
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.name)
 def test_metrics_of_a_published_record_are_read_by_name(file: Path) -> None:
     content, record = json.loads(file.read_text(encoding="utf-8")), read_record(file)
-    assert (content["schema_version"], record.schema_version) == (1, 3)
+    assert (content["schema_version"], record.schema_version) == (1, 4)
     assert record.result is not None
     result, domains = content["result"], record.result.domains
     assert record.result.test == result["test"]
@@ -41,13 +41,13 @@ def test_a_record_equals_its_repetition_in_the_other_schema(file: Path) -> None:
 
 
 def test_content_of_the_current_schema_is_not_changed() -> None:
-    content = {"schema_version": 3, "result": {"domains": {"auc": []}}}
+    content = {"schema_version": 4, "result": {"domains": {"auc": []}}}
     assert upgraded(content) is content
 
 
 def test_a_failed_record_of_schema_1_has_no_result() -> None:
     assert upgraded({"schema_version": 1, "error": "x"}) == {
-        "schema_version": 3,
+        "schema_version": 4,
         "error": "x",
         "result": None,
     }
@@ -55,4 +55,9 @@ def test_a_failed_record_of_schema_1_has_no_result() -> None:
 
 def test_a_record_of_schema_2_differs_in_the_version_only() -> None:
     content = {"schema_version": 2, "result": {"domains": {"metrics": {"auc": []}}}}
-    assert upgraded(content) == content | {"schema_version": 3}
+    assert upgraded(content) == content | {"schema_version": 4}
+
+
+def test_the_best_epoch_of_schema_3_is_the_best_evaluation() -> None:
+    content = {"schema_version": 3, "result": {"best_epoch": 2, "history": []}}
+    assert upgraded(content) == {"schema_version": 4, "result": {"best_evaluation": 2, "history": []}}

@@ -108,13 +108,13 @@ def test_killed_and_resumed_equals_uninterrupted(
     again = second.fit(checkpoint=Checkpoint(tmp_path / "c.pt"), checkpoint_seconds=0.0)
     assert again.resumed == 1
     assert again.steps == fit.steps
-    assert again.history.epochs == fit.history.epochs
+    assert again.history.evaluations == fit.history.evaluations
     for name, value in weights.items():
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
 def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried, scores = trainer(epochs=4, patience=2), iter([0.6, 0.8, 0.7, 0.75])
+    tried, scores = trainer(epochs=4, evaluations=1, patience=2), iter([0.6, 0.8, 0.7, 0.75, 0.8])
     head = tried.model.get_parameter("net.head.0.weight")
     weights: list[torch.Tensor] = []
 
@@ -122,29 +122,72 @@ def test_best_weights_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         weights.append(head.detach().clone())
         return {"auc": next(scores), "logloss": 0.5}
 
-    monkeypatch.setattr("ctrbench.train.loop.dev_metrics", evaluate)
+    monkeypatch.setattr("ctrbench.train.dev.dev_metrics", evaluate)
     fit = tried.fit()
-    assert fit.history.best_epoch == 2
+    assert fit.history.best_evaluation == 2
     assert torch.equal(head, weights[1])
     assert not torch.equal(weights[1], weights[3])
+    assert fit.dev == {"auc": 0.8, "logloss": 0.5}
 
 
-def test_training_stops_after_epochs_without_improvement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_after_evaluations_without_improvement(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.8, 0.7, 0.6, 0.9])
     monkeypatch.setattr(
-        "ctrbench.train.loop.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
+        "ctrbench.train.dev.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
     )
-    fit = trainer(epochs=4, patience=1).fit()
-    assert (fit.history.epoch, fit.history.best_epoch) == (2, 1)
+    fit = trainer(epochs=4, evaluations=1, patience=1).fit()
+    assert (fit.history.epoch, fit.history.best_evaluation) == (2, 1)
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_rows() -> None:
-    tried = trainer(epochs=1, lr=1e-12)
+def test_training_may_stop_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.8, 0.7, 0.9, 0.6, 0.5, 0.9])
+    monkeypatch.setattr(
+        "ctrbench.train.dev.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
+    )
+    fit = trainer(epochs=4, evaluations=5, patience=2).fit()
+    assert (fit.history.epoch, fit.history.best_evaluation, fit.steps) == (1, 3, 25)
+    assert [part["step"] for part in fit.history.evaluations] == [5, 10, 15, 20, 25]
+
+
+def test_training_may_stop_before_the_end_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.8, 0.7, 0.8])
+    monkeypatch.setattr(
+        "ctrbench.train.dev.dev_metrics", lambda label, score: {"auc": next(scores), "logloss": 0.5}
+    )
+    fit = trainer(evaluations=5, patience=1).fit()
+    assert (fit.history.epoch, fit.history.best_evaluation, fit.steps, fit.history.rows) == (0, 1, 10, 320)
+
+
+def test_evaluations_follow_equal_parts_of_an_epoch() -> None:
+    # 25 batches per epoch do not divide into 4 equal parts.
+    fit = trainer(epochs=2, evaluations=4, patience=99).fit()
+    evaluations = fit.history.evaluations
+    assert [part["epoch"] for part in evaluations] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
+    assert [part["step"] for part in evaluations] == [7, 13, 19, 25, 32, 38, 44, 50]
+    assert [part["rows"] for part in evaluations][3::4] == [800, 1600]
+
+
+def test_more_evaluations_than_batches_are_one_per_batch() -> None:
+    fit = trainer(epochs=1, batch_size=400, evaluations=100, patience=99).fit()
+    assert [part["step"] for part in fit.history.evaluations] == [1, 2]
+
+
+def test_evaluations_do_not_change_training() -> None:
+    once, often = trainer(epochs=1, evaluations=1), trainer(epochs=1, evaluations=25, patience=99)
+    often.fit()
+    # The optimizer makes up for missed steps at each evaluation, which rounds differently.
+    once.fit()
+    last = often.history.evaluations[-1]
+    assert last["dev"]["auc"] == pytest.approx(once.history.evaluations[0]["dev"]["auc"], abs=1e-5)
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_rows() -> None:
+    tried = trainer(epochs=1, evaluations=1, lr=1e-12)
     fit = tried.fit()
     with torch.no_grad():
         logit = tried.model(tried.train.slice(0, len(tried.train)))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logit, tried.train.label_B)
-    assert fit.history.epochs[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert fit.history.evaluations[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_checkpoint_of_another_format_starts_over(tmp_path: Path) -> None:

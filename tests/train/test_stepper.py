@@ -13,7 +13,7 @@ from ctrbench.train.config import TrainConfig
 from ctrbench.train.learner import Learner
 from ctrbench.train.stepper import Stepper
 
-CONFIG = TrainConfig(embedding_size=4, batch_size=64, epochs=2)
+CONFIG = TrainConfig(embedding_size=4, batch_size=64, epochs=2, anneal_epochs=2)
 BATCHES = 5
 """Number of batches of 64 rows in the 300 rows of `data`."""
 
@@ -63,6 +63,17 @@ def test_progress_within_a_streamed_epoch_follows_the_rows(
     run_window(stepper, window(data, before=0.25, share=0.5), epoch=1, first=3)
     assert stepper.planned_steps == 4 * BATCHES
     assert advances.progress == [(1 + 0.25 + 0.5 * done / 5) / 2 for done in (4, 5)]
+
+
+def test_annealing_has_a_length_of_its_own(
+    build_model: Callable[..., CTRModel], data: SplitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model()
+    advances = Advances(model, monkeypatch)
+    stepper = Stepper(model, Learner(), CONFIG.model_copy(update={"epochs": 8, "anneal_epochs": 0.5}))
+    run_window(stepper, window(data))
+    assert stepper.planned_steps == 8 * BATCHES
+    assert advances.progress == pytest.approx([0.4, 0.8, 1.0, 1.0, 1.0])
 
 
 def test_a_window_can_be_entered_at_any_batch(build_model: Callable[..., CTRModel], data: SplitData) -> None:

@@ -36,7 +36,7 @@ def test_a_trainable_task_has_two_rows(with_unseen: bool, tasks: list[int]) -> N
 
 
 def test_training_without_a_task_of_two_rows_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least two training rows"):
+    with pytest.raises(ValueError, match="two training rows for training by domains"):
         trainable_tasks(torch.tensor([0, 0, 1, 2]), with_unseen=False)
 
 
