@@ -34,6 +34,8 @@ class Column:
     """int32, id of the composite domain; 0 for domains without a training row."""
     USER = "user"
     """int32, encoded user id, for metrics grouped by user; 0 for users without a training row."""
+    USER_KEY = "user_key"
+    """int64, hash of the user's raw value, so that users without a training row differ; absent without users."""
     SCORE = "score"
     """float32, the logit."""
 

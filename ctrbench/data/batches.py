@@ -100,6 +100,8 @@ class SplitData(Rows):
     """The true click probability, if it is known."""
     ceiling: np.ndarray | None = None
     """The probability given everything that a model could learn, if it is known."""
+    user_key: np.ndarray | None = None
+    """int64, the user of each row, distinct also for users without a training row."""
     true_domain: np.ndarray | None = None
     """Composite domain of each row, if `domain_B` holds shuffled ones."""
 
@@ -260,7 +262,18 @@ def to_split_data(prepared: Prepared, table: pa.Table, *, domain_set: str, indic
         user=_column_array(table, user).astype(np.int32) if user else None,
         probability=_column_array(table, Column.PROBABILITY) if manifest.has_probability else None,
         ceiling=_column_array(table, Column.CEILING) if Column.CEILING in table.column_names else None,
+        user_key=_user_key(prepared, table),
     )
+
+
+def _user_key(prepared: Prepared, table: pa.Table) -> np.ndarray | None:
+    """Return the user of each row; ids of generated users are all known."""
+    manifest = prepared.manifest
+    if manifest.has_user_key:
+        return _column_array(table, Column.USER_KEY)
+    if manifest.generator is None or manifest.card.user is None:
+        return None
+    return _column_array(table, manifest.card.user).astype(np.int64)
 
 
 def subset(data: SplitData, rows: np.ndarray) -> SplitData:
@@ -272,6 +285,7 @@ def subset(data: SplitData, rows: np.ndarray) -> SplitData:
         user=None if data.user is None else data.user[rows],
         probability=None if data.probability is None else data.probability[rows],
         ceiling=None if data.ceiling is None else data.ceiling[rows],
+        user_key=None if data.user_key is None else data.user_key[rows],
         true_domain=None if data.true_domain is None else data.true_domain[rows],
     )
 
@@ -299,6 +313,7 @@ def concatenated(parts: Sequence[SplitData]) -> SplitData:
         user=_concatenate([part.user for part in parts]),
         probability=_concatenate([part.probability for part in parts]),
         ceiling=_concatenate([part.ceiling for part in parts]),
+        user_key=_concatenate([part.user_key for part in parts]),
         copies_BD=None if first.copies_BD is None else _concatenate_copies(parts),
         true_domain=_concatenate([part.true_domain for part in parts]),
     )

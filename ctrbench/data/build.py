@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ctrbench.data.card import DatasetCard, FieldCard
 from ctrbench.data.encode import Encoded, EncodedField, Numbers, RowOrder, encode_field
@@ -23,7 +24,7 @@ from ctrbench.data.manifest import FieldInfo, ShardInfo, SplitInfo
 from ctrbench.data.raw_errors import READ_ERRORS, check_classes_of_splits
 from ctrbench.data.shards import ContentDigest, vocabulary_file, write_shards, write_table
 from ctrbench.data.split import Codes, hash_rows, hash_texts, split_by_hash, split_by_time, time_order
-from ctrbench.data.staged_columns import KEY
+from ctrbench.data.staged_columns import KEY, field_column
 from ctrbench.data.staging import Staged, stage, write_flat
 from ctrbench.names import Column, Split
 from ctrbench.readers.base import RawData
@@ -116,7 +117,7 @@ def _encode_fields(card: DatasetCard, staged: Staged, folder: Path, progress: Ph
         for done, (field, result) in enumerate(zip(card.fields, results, strict=True), start=1):
             fields[field.name] = result
             progress("encode", done / len(card.fields))
-    return _Columns(row_columns=_encode_row_columns(staged, rows, folder), fields=fields, counts=counts)
+    return _Columns(row_columns=_encode_row_columns(card, staged, rows, folder), fields=fields, counts=counts)
 
 
 def _order_rows(card: DatasetCard, staged: Staged) -> tuple[RowOrder, dict[Split, int]]:
@@ -136,12 +137,24 @@ def _assign_splits(card: DatasetCard, staged: Staged) -> Codes:
     return split_by_hash(hashes[staged.columns[KEY].read()], card.split.parts)
 
 
-def _encode_row_columns(staged: Staged, rows: RowOrder, folder: Path) -> dict[str, Encoded]:
+def _encode_row_columns(
+    card: DatasetCard, staged: Staged, rows: RowOrder, folder: Path
+) -> dict[str, Encoded]:
     columns: dict[str, Encoded] = {Column.ROW: Numbers(flat=write_flat(folder / Column.ROW, rows.order))}
     for name in (Column.LABEL, Column.TIME, Column.PROBABILITY):
         if name in staged.columns:
             columns[name] = Numbers(flat=write_flat(folder / name, rows.arrange(staged.columns[name])))
+    if card.user is not None:
+        keys = _user_keys(staged, rows, field_column(card.user))
+        columns[Column.USER_KEY] = Numbers(flat=write_flat(folder / Column.USER_KEY, keys))
     return columns
+
+
+def _user_keys(staged: Staged, rows: RowOrder, column: str) -> NDArray[np.int64]:
+    """Return a key per row: a hash of the user's text, or the bits of a number that is divided into buckets."""
+    values = rows.arrange(staged.columns[column])
+    keys = hash_texts(staged.texts[column])[values] if column in staged.texts else values
+    return keys.view(np.int64)
 
 
 def _field_info(card: FieldCard, encoded: EncodedField) -> FieldInfo:

@@ -110,7 +110,7 @@ class _Decoder:
     def decode(self, split: Split, table: pa.Table) -> pa.Table:
         """Return the raw values of the rows of a shard."""
         fields = {field.name: field for field in self.prepared.manifest.fields}
-        columns = {name: table[name] for name in table.column_names if name not in fields}
+        columns = {name: table[name] for name in table.column_names if name not in {*fields, Column.USER_KEY}}
         columns[self.split_column] = pa.array([str(split)] * table.num_rows, pa.string())
         columns[Column.DOMAIN] = pa.array(self.prepared.domain_ids(table, self.domain_set))
         for name, field in fields.items():

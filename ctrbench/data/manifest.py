@@ -23,7 +23,7 @@ from ctrbench.storage.checksummed import digest_of, with_checksum, without_check
 from ctrbench.storage.documents import read_json
 from ctrbench.storage.files import Location, find_files, write_text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 ADDED_SETS = "added"
 """Folder, among the dataset's files, of the domain sets that were added after the preparation."""
@@ -95,6 +95,7 @@ class Manifest(Model):
     vocabularies: tuple[ShardInfo, ...] = ()
     has_time: bool
     has_probability: bool
+    has_user_key: bool
     content_digest: str
     """sha256 over all values of the shards and over the fields; part of every run key."""
     created: str

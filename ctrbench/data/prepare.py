@@ -348,6 +348,7 @@ def _build_dataset(
         vocabularies=built.vocabularies,
         has_time=Column.TIME in built.columns,
         has_probability=Column.PROBABILITY in built.columns,
+        has_user_key=Column.USER_KEY in built.columns,
         content_digest=built.content_digest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note=raw.note,

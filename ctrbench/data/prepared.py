@@ -79,7 +79,8 @@ class Prepared:
         manifest = self.manifest
         truth = [Column.PROBABILITY] if manifest.has_probability else []
         truth += [Column.CEILING] if manifest.generator is not None else []
-        return [Column.ROW, Column.LABEL, *truth, *(field.name for field in manifest.fields)]
+        keys = [Column.USER_KEY] if manifest.has_user_key else []
+        return [Column.ROW, Column.LABEL, *truth, *keys, *(field.name for field in manifest.fields)]
 
     def domain_table(self, set_name: str = "default") -> pl.DataFrame:
         """Return the domain table of a domain set, one row per domain.

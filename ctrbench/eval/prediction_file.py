@@ -21,7 +21,15 @@ from ctrbench.eval.ranking import as_scores, check_scores
 from ctrbench.names import Column
 
 NOT_SCORES = frozenset(
-    {Column.ROW, Column.DOMAIN, Column.LABEL, Column.USER, Column.PROBABILITY, Column.CEILING}
+    {
+        Column.ROW,
+        Column.DOMAIN,
+        Column.LABEL,
+        Column.USER,
+        Column.USER_KEY,
+        Column.PROBABILITY,
+        Column.CEILING,
+    }
 )
 """Columns of predictions that are not scores; every other column is one."""
 POSITIVE = "positive"

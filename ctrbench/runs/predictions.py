@@ -26,7 +26,7 @@ Scorer = Callable[[SplitData], dict[str, np.ndarray]]
 def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.DataFrame:
     """Return predictions with one row per row of the data.
 
-    Columns: row, domain, label and the scores; user, probability and ceiling where the data include them.
+    Columns: row, domain, label and the scores; user, user_key, probability and ceiling where the data include them.
     """
     columns: dict[str, np.ndarray | None] = {
         Column.ROW: data.row,
@@ -34,6 +34,7 @@ def predictions_frame(data: SplitData, scores: dict[str, np.ndarray]) -> pl.Data
         Column.LABEL: data.label_B.cpu().numpy().astype(np.int8),
         **scores,
         Column.USER: data.user,
+        Column.USER_KEY: data.user_key,
         Column.PROBABILITY: data.probability,
         Column.CEILING: data.ceiling,
     }

@@ -26,7 +26,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_one(prepared: Prepared) ->
 def test_a_manifest_with_a_newer_schema_is_refused(prepared: Prepared, home: Path) -> None:
     path = prepared.root / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99, "novelty": 1}))
-    with pytest.raises(DataError, match=r"unsupported schema version 99 .*expected 2.*update ctrbench"):
+    with pytest.raises(DataError, match=r"unsupported schema version 99 .*expected 3.*update ctrbench"):
         open_prepared("shop", home)
 
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from ctrbench.data import shards, staging
+from ctrbench.data.batches import load_split
 from ctrbench.data.card import DatasetCard
 from ctrbench.data.manifest import write_checksummed
 from ctrbench.data.prepare import prepare
@@ -51,6 +52,29 @@ def test_lists_keep_their_order_and_have_id_0_for_unseen_values(card: DatasetCar
     assert prepared.vocabulary("tags").rows() == [(1, "x", 4), (2, "y", 3), (3, "z", 2)]
     assert column(prepared, Split.TRAIN, "tags") == [[1, 2], [1], [], [2], [1, 1], [3], [1, 3], [2]]
     assert column(prepared, Split.DEV, "tags") == [[1, 0], [1]]
+
+
+def test_user_keys_tell_users_apart_that_have_no_training_row(
+    tmp_path: Path, write_tiny: Callable[..., DatasetCard]
+) -> None:
+    users = ["a", "b", "a", "b", "c", "d", "c", "d", "x", "a", "y", "x"]
+    columns = {"time": range(12), "shop": ["s"] * 12, "user": users, "click": [0, 1] * 6}
+    card = write_tiny(tmp_path, columns).model_copy(update={"user": "user"})
+    prepared = prepare(card, home=tmp_path / "home")
+    assert prepared.manifest.has_user_key
+    assert column(prepared, Split.TEST, "user") == [0, 0]
+    keys = {split: column(prepared, split, "user_key") for split in Split}
+    assert keys[Split.DEV] == [keys[Split.TEST][1], keys[Split.TRAIN][0]]
+    assert len({*keys[Split.TRAIN], *keys[Split.DEV], *keys[Split.TEST]}) == 6
+    test = load_split(prepared, Split.TEST, domain_set="default", indicator="shop")
+    assert test.user_key is not None
+    assert test.user_key.tolist() == keys[Split.TEST]
+
+
+def test_data_without_a_user_field_have_no_user_keys(card: DatasetCard, home: Path) -> None:
+    prepared = prepare(card.model_copy(update={"user": None}), home=home)
+    assert not prepared.manifest.has_user_key
+    assert load_split(prepared, Split.TEST, domain_set="default", indicator="all").user_key is None
 
 
 def test_numbers_are_standardized(card: DatasetCard, home: Path) -> None:

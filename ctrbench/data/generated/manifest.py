@@ -90,6 +90,7 @@ def make_manifest(
         ),
         has_time=True,
         has_probability=True,
+        has_user_key=False,
         content_digest=recipe_digest(as_text(spec, constants)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         note="generated; results test implementations and are no evidence for a method",

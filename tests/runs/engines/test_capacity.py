@@ -70,6 +70,7 @@ def test_lists_are_as_long_as_the_card_allows_and_the_truth_is_counted(prepared:
         "card": card.model_copy(update={"fields": fields}),
         "fields": (*prepared.manifest.fields, *infos),
         "has_probability": True,
+        "has_user_key": False,
         "generator": {"seed": 1},
     }
     listed = Prepared(prepared.root, prepared.manifest.model_copy(update=update))
