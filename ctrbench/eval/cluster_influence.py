@@ -35,14 +35,14 @@ def influence_of_file(file: Path) -> ClusterInfluence | None:
     if pq.read_metadata(file).num_rows > MAX_ROWS:
         return None
     names = pq.read_schema(file).names
-    columns = [Column.DOMAIN, Column.LABEL, Column.SCORE, Column.USER]
+    columns = [Column.DOMAIN, Column.LABEL, Column.SCORE, Column.USER, Column.USER_KEY]
     return influence_of_frame(pl.read_parquet(file, columns=[name for name in columns if name in names]))
 
 
 def influence_of_frame(predictions: pl.DataFrame) -> ClusterInfluence | None:
     """Return the influence of each user (without users: row); None for more than `MAX_ROWS` rows.
 
-    Rows of an unknown user are users of their own.
+    Without keys of users, each row of a user without training rows is a user of its own.
     """
     if predictions.height > MAX_ROWS:
         return None
@@ -81,6 +81,8 @@ def unpack(packed: PackedNumbers) -> Floats:
 def _cluster_keys(
     predictions: pl.DataFrame,
 ) -> tuple[Literal["users", "rows"], npt.NDArray[np.int64]]:
+    if Column.USER_KEY in predictions.columns:
+        return "users", predictions[Column.USER_KEY].to_numpy().astype(np.int64)
     own = -1 - np.arange(predictions.height, dtype=np.int64)
     if Column.USER not in predictions.columns:
         return "rows", own

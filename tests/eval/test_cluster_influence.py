@@ -91,3 +91,10 @@ def test_metrics_with_different_numbers_of_clusters_are_refused() -> None:
     metrics = {"auc": pack(np.ones(3)), "gauc": pack(np.ones(4))}
     with pytest.raises(ValidationError, match="same number of clusters"):
         ClusterInfluence(clusters="users", num_keys=3, digest="0", metrics=metrics)
+
+
+def test_keys_of_users_come_before_encoded_ids(frame: pl.DataFrame) -> None:
+    keys = frame.with_columns(pl.int_range(pl.len()).floordiv(2).cast(pl.Int64).alias(Column.USER_KEY))
+    influence = influence_of_frame(keys)
+    assert influence is not None
+    assert (influence.clusters, influence.num_keys) == ("users", (frame.height + 1) // 2)
