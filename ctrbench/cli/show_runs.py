@@ -56,7 +56,7 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     titles = [shown.title for shown in _shown_metrics()]
-    for heading in ("method", "backbone", "seed", *titles, "best/last epoch", "updates", "s"):
+    for heading in ("method", "backbone", "seed", *titles, "epochs", "steps", "s"):
         justify = "left" if heading in ("method", "backbone") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     recorded = [(run, record) for run, record in runs if record is not None]
@@ -98,7 +98,7 @@ def _result_row(record: RunRecord) -> Iterable[str]:
         str(record.key.seed),
         *(metric(test.get(shown.name), shown.digits) for shown in _shown_metrics()),
         f"{best.epoch:.1f}/{last.epoch:.1f}",
-        f"{last.step:,}",
+        short_count(last.step),
         f"{record.measured.seconds.get('train', 0.0):.1f}",
     )
 

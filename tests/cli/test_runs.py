@@ -32,7 +32,7 @@ def test_a_second_call_repeats_no_run(prepared: Path, train: Call) -> None:
 def test_run_shows_results_and_the_next_command(prepared: Path, train: Call) -> None:
     done = train("--methods", "plain")
     assert "next: ctrbench report --dataset tiny --bins 5 --results results" in done.stdout
-    assert re.search(r"plain +dnn +1 +0\.\d{5} +0\.\d{4} +0\.\d{4} +.*\b1 ", done.stdout)
+    assert re.search(r"plain +dnn +1 +0\.\d{5} +0\.\d{4} +0\.\d{4} +\d\.\d/1\.0 +\d+ ", done.stdout)
 
 
 @pytest.mark.usefixtures("trained_here")

@@ -12,6 +12,7 @@ from ctrbench.eval.cluster_influence import influence_of_file, influence_of_fram
 from ctrbench.eval.influence import Clusters, auc_influence
 from ctrbench.eval.ranking import RankedRows
 from ctrbench.eval.stored import ClusterInfluence, PackedNumbers
+from ctrbench.names import Column
 
 
 @pytest.fixture
