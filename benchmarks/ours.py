@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 from worker import Opened, serve
 
-from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.batches import SplitData
+from ctrbench.data.load import load_split
 from ctrbench.data.prepared import open_prepared
 from ctrbench.eval.grouped import overall
 from ctrbench.names import Column, Split

@@ -44,8 +44,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "readers": (*GROUND, "readers"),
     "synthetic": (*GROUND, "readers", "synthetic"),
     "data": (*GROUND, "data", "readers", "synthetic"),
-    "data.batches": (*GROUND, "data.prepared", "nn.gather"),
-    "data.stream": (*GROUND, "data.batches", "data.prepared", "data.shuffle"),
+    "data.batches": (*GROUND, "nn.gather"),
+    "data.load": (*GROUND, "data.batches", "data.prepared"),
+    "data.stream": (*GROUND, "data.batches", "data.load", "data.prepared", "data.shuffle"),
     "nn": (*GROUND, "nn"),
     "backbones": ("extend",),
     "methods": ("extend",),
@@ -117,6 +118,7 @@ THIRD_PARTY = {
         "runs.machine",
         "runs.engines.capacity",
         "data.batches",
+        "data.load",
         "data.shuffle",
         "data.stream",
         "contract",
@@ -349,7 +351,7 @@ def test_the_command_line_writes_no_files() -> None:
 def light_modules() -> list[str]:
     light = [name for name in modules() if any(within(name, folder) for folder in WITHOUT_TORCH)]
     return [
-        *(name for name in light if name not in ("data.batches", "data.shuffle", "data.stream")),
+        *(name for name in light if name not in ("data.batches", "data.load", "data.shuffle", "data.stream")),
         "runs.record",
         "runs.store",
     ]

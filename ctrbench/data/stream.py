@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ctrbench.data.batches import SplitData, Window, concatenated, subset, to_split_data
+from ctrbench.data.batches import SplitData, Window, concatenated, subset
+from ctrbench.data.load import to_split_data
 from ctrbench.data.prepared import Prepared
 from ctrbench.data.shuffle import ShuffledDomains, with_shuffled_domains
 from ctrbench.names import Split

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ctrbench.data.batches import RowSource, SplitData, load_split
+from ctrbench.data.batches import RowSource, SplitData
+from ctrbench.data.load import load_split
 from ctrbench.data.prepared import Prepared, open_prepared
 from ctrbench.data.shuffle import ShuffledDomains, with_shuffled_domains
 from ctrbench.data.stream import StreamedSplit

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctrbench.data.batches import Order, SplitData, load_split, mixed_order
+from ctrbench.data.batches import Order, SplitData, mixed_order
+from ctrbench.data.load import load_split
 from ctrbench.data.prepared import Prepared
 from ctrbench.names import Split
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ctrbench.data.batches import Batch, SplitData, domain_order, load_split, mixed_order
+from ctrbench.data.batches import Batch, SplitData, domain_order, mixed_order
 from ctrbench.data.card import DatasetCard
+from ctrbench.data.load import load_split
 from ctrbench.data.prepare import prepare
 from ctrbench.names import Split
 

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from ctrbench.data import shards, staging
-from ctrbench.data.batches import load_split
 from ctrbench.data.card import DatasetCard
+from ctrbench.data.load import load_split
 from ctrbench.data.manifest import write_checksummed
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared, open_prepared

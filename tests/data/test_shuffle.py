@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 import torch
 
-from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.batches import SplitData
 from ctrbench.data.card import DatasetCard
+from ctrbench.data.load import load_split
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared
 from ctrbench.data.shuffle import ShuffledDomains, permuted, with_shuffled_domains

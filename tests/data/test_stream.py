@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ctrbench.data.batches import SplitData, load_split
+from ctrbench.data.batches import SplitData
 from ctrbench.data.card import DatasetCard
+from ctrbench.data.load import load_split
 from ctrbench.data.prepare import prepare
 from ctrbench.data.prepared import Prepared
 from ctrbench.data.stream import StreamedSplit
