@@ -60,9 +60,9 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
         justify = "left" if heading in ("method", "backbone") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     recorded = [(run, record) for run, record in runs if record is not None]
-    for _, record in recorded:
+    for run, record in recorded:
         if record.result is not None:
-            table.add_row(*map(one_line, _result_row(record)))
+            table.add_row(*map(one_line, _result_row(run, record)))
     if table.row_count:
         console.out.print(table)
     for run, record in recorded:
@@ -88,13 +88,12 @@ def show_dry_run(grid: Sequence[Run], unfinished: Sequence[Run]) -> None:
     )
 
 
-def _result_row(record: RunRecord) -> Iterable[str]:
+def _result_row(run: Run, record: RunRecord) -> Iterable[str]:
     assert record.result is not None
     key, test, history = record.key, record.result.test, record.result.history
     best, last = history[record.result.best_evaluation - 1], history[-1]
     return (
-        key.method.name if key.control is None else f"{key.method.name}, {key.control}",
-        record.key.backbone.name,
+        *((key.method.name, key.backbone.name) if key.control is None else run.labels),
         str(record.key.seed),
         *(metric(test.get(shown.name), shown.digits) for shown in _shown_metrics()),
         f"{best.epoch:.1f}/{last.epoch:.1f}",

@@ -13,8 +13,8 @@ from ctrbench.report.estimate import Estimate, estimate
 from ctrbench.report.labels import canonical_text
 from ctrbench.runs.record import EQUAL_COST, SHUFFLED_DOMAINS, RunKey
 
-COST_TOLERANCE = 0.1
-"""Largest share by which the cost of plain at equal cost may differ from that of the method."""
+COST_TOLERANCE = 0.15
+"""Largest share by which the cost of plain at equal cost may exceed that of the method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +78,19 @@ def control_of(comparison: Comparison, row: Row) -> Row | None:
 
 
 def plain_at_cost_of(comparison: Comparison, row: Row) -> Row | None:
-    """Return the row of plain on a wider backbone whose cost is nearest to that of a row; None if none is near."""
+    """Return the cheapest row of plain on a wider backbone that costs as much as a row; None if none is near."""
     cost, backbone = row.multiply_adds, _without_widths(row.key)
     if not cost:
         return None
-    distances = [
-        (abs(other.multiply_adds / cost - 1), other)
+    costs = [
+        (other.multiply_adds, other)
         for other in comparison.controls
         if other.key.control == EQUAL_COST and other.multiply_adds
         if _without_widths(other.key) == backbone
     ]
-    distance, nearest = min(distances, key=lambda item: item[0], default=(1.0, None))
-    return nearest if distance <= COST_TOLERANCE else None
+    near = [(own, other) for own, other in costs if cost <= own <= cost * (1 + COST_TOLERANCE)]
+    _, cheapest = min(near, key=lambda item: item[0], default=(0, None))
+    return cheapest
 
 
 def _without_widths(key: RunKey) -> tuple[str, str | None, str]:

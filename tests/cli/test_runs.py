@@ -68,6 +68,14 @@ def test_a_dry_run_of_a_study_lists_its_runs(prepared: Path, call: Call) -> None
 
 
 @pytest.mark.usefixtures("trained_here")
+def test_a_study_may_have_controls(prepared: Path, call: Call) -> None:
+    study = 'title = "T"\ndraw = "table"\nseeds = 1\ncontrols = true\n[methods]\nPlain = "plain"\nBias = "biasnet"\n'
+    (prepared / "mine.toml").write_text(study, encoding="utf-8")
+    done = call("study", "mine.toml", "--dry-run")
+    assert re.search(r"biasnet, shuffled domains +dnn +1 +to run", done.stdout)
+    assert "4 runs, 0 finished, 4 to run; nothing was trained" in done.stdout
+
+
 def test_records_keep_the_features_of_domains(prepared: Path, train: Call) -> None:
     assert train("--domains", "age,user", "--methods", "plain").returncode == 0
     record = json.loads(next((prepared / "results" / "tiny").glob("*.json")).read_text(encoding="utf-8"))
