@@ -174,8 +174,9 @@ def test_the_command_repeats_the_controls(summary: Summary) -> None:
 
 
 def test_a_report_has_a_table_and_a_file_of_controls(
-    records: list[RunRecord], store: RunStore, tmp_path: Path
+    records: list[RunRecord], store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ctrbench.report.write.draw_figures", lambda *_: ())
     for record in records:
         store.write(record)
     files = report(store, dataset="toy", out=tmp_path / "report")
