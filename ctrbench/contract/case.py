@@ -25,6 +25,7 @@ from ctrbench.data.batches import Batch, Order, SplitData
 from ctrbench.names import Column
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
+from ctrbench.nn.schema import Schema
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.stepper import Stepper
 
@@ -49,7 +50,19 @@ class Case:
 
     def build(self, *, base_rate: float = 0.4) -> CTRModel:
         """Build a new model of the rewritten plan."""
-        return CTRModel(self.method.apply(self.plan()), make_schema(base_rate), seed=SEED)
+        return CTRModel(self.method.apply(self.plan()), self.schema(base_rate=base_rate), seed=SEED)
+
+    def schema(self, *, base_rate: float = 0.4) -> Schema:
+        """Return the schema of the synthetic rows, with the rows per id that the setting `min_count` needs."""
+        schema, min_count = make_schema(base_rate), self.method.min_count
+        if min_count == 1:
+            return schema
+        ids_BF = self.train.ids_BF.numpy()
+        rows = {
+            field.name: np.bincount(ids_BF[:, column], minlength=field.size)
+            for column, field in enumerate(schema.single_fields)
+        }
+        return schema.with_rare_ids(min_count, rows)
 
     @cached_property
     def train(self) -> SplitData:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from ctrbench.contract.case import EPOCHS, Case, Training
-from ctrbench.contract.rows import SEED, make_schema
+from ctrbench.contract.rows import SEED
 from ctrbench.contract.rule import TOLERANCE, rule
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.model import CTRModel
@@ -31,7 +31,7 @@ def initial_logits(case: Case) -> str | None:
     base = replace(method.add_regularization(case.plan()), common=method.common_settings())
     base = base.before_tower(norm) if norm else base
     with torch.no_grad():
-        plain_B = CTRModel(base, make_schema(), seed=SEED).eval()(batch)
+        plain_B = CTRModel(base, case.schema(), seed=SEED).eval()(batch)
         difference = float((case.build().eval()(batch) - plain_B).abs().max())
     if not difference <= claim:
         return (

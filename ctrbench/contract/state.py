@@ -12,7 +12,6 @@ from ctrbench.contract.rows import (
     BATCH_ROWS,
     SEED,
     changed_columns,
-    make_schema,
     make_test_rows,
     make_training_rows,
 )
@@ -49,7 +48,7 @@ def plan_unchanged(case: Case) -> str | None:
     settings, base = case.method.model_dump(), case.plan()
     plan = case.method.apply(base)
     original = deepcopy(plan)
-    CTRModel(plan, make_schema(), seed=SEED)(case.test.slice(0, len(case.test)))
+    CTRModel(plan, case.schema(), seed=SEED)(case.test.slice(0, len(case.test)))
     is_same = {
         "the plan given to rewrite()": base == case.plan(),
         "the rewritten plan": plan == original,

@@ -34,6 +34,8 @@ NO_LENGTHS: Lengths = MappingProxyType({})
 def build_unfilled(plan: Plan, schema: Schema) -> CTRModel:
     """Build the model of a plan without initializing its large tensors; raises the errors of building."""
     with _unfilled_mode():
+        # Costs do not depend on which ids are rare.
+        plan = replace(plan, common=replace(plan.common, min_count=1))
         return CTRModel(plan, schema, seed=SEED).eval()
 
 

@@ -149,6 +149,29 @@ class Prepared:
         with self.local(file, digests.get(file)) as path:
             return pl.from_arrow(pq.read_table(path))  # type: ignore[return-value]
 
+    def rows_per_id(self, fields: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Return the training rows of each id, the unseen one included, by field.
+
+        They are those of the vocabularies; fields of generated data without one are counted in the training rows.
+        """
+        files = {info.file for info in self.manifest.vocabularies}
+        counts = {}
+        for name in fields:
+            if vocabulary_file(name) in files:
+                rows = self.vocabulary(name).sort("id")["rows"].to_numpy()
+                counts[name] = np.concatenate([[0], rows]).astype(np.int64)
+        uncounted = [name for name in fields if name not in counts]
+        return counts | self._count_ids(uncounted) if uncounted else counts
+
+    def _count_ids(self, fields: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Count the training rows of each id, shard by shard; an id that occurs twice in a list counts once."""
+        counts = {name: np.zeros(self.manifest.field(name).size, dtype=np.int64) for name in fields}
+        for index in range(len(self.manifest.splits[Split.TRAIN].shards)):
+            table = self.read_shard(Split.TRAIN, index, list(fields))
+            for name in fields:
+                counts[name] += np.bincount(_distinct_ids(table[name]), minlength=len(counts[name]))
+        return counts
+
     def verify(self) -> None:
         """Check all files; raises `DataError` that names the first one that is missing or damaged.
 
@@ -210,6 +233,16 @@ def _how_to_prepare(name: str) -> str:
     if card not in bundled_cards():
         return "prepare it with its card: ctrbench prepare CARD.toml"
     return f"prepare it with: ctrbench prepare {card}{'' if card == name else ' --source TWIN_FOLDER'}"
+
+
+def _distinct_ids(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return the ids of a column; of lists, the distinct ids of each row."""
+    values = column.combine_chunks()
+    if not pa.types.is_list(values.type):
+        return np.asarray(values.to_numpy()).astype(np.int64)
+    owner = np.repeat(np.arange(len(values)), values.value_lengths().to_numpy())
+    pairs = np.unique(np.stack([owner, values.flatten().to_numpy()], axis=1), axis=0)
+    return pairs[:, 1].astype(np.int64)
 
 
 def _to_numpy(values: pa.ChunkedArray) -> NDArray[Any]:

@@ -28,6 +28,8 @@ class CommonSettings:
     weight_decay: float = 0.0
     embedding_l2: float = 0.0
     embedding_std: float | None = None
+    min_count: int = 1
+    id_dropout: float = 0.0
 
     @property
     def regularization(self) -> Regularization:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
+from ctrbench.errors import SettingError
 from ctrbench.nn.build import Build
 from ctrbench.nn.capabilities import Capabilities
 from ctrbench.nn.gather import mean_rows
@@ -21,6 +23,11 @@ from ctrbench.nn.lists import Behaviors, Lists
 from ctrbench.nn.pooling import Pooling, RowLoss, make_pooling
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.tables import Reader, RowTable, look_up
+
+ID_ROLES = ("user", "item", "shop", "ad")
+"""Roles of fields that can identify a user, an item, a shop or an ad."""
+MIN_DROPPED_IDS = 100
+"""Smallest number of ids of a field to which `id_dropout` applies; others, such as an age, hardly have unseen ids."""
 
 
 class Inputs(Protocol):
@@ -65,11 +72,22 @@ class FieldEmbedding(nn.Module, Capabilities):
     numbers: torch.Tensor | None
     """Columns of the plain numbers that are not hidden; None if all are used."""
 
+    table_row_of: torch.Tensor | None
+    """Table row that each id reads, its own or that of the unseen id; None if all read their own."""
+    dropped: torch.Tensor
+    """Columns of the one-id fields whose ids `id_dropout` replaces."""
+
     def __init__(
-        self, schema: Schema, build: Build, *, first_order: bool = False, pooling: Pooling | None = None
+        self,
+        schema: Schema,
+        build: Build,
+        *,
+        first_order: bool = False,
+        pooling: Pooling | None = None,
+        id_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.schema, self.first_order = schema, first_order
+        self.schema, self.first_order, self.id_dropout = schema, first_order, id_dropout
         complete = replace(schema, hidden=())
         self.bags = _visible_indices(complete.bag_fields, schema)
         columns, numbers = (
@@ -84,6 +102,9 @@ class FieldEmbedding(nn.Module, Capabilities):
         first_rows = _first_rows(schema)
         single = [first_rows[field.name] for field in schema.single_fields] + _first_rows_of_copies(schema)
         self.register_buffer("offsets", torch.tensor(single, dtype=torch.int32), persistent=False)
+        self.register_buffer("table_row_of", _rows_without_rare_ids(schema), persistent=False)
+        dropped = _columns_of_ids(schema) if id_dropout else []
+        self.register_buffer("dropped", torch.tensor(dropped, dtype=torch.int64), persistent=False)
         self.bag_starts = [first_rows[field.name] for field in schema.bag_fields]
         self.make_poolings(pooling or Pooling(), build)
         start = self._initial_table(schema, build)
@@ -159,14 +180,25 @@ class FieldEmbedding(nn.Module, Capabilities):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the table rows of one-id fields, (B, F, E), and those of each bag's values, (n, E)."""
         ids_BF = _select_fields(inputs.ids_BF, self.columns)
+        if self.id_dropout and self.training:
+            ids_BF = self._drop_ids(ids_BF, None if reader is None else reader.generator)
         if inputs.copies_BD is not None:
             ids_BF = torch.cat([ids_BF, inputs.copies_BD], dim=1)
         ids_BF = ids_BF + self.offsets
         values = [bag[0] + start for bag, start in zip(bags, self.bag_starts, strict=True)]
         ids_n = torch.cat([ids_BF.flatten(), *values]) if values else ids_BF.flatten()
+        if self.table_row_of is not None:
+            ids_n = self.table_row_of.index_select(0, ids_n)
         rows_nE = self.find(ids_n, inputs, reader)
         single, *lists = torch.split(rows_nE, [ids_BF.numel(), *(len(value) for value in values)])
         return single.view(*ids_BF.shape, single.shape[1]), lists
+
+    def _drop_ids(self, ids_BF: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Replace ids by the unseen one, in each row and field of `dropped` independently."""
+        shape = (len(ids_BF), len(self.dropped))
+        is_dropped_BK = torch.rand(shape, generator=generator, device=ids_BF.device) < self.id_dropout
+        kept_BK = ids_BF.index_select(1, self.dropped).masked_fill(is_dropped_BK, 0)
+        return ids_BF.index_copy(1, self.dropped, kept_BK)
 
     def _behaviors(
         self, lists: Sequence[torch.Tensor], offsets: Sequence[torch.Tensor], single_BFE: torch.Tensor
@@ -240,6 +272,39 @@ def _first_rows(schema: Schema) -> dict[str, int]:
     first_rows = {field.name: sum(sizes[:index]) for index, field in enumerate(schema.table_fields)}
     targets = {name: schema.single_fields[index].name for name, index in schema.targets.items()}
     return first_rows | {name: first_rows[target] for name, target in targets.items()}
+
+
+def _rows_without_rare_ids(schema: Schema) -> torch.Tensor | None:
+    """Return the table row that each id of all fields reads; rare ids read the row of the unseen id of their field."""
+    if not schema.rare_ids:
+        return None
+    fields = (*schema.table_fields, *schema.copies)
+    parts, start = [], 0
+    for field in fields:
+        ids = np.arange(field.size, dtype=np.int32)
+        is_rare = schema.rare_ids.get(field.name)
+        parts.append(start + (ids if is_rare is None else np.where(is_rare, 0, ids)))
+        start += field.size
+    return torch.from_numpy(np.concatenate(parts).astype(np.int32))
+
+
+def _columns_of_ids(schema: Schema) -> list[int]:
+    """Return the columns of the fields to which `id_dropout` applies; a `SettingError` if there is none."""
+    columns = [
+        index
+        for index, field in enumerate(schema.single_fields)
+        if field.kind == "categorical"
+        and field.role in ID_ROLES
+        and field.size > MIN_DROPPED_IDS
+        and field.name not in schema.domain_features
+    ]
+    if not columns:
+        raise SettingError(
+            f"id_dropout needs a one-id field of {MIN_DROPPED_IDS} or more ids, with a role of {', '.join(ID_ROLES)}",
+            value="the model has none besides domain features",
+            remedy="leave it out, or set the roles of the fields in the dataset's card",
+        )
+    return columns
 
 
 def _first_rows_of_copies(schema: Schema) -> list[int]:

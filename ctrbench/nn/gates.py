@@ -17,14 +17,12 @@ from torch import nn
 from ctrbench.errors import SettingError
 from ctrbench.nn.build import Build
 from ctrbench.nn.context import Context
+from ctrbench.nn.embed import ID_ROLES
 from ctrbench.nn.routing import full_precision
 from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.stages import Dense, Stage, StageModule
 
 Prior = Literal["ids", "domain"]
-
-ID_ROLES = ("user", "item", "shop", "ad")
-"""Roles of fields that can identify a user, an item, a shop or an ad."""
 
 
 @dataclass(frozen=True, kw_only=True)

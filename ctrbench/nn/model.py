@@ -46,19 +46,30 @@ class CTRModel(nn.Module):
         if plan.hides_domain:
             schema = _without_domain(schema)
         _check_pooling(plan, schema)
+        _check_min_count(plan, schema)
         build = _make_build(plan, schema, seed)
         self.common, self.seed = plan.common, seed
         self.schema, self.attends, self.is_separate = schema, plan.attends, plan.separate is not None
         self.embedding: FieldEmbedding
         self.net: Network | SeparateNetworks
         if plan.separate is None:
-            self.embedding = FieldEmbedding(schema, build, first_order=plan.first_order, pooling=plan.pooling)
+            self.embedding = FieldEmbedding(
+                schema,
+                build,
+                first_order=plan.first_order,
+                pooling=plan.pooling,
+                id_dropout=plan.common.id_dropout,
+            )
             networks = [Network(plan, build)]
             self.net = networks[0]
         else:
             check_separable(schema, plan.separate)
             self.embedding = SeparateEmbedding(
-                schema, build, first_order=plan.first_order, pooling=plan.pooling
+                schema,
+                build,
+                first_order=plan.first_order,
+                pooling=plan.pooling,
+                id_dropout=plan.common.id_dropout,
             )
             networks = [Network(plan, build) for _ in range(schema.num_indicators)]
             self.net = SeparateNetworks(networks)
@@ -156,6 +167,16 @@ def _without_domain(schema: Schema) -> Schema:
             remedy="choose a domain set that leaves at least one field",
         )
     return schema
+
+
+def _check_min_count(plan: Plan, schema: Schema) -> None:
+    min_count = plan.common.min_count
+    if min_count > 1 and schema.min_count != min_count:
+        raise SettingError(
+            "min_count must have data whose ids are counted",
+            value=f"min_count={min_count}, and the rows per id are unknown here",
+            remedy="leave it out, or train the method on a prepared dataset",
+        )
 
 
 def _check_pooling(plan: Plan, schema: Schema) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ctrbench.errors import SettingError
@@ -47,8 +50,20 @@ class Schema:
     """Share of positives in training, strictly between 0 and 1."""
     hidden: tuple[str, ...] = ()
     """Fields of the data that the model does not use."""
+    min_count: int = 1
+    """Training rows below which `rare_ids` are counted as unseen."""
+    rare_ids: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict, compare=False, repr=False)
+    """By field: whether each id has fewer than `min_count` training rows, bool of shape (size,)."""
     has_copies: bool = False
     """Whether e_d consists of embeddings of `copies`, not of the domain features in z."""
+
+    def with_rare_ids(self, min_count: int, rows_per_id: Mapping[str, np.ndarray]) -> Schema:
+        """Return the schema whose models read ids of fewer than `min_count` training rows as unseen.
+
+        `rows_per_id` holds the training rows of each id, 0 included, by field; ids of other fields stay.
+        """
+        rare_ids = {name: rows < min_count for name, rows in rows_per_id.items()}
+        return replace(self, min_count=min_count, rare_ids=rare_ids)
 
     @property
     def copies(self) -> tuple[FieldShape, ...]:

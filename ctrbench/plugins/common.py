@@ -49,6 +49,13 @@ class CommonFields(Settings):
     embedding_std: Annotated[float, Field(gt=0.0, le=10.0)] | None = added_field(None)
     """Standard deviation of embeddings at the start; none: 0.05."""
 
+    min_count: int = added_field(1, ge=1, le=1_000_000)
+    """Training rows below which a model reads an id as the unseen one, whose embedding then learns; domains of metrics
+    and the indicator do not change, nor do bucketed numbers."""
+    id_dropout: float = added_field(0.0, ge=0.0, lt=1.0)
+    """Chance with which a training row's id is read as the unseen one: in each one-id field of 100 or more ids that has
+    a role of user, item, shop or ad and is no domain feature, independently."""
+
     @model_validator(mode="after")
     def _check_common(self) -> Self:
         if (

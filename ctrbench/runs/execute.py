@@ -29,7 +29,7 @@ from ctrbench.runs.outcome import Clock, make_code, make_result, write_record
 from ctrbench.runs.predictions import write_inspection, write_predictions
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.run_data import RunData, base_logloss, domain_table, open_data
-from ctrbench.runs.schema import make_schema
+from ctrbench.runs.schema import make_schema, with_min_count
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import Location, remove_file, write_text
 from ctrbench.train.checkpoint import Checkpoint, CheckpointMismatchError
@@ -137,7 +137,7 @@ def _train(
 ) -> _Trained:
     key, config, (method, backbone) = run.key, data.config, run.chosen()
     train, dev = data.rows(Split.TRAIN), data.rows(Split.DEV)
-    schema = make_schema(data.prepared, key)
+    schema = with_min_count(make_schema(data.prepared, key), data.prepared, method.min_count)
     estimator = method.as_estimator()
     if estimator is not None:
         clock.lap("load")

@@ -34,6 +34,21 @@ def make_schema(prepared: Prepared, key: RunKey) -> Schema:
     )
 
 
+def with_min_count(schema: Schema, prepared: Prepared, min_count: int) -> Schema:
+    """Return the schema whose models read ids of fewer than `min_count` training rows as unseen.
+
+    Buckets of numbers are no ids. A sequence with a target has the target's ids.
+    """
+    if min_count == 1:
+        return schema
+    counted = [
+        field.name
+        for field in schema.fields
+        if field.size and field.kind != "numeric" and field.target is None
+    ]
+    return schema.with_rare_ids(min_count, prepared.rows_per_id(counted))
+
+
 def field_shapes(prepared: Prepared) -> tuple[FieldShape, ...]:
     """Return the shape of each field."""
     manifest = prepared.manifest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ctrbench.train.config import TrainConfig
 from ctrbench.train.stepper import Stepper
 
 SETTINGS = "lr=0.002,lr_schedule=warmup_cosine,lr_warmup=0.5,dropout=0.3,weight_decay=0.01,embedding_l2=1e-4"
-SETTINGS += ",embedding_std=0.01"
+SETTINGS += ",embedding_std=0.01,min_count=3,id_dropout=0.1"
 ONE_DOMAIN_PER_BATCH = ("maml", "mamdr", "star")
 """Methods whose batches hold one domain each, so that moments of batches are refused."""
 TRAINED = sorted(name for name in plugins("methods") if name != "gbdt")
@@ -24,8 +26,11 @@ TRAINED = sorted(name for name in plugins("methods") if name != "gbdt")
 def make_steps(method: Method, num_steps: int = 2) -> tuple[CTRModel, list[float]]:
     """Train a method on the rows of the contract; return the model and the losses."""
     plan, rows = method.apply(select("backbones", "dnn[hidden=8-4]").value.full_plan()), make_training_rows()
+    schema, users = make_schema(), np.arange(121)
+    fields = tuple(replace(field, size=121) if field.name == "user" else field for field in schema.fields)
+    schema = replace(schema, fields=fields).with_rare_ids(method.min_count, {"user": users})
     stepper = Stepper(
-        CTRModel(plan, make_schema(), seed=1),
+        CTRModel(plan, schema, seed=1),
         method.learner(),
         TrainConfig(embedding_size=EMBEDDING_SIZE, batch_size=32, epochs=1),
     )

@@ -71,7 +71,15 @@ def test_a_window_of_all_rows_scores_as_held_rows_do(store: RunStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["plain", "adasparse", "star", "mamdr", "maml[tasks=2,support=16,query=16]"]
+    "method",
+    [
+        "plain",
+        "adasparse",
+        "star",
+        "mamdr",
+        "maml[tasks=2,support=16,query=16]",
+        "plain[min_count=70,dropout=0.2,lr_schedule=cosine]",
+    ],
 )
 @pytest.mark.parametrize("step", [3, 21])
 def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(

@@ -126,6 +126,20 @@ def test_vocabularies_count_training_rows(prepared: Prepared) -> None:
     assert vocabulary["rows"].to_list() == np.bincount(positions, minlength=19)[1:].tolist()
 
 
+def test_ids_without_a_vocabulary_are_counted_in_the_training_rows(prepared: Prepared) -> None:
+    fields = ["ad_position", "user_id", "item_history"]
+    counts = prepared.rows_per_id(fields)
+    table = prepared.read(Split.TRAIN)
+    assert counts["ad_position"][1:].tolist() == prepared.vocabulary("ad_position")["rows"].to_list()
+    assert (
+        counts["user_id"].tolist() == np.bincount(table["user_id"], minlength=len(counts["user_id"])).tolist()
+    )
+    expected = np.zeros_like(counts["item_history"])
+    for items in table["item_history"].to_pylist():
+        expected[list(set(items))] += 1
+    assert counts["item_history"].tolist() == expected.tolist()
+
+
 def test_rows_made_when_read_are_those_stored(homes: dict[bool, Path]) -> None:
     stored, made = (open_prepared(dataset_name(SPEC), homes[one]) for one in (True, False))
     assert not list((homes[False] / "datasets" / dataset_name(SPEC)).glob("*/shards"))
