@@ -5,6 +5,7 @@ The logit of a row is the level of its day plus the standardized components of `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ def sigmoid(logit: Floats) -> Floats:
 
 
 def auc_ladder(world: World, truth: Truth, seed: int) -> dict[str, dict[str, float]]:
-    """Return the expected AUC after each component is added to the score, over all rows and over the last sixth.
+    """Return the expected AUC after each component is added to the score: over all rows, the fifth and the last sixth.
 
     "level" scores include the level of the day, which no feature contains; "features" scores do not.
     """
@@ -94,20 +95,25 @@ def auc_ladder(world: World, truth: Truth, seed: int) -> dict[str, dict[str, flo
     score = np.zeros(len(rows))
     probability = sigmoid(sum(parts.values(), level))
     time = np.array([day.start for day in DAYS])[rows.day] + rows.second
-    is_last = time >= np.quantile(time, 5 / 6)
-    ladder = {"day": _ladder_step(level, level, probability, is_last)}
+    fifth, last = np.quantile(time, 4 / 6), np.quantile(time, 5 / 6)
+    parts_of_time = {
+        "all rows": np.ones(len(rows), dtype=bool),
+        "fifth sixth": (time >= fifth) & (time < last),
+        "last sixth": time >= last,
+    }
+    ladder = {"day": _ladder_step(level, level, probability, parts_of_time)}
     for name, part in parts.items():
         score = score + part
-        ladder[f"+ {name}"] = _ladder_step(score, score + level, probability, is_last)
+        ladder[f"+ {name}"] = _ladder_step(score, score + level, probability, parts_of_time)
     return ladder
 
 
 def _ladder_step(
-    features: Floats, level: Floats, probability: Floats, is_last: NDArray[np.bool_]
+    features: Floats, level: Floats, probability: Floats, masks: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, float]:
     scores = {"features": features, "level": level}
     return {
         f"{name}, {part}": round(expected_auc(score[mask], probability[mask]), 4)
         for name, score in scores.items()
-        for part, mask in (("all rows", np.ones_like(is_last)), ("last sixth", is_last))
+        for part, mask in masks.items()
     }

@@ -37,9 +37,9 @@ from ctrbench.synthetic.iaac.draws import Integers, draw, scramble
 from ctrbench.synthetic.iaac.marginals import DAYS
 from ctrbench.synthetic.iaac.rows import Round, Rows, cumulative_days, draw_rows
 from ctrbench.synthetic.iaac.truth import Truth, auc_ladder, calibrate, sigmoid, true_logit
-from ctrbench.synthetic.iaac.world import VARIANCES, World, make_world
+from ctrbench.synthetic.iaac.world import CEILING, LEVELS, VARIANCES, World, make_world
 
-VERSION = 1
+VERSION = 2
 """Version of the generator; increased when the same seed and rows generate different files."""
 FILES: dict[Round, str] = {1: ROUND1_FILE, 2: ROUND2_FILE}
 SIDECAR = "twin.json"
@@ -217,5 +217,7 @@ def _description(
         "files": {FILES[number]: count for number, count in counts.items()},
         "variances": VARIANCES,
         "day_levels": [round(float(level), 6) for level in truth.days],
+        "levels": f"+ {LEVELS}",
+        "ceiling": f"+ {CEILING}",
         "auc": ladder,
     }

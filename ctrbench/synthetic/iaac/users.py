@@ -10,7 +10,7 @@ from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac.draws import Integers, draw, scramble, select
 from ctrbench.synthetic.iaac.marginals import Floats, Levels
 
-TASTE_SIZE = 4
+TASTE_SIZE = 2
 NUM_CELLS = 4 * 9 * 12
 """Combinations of gender, age and star, including missing values."""
 
@@ -60,8 +60,8 @@ def make_users(number: int, seed: int) -> Users:
         occupation=occupation,
         star=star,
         cell=codes[0] * 108 + codes[1] * 12 + codes[2],
-        level=sum(effects, 0.6 * rng.standard_normal(number)),
-        taste=0.6 * profile + 0.6 * rng.standard_normal((number, TASTE_SIZE)),
+        level=sum(effects, 0.3 * rng.standard_normal(number)),
+        taste=0.6 * profile + 0.2 * rng.standard_normal((number, TASTE_SIZE)),
     )
 
 

@@ -24,17 +24,20 @@ from ctrbench.synthetic.iaac.shops import make_shops, shop_texts
 from ctrbench.synthetic.iaac.users import NUM_CELLS, Users, cell_shares, make_users
 
 VARIANCES = {
-    "item": 0.28,
+    "item": 0.14,
     "user": 0.03,
     "context": 0.05,
-    "taste": 0.03,
-    "structured": 0.16,
-    "idiosyncratic": 0.03,
+    "taste": 0.02,
+    "structured": 0.34,
+    "idiosyncratic": 0.01,
     "residual": 0.03,
 }
 """Variances of the components of the logit, under the distribution of the rows. Item, user, context and taste (user ×
-item) are shared by all domains; structured and idiosyncratic are domain × content, the first a function of gender, age
-and star, the second independent per domain; the residual is noise that no feature explains."""
+item) are shared by all domains, and the first three are main effects; structured and idiosyncratic are domain ×
+content, the first a function of gender, age and star, the second independent per domain; the residual is noise that no
+feature explains."""
+LEVELS, CEILING = "context", "idiosyncratic"
+"""Last component that is a main effect, and last one that features explain, in the order of `VARIANCES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +80,14 @@ def _structured_interaction(items: Items, seed: int) -> NDArray[np.float32]:
     """Return the proximity of items to the ideal point of each domain; points are additive in gender, age and star."""
     rng = draw(seed, "ideal points")
     points = (
-        0.8 * rng.standard_normal((4, 1, 1, CONTENT_SIZE))
-        + 0.7 * rng.standard_normal((1, 9, 1, CONTENT_SIZE))
-        + 0.5 * rng.standard_normal((1, 1, 12, CONTENT_SIZE))
+        0.9 * rng.standard_normal((4, 1, 1, CONTENT_SIZE))
+        + 0.9 * rng.standard_normal((1, 9, 1, CONTENT_SIZE))
+        + 0.3 * rng.standard_normal((1, 1, 12, CONTENT_SIZE))
     ).reshape(NUM_CELLS, 1, CONTENT_SIZE)
     content = items.content / items.content.std(axis=0)
     proximity = np.empty((NUM_CELLS, len(content)), dtype=np.float32)
     for cell, point in enumerate(points):
-        proximity[cell] = np.exp(-0.5 * ((content - point) ** 2).sum(axis=1) / CONTENT_SIZE)
+        proximity[cell] = np.exp(-0.25 * ((content - point) ** 2).sum(axis=1) / CONTENT_SIZE)
     return proximity
 
 

@@ -12,7 +12,9 @@ from ctrbench.readers.base import ReadRequest
 from ctrbench.readers.iaac import COLUMNS, ROUND1_FILE, ROUND2_FILE, TRUTH_SUFFIX, TWIN_MODULUS, IaacReader
 from ctrbench.synthetic.iaac import marginals
 from ctrbench.synthetic.iaac import twin as iaac
+from ctrbench.synthetic.iaac.items import make_items
 from ctrbench.synthetic.iaac.rows import Round
+from ctrbench.synthetic.iaac.shops import make_shops
 from ctrbench.synthetic.iaac.twin import SIDECAR, make_twin, marked_ids
 
 ROWS = 40_000
@@ -188,6 +190,35 @@ def test_ladder_increases_with_each_component(folder: Path) -> None:
     assert list(ladder) == names
     assert auc[5] - auc[4] > 0.02
     assert 0.68 < auc[-1] < 0.73
+
+
+def test_sidecar_names_version_levels_and_ceiling(folder: Path) -> None:
+    content = json.loads((folder / SIDECAR).read_text())
+    assert content["version"] == 2
+    levels, ceiling = content["auc"][content["levels"]], content["auc"][content["ceiling"]]
+    assert set(levels) == {
+        f"{score}, {part}"
+        for score in ("features", "level")
+        for part in ("all rows", "fifth sixth", "last sixth")
+    }
+    for part in ("all rows", "fifth sixth", "last sixth"):
+        assert ceiling[f"features, {part}"] - levels[f"features, {part}"] > 0.05
+
+
+def test_most_of_the_item_effect_belongs_to_values_with_many_rows() -> None:
+    """A regression on category and levels explains the effect of items, weighted by their rows."""
+    items = make_items(marginals.ITEMS.size(ROWS), make_shops(marginals.SHOPS.size(ROWS), ROWS, 0), ROWS, 0)
+    columns = items.text.str.split(" ").list
+    values = [items.category, *(columns.get(i).cast(pl.Int64).to_numpy() for i in (5, 6, 7, 8))]
+    design = np.concatenate(
+        [np.eye(code.max() + 1)[code] for code in (np.unique(v, return_inverse=True)[1] for v in values)],
+        axis=1,
+    )
+    weight = np.sqrt(items.shares)
+    for effect in (items.quality, *items.content.T):
+        centered = effect - items.shares @ effect
+        fitted = design @ np.linalg.lstsq(design * weight[:, None], centered * weight)[0]
+        assert items.shares @ (centered - fitted) ** 2 < 0.2 * (items.shares @ centered**2)
 
 
 # --- determinism and files -----------------------------------------------------------------------------------------
