@@ -167,7 +167,7 @@ def bounds_of_twin(file: Path) -> Bounds:
 def head(bounds: Bounds) -> Sequence[str]:
     """Return the head of the table and the rows of the bounds."""
     lines = [
-        "| plain on dnn | dev AUC | share | test AUC | share | best epoch |",
+        "| plain on dnn | dev AUC | share | test AUC | share | best after epochs |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for label, areas in (("levels only", bounds.levels), ("ceiling", bounds.ceiling)):
@@ -187,7 +187,8 @@ def row_of(label: str, records: Iterable[RunRecord | None], bounds: Bounds) -> s
     for split in SPLITS:
         area = mean(getattr(result, split)["auc"] or 0.5 for result in results)
         cells.append(f"{area:.4f} | {bounds.share(split, area):.2f}")
-    return f"| {label} | {' | '.join(cells)} | {mean(result.best_epoch for result in results):g} |"
+    best = mean(result.history[result.best_evaluation - 1].epoch for result in results)
+    return f"| {label} | {' | '.join(cells)} | {best:.1f} |"
 
 
 if __name__ == "__main__":

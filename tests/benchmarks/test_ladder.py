@@ -17,12 +17,14 @@ BOUNDS = ladder.Bounds(levels={Split.DEV: 0.6, Split.TEST: 0.65}, ceiling={Split
 
 
 def test_a_row_has_the_share_of_the_way_from_levels_to_the_ceiling() -> None:
+    history = [SimpleNamespace(epoch=0.2), SimpleNamespace(epoch=0.4)]
     results = [
-        SimpleNamespace(dev={"auc": a}, test={"auc": b}, best_epoch=1) for a, b in ((0.64, 0.7), (0.66, 0.7))
+        SimpleNamespace(dev={"auc": dev}, test={"auc": 0.7}, best_evaluation=2, history=history)
+        for dev in (0.64, 0.66)
     ]
     records = [SimpleNamespace(result=result) for result in results]
     row = ladder.row_of("all ids", records, BOUNDS)  # type: ignore[arg-type]
-    assert row == "| all ids | 0.6500 | 0.50 | 0.7000 | 0.50 | 1 |"
+    assert row == "| all ids | 0.6500 | 0.50 | 0.7000 | 0.50 | 0.4 |"
     assert ladder.row_of("trees", [None], BOUNDS) == "| trees | failed | | | | |"
 
 
