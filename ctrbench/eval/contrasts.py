@@ -39,7 +39,6 @@ class Uncertainty:
     high: float
     p: float
     """Adjusted for all pairs of the family."""
-    num_users: int
 
     @property
     def detectable_gap(self) -> float:
@@ -119,8 +118,7 @@ def _uncertainties(
             "p": maximum.p_values(standardized(means, parts)),
         }
         for i, pair in enumerate(names):
-            numbers = {name: float(column[i]) for name, column in columns.items()}
-            results[pair] = Uncertainty(num_users=parts.num_users, **numbers)
+            results[pair] = Uncertainty(**{name: float(column[i]) for name, column in columns.items()})
     return results
 
 

@@ -53,7 +53,8 @@ class VarianceParts:
     interaction: Floats
     """Part that the two have in common: variance of seeds within users, divided by the number of seeds."""
     num_seeds: int
-    num_users: int
+    freedom_of_users: Floats
+    """Degrees of freedom of the variance over users: their number if all have a similar influence, else fewer."""
 
     @property
     def total(self) -> Floats:
@@ -65,13 +66,13 @@ class VarianceParts:
     @property
     def freedom(self) -> Floats:
         """Satterthwaite's degrees of freedom of the total, at least the smaller of those of its parts."""
-        of_seeds, of_users = self.num_seeds - 1, self.num_users - 1
+        of_seeds, of_users = self.num_seeds - 1, self.freedom_of_users
         terms = (
             self.seeds**2 / of_seeds + self.users**2 / of_users + self.interaction**2 / (of_seeds * of_users)
         )
         total = self.total
         ratios = np.divide(total**2, terms, out=np.full(total.shape, np.inf), where=terms > 0)
-        bounded: Floats = np.clip(ratios, min(of_seeds, of_users), of_seeds + of_users)
+        bounded: Floats = np.clip(ratios, np.minimum(of_seeds, of_users), of_seeds + of_users)
         return bounded
 
 
@@ -82,17 +83,16 @@ class CrossedRows:
     seeds: tuple[int, ...]
     by_seed: Floats
     """Values, shape (M, seeds)."""
-    users: Floats
-    """Covariance over users of the means over seeds, shape (M, M)."""
+    influences: Floats
+    """Influence of each cluster on the means over seeds, shape (M, clusters)."""
     interaction: Floats
     """Covariance of seeds within users, divided by the number of seeds, shape (M, M)."""
-    num_users: int
 
     @classmethod
     def of(cls, samples: Sequence[RowSample]) -> CrossedRows:
         """Compute the matrices of complete rows; raises `DataError` for fewer than two seeds or clusters."""
         seeds = common_seeds(samples)
-        num_clusters = _num_clusters(samples, seeds)
+        _check_clusters(samples, seeds)
         mean = np.mean([_stacked(samples, seed) for seed in seeds], axis=0)
         interaction = np.zeros((len(samples), len(samples)))
         for seed in seeds:
@@ -101,21 +101,21 @@ class CrossedRows:
         return cls(
             seeds=seeds,
             by_seed=np.array([[sample.values[seed] for seed in seeds] for sample in samples]),
-            users=mean @ mean.T,
+            influences=mean,
             interaction=interaction / (len(seeds) * (len(seeds) - 1)),
-            num_users=num_clusters,
         )
 
     def differences(self, pairs: Sequence[Pair]) -> tuple[Floats, VarianceParts]:
         """Return mean and variance parts of the first row minus the second, for each pair."""
         first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         by_seed = self.by_seed[first] - self.by_seed[second]
+        squares = np.square(self.influences[first] - self.influences[second])
         parts = VarianceParts(
             seeds=by_seed.var(axis=1, ddof=1) / len(self.seeds),
-            users=quadratic(self.users, first, second),
+            users=squares.sum(axis=1),
             interaction=quadratic(self.interaction, first, second),
             num_seeds=len(self.seeds),
-            num_users=self.num_users,
+            freedom_of_users=_freedom_of_sums(squares),
         )
         return by_seed.mean(axis=1), parts
 
@@ -139,11 +139,23 @@ def _stacked(samples: Sequence[RowSample], seed: int) -> Floats:
     return np.array([sample.influences[seed] for sample in samples])
 
 
-def _num_clusters(samples: Sequence[RowSample], seeds: Sequence[int]) -> int:
+def _freedom_of_sums(squares: Floats) -> Floats:
+    """Return the degrees of freedom of sums of squares, shape (sums, terms), from the variance of their terms.
+
+    They are 2 V² / Var(V) for the sum V, at most one less than the number of terms.
+    """
+    num_terms = squares.shape[1]
+    variances = num_terms * squares.var(axis=1)
+    most = np.full(squares.shape[0], num_terms - 1.0)
+    freedom = np.divide(2 * np.square(squares.sum(axis=1)), variances, out=most, where=variances > 0)
+    bounded: Floats = np.clip(freedom, 1.0, num_terms - 1.0)
+    return bounded
+
+
+def _check_clusters(samples: Sequence[RowSample], seeds: Sequence[int]) -> None:
     sizes = {sample.influences[seed].size for sample in samples for seed in seeds}
     if len(seeds) < 2 or len(sizes) != 1 or min(sizes) < 2:
         raise DataError(
             "rows need two common seeds and the same clusters of test rows, at least two",
             value=f"{len(seeds)} seeds, {sorted(sizes)} clusters",
         )
-    return sizes.pop()

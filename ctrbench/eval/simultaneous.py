@@ -19,6 +19,8 @@ from ctrbench.eval.metrics.base import Floats
 DRAWS = 20_000
 """Simulated tables per family of differences."""
 _MAX_CORRELATION = 0.95
+_KNOWN = 1e9
+"""Degrees of freedom of a variance that is not estimated."""
 _CHUNK = 2**18
 """Numbers per array of one chunk of draws."""
 
@@ -90,6 +92,8 @@ def _null_deviates(block: Block, draws: int, generator: np.random.Generator) -> 
     """Yield the deviates of the pairs of a block, shape (draws of a chunk, pairs)."""
     first, second = np.array(block.pairs).T
     _, parts = block.rows.differences(block.pairs)
+    # Simulated statistics use the true variance over users.
+    known = replace(parts, freedom_of_users=np.full(len(block.pairs), _KNOWN))
     num_rows, num_seeds = block.rows.by_seed.shape
     stds, correlation = _seed_model(block.rows.by_seed)
     factor = _user_factor(block.rows)
@@ -102,7 +106,7 @@ def _null_deviates(block: Block, draws: int, generator: np.random.Generator) -> 
         centered = by_seed - means[:, None]
         over_seeds = centered.transpose(0, 2, 1) @ centered / (num_seeds * (num_seeds - 1))
         means += generator.standard_normal((num, num_rows)) @ factor.T
-        drawn = replace(parts, seeds=quadratic(over_seeds, first, second))
+        drawn = replace(known, seeds=quadratic(over_seeds, first, second))
         yield standardized(means[:, first] - means[:, second], drawn)
 
 
@@ -123,7 +127,7 @@ def _seed_model(by_seed: Floats) -> tuple[Floats, float]:
 
 def _user_factor(rows: CrossedRows) -> Floats:
     """Return a factor of the covariance over users without the interaction, up to what all rows have in common."""
-    covariance = rows.users - rows.interaction
+    covariance = rows.influences @ rows.influences.T - rows.interaction
     centered = covariance - covariance.mean(axis=0)
     centered = centered - centered.mean(axis=1, keepdims=True)
     values, vectors = np.linalg.eigh((centered + centered.T) / 2)

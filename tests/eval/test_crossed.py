@@ -54,15 +54,32 @@ def test_satterthwaites_degrees_of_freedom_by_hand() -> None:
         users=np.array([2.0, 0.0]),
         interaction=np.array([1.0, 0.0]),
         num_seeds=6,
-        num_users=101,
+        freedom_of_users=np.array([100.0, 100.0]),
     )
     # 5^2 / (4^2 / 5 + 2^2 / 100 + 1 / 500); without users, the degrees of the seeds.
     assert parts.freedom == pytest.approx([25 / (3.2 + 0.04 + 0.002), 5.0])
 
 
+def test_few_users_with_most_of_the_influence_have_few_degrees_of_freedom() -> None:
+    draw = np.random.default_rng(0)
+    scales = np.where(np.arange(400) < 20, 100.0, 1.0)
+    influence = np.array([scales * draw.normal(size=400), draw.normal(size=400), np.zeros(400)])
+    rows = CrossedRows(
+        seeds=(1, 2), by_seed=np.zeros((3, 2)), influences=influence, interaction=np.zeros((3, 3))
+    )
+    _, parts = rows.differences([(0, 2), (1, 2)])
+    # Of 20 normal values, and of 400; the fourth moment is that of a sample.
+    assert parts.freedom_of_users == pytest.approx([20, 400], rel=0.5)
+    assert rows.differences([(2, 2)])[1].freedom_of_users == 399
+
+
 def test_the_total_is_at_least_either_part() -> None:
     parts = VarianceParts(
-        seeds=np.array([2.0]), users=np.array([3.0]), interaction=np.array([2.5]), num_seeds=6, num_users=50
+        seeds=np.array([2.0]),
+        users=np.array([3.0]),
+        interaction=np.array([2.5]),
+        num_seeds=6,
+        freedom_of_users=np.array([49.0]),
     )
     assert parts.total[0] == 3.0
 

@@ -25,9 +25,8 @@ def block(num_rows: int, *, seeds: float, users: float, to_first: bool) -> Block
         rows=CrossedRows(
             seeds=tuple(range(SEEDS)),
             by_seed=by_seed,
-            users=users**2 * np.eye(num_rows),
+            influences=users * np.eye(num_rows),
             interaction=np.zeros((num_rows, num_rows)),
-            num_users=10**6,
         ),
         pairs=pairs,
     )

@@ -7,9 +7,7 @@ from ctrbench.eval.verdicts import RankRange, Verdict, rank_ranges, verdict
 
 
 def contrast(low: float, high: float, num_seeds: int = 6) -> Contrast:
-    uncertainty = Uncertainty(
-        seeds=0.1, users=0.1, total=0.1, freedom=5.0, low=low, high=high, p=0.5, num_users=100
-    )
+    uncertainty = Uncertainty(seeds=0.1, users=0.1, total=0.1, freedom=5.0, low=low, high=high, p=0.5)
     return Contrast(mean=(low + high) / 2, num_seeds=num_seeds, uncertainty=uncertainty)
 
 
