@@ -1,9 +1,9 @@
 """`python benchmarks/calibration.py`: false claims of the rules for differences, in tables without any difference.
 
 Each simulated table has rows that are equal in truth, with deviations over seeds and users of the sizes in a results
-folder (`--results DIR --dataset NAME`; runs must hold their influence values) or of stated sizes. `--repeats METHOD` deals
-real runs of one method into tables instead (A/A). A table counts as false if a rule claims any difference in it. The
-result replaces the block between two markers of `--out` (default: docs/protocol.md).
+folder (`--results DIR --dataset NAME`; runs must hold their influence values) or of stated sizes. `--repeats METHOD`
+deals real runs of one method into tables instead (A/A). A table counts as false if a rule claims any difference in it.
+The result replaces the block between two markers of `--out` (default: docs/protocol.md).
 
     python benchmarks/calibration.py
     python benchmarks/calibration.py --results results --dataset movielens-1m
@@ -54,8 +54,8 @@ class Components:
 
 
 STATED = Components(
-    # Differences from the first row over six seeds have standard errors of 0.0004 to 0.0013 over seeds, 0.0006 to 0.0011
-    # over users, as those of AdaSparse, APG v4 and STAR from plain on MovieLens-1M.
+    # Differences between two rows over six seeds have standard errors of 0.0004 to 0.0013 over seeds and 0.0006 to
+    # 0.0011 over users, as those of AdaSparse, APG v4 and STAR from plain on MovieLens-1M.
     seeds=np.array([0.0006, 0.0007, 0.0014, 0.0030]),
     users=np.array([0.0004, 0.0010, 0.0005, 0.0007]),
     interaction=np.array([0.0005, 0.0005, 0.0006, 0.0007]),
@@ -236,8 +236,8 @@ def markdown(lines: Sequence[Line], source: str) -> str:
     num_tables = min(line.num_tables for line in lines)
     error = 100 * (LEVEL * (1 - LEVEL) / num_tables) ** 0.5
     notes = (
-        f"{source}\n\nShare of tables without a true difference in which a rule claims one, with {MIN_SEEDS} seeds; the "
-        f"standard error of a share of 5 % is {error:.1f} %."
+        f"{source}\n\nShare of tables without a true difference in which a rule claims one, with {MIN_SEEDS} seeds; "
+        f"the standard error of a share of 5 % is {error:.1f} %."
     )
     return "\n".join([notes, "", head, rule, *body])
 
@@ -257,7 +257,7 @@ def read_samples(results: str, dataset: str, method: str | None) -> list[RowSamp
 
     def complete(comparison: Comparison) -> list[RowSample]:
         rows = [row for row in comparison.rows if method in (None, row.key.method.name)]
-        samples = row_samples(rows, "auc").values()
+        samples = row_samples(rows, "auc")
         return [sample for sample in samples if sample.is_complete and len(sample.values) >= MIN_SEEDS]
 
     found = max(map(complete, collect(open_store(results), dataset=dataset)), key=len)
@@ -298,7 +298,6 @@ def main() -> None:
     block = markdown([measure(size, tables[size]) for size in sizes], source)
     name = "repeats" if options.repeats else "calibration"
     write_text(options.out, replace_block(options.out.read_text(encoding="utf-8"), block, name))
-    print(block)
 
 
 if __name__ == "__main__":

@@ -377,12 +377,13 @@ def test_help_waits_for_nothing_heavy(package: str) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_reports_compute_statistics_in_the_summary_only() -> None:
-    users = {entry.module for entry in imports() if entry.target == "ctrbench.eval.significance"}
+def test_reports_compute_statistics_in_two_modules_only() -> None:
+    rules = ("significance", "contrasts", "crossed", "simultaneous")
+    targets_of_rules = {f"ctrbench.eval.{name}" for name in rules}
+    users = {entry.module for entry in imports() if entry.target in targets_of_rules}
     assert {user for user in users if within(user, "report")} == {
-        "report.bin_scores",
+        "report.differences",
         "report.estimate",
-        "report.summary",
     }
 
 

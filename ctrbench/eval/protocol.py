@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.metrics.logloss import LogLoss
 
 MIN_SEEDS = 6
 """Smallest number of seeds of a row that is ranked and tested; with fewer, a sign-flip test cannot reach 5 %."""
@@ -21,14 +22,16 @@ COLLAPSED_AUC = 0.52
 """Dev AUC up to which a run counts as collapsed: 0.5 plus a margin for noise (0.013 at 500 positives)."""
 
 
-def is_collapsed(dev: Mapping[str, float | None]) -> bool:
-    """Return whether the dev metrics of a run's best weights are those of a constant prediction.
+def is_collapsed(dev: Mapping[str, float | None], base_logloss: float | None = None) -> bool:
+    """Return whether a run failed: its best weights are no better on dev than a constant prediction.
 
-    The protocol compares the dev log loss with that of the constant training rate. Records do not include the training
-    rate, so the dev AUC decides; a run whose dev AUC is undefined does not count as collapsed.
+    `base_logloss` is the dev LogLoss of the constant training rate; a LogLoss that is not below it is a failure. Where
+    it is unknown, as in old records, the dev AUC decides; a run whose dev AUC is undefined does not count as failed.
 
     >>> is_collapsed({"auc": 0.506, "logloss": 0.039}), is_collapsed({"auc": 0.64, "logloss": 0.041})
     (True, False)
     """
-    auc = dev.get(Auc.name)
+    logloss, auc = dev.get(LogLoss.name), dev.get(Auc.name)
+    if base_logloss is not None and logloss is not None:
+        return logloss >= base_logloss
     return auc is not None and auc <= COLLAPSED_AUC

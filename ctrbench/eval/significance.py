@@ -1,18 +1,18 @@
-"""Tests of differences between methods, over seeds and over domains (spec: significance-8.7).
+"""Intervals over seeds alone and over domains alone (spec: significance-8.7).
 
-Seeds are the primary source of randomness: two methods with the same seed share initialization and shuffling, so their
-differences are paired. The bootstrap over domains describes one pair of trained models and other sets of domains. The
-best row is chosen after the results are known, so every other row is tested against it with Holm's adjustment.
+Two methods with the same seed share initialization and shuffling, so their differences are paired. The bootstrap over
+domains describes one pair of trained models and other sets of domains. Claims about methods need the uncertainty over
+seeds and test users together: see `contrasts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from ctrbench.errors import DataError
 from ctrbench.eval.grouped import GroupMetrics, check_same_groups
@@ -23,14 +23,13 @@ from ctrbench.eval.protocol import LEVEL
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """Paired differences: mean, deviation, 95 % t-interval and two-sided p of a t-test; None = undefined."""
+    """Paired differences: mean, deviation and 95 % t-interval over seeds; None = undefined."""
 
     num_pairs: int
     mean: float | None
     std: float | None = None
     low: float | None = None
     high: float | None = None
-    p_t: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,27 +41,8 @@ class Interval:
     mean: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """One row of a table compared with the best row.
-
-    `is_tied` means that the row is not the best and that its difference from the best is not significant or not
-    tested. `p_holm` is None for the best row, and for rows that share too few seeds with it for a test.
-    """
-
-    name: str
-    mean: float | None
-    std: float | None
-    is_best: bool
-    is_tied: bool
-    p_holm: float | None
-
-
 def paired(differences: npt.ArrayLike) -> PairedTest:
-    """Test by a t-test whether paired differences have mean 0.
-
-    One pair has a mean only; differences that are all 0 have p = 1.
-    """
+    """Return mean, deviation and t-interval of paired differences; one pair has a mean only."""
     values = _as_finite(differences)
     num_pairs = values.size
     if num_pairs < 2:
@@ -76,22 +56,7 @@ def paired(differences: npt.ArrayLike) -> PairedTest:
         std=std,
         low=mean - margin,
         high=mean + margin,
-        p_t=_p_student(mean, error, num_pairs - 1),
     )
-
-
-def holm(p_values: npt.ArrayLike) -> Floats:
-    """Return Holm's adjusted p-values: the k-th smallest of m times m - k + 1, monotone, at most 1.
-
-    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    steps = np.arange(values.size, 0, -1) * values[order]
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
 
 
 def bootstrap_domains(
@@ -114,40 +79,6 @@ def bootstrap_domains(
     return _percentile_interval(samples, mean=float(weighted.sum() / rows.sum()))
 
 
-def standings(
-    values: Mapping[str, Mapping[int, float | None] | Sequence[float | None]],
-    *,
-    higher_is_better: bool,
-    min_seeds: int = 2,
-    candidates: Collection[str] | None = None,
-) -> tuple[Standing, ...]:
-    """Compare each row of a table with the best row; the result has the order of `values`.
-
-    `values` holds a metric by seed (a sequence means seeds 0, 1, ...), None where undefined. The best row has the best
-    mean of the `candidates` (default: all rows). Every other row is tested against it by a two-sided paired t-test over
-    their common seeds, Holm-adjusted over the rows that can be tested, and is tied unless the adjusted p is below 0.05.
-    A row with fewer than `min_seeds` common seeds is not tested: it is tied and its p is None.
-    """
-    by_seed = {name: _defined_seeds(column) for name, column in values.items()}
-    means = {name: float(np.mean(list(column.values()))) for name, column in by_seed.items() if column}
-    eligible = means if candidates is None else {name: means[name] for name in means if name in candidates}
-    best = max(eligible, key=lambda name: means[name] if higher_is_better else -means[name], default=None)
-    adjusted = _holm_p_values(by_seed, best, max(min_seeds, 2))
-
-    def standing(name: str) -> Standing:
-        p = adjusted.get(name)
-        return Standing(
-            name=name,
-            mean=means.get(name),
-            std=_std_over_seeds(by_seed[name]),
-            is_best=name == best,
-            is_tied=name != best and name in means and (p is None or p >= LEVEL),
-            p_holm=p,
-        )
-
-    return tuple(standing(name) for name in values)
-
-
 def _as_finite(differences: npt.ArrayLike) -> Floats:
     values = np.asarray(differences, dtype=np.float64)
     if not np.isfinite(values).all():
@@ -155,36 +86,6 @@ def _as_finite(differences: npt.ArrayLike) -> Floats:
     return values
 
 
-def _p_student(mean: float, error: float, freedom: int) -> float:
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(freedom, -abs(mean / error)))
-
-
 def _percentile_interval(samples: Sequence[float], *, mean: float) -> Interval:
     low, high = np.quantile(samples, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     return Interval(low=low, high=high, mean=mean)
-
-
-def _defined_seeds(column: Mapping[int, float | None] | Sequence[float | None]) -> dict[int, float]:
-    pairs = column.items() if isinstance(column, Mapping) else enumerate(column)
-    return {seed: value for seed, value in pairs if value is not None}
-
-
-def _std_over_seeds(by_seed: Mapping[int, float]) -> float | None:
-    return float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None
-
-
-def _holm_p_values(
-    by_seed: Mapping[str, Mapping[int, float]], best: str | None, min_seeds: int
-) -> dict[str, float]:
-    """Return Holm's p of every row that shares at least `min_seeds` seeds with the best."""
-    if best is None:
-        return {}
-    p_values: dict[str, float] = {}
-    for name, column in by_seed.items():
-        seeds = sorted(column.keys() & by_seed[best].keys())
-        test = paired([column[seed] - by_seed[best][seed] for seed in seeds])
-        if name != best and test.p_t is not None and test.num_pairs >= min_seeds:
-            p_values[name] = test.p_t
-    return dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))

@@ -93,7 +93,7 @@ def _null_deviates(block: Block, draws: int, generator: np.random.Generator) -> 
     first, second = np.array(block.pairs).T
     _, parts = block.rows.differences(block.pairs)
     # Simulated statistics use the true variance over users.
-    known = replace(parts, freedom_of_users=np.full(len(block.pairs), _KNOWN))
+    certain = replace(parts, freedom_of_users=np.full(len(block.pairs), _KNOWN))
     num_rows, num_seeds = block.rows.by_seed.shape
     stds, correlation = _seed_model(block.rows.by_seed)
     factor = _user_factor(block.rows)
@@ -106,7 +106,7 @@ def _null_deviates(block: Block, draws: int, generator: np.random.Generator) -> 
         centered = by_seed - means[:, None]
         over_seeds = centered.transpose(0, 2, 1) @ centered / (num_seeds * (num_seeds - 1))
         means += generator.standard_normal((num, num_rows)) @ factor.T
-        drawn = replace(known, seeds=quadratic(over_seeds, first, second))
+        drawn = replace(certain, seeds=quadratic(over_seeds, first, second))
         yield standardized(means[:, first] - means[:, second], drawn)
 
 

@@ -1,4 +1,4 @@
-"""Estimates, gains and tests of metrics per bin of domains; part of the summary."""
+"""Estimates and gains of metrics per bin of domains; part of the summary."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from itertools import product
 
 from ctrbench.eval.metrics.base import Metric
 from ctrbench.eval.metrics.registry import MetricSet
-from ctrbench.eval.protocol import LEVEL, MIN_SEEDS
-from ctrbench.eval.significance import holm, paired
+from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.report.bins import RunBins
 from ctrbench.report.comparison import Comparison, Row, difference_by_seed
+from ctrbench.report.differences import Name
 from ctrbench.report.estimate import Estimate, estimate
-
-Name = tuple[str, str]
-"""Labels of backbone and method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +22,6 @@ class BinScore:
     estimate: Estimate | None
     gain: Estimate | None
     """Over plain, paired by seed."""
-    p_holm: float | None
-    """Of the gain, Holm-adjusted over all methods and bins of the backbone; None with fewer than `MIN_SEEDS` seeds."""
-    is_clear: bool
-    """Whether the gain differs from 0 significantly, in a row without failed runs."""
     is_marked: bool
     """Whether tables mark the row as best: as in the overall table, one row with at least `MIN_SEEDS` seeds."""
 
@@ -61,9 +54,6 @@ def _bin_scores(
     gains = {
         (row.name, index): _bin_gain(bins, row, plain, index, metric) for row, index in product(rows, indices)
     }
-    p_values = _p_values(
-        {key: gains[key] for key in product((r.name for r in rows if not r.is_plain), indices)}
-    )
     candidates = [row for row in rows if not row.num_failed] or rows
     best_names = [
         _best_name({row.name: estimates[row.name, index] for row in candidates}, definition.higher_is_better)
@@ -71,12 +61,9 @@ def _bin_scores(
     ]
 
     def score(row: Row, index: int) -> BinScore:
-        own, p_holm = estimates[row.name, index], p_values.get((row.name, index))
         return BinScore(
-            estimate=own,
+            estimate=estimates[row.name, index],
             gain=estimate(gains[row.name, index].values()),
-            p_holm=p_holm,
-            is_clear=not row.num_failed and p_holm is not None and p_holm < LEVEL,
             is_marked=row.name == best_names[index],
         )
 
@@ -87,15 +74,6 @@ def _bin_gain(bins: RunBins, row: Row, plain: Row | None, index: int, metric: st
     if plain is None:
         return {}
     return difference_by_seed(bins.values(row, index, metric), bins.values(plain, index, metric))
-
-
-def _p_values(gains: Mapping[tuple[Name, int], Mapping[int, float]]) -> dict[tuple[Name, int], float]:
-    """Return the Holm-adjusted p of each gain with at least `MIN_SEEDS` seeds."""
-    tests = {
-        key: paired(list(by_seed.values())).p_t for key, by_seed in gains.items() if len(by_seed) >= MIN_SEEDS
-    }
-    tested = {key: p for key, p in tests.items() if p is not None}
-    return dict(zip(tested, holm(list(tested.values())).tolist(), strict=True)) if tested else {}
 
 
 def _best_name(estimates: Mapping[Name, Estimate | None], higher_is_better: bool | None) -> Name | None:

@@ -77,7 +77,11 @@ class Row:
     @property
     def collapsed(self) -> dict[int, float]:
         """Dev AUC of the collapsed runs, by seed; they have results and count as failed."""
-        dev = {seed: result.dev for seed, result in self.results.items() if is_collapsed(result.dev)}
+        dev = {
+            seed: result.dev
+            for seed, result in self.results.items()
+            if is_collapsed(result.dev, result.base_logloss)
+        }
         return {seed: float(metrics[Auc.name] or 0.0) for seed, metrics in dev.items()}
 
     @property

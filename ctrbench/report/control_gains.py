@@ -6,9 +6,12 @@ by the multiply-adds that records hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctrbench.report.comparison import Comparison, Row, gain
+from ctrbench.eval.metrics.base import Metric
+from ctrbench.report.comparison import Comparison, Row
+from ctrbench.report.differences import Gain, gains_over
 from ctrbench.report.estimate import Estimate, estimate
 from ctrbench.report.labels import canonical_text
 from ctrbench.runs.record import EQUAL_COST, SHUFFLED_DOMAINS, RunKey
@@ -19,56 +22,69 @@ COST_TOLERANCE = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class ControlGains:
-    """Gains of one row in one metric; an estimate is None without common seeds, or without that control."""
+    """Gains of one row in one metric; a gain is None without that control."""
 
     row: Row
     score: Estimate | None
     """The metric itself."""
-    over_plain: Estimate | None
+    over_plain: Gain | None
     shuffled: Row | None
     """The row with shuffled domains; None if the method has no such control, or none was run."""
-    beyond_domains: Estimate | None
+    beyond_domains: Gain | None
     """Gain over the row with shuffled domains."""
     equal_cost: Row | None
     """The row of plain at equal cost; None if there is none."""
     equal_cost_score: Estimate | None
     """The metric of that row."""
-    beyond_cost: Estimate | None
+    beyond_cost: Gain | None
     """Gain over the row of plain at equal cost."""
 
 
-def control_gains(comparison: Comparison, metric: str) -> tuple[ControlGains, ...]:
+def control_gains(comparison: Comparison, metric: Metric) -> tuple[ControlGains, ...]:
     """Return the gains of every row but plain on the backbones that have controls; none without controls."""
-    gains = [
-        _control_gains(comparison, row, metric)
-        for backbone in comparison.backbones
-        for row in comparison.of_backbone(backbone)
-        if row.finished and row is not comparison.plain(backbone)
-    ]
-    with_controls = {gains.row.backbone for gains in gains if gains.shuffled or gains.equal_cost}
-    return tuple(gains for gains in gains if gains.row.backbone in with_controls)
-
-
-def _control_gains(comparison: Comparison, row: Row, metric: str) -> ControlGains:
-    shuffled, equal_cost = control_of(comparison, row), plain_at_cost_of(comparison, row)
-    return ControlGains(
-        row=row,
-        score=_score(row, metric),
-        over_plain=_gain(row, comparison.plain(row.backbone), metric),
-        shuffled=shuffled,
-        beyond_domains=_gain(row, shuffled, metric),
-        equal_cost=equal_cost,
-        equal_cost_score=None if equal_cost is None else _score(equal_cost, metric),
-        beyond_cost=_gain(row, equal_cost, metric),
+    every = (_backbone_gains(comparison, backbone, metric) for backbone in comparison.backbones)
+    return tuple(
+        gains for of_backbone in every if any(map(_has_control, of_backbone)) for gains in of_backbone
     )
 
 
-def _score(row: Row, metric: str) -> Estimate | None:
-    return estimate(row.values(metric).values())
+def _has_control(gains: ControlGains) -> bool:
+    return gains.shuffled is not None or gains.equal_cost is not None
 
 
-def _gain(row: Row, base: Row | None, metric: str) -> Estimate | None:
-    return None if base is None else estimate(gain(row, base, metric).values())
+def _backbone_gains(comparison: Comparison, backbone: str, metric: Metric) -> list[ControlGains]:
+    """Return the gains of the rows of a backbone; those over the same kind of row are one family."""
+    plain = comparison.plain(backbone)
+    rows = [row for row in comparison.of_backbone(backbone) if row.finished and row is not plain]
+    shuffled = [control_of(comparison, row) for row in rows]
+    equal_cost = [plain_at_cost_of(comparison, row) for row in rows]
+    over_plain, beyond_domains, beyond_cost = (
+        _gains(rows, bases, metric) for bases in ([plain] * len(rows), shuffled, equal_cost)
+    )
+    return [
+        ControlGains(
+            row=row,
+            score=_score(row, metric.name),
+            over_plain=over_plain[i],
+            shuffled=shuffled[i],
+            beyond_domains=beyond_domains[i],
+            equal_cost=equal_cost[i],
+            equal_cost_score=_score(equal_cost[i], metric.name),
+            beyond_cost=beyond_cost[i],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _gains(rows: Sequence[Row], bases: Sequence[Row | None], metric: Metric) -> list[Gain | None]:
+    """Return the gain of each row over its base; None without one."""
+    pairs = [(row, base) for row, base in zip(rows, bases, strict=True) if base is not None]
+    gains = iter(gains_over(pairs, metric))
+    return [None if base is None else next(gains) for base in bases]
+
+
+def _score(row: Row | None, metric: str) -> Estimate | None:
+    return None if row is None else estimate(row.values(metric).values())
 
 
 def control_of(comparison: Comparison, row: Row) -> Row | None:

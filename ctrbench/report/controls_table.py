@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ctrbench.eval.metrics.auc import Auc
+from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.report.control_gains import ControlGains
-from ctrbench.report.estimate import Estimate
 from ctrbench.report.labels import show_value
 from ctrbench.report.summary import Summary
-from ctrbench.report.table import DASH, Cell, Line, Table, cell, number, signed
+from ctrbench.report.table import DASH, Cell, Line, Table, cell, difference_text, number, verdict_text
 
 COLUMNS = (
     "AUC ↑",
     "gain over plain",
     "beyond shuffled domains",
+    "verdict on domains",
     "plain at equal cost",
     "gain over it",
+    "verdict on cost",
     "seeds",
 )
 NOTES = (
-    "Gains in AUC, paired by seed, with the 95 % t-interval over seeds; one seed has none. Controls are not among the "
-    "methods of the other tables.",
+    "Gains in AUC, paired by seed; in brackets, the interval over seeds and test users, simultaneous over the methods "
+    f"of the backbone (95 %), from {MIN_SEEDS} seeds on. Controls are not among the methods of the other tables.",
 )
 DEFINITIONS = (
     "Beyond shuffled domains: gain over the same method with the domains of other rows in place of the row's own; "
@@ -58,10 +60,12 @@ def _lines(gains: Iterable[ControlGains]) -> Iterator[Line]:
 
 def _cells(gains: ControlGains) -> Iterator[Cell]:
     yield cell(gains.score, Auc.digits)
-    yield _gain_cell(gains.over_plain)
-    yield _gain_cell(gains.beyond_domains)
+    yield Cell(text=difference_text(gains.over_plain, Auc.digits))
+    yield Cell(text=difference_text(gains.beyond_domains, Auc.digits))
+    yield Cell(text=verdict_text(gains.beyond_domains))
     yield Cell(text=_plain_text(gains))
-    yield _gain_cell(gains.beyond_cost)
+    yield Cell(text=difference_text(gains.beyond_cost, Auc.digits))
+    yield Cell(text=verdict_text(gains.beyond_cost))
     yield Cell(text=gains.row.failed_share or str(len(gains.row.finished)))
 
 
@@ -72,10 +76,3 @@ def _plain_text(gains: ControlGains) -> str:
         return DASH
     widths = show_value(gains.equal_cost.key.backbone.settings["hidden"])
     return f"{number(value.mean, Auc.digits)} ({widths})"
-
-
-def _gain_cell(gain: Estimate | None) -> Cell:
-    if gain is None:
-        return Cell()
-    mean, low, high = (signed(value, Auc.digits) for value in (gain.mean, gain.low, gain.high))
-    return Cell(text=mean if gain.std is None else f"{mean} [{low}, {high}]")

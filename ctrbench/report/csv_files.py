@@ -7,11 +7,14 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from ctrbench.eval.metrics.auc import Auc
 from ctrbench.eval.stored import BinMetrics
+from ctrbench.eval.verdicts import RankRange
 from ctrbench.report.comparison import Comparison, Row
 from ctrbench.report.control_gains import ControlGains
+from ctrbench.report.differences import Gain
 from ctrbench.report.estimate import Estimate
-from ctrbench.report.summary import Gain, RowSummary, Summary, Verdict
+from ctrbench.report.summary import RowSummary, Summary
 
 OVERALL_COLUMNS = (
     "comparison",
@@ -29,13 +32,19 @@ OVERALL_COLUMNS = (
     "seeds",
     "failed",
     "is_best",
-    "is_tied",
-    "p_holm",
     "gain_mean",
     "gain_std",
     "gain_seeds",
     "gain_domains_low",
     "gain_domains_high",
+    "gain_low",
+    "gain_high",
+    "gain_se_seeds",
+    "gain_se_users",
+    "gain_p",
+    "verdict",
+    "rank_first",
+    "rank_last",
     "backbone_settings",
     "method_settings",
 )
@@ -52,7 +61,6 @@ BIN_COLUMNS = (
     "gain_mean",
     "gain_std",
     "gain_seeds",
-    "gain_p_holm",
 )
 
 GAINS = ("over_plain", "beyond_domains", "beyond_cost")
@@ -67,7 +75,7 @@ CONTROL_COLUMNS = (
     "equal_cost_backbone",
     "equal_cost_multiply_adds",
     "equal_cost_mean",
-    *(f"{gain}_{part}" for gain in GAINS for part in ("mean", "std", "seeds", "low", "high")),
+    *(f"{gain}_{part}" for gain in GAINS for part in ("mean", "std", "seeds", "low", "high", "verdict")),
 )
 
 
@@ -123,9 +131,10 @@ def _control_columns(gains: ControlGains, metric: str) -> dict[str, object]:
         "equal_cost_mean": None if gains.equal_cost_score is None else gains.equal_cost_score.mean,
     }
     for prefix in GAINS:
-        value: Estimate | None = getattr(gains, prefix)
-        columns |= _estimate_columns(value, prefix=f"{prefix}_")
-        columns |= {} if value is None else {f"{prefix}_low": value.low, f"{prefix}_high": value.high}
+        gain: Gain | None = getattr(gains, prefix)
+        columns |= _estimate_columns(gain.estimate if gain else None, prefix=f"{prefix}_")
+        differences = _difference_columns(gain) if gain else {}
+        columns |= {f"{prefix}_{name}": differences.get(name) for name in ("low", "high", "verdict")}
     return columns
 
 
@@ -141,8 +150,13 @@ def _metric_lines(row: RowSummary) -> Iterable[dict[str, object]]:
         "method_settings": json.dumps(row.row.key.method.settings, sort_keys=True),
     }
     for metric, score in row.scores.items():
-        columns = {**_estimate_columns(score.estimate), **_verdict_columns(score.verdict)}
-        yield {"metric": metric, **columns, **_gain_columns(score.gain), **settings}
+        columns = {
+            **_estimate_columns(score.estimate),
+            "is_best": score.is_best,
+            **_gain_columns(score.gain),
+            **(_rank_columns(row.rank) if metric == Auc.name else {}),
+        }
+        yield {"metric": metric, **columns, **settings}
     for name, value in row.costs.items():
         yield {"metric": name, **_estimate_columns(value), **settings}
     for variant, estimates in row.variants.items():
@@ -156,7 +170,7 @@ def _bin_lines(bins: Sequence[BinMetrics], row: RowSummary) -> Iterable[dict[str
         for metric, scores in row.bins.items():
             score = scores[index]
             columns = {**_estimate_columns(score.estimate), **_estimate_columns(score.gain, prefix="gain_")}
-            yield {**facts, "metric": metric, **columns, "gain_p_holm": score.p_holm}
+            yield {**facts, "metric": metric, **columns}
 
 
 def _comparison_columns(number: int, comparison: Comparison) -> dict[str, object]:
@@ -181,19 +195,38 @@ def _estimate_columns(value: Estimate | None, *, prefix: str = "") -> dict[str, 
     return {f"{prefix}mean": mean, f"{prefix}std": std, f"{prefix}seeds": num}
 
 
-def _verdict_columns(verdict: Verdict | None) -> dict[str, object]:
-    if verdict is None:
-        return {}
-    return {"is_best": verdict.is_best, "is_tied": verdict.is_tied, "p_holm": verdict.p_holm}
-
-
 def _gain_columns(gain: Gain | None) -> dict[str, object]:
-    """Return the gain over plain, paired by seed; that in GAUC with its interval over resampled domains."""
+    """Return the gain over plain, paired by seed, with its intervals: over seeds and users, and over domains."""
     if gain is None:
         return {}
     interval = gain.over_domains
     bounds = {"gain_domains_low": interval.low, "gain_domains_high": interval.high} if interval else {}
-    return {**_estimate_columns(gain.estimate, prefix="gain_"), **bounds}
+    differences = _difference_columns(gain)
+    verdict = {"verdict": differences.pop("verdict")} if differences else {}
+    named = {f"gain_{name}": value for name, value in differences.items()}
+    return {**_estimate_columns(gain.estimate, prefix="gain_"), **bounds, **named, **verdict}
+
+
+def _difference_columns(gain: Gain) -> dict[str, object]:
+    """Return the verdict on a gain with its interval over seeds and users, where that is known."""
+    if gain.difference is None:
+        return {}
+    uncertainty = gain.difference.contrast.uncertainty
+    verdict = str(gain.difference.verdict)
+    if uncertainty is None:
+        return {"verdict": verdict}
+    return {
+        "low": uncertainty.low,
+        "high": uncertainty.high,
+        "se_seeds": uncertainty.seeds,
+        "se_users": uncertainty.users,
+        "p": uncertainty.p,
+        "verdict": verdict,
+    }
+
+
+def _rank_columns(rank: RankRange | None) -> dict[str, object]:
+    return {} if rank is None else {"rank_first": rank.first, "rank_last": rank.last}
 
 
 def _csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:

@@ -30,7 +30,6 @@ _LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "·": r"$\cdot$",
-    "†": r"$^{\dagger}$",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "–": "--",
@@ -71,7 +70,7 @@ def _markdown_cell(cell: Cell) -> str:
     text = markdown_text(cell.text)
     text = f"**{text}**" if cell.mark is Mark.BEST else text
     std = f" ± {cell.std}" if cell.std else ""
-    return f"{text}{std}{_sign_of(cell).replace('*', '&#42;')}"
+    return f"{text}{std}"
 
 
 def markdown_text(text: str) -> str:
@@ -80,10 +79,6 @@ def markdown_text(text: str) -> str:
     for character in "\\|*_[]<>`":
         text = text.replace(character, f"\\{character}")
     return text
-
-
-def _sign_of(cell: Cell) -> str:
-    return f" {cell.mark}" if cell.mark in (Mark.NOT_SIGNIFICANT, Mark.CLEAR) else ""
 
 
 def latex(table: Table) -> str:
@@ -145,9 +140,7 @@ def _latex_cell(cell: Cell, column_std: str) -> str:
     # Cells without a deviation leave as much space free, so that the digits of a column are aligned.
     std = rf"\,{{\scriptsize$\pm$\,{escape_latex(cell.std or column_std)}}}" if cell.std or column_std else ""
     std = std if cell.std or not (std and text) else rf"\phantom{{{std}}}"
-    # Marks take no space, for the same reason.
-    sign = {Mark.NOT_SIGNIFICANT: r"\rlap{$^{\dagger}$}", Mark.CLEAR: r"\rlap{$^{*}$}"}.get(cell.mark, "")
-    return f"{text}{std}{sign}" if text else ""
+    return f"{text}{std}" if text else ""
 
 
 def terminal_tables(tables: Iterable[Table]) -> list[RichTable]:
@@ -184,9 +177,8 @@ def _rich_cells(line: Line, num_columns: int) -> list[Text]:
 
 
 def _rich_cell(cell: Cell) -> Text:
-    # Marks precede the number, so that the digits of a right-aligned column stay aligned; the best has one too, since
-    # bold type is lost in a pipe.
-    sign = "•" if cell.mark is Mark.BEST else cell.mark
+    # The best has a sign before the number, since bold type is lost in a pipe.
+    sign = "•" if cell.mark is Mark.BEST else ""
     text = Text(one_line(f"{sign}{cell.text}"), style="bold green" if cell.mark is Mark.BEST else "")
     if cell.std:
         # ±.0012 instead of ±0.0012, to save space.

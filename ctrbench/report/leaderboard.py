@@ -1,8 +1,8 @@
 """The leaderboard block of BENCHMARKS.md: one table per comparison of the results folder.
 
 The block between two markers is rewritten from all records; text outside it is never changed. A row links to the folder
-of its records, and one command below the table repeats its runs. Rows are ranked by mean AUC; rows with fewer than
-`MIN_SEEDS` seeds are neither ranked nor tested, and a row with failed runs comes after all rows without.
+of its records, and one command below the table repeats its runs. Rows are sorted by mean AUC, with the ranks that are
+possible; rows with fewer than `MIN_SEEDS` seeds have none, and a row with failed runs comes after all rows without.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ctrbench.eval.metrics.gauc import Gauc
 from ctrbench.eval.metrics.logloss import LogLoss
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import Comparison, compare
-from ctrbench.report.footnotes import collapse_notes, indicator_note, seeds_note
+from ctrbench.report.footnotes import collapse_notes, indicator_note, verdict_notes
 from ctrbench.report.formats import markdown_text
 from ctrbench.report.summary import RowSummary, Summary, auc_order, summarize
-from ctrbench.report.table import DASH, Cell, Mark, cell, count, mark_of, number
+from ctrbench.report.table import DASH, Cell, cell, count, difference_text, number, rank_text, verdict_text
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import link, write_text
@@ -96,8 +96,9 @@ def _leaderboard_table(summary: Summary, store: RunStore, folder: Path) -> str:
     if not rows:
         return ""
     comparison = summary.comparison
-    titles = ("rank", "method", "backbone", *(metric.title for metric in _METRICS), "parameters", "seeds")
-    head = f"| {' | '.join(titles)} |\n| --: | :-- | :-- | --: | --: | --: | --: | --: |"
+    metrics = [metric.title for metric in _METRICS]
+    titles = ["rank", "method", "backbone", *metrics, "AUC − plain", "verdict", "parameters", "seeds"]
+    head = f"| {' | '.join(titles)} |\n| --: | :-- | :-- | --: | --: | --: | --: | :-- | --: | --: |"
     body = "\n".join(_table_line(row, store, folder) for row in rows)
     notes = "".join(f"{markdown_text(note)}\n\n" for note in _table_notes(summary))
     kind = f" ({comparison.kind})" if comparison.kind else ""
@@ -119,27 +120,24 @@ def _leaderboard_order(row: RowSummary) -> tuple[bool, float, str, str]:
 
 
 def _table_notes(summary: Summary) -> Iterable[str]:
-    yield seeds_note(summary.comparison, family="the other rows of the table")
+    yield from verdict_notes(summary)
     yield from collapse_notes(summary)
     yield from indicator_note(summary.comparison)
 
 
 def _table_line(row: RowSummary, store: RunStore, folder: Path) -> str:
-    marks = {Auc.name: mark_of(row.overall_verdict)}
-    metrics = [
-        _cell_text(cell(row.estimate(metric.name), metric.digits, mark=marks.get(metric.name, Mark.NONE)))
-        for metric in _METRICS
-    ]
+    metrics = [_cell_text(cell(row.estimate(metric.name), metric.digits)) for metric in _METRICS]
+    gain = row.score(Auc.name).gain
+    differences = [difference_text(gain, Auc.digits), verdict_text(gain)]
     parameters = row.row.parameters
     total = count(sum(parameters.model_dump().values())) if parameters else DASH
-    rank = DASH if row.rank is None else str(row.rank)
     names = [markdown_text(row.row.method), markdown_text(row.row.backbone)]
-    return f"| {' | '.join([rank, *names, *metrics, total, _seeds_text(row, store, folder)])} |"
+    cells = [rank_text(row.rank), *names, *metrics, *differences, total, _seeds_text(row, store, folder)]
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell_text(value: Cell) -> str:
-    sign = f" {value.mark}" if value.mark is Mark.NOT_SIGNIFICANT else ""
-    return f"{value.text} ± {value.std}{sign}" if value.std else value.text
+    return f"{value.text} ± {value.std}" if value.std else value.text
 
 
 def _seeds_text(row: RowSummary, store: RunStore, folder: Path) -> str:
@@ -154,4 +152,4 @@ def _oracle_line(comparison: Comparison) -> str:
     if not oracle:
         return ""
     metrics = [number(oracle.get(metric.name), metric.digits) for metric in _METRICS]
-    return f"|  | *oracle* |  | {' | '.join(metrics)} |  |  |\n"
+    return f"|  | *oracle* |  | {' | '.join(metrics)} |  |  |  |  |\n"

@@ -5,7 +5,7 @@ Tables and charts are those of the other files. The page adds sentences about th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,8 +17,8 @@ from ctrbench.plain_text import printable
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import Comparison
 from ctrbench.report.estimate import Estimate
-from ctrbench.report.summary import RowSummary, Summary, Verdict
-from ctrbench.report.table import Table, number, signed
+from ctrbench.report.summary import RowSummary, Summary
+from ctrbench.report.table import Table, difference_text, number, signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,30 +109,35 @@ def _header_facts(comparison: Comparison) -> Iterable[tuple[str, str]]:
 
 
 def _finding_sentences(summary: Summary, backbone: str, metric: Metric) -> Iterable[str]:
-    verdicts = {
-        row.row.method: verdict
-        for row in summary.of_backbone(backbone)
-        if (verdict := row.score(metric.name).verdict) is not None
-    }
-    best = next((row for row in summary.of_backbone(backbone) if _is_best(row, metric.name)), None)
-    if best is None or len(verdicts) < 2:
+    rows = [row for row in summary.of_backbone(backbone) if row.score(metric.name).is_best is not None]
+    best = next((row for row in rows if row.score(metric.name).is_best), None)
+    if best is None or len(rows) < 2:
         return
     mean = _mean_and_std(best.estimate(metric.name), metric.digits)
     num_seeds = len(best.row.finished)
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-    over_plain = _gain_sentence(best) if metric.name == Gauc.name else ""
+    over_plain = _domain_gain_sentence(best) if metric.name == Gauc.name else ""
     yield (
-        f"On {backbone}, {best.row.method} has the best mean {metric.title}, {mean}, over {seeds}"
-        f"{_significance_sentence(verdicts)}.{over_plain}"
+        f"On {backbone}, {best.row.method} has the best mean {metric.title}, {mean}, over {seeds}."
+        f"{_verdicts_sentence(rows, metric)}{over_plain}"
     )
 
 
-def _is_best(row: RowSummary, metric: str) -> bool:
-    verdict = row.score(metric).verdict
-    return verdict is not None and verdict.is_best
+def _verdicts_sentence(rows: Sequence[RowSummary], metric: Metric) -> str:
+    """Return the methods by their verdict against plain; empty if no row has enough seeds."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        gain = row.score(metric.name).gain
+        if gain and gain.difference and gain.difference.contrast.num_seeds >= MIN_SEEDS:
+            interval = difference_text(gain, metric.digits)
+            methods.setdefault(gain.difference.verdict, []).append(f"{row.row.method} {interval}")
+    if not methods:
+        return ""
+    texts = [f"{name}: {', '.join(group)}" for name, group in methods.items()]
+    return f" Against plain: {'; '.join(texts)}."
 
 
-def _gain_sentence(best: RowSummary) -> str:
+def _domain_gain_sentence(best: RowSummary) -> str:
     """Return the gain of a row in GAUC over plain with its interval over resampled domains; empty with few seeds."""
     gain = best.score(Gauc.name).gain
     interval = gain.over_domains if gain and len(best.row.finished) >= MIN_SEEDS else None
@@ -147,19 +152,3 @@ def _mean_and_std(value: Estimate | None, digits: int) -> str:
         return "–"
     std = "" if value.std is None else f" ± {number(value.std, digits)}"
     return f"{number(value.mean, digits)}{std}"
-
-
-def _significance_sentence(verdicts: Mapping[str, Verdict]) -> str:
-    """Return the methods whose difference from the best is not significant; empty if no row is tested."""
-    tested = [method for method, verdict in verdicts.items() if verdict.p_holm is not None]
-    if not tested:
-        return ""
-    tied = [method for method in tested if verdicts[method].is_tied]
-    if tied:
-        return f"; difference not significant: {_enumerate(tied)}"
-    others = "every other method" if len(tested) == len(verdicts) - 1 else "every other tested method"
-    return f"; the difference from {others} is significant over seeds"
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

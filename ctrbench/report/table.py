@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from ctrbench.eval.verdicts import RankRange
+from ctrbench.report.differences import Gain
 from ctrbench.report.estimate import Estimate
-from ctrbench.report.summary import Verdict
+from ctrbench.report.summary import Score
 
 DASH = "–"
 """Shown for an undefined or unknown value, never for a number."""
@@ -19,12 +21,11 @@ LineKind = Literal["backbone", "method", "variant", "gain", "oracle", "fact"]
 
 
 class Mark(StrEnum):
-    """Result of a test or comparison, shown beside a number."""
+    """Property of a number that tables show by its type."""
 
     NONE = ""
     BEST = "best"
-    NOT_SIGNIFICANT = "†"
-    CLEAR = "*"
+    """The best mean; bold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +152,29 @@ def _std_text(value: Estimate, digits: int) -> str:
     return "" if value.std is None else number(value.std, digits)
 
 
-def mark_of(verdict: Verdict | None) -> Mark:
-    """Return the mark of the best row, and of a row whose difference from it was tested and is not significant."""
-    if verdict is None:
-        return Mark.NONE
-    if verdict.is_marked:
-        return Mark.BEST
-    return Mark.NOT_SIGNIFICANT if verdict.is_tied else Mark.NONE
+def mark_of(score: Score) -> Mark:
+    """Return the mark of the best mean of a backbone."""
+    return Mark.BEST if score.is_marked else Mark.NONE
+
+
+def difference_text(gain: Gain | None, digits: int) -> str:
+    """Write the mean of a gain with its interval over seeds and test users, where that is known; a dash for None."""
+    if gain is None or gain.estimate is None:
+        return DASH
+    mean = signed(gain.estimate.mean, digits)
+    uncertainty = gain.difference.contrast.uncertainty if gain.difference else None
+    if uncertainty is None:
+        return mean
+    return f"{mean} ({signed(uncertainty.low, digits)} to {signed(uncertainty.high, digits)})"
+
+
+def verdict_text(gain: Gain | None) -> str:
+    """Write the verdict on a gain; a dash where there is none."""
+    return str(gain.difference.verdict) if gain and gain.difference else DASH
+
+
+def rank_text(rank: RankRange | None) -> str:
+    """Write the possible ranks of a row; a dash for a row that is not ranked."""
+    if rank is None:
+        return DASH
+    return str(rank.first) if rank.first == rank.last else f"{rank.first}–{rank.last}"

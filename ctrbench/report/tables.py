@@ -17,19 +17,18 @@ from ctrbench.eval.metrics.registry import MetricSet
 from ctrbench.eval.metrics.user_gauc import UserGauc
 from ctrbench.eval.metrics.user_gauc_coverage import UserGaucCoverage
 from ctrbench.eval.oracle import CEILING_METRIC
-from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.eval.stored import BinMetrics
 from ctrbench.report.bin_scores import BinScore
 from ctrbench.report.comparison import Comparison
+from ctrbench.report.difference_table import differences_by_metric
 from ctrbench.report.estimate import Estimate
 from ctrbench.report.footnotes import (
-    FEW_SEEDS_NOTE,
     USERS_NOTE,
     best_note,
     collapse_notes,
     indicator_note,
     mark_notes,
-    seeds_note,
+    std_note,
 )
 from ctrbench.report.summary import RowSummary, Summary
 from ctrbench.report.table import (
@@ -43,8 +42,10 @@ from ctrbench.report.table import (
     mark_of,
     number,
     percent,
+    rank_text,
     seconds,
     signed_cell,
+    verdict_text,
 )
 
 REFERENCES = {"learnable ceiling": CEILING_METRIC, "oracle": "{metric}"}
@@ -53,7 +54,8 @@ OVERALL_TITLE = "Test results"
 COST_TITLE = "Parameters, time and GAUC's share of rows"
 COST = ("embedding", "dense", "per domain", "train s", "GAUC rows", "seeds")
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
-NO_COSTS = tuple(Cell(text="") for _ in COST)
+VERDICTS = ("verdict", "rank")
+NO_COSTS, NO_VERDICTS = (tuple(Cell(text="") for _ in columns) for columns in (COST, VERDICTS))
 
 
 def overall_table(summary: Summary) -> Table:
@@ -63,7 +65,7 @@ def overall_table(summary: Summary) -> Table:
     return Table(
         name="overall",
         title=f"{OVERALL_TITLE} · {comparison.title}",
-        columns=(*map(_metric_heading, _table_metrics(summary.metrics)), *COST),
+        columns=(*map(_metric_heading, _table_metrics(summary.metrics)), *VERDICTS, *COST),
         lines=(*lines, *_oracle_lines(summary)),
         notes=tuple(mark_notes(summary)),
         definitions=tuple(_metric_definitions(comparison)),
@@ -75,13 +77,14 @@ def overall_table(summary: Summary) -> Table:
 
 
 def narrow_tables(table: Table) -> tuple[Table, ...]:
-    """Return the tables for formats with few columns: Table 1 as two, quality and cost; any other table as it is."""
-    return quality_and_cost(table) if table.name == "overall" else (table,)
+    """Return the tables for formats with few columns: those with many columns in parts, any other table as it is."""
+    splits = {"overall": quality_and_cost, "differences": differences_by_metric}
+    return splits[table.name](table) if table.name in splits else (table,)
 
 
 def quality_and_cost(table: Table) -> tuple[Table, Table]:
-    """Split Table 1 by columns."""
-    quality, cost = [name for name in table.columns if name not in COST], table.select(COST)
+    """Split Table 1 by columns; verdicts and ranks are in the table of differences."""
+    quality, cost = [name for name in table.columns if name not in (*VERDICTS, *COST)], table.select(COST)
     return (
         replace(table.select(quality), cost_definitions=()),
         replace(
@@ -104,7 +107,7 @@ def users_table(summary: Summary) -> Table:
         title=f"AUC within users · {comparison.title}",
         columns=("GAUC over users ↑", "share of rows", "seeds"),
         lines=tuple(method_lines(summary, _user_cells)),
-        notes=(best_note(comparison), seeds_note(comparison), *collapse_notes(summary)),
+        notes=(best_note(comparison), std_note(comparison), *collapse_notes(summary)),
         definitions=(f"{USERS_NOTE} Share of rows: test rows of these users.",),
     )
 
@@ -145,10 +148,11 @@ def _backbone_lines(summary: Summary, backbone: str) -> Iterable[Line]:
     yield Line(kind="backbone", label=backbone)
     for row in summary.of_backbone(backbone):
         estimates = {metric: score.estimate for metric, score in row.scores.items()}
-        marks = {metric: mark_of(score.verdict) for metric, score in row.scores.items()}
-        yield method_line(row, (*_quality_cells(summary.metrics, estimates, marks), *_cost_cells(row)))
+        marks = {metric: mark_of(score) for metric, score in row.scores.items()}
+        cells = (*_quality_cells(summary.metrics, estimates, marks), *_verdict_cells(row), *_cost_cells(row))
+        yield method_line(row, cells)
         for variant, of_variant in row.variants.items():
-            cells = (*_quality_cells(summary.metrics, of_variant, {}), *NO_COSTS)
+            cells = (*_quality_cells(summary.metrics, of_variant, {}), *NO_VERDICTS, *NO_COSTS)
             yield Line(kind="variant", label=variant, cells=cells)
 
 
@@ -176,6 +180,10 @@ def _quality_cell(metric: Metric, value: Estimate | None, mark: Mark) -> Cell:
     return Cell(text=number(value.mean if value else None, metric.digits))
 
 
+def _verdict_cells(row: RowSummary) -> tuple[Cell, ...]:
+    return Cell(text=verdict_text(row.score(Auc.name).gain)), Cell(text=rank_text(row.rank))
+
+
 def _cost_cells(row: RowSummary) -> tuple[Cell, ...]:
     parameters = row.row.parameters
     counts = (
@@ -201,7 +209,7 @@ def _oracle_lines(summary: Summary) -> Iterable[Line]:
             cells = [
                 Cell(text=number(value, metric.digits)) for metric, value in zip(columns, values, strict=True)
             ]
-            yield Line(kind="oracle", label=label, cells=(*cells, *NO_COSTS))
+            yield Line(kind="oracle", label=label, cells=(*cells, *NO_VERDICTS, *NO_COSTS))
 
 
 def _metric_definitions(comparison: Comparison) -> Iterable[str]:
@@ -226,7 +234,7 @@ def _metric_definitions(comparison: Comparison) -> Iterable[str]:
 def _user_cells(row: RowSummary) -> tuple[Cell, ...]:
     score = row.score(UserGauc.name)
     return (
-        cell(score.estimate, 4, mark=mark_of(score.verdict)),
+        cell(score.estimate, 4, mark=mark_of(score)),
         Cell(text=percent(row.estimate(UserGaucCoverage.name))),
         _seeds_cell(row),
     )
@@ -257,7 +265,7 @@ def _bin_lines(summary: Summary, backbone: str, metric: str) -> Iterable[Line]:
         cells = [_bin_cell(score, digits) for score in scores]
         yield Line(kind="method", label=row.row.method, cells=tuple(cells))
         if not row.row.is_plain and summary.plain(backbone) is not None:
-            gains = [_bin_gain_cell(score, digits) for score in scores]
+            gains = [signed_cell(score.gain, digits) for score in scores]
             yield Line(kind="gain", label="gain", cells=tuple(gains))
 
 
@@ -265,19 +273,9 @@ def _bin_cell(score: BinScore, digits: int) -> Cell:
     return cell(score.estimate, digits, mark=Mark.BEST if score.is_marked else Mark.NONE)
 
 
-def _bin_gain_cell(score: BinScore, digits: int) -> Cell:
-    return signed_cell(score.gain, digits, mark=Mark.CLEAR if score.is_clear else Mark.NONE)
-
-
 def _bin_notes(summary: Summary, metric: str) -> Iterable[str]:
     yield "Bold: the best mean of its backbone and bin. Gain: over plain with the same seed."
-    if summary.comparison.num_seeds >= MIN_SEEDS:
-        yield (
-            "*: the gain differs from 0 (two-sided paired t-test over seeds, Holm-adjusted over all methods and bins "
-            "of the backbone, 5 %)."
-        )
-    else:
-        yield FEW_SEEDS_NOTE
+    yield f"{std_note(summary.comparison)} Gains in bins are not tested."
     yield from collapse_notes(summary)
     definition = summary.metrics.by_name[metric]
     if definition in summary.metrics.of_rows and summary.bins.is_missing(metric):

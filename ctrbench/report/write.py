@@ -20,6 +20,7 @@ from ctrbench.report.chart import Chart, draw_figures, load_charts
 from ctrbench.report.comparison import collect
 from ctrbench.report.controls_table import controls_table
 from ctrbench.report.csv_files import bins_csv, controls_csv, overall_csv
+from ctrbench.report.difference_table import difference_table
 from ctrbench.report.formats import latex, markdown, terminal_tables
 from ctrbench.report.leaderboard import updated_page
 from ctrbench.report.oracle import oracle_table
@@ -107,6 +108,7 @@ def report(
 def _report_tables(summary: Summary) -> tuple[Table, ...]:
     overall = (
         overall_table(summary),
+        difference_table(summary),
         controls_table(summary),
         oracle_table(summary),
         published_figures_table(summary),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ctrbench.errors import StoreError
+from ctrbench.eval.metrics.auc import Auc
 from ctrbench.report.commands import run_commands
 from ctrbench.report.comparison import collect, compare
 from ctrbench.report.control_gains import ControlGains, control_gains
@@ -86,10 +87,10 @@ def test_gains_are_over_plain_and_over_the_controls_of_the_method(summary: Summa
     assert gains.over_plain is not None
     assert gains.beyond_domains is not None
     assert gains.beyond_cost is not None
-    assert gains.over_plain.mean == pytest.approx(0.03)
-    assert gains.beyond_domains.mean == pytest.approx(0.02)
-    assert gains.beyond_domains.low == pytest.approx(0.02 - 4.3027 * 0.001 / 3**0.5, abs=1e-6)
-    assert gains.beyond_cost.mean == pytest.approx(0.025)
+    assert gains.over_plain.estimate.mean == pytest.approx(0.03)
+    assert gains.beyond_domains.estimate.mean == pytest.approx(0.02)
+    assert gains.beyond_domains.estimate.low == pytest.approx(0.02 - 4.3027 * 0.001 / 3**0.5, abs=1e-6)
+    assert gains.beyond_cost.estimate.mean == pytest.approx(0.025)
     assert gains.equal_cost is not None
     assert gains.equal_cost.backbone == "dnn[hidden=20-10]"
 
@@ -97,7 +98,7 @@ def test_gains_are_over_plain_and_over_the_controls_of_the_method(summary: Summa
 def test_a_method_without_controls_has_its_gain_over_plain_only(summary: Summary) -> None:
     gains = gains_of(summary, "no_domain")
     assert gains.over_plain is not None
-    assert gains.over_plain.mean == pytest.approx(-0.01)
+    assert gains.over_plain.estimate.mean == pytest.approx(-0.01)
     assert (gains.shuffled, gains.beyond_domains) == (None, None)
     assert (gains.equal_cost, gains.beyond_cost) == (None, None)
 
@@ -109,17 +110,17 @@ def test_a_cost_that_is_not_near_or_not_known_has_no_control(
     records = [each for each in records if (each.key.method.name, each.key.control) != ("star", None)]
     records += [control(record("star", seed, 0.73), kind=None, cost=cost) for seed in SEEDS]
     (comparison,) = compare(records)
-    (star,) = (gains for gains in control_gains(comparison, "auc") if gains.row.method == "star")
+    (star,) = (gains for gains in control_gains(comparison, Auc()) if gains.row.method == "star")
     assert star.equal_cost is None
 
 
 def test_a_backbone_is_compared_with_its_own_controls(records: list[RunRecord], record: MakeRecord) -> None:
     records += [record(method, 1, 0.7, backbone="dcnv2") for method in ("plain", "star")]
     (comparison,) = compare(records)
-    assert {gains.row.backbone for gains in control_gains(comparison, "auc")} == {"dnn"}
+    assert {gains.row.backbone for gains in control_gains(comparison, Auc())} == {"dnn"}
 
 
-def test_the_table_shows_means_and_intervals(summary: Summary) -> None:
+def test_the_table_shows_means_and_verdicts(summary: Summary) -> None:
     table = controls_table(summary)
     assert table is not None
     assert [(line.label, [cell.text for cell in line.cells]) for line in table.lines] == [
@@ -128,15 +129,53 @@ def test_the_table_shows_means_and_intervals(summary: Summary) -> None:
             "star",
             [
                 "0.7300",
-                "+0.0300 [+0.0300, +0.0300]",
-                "+0.0200 [+0.0175, +0.0225]",
+                "+0.0300",
+                "+0.0200",
+                "too few seeds",
                 "0.7050 (20-10)",
-                "+0.0250 [+0.0250, +0.0250]",
+                "+0.0250",
+                "too few seeds",
                 "3",
             ],
         ),
-        ("no_domain", ["0.6900", "−0.0100 [−0.0100, −0.0100]", "–", "–", "–", "3"]),
+        ("no_domain", ["0.6900", "−0.0100", "–", "–", "–", "–", "–", "3"]),
     ]
+
+
+def test_gains_over_controls_have_intervals_over_seeds_and_users(
+    records: list[RunRecord], with_users: Callable[[list[RunRecord]], list[RunRecord]]
+) -> None:
+    six = [
+        control(
+            repeated(each, seed), kind=each.key.control, cost=each.measured.multiply_adds, widths=widths(each)
+        )
+        for each in records
+        for seed in (each.key.seed, each.key.seed + 3)
+    ]
+    (comparison,) = compare(with_users(six))
+    summary = summarize(comparison)
+    gains = gains_of(summary, "star")
+    for gain in (gains.over_plain, gains.beyond_domains, gains.beyond_cost):
+        uncertainty = gain.difference.contrast.uncertainty
+        assert uncertainty.low < gain.estimate.mean < uncertainty.high
+        assert gain.difference.verdict == "better"
+    table = controls_table(summary)
+    assert table.lines[1].cells[2].text.startswith("+0.0200 (+0.01")
+    (star,) = (
+        line
+        for line in csv.DictReader(io.StringIO(controls_csv([summary])))
+        if (line["method"], line["metric"]) == ("star", "auc")
+    )
+    assert (star["beyond_domains_verdict"], star["beyond_cost_verdict"]) == ("better", "better")
+    assert 0.01 < float(star["beyond_domains_low"]) < 0.02
+
+
+def repeated(record: RunRecord, seed: int) -> RunRecord:
+    return record.model_copy(update={"key": record.key.model_copy(update={"seed": seed})})
+
+
+def widths(record: RunRecord) -> list[int]:
+    return record.key.backbone.settings["hidden"]
 
 
 def test_one_seed_has_no_interval(records: list[RunRecord]) -> None:
@@ -144,7 +183,7 @@ def test_one_seed_has_no_interval(records: list[RunRecord]) -> None:
     table = controls_table(summarize(comparison))
     assert table is not None
     assert [cell.text for cell in table.lines[1].cells] == [
-        "0.7300", "+0.0300", "+0.0200", "0.7050 (20-10)", "+0.0250", "1",
+        "0.7300", "+0.0300", "+0.0200", "too few seeds", "0.7050 (20-10)", "+0.0250", "too few seeds", "1",
     ]  # fmt: skip
 
 

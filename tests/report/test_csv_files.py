@@ -24,14 +24,28 @@ def test_csv_has_unrounded_numbers_and_their_names(toy: list[RunRecord]) -> None
     assert {row["metric"] for row in rows} >= {"pcoc", "parameters_embedding", "train_seconds"}
 
 
-def test_csv_has_p_and_tie_from_six_seeds_on(six: list[RunRecord]) -> None:
-    def tie(records: list[RunRecord]) -> tuple[str, str]:
+def test_csv_has_verdicts_and_intervals_from_six_seeds_on(six_with_users: list[RunRecord]) -> None:
+    def row_of(records: list[RunRecord]) -> dict[str, str]:
         rows = csv.DictReader(io.StringIO(overall_csv(summaries(records))))
-        (row,) = [row for row in rows if row["method"] == "plain" and row["metric"] == "auc"]
-        return row["is_tied"], row["p_holm"][:4]
+        (row,) = [row for row in rows if row["method"] == "adasparse" and row["metric"] == "auc"]
+        return row
 
-    assert tie(six) == ("true", "0.60")
-    assert tie([run for run in six if run.key.seed < 6]) == ("", "")
+    row = row_of(six_with_users)
+    assert (row["verdict"], row["rank_first"], row["rank_last"]) == ("undecided", "1", "2")
+    assert float(row["gain_low"]) < float(row["gain_mean"]) < float(row["gain_high"])
+    assert float(row["gain_se_seeds"]) == pytest.approx(float(row["gain_std"]) / 6**0.5)
+    assert 0.5 < float(row["gain_p"]) < 0.7
+    few = row_of([run for run in six_with_users if run.key.seed < 6])
+    assert few["verdict"] == "too few seeds"
+    assert {few[name] for name in ("gain_low", "gain_p", "rank_first")} == {""}
+
+
+def test_csv_without_influences_has_no_intervals(six: list[RunRecord]) -> None:
+    rows = csv.DictReader(io.StringIO(overall_csv(summaries(six))))
+    assert {(row["verdict"], row["gain_low"]) for row in rows if row["metric"] == "auc"} == {
+        ("", ""),
+        ("undecided", ""),
+    }
 
 
 def test_csv_counts_failed_runs(record: Callable[..., RunRecord]) -> None:

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from ctrbench.eval.metrics.registry import MetricSet, builtin_metrics
 from ctrbench.report.comparison import compare
+from ctrbench.report.difference_table import difference_table
 from ctrbench.report.footnotes import FEW_SEEDS_NOTE
 from ctrbench.report.formats import escape_latex, latex, markdown, terminal_tables
 from ctrbench.report.summary import summarize
-from ctrbench.report.table import Cell, Line, Mark, Table
+from ctrbench.report.table import Cell, Line, Table
 from ctrbench.report.tables import bins_table, overall_table, users_table
 from ctrbench.runs.record import RunRecord
 
@@ -59,11 +60,11 @@ def test_latex_escapes_every_special_character() -> None:
     )
 
 
-def test_latex_marks_best_and_differences_that_are_not_significant(six: list[RunRecord]) -> None:
+def test_latex_marks_the_best(six: list[RunRecord]) -> None:
     text = latex(overall(six))
     assert r"\textbf{0.7300}\,{\scriptsize$\pm$\,0.0767}" in text
-    assert r"0.7100\,{\scriptsize$\pm$\,0.0110}\rlap{$^{\dagger}$}" in text
-    assert text.count(" & ") == (1 + 2) * 11
+    assert r"0.7100\,{\scriptsize$\pm$\,0.0110}" in text
+    assert text.count(" & ") == (1 + 2) * 13
 
 
 def test_latex_is_ascii(toy: list[RunRecord], record: Callable[..., RunRecord]) -> None:
@@ -92,7 +93,7 @@ def printed(tables: list[Table], width: int) -> str:
 def test_terminal_shows_quality_then_cost(six: list[RunRecord]) -> None:
     text = printed([overall(six)], 100)
     assert "•0.7300 ±.0767" in text
-    assert "†0.7100 ±.0110" in text
+    assert "0.7100 ±.0110" in text
     assert text.index("LogLoss") < text.index("embedding")
 
 
@@ -103,20 +104,19 @@ def test_terminal_does_not_break_names_at_80_columns(record: Callable[..., RunRe
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_clear_gain_has_a_star() -> None:
-    line = Line(kind="gain", label="gain", cells=(Cell(text="+0.1", mark=Mark.CLEAR), Cell(text="0.0")))
-    assert "| +0.1 &#42; | 0.0 |" in markdown(table_of(line))
-    assert "*+0.1" in printed([table_of(line)], 80)
-
-
-def test_no_format_has_a_mark_or_a_test_below_six_seeds(six: list[RunRecord]) -> None:
-    (comparison,) = compare([run for run in six if run.key.seed < 6])
+def test_no_format_has_a_mark_or_a_verdict_below_six_seeds(six_with_users: list[RunRecord]) -> None:
+    (comparison,) = compare([run for run in six_with_users if run.key.seed < 6])
     summary = summarize(comparison)
-    tables = [overall_table(summary), bins_table(summary, "auc"), users_table(summary)]
+    tables = [
+        overall_table(summary),
+        difference_table(summary),
+        bins_table(summary, "auc"),
+        users_table(summary),
+    ]
     for table in tables:
         text = f"{markdown(table)}{latex(table)}{printed([table], 200)}"
-        assert not any(word in text for word in ("†", "dagger", "t-test", "significant", "&#42;"))
-        assert sum(FEW_SEEDS_NOTE in note for note in table.notes) == 1
+        assert not any(word in text for word in ("†", "dagger", "undecided", "better", "textbf{0", "•0"))
+    assert [sum(FEW_SEEDS_NOTE in note for note in table.notes) for table in tables] == [1, 1, 0, 0]
 
 
 def test_a_notice_is_right_under_the_title() -> None:

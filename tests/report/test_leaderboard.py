@@ -105,37 +105,42 @@ def test_settings_of_other_datasets_do_not_lengthen_labels(
     assert "rank=" not in board_of(board, store, records).partition("<details>")[0]
 
 
-def ranks(records: list[RunRecord]) -> dict[tuple[str, str], int | None]:
+def ranks(records: list[RunRecord]) -> dict[str, tuple[int, int] | None]:
     (comparison,) = compare(records)
-    return {row.row.name: row.rank for row in summarize(comparison).rows}
+    rows = summarize(comparison).rows
+    return {row.row.method: (row.rank.first, row.rank.last) if row.rank else None for row in rows}
 
 
-def test_ranks_follow_the_mean(record: Callable[..., RunRecord]) -> None:
-    assert ranks(close_race(record)) == {("dnn", "star"): 1, ("dnn", "apg"): 2, ("dnn", "plain"): 3}
-
-
-def test_equal_means_share_a_rank(record: Callable[..., RunRecord]) -> None:
-    assert ranks(runs(record, plain=0.70, apg=0.75, star=0.75)) == {
-        ("dnn", "star"): 1,
-        ("dnn", "apg"): 1,
-        ("dnn", "plain"): 3,
-    }
-
-
-def test_a_difference_that_is_not_significant_is_marked(
-    board: Path, store: RunStore, record: Callable[..., RunRecord]
+def test_ranks_are_those_that_intervals_leave_possible(
+    record: Callable[..., RunRecord], with_users: Callable[[list[RunRecord]], list[RunRecord]]
 ) -> None:
-    rows = lines(board_of(board, store, close_race(record)))
-    assert ["†" in rows[method][3] for method in ("star", "apg", "plain")] == [False, True, False]
+    assert ranks(with_users(close_race(record))) == {"star": (1, 2), "apg": (1, 2), "plain": (3, 3)}
 
 
-def test_five_seeds_have_a_note_and_no_mark(
+def test_without_influences_every_rank_is_possible(record: Callable[..., RunRecord]) -> None:
+    assert set(ranks(close_race(record)).values()) == {(1, 3)}
+
+
+def test_the_board_shows_ranks_gains_and_verdicts(
+    board: Path,
+    store: RunStore,
+    record: Callable[..., RunRecord],
+    with_users: Callable[[list[RunRecord]], list[RunRecord]],
+) -> None:
+    rows = lines(board_of(board, store, with_users(close_race(record))))
+    assert list(rows) == ["star", "apg", "plain"]
+    assert [row[0] for row in rows.values()] == ["1–2", "1–2", "3"]
+    assert [row[7] for row in rows.values()] == ["better", "better", "–"]
+    assert rows["apg"][6].startswith("+0.0500 (+0.04")
+
+
+def test_five_seeds_have_a_note_and_no_verdict(
     board: Path, store: RunStore, record: Callable[..., RunRecord]
 ) -> None:
     text = board_of(board, store, (run for run in close_race(record) if run.key.seed < 5))
-    assert "†" not in text
-    assert "significant" not in text
-    assert text.count("Too few seeds for a test (fewer than 6).") == 1
+    assert "better" not in text
+    assert {row[7] for row in lines(text).values()} == {"–", "too few seeds"}
+    assert text.count("Too few seeds for verdicts and ranks (fewer than 6).") == 1
 
 
 def collapsing(record: Callable[..., RunRecord], name: str, mean: float) -> list[RunRecord]:
@@ -150,10 +155,10 @@ def test_a_row_with_failures_counts_them_and_ranks_last(
     text = board_of(board, store, [*runs(record, plain=0.70, star=0.71), *collapsing(record, "apg", 0.75)])
     rows = lines(text)
     assert list(rows) == ["star", "plain", "apg"]
-    assert [rows[method][0] for method in rows] == ["1", "2", "3"]
+    assert [rows[method][0] for method in rows] == ["1–2", "1–2", "3"]
+    assert rows["apg"][7] == "undecided"
     assert rows["apg"][-1] == "[2 of 10 failed](results/toy)"
     assert "Failed: apg on dnn, seed 0, 1: training collapsed (dev AUC 0.500, 0.500)" in text
-    assert "†" not in rows["apg"][3]
 
 
 def test_runs_without_a_result_count_as_failed(
@@ -203,7 +208,7 @@ def test_null_and_production_data_are_not_listed(
 
 def test_rows_with_too_few_seeds_are_not_ranked(record: Callable[..., RunRecord]) -> None:
     ranked = ranks([*runs(record, plain=0.70), record("apg", 0, 0.99)])
-    assert ranked == {("dnn", "plain"): 1, ("dnn", "apg"): None}
+    assert ranked == {"plain": (1, 1), "apg": None}
 
 
 def test_the_leaderboard_names_the_indicator(

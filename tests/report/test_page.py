@@ -51,10 +51,11 @@ def test_names_are_escaped_and_charts_are_not(record: Callable[..., RunRecord]) 
     assert "<svg><text>hi</text></svg>" in text
 
 
-def test_findings_name_the_best_and_differences_that_are_not_significant(six: list[RunRecord]) -> None:
+def test_findings_name_the_best_mean_and_the_verdicts(six: list[RunRecord]) -> None:
     ((section,), text) = page(six)
     assert section.findings[0] == (
-        "On dnn, adasparse has the best mean AUC, 0.7300 ± 0.0767, over 6 seeds; difference not significant: plain."
+        "On dnn, adasparse has the best mean AUC, 0.7300 ± 0.0767, over 6 seeds. "
+        "Against plain: undecided: adasparse +0.0200."
     )
     assert section.findings[0] in text
 
@@ -79,10 +80,11 @@ def test_a_page_of_synthetic_data_has_a_notice_under_its_title(record: Callable[
     assert 'notice">' not in page([record()])[1]
 
 
-def test_findings_name_a_significant_difference(record: Callable[..., RunRecord]) -> None:
-    auc = {"plain": (0.70, 0.71, 0.69) * 2, "apg": (0.75, 0.7601, 0.74) * 2}
-    ((section,), _) = page([record(n, seed, a) for n, values in auc.items() for seed, a in enumerate(values)])
-    assert section.findings[0].endswith("; the difference from every other method is significant over seeds.")
+def test_findings_name_a_difference_with_its_interval(clear_lead: list[RunRecord]) -> None:
+    ((section,), _) = page(clear_lead)
+    assert re.search(
+        r" Against plain: better: apg \+0\.0500 \(\+0\.04\d\d to \+0\.05\d\d\)\.$", section.findings[0]
+    )
 
 
 def test_a_single_method_has_no_finding(record: Callable[..., RunRecord]) -> None:

@@ -36,18 +36,18 @@ def test_one_seed_has_no_deviation() -> None:
 
 def test_an_unknown_metric_has_an_empty_score(toy: list[RunRecord]) -> None:
     score = summary_of(toy).rows[0].score("unknown")
-    assert (score.values, score.estimate, score.verdict, score.gain) == ({}, None, None, None)
+    assert (score.values, score.estimate, score.is_best, score.gain) == ({}, None, None, None)
 
 
-def test_only_metrics_with_a_better_direction_have_verdicts(toy: list[RunRecord]) -> None:
+def test_only_metrics_with_a_better_direction_have_a_best_row(toy: list[RunRecord]) -> None:
     scores = summary_of(toy).rows[0].scores
-    assert {name for name, score in scores.items() if score.verdict} >= {
+    assert {name for name, score in scores.items() if score.is_best is not None} >= {
         "auc",
         "gauc",
         "logloss",
         "pcoc_error",
     }
-    assert scores["pcoc"].verdict is None
+    assert scores["pcoc"].is_best is None
 
 
 def test_gain_over_resampled_domains(record: Callable[..., RunRecord]) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
 from ctrbench.eval.protocol import MIN_SEEDS
 from ctrbench.report.comparison import compare
+from ctrbench.report.footnotes import FEW_SEEDS_NOTE, UNKNOWN_USERS_NOTE, VERDICT_NOTE
 from ctrbench.report.summary import Summary, summarize
 from ctrbench.report.table import Line, Mark, count, number, signed
 from ctrbench.report.tables import bins_table, narrow_tables, overall_table, quality_and_cost
@@ -46,14 +48,48 @@ def test_cells_show_mean_and_deviation(toy: list[RunRecord]) -> None:
     assert {name: cells[name].text for name in expected} == expected
 
 
-def test_the_best_and_a_difference_that_is_not_significant_are_marked(six: list[RunRecord]) -> None:
-    assert [line.cells[1].mark for line in lines_of(six)[1:]] == [Mark.NOT_SIGNIFICANT, Mark.BEST]
+def test_the_best_mean_is_marked(six: list[RunRecord]) -> None:
+    assert [line.cells[1].mark for line in lines_of(six)[1:]] == [Mark.NONE, Mark.BEST]
+
+
+def verdicts_and_ranks(records: list[RunRecord]) -> dict[str, tuple[str, str]]:
+    table = overall_table(summary_of(records))
+    columns = [table.columns.index(name) for name in ("verdict", "rank")]
+    rows = {line.label: line.cells for line in table.lines if line.kind == "method"}
+    return {label: (cells[columns[0]].text, cells[columns[1]].text) for label, cells in rows.items()}
+
+
+def test_verdicts_and_ranks_of_a_clear_lead(clear_lead: list[RunRecord]) -> None:
+    assert verdicts_and_ranks(clear_lead) == {"plain": ("–", "2"), "apg": ("better", "1")}
+
+
+def test_verdicts_and_ranks_where_nothing_is_known(
+    six_with_users: list[RunRecord], six: list[RunRecord]
+) -> None:
+    expected = {"plain": ("–", "1–2"), "adasparse": ("undecided", "1–2")}
+    assert verdicts_and_ranks(six_with_users) == expected
+    assert verdicts_and_ranks(six) == expected
+    few = [run for run in six_with_users if run.key.seed < 6]
+    assert verdicts_and_ranks(few) == {"plain": ("–", "–"), "adasparse": ("too few seeds", "–")}
+
+
+def test_notes_say_what_is_known(six_with_users: list[RunRecord], six: list[RunRecord]) -> None:
+    notes = overall_table(summary_of(six_with_users)).notes
+    assert VERDICT_NOTE in notes
+    assert UNKNOWN_USERS_NOTE not in notes
+    (power,) = [note for note in notes if "is found in" in note]
+    assert re.fullmatch(
+        r"With 6 seeds and 100 test users, a gap of 0\.\d{4} AUC from plain is found in 80 % of tables\.",
+        power,
+    )
+    assert UNKNOWN_USERS_NOTE in overall_table(summary_of(six)).notes
+    assert not [note for note in overall_table(summary_of(six)).notes if "is found in" in note]
 
 
 def test_five_seeds_are_neither_tested_nor_marked(six: list[RunRecord]) -> None:
     table = overall_table(summary_of([run for run in six if run.key.seed < 6]))
     assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.NONE]
-    assert table.notes[1] == "±: standard deviation over 5 seeds. Too few seeds for a test (fewer than 6)."
+    assert table.notes[1:3] == ("±: standard deviation over 5 seeds.", FEW_SEEDS_NOTE)
 
 
 def test_a_row_with_few_seeds_is_neither_best_nor_tested(
@@ -61,7 +97,7 @@ def test_a_row_with_few_seeds_is_neither_best_nor_tested(
 ) -> None:
     lines = lines_of([*six, record("star", 1, 0.99)])
     marks = {line.label: line.cells[1].mark for line in lines[1:]}
-    assert marks == {"plain": Mark.NOT_SIGNIFICANT, "star": Mark.NONE, "adasparse": Mark.BEST}
+    assert marks == {"plain": Mark.NONE, "star": Mark.NONE, "adasparse": Mark.BEST}
 
 
 def test_a_collapsed_run_counts_as_failed(six: list[RunRecord], record: Callable[..., RunRecord]) -> None:
@@ -95,7 +131,7 @@ def test_a_clear_loser_has_no_mark(record: Callable[..., RunRecord]) -> None:
 def test_one_seed_has_no_mark(record: Callable[..., RunRecord]) -> None:
     table = overall_table(summary_of([record("plain", auc=0.7), record("apg", auc=0.71)]))
     assert [line.cells[1].mark for line in table.lines[1:]] == [Mark.NONE, Mark.NONE]
-    assert "One seed: no deviation. Too few seeds for a test (fewer than 6)." in table.notes
+    assert {"One seed: no deviation.", FEW_SEEDS_NOTE} <= set(table.notes)
 
 
 def test_each_backbone_has_a_best_row(record: Callable[..., RunRecord]) -> None:
@@ -144,8 +180,9 @@ def test_records_of_several_machines_are_noted(toy: list[RunRecord]) -> None:
 def test_quality_and_cost_have_all_columns_together(toy: list[RunRecord]) -> None:
     table = overall_table(summary_of(toy))
     quality, cost = quality_and_cost(table)
-    assert quality.columns + cost.columns == table.columns
-    assert cost.lines[1].cells == table.lines[1].cells[len(quality.columns) :]
+    # Narrow formats show verdicts and ranks in the table of differences.
+    assert (*quality.columns, "verdict", "rank", *cost.columns) == table.columns
+    assert cost.lines[1].cells == table.lines[1].cells[-len(cost.columns) :]
     assert quality.columns[:3] == ("LogLoss ↓", "AUC ↑", "GAUC ↑")
     assert cost.columns[0] == "embedding"
 

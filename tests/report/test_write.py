@@ -38,8 +38,8 @@ def test_a_report_is_a_folder_of_tables_charts_and_a_page(filled: RunStore, tmp_
         f"{s}.{k}" for s in ("overall", "bins") for k in ("md", "tex", "csv")
     }
     assert "star on dnn: out of memory." in (tmp_path / "out/overall.md").read_text()
-    # Quality and cost of the methods, and each metric of bins.
-    assert len(files.terminal) == 2 + len(bin_metrics(builtin_metrics()))
+    # Quality and cost of the methods, differences in AUC and in GAUC, and each metric of bins.
+    assert len(files.terminal) == 4 + len(bin_metrics(builtin_metrics()))
 
 
 def test_the_same_records_give_the_same_bytes(filled: RunStore, tmp_path: Path) -> None:

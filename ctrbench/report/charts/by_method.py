@@ -46,7 +46,7 @@ def metric_chart(summary: Summary, metric: str) -> alt.VConcatChart | None:
 
 def _points(summary: Summary, backbone: str, metric: str) -> Data:
     return [
-        _point_of(row, row.score(metric).estimate, mark_of(row.score(metric).verdict))
+        _point_of(row, row.score(metric).estimate, mark_of(row.score(metric)))
         for row in summary.of_backbone(backbone)
         if row.score(metric).estimate is not None
     ]
@@ -54,13 +54,12 @@ def _points(summary: Summary, backbone: str, metric: str) -> Data:
 
 def _point_of(row: RowSummary, value: Estimate | None, mark: Mark) -> dict[str, Any]:
     assert value is not None
-    sign = f" {mark}" if mark is Mark.NOT_SIGNIFICANT else ""
     return {
         "method": row.row.method,
         "mean": value.mean,
         "low": value.low,
         "high": value.high,
-        "text": f"{number(value.mean, 4)}{sign}",
+        "text": number(value.mean, 4),
         "is_best": mark is Mark.BEST,
     }
 
