@@ -56,6 +56,7 @@ from ctrbench.nn.stages import (
 from ctrbench.nn.tables import EMBEDDING_STD, RowTable
 from ctrbench.plugins.base import Backbone, Estimator, Fitted, Method, Settings
 from ctrbench.plugins.inspection import GateSite, Inspection
+from ctrbench.plugins.ranges import Choices, LogRange
 from ctrbench.train.domain_means import domain_means
 from ctrbench.train.functional import (
     Weights,
@@ -102,6 +103,7 @@ __all__ = [
     "CTRModel",
     "Capabilities",
     "Chain",
+    "Choices",
     "Column",
     "Context",
     "Cross",
@@ -122,6 +124,7 @@ __all__ = [
     "LayerNorm",
     "LayerOutput",
     "Learner",
+    "LogRange",
     "Method",
     "Optimizer",
     "Order",

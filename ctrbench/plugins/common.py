@@ -19,6 +19,7 @@ from ctrbench.nn.layer_output import Regularization, TowerNorm
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
 from ctrbench.nn.plan import Plan
 from ctrbench.nn.stages import Dense, Stage
+from ctrbench.plugins.ranges import Choices, LogRange
 from ctrbench.plugins.settings import Settings
 
 
@@ -29,24 +30,28 @@ class CommonFields(Settings):
     """Normalization of the tower's input: per batch (`bn`), per row (`ln`) or per domain (`pn`, partitioned)."""
     aux: Literal["all", "domain"] | None = added_field(None)
     """Input of an auxiliary network that adds a logit: [emb(p) ; all embeddings], or [emb(p) ; e_d]."""
-    lr: Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False)] | None = added_field(None)
+    lr: Annotated[
+        Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False)] | None, LogRange(3e-4, 1e-2)
+    ] = added_field(None)
     """Learning rate; none: that of the run, `--lr`."""
     lr_schedule: LrSchedule = added_field("constant")
     """Learning rate over all planned steps: constant, falling to zero as a half cosine, rising linearly at the start,
     or both."""
     lr_warmup: Annotated[float, Field(gt=0.0, le=10_000.0)] = added_field(0.1)
     """Epochs, such as 0.1 of one, during which a warm-up raises the learning rate."""
-    dropout: float = added_field(0.0, ge=0.0, lt=1.0)
+    dropout: Annotated[float, Choices(0.0, 0.1, 0.2, 0.3, 0.5)] = added_field(0.0, ge=0.0, lt=1.0)
     """Share of the outputs of each hidden layer of a tower, experts included, that are zero in a training step."""
-    tower_norm: TowerNorm | None = added_field(None)
+    tower_norm: Annotated[TowerNorm | None, Choices(None, "batch", "layer")] = added_field(None)
     """Normalization of each hidden layer of a tower, experts included, before its activation: per batch or per row."""
-    weight_decay: float = added_field(0.0, ge=0.0, le=10.0)
+    weight_decay: Annotated[float, Choices(0.0, 1e-4, 1e-3, 1e-2, 1e-1)] = added_field(0.0, ge=0.0, le=10.0)
     """Decoupled weight decay λ, as in AdamW: matrices shrink by 1 - lr λ per step; biases, normalization and embeddings
     do not."""
-    embedding_l2: float = added_field(0.0, ge=0.0, le=10.0)
+    embedding_l2: Annotated[float, Choices(0.0, 1e-6, 1e-5, 1e-4, 1e-3)] = added_field(0.0, ge=0.0, le=10.0)
     """λ of a penalty λ/2 Σ ‖e‖² over the distinct embedding rows of each batch; not part of the reported loss."""
 
-    embedding_std: Annotated[float, Field(gt=0.0, le=10.0)] | None = added_field(None)
+    embedding_std: Annotated[
+        Annotated[float, Field(gt=0.0, le=10.0)] | None, Choices(None, 1e-4, 1e-2, 1e-1)
+    ] = added_field(None)
     """Standard deviation of embeddings at the start; none: 0.05."""
 
     min_count: int = added_field(1, ge=1, le=1_000_000)

@@ -25,7 +25,7 @@ from ctrbench.plugins.base import Estimator, Method
 from ctrbench.plugins.inspection import Inspection
 from ctrbench.runs.grid import Run
 from ctrbench.runs.machine import device_of, reset_peak_memory
-from ctrbench.runs.outcome import Clock, make_code, make_result, write_record
+from ctrbench.runs.outcome import Clock, make_code, training_result, with_test, write_record
 from ctrbench.runs.predictions import write_inspection, write_predictions
 from ctrbench.runs.record import Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.run_data import RunData, base_logloss, domain_table, open_data
@@ -99,15 +99,20 @@ def _execute_run(
     )
     trained = _train(run, store, data, clock, progress, checkpoint_seconds, workers)
     clock.take(trained.fit)
-    test = data.rows(Split.TEST)
+    result = training_result(trained.fit, trained.parameters, base_logloss=base_logloss(data.prepared))
+    if not key.is_trial:
+        result = _add_test(result, trained, data, store)
+        clock.lap("test")
+    return result, trained.fit.resumed
+
+
+def _add_test(result: Result, trained: _Trained, data: RunData, store: RunStore) -> Result:
+    """Score the test split, write predictions and inspection, and return the result with the metrics."""
+    key, test = data.key, data.rows(Split.TEST)
     table = domain_table(data.prepared, key)
     measures, sha256 = write_predictions(test, trained.score, table, store.predictions_file(key))
     write_inspection(trained.inspect(test), sha256, store.inspection_file(key))
-    result = make_result(
-        measures, table, trained.fit, trained.parameters, sha256, base_logloss=base_logloss(data.prepared)
-    )
-    clock.lap("test")
-    return result, trained.fit.resumed
+    return with_test(result, measures, table, sha256)
 
 
 def run_secondary_worker(run: Run, store: RunStore, workers: Workers) -> None:
@@ -118,8 +123,9 @@ def run_secondary_worker(run: Run, store: RunStore, workers: Workers) -> None:
         prepared=open_data(key, store.home), key=key, config=config, device=_device_of_run(config, workers)
     )
     trained = _train(run, store, data, Clock(), None, CHECKPOINT_SECONDS, workers)
-    for piece in data.rows(Split.TEST).pieces():
-        trained.score(piece)
+    if not key.is_trial:
+        for piece in data.rows(Split.TEST).pieces():
+            trained.score(piece)
 
 
 def _device_of_run(config: TrainConfig, workers: Workers | None) -> torch.device:

@@ -77,16 +77,8 @@ class Clock:
         )
 
 
-def make_result(
-    measures: Measures,
-    table: DomainTable,
-    fit: Fit,
-    parameters: Parameters,
-    sha256: str,
-    *,
-    base_logloss: float | None,
-) -> Result:
-    """Return the result of a finished run."""
+def training_result(fit: Fit, parameters: Parameters, *, base_logloss: float | None) -> Result:
+    """Return the result of training, without the test split."""
     return Result(
         parameters=parameters,
         best_evaluation=fit.history.best_evaluation,
@@ -94,16 +86,23 @@ def make_result(
         rows_seen=fit.history.rows,
         base_logloss=base_logloss,
         dev=fit.dev,
-        test=measures.overall,
-        variants=measures.variants,
-        oracle=measures.oracle,
-        domains=domain_columns(measures.domains, table),
-        bins=measures.bins,
         history=tuple(Evaluation(**evaluation) for evaluation in fit.history.evaluations),
         notes=fit.notes,
-        predictions_sha256=sha256,
-        influence=measures.influence,
     )
+
+
+def with_test(result: Result, measures: Measures, table: DomainTable, sha256: str) -> Result:
+    """Return the result of training with the metrics of the test split and the sha256 of its predictions."""
+    entries = {
+        "test": measures.overall,
+        "variants": measures.variants,
+        "oracle": measures.oracle,
+        "domains": domain_columns(measures.domains, table),
+        "bins": measures.bins,
+        "predictions_sha256": sha256,
+        "influence": measures.influence,
+    }
+    return result.model_copy(update=entries)
 
 
 def failed_record(run: Run, error: str) -> RunRecord:

@@ -33,6 +33,9 @@ _OTHER_FIELDS = {
 """Fields of domains and bins in schema 1 that are not metrics."""
 
 
+NO_DOMAINS = DomainMetrics(domain=(), rows_train=(), rows=(), positives=())
+
+
 class Model(BaseModel):
     """A frozen description; unknown fields are refused."""
 
@@ -72,6 +75,9 @@ class RunKey(Model):
     """Version of the numerics (`NUMERICS`) of the code that executes the run."""
     control: Literal["shuffled domains", "equal cost"] | None = added_field(None)
     """Control that the run is, `SHUFFLED_DOMAINS` or `EQUAL_COST`; None: none."""
+
+    is_trial: bool = added_field(False)
+    """Whether the run is a trial of tuning, which never reads the test split."""
 
     @property
     def digest(self) -> str:
@@ -150,18 +156,19 @@ class Result(Model):
     """LogLoss on dev of the training click rate as the prediction of every row; None in records up to schema 3."""
     dev: dict[str, float | None]
     """Metrics of the best weights on all dev rows."""
-    test: dict[str, float | None]
+    test: dict[str, float | None] = {}
+    """Empty for a trial of tuning, as are all fields about the test split."""
     variants: dict[str, dict[str, float | None]] = {}
     """Test metrics of further scores of the same run, such as MAML without adaptation, by name."""
     oracle: dict[str, float | None] = {}
     """Test metrics of the true click probability; empty where it is unknown."""
-    domains: DomainMetrics
-    bins: tuple[BinMetrics, ...]
+    domains: DomainMetrics = NO_DOMAINS
+    bins: tuple[BinMetrics, ...] = ()
     """Metrics of five bins of domains; other numbers of bins are computed from the predictions."""
     history: tuple[Evaluation, ...]
     notes: dict[str, float | int | str] = {}
     """Choices that the method made on dev, such as MAML's number of adaptation steps."""
-    predictions_sha256: str
+    predictions_sha256: str = ""
     influence: ClusterInfluence | None = None
     """None in records of earlier versions, and for test splits that do not fit into memory."""
 

@@ -34,6 +34,16 @@ def _status(record: RunRecord) -> Iterator[str]:
         yield f"a {record.status} run must have an error"
 
 
+def _test_split(record: RunRecord) -> Iterator[str]:
+    result = record.result
+    if result is None:
+        return
+    if record.key.is_trial and (result.test or result.variants or result.bins or result.domains.domain):
+        yield "a trial of tuning must have no metrics of the test split"
+    if not record.key.is_trial and (not result.test or not result.predictions_sha256):
+        yield "a finished run must have metrics of the test split and the sha256 of its predictions"
+
+
 def _training(record: RunRecord) -> Iterator[str]:
     result = record.result
     if result is None:
@@ -94,4 +104,11 @@ def _groups(record: RunRecord) -> Iterator[str]:
             )
 
 
-RULES: tuple[Callable[[RunRecord], Iterator[str]], ...] = (_identity, _status, _training, _metrics, _groups)
+RULES: tuple[Callable[[RunRecord], Iterator[str]], ...] = (
+    _identity,
+    _status,
+    _test_split,
+    _training,
+    _metrics,
+    _groups,
+)

@@ -1,6 +1,7 @@
 """Storage of runs: the folder of records, and the home folder with files that are too large for git.
 
     <results>/<dataset>/<run>.json        the record; folders of records are merged by copying files
+    <results>/<dataset>/trials/<run>.json the record of a trial of tuning
     <home>/runs/<digest>/                 predictions.parquet, inspection.npz, checkpoint.pt
 
 A finished record is never overwritten; a failed one is replaced by the next attempt. Both folders may be URLs that
@@ -47,6 +48,8 @@ from ctrbench.storage.files import (
 REMOVE = "remove the file or restore it; without it, the run is repeated"
 CHECKSUM_VERSION = 3
 """First schema whose files hold the sha256 of their content."""
+TRIALS = "trials"
+"""Folder of the records of trials, among those of a dataset."""
 RUN_NAME = re.compile(r".+-s\d+-[0-9a-f]{12}")
 """Pattern of the name that the record of a run has."""
 
@@ -63,7 +66,8 @@ class RunStore:
 
     def record_file(self, key: RunKey) -> Location:
         """Return the location of the run's record."""
-        return self.results / key.dataset / f"{key.run}.json"
+        folder = self.results / key.dataset
+        return (folder / TRIALS if key.is_trial else folder) / f"{key.run}.json"
 
     def folder(self, key: RunKey) -> Location:
         """Return the folder of the run's predictions and checkpoints."""
@@ -170,10 +174,17 @@ class RunStore:
         finished one counts, and of several the one with the run's own name. Raises `StoreError` for a damaged record
         and for one that has the name of another run.
         """
+        yield from self._read_all(dataset, "*.json")
+
+    def trials(self, dataset: str) -> Iterator[RunRecord]:
+        """Yield the record of every trial of tuning on a dataset; see `records`."""
+        yield from self._read_all(dataset, f"{TRIALS}/*.json")
+
+    def _read_all(self, dataset: str | None, pattern: str) -> Iterator[RunRecord]:
         if dataset is not None and not _is_folder_name(dataset):
             return
         folder = "*" if dataset is None else glob.escape(dataset)
-        files = find_files(self.results, f"{folder}/*.json")
+        files = find_files(self.results, f"{folder}/{pattern}")
         yield from _without_copies(files, read_each(self.results, _read_listed, files))
 
 
