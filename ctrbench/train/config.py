@@ -37,7 +37,7 @@ class TrainConfig(BaseModel):
     """Maximum number of dev rows that an evaluation scores."""
     patience: int = Field(default=5, ge=1, le=10_000)
     """Number of evaluations without a better dev AUC after which training stops."""
-    anneal_epochs: float = Field(default=1.0, gt=0, le=10_000)
+    anneal_epochs: float = Field(default=1.0, gt=0, le=10_000, allow_inf_nan=False)
     """Length in epochs of the methods' annealing, such as that of AdaSparse's gates; independent of early stopping."""
     lr: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
     optimizer: Literal["adam", "lazy_adam"] = "adam"

@@ -114,13 +114,17 @@ INTEGERS = [
 ]
 
 
+FLOATS = {"lr": 10.0, "anneal_epochs": 10_000.0}
+"""Largest value of each."""
+
+
 def test_every_number_of_the_training_configuration_is_tested() -> None:
     numbers = [
         name
         for name, field in TrainConfig.model_fields.items()
         if {int, float} & {field.annotation, *get_args(field.annotation)}
     ]
-    assert sorted(numbers) == sorted([*INTEGERS, "lr"])
+    assert sorted(numbers) == sorted([*INTEGERS, *FLOATS])
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -130,7 +134,9 @@ def test_integers_of_the_training_configuration_have_bounds(name: str, value: ob
         make_config(**{name: value})
 
 
-@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf"), 1e20])
-def test_the_learning_rate_is_positive_and_finite(lr: float) -> None:
-    with pytest.raises(SettingError, match="--lr must be"):
-        make_config(lr=lr)
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 1e20])
+def test_numbers_of_the_training_configuration_are_positive_and_bounded(name: str, value: float) -> None:
+    with pytest.raises(SettingError, match=f"--{name.replace('_', '-')} must be"):
+        make_config(**{name: value})
+    assert make_config(**{name: FLOATS[name]})
