@@ -99,6 +99,24 @@ def test_a_constant_rate_gives_the_sums_of_the_closed_form() -> None:
         torch.testing.assert_close(actual, 0.01 * expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", [adam.LoopRowAdam, adam.TensorRowAdam])
+@pytest.mark.parametrize("rule", ["embedding", "domain"])
+def test_a_rate_of_zero_moves_nothing(
+    rule: str, form: type[adam.RowAdam], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctrbench.nn.optim.row_adam", form)
+    model = OneTable()
+    model.table.rule = rule  # type: ignore[assignment]
+    optimizer = Optimizer(model, AdamConfig(is_scheduled=True))
+    optimizer.lr = 0.0
+    for factor in (0.0, 1.0):
+        optimizer.begin()
+        torch.autograd.backward((factor * optimizer.read(model.table, torch.tensor([1, 2]))).sum())
+        optimizer.step()
+    optimizer.flush()
+    torch.testing.assert_close(model.table.weight.detach(), START)
+
+
 @pytest.mark.parametrize("own_steps", [False, True])
 def test_a_restored_optimizer_continues_bit_for_bit(*, own_steps: bool) -> None:
     model, other = OneTable(own_steps=own_steps), OneTable(own_steps=own_steps)

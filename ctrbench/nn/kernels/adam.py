@@ -202,7 +202,7 @@ class TensorRowAdam(RowAdam):
             count_U = self.last[rows_U] + 1
             self.last[rows_U] = count_U
             # w -= lr / c1 · m / (√(v / c2) + ε), in few passes over the rows.
-            c1_U1 = (1.0 - config.beta1 ** count_U.double())[:, None] / self.lr
+            c1_U1 = (1.0 - config.beta1 ** count_U.double())[:, None] / max(self.lr, 1e-30)
             root_U1 = (1.0 - config.beta2 ** count_U.double()).sqrt()[:, None]
             divisor = square.sqrt().mul_((c1_U1 / root_U1).float()).add_((config.eps * c1_U1).float())
             weight.addcdiv_(mean, divisor, value=-1.0)
@@ -266,7 +266,8 @@ def _movement(
     start, end, power = min(last, horizon), min(last + missed, horizon), min(missed, powers_4H.shape[1] - 1)
     g1 = sums_2H[0, start] - powers_4H[0, power] * sums_2H[0, end]
     g2 = sums_2H[1, start] - powers_4H[1, power] * sums_2H[1, end]
-    return np.float32(lr * g1), np.float32(eps * g2 / max(g1, 1e-30))
+    # A schedule may end at a rate of zero, and a row without a gradient has v = 0.
+    return np.float32(lr * g1), np.float32(max(eps * g2 / max(g1, 1e-30), 1e-30))
 
 
 @compiled
