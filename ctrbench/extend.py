@@ -27,7 +27,7 @@ from ctrbench.nn.interactions import (
     check_layout,
 )
 from ctrbench.nn.kernels.gate import GateCall, GateSettings, train_gate
-from ctrbench.nn.layer_output import LayerOutput, Regularization, activate
+from ctrbench.nn.layer_output import LayerOutput, Regularization, TowerNorm, activate
 from ctrbench.nn.lists import Behaviors
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.norms import BatchNorm, LayerNorm, PartitionedNorm
@@ -148,6 +148,7 @@ __all__ = [
     "TaskWindows",
     "Team",
     "TowerBank",
+    "TowerNorm",
     "Turns",
     "Weights",
     "activate",

@@ -17,6 +17,15 @@ Kind = Annotated[
         metavar="KIND", help=f"One of {', '.join(KINDS)}.", autocompletion=completion.choices(*KINDS)
     ),
 ]
+ListedMethod = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Method whose settings and tuning ranges are listed (name or file).",
+        show_default="all methods in short",
+        autocompletion=completion.methods,
+    ),
+]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the method, a Python identifier.")]
 PluginFolder = Annotated[
     Path, typer.Option(metavar="DIR", parser=locations.local_path, help="Folder to write the file to.")

@@ -13,11 +13,31 @@ from ctrbench.errors import SettingError, did_you_mean
 from ctrbench.plain_text import one_line
 
 
-def list_(kind: options_plugins.Kind) -> None:
-    """List datasets, methods, backbones, studies or other plug-ins."""
+def list_(kind: options_plugins.Kind, name: options_plugins.ListedMethod = None) -> None:
+    """List datasets, methods, backbones, studies or other plug-ins, or the settings of a method."""
     if kind not in LISTINGS:
         raise SettingError("no such kind", value=kind, remedy=did_you_mean(kind, LISTINGS))
-    LISTINGS[kind]()
+    if name is None:
+        LISTINGS[kind]()
+    elif kind == "methods":
+        _list_settings(name)
+    else:
+        remedy = f"ctrbench list {kind} shows all"
+        raise SettingError("only methods are listed by name", value=f"list {kind} {name}", remedy=remedy)
+
+
+def _list_settings(name: str) -> None:
+    from ctrbench.plugins.base import Method
+    from ctrbench.plugins.registry import find
+    from ctrbench.plugins.search_space import search_space
+
+    plugin = find("methods", name)
+    method = plugin.load()
+    show_plugins.show_settings(
+        plugin.name, method.model_fields, search_space(method), inherited=Method.model_fields
+    )
+    if method.indexed_by == "indicator":
+        console.print_line("Tuning also chooses the indicator among the domain features.")
 
 
 def _list_datasets() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ctrbench.cli import console
-from ctrbench.cli.formats import listing
+from ctrbench.cli.formats import DASH, listing
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from ctrbench.discovery import Plugin
+    from ctrbench.plugins.ranges import SearchRange
     from ctrbench.studies.study import Study
 
 USES, PER_DOMAIN = "Uses", "Parameters per domain"
@@ -50,6 +53,33 @@ def show_summaries(kind: str, plugins: Iterable[Plugin]) -> None:
         source = "built-in" if plugin.is_builtin else "installed"
         table.add_row(plugin.name, _without_citation(plugin.summary), source)
     console.print_table(table)
+
+
+def show_settings(
+    method: str,
+    fields: Mapping[str, FieldInfo],
+    space: Mapping[str, SearchRange],
+    *,
+    inherited: Collection[str],
+) -> None:
+    """List the settings of a method with defaults and tuning ranges: its own, then those of every method."""
+    own = [name for name in fields if name not in inherited]
+    rest = [name for name in fields if name in inherited]
+    for title, names in ((f"settings of {method}", own), ("settings of every method", rest)):
+        table = listing(title, "name", "default", "tuning range")
+        for name in names:
+            values = space.get(name)
+            tuning = DASH if values is None else values.describe()
+            table.add_row(name, _value_text(fields[name].default), tuning)
+        if names:
+            console.print_table(table)
+
+
+def _value_text(value: object) -> str:
+    """Return a value as a selector holds it."""
+    if isinstance(value, tuple):
+        return "-".join(map(_value_text, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _show_groups(kind: str, groups: Mapping[str, Sequence[str]], all_name: str) -> None:

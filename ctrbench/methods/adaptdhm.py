@@ -45,7 +45,7 @@ reappear, and one was reseeded every nine batches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -53,9 +53,11 @@ from torch.nn import functional
 
 from ctrbench.extend import (
     Build,
+    Choices,
     Context,
     Dense,
     Field,
+    LogRange,
     Method,
     Plan,
     Routing,
@@ -76,13 +78,13 @@ KEY = "adaptdhm.clusters"
 class Adaptdhm(Method):
     """Dense stages with weights per cluster, and the routing that finds clusters."""
 
-    clusters: int = Field(default=3, ge=2, le=256)
+    clusters: Annotated[int, Choices(2, 3, 5, 10)] = Field(default=3, ge=2, le=256)
     """K, the number of clusters."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """β, the weight of a center's previous value."""
     routing: Literal["spherical", "published"] = "spherical"
     """Update of the centers: the mean of centered rows of length one, or the published formula."""
-    temperature: float = Field(default=0.1, gt=0.0)
+    temperature: Annotated[float, LogRange(0.03, 1.0)] = Field(default=0.1, gt=0.0)
     """τ, the temperature of the responsibilities r; smaller is sharper."""
     reseed_after: int = Field(default=1024, ge=1, le=1_000_000)
     """Number of consecutive training rows outside a cluster after which the cluster is reseeded."""

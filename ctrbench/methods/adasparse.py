@@ -43,6 +43,7 @@ import torch
 
 from ctrbench.extend import (
     Build,
+    Choices,
     Context,
     CTRModel,
     Dense,
@@ -81,15 +82,19 @@ class AdaSparse(Method):
     """Gated columns where the embeddings enter a matrix: all, all but e_d (`agnostic_only`), or none."""
     prune_cross: bool = False
     """Whether the input of each cross matrix is gated too; x_0 and the residual are not (spec: adasparse-1.6)."""
-    pruner_input: Literal["domain_and_hidden", "domain"] = "domain_and_hidden"
+    pruner_input: Annotated[
+        Literal["domain_and_hidden", "domain"], Choices("domain_and_hidden", "domain")
+    ] = "domain_and_hidden"
     """Input of the pruners: [e_d ; h], or e_d only, with which factors are a function of the domain."""
     detach_pruner_input: bool = False
     """Whether the gradient stops where e_d and h enter the pruners."""
     pruner_init: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["zero"] = 0.1
     """Initial range of pruner weights, as a share of Xavier's; `zero`: they start at zero."""
-    beta: Positive = 2.0
+    beta: Annotated[Positive, Choices(1.0, 1.5, 2.0, 3.0, 4.0)] = 2.0
     """β, the largest factor of Scaling and Fusion."""
-    epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.25
+    epsilon: Annotated[
+        Annotated[float, Field(ge=0.0, allow_inf_nan=False)], Choices(0.05, 0.1, 0.25, 0.35, 0.5)
+    ] = 0.25
     """ε, the threshold; a neuron is pruned where v_out ≤ ε."""
     alpha_start: Positive = 0.1
     """Initial slope α of the sigmoid."""
@@ -104,7 +109,7 @@ class AdaSparse(Method):
     """Whether R_s is added to the loss; Scaling, which does not prune, never adds it."""
     r_min: Share = 0.15
     """Lower end of the band in which the pruned share has no penalty."""
-    r_max: Share = 0.25
+    r_max: Annotated[Share, Choices(0.15, 0.25, 0.35, 0.5)] = 0.25
     """Upper end of the band."""
     ratio_mode: Literal["mask", "l1"] = "mask"
     """r^l: the pruned share (`mask`), or 1 - mean π (`l1`) as in the paper."""

@@ -40,6 +40,7 @@ from torch import nn
 from ctrbench.extend import (
     Activation,
     Build,
+    Choices,
     Context,
     Dense,
     Field,
@@ -62,13 +63,17 @@ GENERATOR_SCALE = 0.1
 class Apg(Method):
     """Hidden layers whose weights are generated from a condition."""
 
-    version: Literal["v1", "v2", "v3", "v4", "v5"] = "v5"
+    version: Annotated[Literal["v1", "v2", "v3", "v4", "v5"], Choices("v4", "v5")] = "v5"
     """Version of the paper: v5 is the full model; v1 and v3 form a matrix per row; v1 and v2 share no factors."""
-    rank: tuple[Size, ...] = Field(default=(16,), min_length=1, max_length=64)
+    rank: Annotated[tuple[Size, ...], Choices("4", "8", "16", "32")] = Field(
+        default=(16,), min_length=1, max_length=64
+    )
     """K, one for all hidden layers or one per layer; at most the width of a layer."""
-    over: tuple[Size, ...] = Field(default=(128,), min_length=1, max_length=64)
+    over: Annotated[tuple[Size, ...], Choices("64", "128", "256")] = Field(
+        default=(128,), min_length=1, max_length=64
+    )
     """P, the inner width of v5, one for all hidden layers or one per layer; at least K."""
-    condition: Literal["mix", "self", "group"] = "mix"
+    condition: Annotated[Literal["mix", "self", "group"], Choices("mix", "self")] = "mix"
     """Condition z: e_d (`mix`), the layer's input (`self`) or the embedding of one domain feature (`group`)."""
     aggregation: Literal["concatenate", "average"] = "concatenate"
     """Combination of the domain features' embeddings for `mix`."""

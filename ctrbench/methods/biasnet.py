@@ -22,17 +22,18 @@ here the input is e_d alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from ctrbench.extend import Build, Context, Dense, Field, Method, Plan, Stage, StageModule
+from ctrbench.extend import Build, Choices, Context, Dense, Field, Method, Plan, Stage, StageModule
 
 
 class BiasNet(Method):
     """A small network of e_d whose logit is added."""
 
-    hidden: int = Field(default=32, ge=1, le=65_536)
+    hidden: Annotated[int, Choices(16, 32, 64)] = Field(default=32, ge=1, le=65_536)
     """Width of the side tower's hidden layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -23,8 +23,9 @@ E; the auxiliary network (`aux`) reads E. Factorization machines and FinalMLP's 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
-from ctrbench.extend import EmbeddingGate, Field, Method, Plan
+from ctrbench.extend import Choices, EmbeddingGate, Field, Method, Plan
 
 
 class EPNet(Method):
@@ -32,7 +33,7 @@ class EPNet(Method):
 
     gamma: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     """Largest factor γ; factors start at half of it."""
-    gate_hidden: int | None = Field(default=None, ge=1, le=65_536)
+    gate_hidden: Annotated[int | None, Choices(None, 32, 64)] = Field(default=None, ge=1, le=65_536)
     """Width of the gate's hidden layer; none: the width of the embedding layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -36,12 +36,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 
-from ctrbench.extend import Estimator, Field, Fitted, Schema, SplitData, dev_auc
+from ctrbench.extend import Choices, Estimator, Field, Fitted, LogRange, Schema, SplitData, dev_auc
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -61,13 +61,13 @@ class Gbdt(Estimator):
 
     max_trees: int = Field(default=200, ge=1, le=10_000)
     """Number of fitted trees; dev chooses how many are used."""
-    learning_rate: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
+    learning_rate: Annotated[float, LogRange(0.02, 0.3)] = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """Weight of each tree; the run's learning rate has no effect."""
-    leaves: int = Field(default=31, ge=2, le=65_536)
+    leaves: Annotated[int, Choices(15, 31, 63, 127)] = Field(default=31, ge=2, le=65_536)
     """Largest number of leaves per tree."""
-    leaf_rows: int = Field(default=20, ge=1, le=1_000_000)
+    leaf_rows: Annotated[int, Choices(5, 20, 100, 500)] = Field(default=20, ge=1, le=1_000_000)
     """Smallest number of training rows per leaf."""
-    smoothing: float = Field(default=20.0, gt=0.0, allow_inf_nan=False)
+    smoothing: Annotated[float, LogRange(1.0, 200.0)] = Field(default=20.0, gt=0.0, allow_inf_nan=False)
     """κ, the number of rows at the overall click rate with which a value's rate is mixed."""
 
     def fit(self, train: SplitData, dev: SplitData, *, schema: Schema, seed: int) -> Fitted:

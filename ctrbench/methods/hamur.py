@@ -31,13 +31,14 @@ the log-loss was 1.08 and after thirty still 0.71. With the start used here thes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
 from ctrbench.extend import (
     Build,
+    Choices,
     Context,
     Dense,
     DomainDense,
@@ -57,13 +58,13 @@ class Hamur(Method):
 
     indexed_by = "indicator"
 
-    tower: Literal["own", "shared"] = "own"
+    tower: Annotated[Literal["own", "shared"], Choices("own", "shared")] = "own"
     """Whether each domain has its own tower and head; `shared` suits many domains."""
-    cells: int = Field(default=2, ge=1, le=256)
+    cells: Annotated[int, Choices(1, 2, 3)] = Field(default=2, ge=1, le=256)
     """Number of last hidden layers that a cell follows; at most all of them."""
-    bottleneck: int = Field(default=32, ge=1, le=65_536)
+    bottleneck: Annotated[int, Choices(16, 32, 64)] = Field(default=32, ge=1, le=65_536)
     """Width between down and up projection."""
-    rank: int = Field(default=35, ge=1, le=65_536)
+    rank: Annotated[int, Choices(8, 16, 35)] = Field(default=35, ge=1, le=65_536)
     """R; the hyper-network outputs R² numbers per row."""
     hidden: int = Field(default=64, ge=1, le=65_536)
     """Width of the hyper-network's hidden layer."""

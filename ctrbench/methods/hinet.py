@@ -40,6 +40,7 @@ from ctrbench.extend import (
     Build,
     Capabilities,
     Chain,
+    Choices,
     Context,
     Dense,
     Field,
@@ -64,11 +65,13 @@ class Hinet(Method):
 
     indexed_by = "indicator"
 
-    sub_experts: int = Field(default=5, ge=2, le=256)
+    sub_experts: Annotated[int, Choices(2, 3, 5)] = Field(default=5, ge=2, le=256)
     """Towers per SEI."""
-    experts: int = Field(default=2, ge=2, le=256)
+    experts: Annotated[int, Choices(2, 4)] = Field(default=2, ge=2, le=256)
     """Experts of CGC."""
-    expert: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=64)
+    expert: Annotated[tuple[Size, ...], Choices("32", "64", "128")] = Field(
+        default=(64,), min_length=1, max_length=64
+    )
     """Widths of the layers of CGC's experts."""
     tower: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=64)
     """Widths of the layers between CGC and the head."""

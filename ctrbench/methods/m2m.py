@@ -34,6 +34,7 @@ default settings these are 3,136 numbers per row, 100 MB when 8,192 such rows ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -41,6 +42,7 @@ from torch import nn
 from ctrbench.extend import (
     Activation,
     Build,
+    Choices,
     Context,
     Dense,
     DenseBank,
@@ -69,9 +71,9 @@ Layer = tuple[torch.Tensor, torch.Tensor]
 class M2M(Method):
     """Experts, meta attention and meta tower after the backbone's tower."""
 
-    experts: int = Field(default=4, ge=2, le=256)
+    experts: Annotated[int, Choices(2, 4, 8)] = Field(default=4, ge=2, le=256)
     """Number of experts."""
-    hidden: int = Field(default=32, ge=1, le=65_536)
+    hidden: Annotated[int, Choices(16, 32, 64)] = Field(default=32, ge=1, le=65_536)
     """Width of experts, scenario vector and meta layers."""
     meta_layers: int = Field(default=1, ge=1, le=64)
     """Generated layers per meta unit."""

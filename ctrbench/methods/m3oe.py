@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ from ctrbench.extend import (
     Batch,
     Build,
     Capabilities,
+    Choices,
     Context,
     CTRModel,
     Dense,
@@ -83,7 +84,7 @@ class M3oe(Method):
 
     indexed_by = "indicator"
 
-    experts: int = Field(default=4, ge=2, le=256)
+    experts: Annotated[int, Choices(2, 4, 8)] = Field(default=4, ge=2, le=256)
     """E, the number of shared experts."""
     max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains; every row runs through the experts of all."""

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from torch import nn
 
 from ctrbench.extend import (
     Batch,
+    Choices,
     Column,
     CTRModel,
     Field,
@@ -61,7 +62,9 @@ from ctrbench.extend import (
     ShuffledRows,
     SplitData,
     StepOutput,
+    TowerNorm,
     Turns,
+    added_field,
     dense_parameters,
     evaluating,
     holding,
@@ -94,12 +97,13 @@ class Mamdr(Method):
     """Largest number of domains per round."""
     batches: int = Field(default=10, ge=1, le=1_000_000)
     """Largest number of batches per visit."""
-    others: int = Field(default=5, ge=0, le=65_536)
+    others: Annotated[int, Choices(1, 3, 5)] = Field(default=5, ge=0, le=65_536)
     """k, the number of other domains whose rows come before a domain's own; with 0 only its own."""
-    outer_rate: float = Field(default=0.5, gt=0.0, le=1.0)
+    outer_rate: Annotated[float, Choices(0.1, 0.3, 0.5, 0.8, 1.0)] = Field(default=0.5, gt=0.0, le=1.0)
     """β, the fraction of the way from θ to the copy; 0.1 in spec: mamdr-7.11."""
-    own_rate: float = Field(default=0.5, gt=0.0, le=1.0)
+    own_rate: Annotated[float, Choices(0.1, 0.3, 0.5, 0.8, 1.0)] = Field(default=0.5, gt=0.0, le=1.0)
     """γ, the fraction of the way from θ_p to the copy."""
+    tower_norm: Annotated[TowerNorm | None, Choices(None, "layer")] = added_field(None)
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:

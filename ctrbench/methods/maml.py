@@ -48,11 +48,13 @@ from torch.nn import functional
 from ctrbench.extend import (
     Batch,
     Build,
+    Choices,
     Column,
     Context,
     CTRModel,
     Field,
     Learner,
+    LogRange,
     Method,
     Optimizer,
     Order,
@@ -62,8 +64,10 @@ from ctrbench.extend import (
     SplitData,
     StepOutput,
     TaskWindows,
+    TowerNorm,
     Weights,
     adapt,
+    added_field,
     descend,
     dev_auc,
     evaluating,
@@ -96,13 +100,13 @@ class Maml(Method):
     """First-order MAML, second-order MAML, Reptile, or first-order MAML that adapts the head only."""
     tasks: int = Field(default=4, ge=1, le=65_536)
     """Tasks per step."""
-    support: int = Field(default=256, ge=1, le=1_000_000)
+    support: Annotated[int, Choices(32, 64, 128, 256)] = Field(default=256, ge=1, le=1_000_000)
     """Rows on which a task is adapted, in training and before scoring."""
-    query: int = Field(default=256, ge=1, le=1_000_000)
+    query: Annotated[int, Choices(32, 64, 128, 256)] = Field(default=256, ge=1, le=1_000_000)
     """Later rows whose loss at the adapted weights is minimized."""
-    inner_steps: int = Field(default=1, ge=1, le=100)
+    inner_steps: Annotated[int, Choices(1, 2, 5)] = Field(default=1, ge=1, le=100)
     """Adaptation steps in training."""
-    inner_lr: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    inner_lr: Annotated[float, LogRange(1e-3, 1e-1)] = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     """α, the adaptation rate; its initial value if it is learned."""
     paml_lr: bool = False
     """Whether α is learned per task from its domain features, as in PAML."""
@@ -116,6 +120,7 @@ class Maml(Method):
     """Candidate numbers of adaptation steps before scoring; dev selects one."""
     min_support: int = Field(default=64, ge=1, le=1_000_000)
     """Smallest number of training rows of a task that is adapted before scoring."""
+    tower_norm: Annotated[TowerNorm | None, Choices(None, "layer")] = added_field(None)
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:

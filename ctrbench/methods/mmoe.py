@@ -23,11 +23,13 @@ gate over one expert learns nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 
 from ctrbench.extend import (
     Build,
+    Choices,
     Context,
     CTRModel,
     Dense,
@@ -55,7 +57,7 @@ class Mmoe(Method):
 
     indexed_by = "indicator"
 
-    experts: int | None = Field(default=None, ge=2, le=256)
+    experts: Annotated[int | None, Choices(None, 4, 8, 16)] = Field(default=None, ge=2, le=256)
     """Number of experts, which every row runs through; none: one per domain up to 20 domains, 8 beyond."""
 
     def rewrite(self, plan: Plan) -> Plan:

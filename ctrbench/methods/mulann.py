@@ -25,11 +25,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch.nn import functional
 
-from ctrbench.extend import Build, Context, Dense, Field, Method, Plan, Schema, Stage, StageModule
+from ctrbench.extend import (
+    Build,
+    Choices,
+    Context,
+    Dense,
+    Field,
+    LogRange,
+    Method,
+    Plan,
+    Schema,
+    Stage,
+    StageModule,
+)
 
 GROWTH = 10.0
 """Growth rate of λ_t, which is close to λ after half of training."""
@@ -40,9 +53,9 @@ class Mulann(Method):
 
     indexed_by = "indicator"
 
-    weight: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
+    weight: Annotated[float, LogRange(0.01, 1.0)] = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """λ, the final weight of the reversed gradient; usually 0.01, 0.1 or 1."""
-    hidden: int = Field(default=100, ge=1, le=65_536)
+    hidden: Annotated[int, Choices(50, 100, 200)] = Field(default=100, ge=1, le=65_536)
     """Width of the discriminator's hidden layer."""
 
     def rewrite(self, plan: Plan) -> Plan:

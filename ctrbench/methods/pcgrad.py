@@ -28,13 +28,14 @@ the whole gradient minus the others, so G groups cost G backward passes. Orders 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from ctrbench.extend import (
     Batch,
+    Choices,
     CTRModel,
     Field,
     Learner,
@@ -53,7 +54,7 @@ class PCGrad(Method):
 
     indexed_by = "indicator"
 
-    groups: int = Field(default=8, ge=2, le=256)
+    groups: Annotated[int, Choices(2, 4, 8)] = Field(default=8, ge=2, le=256)
     """Largest number of separate gradients per batch; with more domains, the last one is that of all others."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -21,19 +21,19 @@ Not implemented: towers of several tasks; there is one task.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from ctrbench.extend import Dense, EmbeddingGate, Field, Method, Plan, PriorGate
+from ctrbench.extend import Choices, Dense, EmbeddingGate, Field, Method, Plan, PriorGate
 
 
 class PEPNet(Method):
     """Gates on the embedding layer and before dense layers."""
 
-    ppnet_prior: Literal["ids", "domain"] = "ids"
+    ppnet_prior: Annotated[Literal["ids", "domain"], Choices("ids", "domain")] = "ids"
     """Input of the gates of dense layers: embeddings of ids, as in the paper, or e_d."""
     gamma: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     """Largest factor γ of all gates; factors start at half of it."""
-    gate_hidden: int | None = Field(default=None, ge=1, le=65_536)
+    gate_hidden: Annotated[int | None, Choices(None, 32, 64)] = Field(default=None, ge=1, le=65_536)
     """Width of each gate's hidden layer; none: the width of the gated input."""
 
     def rewrite(self, plan: Plan) -> Plan:

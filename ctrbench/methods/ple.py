@@ -40,6 +40,7 @@ from ctrbench.extend import (
     Build,
     Capabilities,
     Chain,
+    Choices,
     Context,
     Dense,
     DomainDense,
@@ -65,15 +66,17 @@ class Ple(Method):
 
     indexed_by = "indicator"
 
-    levels: int = Field(default=1, ge=1, le=64)
+    levels: Annotated[int, Choices(1, 2)] = Field(default=1, ge=1, le=64)
     """Number of levels of experts."""
-    specific: int = Field(default=1, ge=1, le=256)
+    specific: Annotated[int, Choices(1, 2, 4)] = Field(default=1, ge=1, le=256)
     """n_p, experts per domain at each level."""
-    shared: int = Field(default=2, ge=1, le=256)
+    shared: Annotated[int, Choices(1, 2, 4)] = Field(default=2, ge=1, le=256)
     """n_s, shared experts at each level."""
     expert: tuple[Size, ...] | None = Field(default=None, min_length=1, max_length=64)
     """Widths of an expert's layers; none: those of the backbone's tower."""
-    tower: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=64)
+    tower: Annotated[tuple[Size, ...], Choices("32", "64", "128")] = Field(
+        default=(64,), min_length=1, max_length=64
+    )
     """Widths of a domain's tower, between the last level and the head."""
     max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains with more than one level; every row runs through all experts of earlier levels."""

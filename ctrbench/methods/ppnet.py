@@ -23,19 +23,19 @@ Limits: weight matrices of interactions and FinalMLP's second stream have no gat
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from ctrbench.extend import Dense, Field, Method, Plan, PriorGate
+from ctrbench.extend import Choices, Dense, Field, Method, Plan, PriorGate
 
 
 class PPNet(Method):
     """A gate at the input of each dense layer."""
 
-    ppnet_prior: Literal["ids", "domain"] = "ids"
+    ppnet_prior: Annotated[Literal["ids", "domain"], Choices("ids", "domain")] = "ids"
     """Input of the gates: embeddings of ids, as in the paper, or e_d."""
     gamma: float = Field(default=2.0, gt=0.0, allow_inf_nan=False)
     """Largest factor γ; factors start at half of it."""
-    gate_hidden: int | None = Field(default=None, ge=1, le=65_536)
+    gate_hidden: Annotated[int | None, Choices(None, 32, 64)] = Field(default=None, ge=1, le=65_536)
     """Width of each gate's hidden layer; none: the width of the gated input."""
 
     def rewrite(self, plan: Plan) -> Plan:

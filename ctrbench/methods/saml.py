@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -51,10 +52,12 @@ from ctrbench.extend import (
     Build,
     Capabilities,
     Chain,
+    Choices,
     Context,
     Dense,
     Field,
     LayerOutput,
+    LogRange,
     Method,
     Plan,
     RowTable,
@@ -79,9 +82,9 @@ class Saml(Method):
 
     indexed_by = "indicator"
 
-    mutual: bool = True
+    mutual: Annotated[bool, Choices(True, False)] = True
     """Whether branches inform each other; otherwise b'_p = b_p."""
-    temperature: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
+    temperature: Annotated[float, LogRange(0.05, 1.0)] = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     """τ, the temperature of the weights of other branches."""
     max_domains: int = Field(default=32, ge=1, le=65_536)
     """Largest number of domains with the mutual unit; every row runs through the branches of all."""

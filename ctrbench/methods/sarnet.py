@@ -49,6 +49,7 @@ from ctrbench.extend import (
     Behaviors,
     Build,
     Chain,
+    Choices,
     Context,
     Dense,
     DomainDense,
@@ -76,11 +77,13 @@ class Sarnet(Method):
 
     indexed_by = "indicator"
 
-    shared: int = Field(default=8, ge=1, le=256)
+    shared: Annotated[int, Choices(2, 4, 8)] = Field(default=8, ge=1, le=256)
     """n_s, the number of shared experts."""
-    specific: int = Field(default=2, ge=1, le=256)
+    specific: Annotated[int, Choices(1, 2, 4)] = Field(default=2, ge=1, le=256)
     """n_p, the number of experts per domain."""
-    expert: tuple[Size, ...] = Field(default=(16,), min_length=1, max_length=64)
+    expert: Annotated[tuple[Size, ...], Choices("16", "32", "64")] = Field(
+        default=(16,), min_length=1, max_length=64
+    )
     """Widths of an expert's layers."""
     attention: bool = added_field(False)
     """Whether sequences that have a target are pooled by attention to the target and the domain."""

@@ -25,11 +25,21 @@ Limits: memory, file sizes and checkpoints grow by a whole model per domain; `ma
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 
-from ctrbench.extend import Field, Learner, Method, Order, Plan, SplitData, domain_order, model_validator
+from ctrbench.extend import (
+    Choices,
+    Field,
+    Learner,
+    Method,
+    Order,
+    Plan,
+    SplitData,
+    domain_order,
+    model_validator,
+)
 
 
 class Separate(Method):
@@ -37,7 +47,7 @@ class Separate(Method):
 
     indexed_by = "indicator"
 
-    batching: Literal["domain", "mixed"] = "domain"
+    batching: Annotated[Literal["domain", "mixed"], Choices("domain", "mixed")] = "domain"
     """Whether a batch holds rows of one domain or of all."""
     max_domains: int = Field(default=64, ge=1, le=65_536)
     """Largest number of indicator values; memory and files grow by a whole model per value."""

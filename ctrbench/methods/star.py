@@ -33,10 +33,11 @@ whose W_p stays at one, then has weights W ⊙ 1 of another scale than any train
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from ctrbench.extend import (
     Auxiliary,
+    Choices,
     Dense,
     Field,
     LayerNorm,
@@ -56,11 +57,11 @@ class Star(Method):
 
     indexed_by = "indicator"
 
-    norm: Literal["bn", "ln", "pn"] | None = "pn"
+    norm: Annotated[Literal["bn", "ln", "pn"] | None, Choices("pn", "bn", "ln", None)] = "pn"
     """Normalization before the tower: partitioned (`pn`), or for comparison per batch, per row or none."""
-    batching: Literal["domain", "mixed"] = "domain"
+    batching: Annotated[Literal["domain", "mixed"], Choices("domain", "mixed")] = "domain"
     """Whether a batch holds rows of one domain or of all."""
-    aux: Literal["all", "domain"] | None = "all"
+    aux: Annotated[Literal["all", "domain"] | None, Choices("all", "domain", None)] = "all"
     """Input of the auxiliary network beside emb(p): all embeddings or e_d; none: no auxiliary network."""
     aux_hidden: int = Field(default=32, ge=1, le=65_536)
     """Width of the auxiliary network's hidden layer."""
@@ -72,7 +73,7 @@ class Star(Method):
     """ε, added to the variance."""
     shrinkage: float = Field(default=1000.0, gt=0.0)
     """κ, the number of rows of all domains with which a domain's running moments are mixed."""
-    start: Literal["one", "double"] = added_field("one")
+    start: Annotated[Literal["one", "double"], Choices("one", "double")] = added_field("one")
     """Initial W_p: one, or random like W (`double`)."""
     layer_norm: bool = added_field(False)
     """Whether each row is normalized after every hidden layer."""

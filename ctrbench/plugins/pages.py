@@ -21,6 +21,7 @@ from ctrbench.plugins.base import Backbone, Estimator, Method, Settings
 from ctrbench.plugins.groups import groups
 from ctrbench.plugins.markdown import escape, join_lines, markdown_body, paragraph
 from ctrbench.plugins.registry import ALL, PlugKind, plugins
+from ctrbench.plugins.search_space import range_of
 from ctrbench.storage.files import write_text
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ Every method runs on every backbone, or states why not. Settings are given in br
 as `128-64` and no value as `none`. `e_d` denotes the embeddings of the domain features, `p` the indicator, the value
 that indexes parameters per domain (`--indicator`), and z the vector of all inputs; see the
 [notation](../specification/conventions.md#conventions-0.2).
+
+The search space of a method consists of the tuning ranges of its own settings and of the settings of every method; of a
+method that is indexed by the indicator, also of the choice of the indicator. A setting marked `–` is not tuned.
 """
 SECTIONS = {
     "Plan": "Plan",
@@ -199,11 +203,13 @@ def _explain_text(plugin: Plugin, kind: PlugKind) -> str:
 
 
 def _own_fields(chosen: type[Settings], base: type[Settings]) -> dict[str, FieldInfo]:
-    """Return the settings that the base class does not have, or has with another default."""
+    """Return the settings that the base class does not have, or has with another default or range."""
     return {
         name: field
         for name, field in chosen.model_fields.items()
-        if name not in base.model_fields or field.default != base.model_fields[name].default
+        if name not in base.model_fields
+        or field.default != base.model_fields[name].default
+        or range_of(field) != range_of(base.model_fields[name])
     }
 
 
@@ -232,13 +238,23 @@ def settings_table(chosen: type[Settings], fields: Mapping[str, FieldInfo], *, d
             "every setting has a documentation string below it",
             value=f"{chosen.__name__}: {', '.join(missing)}",
         )
-    lines = ["| setting | values | default | meaning |", "| :-- | :-- | :-- | :-- |"]
+    has_ranges = issubclass(chosen, Method)
+    headings = ["setting", "values", "default", *(["tuning range"] if has_ranges else []), "meaning"]
+    lines = [f"| {' | '.join(headings)} |", f"| {' | '.join([':--'] * len(headings))} |"]
     for name, field in fields.items():
-        values = describe_values(field.annotation, field.metadata)
-        lines.append(
-            f"| `{name}` | {values} | `{_value_text(field.default)}` | {paragraph(meanings[name], depth)} |"
-        )
+        cells = [
+            f"`{name}`",
+            describe_values(field.annotation, field.metadata),
+            f"`{_value_text(field.default)}`",
+        ]
+        cells += [_range_text(field)] if has_ranges else []
+        lines.append(f"| {' | '.join([*cells, paragraph(meanings[name], depth)])} |")
     return join_lines(lines)
+
+
+def _range_text(field: FieldInfo) -> str:
+    values = range_of(field)
+    return "–" if values is None else values.describe()
 
 
 def _documented_settings(chosen: type[Settings]) -> dict[str, str]:

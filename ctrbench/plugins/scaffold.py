@@ -28,17 +28,18 @@ so the model starts as its backbone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from ctrbench.extend import Build, Context, Field, Method, Plan, Stage, StageModule
+from ctrbench.extend import Build, Context, Field, LogRange, Method, Plan, Stage, StageModule
 
 
 class @name@(Method):
     """A gate after each hidden layer of any backbone."""
 
-    limit: float = Field(default=2.0, gt=1.0)
+    limit: Annotated[float, LogRange(1.2, 8.0)] = Field(default=2.0, gt=1.0)
     """Largest factor of a neuron; the smallest is 1/limit."""
 
     def rewrite(self, plan: Plan) -> Plan:

@@ -65,6 +65,19 @@ def test_the_listing_of_methods_fits(call: Call, monkeypatch: pytest.MonkeyPatch
         assert text in words
 
 
+def test_the_settings_of_a_method_are_listed_with_their_ranges(call: Call) -> None:
+    lines = [" ".join(line.split()) for line in call("list", "methods", "apg").stdout.splitlines()]
+    assert "rank 16 4, 8, 16, 32" in lines
+    assert "core_residual true –" in lines
+    assert "lr none 0.0003 to 0.01, logarithmic" in lines
+    assert lines.index("settings of apg") < lines.index("settings of every method")
+    assert "Tuning also chooses the indicator" in call("list", "methods", "star").stdout
+
+
+def test_only_methods_are_listed_by_name(call: Call) -> None:
+    assert "only methods are listed by name" in call("list", "backbones", "dnn").stderr
+
+
 def test_a_new_method_passes_the_check_and_trains(prepared: Path, call: Call, train: Call) -> None:
     assert call("new-method", "my_gate").returncode == 0
     # On every backbone: tests/contract/test_check.py.

@@ -85,16 +85,17 @@ def test_relative_links_resolve(made: dict[str, str], kind: PlugKind, name: str)
 
 def test_a_setting_has_values_default_and_meaning(made: dict[str, str]) -> None:
     assert (
-        "| `rank` | list: integer ≥ 1 and ≤ 65,536 | `16` | K, one for all hidden layers or one per layer;"
+        "| `rank` | list: integer ≥ 1 and ≤ 65,536 | `16` | 4, 8, 16, 32 | K, one for all hidden layers"
         in made["apg.md"]
     )
-    assert "| `r_min` | number ≥ 0 and < 1 | `0.15` | Lower end of the band" in made["adasparse.md"]
+    assert "| `r_min` | number ≥ 0 and < 1 | `0.15` | – | Lower end of the band" in made["adasparse.md"]
 
 
 def test_a_meaning_belongs_to_the_setting_not_to_another_attribute(made: dict[str, str]) -> None:
     """AdaptDHM has a tensor called `routing` beside the setting."""
     assert (
-        "| `routing` | `spherical`, `published` | `spherical` | Update of the centers" in made["adaptdhm.md"]
+        "| `routing` | `spherical`, `published` | `spherical` | – | Update of the centers"
+        in made["adaptdhm.md"]
     )
 
 

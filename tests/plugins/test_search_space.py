@@ -4,10 +4,12 @@ from typing import Annotated
 
 import pytest
 
+from ctrbench.errors import SettingError
 from ctrbench.extend import Choices, Estimator, LogRange, Method, Plan
 from ctrbench.plugins.base import CommonFields
-from ctrbench.plugins.registry import METHODS, builtin_plugins
-from ctrbench.plugins.search_space import search_space
+from ctrbench.plugins.ranges import SearchRange, Value
+from ctrbench.plugins.registry import METHODS, builtin_plugins, select
+from ctrbench.plugins.search_space import active_settings, search_space
 
 
 class Mine(Method):
@@ -66,3 +68,42 @@ def test_choices_must_differ(values: tuple[int, ...]) -> None:
 def test_bounds_must_be_positive_and_ascend(bounds: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="0 < low < high"):
         LogRange(*bounds)
+
+
+def test_a_method_may_narrow_a_common_range() -> None:
+    assert search_space(builtin_plugins(METHODS)["maml"].load())["tower_norm"] == Choices(None, "layer")
+    assert list(search_space(Mine)).count("tower_norm") == 1
+
+
+def values_of(values: SearchRange) -> list[str]:
+    """Return choices, or the ends of a range, as texts of a selector."""
+    parts = values.values if isinstance(values, Choices) else (values.low, values.high)  # type: ignore[attr-defined]
+    return ["none" if part is None else str(part) for part in parts]
+
+
+REFUSED = ("has no effect", "moments of one domain")
+"""Values that are only allowed together with others, such as batch normalization with mixed batches."""
+
+
+@pytest.mark.parametrize("name", builtin_plugins(METHODS))
+def test_every_value_of_a_range_is_accepted(name: str) -> None:
+    for setting, values in search_space(builtin_plugins(METHODS)[name].load()).items():
+        refused = []
+        for value in values_of(values):
+            try:
+                _ = select("methods", f"{name}[{setting}={value}]").value
+            except SettingError as error:
+                refused.append(str(error))
+        assert len(refused) < len(values_of(values)), refused
+        assert [text for text in refused if not any(part in text for part in REFUSED)] == []
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        ({"version": "v4", "over": "64", "rank": "8"}, {"version": "v4", "rank": "8"}),
+        ({"version": "v5", "over": "64", "dropout": 0.1}, {"version": "v5", "over": "64", "dropout": 0.1}),
+    ],
+)
+def test_settings_without_effect_are_left_out(drawn: dict[str, Value], expected: dict[str, Value]) -> None:
+    assert active_settings(builtin_plugins(METHODS)["apg"].load(), drawn) == expected
