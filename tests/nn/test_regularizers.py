@@ -10,6 +10,7 @@ from torch import nn
 
 from ctrbench.data.batches import SplitData
 from ctrbench.nn.capabilities import decayed_parameters
+from ctrbench.nn.exchange import Workers
 from ctrbench.nn.kernels import adam
 from ctrbench.nn.layer_output import LayerOutput, Regularization, drop_out
 from ctrbench.nn.model import CTRModel
@@ -145,6 +146,15 @@ def test_masks_are_a_function_of_seed_and_step(build_model: Callable[..., CTRMod
     other = build_model(dropped)
     other.seed += 1
     assert losses(other, data, 0, 1) != pytest.approx(whole[:1], abs=1e-4)
+
+
+def test_each_worker_draws_masks_of_its_own(build_model: Callable[..., CTRModel]) -> None:
+    model = build_model()
+    seeds = [
+        Optimizer(model, AdamConfig(), Workers(rank=rank, size=2), seed=1).generator.initial_seed()
+        for rank in (0, 1, 0)
+    ]
+    assert seeds[0] == seeds[2] != seeds[1]
 
 
 def test_the_learning_rate_of_a_method_replaces_that_of_the_run(build_model: Callable[..., CTRModel]) -> None:
