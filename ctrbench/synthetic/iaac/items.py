@@ -23,7 +23,7 @@ from ctrbench.synthetic.iaac.marginals import Floats
 from ctrbench.synthetic.iaac.shops import Shops
 from ctrbench.synthetic.iaac.users import TASTE_SIZE
 
-CONTENT_SIZE = 2
+CONTENT_SIZE = 1
 GENERAL_PROPERTIES = 200
 """Properties that occur in all categories."""
 

@@ -24,11 +24,11 @@ from ctrbench.synthetic.iaac.shops import make_shops, shop_texts
 from ctrbench.synthetic.iaac.users import NUM_CELLS, Users, cell_shares, make_users
 
 VARIANCES = {
-    "item": 0.14,
+    "item": 0.09,
     "user": 0.03,
     "context": 0.05,
-    "taste": 0.02,
-    "structured": 0.34,
+    "taste": 0.01,
+    "structured": 0.42,
     "idiosyncratic": 0.01,
     "residual": 0.03,
 }
