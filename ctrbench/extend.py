@@ -82,11 +82,13 @@ from ctrbench.train.learner import (
 from ctrbench.train.side_network import SideNetwork
 from ctrbench.train.tasks import (
     ShuffledRows,
-    TaskWindows,
+    TaskDraws,
     Turns,
     last_rows,
+    num_earlier,
     rows_by_task,
     task_runs,
+    task_weights,
     trainable_tasks,
 )
 
@@ -145,7 +147,7 @@ __all__ = [
     "StageModule",
     "StarDense",
     "StepOutput",
-    "TaskWindows",
+    "TaskDraws",
     "Team",
     "TowerBank",
     "TowerNorm",
@@ -170,6 +172,7 @@ __all__ = [
     "last_rows",
     "loss_with",
     "model_validator",
+    "num_earlier",
     "refuse_many_domains",
     "rows_by_task",
     "score_rows",
@@ -180,6 +183,7 @@ __all__ = [
     "split_vector",
     "start_weight",
     "task_runs",
+    "task_weights",
     "total_loss",
     "train_gate",
     "trainable_tasks",

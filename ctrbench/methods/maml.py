@@ -5,32 +5,39 @@ Year: 2017
 Uses: the indicator p, on whose training rows the weights are adapted before scoring
 Parameters per domain: none in the model; scoring adapts a copy of the dense weights to each domain
 
-A domain is a task. A step draws T tasks with probability ∝ n_p^τ, and for each task a window of consecutive training
-rows, the support S_p before the query Q_p. With θ the dense weights and θ_emb the embeddings (spec: maml-4.2),
+A domain is a task. A step draws T distinct tasks with probability π_p ∝ n_p^τ, at most 1. Each task's rows are cut at a
+random time; the support S_p is drawn at random from the rows before the cut, the query Q_p from those after it. With θ
+the dense weights, θ_emb the embeddings and N = Σ n_p (spec: maml-4.2),
 
     φ_p   = θ after k steps φ ← φ - α ∇_φ L(S_p; θ_emb, φ)
-    θ     ← Adam(Σ_p w_p ∇_φ L(Q_p; θ_emb, φ_p)),  w_p ∝ n_p^{1-τ},  and the embeddings with ∇_emb at φ_p
+    θ     ← Adam(Σ_p w_p ∇_φ L(Q_p; θ_emb, φ_p)),  w_p = n_p / (N π_p)
+    θ_emb ← Adam(Σ_p w_p ∇_emb [L(Q_p; θ_emb, φ_p) + L(S_p; θ_emb, θ)])
 
-`second_order` differentiates through the inner steps and the embeddings of the support. `reptile` moves θ by ε Σ w_p
-(φ_p - θ), has no query, and gives the embeddings the gradient of the support at φ_p. `anil` adapts the head only. With
-`paml_lr` each task has a learned rate α_p = softplus(a_0 + MLP(e_p)), trained by the query loss with an Adam of the
-run's settings.
+so that over steps tasks count by their rows and Σ w_p is 1 on average. `second_order` differentiates through the inner
+steps instead of adding the support's loss. `reptile` moves θ by ε Σ w_p (φ_p - θ), has no query, and gives the
+embeddings the gradient of the support at φ_p. `anil` adapts the head only. With `paml_lr` each task has a learned rate
+α_p = softplus(a_0 + MLP(e_p)), trained by the query loss with an Adam of the run's settings.
 
 Before scoring, each task is adapted on its last training rows, with the number of steps that dev prefers. A task with
 fewer than `min_support` training rows is scored without adaptation.
 
 Plan: unchanged; the learner adapts the weights.
 
-Choices: each row of the support counts k times, and an epoch processes as many rows as ordinary training
-(spec: maml-4.3); the run's batch size plays no part. Under `lazy_adam`, embedding rows that only a support holds count
-as touched, with gradient zero. e_p is the mean of e_d over the support without its gradient, so rates move no
-embedding.
+Choices: an epoch ends when it has drawn as many query rows as there are training rows (for Reptile: support rows). The
+support comes on top, so an epoch processes more rows than ordinary training: (1 + s/q) times as many for s support and
+q query rows, and the inner steps process the support k times (spec: maml-4.3). The run's batch size plays no part. The
+cut is the smaller of two uniform draws; a row is a query row up to twice as often as on average, later rows more often.
+The first s rows of a task are never query rows; a task with fewer than s + q rows is divided in proportion, always at
+the same row. Of streamed rows, tasks are drawn by their rows in the window and weighted by all their training rows.
+Under `lazy_adam`, embedding rows that only a support holds count as touched, even with gradient zero. e_p is the mean of
+e_d over the support without its gradient, so rates move no embedding.
 
 Not implemented: PAML's search for reference users and its memory.
 
-Limits: on MovieLens-1M the distance from plain comes from the batches (consecutive rows of few users; support rows
-never move the embeddings), not from the number of updates: plain at MAML's number of updates loses 0.001 AUC, MAML
-0.010 (docs/reports/controls.md).
+Limits: the authors of MAML and PAML would object that tasks here are few, large and all seen in training, where
+adaptation has little to add to shared weights, that the inner loop leaves the embeddings alone, and that first-order
+gradients are an approximation. Tasks are domains because AdaSparse compares so; `second_order`, `paml_lr` and `anil`
+are settings; `unadapted` shows the share of adaptation in every table. FIGURES
 """
 
 from __future__ import annotations
@@ -63,7 +70,7 @@ from ctrbench.extend import (
     SideNetwork,
     SplitData,
     StepOutput,
-    TaskWindows,
+    TaskDraws,
     TowerNorm,
     Weights,
     adapt,
@@ -75,12 +82,14 @@ from ctrbench.extend import (
     last_rows,
     loss_with,
     model_validator,
+    num_earlier,
     rows_by_task,
     score_rows,
     score_with,
     split_of,
     start_weight,
     task_runs,
+    task_weights,
 )
 
 Rate = float | torch.Tensor
@@ -108,6 +117,8 @@ class Maml(Method):
     """Adaptation steps in training."""
     inner_lr: Annotated[float, LogRange(1e-3, 1e-1)] = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     """α, the adaptation rate; its initial value if it is learned."""
+    support_trains_embeddings: bool = True
+    """Whether the embeddings of the support also learn from its loss at θ."""
     paml_lr: bool = False
     """Whether α is learned per task from its domain features, as in PAML."""
     outer_rate: float = Field(default=0.1, gt=0.0, le=1.0)
@@ -141,11 +152,14 @@ class Maml(Method):
         """Yield the settings of the other variants, and of an adaptation of zero steps."""
         if self.variant == "reptile":
             # Reptile has no query, whose loss would train the learned rates.
-            yield from ("query", "paml_lr")
+            yield from ("query", "paml_lr", "support_trains_embeddings")
             # Its steps move dense weights without the optimizer.
             yield "weight_decay"
         else:
             yield "outer_rate"
+        if self.variant == "second_order":
+            # The query's gradient reaches the support's embeddings through the inner steps.
+            yield "support_trains_embeddings"
         if set(self.eval_steps) == {0}:
             yield "min_support"
 
@@ -153,6 +167,11 @@ class Maml(Method):
     def query_rows(self) -> int:
         """Rows of a full query; 0 for Reptile, which has none."""
         return 0 if self.variant == "reptile" else self.query
+
+    @property
+    def adds_support_loss(self) -> bool:
+        """Whether the embeddings get the gradient of the support's loss at θ."""
+        return self.support_trains_embeddings and self.variant in {"fomaml", "anil"}
 
     def rewrite(self, plan: Plan) -> Plan:
         """Return the plan unchanged."""
@@ -188,30 +207,32 @@ class MamlLearner(Learner):
         self.rates = SideNetwork(make) if settings.paml_lr else None
 
     def order(self, train: SplitData, *, batch_size: int, generator: np.random.Generator) -> Order:
-        """Draw tasks and windows until `len(train)` rows are processed; `batch_size` has no effect."""
-        num_tasks, tau = self.settings.tasks, self.settings.tau
-        width = self.settings.support + self.settings.query_rows
-        windows = TaskWindows(train.indicator_B, generator, num_tasks=num_tasks, width=width, tau=tau)
+        """Draw tasks and rows until the queries hold `len(train)` rows; `batch_size` has no effect."""
+        settings = self.settings
+        draws = TaskDraws(
+            train.indicator_B,
+            generator,
+            num_tasks=settings.tasks,
+            earlier=settings.support,
+            later=settings.query_rows,
+            tau=settings.tau,
+        )
         batches: list[np.ndarray] = []
-        processed = 0
-        while processed < len(train):
-            drawn = windows.draw()
-            batches.append(np.concatenate(drawn))
-            processed += sum(self._num_row_passes(len(rows)) for rows in drawn)
+        drawn = 0
+        while drawn < len(train):
+            tasks = draws.draw()
+            batches.append(np.concatenate([rows for task in tasks for rows in task]))
+            # Reptile has no query, so its supports count.
+            drawn += sum(len(query if settings.query_rows else support) for support, query in tasks)
         return Order.of(batches)
 
-    def _num_row_passes(self, rows: int) -> int:
-        support, query = self._support_and_query(slice(0, rows))
-        passes: int = self.settings.inner_steps * support.stop + query.stop - query.start
-        return passes
-
     def _support_and_query(self, run: slice) -> tuple[slice, slice]:
-        """Split a task's rows into support and query, in proportion where the task is small."""
-        settings, rows = self.settings, run.stop - run.start
+        """Split a task's rows into support and query, as they were drawn."""
+        settings = self.settings
         if not settings.query_rows:
             return run, run
-        num_support = max(1, rows * settings.support // (settings.support + settings.query))
-        return slice(run.start, run.start + num_support), slice(run.start + num_support, run.stop)
+        end = run.start + num_earlier(run.stop - run.start, settings.support, settings.query)
+        return slice(run.start, end), slice(end, run.stop)
 
     def step(self, model: CTRModel, optimizer: Optimizer, batch: Batch) -> StepOutput:
         """Make one meta-step; the returned loss is the weighted query loss of the tasks after adaptation."""
@@ -221,14 +242,17 @@ class MamlLearner(Learner):
         context = model.context(batch, optimizer)
         runs = [(task, run) for task, run in task_runs(batch.indicator_B) if run.stop - run.start > 1]
         weights = self._task_weights(model, [task for task, _ in runs])
-        adapted, losses = [], []
+        adapted, losses, support_losses = [], [], []
         for weight, (_, run) in zip(weights, runs, strict=True):
             support, query = self._support_and_query(run)
             weights_p = self._meta_adapt(model, context.part(support), batch.label_B[support])
             adapted.append(weights_p)
             losses.append(weight * loss_with(model, weights_p, context.part(query), batch.label_B[query]))
+            if self.settings.adds_support_loss:
+                loss = loss_with(model, _constants(model), context.part(support), batch.label_B[support])
+                support_losses.append(weight * loss)
         loss = torch.stack(losses).sum()
-        torch.autograd.backward(loss)
+        torch.autograd.backward([loss, *support_losses])
         self._set_gradients(model, adapted, weights)
         optimizer.step()
         if self.rates is not None:
@@ -236,10 +260,11 @@ class MamlLearner(Learner):
         return StepOutput(loss=loss.detach(), rows=len(batch))
 
     def _task_weights(self, model: CTRModel, tasks: list[int]) -> list[float]:
-        rows = np.array([model.schema.indicator_rows[task] for task in tasks], dtype=np.float64)
-        weights = rows.clip(min=1.0) ** (1.0 - self.settings.tau)
-        shares: list[float] = (weights / weights.sum()).tolist()
-        return shares
+        """Return the tasks' weights, which by their rows of the whole training sum to 1 on average over steps."""
+        rows_M = np.array(model.schema.indicator_rows)
+        weights_M = task_weights(rows_M, num_tasks=self.settings.tasks, tau=self.settings.tau)
+        weights: list[float] = weights_M[tasks].tolist()
+        return weights
 
     def _meta_adapt(self, model: CTRModel, context: Context, label_B: torch.Tensor) -> Weights:
         """Return φ_p: for second-order MAML a function of θ, else detached weights that retain gradients."""
@@ -343,6 +368,11 @@ class MamlLearner(Learner):
         self.support = None if support is None else split_of(support)
         if self.rates is not None:
             self.rates.load_state_dict(state["rates"])
+
+
+def _constants(model: CTRModel) -> Weights:
+    """Return θ without its gradient, so that a loss trains the embeddings alone."""
+    return {name: value.detach() for name, value in model.net.named_parameters()}
 
 
 class RateNetwork(nn.Module):

@@ -1,4 +1,4 @@
-"""Domains as tasks: the rows of each, windows and passes over them, and fair turns among tasks.
+"""Domains as tasks: the rows of each, random draws of tasks and rows, and fair turns among tasks.
 
 Learners that train on one domain at a time draw their batches with these parts. All randomness comes from the generator
 that `Learner.order` receives.
@@ -46,8 +46,52 @@ def last_rows(indicator_B: torch.Tensor, *, count: int, smallest: int) -> np.nda
     return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
 
 
-class TaskWindows:
-    """Draws tasks with probability ∝ rows^tau, and a window of consecutive rows of each."""
+def inclusion(rows_M: np.ndarray, *, num_tasks: int, tau: float) -> np.ndarray:
+    """Return each task's probability to be among the `num_tasks` distinct tasks of a step, (M,) float64.
+
+    It is ∝ rows^tau, except that it is at most 1; the other tasks then share the rest. Tasks with fewer than two rows
+    have probability 0.
+    """
+    size_M = np.where(rows_M > 1, rows_M.astype(np.float64) ** tau, 0.0)
+    is_certain_M = np.zeros(len(rows_M), dtype=bool)
+    if num_tasks >= np.count_nonzero(size_M):
+        return (size_M > 0).astype(np.float64)
+    while True:
+        rest = num_tasks - np.count_nonzero(is_certain_M)
+        chance_M = np.where(is_certain_M, 1.0, rest * size_M / size_M[~is_certain_M].sum())
+        is_above_M = ~is_certain_M & (chance_M >= 1.0)
+        if not is_above_M.any():
+            return chance_M
+        is_certain_M |= is_above_M
+
+
+def task_weights(rows_M: np.ndarray, *, num_tasks: int, tau: float) -> np.ndarray:
+    """Return weights (M,) under which the loss of a step's tasks is on average the loss of all tasks by their rows.
+
+    A task of `n_p` rows has the weight `n_p / Σ n`, divided by its probability to be drawn (`inclusion`), which is
+    ∝ n_p^(1 - tau) where that probability is below 1. The weights of a step's tasks sum to 1 on average. A task that is
+    never drawn has weight 0.
+    """
+    chance_M = inclusion(rows_M, num_tasks=num_tasks, tau=tau)
+    shares_M = np.where(chance_M > 0, rows_M, 0) / max(1, rows_M[chance_M > 0].sum())
+    return shares_M / np.where(chance_M > 0, chance_M, 1.0)
+
+
+def num_earlier(rows: int, earlier: int, later: int) -> int:
+    """Return how many of the rows drawn from a task are earlier ones; in proportion if it has too few for all."""
+    return max(1, min(rows, earlier + later) * earlier // (earlier + later))
+
+
+class TaskDraws:
+    """Draws distinct tasks with probability ∝ rows^tau, and random rows of each before and after a cut in time.
+
+    A task of n rows in time order, from which e earlier and l later rows are drawn, is cut before row c, where c is the
+    smaller of two uniform draws from e..n-l. The earlier rows are drawn uniformly, without replacement, from the rows
+    before the cut, and the later ones from the rows after it. The expected number of times that a row is drawn as a
+    later one grows about linearly with its index, from 0 to twice the mean. A single draw of c would let it grow
+    without bound towards the last row. The first e rows of a task are never later rows. Of a task with fewer than e + l
+    rows, all rows are drawn, divided in proportion.
+    """
 
     def __init__(
         self,
@@ -55,24 +99,41 @@ class TaskWindows:
         generator: np.random.Generator,
         *,
         num_tasks: int,
-        width: int,
+        earlier: int,
+        later: int,
         tau: float,
     ) -> None:
-        """`num_tasks` tasks are drawn at a time, or all if there are fewer; `width` is the most rows of a window."""
+        """`num_tasks` tasks are drawn at a time, or all if there are fewer; `later` may be 0."""
         self.rows = list(trainable_tasks(indicator_B).values())
-        chance = np.array([len(rows) for rows in self.rows], dtype=np.float64) ** tau
-        self.chance = chance / chance.sum()
-        self.num_tasks, self.width = min(num_tasks, len(self.rows)), width
+        counts = np.array([len(rows) for rows in self.rows])
+        self.num_tasks, self.earlier, self.later = min(num_tasks, len(self.rows)), earlier, later
+        self.chance = inclusion(counts, num_tasks=num_tasks, tau=tau)
         self.generator = generator
 
-    def draw(self) -> list[np.ndarray]:
-        """Return one window per drawn task; tasks are distinct."""
-        drawn = self.generator.choice(len(self.rows), self.num_tasks, replace=False, p=self.chance)
-        return [self._draw_window(self.rows[task]) for task in drawn]
+    def draw(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the earlier and the later rows of each drawn task, each in time order."""
+        return [self._draw_rows(self.rows[task]) for task in self._draw_tasks()]
 
-    def _draw_window(self, rows: np.ndarray) -> np.ndarray:
-        start = int(self.generator.integers(max(0, len(rows) - self.width) + 1))
-        return rows[start : start + self.width]
+    def _draw_tasks(self) -> np.ndarray:
+        """Draw distinct tasks, each with exactly its probability: systematic sampling in random order."""
+        order = self.generator.permutation(len(self.rows))
+        points = self.generator.random() + np.arange(self.num_tasks)
+        index = np.searchsorted(np.cumsum(self.chance[order]), points, side="right")
+        # The sum of the probabilities may be rounded down.
+        drawn: np.ndarray = order[index.clip(max=len(order) - 1)]
+        return drawn
+
+    def _draw_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self.later:
+            return self._sample(rows, min(self.earlier, len(rows))), rows[:0]
+        earlier = num_earlier(len(rows), self.earlier, self.later)
+        later = min(self.later, len(rows) - earlier)
+        cut = earlier + int(self.generator.integers(len(rows) - earlier - later + 1, size=2).min())
+        return self._sample(rows[:cut], earlier), self._sample(rows[cut:], later)
+
+    def _sample(self, rows: np.ndarray, count: int) -> np.ndarray:
+        drawn = self.generator.choice(len(rows), count, replace=False, shuffle=False)
+        return rows[np.sort(drawn)]
 
 
 class ShuffledRows:

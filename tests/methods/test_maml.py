@@ -21,6 +21,7 @@ from ctrbench.nn.schema import FieldShape, Schema
 from ctrbench.nn.stages import Dense
 from ctrbench.plugins.registry import select
 from ctrbench.train.learner import Learner
+from ctrbench.train.tasks import task_runs
 
 TWO_PARAMETERS = Plan(tower=(), head=(Dense(name="head", width=1),))
 Model = Callable[..., CTRModel]
@@ -113,12 +114,17 @@ def test_inner_steps_continue_from_the_last_weights() -> None:
     assert gradients(model) == pytest.approx([4 * error, error], rel=1e-5)
 
 
-def test_tasks_weigh_by_their_rows_to_the_power_of_one_minus_tau() -> None:
-    both = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
-    model = logistic(400, 100)
-    meta_step(model, numbers(**both), support=2, query=1, inner_lr=1.0, tau=0.5)
-    # Both adapt to (-0.25, 0); the query of the second has label 0: σ(-1) = 0.268941. Weights 20 : 10.
-    expected = 2 / 3 * -0.731059 + 1 / 3 * 0.268941
+BOTH_TASKS = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
+"""`ONE_TASK`, and a second task whose query has label 0."""
+THREE_SIZES = (400, 100, 900)
+"""With τ = 0.5, two tasks per step are drawn with probabilities 2/3, 1/3 and 1; weights are 3/7, 3/14 and 9/14."""
+
+
+def test_tasks_weigh_by_their_rows_over_steps() -> None:
+    model = logistic(*THREE_SIZES)
+    meta_step(model, numbers(**BOTH_TASKS), support=2, query=1, inner_lr=1.0, tau=0.5, tasks=2)
+    # Both adapt to (-0.25, 0); the query of the second has label 0: σ(-1) = 0.268941.
+    expected = 3 / 7 * -0.731059 + 3 / 14 * 0.268941
     assert gradients(model) == pytest.approx([4 * expected, expected], rel=1e-5)
 
 
@@ -132,8 +138,12 @@ def test_reptile_moves_part_of_the_way_to_the_adapted_weights() -> None:
     assert head.get_parameter("weight").grad is None
 
 
+EQUAL = {"tasks": 1, "tau": 1.0}
+"""Every task has weight 1: it is drawn by its rows."""
+
+
 def explicit(model: CTRModel, data: SplitData, cuts: list[tuple[int, int, int]], lr: float) -> dict[str, Any]:
-    """Gradients of the mean query loss after one inner step, with the network written out."""
+    """Gradients of the sum of the query losses after one inner step, with the network written out."""
     names = ["tower.0.weight", "tower.0.bias", "head.0.weight", "head.0.bias"]
     theta = {name: model.net.get_parameter(name).detach().clone().requires_grad_() for name in names}
     z_BN = model.context(data.slice(0, len(data))).z_BN.detach().requires_grad_()
@@ -147,7 +157,7 @@ def explicit(model: CTRModel, data: SplitData, cuts: list[tuple[int, int, int]],
     for start, cut, stop in cuts:
         inner = torch.autograd.grad(loss(theta, slice(start, cut)), list(theta.values()), create_graph=True)
         phi = {name: theta[name] - lr * grad for name, grad in zip(names, inner, strict=True)}
-        total = total + loss(phi, slice(cut, stop)) / len(cuts)
+        total = total + loss(phi, slice(cut, stop))
     total.backward()
     return {name: value.grad for name, value in theta.items()} | {"z": z_BN.grad}
 
@@ -163,7 +173,7 @@ def test_second_order_agrees_with_explicit_autograd(build_model: Model, data: Sp
     rows = [torch.nonzero(data.indicator_B == city)[:12, 0] for city in (1, 2)]
     part = rows_of(data, torch.cat(rows))
     model = build_model(backbone="dnn[hidden=5]")
-    optimizer = meta_step(model, part, support=8, query=4, inner_lr=0.7, tau=1.0, variant="second_order")
+    optimizer = meta_step(model, part, support=8, query=4, inner_lr=0.7, **EQUAL, variant="second_order")
     expected = explicit(model, part, [(0, 8, 12), (12, 20, 24)], 0.7)
     embedded = expected.pop("z")
     for name, grad in expected.items():
@@ -181,22 +191,70 @@ def embedding_gradient(
     return grads[torch.nonzero(rows_U == value + model.embedding.offsets[field]).item()]
 
 
-def test_first_order_does_not_train_the_embeddings_of_the_support(
-    build_model: Model, data: SplitData
+def embedded() -> CTRModel:
+    """The model σ(w e + b) at w = 1, b = 0, with one id per row and embeddings e of 0.5, -1 for the ids 1, 2."""
+    schema = Schema(
+        fields=(FieldShape(name="id", kind="categorical", role="other", size=3),),
+        embedding_size=1,
+        domain_features=("id",),
+        num_domains=1,
+        indicator_rows=(0, 2),
+        base_rate=0.5,
+    )
+    model = CTRModel(TWO_PARAMETERS, schema, seed=1)
+    torch.nn.init.ones_(model.net.head[0].get_parameter("weight"))
+    with torch.no_grad():
+        offset = int(model.embedding.offsets[0])
+        model.embedding.get_parameter("table.weight")[offset + 1 : offset + 3, 0] = torch.tensor([0.5, -1.0])
+    return model
+
+
+TWO_IDS = replace(
+    numbers([0.0, 0.0], [1, 0], [1, 1]),
+    ids_BF=torch.tensor([[1], [2]], dtype=torch.int32),
+    numeric_BK=torch.zeros(2, 0),
+)
+"""Support (id 1, yes), query (id 2, no)."""
+
+
+@pytest.mark.parametrize(("trains", "support"), [(True, -0.377541), (False, 0.0)])
+def test_embeddings_of_the_support_learn_from_its_loss_at_the_start(trains: bool, support: float) -> None:
+    model = embedded()
+    optimizer = meta_step(model, TWO_IDS, support=1, query=1, inner_lr=1.0, support_trains_embeddings=trains)
+    # The support's error at θ is σ(0.5) - 1 = -0.377541, so φ = (1 + 0.377541 / 2, 0.377541), where the query's error
+    # is σ(-0.811229) = 0.307629.
+    assert embedding_gradient(optimizer, model, 1, field=0).item() == pytest.approx(support, rel=1e-5)
+    query = embedding_gradient(optimizer, model, 2, field=0).item()
+    assert query == pytest.approx(0.307629 * 1.188770, rel=1e-5)
+    assert gradients(model) == pytest.approx([-0.307629, 0.307629], rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"variant": "anil"}, {"paml_lr": True}, {"inner_steps": 2}])
+def test_the_gradient_of_the_support_is_added_with_the_weight_of_the_task(
+    build_model: Model, data: SplitData, settings: dict[str, object]
 ) -> None:
-    part = rows_of(data, torch.nonzero(data.indicator_B == 1)[:40, 0])
-    users = part.ids_BF[:, 2]
-    support_only = next(user for user in users[:20] if user not in users[20:])
-    model = build_model()
-    optimizer = meta_step(model, part, support=20, query=20)
-    assert embedding_gradient(optimizer, model, support_only).abs().max() == 0.0
-    assert embedding_gradient(optimizer, model, users[20]).abs().max() > 0.0
+    part = rows_of(data, torch.nonzero(data.indicator_B == 2)[:16, 0])
+    sizes = {"support": 8, "query": 8, "inner_lr": 0.5, **settings}
+    model, other, plain = build_model(), build_model(), build_model()
+    added = meta_step(model, part, **sizes)
+    without = meta_step(other, part, support_trains_embeddings=False, **sizes)
+    # The dense weights learn from the query alone.
+    for name, parameter in model.net.named_parameters():
+        torch.testing.assert_close(parameter.grad, other.net.get_parameter(name).grad)
+    weight = learner(**sizes)._task_weights(model, [2])[0]
+    assert weight not in (0.0, 1.0)
+    optimizer = Recording(plain, AdamConfig())
+    logit_B = plain.net(plain.context(part.take(torch.arange(16)), optimizer).part(slice(0, 8)))
+    (weight * torch.nn.functional.binary_cross_entropy_with_logits(logit_B, part.label_B[:8])).backward()
+    optimizer.step()
+    expected = without.rows[0][1] + optimizer.rows[0][1]
+    torch.testing.assert_close(added.rows[0][1], expected)
 
 
 def test_anil_adapts_only_the_head(build_model: Model, data: SplitData) -> None:
     rows = torch.nonzero(data.indicator_B == 1)[:8, 0].tolist()
     model, other = build_model(), build_model()
-    meta_step(model, data, rows, variant="anil", support=4, query=4, inner_lr=0.5)
+    meta_step(model, data, rows, variant="anil", support=4, query=4, inner_lr=0.5, **EQUAL)
     context = other.context(data.take(torch.tensor(rows)))
     label_B = data.label_B[rows]
     loss = torch.nn.functional.binary_cross_entropy_with_logits
@@ -217,30 +275,42 @@ def learner(**settings: object) -> MamlLearner:
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(16, (12, 4)), (8, (6, 2)), (5, (3, 2)), (2, (1, 1))])
-def test_support_and_query_are_disjoint_and_the_support_is_earlier(
-    rows: int, expected: tuple[int, int]
-) -> None:
-    support, query = learner(support=12, query=4)._support_and_query(slice(100, 100 + rows))
+def test_the_step_divides_a_task_where_it_was_drawn(rows: int, expected: tuple[int, int]) -> None:
+    made = learner(support=12, query=4)
+    support, query = made._support_and_query(slice(100, 100 + rows))
     assert (support.start, support.stop - support.start) == (100, expected[0])
     assert (query.start, query.stop - query.start) == (support.stop, expected[1])
 
 
+def test_the_query_is_later_than_the_support(data: SplitData) -> None:
+    made = learner(tasks=2, support=6, query=4)
+    order = made.order(data, batch_size=1, generator=np.random.default_rng(0))
+    for start, stop in zip(order.starts[:-1], order.starts[1:], strict=True):
+        rows = order.rows[start:stop]
+        for _, run in task_runs(data.indicator_B[torch.from_numpy(rows)]):
+            support, query = made._support_and_query(run)
+            assert rows[support].max() < rows[query].min()
+
+
 @pytest.mark.parametrize(
-    ("settings", "passes"),
+    ("settings", "counted"),
     [
-        ({"query": 5}, 1.0),
-        ({"query": 5, "inner_steps": 3}, 2.0),
-        ({"variant": "reptile", "inner_steps": 2}, 3.0),
+        ({"query": 5}, 5),
+        ({"query": 3}, 3),
+        ({"query": 5, "inner_steps": 3}, 5),
+        ({"variant": "reptile", "inner_steps": 2}, 5),
     ],
 )
-def test_an_epoch_processes_as_many_rows_as_there_are(
-    data: SplitData, settings: dict[str, Any], passes: float
+def test_an_epoch_has_as_many_query_rows_as_there_are_rows(
+    data: SplitData, settings: dict[str, Any], counted: int
 ) -> None:
     even = replace(data, indicator_B=torch.arange(300) % 5 + 1)
-    made = learner(tasks=2, support=5, **settings)
-    order = made.order(even, batch_size=256, generator=np.random.default_rng(0))
-    step = passes * len(order.rows) / order.num_batches
-    assert 300 <= passes * len(order.rows) < 300 + step
+    order = learner(tasks=2, support=5, **settings).order(
+        even, batch_size=256, generator=np.random.default_rng(0)
+    )
+    # 2 tasks per step; reptile has no query, so its support counts.
+    assert order.num_batches == 300 / (2 * counted)
+    assert len(order.rows) == order.num_batches * 2 * (5 + settings.get("query", 0))
 
 
 TRAIN = {"x": [9.0, 1.0, 2.0, 3.0], "label": [1, 1, 0, 1], "task": [1, 1, 1, 2]}
@@ -320,7 +390,14 @@ def test_every_variant_lowers_the_loss(build_model: Model, data: SplitData, vari
 
 
 @pytest.mark.parametrize(
-    "settings", ["outer_rate=0.2", "variant=reptile,query=64", "variant=reptile,paml_lr=true"]
+    "settings",
+    [
+        "outer_rate=0.2",
+        "variant=reptile,query=64",
+        "variant=reptile,paml_lr=true",
+        "variant=reptile,support_trains_embeddings=false",
+        "variant=second_order,support_trains_embeddings=false",
+    ],
 )
 def test_a_setting_without_effect_is_refused(settings: str) -> None:
     with pytest.raises(SettingError, match="no effect"):
@@ -386,10 +463,9 @@ def test_over_several_steps_the_gradient_of_a_rate_has_the_order_of_the_variant(
 
 
 def test_gradients_of_rates_weigh_tasks_as_those_of_weights() -> None:
-    both = {"x": [1.0, 2.0, 4.0] * 2, "label": [1, 0, 1, 1, 0, 0], "task": [1, 1, 1, 2, 2, 2]}
-    made = learner(paml_lr=True, support=2, query=1, inner_lr=1.0)
-    step_of(made, logistic(400, 100), numbers(**both))
-    expected = 0.632121 * (2 / 3 * 0.731059 - 1 / 3 * 0.268941)
+    made = learner(paml_lr=True, support=2, query=1, inner_lr=1.0, tau=0.5, tasks=2)
+    step_of(made, logistic(*THREE_SIZES), numbers(**BOTH_TASKS))
+    expected = 0.632121 * (3 / 7 * 0.731059 - 3 / 14 * 0.268941)
     assert float(network_of(made).base.grad) == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
 
 
@@ -417,7 +493,7 @@ def test_rates_move_no_embedding(build_model: Model, data: SplitData) -> None:
     age, in_city = data.ids_BF[:, 1], data.indicator_B == 1
     rows = [torch.nonzero(in_city & (age == one))[:8, 0] for one in (1, 2)]
     part, model = rows_of(data, torch.cat(rows)), build_model()
-    made = learner(paml_lr=True, support=8, query=8, inner_lr=0.5)
+    made = learner(paml_lr=True, support=8, query=8, inner_lr=0.5, support_trains_embeddings=False)
     step_of(made, model, part)
     bend(network_of(made))
     optimizer = step_of(made, model, part)

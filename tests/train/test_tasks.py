@@ -6,11 +6,14 @@ import torch
 
 from ctrbench.train.tasks import (
     ShuffledRows,
-    TaskWindows,
+    TaskDraws,
     Turns,
+    inclusion,
     last_rows,
+    num_earlier,
     rows_by_task,
     task_runs,
+    task_weights,
     trainable_tasks,
 )
 
@@ -45,30 +48,118 @@ def test_last_rows_are_those_of_large_enough_tasks() -> None:
     assert last_rows(TASKS, count=2, smallest=4).tolist() == []
 
 
-def windows(
-    ids: torch.Tensor, *, tau: float = 0.5, seed: int = 0, num_tasks: int = 4, width: int = 16
-) -> TaskWindows:
-    return TaskWindows(ids, np.random.default_rng(seed), num_tasks=num_tasks, width=width, tau=tau)
+def draws(
+    ids: torch.Tensor, *, tau: float = 0.5, num_tasks: int = 4, earlier: int = 10, later: int = 6
+) -> TaskDraws:
+    return TaskDraws(
+        ids, np.random.default_rng(0), num_tasks=num_tasks, earlier=earlier, later=later, tau=tau
+    )
 
 
-def test_drawn_tasks_are_distinct_and_windows_consecutive() -> None:
+def test_drawn_tasks_are_distinct_and_later_rows_follow_earlier_ones() -> None:
     ids = torch.from_numpy(np.random.default_rng(1).permutation(np.repeat(range(6), [1, 9, 20, 40, 80, 150])))
-    drawing = windows(ids)
+    drawing = draws(ids)
     for _ in range(50):
         drawn = drawing.draw()
-        assert len({int(ids[rows[0]]) for rows in drawn}) == 4
-        for rows in drawn:
+        assert len({int(ids[earlier[0]]) for earlier, _ in drawn}) == 4
+        for earlier, later in drawn:
+            rows = [*earlier, *later]
             own = rows_by_task(ids)[int(ids[rows[0]])]
-            first = int(np.searchsorted(own, rows[0]))
-            np.testing.assert_array_equal(rows, own[first : first + len(rows)])
-            assert len(rows) == min(16, len(own)) > 1
+            assert set(rows) <= {*own.tolist()}
+            # Distinct, in time order, and all earlier rows before all later ones.
+            assert rows == sorted(set(rows))
+            assert (len(earlier), len(later)) == ((10, 6) if len(own) >= 16 else (5, 4))
 
 
-@pytest.mark.parametrize(("tau", "share"), [(1.0, 0.9), (0.5, 0.75), (0.0, 0.5)])
-def test_tasks_are_drawn_by_rows_to_the_power_of_tau(tau: float, share: float) -> None:
-    drawing = windows(torch.from_numpy(np.repeat([1, 2], [270, 30])), tau=tau, num_tasks=1, width=2)
-    first = [bool(drawing.draw()[0][0] < 270) for _ in range(1000)]
-    assert np.mean(first) == pytest.approx(share, abs=0.05)
+def test_rows_of_a_task_are_not_adjacent_blocks() -> None:
+    ((earlier, later),) = draws(torch.ones(1000), num_tasks=1).draw()
+    assert np.diff(earlier).max() > 10
+    assert np.diff(later).max() > 10
+
+
+def test_a_cut_is_the_smaller_of_two_uniform_draws() -> None:
+    drawing = draws(torch.ones(6), num_tasks=1, earlier=2, later=1)
+    found = np.zeros(6)
+    for _ in range(5000):
+        ((_, later),) = drawing.draw()
+        found[later] += 1 / 5000
+    # Cuts 2..5 have the probabilities 7/16, 5/16, 3/16 and 1/16, and a later row is uniform from the cut on.
+    expected = np.zeros(6)
+    for cut, chance in zip(range(2, 6), (7, 5, 3, 1), strict=True):
+        expected[cut:] += chance / 16 / (6 - cut)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_every_row_after_the_first_ones_is_a_later_row_at_most_twice_as_often_as_on_average() -> None:
+    drawing = draws(torch.ones(500), num_tasks=1, earlier=10, later=10)
+    found = np.zeros(500)
+    for _ in range(4000):
+        ((_, later),) = drawing.draw()
+        found[later] += 1
+    assert found[:10].sum() == 0
+    assert found[10:].min() > 0
+    # A mean of 80; ten groups of rows, each near 2 x its position x 80.
+    means = found.reshape(10, 50).mean(1)
+    np.testing.assert_allclose(means, 160 * np.arange(0.05, 1, 0.1), atol=10)
+
+
+def test_without_later_rows_all_rows_of_a_task_are_drawn_alike() -> None:
+    drawing = draws(torch.ones(100), num_tasks=1, later=0)
+    found = np.zeros(100)
+    for _ in range(1000):
+        ((earlier, later),) = drawing.draw()
+        assert (len(earlier), len(later)) == (10, 0)
+        found[earlier] += 1
+    assert found.min() > 60
+    assert found.max() < 140
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_tasks", "tau", "expected"),
+    [
+        ([270, 30], 1, 1.0, [0.9, 0.1]),
+        ([270, 30], 1, 0.5, [0.75, 0.25]),
+        ([270, 30], 1, 0.0, [0.5, 0.5]),
+        ([0, 400, 1, 100, 100], 2, 0.5, [0, 1, 0, 0.5, 0.5]),
+        # 900 rows would have probability 1.2; the others share the second draw as 2 to 1 to 1.
+        ([900, 400, 100, 100], 2, 1.0, [1, 2 / 3, 1 / 6, 1 / 6]),
+        ([900, 400, 1], 4, 1.0, [1, 1, 0]),
+    ],
+)
+def test_tasks_are_drawn_by_rows_to_the_power_of_tau(
+    rows: list[int], num_tasks: int, tau: float, expected: list[float]
+) -> None:
+    chance = inclusion(np.array(rows), num_tasks=num_tasks, tau=tau)
+    np.testing.assert_allclose(chance, expected)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_tasks_are_drawn_as_often_as_their_probability_says(tau: float) -> None:
+    rows = np.array([90, 40, 10, 10, 2])
+    drawing = draws(torch.from_numpy(np.repeat(range(5), rows)), tau=tau, num_tasks=2)
+    drawn = np.concatenate([drawing._draw_tasks() for _ in range(4000)])
+    chance = inclusion(rows, num_tasks=2, tau=tau)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 4000, chance, atol=0.02)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("num_tasks", [1, 2, 4, 9])
+def test_over_steps_a_task_weighs_by_its_rows(tau: float, num_tasks: int) -> None:
+    rows = np.array([0, 90, 40, 1, 10, 10, 2])
+    weights, chance = (made(rows, num_tasks=num_tasks, tau=tau) for made in (task_weights, inclusion))
+    assert chance.sum() == pytest.approx(min(num_tasks, 5))
+    np.testing.assert_allclose(chance * weights, [0, 90 / 152, 40 / 152, 0, 10 / 152, 10 / 152, 2 / 152])
+
+
+def test_weights_are_rows_to_the_power_of_one_minus_tau() -> None:
+    weights = task_weights(np.array([900, 400, 100]), num_tasks=1, tau=0.5)
+    # 9/14 / (3/6), 4/14 / (2/6), 1/14 / (1/6).
+    np.testing.assert_allclose(weights, np.array([3, 2, 1]) * 6 / 14)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(50, 12), (16, 12), (8, 6), (5, 3), (2, 1)])
+def test_a_small_task_is_divided_in_proportion(rows: int, expected: int) -> None:
+    assert num_earlier(rows, 12, 4) == expected
 
 
 def test_shuffled_rows_are_all_used_before_any_repeats() -> None:
