@@ -74,7 +74,8 @@ def task_weights(rows_M: np.ndarray, *, num_tasks: int, tau: float) -> np.ndarra
     """
     chance_M = inclusion(rows_M, num_tasks=num_tasks, tau=tau)
     shares_M = np.where(chance_M > 0, rows_M, 0) / max(1, rows_M[chance_M > 0].sum())
-    return shares_M / np.where(chance_M > 0, chance_M, 1.0)
+    weights_M: np.ndarray = shares_M / np.where(chance_M > 0, chance_M, 1.0)
+    return weights_M
 
 
 def num_earlier(rows: int, earlier: int, later: int) -> int:
