@@ -25,12 +25,12 @@ Plan: unchanged; the learner adapts the weights.
 
 Choices: an epoch ends when it has drawn as many query rows as there are training rows (for Reptile: support rows). The
 support comes on top: with s support and q query rows an epoch reads 1 + s/q times as many rows as ordinary training,
-and those of the support are processed k + 1 times (spec: maml-4.3). The run's batch size plays no part. The cut is the
-smaller of two uniform draws; later rows are query rows more often, at most twice as often as on average. The first s
-rows of a task are never query rows; a task with fewer than s + q rows is divided in proportion, always at the same row.
-Of streamed rows, tasks are drawn by their rows in the window and weighted by all their training rows. Under
-`lazy_adam`, embedding rows that only a support holds count as touched, even with gradient zero. e_p is the mean of e_d
-over the support without its gradient, so rates move no embedding.
+and those of the support are processed k + 1 times (spec: maml-4.3). The run's batch size plays no part. The later a row
+of a task, the more often it is a query row, the last rows ln(n_p / q) times as often as on average; the first s rows
+never are. A task with fewer than s + q rows is divided in proportion, always at the same row. Of streamed rows, tasks
+are drawn by their rows in the window and weighted by all their training rows. Under `lazy_adam`, embedding rows that
+only a support holds count as touched, even with gradient zero. e_p is the mean of e_d over the support without its
+gradient, so rates move no embedding.
 
 Not implemented: PAML's search for reference users and its memory.
 
@@ -38,7 +38,7 @@ Limits: the authors of MAML and PAML would object that tasks here are few, large
 adaptation has little to add to shared weights, that the inner loop leaves the embeddings alone, and that first-order
 gradients are an approximation. Tasks are domains because AdaSparse compares so; `second_order`, `paml_lr` and `anil`
 are settings; `unadapted` shows the share of adaptation in every table. On
-MovieLens-1M the dev AUC is 0.7406, plain's 0.7436 (DNN, seed 1, two epochs; docs/decisions.md).
+MovieLens-1M the dev AUC is 0.7416, plain's 0.7436 (DNN, seed 1, two epochs; docs/decisions.md).
 """
 
 from __future__ import annotations

@@ -86,12 +86,11 @@ def num_earlier(rows: int, earlier: int, later: int) -> int:
 class TaskDraws:
     """Draws distinct tasks with probability ∝ rows^tau, and random rows of each before and after a cut in time.
 
-    A task of n rows in time order, from which e earlier and l later rows are drawn, is cut before row c, where c is the
-    smaller of two uniform draws from e..n-l. The earlier rows are drawn uniformly, without replacement, from the rows
-    before the cut, and the later ones from the rows after it. The expected number of times that a row is drawn as a
-    later one grows about linearly with its index, from 0 to twice the mean. A single draw of c would let it grow
-    without bound towards the last row. The first e rows of a task are never later rows. Of a task with fewer than e + l
-    rows, all rows are drawn, divided in proportion.
+    A task of n rows in time order, from which e earlier and l later rows are drawn, is cut before row c, with c uniform
+    from e..n-l. The earlier rows are drawn uniformly, without replacement, from the rows before the cut, and the later
+    ones from the rows after it. So later rows of the task are drawn as later ones more often, the last ones about
+    ln(n/l) times as often as the mean. The first e rows of a task are never later rows. Of a task with fewer than
+    e + l rows, all rows are drawn, divided in proportion.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class TaskDraws:
             return self._sample(rows, min(self.earlier, len(rows))), rows[:0]
         earlier = num_earlier(len(rows), self.earlier, self.later)
         later = min(self.later, len(rows) - earlier)
-        cut = earlier + int(self.generator.integers(len(rows) - earlier - later + 1, size=2).min())
+        cut = earlier + int(self.generator.integers(len(rows) - earlier - later + 1))
         return self._sample(rows[:cut], earlier), self._sample(rows[cut:], later)
 
     def _sample(self, rows: np.ndarray, count: int) -> np.ndarray:
