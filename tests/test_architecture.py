@@ -98,7 +98,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ctrbench",
     ),
     "report": (*GROUND, "runs.record", "runs.store", "eval", "plugins.groups", "report"),
-    "tuning": (*GROUND, "plugins", "runs", "tuning"),
+    "tuning": (*GROUND, "eval.metrics.auc", "plugins", "runs", "tuning"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),
     "studies.study": GROUND,
     "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),

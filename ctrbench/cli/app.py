@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import ctrbench
-from ctrbench.cli import console, data, plugins, results, runs, speed
+from ctrbench.cli import console, data, plugins, results, runs, speed, tuning
 from ctrbench.cli.locations import check_arguments, refused_value
 from ctrbench.errors import DEBUG, CtrbenchError
 from ctrbench.failures import bug_error, is_failure, raised_signals, stop_code, stop_message, user_error
@@ -38,7 +38,7 @@ synth_app = typer.Typer(
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Data": {"prepare": data.prepare, "show": data.show, "card": data.card},
-    "Experiments": {"run": runs.run, "report": results.report, "study": runs.study},
+    "Experiments": {"run": runs.run, "tune": tuning.tune, "report": results.report, "study": runs.study},
     "Plug-ins": {
         "list": plugins.list_,
         "explain": plugins.explain,

@@ -62,6 +62,23 @@ Results = Annotated[
         help="Folder of the run records, or a URL such as s3://bucket/results.",
     ),
 ]
+Tuned = Annotated[
+    bool,
+    typer.Option("--tuned", help="Use the best settings that ctrbench tune found for each method."),
+]
+Trials = Annotated[
+    int, declare.count(max=10_000, help="Trials per method and backbone, beyond the default settings.")
+]
+TuningSeed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=(1 << 32) - 1,
+        metavar="SEED",
+        help="Seed of all trials and of their proposals; keep it apart from the seeds of run.",
+    ),
+]
 Controls = Annotated[
     bool,
     typer.Option(

@@ -6,7 +6,7 @@ Nothing here prints results. `resumable` turns Ctrl-C into one line and exit cod
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,13 +92,12 @@ class _PhaseBars:
 
 
 @contextmanager
-def training(dataset: str, grid: Sequence[Run], unfinished: Sequence[Run]) -> Iterator[RunProgress]:
+def training(dataset: str, num_runs: int, num_missing: int, noun: str = "run") -> Iterator[RunProgress]:
     """Show how many runs are left, and the progress of those under way."""
-    num_finished = len(grid) - len(unfinished)
-    runs = f"{len(grid)} run{'' if len(grid) == 1 else 's'}"
-    console.print_note(f"{dataset}: {runs}, {num_finished} already finished, {len(unfinished)} to run")
+    runs = f"{num_runs} {noun}{'' if num_runs == 1 else 's'}"
+    console.print_note(f"{dataset}: {runs}, {num_runs - num_missing} already finished, {num_missing} to run")
     if not console.err.is_terminal:
-        yield RunProgress(len(unfinished), None)
+        yield RunProgress(num_missing, None)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -109,14 +108,15 @@ def training(dataset: str, grid: Sequence[Run], unfinished: Sequence[Run]) -> It
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console.err) as bars:
-        yield RunProgress(len(unfinished), bars)
+        yield RunProgress(num_missing, bars)
 
 
 class RunProgress:
     """Watcher that shows one bar for all runs and one per run under way, or plain lines without `bars`."""
 
     def __init__(self, num_runs: int, bars: Progress | None) -> None:
-        self.num_runs, self.num_started, self.bars = num_runs, 0, bars
+        self.num_runs, self.num_started, self.num_finished, self.bars = num_runs, 0, 0, bars
+        self.start_time = time.monotonic()
         self.tasks: dict[str, TaskID] = {}
         self.line_times: dict[str, float] = {}
         """Time of the last plain line about each run."""
@@ -148,7 +148,14 @@ class RunProgress:
         if self.bars is not None:
             self.bars.remove_task(self.tasks.pop(run.key.digest))
             self.bars.advance(self.all_runs)
-        console.print_note(f"{one_line(run.label)}: {describe_outcome(record)}")
+        self.num_finished += 1
+        console.print_note(f"{one_line(run.label)}: {describe_outcome(record)}{self._time_left()}")
+
+    def _time_left(self) -> str:
+        """Return the time that the other runs will take, by the mean of those finished; empty after the last one."""
+        num_left = self.num_runs - self.num_finished
+        seconds = (time.monotonic() - self.start_time) / self.num_finished * num_left
+        return f" · {num_left} left, about {max(1, round(seconds / 60))} min" if num_left > 0 else ""
 
 
 @contextmanager

@@ -25,6 +25,7 @@ def run(
     seeds: options.Seeds = "1",
     indicator: options.Indicator = None,
     controls: options.Controls = False,
+    tuned: options.Tuned = False,
     results: options.Results = "results",
     dry_run: options.DryRun = False,
     preset: options.Preset = None,
@@ -56,7 +57,7 @@ def run(
 
     store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
-        _check_store(store, dataset)
+        check_store(store, dataset)
         check_engine(
             engine, config=make_config(device=device), address=address, jobs=jobs, workers=workers,
             gpus_per_run=gpus_per_run,
@@ -80,6 +81,10 @@ def run(
     )  # fmt: skip
     if experiment.num_repeated:
         console.print_note(f"runs that are named again are left out: {experiment.num_repeated}")
+    if tuned:
+        from ctrbench.tuning.tuned import with_tuned_settings
+
+        experiment = with_tuned_settings(experiment)
     experiment, memory = _with_costs(experiment, controls=controls)
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
@@ -122,7 +127,7 @@ def study(
     store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
         check_folder(out, "--out")
-        _check_store(store, dataset)
+        check_store(store, dataset)
         check_engine(engine, config=study_config(chosen), address=address, jobs=jobs)
     parts = plan_study(chosen, open_prepared(dataset), seeds=seeds)
     experiment = make_experiment(chosen, parts, store)
@@ -154,7 +159,7 @@ def latest_dataset() -> str:
     return name
 
 
-def _check_store(store: RunStore, dataset: str) -> None:
+def check_store(store: RunStore, dataset: str) -> None:
     """Raise an error unless the dataset is prepared, and its records and all other files of runs can be written."""
     from ctrbench.data.prepared import open_prepared
     from ctrbench.storage.outputs import check_folder
@@ -202,7 +207,7 @@ def _train(
     )  # fmt: skip
     with (
         progress.resumable(),
-        progress.training(experiment.dataset, experiment.runs, experiment.missing) as watcher,
+        progress.training(experiment.dataset, len(experiment.runs), len(experiment.missing)) as watcher,
     ):
         return experiment.execute(executor, watcher)
 

@@ -106,8 +106,13 @@ def describe_outcome(record: RunRecord) -> str:
     """Return the metrics of a run in one line, or its status and error."""
     if record.result is None:
         return one_line(f"{record.status}: {record.error}")
-    test, seconds = record.result.test, sum(record.measured.seconds.values())
-    values = [f"{shown.title} {metric(test.get(shown.name), shown.digits)}" for shown in _shown_metrics()]
+    split, seconds = ("dev " if record.key.is_trial else ""), sum(record.measured.seconds.values())
+    values = [
+        f"{split}{shown.title} {metric(value, shown.digits)}"
+        for shown in _shown_metrics()
+        if (value := (record.result.test or record.result.dev).get(shown.name)) is not None
+        or not record.key.is_trial
+    ]
     return " · ".join([*values, f"{seconds:.0f} s"])
 
 

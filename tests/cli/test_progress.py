@@ -71,7 +71,7 @@ def test_runs_are_counted_and_their_end_is_shown(
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
     runs = [Run(Key("a")), Run(Key("b"), "star × dnn, seed 1")]
-    with progress.training("tiny", [*runs, Run(Key("c"))], runs) as watcher:
+    with progress.training("tiny", len(runs) + 1, len(runs)) as watcher:
         for run in runs:
             watcher.started(run)
             watcher.ticked(run, Tick())

@@ -1,0 +1,1 @@
+"""Tuning: trials of settings, chosen on dev."""
