@@ -18,7 +18,7 @@ from ctrbench.eval.metrics.auc import Auc
 from ctrbench.plugins.base import Method
 from ctrbench.plugins.ranges import Choices, SearchRange
 from ctrbench.plugins.registry import Selected, select
-from ctrbench.plugins.search_space import search_space
+from ctrbench.plugins.search_space import active_settings, search_space
 from ctrbench.runs.grid import Run, to_choice
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
@@ -105,11 +105,12 @@ class Search:
         return replace(self.default, key=key, requested=(method.label, self.default.labels[1]))
 
     def _method(self, settings: Settings) -> Selected[Method]:
-        fields = type(select("methods", self.selector).value).model_fields
+        method = type(select("methods", self.selector).value)
+        drawn = {name: value for name, value in settings.items() if name != INDICATOR}
         changed = {
             name: value
-            for name, value in settings.items()
-            if name != INDICATOR and value != fields[name].default
+            for name, value in active_settings(method, drawn).items()
+            if value != method.model_fields[name].default
         }
         return select("methods", with_settings(self.selector, changed))
 
