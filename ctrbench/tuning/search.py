@@ -130,9 +130,11 @@ def make_searches(
 
     Unsupported runs are left out. Settings that a selector gives are not tuned.
     """
-    given = {select("methods", selector).label: selector for selector in selectors}
+    selector_of = {select("methods", selector).label: selector for selector in selectors}
     return [
-        _make_search(run, given[run.labels[0]], num_trials, features) for run in runs if not run.unsupported
+        _make_search(run, selector_of[run.labels[0]], num_trials, features)
+        for run in runs
+        if not run.unsupported
     ]
 
 
