@@ -34,6 +34,8 @@ Floats = npt.NDArray[np.float64]
 Table = Mapping[int, RowSample]
 """Rows by number; row 0 is the one that the others are compared with."""
 SIZES = (2, 5, 10, 27, 50)
+CHEAP = 10
+"""Simulated tables with at most this many rows are cheap: there are five times as many of them."""
 DRAWS = 4_000
 """Draws per family; reports use more."""
 
@@ -294,7 +296,10 @@ def main() -> None:
             source = f"Simulation with the deviations of {len(samples)} rows on {options.dataset}."
             components = components_of([sample.select(common_seeds(samples)) for sample in samples], source)
         source, sizes = components.source, options.sizes
-        tables = {size: simulated_tables(components, size, options.tables) for size in sizes}
+        tables = {
+            size: simulated_tables(components, size, options.tables * (5 if size <= CHEAP else 1))
+            for size in sizes
+        }
     block = markdown([measure(size, tables[size]) for size in sizes], source)
     name = "repeats" if options.repeats else "calibration"
     write_text(options.out, replace_block(options.out.read_text(encoding="utf-8"), block, name))

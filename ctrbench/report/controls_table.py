@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ctrbench.eval.metrics.auc import Auc
 from ctrbench.eval.protocol import MIN_SEEDS
@@ -21,6 +22,8 @@ COLUMNS = (
     "verdict on cost",
     "seeds",
 )
+PARTS = (("AUC ↑", "gain over plain", "seeds"), COLUMNS[2:4], COLUMNS[4:7])
+"""Columns of the parts for narrow formats."""
 NOTES = (
     "Gains in AUC, paired by seed; in brackets, the interval over seeds and test users, simultaneous over the methods "
     f"of the backbone (95 %), from {MIN_SEEDS} seeds on. Controls are not among the methods of the other tables.",
@@ -46,6 +49,16 @@ def controls_table(summary: Summary) -> Table | None:
         lines=tuple(_lines(gains)),
         notes=NOTES,
         definitions=DEFINITIONS,
+    )
+
+
+def controls_by_kind(table: Table) -> tuple[Table, ...]:
+    """Split the table of controls: gains over plain, over shuffled domains, and over plain at equal cost."""
+    over_plain, domains, cost = (table.select(columns) for columns in PARTS)
+    return (
+        replace(over_plain, definitions=()),
+        replace(domains, notes=(), definitions=()),
+        replace(cost, notes=()),
     )
 
 

@@ -20,6 +20,7 @@ from ctrbench.eval.oracle import CEILING_METRIC
 from ctrbench.eval.stored import BinMetrics
 from ctrbench.report.bin_scores import BinScore
 from ctrbench.report.comparison import Comparison
+from ctrbench.report.controls_table import controls_by_kind
 from ctrbench.report.difference_table import differences_by_metric
 from ctrbench.report.estimate import Estimate
 from ctrbench.report.footnotes import (
@@ -78,7 +79,11 @@ def overall_table(summary: Summary) -> Table:
 
 def narrow_tables(table: Table) -> tuple[Table, ...]:
     """Return the tables for formats with few columns: those with many columns in parts, any other table as it is."""
-    splits = {"overall": quality_and_cost, "differences": differences_by_metric}
+    splits: dict[str, Callable[[Table], tuple[Table, ...]]] = {
+        "overall": quality_and_cost,
+        "differences": differences_by_metric,
+        "controls": controls_by_kind,
+    }
     return splits[table.name](table) if table.name in splits else (table,)
 
 

@@ -18,6 +18,7 @@ from ctrbench.report.control_gains import ControlGains, control_gains
 from ctrbench.report.controls_table import controls_table
 from ctrbench.report.csv_files import controls_csv
 from ctrbench.report.summary import Summary, summarize
+from ctrbench.report.tables import narrow_tables
 from ctrbench.report.write import report
 from ctrbench.runs.record import EQUAL_COST, SHUFFLED_DOMAINS, RunRecord
 from ctrbench.runs.store import RunStore
@@ -140,6 +141,14 @@ def test_the_table_shows_means_and_verdicts(summary: Summary) -> None:
         ),
         ("no_domain", ["0.6900", "−0.0100", "–", "–", "–", "–", "–", "3"]),
     ]
+
+
+def test_narrow_formats_split_the_table_by_kind_of_control(summary: Summary) -> None:
+    table = controls_table(summary)
+    parts = narrow_tables(table)
+    assert {name for part in parts for name in part.columns} == set(table.columns)
+    assert [len(part.columns) for part in parts] == [3, 2, 3]
+    assert [bool(part.footnotes) for part in parts] == [True, False, True]
 
 
 def test_gains_over_controls_have_intervals_over_seeds_and_users(
