@@ -35,10 +35,10 @@ gradient, so rates move no embedding.
 Not implemented: PAML's search for reference users and its memory.
 
 Limits: the authors of MAML and PAML would object that tasks here are few, large and all seen in training, where
-adaptation has little to add to shared weights, that the inner loop leaves the embeddings alone, and that first-order
+adaptation adds little to shared weights, that the inner loop leaves the embeddings alone, and that first-order
 gradients are an approximation. Tasks are domains because AdaSparse compares so; `second_order`, `paml_lr` and `anil`
-are settings; `unadapted` shows the share of adaptation in every table. On
-MovieLens-1M the dev AUC is 0.7416, plain's 0.7436 (DNN, seed 1, two epochs; docs/decisions.md).
+are settings, and the scores `unadapted` of each run show how much adaptation adds. On MovieLens-1M the dev AUC is
+0.7416, plain's 0.7436 (DNN, seed 1, two epochs; docs/decisions.md).
 """
 
 from __future__ import annotations
