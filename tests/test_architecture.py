@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runs.schema": (*GROUND, "data.prepared", "nn.schema", "runs.record", "synthetic.click_log"),
     "runs.record": (*GROUND, "eval.stored"),
     "runs.record_rules": ("eval.metrics", "runs.record"),
+    "runs.trials": ("eval.metrics.auc", "runs.record"),
     "runs.store": (*GROUND, "data.home", "plugins.inspection", "runs.record", "runs.record_rules"),
     "speed": (
         *GROUND,
@@ -97,8 +98,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "train",
         "ctrbench",
     ),
-    "report": (*GROUND, "runs.record", "runs.store", "eval", "plugins.groups", "report"),
-    "tuning": (*GROUND, "eval.metrics.auc", "plugins", "runs", "tuning"),
+    "report": (*GROUND, "runs.record", "runs.store", "runs.trials", "eval", "plugins.groups", "report"),
+    "tuning": (*GROUND, "plugins", "runs", "tuning"),
     "studies": (*GROUND, "data", "eval", "plugins", "runs", "report", "studies", "train.config"),
     "studies.study": GROUND,
     "contract": (*GROUND, "contract", "nn", "plugins", "data.batches", "train"),

@@ -57,8 +57,10 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     titles = [shown.title for shown in _shown_metrics()]
     for heading in ("method", "backbone", "seed", *titles, "epochs", "steps", "s"):
-        justify = "left" if heading in ("method", "backbone") else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        if heading in ("method", "backbone"):
+            table.add_column(heading, overflow="fold", min_width=9)
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     recorded = [(run, record) for run, record in runs if record is not None]
     for run, record in recorded:
         if record.result is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -20,6 +20,7 @@ from ctrbench.report.indicators import PLAIN, ignoring_indicator, main_indicator
 from ctrbench.report.labels import canonical_text, differing, labels, show_value
 from ctrbench.runs.record import Choice, Parameters, Result, RunKey, RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.runs.trials import best_of, by_search, is_run_of, search_of
 from ctrbench.storage.files import find_files
 
 SYNTHETIC_NOTICE = (
@@ -126,6 +127,8 @@ class Comparison:
     rows: tuple[Row, ...]
     controls: tuple[Row, ...] = ()
     """Rows of controls, which are not among `rows`: they do not rank and no row is compared with them as the best."""
+    searches: Mapping[str, Sequence[RunRecord]] = field(default_factory=dict)
+    """Trials of tuning of the dataset, by search."""
     difference: str = ""
     """Conditions that differ between this comparison and others of the same dataset; empty for the only one."""
 
@@ -231,21 +234,29 @@ def collect(
             value=domain_set,
             remedy=did_you_mean(str(domain_set), domain_sets),
         )
-    comparisons = compare(selected if complete is None else map(complete, selected))
+    completed = selected if complete is None else map(complete, selected)
+    comparisons = compare(completed, store.trials(dataset))
     if not comparisons:
         remedy = "run the methods themselves with the same settings, without --controls or with it"
         raise StoreError("a report must have records that are no controls", value=dataset, remedy=remedy)
     return comparisons
 
 
-def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
+def compare(records: Iterable[RunRecord], trials: Iterable[RunRecord] = ()) -> tuple[Comparison, ...]:
     """Group records into comparisons, in an order that does not depend on that of the records.
 
-    Controls without any other record of the same conditions are left out.
+    Runs with the settings of the best of the `trials` form rows that are labeled as tuned. Controls without any other
+    record of the same conditions are left out.
     """
     ordered = sorted(records, key=lambda record: (record.key.seed, record.digest))
     own = [record for record in ordered if record.key.control is None]
-    backbones, methods = _labels([record.key for record in own], [record.key for record in ordered])
+    searches = by_search(trials)
+    tuned = tuned_choices([record.key for record in own], searches)
+    backbones, methods = _labels(
+        [record.key for record in own if record.key.method.digest not in tuned],
+        [record.key for record in ordered],
+    )
+    methods |= {digest: f"{name}, tuned" for digest, name in tuned.items()}
     groups: dict[str, list[RunRecord]] = defaultdict(list)
     for record in own:
         groups[canonical_text(conditions(record.key))].append(record)
@@ -259,10 +270,25 @@ def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
             rows=_group_rows(groups[name], backbones, methods),
             controls=_group_rows(controls[name], backbones, methods, indicator=main_indicator(groups[name])),
             difference=difference,
+            searches=searches,
         )
         for name, difference in zip(groups, differences, strict=True)
     ]
     return tuple(sorted(comparisons, key=_comparison_order))
+
+
+def tuned_choices(keys: Sequence[RunKey], searches: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+    """Return the names of methods that stand for the best trial of a search, by digest of the choice.
+
+    Choices are left out where no other choice of the method is compared with them, such as where the default is best.
+    """
+    tuned = {
+        key.method.digest: key.method.name
+        for key in keys
+        if (best := best_of(searches.get(search_of(key), ()))) is not None and is_run_of(best, key)
+    }
+    others = {key.method.name for key in keys if key.method.digest not in tuned}
+    return {digest: name for digest, name in tuned.items() if name in others}
 
 
 def conditions(key: RunKey) -> dict[str, object]:

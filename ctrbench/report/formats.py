@@ -148,6 +148,10 @@ def terminal_tables(tables: Iterable[Table]) -> list[RichTable]:
     return [_to_rich(narrow) for table in tables for narrow in narrow_tables(table)]
 
 
+MAX_LABEL = 36
+"""Largest width of labels on a terminal; longer ones are folded."""
+
+
 def _to_rich(table: Table) -> RichTable:
     remarks = () if table.name == "cost" else table.remarks
     notes = "\n".join((*remarks, *table.notes)).replace("Bold:", "Bold and •:")
@@ -160,7 +164,7 @@ def _to_rich(table: Table) -> RichTable:
         pad_edge=False,
         header_style="dim",
     )
-    rich_table.add_column("", no_wrap=True)
+    rich_table.add_column("", overflow="fold", max_width=MAX_LABEL)
     for column in table.columns:
         rich_table.add_column(Text(one_line(column)), justify="right")
     for line in table.lines:

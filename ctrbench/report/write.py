@@ -30,6 +30,7 @@ from ctrbench.report.published_figures import published_figures_table
 from ctrbench.report.summary import Summary, summarize
 from ctrbench.report.table import Table
 from ctrbench.report.tables import bins_table, narrow_tables, overall_table
+from ctrbench.report.tuned_table import tuned_table
 from ctrbench.runs.store import RunStore
 from ctrbench.storage.files import write_files
 
@@ -110,6 +111,7 @@ def _report_tables(summary: Summary) -> tuple[Table, ...]:
         overall_table(summary),
         difference_table(summary),
         controls_table(summary),
+        tuned_table(summary),
         oracle_table(summary),
         published_figures_table(summary),
     )

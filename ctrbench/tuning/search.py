@@ -14,7 +14,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from ctrbench.errors import SettingError
-from ctrbench.eval.metrics.auc import Auc
 from ctrbench.plugins.base import Method
 from ctrbench.plugins.ranges import Choices, SearchRange
 from ctrbench.plugins.registry import Selected, select
@@ -22,6 +21,7 @@ from ctrbench.plugins.search_space import active_settings, search_space
 from ctrbench.runs.grid import Run, to_choice
 from ctrbench.runs.record import RunRecord
 from ctrbench.runs.store import RunStore
+from ctrbench.runs.trials import best_of, score
 from ctrbench.tuning.proposals import NUM_RANDOM, Proposals, Settings
 
 INDICATOR = "indicator"
@@ -172,17 +172,6 @@ def _existing(store: RunStore, trial: Run) -> RunRecord:
     record = store.find(trial.key)
     assert record is not None, "the engine writes a record per run"
     return record
-
-
-def score(record: RunRecord) -> float | None:
-    """Return the score of a trial, its dev AUC; None if it failed."""
-    return None if record.result is None else record.result.dev.get(Auc.name)
-
-
-def best_of(records: Sequence[RunRecord]) -> RunRecord | None:
-    """Return the trial with the highest score, the first one in a tie; None without a score."""
-    scored = [(value, record) for record in records if (value := score(record)) is not None]
-    return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 def with_settings(selector: str, settings: Settings) -> str:

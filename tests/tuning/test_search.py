@@ -12,7 +12,8 @@ from ctrbench.runs.experiment import Experiment, Grid
 from ctrbench.runs.grid import Run, make_config, make_grid
 from ctrbench.runs.outcome import failed_record
 from ctrbench.runs.store import RunStore
-from ctrbench.tuning.search import Search, make_searches, replay, score
+from ctrbench.runs.trials import score
+from ctrbench.tuning.search import Search, make_searches, replay
 from ctrbench.tuning.tuned import with_tuned_settings
 
 CONFIG = make_config(epochs=1, evaluations=1, batch_size=4000, embedding_size=2)
