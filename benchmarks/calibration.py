@@ -34,8 +34,6 @@ Floats = npt.NDArray[np.float64]
 Table = Mapping[int, RowSample]
 """Rows by number; row 0 is the one that the others are compared with."""
 SIZES = (2, 5, 10, 27, 50)
-CHEAP = 10
-"""Simulated tables with at most this many rows are cheap: there are five times as many of them."""
 DRAWS = 4_000
 """Draws per family; reports use more."""
 
@@ -278,7 +276,7 @@ def main() -> None:
     parser.add_argument("--results")
     parser.add_argument("--dataset", default="movielens-1m")
     parser.add_argument("--repeats", metavar="METHOD", help="deal the runs of this method into tables")
-    parser.add_argument("--tables", type=int, default=200)
+    parser.add_argument("--tables", type=int, default=200, help="of the largest size; smaller ones have more")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--out", type=Path, default=Path("docs/protocol.md"))
     options = parser.parse_args()
@@ -296,8 +294,9 @@ def main() -> None:
             source = f"Simulation with the deviations of {len(samples)} rows on {options.dataset}."
             components = components_of([sample.select(common_seeds(samples)) for sample in samples], source)
         source, sizes = components.source, options.sizes
+        # Small tables are cheap.
         tables = {
-            size: simulated_tables(components, size, options.tables * (5 if size <= CHEAP else 1))
+            size: simulated_tables(components, size, options.tables * max(SIZES[-1] // size, 1))
             for size in sizes
         }
     block = markdown([measure(size, tables[size]) for size in sizes], source)

@@ -46,7 +46,7 @@ class PackedNumbers(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scale: float = Field(ge=0, allow_inf_nan=False)
+    scale: float = Field(ge=0, le=1e6)
     integers: str
     """Base64 of little-endian integers from -32767 to 32767."""
 

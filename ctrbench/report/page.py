@@ -1,6 +1,7 @@
 """The report as one HTML page without scripts, fonts or external requests.
 
-Tables and charts are those of the other files. The page adds sentences about the best rows, generated from the numbers.
+Tables and charts are those of the other files. The page adds sentences about the best means and the verdicts, generated
+from the numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Section:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Sentences about the best row, per backbone and metric."""
+        """Sentences about the best mean and the verdicts, per backbone and metric."""
         return tuple(
             finding
             for backbone in self.summary.comparison.backbones

@@ -81,7 +81,13 @@ def test_undefined_metrics_are_left_out(frame: pl.DataFrame) -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [{"scale": 1.0, "integers": "AAA"}, {"scale": 1.0, "integers": "AA=="}, {"scale": -1.0, "integers": ""}],
+    [
+        {"scale": 1.0, "integers": "AAA"},
+        {"scale": 1.0, "integers": "AA=="},
+        {"scale": -1.0, "integers": ""},
+        {"scale": 1e300, "integers": ""},
+        {"scale": float("nan"), "integers": ""},
+    ],
 )
 def test_damaged_numbers_are_refused(numbers: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
