@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
@@ -74,10 +74,10 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def raised_signals() -> Iterator[None]:
-    """Raise `Interrupted` on Ctrl-C and SIGTERM; ignored signals stay ignored. For the main thread only."""
-    earlier = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number in SIGNALS if earlier[number] is not signal.SIG_IGN]
+def raised_signals(numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+    """Raise `Interrupted` on signals (default: Ctrl-C and SIGTERM); ignored ones stay ignored. Main thread only."""
+    earlier = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number in numbers if earlier[number] is not signal.SIG_IGN]
     for number in handled:
         signal.signal(number, _raise_interrupted)
     try:

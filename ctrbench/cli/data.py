@@ -30,7 +30,6 @@ def prepare(
     from ctrbench.data.card import load_card
     from ctrbench.data.export import check_export_folder
     from ctrbench.data.generated.options import GenerationOptions
-    from ctrbench.data.home import home_folder
     from ctrbench.data.prepare import estimate
     from ctrbench.data.prepare import prepare as prepare_data
     from ctrbench.data.selection import domain_features
@@ -53,7 +52,6 @@ def prepare(
     if dry_run:
         show_data.show_forecast(estimate(card, domains=features, generation=generation))
         return
-    check_folder(home_folder() / "datasets", "CTRBENCH_HOME")
     with progress.resumable(), progress.phases() as phases:
         prepared = prepare_data(
             card,

@@ -50,6 +50,7 @@ def run(
     checkpoint_seconds: options.CheckpointSeconds = 60.0,
 ) -> None:
     """Train methods on backbones, resuming interrupted runs."""
+    from ctrbench.data.selection import has_domains
     from ctrbench.runs.engines.engine import check_engine
     from ctrbench.runs.experiment import plan_runs
     from ctrbench.runs.grid import make_config
@@ -57,11 +58,12 @@ def run(
 
     store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
-        check_store(store, dataset)
         check_engine(
             engine, config=make_config(device=device), address=address, jobs=jobs, workers=workers,
             gpus_per_run=gpus_per_run,
         )  # fmt: skip
+        # A new domain set is written before the runs are known, and none of them can have a record.
+        check_store(store, dataset, is_needed=not has_domains(dataset, domains))
     experiment = plan_runs(
         store,
         dataset=dataset,
@@ -85,7 +87,13 @@ def run(
         from ctrbench.tuning.tuned import with_tuned_settings
 
         experiment = with_tuned_settings(experiment)
-    experiment, memory = _with_costs(experiment, controls=controls)
+    experiment, memory = _with_costs(
+        experiment,
+        controls=controls,
+        workers=workers,
+        is_executed=not dry_run,
+        limits_memory=not dry_run and engine == "local" and device == "cpu",
+    )
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
         return
@@ -127,11 +135,16 @@ def study(
     store, dataset = open_store(results), latest_dataset() if dataset is None else dataset
     if not dry_run:
         check_folder(out, "--out")
-        check_store(store, dataset)
         check_engine(engine, config=study_config(chosen), address=address, jobs=jobs)
+        check_store(store, dataset, is_needed=False)
     parts = plan_study(chosen, open_prepared(dataset), seeds=seeds)
     experiment = make_experiment(chosen, parts, store)
-    experiment, memory = _with_costs(experiment, controls=chosen.controls)
+    experiment, memory = _with_costs(
+        experiment,
+        controls=chosen.controls,
+        is_executed=not dry_run,
+        limits_memory=not dry_run and engine == "local",
+    )
     if dry_run:
         show_runs.show_dry_run(experiment.runs, experiment.missing)
         return
@@ -159,28 +172,48 @@ def latest_dataset() -> str:
     return name
 
 
-def check_store(store: RunStore, dataset: str) -> None:
-    """Raise an error unless the dataset is prepared, and its records and all other files of runs can be written."""
-    from ctrbench.data.prepared import open_prepared
+def _check_missing(experiment: Experiment) -> None:
+    """Raise an error if runs are missing whose files cannot be written; without any, nothing is written."""
+    if experiment.missing:
+        check_store(experiment.store, experiment.dataset, is_needed=True)
+
+
+def check_store(store: RunStore, dataset: str, *, is_needed: bool = True) -> None:
+    """Raise an error unless the records of the dataset and all other files of runs can be written.
+
+    Where that may not be needed, since the folder may hold the records of all runs, it must exist at least.
+    """
+    from ctrbench.storage.files import is_folder
     from ctrbench.storage.outputs import check_folder
 
-    open_prepared(dataset)
-    check_folder(store.results / dataset, "--results")
-    check_folder(store.home / "runs", "CTRBENCH_HOME")
+    folder = store.results / dataset
+    if is_needed or not is_folder(folder):
+        check_folder(folder, "--results")
+    if is_needed:
+        check_folder(store.home / "runs", "CTRBENCH_HOME")
 
 
-def _with_costs(experiment: Experiment, *, controls: bool) -> tuple[Experiment, int]:
+def _with_costs(
+    experiment: Experiment, *, controls: bool, workers: int = 1, is_executed: bool, limits_memory: bool
+) -> tuple[Experiment, int]:
     """Add controls if wanted, and show the cost of the missing runs.
 
-    Returns the experiment and the memory of the largest missing run, in bytes.
+    Returns the experiment and the memory of the largest missing run, in bytes. Raises an error for runs to execute
+    whose files cannot be written, for runs that methods refuse and, with `limits_memory`, for those that the machine
+    cannot hold.
     """
     from ctrbench.controls.runs import with_controls, with_costs
     from ctrbench.cost.forecast import forecasts
+    from ctrbench.runs.engines.capacity import total_memory
 
     experiment = with_controls(experiment) if controls else experiment
-    costs = list(forecasts(experiment))
+    if is_executed:
+        _check_missing(experiment)
+    costs = list(forecasts(experiment, workers=workers))
     for expected in costs:
         expected.raise_refusal()
+        if limits_memory:
+            expected.check_memory(total_memory(), workers=workers)
     for expected in costs:
         show_runs.show_forecast(expected)
     pairs = [pair for expected in costs for pair in expected.pairs]

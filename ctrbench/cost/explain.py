@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from ctrbench.cost.model import NO_LENGTHS, SEED, Lengths
+from ctrbench.cost.model import NO_LENGTHS, SEED, Lengths, build_unfilled
 from ctrbench.cost.parameters import Cost
 from ctrbench.cost.tree import PlanCost, plan_cost, total_cost
 from ctrbench.errors import ContractError, SettingError
@@ -23,6 +23,7 @@ from ctrbench.plugins.registry import Selected, select
 from ctrbench.runs.grid import Run, make_grid
 from ctrbench.runs.schema import field_shapes, make_schema, synthetic_schema
 from ctrbench.synthetic.click_log import field_sizes, synthetic_ids
+from ctrbench.train.distributed import unsupported
 
 if TYPE_CHECKING:
     from ctrbench.data.prepared import Prepared
@@ -171,8 +172,11 @@ class PairCost:
         return self.cost.row / self.plain.row if self.cost and self.plain and self.plain.row else None
 
 
-def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
-    """Yield the cost of each method × backbone of the runs; an error of a plug-in becomes the pair's reason."""
+def pair_costs(prepared: Prepared, runs: Iterable[Run], *, workers: int = 1) -> Iterator[PairCost]:
+    """Yield the cost of each method × backbone of the runs; an error of a plug-in becomes the pair's reason.
+
+    A method that cannot be trained by that many workers per run is a refusal.
+    """
     first = {run.group: run for run in runs}
     plain: dict[str, Cost] = {}
     lengths, _ = sequence_lengths(prepared)
@@ -182,14 +186,22 @@ def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
             method=run.labels[0], backbone=run.labels[1], reason=run.unsupported or "", group=group
         )
         if method.as_estimator() is not None:
-            pair = replace(pair, reason=pair.reason or "no network; its size is known once it is fitted")
+            pair = replace(
+                pair,
+                reason=pair.reason or "no network; its size is known once it is fitted",
+                refusal=_workers_refusal(pair, "an estimator is fitted by one process")
+                if workers > 1
+                else None,
+            )
         if pair.reason:
             yield pair
             continue
         try:
             if run.key.backbone.digest not in plain:
                 plain[run.key.backbone.digest] = total_cost(backbone.full_plan(), schema, lengths=lengths)
-            cost = total_cost(method.apply(backbone.full_plan()), schema, lengths=lengths)
+            plan = method.apply(backbone.full_plan())
+            cost = total_cost(plan, schema, lengths=lengths)
+            refused = unsupported(build_unfilled(plan, schema), method.learner()) if workers > 1 else None
         except SettingError as refusal:
             yield replace(pair, reason=str(refusal), refusal=refusal)
         except BaseException as problem:  # the run will fail with it, and its record will hold it
@@ -198,7 +210,17 @@ def pair_costs(prepared: Prepared, runs: Iterable[Run]) -> Iterator[PairCost]:
             yield replace(pair, reason=describe_failure(problem))
         else:
             indicator = _index_label(method, cost, run.key.indicator, schema)
-            yield replace(pair, cost=cost, plain=plain[run.key.backbone.digest], indicator=indicator)
+            refusal = None if refused is None else _workers_refusal(pair, refused)
+            plain_cost = plain[run.key.backbone.digest]
+            yield replace(pair, cost=cost, plain=plain_cost, indicator=indicator, refusal=refusal)
+
+
+def _workers_refusal(pair: PairCost, reason: str) -> SettingError:
+    return SettingError(
+        "this method cannot be trained by several workers",
+        value=f"{pair.method} × {pair.backbone} ({reason})",
+        remedy="leave out --workers, or the method",
+    )
 
 
 def sequence_lengths(prepared: Prepared) -> tuple[dict[str, int], str]:

@@ -6,7 +6,6 @@ memory, however many ids and domains there are. Costs depend on the domains of t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ctrbench.cost.huge import SkippedHuge, shared_zeros
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.plan import Plan
@@ -33,7 +33,7 @@ NO_LENGTHS: Lengths = MappingProxyType({})
 
 def build_unfilled(plan: Plan, schema: Schema) -> CTRModel:
     """Build the model of a plan without initializing its large tensors; raises the errors of building."""
-    with _unfilled_mode():
+    with _unfilled_mode(), SkippedHuge():
         # Costs do not depend on which ids are rare.
         plan = replace(plan, common=replace(plan.common, min_count=1))
         return CTRModel(plan, schema, seed=SEED).eval()
@@ -41,10 +41,6 @@ def build_unfilled(plan: Plan, schema: Schema) -> CTRModel:
 
 class _Unfilled(TorchFunctionMode):
     """Gives all large tensors the same memory and skips their initialization."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.memory = torch.zeros(0)
 
     def __torch_function__(
         self,
@@ -57,7 +53,7 @@ class _Unfilled(TorchFunctionMode):
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].numel() >= LARGE:
             return args[0]
         if func is torch.Tensor.clone and args[0].numel() >= LARGE:
-            return self._zeros_in_shared_memory(args[0].shape, args[0].dtype)
+            return shared_zeros(args[0].shape, args[0].dtype)
         if func is torch.cat and sum(part.numel() for part in args[0]) >= LARGE:
             return self._fake_concatenate(*args, **kwargs)
         return func(*args, **kwargs)
@@ -65,15 +61,7 @@ class _Unfilled(TorchFunctionMode):
     def _fake_concatenate(self, parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
         shape = list(parts[0].shape)
         shape[dim] = sum(part.shape[dim] for part in parts)
-        return self._zeros_in_shared_memory(shape, parts[0].dtype)
-
-    def _zeros_in_shared_memory(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        if dtype != self.memory.dtype:
-            return torch.zeros(shape, dtype=dtype)
-        if len(self.memory) < math.prod(shape):
-            # Unlike torch's, numpy's zeros take no memory until they are written to.
-            self.memory = torch.from_numpy(np.zeros(math.prod(shape), dtype=np.float32))
-        return self.memory[: math.prod(shape)].view(shape)
+        return shared_zeros(shape, parts[0].dtype)
 
 
 @cache

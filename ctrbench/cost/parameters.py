@@ -29,6 +29,11 @@ class Cost:
     once: int = 0
     """Multiply-adds per batch of one domain, in addition to those of its rows."""
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of all parameters."""
+        return self.embedding + self.shared + self.per_domain
+
     def __add__(self, other: Cost) -> Cost:
         return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 

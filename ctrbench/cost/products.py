@@ -18,8 +18,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
+from ctrbench.cost.huge import HUGE, without_huge_tensors
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
+from ctrbench.nn.tables import RowTable
 
 Shape = tuple[int, ...]
 
@@ -82,19 +84,30 @@ def trace(model: CTRModel, batch: Batch, modules: Iterable[nn.Module] | None = N
     result = Trace(rows=len(batch), macs=Counter(), widths={})
     with (
         torch.no_grad(),
-        _ProductCounter() as counter,
+        _ProductCounter(skips_huge=_has_huge_products(model)) as counter,
         _trace_modules(modules or model.modules(), counter, result),
     ):
         model(batch)
     return result
 
 
+def _has_huge_products(model: CTRModel) -> bool:
+    """Return whether a product reads a huge tensor; of tables, which may have many rows, a batch reads few.
+
+    In all other models every operation is executed, since computing shapes first needs torch's compiler.
+    """
+    tables = {module.weight for module in model.modules() if isinstance(module, RowTable)}
+    return any(weight.numel() >= HUGE for weight in model.parameters() if weight not in tables) or any(
+        weight[:1].numel() >= HUGE for weight in tables
+    )
+
+
 class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts multiply-adds like torch's `FlopCounterMode`, which takes a second to start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, skips_huge: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.macs = 0
+        self.macs, self.skips_huge = 0, skips_huge
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -109,7 +122,7 @@ class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401  # any result of an operation
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
+        output = without_huge_tensors(func, args, kwargs) if self.skips_huge else func(*args, **kwargs)
         flops = _FLOPS.get(func.overloadpacket)
         if flops is not None:
             self.macs += flops(*args, **kwargs, out_val=output) // 2

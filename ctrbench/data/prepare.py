@@ -34,6 +34,7 @@ from ctrbench.names import Column
 from ctrbench.readers.base import READERS, RawData, Reader, ReadRequest
 from ctrbench.readers.text_files import check_file_names, missing_file_error, path_exists
 from ctrbench.storage.files import Location, is_disk_full, lock, remove_leftovers, scratch_parent, sha256_of
+from ctrbench.storage.outputs import check_folder
 from ctrbench.storage.scratch import scratch_folder
 
 
@@ -123,6 +124,7 @@ def _prepare_from_files(
     with _disk_errors(home):
         existing = None if force else _find_prepared(card, home, sources)
         if existing is None:
+            check_folder(home / "datasets", "CTRBENCH_HOME")
             with lock(dataset_folder(card.name, home), lambda: progress(WAITING, 0.0)) as is_locked:
                 # Another process may have prepared it meanwhile.
                 existing = None if force else _find_prepared(card, home, sources)

@@ -24,6 +24,7 @@ from ctrbench.data.shards import vocabulary_file, write_domain_table
 from ctrbench.errors import DataError, SettingError, did_you_mean
 from ctrbench.names import Column, Split
 from ctrbench.storage.files import Fault, Location, find_faults, local_copy, sha256_of
+from ctrbench.storage.outputs import check_folder
 from ctrbench.synthetic.production.spec import DATA_VERSION
 
 READERS = 2
@@ -115,6 +116,7 @@ class Prepared:
         for name, info in self.manifest.domain_sets.items():
             if info.features == features:
                 return self, name
+        check_folder(self.root, "CTRBENCH_HOME")
         name = ",".join(features)
         info = self.write_domain_set(name, features, verify=True)
         add_domain_set(self.root, self.manifest, name, info)

@@ -60,6 +60,13 @@ def choose_domains(prepared: Prepared, domains: str | None) -> tuple[Prepared, s
     return prepared.ensure_domains(domain_features(prepared.manifest.card, domains))
 
 
+def has_domains(name: str, domains: str | None) -> bool:
+    """Return whether a prepared dataset has the domain set that `domains` selects, so that none has to be made."""
+    manifest = open_prepared(name).manifest
+    features = domain_features(manifest.card, domains)
+    return not features or any(info.features == features for info in manifest.domain_sets.values())
+
+
 def domain_features(card: DatasetCard, domains: str | None) -> tuple[str, ...]:
     """Return the features of a domain set that is given as a list (`a,b,c`); none for a named set.
 

@@ -15,6 +15,7 @@ from ctrbench.runs.engines.protocol import Engine, Watcher
 from ctrbench.runs.grid import (
     Run,
     check_choices,
+    check_pairs,
     find_preset,
     make_config,
     make_grid,
@@ -63,7 +64,9 @@ class Experiment:
 
     def execute(self, engine: Engine, watcher: Watcher) -> list[RunRecord]:
         """Execute the missing runs; return their records in the order of completion."""
-        self.store.create()
+        if self.missing:
+            self.store.create()
+        self.store.remove_leftovers()
         self.store.remove_checkpoints([run.key for run in self.runs if run not in self.missing])
         return engine.run(self.missing, self.store, watcher)
 
@@ -97,6 +100,7 @@ def plan_runs(
     config = make_config(**setup.under(**settings, window=parse_window(window, prepared)))
     # A domain set is added to the dataset, so all else is checked before.
     check_choices(prepared.manifest.card, methods=method_list, backbones=backbone_list, indicator=indicator)
+    check_pairs(method_list, backbone_list)
     prepared, domain_set = choose_domains(prepared, domains)
     runs = make_grid(
         prepared,

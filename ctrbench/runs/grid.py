@@ -183,6 +183,20 @@ def check_choices(
         card.check_domain_features((indicator,))
 
 
+def check_pairs(methods: Sequence[str], backbones: Sequence[str]) -> None:
+    """Raise `SettingError` if no method supports any of the backbones, so that there is nothing to run."""
+    chosen = [select("methods", selector) for selector in methods]
+    bases = [select("backbones", selector) for selector in backbones]
+    reasons = {(method.label, base.label): _unsupported(method, base) for base in bases for method in chosen}
+    if all(reasons.values()):
+        (method_label, base_label), reason = next(iter(reasons.items()))
+        raise SettingError(
+            "a method must support one of the backbones, or there is nothing to run",
+            value=f"{method_label} × {base_label}: {reason}",
+            remedy="choose another --backbone; ctrbench check lists those that a method supports",
+        )
+
+
 def make_grid(
     prepared: Prepared,
     *,

@@ -15,7 +15,7 @@ import glob
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,18 +152,22 @@ class RunStore:
         return [run for run, record in pairs if record is None or record.status != "finished"]
 
     def remove_checkpoints(self, finished: Iterable[RunKey]) -> None:
-        """Remove checkpoints of finished runs; a process that is killed after it wrote a record leaves one."""
+        """Remove checkpoints of finished runs; a process that is killed after it wrote a record leaves one.
+
+        One that cannot be removed stays: it is not read, and there may be nothing else to do in the home folder.
+        """
         checkpoints = set(find_files(self.home / "runs", "*/checkpoint.pt"))
         for key in finished:
             if self.checkpoint_file(key) in checkpoints:
-                remove_file(self.checkpoint_file(key))
+                with suppress(OSError):
+                    remove_file(self.checkpoint_file(key))
 
     def create(self) -> None:
-        """Create the folder of the records and remove temporary files of processes that were killed.
-
-        Raises an error before any run starts if the folder cannot be written.
-        """
+        """Create the folder of the records; raises an error before any run starts if it cannot be written."""
         create_folder(self.results)
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of processes that were killed."""
         remove_leftovers(self.results)
         remove_leftovers(self.home / "runs")
 

@@ -34,6 +34,7 @@ __all__ = [
     "free_bytes",
     "is_disk_full",
     "is_file",
+    "is_folder",
     "link",
     "local_copy",
     "lock",
@@ -201,6 +202,14 @@ def find_files(folder: AnyLocation, pattern: str) -> list[AnyLocation]:
 def is_file(file: Location) -> bool:
     """Return whether the file exists."""
     return storage_of(file).is_file(file)
+
+
+def is_folder(folder: Location) -> bool:
+    """Return whether a folder of this machine exists; False for a path that no folder can have, and for a URL."""
+    try:
+        return isinstance(folder, Path) and folder.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def remove_file(file: Location) -> None:

@@ -95,7 +95,14 @@ def make_experiment(study: Study, parts: Iterable[PlannedPart], store: RunStore)
         Grid(prepared=part.prepared, runs=part.runs, missing=tuple(_missing_runs(study, part, store)))
         for part in parts
     )
-    return Experiment(grids=grids, config=study_config(study), store=store)
+    experiment = Experiment(grids=grids, config=study_config(study), store=store)
+    reasons = [run.unsupported for run in experiment.runs]
+    if all(reasons):
+        remedy = "choose other backbones or methods in the study"
+        raise SettingError(
+            "a method of a study must support one of its backbones", value=reasons[0], remedy=remedy
+        )
+    return experiment
 
 
 def _missing_runs(study: Study, part: PlannedPart, store: RunStore) -> Iterator[Run]:

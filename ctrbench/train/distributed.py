@@ -7,8 +7,10 @@ same global batch, several workers give the results of one up to rounding; a mod
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import signal
 import socket
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, spawn
 
 from ctrbench.errors import CtrbenchError, SettingError
-from ctrbench.failures import describe_failure, is_failure
+from ctrbench.failures import describe_failure, is_failure, raised_signals, stop_code
 from ctrbench.nn.capabilities import refused_workers
 from ctrbench.nn.exchange import Workers
 from ctrbench.storage.files import replacing
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from ctrbench.nn.optim import Optimizer
 
 Result = TypeVar("Result")
+
+# A failing run is told once, by its record; torch logs that it ends the other processes.
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
 
 _RESULT, _ERROR = "result", "error"
 """Names of the files to which a process writes its result or its error."""
@@ -181,16 +186,28 @@ def _run_process(
         timeout=TIMEOUT,
     )
     try:
-        result = function(Workers(rank=rank, size=size, device=own_device), *arguments)
-        if rank == 0:
-            _write_pickle(result, folder / _RESULT)
-    except BaseException as error:
-        # The first worker to fail has the cause; the exchanges of the others fail when the group is destroyed.
-        if is_failure(error) and not (folder / _ERROR).exists():
-            _write_pickle(_to_caller_error(error), folder / _ERROR)
-        raise
+        # Python's own handler would not tell Ctrl-C from a plug-in's KeyboardInterrupt.
+        with raised_signals((signal.SIGINT,)):
+            _run_worker(Workers(rank=rank, size=size, device=own_device), function, arguments, folder)
     finally:
         distributed.destroy_process_group()
+
+
+def _run_worker(
+    workers: Workers, function: Callable[..., object], arguments: tuple[object, ...], folder: Path
+) -> None:
+    try:
+        result = function(workers, *arguments)
+        if workers.rank == 0:
+            _write_pickle(result, folder / _RESULT)
+    except BaseException as error:
+        if not is_failure(error):
+            raise SystemExit(stop_code(error)) from None
+        # The first worker to fail has the cause; the exchanges of the others fail when the group is destroyed.
+        if not (folder / _ERROR).exists():
+            _write_pickle(_to_caller_error(error), folder / _ERROR)
+        # Torch takes a process that ends with another kind of exception for one without an error.
+        raise _to_caller_error(error) from error
 
 
 def _use_loopback() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -163,6 +165,17 @@ REFUSED = {
     "long dataset": (("report", "--dataset", "x" * 300), "no records of xxx"),
     "file URL": (("run", "--results", "file://"), "a file URL must hold an absolute path"),
     "disk": (("synth", "iaac", "--rows", "1000000000", "--out", "raw"), "no space left on the disk"),
+    "tree workers": (("run", "--methods", "plain,gbdt", "--workers", "2"), "several workers: gbdt × dnn"),
+    "shared workers": (
+        ("run", "--methods", "separate[norm=bn]", "--workers", "2"),
+        "separate[norm=bn] × dnn",
+    ),
+    "no pair": (("run", "--methods", "gbdt", "--backbone", "pnn", "--domains", "age,user"), "nothing to run"),
+    "memory": (("run", "--backbone", "dnn[hidden=65536-65536-65536]"), "must fit into memory"),
+    "memory of domains": (
+        ("run", "--methods", "star", "--backbone", "dnn[hidden=60000-60000]"),
+        "into memory",
+    ),
     "study seeds": (("study", "adasparse/table2", "--seeds", "1-1000000000"), "between 1 and 1,000"),
 }
 
@@ -175,6 +188,33 @@ def test_a_refusal_writes_nothing(ready: Path, call: Call, arguments: tuple[str,
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert digests(ready) == before
+
+
+def test_a_read_only_folder_is_refused_only_if_something_must_be_written(
+    ready: Path, train: Call, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (train().returncode, call("prepare", "tiny.toml").returncode) == (0, 0)
+    before = digests(ready)
+    # The superuser may write to folders without permission.
+    obstacle = "no file can be created in it: Permission denied"
+    monkeypatch.setattr("ctrbench.storage.outputs.folder_obstacle", lambda _folder: obstacle)
+    for name in ("ctrbench.runs.store.create_folder", "ctrbench.data.prepare.lock"):
+        monkeypatch.setattr(name, refuse_to_write)
+    for done in (train(), call("prepare", "tiny.toml"), call("prepare", "tiny.toml", "--domains", "shop")):
+        assert (done.returncode, "error" in done.stderr) == (0, False)
+    for done in (
+        train("--seeds", "2"),
+        train("--domains", "age,user"),
+        call("explain", "plain", "--domains", "age,user"),
+        call("prepare", "tiny.toml", "--force"),
+    ):
+        assert done.returncode == 2
+        assert re.search("error: (--results|CTRBENCH_HOME) must be a folder", done.stderr)
+    assert digests(ready) == before
+
+
+def refuse_to_write(folder: Path, *_: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

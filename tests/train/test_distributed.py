@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 
 from ctrbench.data.batches import Batch, SplitData
-from ctrbench.errors import CtrbenchError, SettingError
+from ctrbench.errors import PLUGIN_MODULE, CtrbenchError, SettingError
 from ctrbench.nn import optim
 from ctrbench.nn.exchange import Workers
 from ctrbench.nn.kernels.adam import TensorRowAdam
@@ -387,6 +387,16 @@ def test_moments_within_models_of_single_domains_are_refused() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_all_other_methods_are_supported(case: Case) -> None:
     assert unsupported(*build(case)) is None
+
+
+def interrupt(_workers: Workers) -> None:
+    """Raise what a plug-in must not."""
+    exec(compile("raise KeyboardInterrupt", "mine.py", "exec"), {"__name__": f"{PLUGIN_MODULE}mine"})
+
+
+def test_an_interrupt_that_a_plugin_raises_is_its_failure() -> None:
+    with pytest.raises(WorkerFailed, match=r"^mine\.py, line 1, in <module>: KeyboardInterrupt$"):
+        start_local(interrupt, 1)
 
 
 def test_a_user_error_of_a_worker_reaches_the_caller() -> None:

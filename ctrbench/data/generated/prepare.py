@@ -30,6 +30,7 @@ from ctrbench.storage.files import (
     remove_file,
     write_text,
 )
+from ctrbench.storage.outputs import check_folder
 from ctrbench.synthetic.production.arrow import BYTES_PER_ROW, BYTES_PER_SLOT
 from ctrbench.synthetic.production.calibration import Constants, calibrate
 from ctrbench.synthetic.production.spec import ProductionSpec
@@ -53,13 +54,17 @@ def prepare_generated(
     `jobs` processes generate shards, one per core by default; `dispatch` sends the work elsewhere instead.
     """
     root = dataset_folder(dataset_name(spec), home or home_folder())
-    with lock(root, lambda: progress(WAITING, 0.0)) as is_locked:
-        existing = None if force else _find_existing(root, spec, is_stored=is_stored)
-        if existing is None:
-            run = dispatch or map_in_processes(jobs or os.cpu_count() or 1)
-            manifest = _generate(root, spec, run, is_stored=is_stored, force=force, progress=progress)
-            switch(root, manifest, is_locked=is_locked)
-            return Prepared(root, manifest)
+    existing = None if force else _find_existing(root, spec, is_stored=is_stored)
+    if existing is None:
+        check_folder(root.parent, "CTRBENCH_HOME")
+        with lock(root, lambda: progress(WAITING, 0.0)) as is_locked:
+            # Another process may have generated it meanwhile.
+            existing = None if force else _find_existing(root, spec, is_stored=is_stored)
+            if existing is None:
+                run = dispatch or map_in_processes(jobs or os.cpu_count() or 1)
+                manifest = _generate(root, spec, run, is_stored=is_stored, force=force, progress=progress)
+                switch(root, manifest, is_locked=is_locked)
+                return Prepared(root, manifest)
     existing.verify()
     return existing
 

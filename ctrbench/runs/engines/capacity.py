@@ -20,6 +20,8 @@ PROCESS_BYTES = 700 << 20
 """Bytes of a process before it reads rows: Python, torch, polars and their buffers."""
 PARAMETER_BYTES = 24
 """Bytes per parameter: weight, Adam's two moments, gradient, best weight so far, and step of the last update."""
+STATE_BYTES = 12
+"""Bytes per parameter without which no step can be made: weight, and Adam's two moments."""
 ACTIVATION_COPIES = 16
 """Memory of a forward and backward pass, in copies of the embedded batch."""
 LIST_LENGTH = 8
@@ -151,11 +153,41 @@ def available_memory() -> int | None:
     return min(known_bytes, default=None)
 
 
+def total_memory(
+    machine: Path = Path("/proc/meminfo"), container: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Return the bytes of the machine or, if fewer, of the container or the limit `ulimit -v`; None if unknown."""
+    sizes = [_meminfo("MemTotal", machine), _limit_of_container(container), _limit_of_process()]
+    return min((size for size in sizes if size is not None), default=None)
+
+
+def _limit_of_container(folder: Path) -> int | None:
+    """Return the limit of the control group, of version 2 or 1; None where there is none."""
+    for file in (folder / "memory.max", folder / "memory" / "memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            return int(file.read_text(encoding="ascii"))
+    return None
+
+
+def _limit_of_process() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limits.
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def free_of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
     """Return the available memory of the machine in bytes, or None if the system does not tell."""
+    return _meminfo("MemAvailable", file)
+
+
+def _meminfo(name: str, file: Path) -> int | None:
     with suppress(OSError, StopIteration):
         lines = file.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
     return None
 
 

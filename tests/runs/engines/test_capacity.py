@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,19 @@ def test_files_in_a_containers_memory_give_way(tmp_path: Path) -> None:
     assert capacity.free_of_container(tmp_path) == 550
     (tmp_path / "memory.max").write_text("max\n")
     assert capacity.free_of_container(tmp_path) is None
+
+
+def test_the_memory_of_a_container_or_a_limit_counts_if_it_is_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:   300 kB\n")
+    total = partial(capacity.total_memory, tmp_path / "meminfo", tmp_path)
+    monkeypatch.setattr(capacity, "_limit_of_process", lambda: None)
+    assert total() == 900 * 1024
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("5000\n")
+    assert total() == 5000
+    (tmp_path / "memory.max").write_text("4000\n")
+    assert total() == 4000
+    monkeypatch.setattr(capacity, "_limit_of_process", lambda: 3000)
+    assert total() == 3000
