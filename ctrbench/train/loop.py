@@ -24,6 +24,7 @@ from ctrbench.train.dev import Metrics, measure_dev, sample_rows, selection_scor
 from ctrbench.train.distributed import check_replicas, check_start
 from ctrbench.train.history import History
 from ctrbench.train.learner import Learner, StepOutput
+from ctrbench.train.loaded_state import check_history, check_matches
 from ctrbench.train.stepper import Stepper
 
 PROGRESS_SECONDS = 0.5
@@ -199,6 +200,10 @@ class Trainer:
             return
         try:
             self.stepper.load_state_dict(state)
+            check_history(state["history"], vars(History()))
+            check_matches(state["rng"], torch.get_rng_state(), "rng")
+            if state["history"]["epoch"]:
+                check_matches(state["best"]["model"], self.model.state_dict(), "best.model")
             self.history = History(**state["history"])
             self.history.resumed += 1
             self.best = state["best"]

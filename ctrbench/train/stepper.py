@@ -18,6 +18,7 @@ from ctrbench.nn.optim import Optimizer
 from ctrbench.train.config import TrainConfig
 from ctrbench.train.distributed import check_supported, sum_over_workers
 from ctrbench.train.learner import Learner, StepOutput
+from ctrbench.train.loaded_state import check_matches, check_optimizer
 
 
 class Stepper:
@@ -96,7 +97,9 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state returned by `state_dict`."""
+        """Load the state returned by `state_dict`; raises `CheckpointMismatchError` for a state that does not fit."""
+        check_matches(state["model"], self.model.state_dict(), "model")
+        check_optimizer(state["optimizer"], self.optimizer)
         # The optimizer shares the tables' weights with the model, so it is loaded after the model.
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

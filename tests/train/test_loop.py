@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,3 +208,63 @@ def test_an_intact_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> No
     checkpoint.save({"history": {}})
     with pytest.raises(CheckpointMismatchError, match="KeyError"):
         trainer().fit(checkpoint=checkpoint)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Checkpoint, dict[str, Any]]:
+    """A checkpoint of a later epoch, and its state."""
+    monkeypatch.setattr("ctrbench.train.loop.PROGRESS_SECONDS", 0.0)
+    checkpoint = Checkpoint(tmp_path / "c.pt")
+    with pytest.raises(Killed):
+        trainer("star", patience=9).fit(checkpoint=checkpoint, progress=kill_at(30), checkpoint_seconds=0.0)  # type: ignore[arg-type]
+    state = checkpoint.load()
+    assert state is not None
+    assert state["history"]["epoch"] > 0
+    return checkpoint, state
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "moments of another shape": lambda state: state["optimizer"]["dense"]["means"].__setitem__(
+        0, torch.zeros(1)
+    ),
+    "one moment too few": lambda state: state["optimizer"]["dense"]["squares"].pop(),
+    "moments of another type": lambda state: state["optimizer"]["dense"].update(
+        means=[mean.double() for mean in state["optimizer"]["dense"]["means"]]
+    ),
+    "a moment that is NaN": lambda state: state["optimizer"]["dense"]["means"][0].fill_(torch.nan),
+    "table rows that are infinite": lambda state: _any_table(state)["packed"].fill_(torch.inf),
+    "no optimizer": lambda state: state.pop("optimizer"),
+    "no moments": lambda state: state["optimizer"]["dense"].pop("means"),
+    "an unknown key": lambda state: state["optimizer"].update(lr=1.0),
+    "no table": lambda state: state["optimizer"]["tables"].popitem(),
+    "a count that is a float": lambda state: state["optimizer"].update(steps=3.0),
+    "a negative count": lambda state: state["optimizer"].update(steps=-1),
+    "too few steps": lambda state: state["optimizer"].update(steps=0),
+    "a fraction of a step": lambda state: state["optimizer"]["dense"]["counts"][0].fill_(0.5),
+    "a row that is ahead": lambda state: _any_table(state)["last"].fill_(10_000),
+    "weights of another type": lambda state: state["model"].update(
+        {name: value.double() for name, value in state["model"].items()}
+    ),
+    "an epoch that is a text": lambda state: state["history"].update(epoch="1"),
+    "an epoch too many": lambda state: state["history"].update(epoch=5),
+    "a loss that is NaN": lambda state: state["history"].update(loss_sum=float("nan")),
+    "a negative batch": lambda state: state["history"].update(batch=-1),
+    "a random state of another length": lambda state: state.update(rng=torch.zeros(3, dtype=torch.uint8)),
+    "best weights of another shape": lambda state: state["best"].update(model={}),
+}
+
+
+def _any_table(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    table: dict[str, torch.Tensor] = next(iter(state["optimizer"]["tables"].values()))
+    return table
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_an_intact_checkpoint_of_an_impossible_state_is_refused(
+    saved: tuple[Checkpoint, dict[str, Any]], change: Callable[[dict[str, Any]], object]
+) -> None:
+    checkpoint, state = saved
+    change(state)
+    checkpoint.save(state)
+    with pytest.raises(CheckpointMismatchError):
+        trainer("star", patience=9).fit(checkpoint=checkpoint)
