@@ -210,9 +210,9 @@ def pair_costs(prepared: Prepared, runs: Iterable[Run], *, workers: int = 1) -> 
             yield replace(pair, reason=describe_failure(problem))
         else:
             indicator = _index_label(method, cost, run.key.indicator, schema)
-            refusal = None if refused is None else _workers_refusal(pair, refused)
+            worker_refusal = None if refused is None else _workers_refusal(pair, refused)
             plain_cost = plain[run.key.backbone.digest]
-            yield replace(pair, cost=cost, plain=plain_cost, indicator=indicator, refusal=refusal)
+            yield replace(pair, cost=cost, plain=plain_cost, indicator=indicator, refusal=worker_refusal)
 
 
 def _workers_refusal(pair: PairCost, reason: str) -> SettingError:

@@ -43,13 +43,20 @@ def _reserved_memory(num_bytes: int) -> torch.Tensor | None:
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
-class SkippedHuge(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Skips the operations that read or make huge tensors while a model is built."""
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Base class of modes that see each operation of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Nothing is compiled here, and importing torch's compiler takes more than a second.
         return False
+
+
+class SkippedHuge(DispatchMode):
+    """Skips the operations that read or make huge tensors while a model is built."""
 
     def __torch_dispatch__(
         self,
@@ -102,8 +109,9 @@ def _is_any_huge(values: object) -> bool:
 def _is_huge_shape(args: Sequence[Any]) -> bool:
     """Return whether the first argument is the shape of a huge tensor, as for `torch.empty`."""
     shape = args[0] if args else None
-    is_shape = isinstance(shape, list | tuple) and all(type(size) is int for size in shape)
-    return is_shape and math.prod(shape) >= HUGE
+    if not isinstance(shape, list | tuple) or not all(type(size) is int for size in shape):
+        return False
+    return math.prod(shape) >= HUGE
 
 
 def _is_huge(value: object) -> bool:

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
-from ctrbench.cost.huge import HUGE, without_huge_tensors
+from ctrbench.cost.huge import HUGE, DispatchMode, without_huge_tensors
 from ctrbench.data.batches import Batch
 from ctrbench.nn.model import CTRModel
 from ctrbench.nn.tables import RowTable
@@ -102,17 +101,12 @@ def _has_huge_products(model: CTRModel) -> bool:
     )
 
 
-class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _ProductCounter(DispatchMode):
     """Counts multiply-adds like torch's `FlopCounterMode`, which takes a second to start."""
 
     def __init__(self, *, skips_huge: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.macs, self.skips_huge = 0, skips_huge
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled here, and importing torch's compiler takes more than a second.
-        return False
 
     def __torch_dispatch__(
         self,
