@@ -91,6 +91,7 @@ def _draft_text(data: Path, head: Sequence[str], sample: pl.DataFrame) -> str:
     domains = guess_domains(fields, sample)
     lines = [
         f"# Drafted from the first {sample.height:,} rows of {_printable(data.name)}. Check each guess below.",
+        "# `ctrbench prepare` checks all rows and names the row of a value that breaks a rule.",
         *head,
         *_time_lines(time),
         *_representative_lines(fields, domains),

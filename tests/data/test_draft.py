@@ -181,3 +181,11 @@ def test_an_absolute_path_is_explained(frame: pl.DataFrame, tmp_path: Path) -> N
     assert "# Absolute, since the data are outside the folder of the card;" in text
     assert f'that folder.\npath = "{tmp_path}/a.csv"\n' in text
     assert "# Absolute, since the folder of the card is unknown" in draft_card(tmp_path / "a.csv")
+
+
+def test_a_draft_says_that_preparing_checks_all_rows(tmp_path: Path) -> None:
+    rows = [f"{i},{i % 3},{i % 2}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["time,shop,click", *rows]) + "\n", encoding="utf-8")
+    first, second = draft_card(tmp_path / "a.csv").splitlines()[:2]
+    assert first == "# Drafted from the first 40 rows of a.csv. Check each guess below."
+    assert second == "# `ctrbench prepare` checks all rows and names the row of a value that breaks a rule."
