@@ -34,7 +34,7 @@ class Forecast:
     def check_memory(self, memory: int | None, *, workers: int = 1) -> None:
         """Raise `SettingError` if the weights and optimizer state of a run exceed the memory; None is unknown.
 
-        `memory` is that of the whole machine, in bytes: a run beyond it cannot succeed, whatever else is running.
+        `memory` is that of the whole machine, in bytes: a run beyond it cannot succeed, even alone.
         """
         for pair in self.pairs:
             num_parameters = 0 if pair.cost is None else pair.cost.num_parameters
