@@ -55,7 +55,7 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
-class SkippedHuge(DispatchMode):
+class SkippedHuge(DispatchMode):  # type: ignore[no-untyped-call]
     """Skips the operations that read or make huge tensors while a model is built."""
 
     def __torch_dispatch__(

@@ -101,7 +101,7 @@ def _has_huge_products(model: CTRModel) -> bool:
     )
 
 
-class _ProductCounter(DispatchMode):
+class _ProductCounter(DispatchMode):  # type: ignore[no-untyped-call]
     """Counts multiply-adds like torch's `FlopCounterMode`, which takes a second to start."""
 
     def __init__(self, *, skips_huge: bool) -> None:
