@@ -56,10 +56,11 @@ def check_count(value: int | torch.Tensor, name: str, *, most: float = math.inf)
 
 def check_optimizer(state: dict[str, Any], optimizer: Optimizer) -> None:
     """Raise `CheckpointMismatchError` unless an optimizer could have this state, with finite moments."""
-    check_matches(state, optimizer.state_dict(), "optimizer")
-    check_finite(state, "optimizer")
     steps = state["steps"]
+    check_matches(steps, 0, "optimizer.steps")
     check_count(steps, "optimizer.steps")
+    check_matches(state, _with_steps(optimizer.state_dict(), state), "optimizer")
+    check_finite(state, "optimizer")
     for counts in state["dense"]["counts"]:
         check_count(counts, "optimizer.dense.counts", most=steps)
     for name, table in state["tables"].items():
@@ -68,16 +69,37 @@ def check_optimizer(state: dict[str, Any], optimizer: Optimizer) -> None:
         check_count(table["last"], f"optimizer.tables.{name}.last", most=own_steps)
 
 
+def _with_steps(state: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+    """Return a new optimizer's state in the shapes after the loaded number of steps.
+
+    The sums of a learning rate schedule have an entry per step, also those of tables that count their own steps.
+    """
+    grown = dict(state)
+    if "missed" in state:
+        grown["missed"] = {"sums": _with_entries(state["missed"]["sums"], loaded["steps"] + 1)}
+    for name, table in state["tables"].items():
+        if "sums" in table:
+            sums = _with_entries(table["sums"], int(loaded["tables"][name]["steps"]) + 1)
+            grown["tables"] = {**grown["tables"], name: {**table, "sums": sums}}
+    return grown
+
+
+def _with_entries(sums: torch.Tensor, num_entries: int) -> torch.Tensor:
+    return sums.new_zeros(len(sums), num_entries)
+
+
 def check_history(history: dict[str, Any], start: dict[str, Any]) -> None:
     """Raise `CheckpointMismatchError` unless training that begins with the history `start` could reach this one."""
-    growing = {name: history[name] for name in ("epochs", "log_sums")}
-    check_matches({**history, "epochs": [], "log_sums": {}}, start, "history")
+    evaluations, log_sums = history["evaluations"], history["log_sums"]
+    check_matches({**history, "evaluations": [], "log_sums": {}}, start, "history")
     for name in (name for name, value in start.items() if type(value) is int):
         check_count(history[name], f"history.{name}")
-    check_count(history["best_epoch"], "history.best_epoch", most=history["epoch"])
-    check_matches(growing["log_sums"], dict.fromkeys(growing["log_sums"], 0.0), "history.log_sums")
-    if [epoch["epoch"] for epoch in growing["epochs"]] != list(range(1, history["epoch"] + 1)):
-        raise _mismatch("history.epochs", f"not the epochs 1 to {history['epoch']}")
+    check_matches(log_sums, dict.fromkeys(log_sums, 0.0), "history.log_sums")
+    check_count(history["best_evaluation"], "history.best_evaluation", most=len(evaluations))
+    for evaluation in evaluations:
+        check_count(evaluation["rows"], "history.evaluations.rows", most=history["rows"])
+    if bool(evaluations) != bool(history["best_evaluation"]):
+        raise _mismatch("history.best_evaluation", f"{history['best_evaluation']} of {len(evaluations)}")
 
 
 def _children(state: object) -> dict[Any, Any]:

@@ -202,7 +202,7 @@ class Trainer:
             self.stepper.load_state_dict(state)
             check_history(state["history"], vars(History()))
             check_matches(state["rng"], torch.get_rng_state(), "rng")
-            if state["history"]["epoch"]:
+            if state["history"]["evaluations"]:
                 check_matches(state["best"]["model"], self.model.state_dict(), "best.model")
             self.history = History(**state["history"])
             self.history.resumed += 1

@@ -246,7 +246,7 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
         {name: value.double() for name, value in state["model"].items()}
     ),
     "an epoch that is a text": lambda state: state["history"].update(epoch="1"),
-    "an epoch too many": lambda state: state["history"].update(epoch=5),
+    "a best evaluation of none": lambda state: state["history"].update(evaluations=[]),
     "a loss that is NaN": lambda state: state["history"].update(loss_sum=float("nan")),
     "a negative batch": lambda state: state["history"].update(batch=-1),
     "a random state of another length": lambda state: state.update(rng=torch.zeros(3, dtype=torch.uint8)),
