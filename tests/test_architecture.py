@@ -24,6 +24,7 @@ GROUND = (
     "plain_text",
     "names",
     "added_fields",
+    "address_space",
     "discovery",
     "compiled",
     "storage",
@@ -39,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "names": (),
     "compiled": (),
     "added_fields": (),
+    "address_space": ("errors",),
     "discovery": ("errors", "failures"),
     "storage": ("errors", "storage"),
     "readers": (*GROUND, "readers"),
@@ -293,7 +295,14 @@ def test_plugins_import_what_outsiders_import() -> None:
     assert {target for target in ours if within(target, "ctrbench")} == {"ctrbench.extend"}
 
 
-LIGHT = ("ctrbench", "ctrbench.errors", "ctrbench.failures", "ctrbench.plain_text", "ctrbench.names")
+LIGHT = (
+    "ctrbench",
+    "ctrbench.address_space",
+    "ctrbench.errors",
+    "ctrbench.failures",
+    "ctrbench.plain_text",
+    "ctrbench.names",
+)
 """Modules that the command line may import at once."""
 
 

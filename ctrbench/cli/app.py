@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 import ctrbench
+from ctrbench.address_space import LIBRARIES, check_address_space
 from ctrbench.cli import console, data, plugins, results, runs, speed, tuning
 from ctrbench.cli.locations import check_arguments, refused_value
 from ctrbench.errors import DEBUG, CtrbenchError
@@ -80,6 +81,8 @@ def _set_root_options(
 
 COMPLETION = "_CTRBENCH_COMPLETE"
 """Environment variable with which a shell asks for completion."""
+LIGHT = {"-h", "--help", "--version"}
+"""Options with which a command imports no heavy package."""
 USAGE_EXIT, BUG_EXIT, CLOSED_PIPE_EXIT = 2, 1, 141
 
 
@@ -104,6 +107,8 @@ def _invoke(arguments: list[str]) -> None:
         # A variable reaches the processes of runs too.
         os.environ[DEBUG] = "1"
     check_arguments(arguments)
+    if not LIGHT & set(arguments):
+        check_address_space(LIBRARIES, "ctrbench")
     # Not through `command()`, which ends the process for some exceptions itself.
     with command.make_context("ctrbench", [part for part in arguments if part != "--debug"]) as context:
         command.invoke(context)

@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from ctrbench.address_space import CHARTS, check_address_space
 from ctrbench.plain_text import file_name, printable
 from ctrbench.report.comparison import Comparison
 from ctrbench.storage.files import write_files
@@ -39,6 +40,7 @@ def save_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> tuple[Pa
 
 def render_chart(chart: alt.VConcatChart | alt.LayerChart, stem: Path) -> dict[Path, bytes]:
     """Return the files of a chart, `stem`.svg and `stem`.png, and their content; nothing is written."""
+    check_address_space(CHARTS, "a chart")
     specification, stem = _drawable(chart.to_dict()), stem.with_name(file_name(stem.name))
     svg = str(vl_convert.vegalite_to_svg(specification))
     png = bytes(vl_convert.vegalite_to_png(specification, scale=2))

@@ -189,11 +189,11 @@ def _rename(part: Path, file: Path, *, is_new: bool) -> None:
 
 @contextmanager
 def _named_after(file: Path, part: Path) -> Iterator[None]:
-    """Name the file in an error about its temporary path, which a user does not know."""
+    """Name the file in an error of writing, which names nothing or its temporary path, which a user does not know."""
     try:
         yield
     except OSError as error:
-        if error.filename == str(part):
+        if error.filename in (None, str(part)):
             error.filename = str(file)
         raise
 
@@ -211,11 +211,11 @@ def disk_full_errors(file: Path, hint: str) -> Iterator[None]:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Return whether an error means a full disk, quota or file size limit.
+    """Return whether an error means a full disk or quota.
 
     Some libraries keep the system's error number in the text only.
     """
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "os error 28" in str(error)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
 
 
 def sha256_of(file: Path) -> str:

@@ -39,7 +39,13 @@ class Checkpoint:
         # Through a file object, because torch's own writer reports a full disk as a RuntimeError.
         with replacing(self.file) as part, part.open("wb") as stream:
             writer = _HashingWriter(stream)
-            torch.save({"format": FORMAT, "run": self.run, **state}, writer)  # type: ignore[arg-type]
+            try:
+                torch.save({"format": FORMAT, "run": self.run, **state}, writer)  # type: ignore[arg-type]
+            except RuntimeError:
+                if writer.error is not None:
+                    # Torch hides the cause of an error of writing.
+                    raise writer.error from None
+                raise
             stream.write(writer.sha256.digest())
 
     def load(self) -> dict[str, Any] | None:
@@ -71,11 +77,17 @@ class _HashingWriter:
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.sha256 = stream, hashlib.sha256()
+        self.error: OSError | None = None
+        """Error of the last write."""
 
     def write(self, content: bytes) -> int:
         """Write and hash some bytes."""
         self.sha256.update(content)
-        return self.stream.write(content)
+        try:
+            return self.stream.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Flush the file."""

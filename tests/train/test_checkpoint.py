@@ -1,5 +1,7 @@
 """A checkpoint is used only if it is intact and belongs to the run."""
 
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,23 @@ def test_foreign_content_with_a_right_digest_is_not_used(
 def test_a_directory_in_its_place_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").mkdir()
     assert Checkpoint(tmp_path / "checkpoint.pt").load() is None
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Limit the size of files, as `ulimit -f` does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_error_of_writing_is_that_of_the_file_and_keeps_the_previous_checkpoint(
+    checkpoint: Checkpoint, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError, match=r"File too large.*checkpoint\.pt"):
+        checkpoint.save({**STATE, "more": 1})
+    state = checkpoint.load()
+    assert state is not None
+    assert "more" not in state
