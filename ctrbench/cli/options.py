@@ -67,7 +67,10 @@ Tuned = Annotated[
     typer.Option("--tuned", help="Use the best settings that ctrbench tune found for each method."),
 ]
 Trials = Annotated[
-    int, declare.count(max=10_000, help="Trials per method and backbone, beyond the default settings.")
+    int,
+    declare.count(
+        max=10_000, help="Trials per method and backbone, beyond a first one without changed settings."
+    ),
 ]
 TuningSeed = Annotated[
     int,

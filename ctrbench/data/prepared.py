@@ -222,7 +222,7 @@ def _check_generator(manifest: Manifest) -> None:
     """Raise `DataError` if generated data are of another version of the generator than the current one."""
     if manifest.generator is None:
         return
-    version = manifest.generator["spec"].get("data_version", 1)
+    version = manifest.generator.get("spec", {}).get("data_version", 1)
     if version != DATA_VERSION:
         rule = f"generated data must be of version {DATA_VERSION} of the generator"
         remedy = f"prepare it again: {manifest.command}"

@@ -56,7 +56,7 @@ def test_a_dry_run_lists_controls(prepared: Path, train: Call) -> None:
 
 
 def test_a_dry_run_says_which_pairs_are_not_supported(prepared: Path, train: Call) -> None:
-    done = train("--methods", "gbdt", "--backbone", "dcnv2", "--dry-run")
+    done = train("--methods", "plain,gbdt", "--backbone", "dcnv2", "--dry-run")
     assert re.search(r"gbdt +dcnv2 +1 +not supported", done.stdout)
 
 

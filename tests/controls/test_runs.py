@@ -74,8 +74,9 @@ def test_controls_of_controls_are_not_added_twice(dataset: str, tmp_path: Path) 
 
 
 def test_a_pair_without_a_run_has_no_control(dataset: str, tmp_path: Path) -> None:
-    controlled = with_controls(plan(dataset, tmp_path, "gbdt", "dcnv2"))
-    assert [run.unsupported is None for run in controlled.runs] == [False, False]
+    controlled = with_controls(plan(dataset, tmp_path, "gbdt,mmoe", "dcnv2"))
+    assert [label for label in labels(controlled.runs) if "gbdt" in label] == ["gbdt × dcnv2"]
+    assert "mmoe, shuffled domains × dcnv2" in labels(controlled.runs)
 
 
 def test_the_runs_record_their_cost(dataset: str, tmp_path: Path) -> None:

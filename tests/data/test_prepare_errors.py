@@ -218,7 +218,7 @@ def test_a_generated_dataset_is_not_replaced(tmp_path: Path, frame: pl.DataFrame
     card = read_card(tmp_path / "card.toml")
     first = prepare(card, home=home)
     generated = first.manifest.model_copy(
-        update={"generator": {}, "card_file": None, "card_digest": "0" * 64}
+        update={"generator": {"spec": {"data_version": 2}}, "card_file": None, "card_digest": "0" * 64}
     )
     write_manifest(first.root, generated)
     with pytest.raises(SettingError, match=r"already the dataset of a generator"):

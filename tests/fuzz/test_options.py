@@ -20,6 +20,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "show": (("tiny",), {}),
     "card": (("tiny.csv",), {}),
     "run": ((), dict(zip(SMALL[::2], SMALL[1::2], strict=True))),
+    "tune": ((), {**dict(zip(SMALL[::2], SMALL[1::2], strict=True)), "--trials": "1"}),
     "report": ((), {"--bins": "2"}),
     "study": (("small.toml",), {}),
     "list": (("methods",), {}),
@@ -40,6 +41,7 @@ AMOUNTS = {
     "--evaluation-rows",
     "--patience",
     "--top",
+    "--trials",
     "--domains",
 }
 """Options that may legally take long: only small values and impossible ones are drawn."""
@@ -134,7 +136,11 @@ def lines(draw: st.DrawFn) -> tuple[str, ...]:
 @given(line=lines())
 def test_options(world: World, judge: Judge, line: tuple[str, ...]) -> None:
     with world.case() as folder:
-        judge(folder, *line, legal=(0, 1, 2) if line[0] in ("run", "study", "check", "bench") else (0, 2))
+        judge(
+            folder,
+            *line,
+            legal=(0, 1, 2) if line[0] in ("run", "tune", "study", "check", "bench") else (0, 2),
+        )
 
 
 @cases(8)

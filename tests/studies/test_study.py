@@ -273,14 +273,14 @@ def test_an_inspection_of_another_model_than_the_record_is_noted(
     assert "AdaSparse: inspected in a repetition of the run" in table.read_text()
 
 
-def test_a_study_without_any_result_says_why(
+def test_a_study_without_a_supported_pair_is_refused(
     place: Path, write: Callable[..., Path], ctrbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write("domains")
     text = file.read_text().replace("dnn[hidden=8-4]", "dcnv2").split("[methods]")[0]
     file.write_text(text + '[methods]\nTrees = "gbdt"\n', encoding="utf-8")
     assert ctrbench("study", file.name, "--dataset", "tiny", "--jobs", "1", "--seeds", "1") == 2
-    assert "no run of a study has a result" in capsys.readouterr().err
+    assert "a method of a study must support one of its backbones" in capsys.readouterr().err
 
 
 def test_the_pruned_shares_are_those_of_the_model(
