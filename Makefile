@@ -16,7 +16,7 @@ install: .venv/.installed
 demo: install
 	$(CTRBENCH) prepare movielens-1m
 	mkdir -p demo
-	cd demo && ../$(CTRBENCH) run --dataset movielens-1m --methods plain,maml,star,apg,adasparse --backbone dnn,dcnv2
+	cd demo && ../$(CTRBENCH) run --dataset movielens-1m --methods plain,maml,star,apg,adasparse --backbone dnn,dcnv2 --epochs 2
 	cd demo && ../$(CTRBENCH) report --dataset movielens-1m --bins 5
 
 lint: install

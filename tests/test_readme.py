@@ -78,7 +78,7 @@ def test_the_columns_of_run_and_report_are_those_of_the_commands() -> None:
         excerpt("run --methods plain,adasparse --backbone dnn --seeds 2"),
         excerpt("report --bins 5"),
     )
-    assert run[0].split() == ["method", "backbone", "seed", *ranked, "epoch"]
+    assert run[0].split() == ["method", "backbone", "seed", *ranked, "epochs", "steps", "s"]
     assert set(report[0].split()) - {"↑", "↓"} <= titles
     assert not any("•" in line for line in report), "two seeds are too few for a mark"
 

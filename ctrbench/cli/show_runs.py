@@ -54,7 +54,7 @@ def show_runs(runs: Sequence[tuple[Run, RunRecord | None]]) -> None:
 
     Without a result there is no table.
     """
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     titles = [shown.title for shown in _shown_metrics()]
     for heading in ("method", "backbone", "seed", *titles, "epochs", "steps", "s"):
         if heading in ("method", "backbone"):

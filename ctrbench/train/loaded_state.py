@@ -7,6 +7,7 @@ model, or one that was written wrongly, would be trained further.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ def check_matches(state: object, like: object, name: str) -> None:
             raise _mismatch(name, f"only one of both has {differing}")
         for key, value in values.items():
             check_matches(value, expected[key], f"{name}.{key}")
+
+
+def check_keys(state: object, keys: Collection[str], name: str) -> None:
+    """Raise `CheckpointMismatchError` unless a state is a dictionary with these keys."""
+    if not isinstance(state, dict) or state.keys() != set(keys):
+        raise _mismatch(name, f"not a dictionary of {', '.join(keys) or 'nothing'}")
 
 
 def check_finite(state: object, name: str) -> None:

@@ -24,11 +24,13 @@ from ctrbench.train.dev import Metrics, measure_dev, sample_rows, selection_scor
 from ctrbench.train.distributed import check_replicas, check_start
 from ctrbench.train.history import History
 from ctrbench.train.learner import Learner, StepOutput
-from ctrbench.train.loaded_state import check_history, check_matches
+from ctrbench.train.loaded_state import check_history, check_keys, check_matches
 from ctrbench.train.stepper import Stepper
 
 PROGRESS_SECONDS = 0.5
 """Shortest time between two calls of the progress callback."""
+BEST = ("model", "learner", "notes")
+"""Parts of the state of the best evaluation."""
 CHECKPOINT_SECONDS = 60.0
 """Default time between two checkpoints."""
 
@@ -183,7 +185,7 @@ class Trainer:
 
     def _keep_best(self) -> None:
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.best = {"model": weights, "learner": self.learner.state_dict(), "notes": self.notes}
+        self.best = dict(zip(BEST, (weights, self.learner.state_dict(), self.notes), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the whole training, for a checkpoint."""
@@ -202,6 +204,7 @@ class Trainer:
             self.stepper.load_state_dict(state)
             check_history(state["history"], vars(History()))
             check_matches(state["rng"], torch.get_rng_state(), "rng")
+            check_keys(state["best"], BEST if state["history"]["evaluations"] else (), "best")
             if state["history"]["evaluations"]:
                 check_matches(state["best"]["model"], self.model.state_dict(), "best.model")
             self.history = History(**state["history"])
