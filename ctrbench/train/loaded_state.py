@@ -7,7 +7,7 @@ model, or one that was written wrongly, would be trained further.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -36,6 +36,13 @@ def check_matches(state: object, like: object, name: str) -> None:
             raise _mismatch(name, f"only one of both has {differing}")
         for key, value in values.items():
             check_matches(value, expected[key], f"{name}.{key}")
+
+
+def check_dictionaries(state: dict[str, Any], names: Iterable[str]) -> None:
+    """Raise `CheckpointMismatchError` unless these parts of a state are dictionaries."""
+    for name in names:
+        if not isinstance(state[name], dict):
+            raise _mismatch(name, f"{type(state[name]).__name__} in place of a dictionary")
 
 
 def check_keys(state: object, keys: Collection[str], name: str) -> None:

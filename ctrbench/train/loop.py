@@ -24,7 +24,7 @@ from ctrbench.train.dev import Metrics, measure_dev, sample_rows, selection_scor
 from ctrbench.train.distributed import check_replicas, check_start
 from ctrbench.train.history import History
 from ctrbench.train.learner import Learner, StepOutput
-from ctrbench.train.loaded_state import check_history, check_keys, check_matches
+from ctrbench.train.loaded_state import check_dictionaries, check_history, check_keys, check_matches
 from ctrbench.train.stepper import Stepper
 
 PROGRESS_SECONDS = 0.5
@@ -201,6 +201,8 @@ class Trainer:
         if state is None:
             return
         try:
+            check_dictionaries(state, ("optimizer", "history"))
+            check_dictionaries(state["optimizer"], ("dense", "tables"))
             self.stepper.load_state_dict(state)
             check_history(state["history"], vars(History()))
             check_matches(state["rng"], torch.get_rng_state(), "rng")

@@ -250,6 +250,8 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "a loss that is NaN": lambda state: state["history"].update(loss_sum=float("nan")),
     "a negative batch": lambda state: state["history"].update(batch=-1),
     "a random state of another length": lambda state: state.update(rng=torch.zeros(3, dtype=torch.uint8)),
+    "a history in a tensor": lambda state: state.update(history=torch.zeros(3)),
+    "tables in a tensor": lambda state: state["optimizer"].update(tables=torch.zeros(3)),
     "best weights in a tensor": lambda state: state.update(best=torch.zeros(3)),
     "no notes of the best weights": lambda state: state["best"].pop("notes"),
     "best weights of another shape": lambda state: state["best"].update(model={}),
