@@ -102,7 +102,7 @@ def _has_huge_products(model: CTRModel) -> bool:
 
 
 class _ProductCounter(DispatchMode):  # type: ignore[no-untyped-call]
-    """Counts multiply-adds like torch's `FlopCounterMode`, which takes a second to start."""
+    """Counts multiply-adds like torch's `FlopCounterMode`, whose first use costs about one second."""
 
     def __init__(self, *, skips_huge: bool) -> None:
         super().__init__()
