@@ -43,7 +43,7 @@ class Checkpoint:
                 torch.save({"format": FORMAT, "run": self.run, **state}, writer)  # type: ignore[arg-type]
             except RuntimeError:
                 if writer.error is not None:
-                    # Torch hides the cause of an error of writing.
+                    # Torch hides the cause: an error of writing, or a signal.
                     raise writer.error from None
                 raise
             stream.write(writer.sha256.digest())
@@ -77,15 +77,15 @@ class _HashingWriter:
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.sha256 = stream, hashlib.sha256()
-        self.error: OSError | None = None
-        """Error of the last write."""
+        self.error: BaseException | None = None
+        """Error of the last write, or the signal that interrupted it."""
 
     def write(self, content: bytes) -> int:
         """Write and hash some bytes."""
-        self.sha256.update(content)
         try:
+            self.sha256.update(content)
             return self.stream.write(content)
-        except OSError as error:
+        except BaseException as error:
             self.error = error
             raise
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ctrbench.failures import Interrupted
 from ctrbench.train.checkpoint import Checkpoint
 
 STATE: dict[str, Any] = {"weights": torch.arange(2000, dtype=torch.float32), "history": {"epoch": 3}}
@@ -96,3 +97,20 @@ def test_an_error_of_writing_is_that_of_the_file_and_keeps_the_previous_checkpoi
     state = checkpoint.load()
     assert state is not None
     assert "more" not in state
+
+
+@pytest.mark.parametrize("write", [1, 2, 5, 8, 20])
+def test_a_signal_while_writing_stays_a_signal(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    class Interrupting:
+        writes = 0
+
+        def update(self, _: bytes) -> None:
+            self.writes += 1
+            if self.writes == write:
+                raise Interrupted(15)
+
+    monkeypatch.setattr("ctrbench.train.checkpoint.hashlib.sha256", Interrupting)
+    with pytest.raises(Interrupted):
+        checkpoint.save(STATE)
